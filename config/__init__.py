@@ -1,0 +1,1 @@
+"""Configuration: every key, and how task files overlay the defaults."""

@@ -1,0 +1,242 @@
+"""Every configuration key: its default, its meaning, its unit and its choices.
+
+A task file (YAML) overlays these defaults and `KEY=VALUE` on the command line overlays the file;
+`config/load.py` does the merging and checks every value against the `Key` that stands here.
+"""
+
+from dataclasses import dataclass
+
+from yacs.config import CfgNode
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key.
+
+    The type of `default` is the type of the key (an int is accepted where a float is expected).
+    `choices`, `minimum` and `above` (an exclusive minimum) and `maximum` bound the value or, for a
+    list, each element; `element` is the type of a list's elements.
+    """
+
+    default: Scalar | list
+    meaning: str
+    choices: tuple[Scalar, ...] | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    element: type | None = None
+
+
+KEYS: dict[str, dict[str, Key]] = {
+    "INPUT": {
+        "IMG_FEATURE_DIM": Key(4096, "width F of an image's (or region's) feature vector", minimum=1),
+        "STANDARDIZE": Key(
+            False,
+            "standardise image features with the training split's mean and deviation; "
+            "both are stored in the checkpoint",
+        ),
+        "TOKENIZER": Key(
+            "simple",
+            "simple: words, numbers and punctuation by one regular expression; nltk: the tokens of "
+            "VSE++, SCAN and VSRN; whitespace: the tokens of VSE",
+            choices=("simple", "nltk", "whitespace"),
+        ),
+        "VOCAB_FILE": Key("", "JSON vocabulary to use; empty: build one from VOCAB_SPLITS"),
+        "VOCAB_LAYOUT": Key(
+            "vsepp",
+            "vsepp: <pad> <start> <end> <unk>, words by first sight, captions between <start> and "
+            "<end>; vse: <end> <unk>, words by frequency, captions before <end>",
+            choices=("vsepp", "vse"),
+        ),
+        "VOCAB_THRESHOLD": Key(4, "a word enters the vocabulary when it occurs this often", minimum=1),
+        "VOCAB_SPLITS": Key(
+            [],
+            "splits whose words build the vocabulary; empty: the training split alone (the originals "
+            "also read dev and test, which leaks words)",
+            element=str,
+        ),
+        "MAX_SEQ_LEN": Key(0, "longest caption in tokens, start and end included; 0: no limit", minimum=0),
+        "LONG_CAPTIONS": Key(
+            "cut",
+            "what happens to a training caption over MAX_SEQ_LEN; in evaluation it is always cut",
+            choices=("cut", "drop"),
+        ),
+    },
+    "DATASET": {
+        "NAME": Key("", "name of the data set, for logs and results"),
+        "FORMAT": Key(
+            "precomp",
+            "where captions come from; precomp: SPLIT_caps.txt; karpathy: CAPTION_FILE in Karpathy's "
+            "JSON; csv: CAPTION_FILE with the columns image,caption and optionally split",
+            choices=("precomp", "karpathy", "csv"),
+        ),
+        "DATA_DIR": Key("", "folder that holds SPLIT_ims.npy (and captions and ids)"),
+        "CAPTION_FILE": Key("", "caption file of the formats karpathy and csv, relative to DATA_DIR"),
+        "IMAGE_DIR": Key("", "folder of the pictures, for reports; relative to DATA_DIR"),
+        "TRAIN": Key("train", "name of the training split"),
+        "DEV": Key("dev", "name of the split that chooses the best checkpoint"),
+        "TEST": Key("test", "name of the split that results are reported on"),
+        "USE_RESTVAL": Key(False, "karpathy: add the restval split to the training split"),
+        "CAPTIONS_PER_IMAGE": Key(
+            0,
+            "precomp without ids: captions that share one image row, or consecutive rows that are one "
+            "image; 0: found out from the files",
+            minimum=0,
+        ),
+    },
+    "MODEL": {
+        "NAME": Key("vsepp", "model family", choices=("vse", "vsepp")),
+        "EMBED_DIM": Key(1024, "width D of the joint embedding", minimum=1),
+        "WORD_DIM": Key(300, "width of a word vector", minimum=1),
+        "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp)", minimum=1),
+        "BIDIRECTIONAL": Key(False, "GRU in both directions, averaged (vsepp)"),
+        "MEASURE": Key("cosine", "similarity of image and caption", choices=("cosine", "order")),
+        "USE_ABS": Key(False, "take absolute values of the embeddings, as order embeddings do"),
+        "NO_IMGNORM": Key(False, "do not l2-normalise image embeddings"),
+    },
+    "LOSS": {
+        "NAME": Key(
+            "hinge",
+            "hinge: hinge ranking loss (VSE, VSE++), summed over the batch; contrastive: symmetric "
+            "InfoNCE with a learned temperature, averaged over the batch",
+            choices=("hinge", "contrastive"),
+        ),
+        "MARGIN": Key(0.2, "margin of the hinge, in units of similarity", minimum=0),
+        "HARD_NEGATIVE": Key(True, "hinge: the hardest negative of the batch alone, not the sum of all"),
+        "SUM_EPOCHS": Key(
+            0, "hinge with HARD_NEGATIVE: epochs on the sum before the hardest negative", minimum=0
+        ),
+        "TEMPERATURE": Key(0.07, "contrastive: initial temperature", above=0),
+        "MASK_DUPLICATES": Key(
+            True,
+            "pairs of the same image, or of the same sentence, are not negatives of each other; "
+            "false restores the originals",
+        ),
+        "COLLAPSE_STEPS": Key(
+            300,
+            "steps that hardest-negative training may sit at 2 x batch x margin with all embeddings "
+            "alike before it counts as collapsed; 0: no guard",
+            minimum=0,
+        ),
+        "ON_COLLAPSE": Key(
+            "warn",
+            "warn: say so; stop: end the run, exit 1; fallback: train on the sum of negatives for one "
+            "more epoch",
+            choices=("warn", "stop", "fallback"),
+        ),
+    },
+    "OPTIMIZATION": {
+        "OPTIMIZER": Key("adam", "optimizer", choices=("adam", "adamw", "sgd", "momentum")),
+        "LR": Key(2e-4, "base learning rate", above=0),
+        "EPSILON": Key(1e-8, "epsilon of Adam and AdamW", above=0),
+        "BETAS": Key([0.9, 0.999], "moment decay of Adam and AdamW", element=float, minimum=0, maximum=1),
+        "MOMENTUM": Key(0.9, "momentum of the momentum optimizer", minimum=0, maximum=1),
+        "WEIGHT_DECAY": Key(
+            0.0,
+            "decay, decoupled with adamw and as an l2 penalty otherwise; never on bias, normalisation "
+            "or temperature",
+            minimum=0,
+        ),
+        "IMAGE_LR_SCALE": Key(1.0, "multiplier of the rate for the image encoder", minimum=0),
+        "TEXT_LR_SCALE": Key(1.0, "multiplier of the rate for the text encoder", minimum=0),
+        "BATCH_SIZE": Key(128, "pairs per step and process", minimum=2),
+        "BATCHING": Key(
+            "bucket",
+            "random: as drawn; bucket: random, grouped by length so that little padding is computed; "
+            "same_length: captions of one length a batch (VSE)",
+            choices=("random", "bucket", "same_length"),
+        ),
+        "GRADIENT_ACCUMULATION_STEPS": Key(1, "batches per optimizer step", minimum=1),
+        "EPOCHS": Key(30, "passes over the training captions", minimum=1),
+        "LR_SCHEDULER": Key(
+            "step",
+            "shape of the rate over training",
+            choices=("constant", "step", "multistep", "linear", "cosine", "polynomial"),
+        ),
+        "LR_STEP_EPOCHS": Key(15.0, "step: epochs between two drops", above=0),
+        "LR_MILESTONES": Key(
+            [], "multistep: epochs of the drops, as numbers of epochs", element=float, minimum=0
+        ),
+        "LR_GAMMA": Key(0.1, "step and multistep: factor of a drop", above=0),
+        "LR_POWER": Key(1.0, "polynomial: exponent", above=0),
+        "LR_END_FACTOR": Key(
+            0.0, "linear, cosine and polynomial: last rate as a fraction of LR", minimum=0, maximum=1
+        ),
+        "LR_UPDATE": Key("step", "the rate changes every step or every epoch", choices=("step", "epoch")),
+        "WARMUP_STEPS": Key(0, "steps in which the rate rises linearly from 0 to its schedule", minimum=0),
+        "WARMUP_EPOCHS": Key(0.0, "the same in epochs; the longer of the two counts", minimum=0),
+        "CLIP": Key(
+            "norm",
+            "gradient clipping: by global norm, by value, or none",
+            choices=("norm", "value", "none"),
+        ),
+        "CLIP_MAX_NORM": Key(2.0, "bound of the gradient's global norm, or of each value", above=0),
+        "EMA_DECAY": Key(
+            0.0,
+            "decay per step of an exponential moving average of the weights, which is then what is "
+            "evaluated and saved as the model; 0: none",
+            minimum=0,
+            maximum=1,
+        ),
+        "EARLY_STOPPING": Key(0, "validations without a better score before training ends; 0: never", minimum=0),
+    },
+    "MONITOR": {
+        "PRINT_STEP": Key(10, "steps between two log lines", minimum=1),
+        "EVAL_FREQ": Key(1, "epochs between two validations; 0: none by epochs", minimum=0),
+        "EVAL_STEP": Key(0, "steps between two validations; 0: none by steps", minimum=0),
+        "BEST_METRIC": Key(
+            "rsum", "metric of the dev split that chooses the best checkpoint", choices=("rsum", "mean_recall")
+        ),
+        "VISUALDL": Key(True, "write VisualDL curves into the run folder"),
+    },
+    "OUTPUT": {
+        "CHECKPOINT_DIR": Key("out", "folder of all runs"),
+        "SAVE_NAME": Key("run", "name of this run: its folder inside CHECKPOINT_DIR"),
+        "SAVE_FREQ": Key(0, "epochs between two kept checkpoints epoch_N/; 0: best/ and last/ only", minimum=0),
+        "KEEP_MAX": Key(3, "newest epoch_N/ checkpoints to keep", minimum=1),
+        "SAVE_STEP": Key(0, "steps between two writes of last/ within an epoch; 0: none", minimum=0),
+    },
+    "PRETRAINED": {
+        "DIR": Key("", "checkpoint folder whose model weights training starts from"),
+        "RESUME": Key(False, "go on from the run's last/ checkpoint (the same as --resume)"),
+    },
+    "EVAL": {
+        "CHECKPOINT_DIR": Key("", "checkpoint folder to evaluate; empty: the run's best/"),
+        "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
+        "FOLDS": Key(1, "slices of the images to evaluate apart and average; 5: the COCO 1K protocol", minimum=1),
+        "TIE_RULE": Key(
+            "against",
+            "how an irrelevant item that scores the same as the best relevant one counts; against: "
+            "before it, favour: behind it, average: half",
+            choices=("against", "favour", "average"),
+        ),
+        "BATCH_SIZE": Key(256, "images or captions per encoding step", minimum=1),
+        "BLOCK_SIZE": Key(1024, "images per block of scores", minimum=1),
+    },
+    "RUNTIME": {
+        "DEVICE": Key("auto", "auto: the GPU where there is one", choices=("auto", "cpu", "gpu")),
+        "THREADS": Key(0, "CPU threads of one process; 0: all cores, shared among local processes", minimum=0),
+        "DETERMINISTIC": Key(True, "deterministic GPU kernels (CPU training always is)"),
+        "AMP": Key(
+            "off",
+            "automatic mixed precision on the GPU; it has no effect on the CPU",
+            choices=("off", "float16", "bfloat16"),
+        ),
+    },
+    "MISC": {
+        "SEED": Key(123, "seed of the weights, the sample order and everything else random", minimum=0),
+        "NUM_WORKERS": Key(0, "threads that prepare batches ahead of training; 0: in the training thread", minimum=0),
+    },
+}
+
+
+def default_config() -> CfgNode:
+    """Return a fresh, unfrozen configuration that holds every default."""
+    config = CfgNode()
+    for section, keys in KEYS.items():
+        config[section] = CfgNode()
+        for name, key in keys.items():
+            config[section][name] = list(key.default) if isinstance(key.default, list) else key.default
+    return config

@@ -1,0 +1,1 @@
+"""Reading data: features, captions, vocabularies, batches."""

@@ -1,0 +1,1 @@
+"""Search over embeddings, and the pages that show it."""
