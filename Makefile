@@ -1,0 +1,49 @@
+# Every target sets itself up: a virtual environment in .venv, with only the packages that it needs.
+# PYTHON chooses the interpreter (3.10 to 3.12) and REQUIREMENTS=requirements-gpu.txt the CUDA build, both
+# when .venv is made: `make clean` first to change them. TESTS chooses what `make test` runs.
+
+PYTHON ?=
+REQUIREMENTS ?= requirements.txt
+TESTS ?=
+
+venv := .venv
+python := $(venv)/bin/python
+runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
+dev := $(venv)/requirements-dev.installed
+bench := $(venv)/requirements-bench.installed
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
+	$(python) tools/demo.py
+
+test: $(runs) $(dev)  ## run the tests, and name the slowest
+	$(python) -m pytest --durations=10 $(TESTS)
+
+lint: $(dev)  ## check style, formatting and the layers
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(venv)/bin/lint-imports
+
+bench: $(runs) $(bench)  ## measure against the baselines, and write docs/performance.md
+	$(python) benchmarks/run_all.py
+
+clean:  ## remove the virtual environment and caches; runs in out/ stay
+	rm -rf $(venv) .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(venv)/made:
+	@if ! { PYTHON=$(python) .ci/find-python && $(python) -m pip --version; } >/dev/null 2>&1; then \
+	    interpreter=$$(PYTHON="$(PYTHON)" .ci/find-python) && "$$interpreter" -m venv --clear $(venv); \
+	fi
+	@touch $@
+
+$(venv)/%.installed: %.txt $(venv)/made
+	$(python) -m pip install --disable-pip-version-check -r $<
+	@touch $@
+
+$(runs): requirements-common.txt
