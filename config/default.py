@@ -16,8 +16,9 @@ class Key:
     """One configuration key.
 
     The type of `default` is the type of the key (an int is accepted where a float is expected).
-    `choices`, `minimum` and `above` (an exclusive minimum) and `maximum` bound the value or, for a
-    list, each element; `element` is the type of a list's elements.
+    `choices`, `minimum`, `above` (an exclusive minimum), `maximum` and `below` (an exclusive maximum)
+    bound the value or, for a list, each element; `element` is the type of a list's elements and
+    `length`, where given, their number.
     """
 
     default: Scalar | list
@@ -26,7 +27,9 @@ class Key:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    below: float | None = None
     element: type | None = None
+    length: int | None = None
 
 
 KEYS: dict[str, dict[str, Key]] = {
@@ -131,8 +134,10 @@ KEYS: dict[str, dict[str, Key]] = {
         "OPTIMIZER": Key("adam", "optimizer", choices=("adam", "adamw", "sgd", "momentum")),
         "LR": Key(2e-4, "base learning rate", above=0),
         "EPSILON": Key(1e-8, "epsilon of Adam and AdamW", above=0),
-        "BETAS": Key([0.9, 0.999], "moment decay of Adam and AdamW", element=float, minimum=0, maximum=1),
-        "MOMENTUM": Key(0.9, "momentum of the momentum optimizer", minimum=0, maximum=1),
+        "BETAS": Key(
+            [0.9, 0.999], "moment decay of Adam and AdamW", element=float, minimum=0, below=1, length=2
+        ),
+        "MOMENTUM": Key(0.9, "momentum of the momentum optimizer", minimum=0, below=1),
         "WEIGHT_DECAY": Key(
             0.0,
             "decay, decoupled with adamw and as an l2 penalty otherwise; never on bias, normalisation "
@@ -178,23 +183,29 @@ KEYS: dict[str, dict[str, Key]] = {
             "decay per step of an exponential moving average of the weights, which is then what is "
             "evaluated and saved as the model; 0: none",
             minimum=0,
-            maximum=1,
+            below=1,
         ),
-        "EARLY_STOPPING": Key(0, "validations without a better score before training ends; 0: never", minimum=0),
+        "EARLY_STOPPING": Key(
+            0, "validations without a better score before training ends; 0: never", minimum=0
+        ),
     },
     "MONITOR": {
         "PRINT_STEP": Key(10, "steps between two log lines", minimum=1),
         "EVAL_FREQ": Key(1, "epochs between two validations; 0: none by epochs", minimum=0),
         "EVAL_STEP": Key(0, "steps between two validations; 0: none by steps", minimum=0),
         "BEST_METRIC": Key(
-            "rsum", "metric of the dev split that chooses the best checkpoint", choices=("rsum", "mean_recall")
+            "rsum",
+            "metric of the dev split that chooses the best checkpoint",
+            choices=("rsum", "mean_recall"),
         ),
         "VISUALDL": Key(True, "write VisualDL curves into the run folder"),
     },
     "OUTPUT": {
         "CHECKPOINT_DIR": Key("out", "folder of all runs"),
         "SAVE_NAME": Key("run", "name of this run: its folder inside CHECKPOINT_DIR"),
-        "SAVE_FREQ": Key(0, "epochs between two kept checkpoints epoch_N/; 0: best/ and last/ only", minimum=0),
+        "SAVE_FREQ": Key(
+            0, "epochs between two kept checkpoints epoch_N/; 0: best/ and last/ only", minimum=0
+        ),
         "KEEP_MAX": Key(3, "newest epoch_N/ checkpoints to keep", minimum=1),
         "SAVE_STEP": Key(0, "steps between two writes of last/ within an epoch; 0: none", minimum=0),
     },
@@ -205,7 +216,9 @@ KEYS: dict[str, dict[str, Key]] = {
     "EVAL": {
         "CHECKPOINT_DIR": Key("", "checkpoint folder to evaluate; empty: the run's best/"),
         "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
-        "FOLDS": Key(1, "slices of the images to evaluate apart and average; 5: the COCO 1K protocol", minimum=1),
+        "FOLDS": Key(
+            1, "slices of the images to evaluate apart and average; 5: the COCO 1K protocol", minimum=1
+        ),
         "TIE_RULE": Key(
             "against",
             "how an irrelevant item that scores the same as the best relevant one counts; against: "
@@ -217,7 +230,9 @@ KEYS: dict[str, dict[str, Key]] = {
     },
     "RUNTIME": {
         "DEVICE": Key("auto", "auto: the GPU where there is one", choices=("auto", "cpu", "gpu")),
-        "THREADS": Key(0, "CPU threads of one process; 0: all cores, shared among local processes", minimum=0),
+        "THREADS": Key(
+            0, "CPU threads of one process; 0: all cores, shared among local processes", minimum=0
+        ),
         "DETERMINISTIC": Key(True, "deterministic GPU kernels (CPU training always is)"),
         "AMP": Key(
             "off",
@@ -227,7 +242,9 @@ KEYS: dict[str, dict[str, Key]] = {
     },
     "MISC": {
         "SEED": Key(123, "seed of the weights, the sample order and everything else random", minimum=0),
-        "NUM_WORKERS": Key(0, "threads that prepare batches ahead of training; 0: in the training thread", minimum=0),
+        "NUM_WORKERS": Key(
+            0, "threads that prepare batches ahead of training; 0: in the training thread", minimum=0
+        ),
     },
 }
 

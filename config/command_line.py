@@ -1,0 +1,73 @@
+"""The command line: `KEY=VALUE` overrides, and argument errors on one line."""
+
+import argparse
+import re
+from difflib import get_close_matches
+from typing import NoReturn
+
+import yaml
+
+from config.errors import UserError
+from config.names import find_key
+from config.task_files import Setting, compose_yaml, plain_value
+from config.values import check_value, parse_plain, refusal, show
+
+WHERE = "command line"
+
+
+def read_override(override: str, following: str | None = None) -> Setting:
+    """Return the setting of a `KEY=VALUE`.
+
+    `following` is the next override, for the advice to who wrote `KEY VALUE`. The value of a text key
+    is taken literally, others are read as in a task file. Raises UserError for a wrong form, key or
+    value.
+    """
+    full, equals, text = override.partition("=")
+    if not equals:
+        value = following if following is not None and "=" not in following else "VALUE"
+        raise refusal(WHERE, f"expected KEY=VALUE, got {show(override)}; write {override}={value}")
+    key = find_key(full, WHERE)
+    section, _, name = full.partition(".")
+    value: object
+    if isinstance(key.default, str):
+        value = text
+    elif isinstance(key.default, list):
+        value = _read_list(text.strip(), literal=key.element is str)
+    else:
+        value = parse_plain(text.strip())
+    return Setting(section, name, check_value(full, key, value, WHERE), WHERE)
+
+
+def _read_list(text: str, literal: bool) -> object:
+    """Return the list (of texts if `literal`) that `[a, b]` stands for; other text stays text."""
+    try:
+        node = compose_yaml(text, WHERE)
+    except UserError:
+        return text
+    if not isinstance(node, yaml.SequenceNode):
+        return text
+    if literal and all(isinstance(element, yaml.ScalarNode) for element in node.value):
+        return [element.value for element in node.value]
+    return plain_value(node, WHERE)
+
+
+def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
+    """Make `parser` raise UserError for wrong arguments, with the option that was probably meant."""
+
+    def error(message: str) -> NoReturn:
+        raise refusal(WHERE, message + _advice(message, parser))
+
+    # Set on the object, not by a subclass, so that every tool may make its parser as it likes.
+    parser.error = error
+
+
+def _advice(message: str, parser: argparse.ArgumentParser) -> str:
+    known = set(re.findall(r"--[\w-]+", parser.format_help()))
+    for unknown in re.findall(r"(?<!\S)--?[\w.-]+", message):
+        name = unknown.lstrip("-")
+        if "." in name:
+            return f"; write {name}=VALUE without the dashes"
+        close = get_close_matches(unknown.lower().replace("-", "_"), known - {unknown}, n=1)
+        if close and unknown not in known:
+            return f"; did you mean {close[0]}?"
+    return f"; see {parser.prog} --help"

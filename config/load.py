@@ -1,0 +1,118 @@
+"""Loading a configuration: the defaults, overlaid by a task file, overlaid by the command line."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from yacs.config import CfgNode
+
+from config.command_line import WHERE, read_override, report_errors_on_one_line
+from config.constraints import check_constraints
+from config.default import default_config
+from config.describe import describe_keys
+from config.errors import UserError
+from config.task_files import read_settings, to_yaml
+from config.values import refusal
+
+
+class FrozenConfig(CfgNode):
+    """A configuration that cannot be changed (yacs' own `freeze` leaves `cfg["KEY"] = value` open)."""
+
+    def _refuse_change(self, *_: object) -> NoReturn:
+        raise TypeError("expected no change, the configuration is frozen: pass overrides to load_config")
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse_change
+    update = setdefault = pop = popitem = clear = defrost = _refuse_change
+    merge_from_file = merge_from_list = merge_from_other_cfg = set_new_allowed = _refuse_change
+
+    def is_frozen(self) -> bool:
+        return True
+
+    def __reduce__(self) -> tuple:
+        # dict's own way of copying and pickling fills an empty object item by item.
+        return FrozenConfig, ({name: self[name] for name in self},)
+
+
+def load_config(path: str | None, overrides: Sequence[str] = ()) -> FrozenConfig:
+    """Return the defaults overlaid by the task file at `path` (None: no file) and by `overrides`.
+
+    `overrides` are `SECTION.KEY=VALUE`, later ones winning. Lists become tuples. Raises UserError, one
+    line with the file and line or `command line`, for a wrong file, key, type, choice or range.
+    """
+    settings = read_settings(os.fspath(path)) if path is not None else []
+    following = [*overrides[1:], None]
+    settings += [read_override(*pair) for pair in zip(overrides, following, strict=False)]
+    values = config_as_dict(default_config())
+    origins = {}
+    for setting in settings:
+        values[setting.section][setting.name] = setting.value
+        origins[f"{setting.section}.{setting.name}"] = setting.where
+    check_constraints(values, origins)
+    return FrozenConfig({section: _without_lists(keys) for section, keys in values.items()})
+
+
+def _without_lists(keys: dict) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in keys.items()}
+
+
+def config_as_dict(cfg: CfgNode) -> dict[str, dict]:
+    """Return a changeable copy of `cfg` in plain dicts, lists and scalars, as JSON holds them."""
+    return {
+        section: {
+            name: list(value) if isinstance(value, tuple | list) else value for name, value in keys.items()
+        }
+        for section, keys in cfg.items()
+    }
+
+
+def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
+    """Write `cfg` as YAML that `load_config` reads back exactly; an existing file is replaced at once.
+
+    Raises UserError where the file cannot be written.
+    """
+    partial = f"{os.fspath(path)}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(to_yaml(config_as_dict(cfg)))
+        os.replace(partial, path)
+    except OSError as error:
+        raise refusal(os.fspath(path), f"cannot write the configuration: {error.strerror}") from None
+
+
+class _HelpConfig(argparse.Action):
+    """Print every key and leave, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(describe_keys(), end="")
+        parser.exit()
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--cfg_file F`, `--help-config` and any number of `KEY=VALUE` to a tool's `parser`.
+
+    The parser then raises UserError for wrong arguments, and lets options stand between the
+    `KEY=VALUE`. Add no other positional argument.
+    """
+    parser.add_argument("--cfg_file", metavar="F", help="task file (YAML), or the config.yaml of a run")
+    parser.add_argument("--help-config", action=_HelpConfig, nargs=0, help="describe every key and leave")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="override a key, such as OPTIMIZATION.LR=1e-4 (KEY= is empty text, lists are '[a,b]')",
+    )
+    report_errors_on_one_line(parser)
+    parser.parse_args = parser.parse_intermixed_args
+
+
+def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) -> FrozenConfig:
+    """Return the configuration that `args` (of a parser with `add_config_arguments`) ask for.
+
+    Raises UserError as `load_config` does, and where `--cfg_file` is missing although `file_needed`.
+    """
+    if args.cfg_file is None and file_needed:
+        raise UserError(
+            f"{WHERE}: expected --cfg_file F, such as --cfg_file configs/f8k/vsepp.yaml, got none"
+        )
+    return load_config(args.cfg_file, args.overrides)
