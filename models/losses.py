@@ -1,0 +1,100 @@
+"""Losses on a batch's scores [B,B]: row i is image i, column j is caption j, pairs on the diagonal."""
+
+import math
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn.functional import cross_entropy, relu
+
+LARGEST_SCALE = 100.0  # CLIP's bound on the inverse temperature (arXiv 2103.00020, 2.5)
+
+
+def _diagonal(size: int) -> Tensor:
+    return paddle.eye(size, dtype="int32").astype("bool")  # [B,B]
+
+
+def duplicate_pairs(image_id: Tensor, sentence_id: Tensor) -> Tensor:
+    """Return bool [B,B], true where image i and caption j match without being a pair of the batch.
+
+    They match when their pairs share the image or the very sentence; both ids are [B]. The diagonal
+    is false.
+    """
+    same_image = image_id.unsqueeze(0) == image_id.unsqueeze(1)
+    same_sentence = sentence_id.unsqueeze(0) == sentence_id.unsqueeze(1)
+    off_diagonal = ~_diagonal(image_id.shape[0])
+    return (same_image | same_sentence) & off_diagonal
+
+
+def hinge_loss(
+    scores: Tensor, margin: float, hard_negative: bool, not_negative: Tensor | None = None
+) -> Tensor:
+    """Return the hinge ranking loss, summed over the batch (arXiv 1707.05612, eq. 5 and 6).
+
+    Every caption j should score below an image's own caption by `margin`, and every image below a
+    caption's own image. `hard_negative` counts the worst offender of each row and each column alone.
+    `scores` are [B,B]; where `not_negative` (bool [B,B]) is true, a pair counts for nothing.
+    """
+    own = scores.diagonal()  # [B]
+    ignored = _diagonal(scores.shape[0])
+    if not_negative is not None:
+        ignored = ignored | not_negative
+    caption_cost = relu(margin + scores - own.unsqueeze(1)).masked_fill(ignored, 0.0)
+    image_cost = relu(margin + scores - own.unsqueeze(0)).masked_fill(ignored, 0.0)
+    if hard_negative:  # amax shares the gradient among ties; max would give each of them all of it
+        return caption_cost.amax(axis=1).sum() + image_cost.amax(axis=0).sum()
+    return caption_cost.sum() + image_cost.sum()
+
+
+def contrastive_loss(
+    scores: Tensor, logit_scale: Tensor | float, not_negative: Tensor | None = None
+) -> Tensor:
+    """Return the symmetric InfoNCE loss, averaged over the batch and both directions (arXiv 2103.00020).
+
+    `scores` [B,B] are multiplied by `logit_scale`, the inverse temperature; where `not_negative`
+    (bool [B,B]) is true, a pair leaves the denominators.
+    """
+    logits = scores * logit_scale
+    if not_negative is not None:
+        logits = logits.masked_fill(not_negative, -1e9)
+    target = paddle.arange(scores.shape[0])
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+
+class HingeLoss(nn.Layer):
+    """The hinge ranking loss on a batch: the sum for `sum_epochs` epochs, then the hardest negatives.
+
+    `sum_epochs` may be raised while training goes on, to return to the sum.
+    """
+
+    def __init__(self, margin: float, hard_negative: bool, sum_epochs: int, mask_duplicates: bool) -> None:
+        super().__init__()
+        self.margin = margin
+        self.hard_negative = hard_negative
+        self.sum_epochs = sum_epochs
+        self.mask_duplicates = mask_duplicates
+
+    def uses_hard_negatives(self, epoch: int) -> bool:
+        """Tell whether the 0-based `epoch` trains on the hardest negatives alone."""
+        return self.hard_negative and epoch >= self.sum_epochs
+
+    def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Return `hinge` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
+        masked = duplicate_pairs(batch["image_id"], batch["sentence_id"]) if self.mask_duplicates else None
+        return {"hinge": hinge_loss(outputs["scores"], self.margin, self.uses_hard_negatives(epoch), masked)}
+
+
+class ContrastiveLoss(nn.Layer):
+    """The contrastive loss with a temperature that is learned: the one parameter `log_scale`."""
+
+    def __init__(self, temperature: float, mask_duplicates: bool) -> None:
+        super().__init__()
+        initial = nn.initializer.Constant(-math.log(temperature))
+        self.log_scale = self.create_parameter([], default_initializer=initial)
+        self.mask_duplicates = mask_duplicates
+
+    def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Return `contrastive` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
+        with paddle.no_grad():  # bounding the parameter itself keeps its gradient alive at the bound
+            self.log_scale.clip_(max=math.log(LARGEST_SCALE))
+        masked = duplicate_pairs(batch["image_id"], batch["sentence_id"]) if self.mask_duplicates else None
+        return {"contrastive": contrastive_loss(outputs["scores"], self.log_scale.exp(), masked)}

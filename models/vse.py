@@ -1,0 +1,60 @@
+"""The dual encoder of VSE (arXiv 1411.2539) and VSE++ (arXiv 1707.05612)."""
+
+import paddle
+from paddle import Tensor, nn
+
+from models.encoders import SMALLEST_NORM, mean_over_regions
+
+
+def cosine_similarity(image: Tensor, text: Tensor) -> Tensor:
+    """Return the inner products [I,T] of `image` [I,D] and `text` [T,D], cosines when both are normalised."""
+    return image @ text.T
+
+
+def order_similarity(image: Tensor, text: Tensor) -> Tensor:
+    """Return -||max(0, text - image)|| [I,T] of `image` [I,D] and `text` [T,D] (arXiv 1511.06361, eq. 2)."""
+    violation = nn.functional.relu(text.unsqueeze(0) - image.unsqueeze(1))  # [I,T,D]
+    squares = (violation * violation).sum(axis=-1)
+    return -paddle.sqrt(squares.clip(min=SMALLEST_NORM**2))  # a root of 0 has no gradient
+
+
+SIMILARITIES = {"cosine": cosine_similarity, "order": order_similarity}
+
+
+class DualEncoder(nn.Layer):
+    """Encode images and captions apart into one space and compare them there.
+
+    A batch holds `features` [B,F], or `regions` [B,R,F] with `num_regions` [B], which are averaged;
+    and `token_ids` [B,T] with `text_len` [B].
+    """
+
+    def __init__(self, image_encoder: nn.Layer, text_encoder: nn.Layer, measure: str = "cosine") -> None:
+        """Raise ValueError when `measure` is neither "cosine" nor "order"."""
+        super().__init__()
+        if measure not in SIMILARITIES:
+            raise ValueError(f"measure: expected one of {sorted(SIMILARITIES)}, got {measure!r}")
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.measure = measure
+
+    def encode_image(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the embeddings [B,D] of the batch's images."""
+        if "regions" in batch:
+            features = mean_over_regions(batch["regions"], batch["num_regions"])
+        else:
+            features = batch["features"]
+        return self.image_encoder(features)
+
+    def encode_text(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the embeddings [B,D] of the batch's captions."""
+        return self.text_encoder(batch["token_ids"], batch["text_len"])
+
+    def similarity(self, image: Tensor, text: Tensor) -> Tensor:
+        """Return the scores [I,T] of `image` [I,D] and `text` [T,D]; higher is more similar."""
+        return SIMILARITIES[self.measure](image, text)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `image` [B,D], `text` [B,D] and `scores` [B,B], rows images and columns captions."""
+        image = self.encode_image(batch)
+        text = self.encode_text(batch)
+        return {"image": image, "text": text, "scores": self.similarity(image, text)}

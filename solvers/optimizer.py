@@ -1,0 +1,116 @@
+"""Optimizers, their parameter groups, and their state under the parameters' own names."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.nn import ClipGradByGlobalNorm, ClipGradByValue
+from paddle.optimizer import SGD, Adam, AdamW, Momentum, Optimizer
+from paddle.regularizer import L2Decay
+from yacs.config import CfgNode
+
+NamedParameters = Iterable[tuple[str, Tensor]]
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Tell whether weight decay applies: to matrices, not to biases, norms and temperatures."""
+    return parameter.ndim > 1
+
+
+def _clip(cfg: CfgNode) -> ClipGradByGlobalNorm | ClipGradByValue | None:
+    bound = cfg.OPTIMIZATION.CLIP_MAX_NORM
+    clips = {
+        "norm": lambda: ClipGradByGlobalNorm(bound),
+        "value": lambda: ClipGradByValue(bound),
+        "none": lambda: None,
+    }
+    if cfg.OPTIMIZATION.CLIP not in clips:
+        raise ValueError(f"OPTIMIZATION.CLIP: expected one of {sorted(clips)}, got {cfg.OPTIMIZATION.CLIP!r}")
+    return clips[cfg.OPTIMIZATION.CLIP]()
+
+
+def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimizer:
+    """Return the configured optimizer over the trainable `named_parameters`.
+
+    Parameters called `image_encoder.*` and `text_encoder.*` have their learning rate scaled by
+    IMAGE_LR_SCALE and TEXT_LR_SCALE. The caller sets the rate before each step with `set_lr`.
+    """
+    options = cfg.OPTIMIZATION
+    trainable = [(name, parameter) for name, parameter in named_parameters if not parameter.stop_gradient]
+    decoupled = options.OPTIMIZER == "adamw"
+    # Attributes, not Paddle's parameter groups: those clip the norm of each group by itself.
+    for name, parameter in trainable:
+        scale = 1.0
+        if name.startswith("image_encoder."):
+            scale = options.IMAGE_LR_SCALE
+        elif name.startswith("text_encoder."):
+            scale = options.TEXT_LR_SCALE
+        parameter.optimize_attr["learning_rate"] = scale
+        penalised = options.WEIGHT_DECAY > 0 and is_decayed(parameter) and not decoupled
+        parameter.regularizer = L2Decay(options.WEIGHT_DECAY) if penalised else None
+    parameters = [parameter for _, parameter in trainable]
+    decayed = {parameter.name for parameter in parameters if is_decayed(parameter)}
+    beta1, beta2 = options.BETAS
+    clip = _clip(cfg)
+    optimizers = {
+        "adam": lambda: Adam(options.LR, beta1, beta2, options.EPSILON, parameters, grad_clip=clip),
+        "adamw": lambda: AdamW(
+            options.LR,
+            beta1,
+            beta2,
+            options.EPSILON,
+            parameters,
+            weight_decay=options.WEIGHT_DECAY,
+            apply_decay_param_fun=decayed.__contains__,
+            grad_clip=clip,
+        ),
+        "sgd": lambda: SGD(options.LR, parameters, grad_clip=clip),
+        "momentum": lambda: Momentum(options.LR, options.MOMENTUM, parameters, grad_clip=clip),
+    }
+    if options.OPTIMIZER not in optimizers:
+        raise ValueError(
+            f"OPTIMIZATION.OPTIMIZER: expected one of {sorted(optimizers)}, got {options.OPTIMIZER!r}"
+        )
+    return optimizers[options.OPTIMIZER]()
+
+
+def _accumulators(optimizer: Optimizer, named_parameters: NamedParameters) -> dict[str, Tensor]:
+    """Return every accumulator under `<kind>/<name of its parameter>`, made if it is not there yet."""
+    trainable = [(name, parameter) for name, parameter in named_parameters if not parameter.stop_gradient]
+    # Paddle names accumulators after a counter of the process, and only makes them at the first step.
+    block = paddle.static.default_main_program().global_block()
+    optimizer._create_accumulators(block, [parameter for _, parameter in trainable])
+    return {
+        f"{kind}/{name}": by_parameter[parameter.name]
+        for kind, by_parameter in optimizer._accumulators.items()
+        for name, parameter in trainable
+        if parameter.name in by_parameter
+    }
+
+
+def optimizer_state(optimizer: Optimizer, named_parameters: NamedParameters) -> dict[str, np.ndarray]:
+    """Return the optimizer's state: `<kind>/<parameter name>` -> array, ready for a safetensors file.
+
+    The learning rate is not part of it: it is a function of the step.
+    """
+    return {name: value.numpy() for name, value in _accumulators(optimizer, named_parameters).items()}
+
+
+def restore_optimizer_state(
+    optimizer: Optimizer, named_parameters: NamedParameters, state: dict[str, np.ndarray]
+) -> None:
+    """Put what `optimizer_state` returned into an optimizer over parameters of the same names, to the bit.
+
+    Raises ValueError that names the first missing, unexpected or misshapen entry; nothing is changed then.
+    """
+    accumulators = _accumulators(optimizer, named_parameters)
+    for name in sorted(accumulators.keys() ^ state.keys()):
+        problem = "lacks" if name in accumulators else "has an unexpected"
+        raise ValueError(f"optimizer state {problem} entry {name}")
+    for name, value in accumulators.items():
+        if list(state[name].shape) != list(value.shape):
+            shapes = f"expected shape {list(value.shape)}, got {list(state[name].shape)}"
+            raise ValueError(f"optimizer state, entry {name}: {shapes}")
+    for name, value in accumulators.items():
+        value.set_value(state[name])
