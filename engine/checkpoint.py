@@ -1,0 +1,215 @@
+"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all.
+
+    best/  last/  epoch_N/
+        model.safetensors      what is evaluated, exported and served
+        trainer.safetensors    what a resume needs besides: optimizer moments, loss, averaged weights
+        state.json             where training stood, and size and checksum of every other file
+        vocab.json             the vocabulary that the weights belong to
+
+A new checkpoint is written beside its target and renamed over it. The one before is moved aside first
+and deleted last, so that a crash at any moment leaves one that is whole; `resolve_checkpoint` finds it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paddle
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from config.errors import UserError
+
+MODEL_FILE = "model.safetensors"
+TRAINER_FILE = "trainer.safetensors"
+STATE_FILE = "state.json"
+VOCABULARY_FILE = "vocab.json"
+FORMAT = 1
+
+
+def layer_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """Return parameters and buffers by structured name, each once (`state_dict` lists a GRU's twice)."""
+    return dict(layer.named_parameters()) | dict(layer.named_buffers())
+
+
+def layer_arrays(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    """Return copies of parameters and buffers by structured name."""
+    return {name: tensor.numpy() for name, tensor in layer_tensors(layer).items()}
+
+
+def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
+    """Raise UserError that names the missing, unexpected or misshapen tensors of `source`, if any."""
+    tensors = layer_tensors(layer)
+    missing = sorted(tensors.keys() - arrays.keys())
+    unexpected = sorted(arrays.keys() - tensors.keys())
+    if missing or unexpected:
+        parts = [f"lacks {_some(missing)}" if missing else "", f"has unexpected {_some(unexpected)}" if unexpected else ""]
+        raise UserError(
+            f"{source}: not a checkpoint of the configured model: it {' and '.join(filter(None, parts))}; "
+            f"evaluate it with the config.yaml of its own run"
+        )
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != arrays[name].shape:
+            raise UserError(
+                f"{source}: tensor {name} has shape {list(arrays[name].shape)}, the configured model expects "
+                f"{list(tensor.shape)}; check MODEL.*, INPUT.IMG_FEATURE_DIM and the vocabulary"
+            )
+        if arrays[name].dtype != tensor.numpy().dtype:
+            raise UserError(f"{source}: tensor {name} is {arrays[name].dtype}, expected {tensor.numpy().dtype}")
+
+
+def assign_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
+    """Write checked `arrays` into the parameters and buffers of `layer`."""
+    for name, tensor in layer_tensors(layer).items():
+        tensor.set_value(arrays[name])
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file beside `path` and rename it over `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; what was there before is intact") from error
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: dict[str, np.ndarray],
+    trainer: dict[str, np.ndarray],
+    state: dict,
+    vocabulary_text: str,
+) -> None:
+    """Write a checkpoint folder; `folder` holds either the old one or the whole new one at any time.
+
+    Raises UserError when the disk is full or refuses; `folder` is then as it was.
+    """
+    folder = Path(folder)
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        save_file(model, new / MODEL_FILE)
+        save_file(trainer, new / TRAINER_FILE)
+        (new / VOCABULARY_FILE).write_text(vocabulary_text, encoding="utf-8")
+        files = {path.name: _fingerprint(path) for path in sorted(new.iterdir())}
+        (new / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1), encoding="utf-8")
+        for path in new.iterdir():
+            _sync(path)
+        _replace_folder(new, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        kept = "the checkpoint before it is intact" if folder.exists() else "nothing was left in its place"
+        raise UserError(
+            f"cannot write checkpoint {folder}: {reason}; {kept}; free some space, then go on with --resume"
+        ) from error
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    os.rename(new, folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fingerprint(path: Path) -> dict:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def resolve_checkpoint(folder: str | Path) -> Path:
+    """Return the folder that holds the checkpoint: itself, or its predecessor after a crash in mid-rename.
+
+    Raises UserError when neither exists.
+    """
+    folder = Path(folder)
+    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+        if (candidate / STATE_FILE).is_file():
+            return candidate
+    what = f"it has no {STATE_FILE}" if folder.is_dir() else "no such folder"
+    raise UserError(f"no checkpoint at {folder}: {what}; expected a folder such as <run>/best or <run>/last")
+
+
+def read_state(folder: str | Path) -> dict:
+    """Return `state.json` of a checkpoint."""
+    folder = resolve_checkpoint(folder)
+    try:
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state["files"][MODEL_FILE]["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / STATE_FILE}: not the state of a checkpoint ({error}); use another checkpoint") from error
+    return state
+
+
+def verify_files(folder: str | Path, state: dict) -> None:
+    """Check size and checksum of a checkpoint's files; raise UserError that names the damaged one."""
+    folder = resolve_checkpoint(folder)
+    for name, expected in state["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"checkpoint {folder} lacks {name}; use another checkpoint")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise UserError(f"{path} is damaged: expected {expected['bytes']} bytes, found {size}; use another checkpoint")
+        if _fingerprint(path)["sha256"] != expected["sha256"]:
+            raise UserError(f"{path} is damaged: its checksum differs from {STATE_FILE}; use another checkpoint")
+
+
+def checkpoint_hash(state: dict) -> str:
+    """Return the SHA-256 of the model weights that `state` belongs to."""
+    return state["files"][MODEL_FILE]["sha256"]
+
+
+def read_arrays(folder: str | Path, name: str) -> dict[str, np.ndarray]:
+    """Return the tensors of one safetensors file of a checkpoint."""
+    path = resolve_checkpoint(folder) / name
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error}); use another checkpoint") from error
+
+
+def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> dict:
+    """Load a checkpoint's weights into `model`, strictly, and return its state.
+
+    Raises UserError for a damaged checkpoint, one of another model family, or one whose tensors differ.
+    """
+    state = read_state(folder)
+    if state.get("model") != model_name:
+        raise UserError(
+            f"checkpoint {folder} holds a {state.get('model')} model, the configuration asks for {model_name}; "
+            f"set MODEL.NAME={state.get('model')} or use the config.yaml of its own run"
+        )
+    arrays = read_arrays(folder, MODEL_FILE)
+    check_arrays(model, arrays, str(Path(folder) / MODEL_FILE))
+    verify_files(folder, state)
+    assign_arrays(model, arrays)
+    return state

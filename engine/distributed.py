@@ -1,0 +1,73 @@
+"""Several processes that train one model: each on its share of a batch, with averaged gradients."""
+
+import os
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+
+def rank() -> int:
+    """Return this process's number, from 0; the launcher sets it."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+
+
+def world_size() -> int:
+    """Return the number of processes of the job."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def is_main() -> bool:
+    """Tell whether this is the one process that logs and saves."""
+    return rank() == 0
+
+
+def start_process_group() -> None:
+    """Connect the processes of a launched job (gloo on the CPU, NCCL on GPUs)."""
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_parallel_env()
+
+
+def broadcast_layer(layer: paddle.nn.Layer) -> None:
+    """Give every process the parameters and buffers of process 0."""
+    if world_size() > 1:
+        for tensor in [*layer.parameters(), *layer.buffers()]:
+            dist.broadcast(tensor, src=0)
+
+
+def broadcast_values(values: list[float]) -> list[float]:
+    """Return process 0's list of numbers on every process."""
+    if world_size() == 1:
+        return values
+    tensor = paddle.to_tensor(np.asarray(values, dtype="float64"))
+    dist.broadcast(tensor, src=0)
+    return tensor.tolist()
+
+
+def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> list[float]:
+    """Average the gradients of all processes in place, and a few numbers with them.
+
+    One flat buffer makes one message of it all. A parameter without a gradient on this process counts
+    as zero. Returns the averages of `extra`, which tell every process the same loss and the same wish
+    to stop at the same step.
+    """
+    if world_size() == 1:
+        return extra
+    trained = [parameter for parameter in parameters if not parameter.stop_gradient]
+    gradients = [
+        paddle.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in trained
+    ]
+    pieces = [gradient.astype("float32").flatten() for gradient in gradients]
+    buffer = paddle.concat([*pieces, paddle.to_tensor(extra, dtype="float32")])
+    dist.all_reduce(buffer)
+    buffer = buffer / world_size()
+    start = 0
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        end = start + gradient.size
+        averaged = buffer[start:end].reshape(gradient.shape).astype(gradient.dtype)
+        if parameter.grad is None:
+            parameter.grad = averaged
+        else:
+            parameter.grad.set_value(averaged)
+        start = end
+    return buffer[start:].tolist()

@@ -1,0 +1,98 @@
+"""The folder of one run: its configuration, log, vocabulary and checkpoints."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from config.errors import UserError
+from engine.checkpoint import STATE_FILE, read_state, write_atomically
+
+
+class RunFolder:
+    """`<OUTPUT.CHECKPOINT_DIR>/<OUTPUT.SAVE_NAME>/` and what lives where inside it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.log_file = self.path / "log.jsonl"
+        self.vocabulary_file = self.path / "vocab.json"
+        self.best = self.path / "best"
+        self.last = self.path / "last"
+        self._lock = None
+
+    def open_for_training(self, resume: bool, overwrite: bool) -> None:
+        """Create the folder, lock it against a second run, and check that nothing would be lost by accident.
+
+        Raises UserError when another process trains here, when a run is here already and neither
+        `resume` nor `overwrite` was asked for, or when there is nothing to resume.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {self.path}; wait for it, or set another OUTPUT.SAVE_NAME"
+            ) from error
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}; set OUTPUT.CHECKPOINT_DIR") from error
+        started = self.has_last()
+        if resume and not started:
+            raise UserError(f"nothing to resume in {self.path}: it has no last/ checkpoint; train without --resume")
+        if started and not resume and not overwrite:
+            step = read_state(self.last)["progress"]["step"]
+            raise UserError(
+                f"{self.path} already holds a run (step {step}); add --resume to go on with it, --overwrite to "
+                f"delete it and start again, or set another OUTPUT.SAVE_NAME"
+            )
+
+    def has_last(self) -> bool:
+        """Tell whether there is a checkpoint to resume from."""
+        return any((folder / STATE_FILE).is_file() for folder in (self.last, self.path / ".last.old"))
+
+    def clear(self) -> None:
+        """Delete the checkpoints, log and curves of an earlier run."""
+        for name in ("best", "last", ".best.old", ".last.old", "curves"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for _, folder in self.kept_epochs():
+            shutil.rmtree(folder)
+        self.log_file.unlink(missing_ok=True)
+
+    def epoch_folder(self, epoch: int) -> Path:
+        """Return the folder of the checkpoint kept after `epoch` epochs."""
+        return self.path / f"epoch_{epoch}"
+
+    def kept_epochs(self) -> list[tuple[int, Path]]:
+        """Return the kept epoch checkpoints, oldest first."""
+        found = [(re.fullmatch(r"epoch_(\d+)", path.name), path) for path in self.path.glob("epoch_*")]
+        return sorted((int(match.group(1)), path) for match, path in found if match)
+
+    def prune_epochs(self, keep: int) -> None:
+        """Delete all but the newest `keep` epoch checkpoints."""
+        for _, folder in self.kept_epochs()[:-keep]:
+            shutil.rmtree(folder)
+
+    def trim_log(self, step: int) -> None:
+        """Drop log lines from after `step`: a resumed run writes them again."""
+        if not self.log_file.is_file():
+            return
+        kept = [line for line in self.log_file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        write_atomically(self.log_file, "".join(line + "\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line).get("step", 0)
+    except ValueError:  # a line cut short by a crash
+        return float("inf")
+
+
+def read_log(path: str | Path) -> list[dict]:
+    """Return the objects of a `log.jsonl`; a last line cut short by a crash is left out."""
+    if not os.path.isfile(path):
+        return []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) != float("inf")]

@@ -1,0 +1,97 @@
+"""Where a run writes what happens: the terminal, `log.jsonl`, and VisualDL curves."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """Write logged steps, validations and remarks of one run.
+
+    On a terminal there is a progress bar; elsewhere plain lines, one per logged step. Only the main
+    process of a job has `enabled` set; the others stay silent.
+    """
+
+    def __init__(self, log_file: Path, curves: Path | None, enabled: bool):
+        self.enabled = enabled
+        self._curves_folder = curves if enabled else None
+        self._curves = None
+        self._log_file = log_file
+        self._file = None
+        self._bar = None
+
+    def start(self, total_steps: int, done: int) -> None:
+        """Begin the progress display at step `done` of `total_steps`."""
+        if self.enabled and sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def step(self, record: dict, seconds_left: float) -> None:
+        """Log one training step: loss terms, rate, samples/s."""
+        self._write({"event": "train", **record})
+        self._curve("train", record)
+        if not self.enabled:
+            return
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
+        line = f"{terms}  lr {record['lr']:.3g}  {record['samples_per_second']:.0f} samples/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(line)
+        else:
+            print(f"epoch {record['epoch']:.2f}  step {record['step']}  {line}  left {_duration(seconds_left)}", flush=True)
+
+    def validation(self, record: dict, line: str) -> None:
+        """Log one validation and print its line."""
+        self._write({"event": "validation", **record})
+        self._curve("validation", record)
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        if self.enabled:
+            tqdm.write(line, file=sys.stdout) if self._bar is not None else print(line, flush=True)
+
+    def remark(self, event: str, step: int, line: str) -> None:
+        """Print a line and keep it in the log as an event of its own."""
+        self._write({"event": event, "step": step, "message": line})
+        self.say(line)
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._curves is not None:
+            self._curves.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, record: dict) -> None:
+        if not self.enabled:
+            return
+        if self._file is None:
+            self._file = open(self._log_file, "a", encoding="utf-8")
+        self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        self._file.flush()
+
+    def _curve(self, group: str, record: dict) -> None:
+        if self._curves_folder is None:
+            return
+        if self._curves is None:
+            from visualdl import LogWriter  # imported at the first point: it takes a third of a second
+
+            self._curves = LogWriter(logdir=str(self._curves_folder))
+        for name, value in record.items():
+            if isinstance(value, float):
+                self._curves.add_scalar(tag=f"{group}/{name}", value=value, step=record["step"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
