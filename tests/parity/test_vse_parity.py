@@ -1,4 +1,4 @@
-"""VSE computes what its PyTorch port computes: linxd5/VSE_Pytorch, run on random weights (golden/kiros.npz)."""
+"""VSE computes what its PyTorch port does: linxd5/VSE_Pytorch, run on random weights (golden/kiros.npz)."""
 
 from pathlib import Path
 
