@@ -1,0 +1,85 @@
+"""What the benchmarks share: fair comparisons, the memory of a process, and the closing line.
+
+Importing it puts the repository's root on `sys.path`, so a benchmark begins with `from _report import ...`.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+TUNING = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+
+
+def report(name: str, ours: float, baseline: float, goal: float, unit: str, higher_is_better: bool) -> float:
+    """Print a benchmark's closing line, one JSON object, and return the ratio.
+
+    `ours` and `baseline` are in `unit`. The ratio is how many times better ours is, whichever way is
+    better, and `goal` is the ratio that is wanted. For a limit, `baseline` is the limit and `goal` is 1.
+    """
+    ratio = ours / baseline if higher_is_better else baseline / ours
+    line = {"name": name, "ours": ours, "baseline": baseline, "ratio": ratio, "goal": goal, "unit": unit}
+    print(json.dumps({key: _rounded(value) for key, value in line.items()}), flush=True)
+    return ratio
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the wall-clock seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def alternate(
+    ours: Callable[[], float], baseline: Callable[[], float], rounds: int = 5
+) -> tuple[float, float]:
+    """Measure ours, baseline, ours, baseline, ... and return both medians.
+
+    Taking turns spreads what else the machine does evenly over both. Each callable returns its own
+    measurement (seconds, items per second, bytes) and should have warmed up before.
+    """
+    measured = [(ours(), baseline()) for _ in range(rounds)]
+    return statistics.median(pair[0] for pair in measured), statistics.median(pair[1] for pair in measured)
+
+
+def run_child(script: str, *arguments: str) -> dict:
+    """Run a Python script in a fresh process and return the JSON object on its last line.
+
+    The child inherits no thread or math-library settings: what it runs with is its own doing. Raises
+    RuntimeError with the end of its stderr where it fails.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in TUNING}
+    command = [sys.executable, script, *arguments]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if child.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{child.stderr[-2000:]}")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory, in GB, that this process has had.
+
+    To measure a piece of work, do it in a child (`run_child`) that returns this number. The kernel's
+    VmHWM is asked first, since `ru_maxrss` of a child begins at its parent's size.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(kilobytes) * 1024 / 1e9
+    except OSError:
+        import resource
+
+        bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 1e9
+
+
+def _rounded(value: float | str) -> float | str:
+    """Round a number to four significant digits."""
+    return float(f"{value:.4g}") if isinstance(value, int | float) else value

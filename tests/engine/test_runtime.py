@@ -1,0 +1,185 @@
+"""What a process runs on. Paddle reads its environment once, so each preparation has a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.errors import UserError
+from engine.runtime import Runtime, choose_threads, container_quota, mkl_needs_help, usable_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+
+AMD = "processor : 0\nvendor_id : AuthenticAMD\nflags : fpu sse2 avx avx2 fma\n"
+INTEL = "processor : 0\nvendor_id : GenuineIntel\nflags : fpu sse2 avx avx2 fma\n"
+
+
+@pytest.fixture
+def clean_environment(monkeypatch):
+    for name in OURS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def run_code(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python code in a fresh process, from the root, with none of our variables but those given."""
+    inherited = {name: value for name, value in os.environ.items() if name not in OURS}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env={**inherited, **environment}, capture_output=True, text=True)
+
+
+def test_one_process_takes_every_core_it_may_use(clean_environment):
+    assert choose_threads() == usable_cores()
+
+
+def test_local_processes_share_the_cores(clean_environment, monkeypatch):
+    monkeypatch.setattr("engine.runtime.usable_cores", lambda: 8)
+    assert [choose_threads(local_processes=n) for n in (1, 2, 3, 8, 100)] == [8, 4, 2, 1, 1]
+
+
+def test_the_users_threads_go_first_then_the_users_environment(clean_environment, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert choose_threads(threads=5) == 5
+    assert choose_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "6,2")  # OpenMP's list: one number per nesting level
+    assert choose_threads() == 6
+
+
+def test_the_launchers_single_thread_is_not_the_users_wish(clean_environment, monkeypatch):
+    monkeypatch.setattr("engine.runtime.usable_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", "2")
+    assert choose_threads() == 4
+    assert choose_threads(threads=3) == 3
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-2", "1.5"])
+def test_a_meaningless_thread_count_is_the_users_mistake(clean_environment, monkeypatch, value):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(UserError, match=f"OMP_NUM_THREADS: expected a positive number, got '{value}'"):
+        choose_threads()
+
+
+def test_the_affinity_mask_bounds_the_cores():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity masks")
+    core = min(os.sched_getaffinity(0))
+    code = f"""
+import os
+from engine.runtime import usable_cores
+os.sched_setaffinity(0, {{{core}}})
+print(usable_cores())
+"""
+    assert run_code(code).stdout.strip() == "1"
+
+
+def test_a_containers_quota_is_the_tightest_of_its_groups(tmp_path):
+    inner = tmp_path / "batch" / "job"
+    inner.mkdir(parents=True)
+    membership = "0::/batch/job\n"
+    assert container_quota(tmp_path, membership) is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert container_quota(tmp_path, membership) is None
+    (tmp_path / "batch" / "cpu.max").write_text("250000 100000\n")
+    assert container_quota(tmp_path, membership) == 2.5
+    (inner / "cpu.max").write_text("150000 100000\n")
+    assert container_quota(tmp_path, membership) == 1.5
+
+
+def test_a_quota_of_the_first_kind_of_control_groups(tmp_path):
+    group = tmp_path / "cpu" / "box"
+    group.mkdir(parents=True)
+    membership = "5:memory:/elsewhere\n3:cpu,cpuacct:/box\n"
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    (group / "cpu.cfs_quota_us").write_text("-1\n")
+    assert container_quota(tmp_path, membership) is None
+    (group / "cpu.cfs_quota_us").write_text("300000\n")
+    assert container_quota(tmp_path, membership) == 3
+
+
+def test_only_an_amd_processor_with_avx2_needs_help():
+    assert mkl_needs_help(AMD)
+    assert not mkl_needs_help(INTEL)
+    assert not mkl_needs_help(AMD.replace(" avx2", ""))
+    assert not mkl_needs_help("")
+
+
+def test_preparing_sets_threads_device_and_seeds():
+    code = """
+import json, os, random
+from engine.runtime import prepare_runtime
+runtime = prepare_runtime("auto", threads=1, seed=7, deterministic=True)
+import numpy, paddle
+draw = lambda: [random.random(), float(numpy.random.rand()), float(paddle.rand([1]))]
+first = draw()
+from engine.runtime import set_seed
+set_seed(7)
+print(runtime.describe())
+print(json.dumps({
+    "same": first == draw(), "threads": os.environ["OMP_NUM_THREADS"], "device": paddle.device.get_device(),
+    "flag": os.environ["FLAGS_cudnn_deterministic"],
+}))
+"""
+    result = run_code(code)
+    assert result.returncode == 0, result.stderr
+    line, facts = result.stdout.splitlines()[-2:]
+    facts = json.loads(facts)
+    assert line.startswith("runtime: paddle ")
+    assert line.endswith(", seed 7, deterministic")
+    assert facts["same"]
+    assert (facts["threads"], facts["flag"]) == ("1", "1")
+    assert facts["device"].startswith(("cpu", "gpu"))
+
+
+def test_the_start_is_quiet_and_the_environment_reaches_paddle():
+    code = """
+from engine.runtime import prepare_runtime
+print(prepare_runtime("cpu", threads=2, seed=0, deterministic=False).describe())
+"""
+    result = run_code(code, MKL_DEBUG_CPU_TYPE="4")
+    assert result.returncode == 0
+    assert result.stderr == ""  # Paddle warns about more than one thread, and about ccache
+    assert "cpu x 2 threads, MKL as MKL_DEBUG_CPU_TYPE says, seed 0, nondeterministic" in result.stdout
+
+
+def test_a_gpu_that_is_not_there_is_the_users_mistake():
+    code = """
+from config.errors import UserError
+from engine.runtime import prepare_runtime
+import sys
+try:
+    prepare_runtime("gpu", threads=1, seed=0, deterministic=True)
+except UserError as error:
+    print(error)
+else:
+    sys.exit("there is a GPU")
+"""
+    result = run_code(code)
+    if "there is a GPU" in result.stderr:
+        pytest.skip("this machine has a GPU")
+    assert result.stdout.startswith("RUNTIME.DEVICE: expected a GPU, but ")
+    assert result.stdout.count("\n") == 1
+
+
+def test_paddle_imported_too_early_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "paddle", object())
+    from engine.runtime import prepare_runtime
+
+    with pytest.raises(RuntimeError, match="expected Paddle not to be imported before"):
+        prepare_runtime("cpu", threads=1, seed=0, deterministic=True)
+
+
+def test_neither_paddle_nor_numpy_is_imported_with_the_module():
+    code = "import sys, engine.runtime; print(sorted({'paddle', 'numpy'} & set(sys.modules)))"
+    assert run_code(code).stdout.strip() == "[]"
+
+
+def test_the_line_names_the_gpu():
+    runtime = Runtime("gpu", "A100", 8, "math library as shipped", 123, True, "3.3.1")
+    assert runtime.describe() == (
+        "runtime: paddle 3.3.1, gpu (A100), cpu x 8 threads, math library as shipped, seed 123, deterministic"
+    )
