@@ -31,8 +31,13 @@ FORMAT = 1
 
 
 def layer_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    """Return parameters and buffers by structured name, each once (`state_dict` lists a GRU's twice)."""
-    return dict(layer.named_parameters()) | dict(layer.named_buffers())
+    """Return parameters and persistent buffers by structured name, each once.
+
+    `state_dict` lists a GRU's weights twice; `named_buffers` holds buffers that are not to be saved.
+    """
+    persistent = layer.state_dict()
+    buffers = {name: buffer for name, buffer in layer.named_buffers() if name in persistent}
+    return dict(layer.named_parameters()) | buffers
 
 
 def layer_arrays(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:

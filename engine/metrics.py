@@ -1,0 +1,141 @@
+"""Retrieval metrics: ranks counted from scores and ids, recall at k, median and mean rank."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Ids = Sequence[int] | Sequence[str] | np.ndarray
+
+RECALLS = (1, 5, 10)
+
+TIE_RULES: dict[str, str] = {
+    "against": "rank = number of irrelevant items that score at least as high as the best relevant one",
+    "favour": "rank = number of irrelevant items that score higher than the best relevant one",
+    "average": "rank = mean of the ranks with ties counted against and in favour of the model",
+}
+
+# The comparisons that put an irrelevant item ahead; their counts are averaged.
+AHEAD: dict[str, tuple[np.ufunc, ...]] = {
+    "against": (np.greater_equal,),
+    "favour": (np.greater,),
+    "average": (np.greater_equal, np.greater),
+}
+
+_BLOCK_ELEMENTS = 1 << 20
+
+
+def ranks(scores: np.ndarray, query_ids: Ids, gallery_ids: Ids, tie_rule: str = "against") -> np.ndarray:
+    """Count, for every query, the irrelevant gallery items ahead of its best relevant one.
+
+    `scores` [Q,G], higher is better; an item is relevant to a query when their ids (group ids: an
+    image's name for its captions, a class label) are equal, and a query may have several. Returns [Q],
+    0-based: int64, or float64 with `tie_rule` "average". Raises ValueError for a NaN or an infinite
+    score, a query without a relevant item, and shapes that do not fit.
+    """
+    scores = np.asarray(scores)
+    if scores.shape != (len(query_ids), len(gallery_ids)):
+        raise ValueError(
+            f"expected scores [queries, gallery] = [{len(query_ids)}, {len(gallery_ids)}] to match the ids, "
+            f"got {list(scores.shape)}"
+        )
+    comparisons = comparisons_of(tie_rule)
+    query_groups, gallery_groups = group_numbers(query_ids, gallery_ids)
+    check_every_group_occurs(query_groups, gallery_groups, query_ids, "query")
+    counts = np.zeros((len(comparisons), len(scores)), np.int64)
+    rows = max(1, _BLOCK_ELEMENTS // max(1, scores.shape[1]))
+    for start in range(0, len(scores), rows):
+        block = scores[start : start + rows]
+        _check_finite(block, start)
+        relevant = query_groups[start : start + rows, None] == gallery_groups
+        best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True)
+        for count, ahead in zip(counts, comparisons, strict=True):
+            count[start : start + rows] = (ahead(block, best) & ~relevant).sum(axis=1)
+    return average_counts(counts)
+
+
+def recall_at_k(ranks: np.ndarray, k: int) -> float:
+    """Return the percentage of queries whose best relevant item is among the first `k`.
+
+    `ranks` [Q], 0-based; a fractional rank between two places counts as the worse one.
+    """
+    ranks = _checked_ranks(ranks)
+    return 100.0 * np.count_nonzero(ranks + 1 <= k) / len(ranks)
+
+
+def median_rank(ranks: np.ndarray) -> float:
+    """Return the 1-based median rank as the originals state it: floor(median of `ranks` [Q]) + 1."""
+    return float(np.floor(np.median(_checked_ranks(ranks))) + 1)
+
+
+def mean_rank(ranks: np.ndarray) -> float:
+    """Return the 1-based mean rank: mean of `ranks` [Q] + 1."""
+    return float(_checked_ranks(ranks).mean() + 1)
+
+
+def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray) -> dict[str, float]:
+    """Return every metric of both directions from their 0-based ranks.
+
+    `i2t_ranks` [images], `t2i_ranks` [captions]. Keys: `i2t_` and `t2i_` with r1, r5, r10 (percent),
+    medr, meanr (1-based); `rsum`, the sum of the six recalls; `mean_recall`, their mean.
+    """
+    summary = {}
+    for direction, direction_ranks in (("i2t", i2t_ranks), ("t2i", t2i_ranks)):
+        for k in RECALLS:
+            summary[f"{direction}_r{k}"] = recall_at_k(direction_ranks, k)
+        summary[f"{direction}_medr"] = median_rank(direction_ranks)
+        summary[f"{direction}_meanr"] = mean_rank(direction_ranks)
+    recalls = [summary[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALLS]
+    summary["rsum"] = sum(recalls)
+    summary["mean_recall"] = summary["rsum"] / len(recalls)
+    return summary
+
+
+def comparisons_of(tie_rule: str) -> tuple[np.ufunc, ...]:
+    """Return the comparisons (item score, best relevant score) that `tie_rule` averages over."""
+    if tie_rule not in AHEAD:
+        raise ValueError(f"unknown tie rule {tie_rule!r}; expected one of {', '.join(AHEAD)}")
+    return AHEAD[tie_rule]
+
+
+def average_counts(counts: np.ndarray) -> np.ndarray:
+    """Return the ranks [Q] of `counts` [comparisons, Q]: integers unless two comparisons are averaged."""
+    return counts[0] if len(counts) == 1 else counts.mean(axis=0)
+
+
+def group_numbers(query_ids: Ids, gallery_ids: Ids) -> tuple[np.ndarray, np.ndarray]:
+    """Return both lists of ids as int32 group numbers, equal where the ids are equal."""
+    query, gallery = np.asarray(query_ids), np.asarray(gallery_ids)
+    integers = [np.issubdtype(ids.dtype, np.integer) for ids in (query, gallery)]
+    if query.ndim != 1 or gallery.ndim != 1 or integers[0] != integers[1]:
+        raise ValueError(
+            "expected two lists of ids of one type, integers or strings, "
+            f"got {query.dtype} {list(query.shape)} and {gallery.dtype} {list(gallery.shape)}"
+        )
+    numbers = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1].astype(np.int32)
+    return numbers[: len(query)], numbers[len(query) :]
+
+
+def check_every_group_occurs(queries: np.ndarray, gallery: np.ndarray, query_ids: Ids, name: str) -> None:
+    """Raise ValueError that names the first of `queries` whose group number is not in `gallery`."""
+    lonely = np.flatnonzero(~np.isin(queries, gallery))
+    if len(lonely):
+        row = int(lonely[0])
+        raise ValueError(
+            f"every {name} needs a relevant item in the gallery; {name} {row} (id {query_ids[row]!s}) has none"
+        )
+
+
+def _check_finite(block: np.ndarray, first_row: int) -> None:
+    finite = np.isfinite(block)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"expected finite scores, got {block[row, column]} at query {first_row + row}, gallery item {column}"
+        )
+
+
+def _checked_ranks(ranks: np.ndarray) -> np.ndarray:
+    ranks = np.asarray(ranks)
+    if ranks.ndim != 1 or not len(ranks):
+        raise ValueError(f"expected a non-empty list of ranks, got shape {list(ranks.shape)}")
+    return ranks

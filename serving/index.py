@@ -1,0 +1,36 @@
+"""An exact index: the k best of all embeddings, found by one product per query block."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+QUERY_BLOCK = 256
+
+
+class Index:
+    """Exact top-k search over embeddings.
+
+    `similarity` maps queries [Q,D] and embeddings [N,D] to scores [Q,N], higher is better.
+    """
+
+    def __init__(self, embeddings: np.ndarray, ids: Sequence[str], similarity):
+        if len(embeddings) != len(ids):
+            raise ValueError(f"expected one id per embedding, got {len(embeddings)} embeddings and {len(ids)} ids")
+        self.embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)  # [N,D]
+        self.ids = np.asarray(ids)
+        self._similarity = similarity
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores [Q,k] and ids [Q,k] of the k best for each query [Q,D], best first.
+
+        Equal scores keep the order of the index. k is cut to the size of the index.
+        """
+        k = min(k, len(self.ids))
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        ids = np.empty((len(queries), k), dtype=self.ids.dtype)
+        for start in range(0, len(queries), QUERY_BLOCK):
+            block = self._similarity(queries[start : start + QUERY_BLOCK], self.embeddings)  # [q,N]
+            order = np.argsort(-block, axis=1, kind="stable")[:, :k]
+            scores[start : start + QUERY_BLOCK] = np.take_along_axis(block, order, axis=1)
+            ids[start : start + QUERY_BLOCK] = self.ids[order]
+        return scores, ids

@@ -1,0 +1,39 @@
+"""Pages that carry their own pictures: one for a search, one for the report of a run."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+
+from config.errors import UserError
+from serving.pictures import PictureFolder
+from serving.searcher import Hit
+
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True)
+
+
+def write_page(path: Path, template: str, values: dict) -> Path:
+    """Render a template with `values` into an HTML file and return its path."""
+    text = TEMPLATES.get_template(template).render(values)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
+    return path
+
+
+def write_search_page(
+    folder: Path,
+    title: str,
+    shown: str | None,
+    images: list[Hit],
+    captions: list[Hit],
+    pictures: PictureFolder,
+    sheet: Image.Image,
+) -> tuple[Path, Path]:
+    """Write `hits.png` and `hits.html` for one query; `shown` is the id of the picture that was asked with."""
+    values = {"title": title, "shown": shown, "images": images, "captions": captions, "pictures": pictures}
+    page = write_page(folder / "hits.html", "search.html", values)
+    sheet.save(folder / "hits.png")
+    return folder / "hits.png", page

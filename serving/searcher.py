@@ -1,0 +1,121 @@
+"""Search one split with a trained dual encoder: pictures by sentence, sentences and pictures by picture."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from config.errors import UserError
+from datasets.retrieval_dataset import RetrievalDataset
+from datasets.text import Vocabulary, tokenize
+from engine.evaluator import encode_captions, encode_images
+from serving.index import Index
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result: the image's id, or the caption, its score (higher is better), and whether it is known to be true."""
+
+    name: str
+    score: float
+    right: bool = False
+
+
+class Searcher:
+    """Answer queries over the images and captions of `dataset`, which are encoded once."""
+
+    def __init__(self, model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset, batch_size: int = 256):
+        self.model, self.vocabulary, self.dataset, self.batch_size = model, vocabulary, dataset, batch_size
+        self.images = encode_images(model, dataset, batch_size)  # [N,D]
+        self.image_index = Index(self.images, dataset.image_ids, self._similarity)
+        self._caption_index: Index | None = None
+
+    def _similarity(self, queries: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        """Return scores [Q,N]; queries of order similarity are captions (an image query swaps the roles)."""
+        with paddle.no_grad():
+            return self.model.similarity(paddle.to_tensor(embeddings), paddle.to_tensor(queries)).numpy().T
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of `text` that the model never saw in training."""
+        known = set(self.vocabulary.words)
+        return [word for word in tokenize(text, self.vocabulary.tokenizer) if word not in known]
+
+    def encode_text(self, text: str) -> np.ndarray:
+        """Return the embedding [1,D] of a sentence.
+
+        Raises UserError when it is empty or no word of it is known.
+        """
+        words = tokenize(text, self.vocabulary.tokenizer)
+        if not words:
+            raise UserError("--text: expected a sentence, got none; write it in quotes")
+        if len(self.unknown_words(text)) == len(words):
+            raise UserError(f"--text: no word of {text!r} is in the model's vocabulary; use words of its training captions")
+        ids = self.vocabulary.encode(text)
+        batch = {"token_ids": paddle.to_tensor([ids]), "text_len": paddle.to_tensor([len(ids)])}
+        with paddle.no_grad():
+            return self.model.encode_text(batch).numpy()
+
+    def images_for_text(self, text: str, k: int) -> list[Hit]:
+        """Return the k pictures that fit a sentence best."""
+        return _hits(self.image_index.search(self.encode_text(text), k))
+
+    def captions_for_image(self, embedding: np.ndarray, k: int) -> list[Hit]:
+        """Return the k distinct captions that fit a picture's embedding [1,D] best."""
+        if self._caption_index is None:
+            texts, sentence_of_caption = encode_captions(self.model, self.dataset, self.batch_size)
+            first_caption = np.unique(sentence_of_caption, return_index=True)[1]
+            captions = [self.dataset.captions[row] for row in first_caption]
+            self._caption_index = Index(texts, captions, lambda images, texts: self._similarity(texts, images).T)
+        return _hits(self._caption_index.search(embedding, k))
+
+    def images_for_image(self, embedding: np.ndarray, k: int, leave_out: str | None = None) -> list[Hit]:
+        """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D], without itself."""
+        index = Index(_normalized(self.images), self.dataset.image_ids, lambda queries, images: queries @ images.T)
+        hits = _hits(index.search(_normalized(embedding), k + 1))
+        return [hit for hit in hits if hit.name != leave_out][:k]
+
+    def embed_image(self, name: str) -> tuple[np.ndarray, str | None]:
+        """Return the embedding [1,D] of an image of the split or of a .npy file, and its id in the split."""
+        if name.endswith(".npy"):
+            return self.encode_features(name), None
+        row = self.image_row(name)
+        return self.images[row : row + 1], self.dataset.image_ids[row]
+
+    def image_row(self, name: str) -> int:
+        """Return the row of the image whose id, or file name, is `name`.
+
+        Raises UserError with the nearest names when there is none.
+        """
+        rows = {image_id: row for row, image_id in reversed(list(enumerate(self.dataset.image_ids)))}
+        for candidate in (name, Path(name).name, Path(name).stem):
+            if candidate in rows:
+                return rows[candidate]
+        near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5) or list(rows)[:3]
+        raise UserError(
+            f"--image: {name!r} is not an image of the split (such as {', '.join(near)}); give the id or file name of "
+            f"one of its images, or a .npy file with an image's features"
+        )
+
+    def encode_features(self, path: str) -> np.ndarray:
+        """Return the embedding [1,D] of an image whose features [F] or [R,F] are in a .npy file."""
+        try:
+            features = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--image: {path} cannot be read as .npy features: {error}") from error
+        width = self.dataset.features.dim
+        if features.ndim not in (1, 2) or features.shape[-1] != width or not np.isfinite(features).all():
+            raise UserError(f"--image: {path}: expected finite features [{width}] or [R,{width}], got {list(features.shape)}")
+        pooled = features.astype(np.float32).reshape(-1, width).mean(axis=0, keepdims=True)
+        with paddle.no_grad():
+            return self.model.encode_image({"features": paddle.to_tensor(pooled)}).numpy()
+
+
+def _hits(found: tuple[np.ndarray, np.ndarray]) -> list[Hit]:
+    scores, names = found
+    return [Hit(str(name), float(score)) for name, score in zip(names[0], scores[0], strict=True)]
+
+
+def _normalized(embeddings: np.ndarray) -> np.ndarray:
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,53 @@
+"""Show the whole toolkit on pictures that it draws itself: generate, train, evaluate, search, report.
+
+    make demo          (or: python tools/demo.py)
+
+Each step is a command that works by itself; it is printed before it runs.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+
+import _init_paths
+from _command import run
+
+from config.errors import UserError
+
+DATA = "data/scenes"
+OUT = "out/demo"
+MODELS = ("vsepp", "vse")
+QUERY = "a red circle left of a blue square"
+
+
+def main() -> int:
+    """Run the demo's commands, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    started = time.monotonic()
+    step("Draw 2,400 pictures with five captions each", "make_scenes.py", "--out", DATA)
+    for model in MODELS:
+        here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}"
+        config = f"configs/scenes/{model}.yaml"
+        step(f"Train {model}", "train_retrieval.py", "--cfg_file", config, *here, "--overwrite")
+        step(f"Evaluate {model} on the test split", "eval_retrieval.py", "--cfg_file", f"{OUT}/{model}/config.yaml")
+    step("Search", "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml", "--text", QUERY)
+    runs = [f"{OUT}/{model}" for model in MODELS]
+    step("Write the report", "make_report.py", *runs, "--out", f"{OUT}/report.html", "--title", "Scenes")
+    print(f"\nThe demo took {time.monotonic() - started:.0f} s. Open {OUT}/report.html in a browser.")
+    return 0
+
+
+def step(title: str, tool: str, *arguments: str) -> None:
+    """Print and run one of the tools; stop the demo when it fails."""
+    command = [f"tools/{tool}", *arguments]
+    print(f"\n--- {title}\n$ python {shlex.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, *command], cwd=_init_paths.ROOT, check=False).returncode
+    if code:
+        raise UserError(f"the demo stopped: `python {shlex.join(command)}` ended with exit code {code}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,87 @@
+"""Search a split with a trained model: pictures for a sentence, or sentences and pictures for a picture.
+
+    python tools/search_retrieval.py --cfg_file out/scenes_vsepp/config.yaml --text "a red circle left of a blue square"
+    python tools/search_retrieval.py --cfg_file F --image 01234.png --top_k 10
+
+Prints the best hits with their scores and writes a contact sheet (PNG) and a page (HTML) into <run>/search/
+(or --out).
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _command import run
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from config.load import add_config_arguments, config_from_arguments
+from engine.runtime import prepare_runtime
+
+
+def main() -> int:
+    """Parse the command line and search."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_config_arguments(parser)
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text", help="a sentence; finds pictures")
+    query.add_argument(
+        "--image",
+        metavar="FILE_OR_ID",
+        help="an image of the split, by id or file name, or a .npy with an image's features; finds sentences and pictures",
+    )
+    parser.add_argument("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
+    parser.add_argument("--out", metavar="DIR", help="folder for hits.png and hits.html (default: <run>/search/<query>)")
+    arguments = parser.parse_args()
+    if arguments.top_k < 1:
+        raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")
+    cfg = config_from_arguments(arguments)
+    prepare_runtime(cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC)
+    return search(cfg, arguments.text, arguments.image, arguments.top_k, arguments.out)
+
+
+def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: str | None) -> int:
+    """Answer one query on the terminal, as a contact sheet and as a page."""
+    from datasets.build import build_dataset
+    from engine.build import load_trained, run_folder, split_name
+    from serving.pages import write_search_page
+    from serving.pictures import PictureFolder, Tile, contact_sheet, image_folder
+    from serving.searcher import Searcher
+
+    model, vocabulary, _, _ = load_trained(cfg)
+    dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+    searcher = Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
+    captions = []
+    if text is not None:
+        title, shown = text, None
+        images = searcher.images_for_text(text, top_k)
+        unknown = searcher.unknown_words(text)
+        if unknown:
+            print(f"not in the model's vocabulary: {', '.join(unknown)}")
+    else:
+        title = image
+        embedding, shown = searcher.embed_image(image)
+        captions = searcher.captions_for_image(embedding, top_k)
+        images = searcher.images_for_image(embedding, top_k, leave_out=shown)
+    for heading, hits in (("captions", captions), ("pictures", images)):
+        if hits:
+            print(f"{heading} for: {title}")
+        for number, hit in enumerate(hits, start=1):
+            print(f"{number:3d}  {hit.score:.4f}  {hit.name}")
+
+    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
+    folder = Path(out) if out else run_folder(cfg).path / "search" / file_name(title)
+    sheet = contact_sheet(title, [Tile(hit.name, f"{hit.score:.3f}") for hit in images], pictures)
+    for path in write_search_page(folder, title, shown, images, captions, pictures, sheet):
+        print(f"written: {path}")
+    return 0
+
+
+def file_name(query: str) -> str:
+    """Return a query as the name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "_", Path(query).name.lower()).strip("_")[:60] or "query"
+
+
+if __name__ == "__main__":
+    run(main)
