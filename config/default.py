@@ -95,6 +95,18 @@ KEYS: dict[str, dict[str, Key]] = {
         "WORD_DIM": Key(300, "width of a word vector", minimum=1),
         "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp)", minimum=1),
         "BIDIRECTIONAL": Key(False, "GRU in both directions, averaged (vsepp)"),
+        "TEXT_POOLING": Key(
+            "last",
+            "what becomes of the states of the text's recurrent network; last: the one at the caption's "
+            "end, as in VSE and VSE++; mean, max: over all words",
+            choices=("last", "mean", "max"),
+        ),
+        "TEXT_DROPOUT": Key(
+            0.0, "share of each word vector that is dropped in training", minimum=0, maximum=0.9
+        ),
+        "IMAGE_DROPOUT": Key(
+            0.0, "share of the image features that is dropped in training", minimum=0, maximum=0.9
+        ),
         "MEASURE": Key("cosine", "similarity of image and caption", choices=("cosine", "order")),
         "USE_ABS": Key(False, "take absolute values of the embeddings, as order embeddings do"),
         "NO_IMGNORM": Key(False, "do not l2-normalise image embeddings"),

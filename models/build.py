@@ -18,6 +18,7 @@ def _image_encoder(
         embed_dim=cfg.MODEL.EMBED_DIM,
         normalize=not cfg.MODEL.NO_IMGNORM,
         absolute=cfg.MODEL.USE_ABS,
+        dropout=cfg.MODEL.IMAGE_DROPOUT,
         feature_norm=FeatureNorm(dim, feature_mean, feature_std) if cfg.INPUT.STANDARDIZE else None,
     )
 
@@ -27,6 +28,8 @@ def _lstm(cfg: CfgNode, vocab_size: int) -> LSTMTextEncoder:
         vocab_size=vocab_size,
         word_dim=cfg.MODEL.WORD_DIM,
         embed_dim=cfg.MODEL.EMBED_DIM,
+        pooling=cfg.MODEL.TEXT_POOLING,
+        dropout=cfg.MODEL.TEXT_DROPOUT,
         absolute=cfg.MODEL.USE_ABS,
     )
 
@@ -38,6 +41,8 @@ def _gru(cfg: CfgNode, vocab_size: int) -> GRUTextEncoder:
         embed_dim=cfg.MODEL.EMBED_DIM,
         num_layers=cfg.MODEL.NUM_LAYERS,
         bidirectional=cfg.MODEL.BIDIRECTIONAL,
+        pooling=cfg.MODEL.TEXT_POOLING,
+        dropout=cfg.MODEL.TEXT_DROPOUT,
         absolute=cfg.MODEL.USE_ABS,
     )
 

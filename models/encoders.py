@@ -9,22 +9,42 @@ SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below an
 
 
 def l2norm(x: Tensor, axis: int = -1) -> Tensor:
-    """Return `x` divided by its Euclidean norm along `axis`; a zero vector stays zero."""
+    """Return `x` divided by its Euclidean norm along `axis`, never in half precision; a zero vector stays zero."""
+    if x.dtype in (paddle.float16, paddle.bfloat16):
+        x = x.astype("float32")  # the squares of half precision underflow
     squares = (x * x).sum(axis=axis, keepdim=True)
     return x / paddle.sqrt(squares.clip(min=SMALLEST_NORM**2))
 
 
-def mean_over_regions(regions: Tensor, num_regions: Tensor) -> Tensor:
-    """Return the mean [B,F] of the first `num_regions` [B] of `regions` [B,R,F]."""
-    real = paddle.arange(regions.shape[1]).unsqueeze(0) < num_regions.unsqueeze(1)  # [B,R]
-    weights = real.astype(regions.dtype) / num_regions.astype(regions.dtype).unsqueeze(1)
-    return (weights.unsqueeze(1) @ regions).squeeze(1)  # [B,1,R] @ [B,R,F] -> [B,F]
+def is_real(sequences: Tensor, length: Tensor) -> Tensor:
+    """Return bool [B,T], true at the first `length` [B] places of each of `sequences` [B,T,D]."""
+    return paddle.arange(sequences.shape[1]).unsqueeze(0) < length.unsqueeze(1)
 
 
 def state_at(outputs: Tensor, position: Tensor) -> Tensor:
     """Return row `position[b]` of each sequence: [B,T,D], [B] -> [B,D]."""
     batch = paddle.arange(outputs.shape[0], dtype=position.dtype)
     return outputs.gather_nd(paddle.stack([batch, position], axis=1))
+
+
+def last_of(sequences: Tensor, length: Tensor) -> Tensor:
+    """Return the vector [B,D] at each sequence's end: [B,T,D], [B] -> [B,D]."""
+    return state_at(sequences, length - 1)
+
+
+def mean_of(sequences: Tensor, length: Tensor) -> Tensor:
+    """Return the mean of the first `length` vectors of each sequence: [B,T,D], [B] -> [B,D]."""
+    weights = is_real(sequences, length).astype(sequences.dtype) / length.astype(sequences.dtype).unsqueeze(1)
+    return (weights.unsqueeze(1) @ sequences).squeeze(1)  # [B,1,T] @ [B,T,D] -> [B,D]
+
+
+def max_of(sequences: Tensor, length: Tensor) -> Tensor:
+    """Return the largest of the first `length` vectors, by component: [B,T,D], [B] -> [B,D]."""
+    padding = ~is_real(sequences, length).unsqueeze(2)
+    return sequences.masked_fill(padding, -1e4).max(axis=1)
+
+
+POOLINGS = {"last": last_of, "mean": mean_of, "max": max_of}
 
 
 def word_embedding(vocab_size: int, word_dim: int) -> nn.Embedding:
@@ -54,8 +74,9 @@ class FeatureNorm(nn.Layer):
 class ImageEncoder(nn.Layer):
     """Map precomputed image features linearly into the joint embedding (VSE, VSE++).
 
-    Weights start uniform in +-sqrt(6 / (in + out)), the bias at 0. `normalize` takes the l2 norm and
-    `absolute` the absolute value afterwards, as order embeddings do.
+    Weights start uniform in +-sqrt(6 / (in + out)), the bias at 0. `dropout` is the share of the
+    features that is dropped in training; `normalize` takes the l2 norm and `absolute` the absolute
+    value afterwards, as order embeddings do.
     """
 
     def __init__(
@@ -64,6 +85,7 @@ class ImageEncoder(nn.Layer):
         embed_dim: int,
         normalize: bool = True,
         absolute: bool = False,
+        dropout: float = 0.0,
         feature_norm: FeatureNorm | None = None,
     ) -> None:
         super().__init__()
@@ -71,6 +93,7 @@ class ImageEncoder(nn.Layer):
         uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
         zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
         self.feature_norm = feature_norm
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(feature_dim, embed_dim, weight_attr=uniform, bias_attr=zero)
         self.normalize = normalize
         self.absolute = absolute
@@ -79,18 +102,56 @@ class ImageEncoder(nn.Layer):
         """Encode `features` [B,F] as [B,D]."""
         if self.feature_norm is not None:
             features = self.feature_norm(features)
-        embedding = self.fc(features)
+        embedding = self.fc(self.dropout(features))
         if self.normalize:
             embedding = l2norm(embedding)
         return embedding.abs() if self.absolute else embedding
 
 
-class GRUTextEncoder(nn.Layer):
-    """Encode a caption as the last hidden state of a GRU over its words (VSE++, SCAN, VSRN).
+class RecurrentTextEncoder(nn.Layer):
+    """Encode a caption by a recurrent network over its word vectors.
 
-    With `bidirectional`, the states of both directions are averaged. The result is l2-normalised,
-    then made absolute if `absolute`.
+    `pooling` makes one vector of the network's states: the "last", their "mean" or "max". `dropout`
+    is the share of each word vector that is dropped in training. The result is l2-normalised, then
+    made absolute if `absolute`.
     """
+
+    def __init__(
+        self, embed: nn.Embedding, rnn: nn.GRU | nn.LSTM, pooling: str, dropout: float, absolute: bool
+    ) -> None:
+        """Raise ValueError when `pooling` is unknown."""
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling: expected one of {sorted(POOLINGS)}, got {pooling!r}")
+        self.embed = embed
+        self.dropout = nn.Dropout(dropout)
+        self.rnn = rnn
+        self.bidirectional = rnn.num_directions == 2
+        self.pooling = pooling
+        self.absolute = absolute
+
+    def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
+        """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
+        words = self.dropout(self.embed(token_ids))  # [B,T,W]
+        state = self._both_ways(words, text_len) if self.bidirectional else self._forwards(words, text_len)
+        embedding = l2norm(state)
+        return embedding.abs() if self.absolute else embedding
+
+    def _forwards(self, words: Tensor, text_len: Tensor) -> Tensor:
+        outputs, _ = self.rnn(words)  # [B,T,D]; what follows a caption's end cannot reach its states
+        return POOLINGS[self.pooling](outputs, text_len)
+
+    def _both_ways(self, words: Tensor, text_len: Tensor) -> Tensor:
+        # The backward direction must start at each caption's own end, so it needs the lengths.
+        outputs, _ = self.rnn(words, sequence_length=text_len)
+        forward, backward = outputs.chunk(2, axis=-1)  # [B,T,D] each
+        if self.pooling == "last":
+            return (last_of(forward, text_len) + backward[:, 0]) / 2
+        return POOLINGS[self.pooling]((forward + backward) / 2, text_len)
+
+
+class GRUTextEncoder(RecurrentTextEncoder):
+    """Encode a caption by a GRU (VSE++, SCAN, VSRN); the states of both directions are averaged."""
 
     def __init__(
         self,
@@ -99,41 +160,27 @@ class GRUTextEncoder(nn.Layer):
         embed_dim: int,
         num_layers: int = 1,
         bidirectional: bool = False,
+        pooling: str = "last",
+        dropout: float = 0.0,
         absolute: bool = False,
     ) -> None:
-        super().__init__()
-        self.embed = word_embedding(vocab_size, word_dim)
+        embed = word_embedding(vocab_size, word_dim)
         direction = "bidirect" if bidirectional else "forward"
-        self.rnn = nn.GRU(word_dim, embed_dim, num_layers=num_layers, direction=direction)
-        self.bidirectional = bidirectional
-        self.absolute = absolute
-
-    def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
-        """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
-        last = text_len - 1
-        if self.bidirectional:
-            # Only the backward direction needs the lengths: it must start at each caption's own end.
-            outputs, _ = self.rnn(self.embed(token_ids), sequence_length=text_len)  # [B,T,2D]
-            forward, backward = outputs.chunk(2, axis=-1)
-            state = (state_at(forward, last) + backward[:, 0]) / 2
-        else:
-            outputs, _ = self.rnn(self.embed(token_ids))  # [B,T,D]
-            state = state_at(outputs, last)
-        embedding = l2norm(state)
-        return embedding.abs() if self.absolute else embedding
+        rnn = nn.GRU(word_dim, embed_dim, num_layers=num_layers, direction=direction)
+        super().__init__(embed, rnn, pooling, dropout, absolute)
 
 
-class LSTMTextEncoder(nn.Layer):
-    """Encode a caption as the l2-normalised last hidden state of an LSTM over its words (VSE)."""
+class LSTMTextEncoder(RecurrentTextEncoder):
+    """Encode a caption by an LSTM (VSE)."""
 
-    def __init__(self, vocab_size: int, word_dim: int, embed_dim: int, absolute: bool = False) -> None:
-        super().__init__()
-        self.embed = word_embedding(vocab_size, word_dim)
-        self.rnn = nn.LSTM(word_dim, embed_dim)
-        self.absolute = absolute
-
-    def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
-        """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
-        outputs, _ = self.rnn(self.embed(token_ids))  # [B,T,D]
-        embedding = l2norm(state_at(outputs, text_len - 1))
-        return embedding.abs() if self.absolute else embedding
+    def __init__(
+        self,
+        vocab_size: int,
+        word_dim: int,
+        embed_dim: int,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        absolute: bool = False,
+    ) -> None:
+        embed = word_embedding(vocab_size, word_dim)
+        super().__init__(embed, nn.LSTM(word_dim, embed_dim), pooling, dropout, absolute)

@@ -3,7 +3,7 @@
 import paddle
 from paddle import Tensor, nn
 
-from models.encoders import SMALLEST_NORM, mean_over_regions
+from models.encoders import SMALLEST_NORM, mean_of
 
 
 def cosine_similarity(image: Tensor, text: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class DualEncoder(nn.Layer):
     def encode_image(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's images."""
         if "regions" in batch:
-            features = mean_over_regions(batch["regions"], batch["num_regions"])
+            features = mean_of(batch["regions"], batch["num_regions"])
         else:
             features = batch["features"]
         return self.image_encoder(features)
@@ -57,4 +57,6 @@ class DualEncoder(nn.Layer):
         """Return `image` [B,D], `text` [B,D] and `scores` [B,B], rows images and columns captions."""
         image = self.encode_image(batch)
         text = self.encode_text(batch)
-        return {"image": image, "text": text, "scores": self.similarity(image, text)}
+        with paddle.amp.auto_cast(enable=False):  # half precision is coarser than what tells pairs apart
+            scores = self.similarity(image.astype("float32"), text.astype("float32"))
+        return {"image": image, "text": text, "scores": scores}

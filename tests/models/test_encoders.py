@@ -12,7 +12,8 @@ from models.encoders import (
     ImageEncoder,
     LSTMTextEncoder,
     l2norm,
-    mean_over_regions,
+    max_of,
+    mean_of,
 )
 
 TEXT_ENCODERS = {
@@ -20,6 +21,10 @@ TEXT_ENCODERS = {
     "two layers": lambda: GRUTextEncoder(vocab_size=20, word_dim=6, embed_dim=8, num_layers=2),
     "bidirectional": lambda: GRUTextEncoder(
         vocab_size=20, word_dim=6, embed_dim=8, num_layers=2, bidirectional=True
+    ),
+    "mean": lambda: GRUTextEncoder(vocab_size=20, word_dim=6, embed_dim=8, pooling="mean"),
+    "max, bidirectional": lambda: GRUTextEncoder(
+        vocab_size=20, word_dim=6, embed_dim=8, bidirectional=True, pooling="max"
     ),
     "lstm": lambda: LSTMTextEncoder(vocab_size=20, word_dim=6, embed_dim=8),
 }
@@ -110,12 +115,29 @@ def test_l2norm_of_a_zero_vector_is_zero_and_its_gradient_finite() -> None:
     assert np.isfinite(x.grad.numpy()).all()
 
 
-def test_mean_over_regions_counts_real_regions_only() -> None:
-    regions = np.random.RandomState(1).randn(3, 4, 5).astype("float32")
-    count = [4, 1, 3]
-    pooled = mean_over_regions(paddle.to_tensor(regions), paddle.to_tensor(count)).numpy()
-    for image in range(3):
-        np.testing.assert_allclose(pooled[image], regions[image, : count[image]].mean(axis=0), atol=1e-6)
+def test_poolings_leave_the_padding_out() -> None:
+    sequences = -np.random.RandomState(1).rand(3, 4, 5).astype("float32")
+    length = [4, 1, 3]
+    mean = mean_of(paddle.to_tensor(sequences), paddle.to_tensor(length)).numpy()
+    largest = max_of(paddle.to_tensor(sequences), paddle.to_tensor(length)).numpy()
+    for row in range(3):
+        np.testing.assert_allclose(mean[row], sequences[row, : length[row]].mean(axis=0), atol=1e-6)
+        np.testing.assert_array_equal(largest[row], sequences[row, : length[row]].max(axis=0))
+
+
+def test_an_unknown_pooling_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="last.*max.*mean.*'sum'"):
+        GRUTextEncoder(vocab_size=20, word_dim=6, embed_dim=8, pooling="sum")
+
+
+def test_dropout_acts_in_training_only() -> None:
+    image = ImageEncoder(feature_dim=50, embed_dim=8, dropout=0.5)
+    text = GRUTextEncoder(vocab_size=20, word_dim=50, embed_dim=8, dropout=0.5)
+    inputs = {image: [paddle.ones([1, 50])], text: [paddle.to_tensor([[3, 4]]), paddle.to_tensor([2])]}
+    for encoder, arguments in inputs.items():
+        assert np.abs((encoder(*arguments) - encoder(*arguments)).numpy()).max() > 0
+        encoder.eval()
+        np.testing.assert_array_equal(encoder(*arguments).numpy(), encoder(*arguments).numpy())
 
 
 def test_feature_norm_standardises_and_only_centres_a_constant_feature() -> None:
