@@ -67,7 +67,7 @@ def _advice(message: str, parser: argparse.ArgumentParser) -> str:
         name = unknown.lstrip("-")
         if "." in name:
             return f"; write {name}=VALUE without the dashes"
-        close = get_close_matches(unknown.lower().replace("-", "_"), known - {unknown}, n=1)
+        close = get_close_matches(unknown.lower(), known, n=1)
         if close and unknown not in known:
             return f"; did you mean {close[0]}?"
     return f"; see {parser.prog} --help"

@@ -1,6 +1,7 @@
 """What must hold between several keys, and of names that become folders."""
 
 from pathlib import PurePath
+from typing import NoReturn
 
 from config.values import refusal, show
 
@@ -12,11 +13,12 @@ def check_constraints(values: Values, origins: Origins) -> None:
     """Raise UserError, naming the key and where its value came from, unless `values` fit together."""
     _check_dataset(values, origins)
     _check_input(values, origins)
+    _check_model(values["MODEL"], origins)
     _check_schedule(values, origins)
     _check_save_name(values["OUTPUT"]["SAVE_NAME"], origins)
 
 
-def _refuse(name: str, origins: Origins, problem: str) -> None:
+def _refuse(name: str, origins: Origins, problem: str) -> NoReturn:
     raise refusal(origins.get(name, "defaults"), f"{name}: {problem}")
 
 
@@ -42,6 +44,14 @@ def _check_input(values: Values, origins: Origins) -> None:
     splits = inputs["VOCAB_SPLITS"]
     if len(set(splits)) < len(splits):
         _refuse("INPUT.VOCAB_SPLITS", origins, f"expected each split once, got {show(splits)}")
+
+
+def _check_model(model: dict, origins: Origins) -> None:
+    if model["NAME"] == "vse":  # an LSTM of one layer; a setting that changes nothing would mislead
+        if model["NUM_LAYERS"] != 1:
+            _refuse("MODEL.NUM_LAYERS", origins, f"expected 1 with vse, got {model['NUM_LAYERS']}")
+        if model["BIDIRECTIONAL"]:
+            _refuse("MODEL.BIDIRECTIONAL", origins, "expected false with vse, got true")
 
 
 def _check_schedule(values: Values, origins: Origins) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from yacs.config import CfgNode
@@ -71,12 +72,12 @@ def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
 
     Raises UserError where the file cannot be written.
     """
-    partial = f"{os.fspath(path)}.partial"
+    partial = Path(f"{os.fspath(path)}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(to_yaml(config_as_dict(cfg)))
-        os.replace(partial, path)
+        partial.write_text(to_yaml(config_as_dict(cfg)), encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise refusal(os.fspath(path), f"cannot write the configuration: {error.strerror}") from None
 
 

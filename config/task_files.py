@@ -56,9 +56,8 @@ def _read_text(path: str) -> str:
             content = file.read()
     except FileNotFoundError:
         raise refusal(shown, "there is no such task file") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise refusal(shown, f"cannot read the task file: {reason}") from None
+    except OSError as error:
+        raise refusal(shown, f"cannot read the task file: {error.strerror}") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,7 +78,7 @@ def compose_yaml(text: str, shown: str) -> yaml.Node | None:
         raise refusal(f"{shown}, line {mark.line + 1}", f"expected YAML: {problem}{advice}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        code = f"U+{ord(error.character):04X}"
+        code = f"U+{ord(text[error.position]):04X}"
         raise refusal(f"{shown}, line {line}", f"expected YAML, got the character {code}") from None
     except RecursionError:
         raise refusal(shown, "expected sections with keys, got YAML nested too deeply") from None
@@ -166,7 +165,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = None if parse_plain(text) == text else "'"
+    if not text.isprintable():
+        style = '"'  # escapes line breaks, which PyYAML's other styles do not all read back
+    else:
+        style = None if parse_plain(text) == text else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -96,24 +96,23 @@ def check_value(name: str, key: Key, value: object, where: str) -> Scalar | list
     `name` is the key's full name and `where` the file and line, or the command line.
     """
     if not isinstance(key.default, list):
-        return _check_scalar(name, key, type(key.default), value, where)
+        return _check_scalar(name, key, type(key.default), value, where, show(value))
     if not isinstance(value, list):
-        raise _wrong(name, key, value, where, "write it in brackets, such as [a, b]")
+        raise _wrong(name, key, show(value), where, "write it in brackets, such as [a, b]")
     if key.length is not None and len(value) != key.length:
-        raise _wrong(name, key, value, where)
-    return [_check_scalar(name, key, key.element, element, where) for element in value]
+        raise _wrong(name, key, show(value), where)
+    return [_check_scalar(name, key, key.element, each, where, f"the element {show(each)}") for each in value]
 
 
-def _check_scalar(name: str, key: Key, kind: type, value: object, where: str) -> Scalar:
-    given = value
+def _check_scalar(name: str, key: Key, kind: type, value: object, where: str, got: str) -> Scalar:
     if kind is float and type(value) is int and abs(value) < 10**LONGEST_INTEGER:
         value = float(value)
     if type(value) is not kind:  # a truth value is an int to isinstance, but not to us
-        raise _wrong(name, key, given, where, _type_advice(kind, value))
+        raise _wrong(name, key, got, where, _type_advice(kind, value))
     if key.choices is not None and value not in key.choices:
-        raise _wrong(name, key, given, where, _choice_advice(key.choices, value))
+        raise _wrong(name, key, got, where, _choice_advice(key.choices, value))
     if not isinstance(value, str) and not _in_range(key, value):
-        raise _wrong(name, key, given, where)
+        raise _wrong(name, key, got, where)
     return value
 
 
@@ -142,8 +141,6 @@ def _choice_advice(choices: tuple[Scalar, ...], value: Scalar) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
-def _wrong(name: str, key: Key, value: object, where: str, advice: str = "") -> UserError:
-    of_list = isinstance(key.default, list) and not isinstance(value, list)
-    got = f"got the element {show(value)}" if of_list else f"got {show(value)}"
-    expected = f"expected {describe_bounds(key)}, {got}"
-    return refusal(where, f"{name}: {expected}" + (f"; {advice}" if advice else ""))
+def _wrong(name: str, key: Key, got: str, where: str, advice: str = "") -> UserError:
+    problem = f"{name}: expected {describe_bounds(key)}, got {got}"
+    return refusal(where, f"{problem}; {advice}" if advice else problem)

@@ -1,0 +1,70 @@
+"""All tools take the configuration from the command line in one way."""
+
+import argparse
+
+import pytest
+
+from config.errors import UserError
+from config.load import add_config_arguments, config_from_arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tool")
+    add_config_arguments(parser)
+    parser.add_argument("--text")
+    parser.add_argument("--resume", action="store_true")
+    return parser
+
+
+def test_options_may_stand_between_overrides(tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text("MISC:\n  SEED: 1\n")
+    words = [
+        "LOSS.MARGIN=0.5",
+        "--cfg_file",
+        str(task),
+        "MODEL.EMBED_DIM=8",
+        "--resume",
+        "--text",
+        "a dog",
+        "MODEL.WORD_DIM=4",
+    ]
+    args = make_parser().parse_args(words)
+    cfg = config_from_arguments(args)
+    assert (args.resume, args.text) == (True, "a dog")
+    assert (cfg.MISC.SEED, cfg.LOSS.MARGIN, cfg.MODEL.EMBED_DIM, cfg.MODEL.WORD_DIM) == (1, 0.5, 8, 4)
+
+
+def test_a_missing_task_file_argument_is_said_unless_it_is_optional():
+    args = make_parser().parse_args(["MISC.SEED=4"])
+    with pytest.raises(UserError, match="command line: expected --cfg_file F"):
+        config_from_arguments(args)
+    assert config_from_arguments(args, file_needed=False).MISC.SEED == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--cfg_flie", "x.yaml"], "unrecognized arguments: --cfg_flie; did you mean --cfg_file?"),
+        (["--cfg_file"], "argument --cfg_file: expected one argument; see tool --help"),
+        (["--resum3"], "did you mean --resume?"),
+        (["--xyz"], "unrecognized arguments: --xyz; see tool --help"),
+        (["--LOSS.MARGIN=1"], "write LOSS.MARGIN=VALUE without the dashes"),
+        (["--text", "two\nlines", "--tex\nt"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_option_is_one_line_with_what_was_meant(words, expected):
+    with pytest.raises(UserError) as caught:
+        make_parser().parse_args(words)
+    message = str(caught.value)
+    assert message.startswith("command line: ")
+    assert expected in message
+    assert len(message.splitlines()) == 1
+
+
+def test_help_names_the_arguments(capsys):
+    for option, expected in (("--help", "KEY=VALUE"), ("--help-config", "IMG_FEATURE_DIM")):
+        with pytest.raises(SystemExit) as left:
+            make_parser().parse_args([option])
+        assert left.value.code == 0
+        assert expected in capsys.readouterr().out
