@@ -9,7 +9,7 @@ SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below an
 
 
 def l2norm(x: Tensor, axis: int = -1) -> Tensor:
-    """Return `x` divided by its Euclidean norm along `axis`, never in half precision; a zero vector stays zero."""
+    """Return `x` divided by its Euclidean norm along `axis`; a zero vector stays zero."""
     if x.dtype in (paddle.float16, paddle.bfloat16):
         x = x.astype("float32")  # the squares of half precision underflow
     squares = (x * x).sum(axis=axis, keepdim=True)
