@@ -35,7 +35,7 @@ class FrozenConfig(CfgNode):
         return FrozenConfig, ({name: self[name] for name in self},)
 
 
-def load_config(path: str | None, overrides: Sequence[str] = ()) -> FrozenConfig:
+def load_config(path: str | os.PathLike | None, overrides: Sequence[str] = ()) -> FrozenConfig:
     """Return the defaults overlaid by the task file at `path` (None: no file) and by `overrides`.
 
     `overrides` are `SECTION.KEY=VALUE`, later ones winning. Lists become tuples. Raises UserError, one
