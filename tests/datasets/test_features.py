@@ -1,0 +1,144 @@
+"""Feature files are read exactly, lazily, and refused with one line where they are broken."""
+
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from datasets.features import NpyFeatures, half_to_single
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(50, 7), (50, 3, 5)])
+def test_gather_reads_the_rows_asked_for_in_their_order(tmp_path, dtype, shape):
+    stored = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    np.save(tmp_path / "train_ims.npy", stored)
+    features = NpyFeatures(tmp_path / "train_ims.npy")
+    rows = np.array([49, 0, 7, 7, 3])
+
+    read = features.gather(rows, pool=False)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, stored[rows].astype(np.float32))
+
+    pooled = features.gather(rows, pool=True)
+    by_hand = [np.mean(np.float64(stored[row]), axis=0) if len(shape) == 3 else stored[row] for row in rows]
+    np.testing.assert_allclose(pooled, by_hand, rtol=1e-6, atol=1e-6)
+
+
+def test_shape_is_known_without_reading(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 3, 2), np.float16))
+    features = NpyFeatures(tmp_path / "a.npy", expected_dim=2)
+    assert (len(features), features.num_regions, features.dim, features.shape) == (5, 3, 2, (5, 3, 2))
+
+
+def test_every_finite_float16_converts_exactly():
+    half = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    half = half[np.isfinite(half)]
+    # compared as bits, so that -0.0 and subnormal numbers count
+    np.testing.assert_array_equal(half_to_single(half).view(np.uint32), half.astype(np.float32).view(np.uint32))
+
+
+def test_a_file_larger_than_memory_is_never_loaded_whole(tmp_path):
+    path = tmp_path / "huge_ims.npy"
+    shape = (100_000, 36, 2048)  # 14 GB, of which the disk holds nothing: the rows are a hole in the file
+    with open(path, "wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 2 * int(np.prod(shape)))
+    features = NpyFeatures(path)
+    tracemalloc.start()
+    pooled = features.gather(np.array([99_999, 5, 50_000]), pool=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pooled.shape == (3, 2048) and not pooled.any()
+    assert peak < 8 * 2**20
+
+
+def test_threads_may_gather_together(tmp_path):
+    stored = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float16)
+    np.save(tmp_path / "a.npy", stored)
+    features = NpyFeatures(tmp_path / "a.npy")
+    batches = [np.random.default_rng(seed).integers(0, 200, size=32) for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for rows, read in zip(batches, pool.map(lambda rows: features.gather(rows, False), batches), strict=True):
+            np.testing.assert_array_equal(read, stored[rows])
+
+
+@pytest.mark.parametrize("shape", [(3000, 40), (3000, 4, 40)])
+def test_moments_match_numpy_on_the_whole_array(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr("datasets.features._BLOCK_BYTES", 70_000)  # several blocks and a shorter last one
+    stored = np.random.default_rng(0).normal(5, 2, size=shape).astype(np.float32)
+    np.save(tmp_path / "a.npy", stored)
+    mean, std = NpyFeatures(tmp_path / "a.npy").moments()
+    pooled = stored.astype(np.float64).reshape(3000, -1, 40).mean(axis=1)
+    np.testing.assert_allclose(mean, pooled.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, pooled.std(axis=0), rtol=1e-5)
+
+
+def test_repeated_rows_are_found_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.features._BLOCK_BYTES", 3 * 4 * 8)  # three rows a block
+    images = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    np.save(tmp_path / "a.npy", images[[0, 0, 0, 0, 1, 2, 2, 3]])
+    repeats = NpyFeatures(tmp_path / "a.npy").repeats_previous()
+    assert repeats.tolist() == [False, True, True, True, False, False, True, False]
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def text_instead(path):
+    path.write_text("1.0 2.0\n")
+
+
+BROKEN = {
+    "missing": (lambda path: path.unlink(), ["no such file", "dev_ims.npy"]),
+    "cut short": (cut_in_half, ["cut short", "expected 224 bytes", "got 200"]),
+    "not an array": (text_instead, ["not a .npy file"]),
+    "objects": (lambda path: np.save(path, np.array([[None]])), ["expected float16", "got object"]),
+    "integers": (lambda path: np.save(path, np.ones((2, 2), int)), ["expected float16", "got int64"]),
+    "columns first": (lambda path: np.save(path, np.asfortranarray(np.ones((3, 2)))), ["C order"]),
+    "a vector": (lambda path: np.save(path, np.ones(4)), ["[images, features]", "got [4]"]),
+    "no rows": (lambda path: np.save(path, np.ones((0, 4))), ["got [0, 4]"]),
+    "other width": (lambda path: np.save(path, np.ones((4, 7))), ["7 wide", "IMG_FEATURE_DIM=7", "is 6"]),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_file_is_refused_with_one_line(tmp_path, fault):
+    break_file, expected = BROKEN[fault]
+    np.save(tmp_path / "dev_ims.npy", np.ones((4, 6)))
+    path = tmp_path / "train_ims.npy"
+    np.save(path, np.ones((4, 6), np.float32))
+    break_file(path)
+    with pytest.raises(UserError) as error:
+        NpyFeatures(path, expected_dim=6)
+    message = str(error.value)
+    assert "\n" not in message and str(path) in message
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_name_the_file_and_the_row(tmp_path, dtype, shape, value):
+    stored = np.ones(shape, dtype)
+    stored[4].flat[1] = value
+    np.save(tmp_path / "train_ims.npy", stored)
+    features = NpyFeatures(tmp_path / "train_ims.npy")
+    assert features.gather(np.array([0, 3, 5]), pool=True).shape == (3, 4)
+    for read in (lambda: features.gather(np.array([0, 4]), pool=True), features.moments):
+        with pytest.raises(UserError, match="train_ims.npy: row 5 holds NaN or infinity"):
+            read()
+
+
+def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
+    path = tmp_path / "train_ims.npy"
+    np.save(path, np.ones((4, 6), np.float32))
+    features = NpyFeatures(path)
+    cut_in_half(path)
+    with pytest.raises(UserError, match="row 4 ends too early"):
+        features.gather(np.array([3]), pool=True)
