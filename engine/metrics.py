@@ -121,7 +121,7 @@ def check_every_group_occurs(queries: np.ndarray, gallery: np.ndarray, query_ids
     if len(lonely):
         row = int(lonely[0])
         raise ValueError(
-            f"every {name} needs a relevant item in the gallery; {name} {row} (id {query_ids[row]!s}) has none"
+            f"expected a relevant item for every {name}, {name} {row} (id {query_ids[row]!s}) has none"
         )
 
 
@@ -129,9 +129,8 @@ def _check_finite(block: np.ndarray, first_row: int) -> None:
     finite = np.isfinite(block)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"expected finite scores, got {block[row, column]} at query {first_row + row}, gallery item {column}"
-        )
+        where = f"query {first_row + row}, gallery item {column}"
+        raise ValueError(f"expected finite scores, got {block[row, column]} at {where}")
 
 
 def _checked_ranks(ranks: np.ndarray) -> np.ndarray:

@@ -1,0 +1,195 @@
+"""Evaluate a dual encoder: encode every image and every distinct sentence once, then count ranks."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from config.errors import UserError
+from datasets.retrieval_dataset import RetrievalDataset
+from engine.metrics import TIE_RULES, summarize
+from engine.ranking import retrieval_ranks
+from engine.result import Result
+from engine.score_file import ScoreFile
+
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    model: nn.Layer,
+    dataset: RetrievalDataset,
+    split: str,
+    folds: int = 1,
+    tie_rule: str = "against",
+    batch_size: int = 256,
+    block_size: int = 1024,
+    scores_path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure retrieval in both directions between the images and the captions of `dataset`.
+
+    `split` is the name to record. With `folds` > 1 the images are cut into that many slices, in order; an
+    image and its captions compete within their slice alone, and the metrics are the mean over slices.
+    `batch_size` counts images or sentences per encoding step, `block_size` images per block of scores.
+    `scores_path` takes all scores (see `ScoreFile`). `progress` is called with a stage, what is done of
+    it and its size; what it raises ends the evaluation.
+
+    Raises UserError for fewer images than folds, an image without a caption, an embedding that is not
+    finite, and a file that cannot be written.
+    """
+    _check_protocol(dataset, split, folds)
+    with contextlib.ExitStack() as stack:
+        scores = None
+        if scores_path:
+            scores = stack.enter_context(ScoreFile(scores_path, dataset.num_images, dataset.num_captions))
+        image_emb = encode_images(model, dataset, batch_size, progress)
+        text_emb, caption_sentence = encode_captions(model, dataset, batch_size, progress)
+        image_fold = _slices(dataset.num_images, folds)
+        caption_fold = image_fold[dataset.caption_image]
+        caption_image_ids = [dataset.image_ids[image] for image in dataset.caption_image]
+        i2t_ranks, t2i_ranks = retrieval_ranks(
+            image_emb,
+            text_emb,
+            dataset.image_ids,
+            caption_image_ids,
+            measure=model.measure,
+            block_size=block_size,
+            tie_rule=tie_rule,
+            caption_sentence=caption_sentence,
+            image_fold=image_fold,
+            caption_fold=caption_fold,
+            scores_out=scores,
+            progress=_stage(progress, "rank"),
+        )
+        if scores:
+            scores.save(dataset.image_ids, caption_image_ids)
+    per_fold = [
+        summarize(i2t_ranks[image_fold == fold], t2i_ranks[caption_fold == fold]) for fold in range(folds)
+    ]
+    metrics = {name: float(np.mean([fold[name] for fold in per_fold])) for name in per_fold[0]}
+    protocol = {
+        "split": split,
+        "images": dataset.num_images,
+        "captions": dataset.num_captions,
+        "distinct_sentences": len(text_emb),
+        "folds": folds,
+        "fold_images": np.bincount(image_fold).tolist(),
+        "fold_captions": np.bincount(caption_fold).tolist(),
+        "tie_rule": tie_rule,
+        "tie_rule_text": TIE_RULES[tie_rule],
+        "measure": model.measure,
+    }
+    return Result(metrics, protocol, per_fold if folds > 1 else [], i2t_ranks, t2i_ranks)
+
+
+def encode_images(
+    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 256, progress: Progress | None = None
+) -> np.ndarray:
+    """Return the embeddings [images,D] float32 of all images, each encoded once.
+
+    Raises UserError that names an image whose embedding is not finite.
+    """
+    images = np.arange(dataset.num_images)
+    return _encode(
+        model,
+        model.encode_image,
+        dataset.image_batch,
+        images,
+        batch_size,
+        _stage(progress, "encode images"),
+        lambda image: f"image {dataset.image_ids[image]}",
+    )
+
+
+def encode_captions(
+    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 256, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings [sentences,D] float32 of the distinct sentences, and the row [captions] of each.
+
+    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once, sentences of one
+    length together. Raises UserError that names a caption whose embedding is not finite.
+    """
+    _, captions, sentence = np.unique(dataset.sentence_ids, return_index=True, return_inverse=True)
+    longest_first = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
+    sorted_emb = _encode(
+        model,
+        model.encode_text,
+        dataset.text_batch,
+        captions[longest_first],
+        batch_size,
+        _stage(progress, "encode captions"),
+        lambda caption: f"caption {caption + 1} ({dataset.captions[caption]!r})",
+    )
+    embeddings = np.empty_like(sorted_emb)
+    embeddings[longest_first] = sorted_emb
+    return embeddings, sentence
+
+
+def _encode(
+    model: nn.Layer,
+    encode: Callable[[dict[str, Tensor]], Tensor],
+    make_batch: Callable[[np.ndarray], dict[str, np.ndarray]],
+    items: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+    name_of: Callable[[int], str],
+) -> np.ndarray:
+    """Return the embeddings [items,D] of `items`, in their order."""
+    embeddings = None
+    with evaluation_mode(model), paddle.no_grad():
+        for start in range(0, len(items), batch_size):
+            chosen = items[start : start + batch_size]
+            batch = {name: paddle.to_tensor(array) for name, array in make_batch(chosen).items()}
+            encoded = encode(batch).numpy()  # [B,D]
+            _check_finite(encoded, chosen, name_of)
+            if embeddings is None:
+                embeddings = np.empty((len(items), encoded.shape[1]), np.float32)
+            embeddings[start : start + len(chosen)] = encoded
+            progress(start + len(chosen), len(items))
+    return embeddings
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Layer) -> Iterator[None]:
+    """Switch `model` to evaluation, and every layer back to the mode it was in."""
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def _check_protocol(dataset: RetrievalDataset, split: str, folds: int) -> None:
+    if folds > dataset.num_images:
+        raise UserError(
+            f"EVAL.FOLDS: expected at most one fold per image ({dataset.num_images} in {split}), got {folds}"
+        )
+    silent = np.setdiff1d(np.arange(dataset.num_images), dataset.caption_image)
+    if len(silent):
+        raise UserError(
+            f"{split}: expected a caption for every image, image {dataset.image_ids[silent[0]]} "
+            f"(row {silent[0] + 1}) has none; add one or leave the image out"
+        )
+
+
+def _check_finite(embeddings: np.ndarray, items: Sequence[int], name_of: Callable[[int], str]) -> None:
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(broken):
+        raise UserError(
+            f"expected finite embeddings, got NaN or infinity for {name_of(int(items[broken[0]]))}: "
+            "the weights are broken, as after training that diverged; use an earlier checkpoint"
+        )
+
+
+def _slices(images: int, folds: int) -> np.ndarray:
+    """Return the fold [images] of every image: slices in order, of equal size or one more."""
+    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(images), folds)])
+
+
+def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(stage, done, total) if progress else None

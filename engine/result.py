@@ -1,0 +1,98 @@
+"""What an evaluation found: its numbers, how they were counted, and how they are written down."""
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from engine.checkpoint import write_atomically
+from engine.metrics import RECALLS
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of an evaluation.
+
+    `metrics`: see `engine.metrics.summarize`; with several folds their mean, and `folds` has each fold's.
+    `protocol`: split, sizes, folds, tie rule and measure. Ranks are 0-based and within the fold:
+    `i2t_ranks` [images], `t2i_ranks` [captions], in the order of the data set.
+    """
+
+    metrics: dict[str, float]
+    protocol: dict
+    folds: list[dict[str, float]]
+    i2t_ranks: np.ndarray
+    t2i_ranks: np.ndarray
+
+
+def write_result_json(
+    path: str | Path,
+    result: Result,
+    checkpoint: dict,
+    config: dict,
+    versions: dict[str, str],
+    further: dict[str, dict] | None = None,
+) -> None:
+    """Write `result.json`, whole or not at all.
+
+    `checkpoint` says which weights were measured (folder, SHA-256, step), `config` is the merged
+    configuration, `further` holds other measurements by name. Raises UserError where the disk refuses.
+    """
+    content = {
+        "metrics": result.metrics,
+        "protocol": result.protocol,
+        "folds": result.folds,
+        **(further or {}),
+        "checkpoint": checkpoint,
+        "versions": versions,
+        "config": config,
+    }
+    write_atomically(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def format_table(result: Result) -> str:
+    """Return the result as a text table that says how it was counted."""
+    protocol, metrics = result.protocol, result.metrics
+    folds = f", mean of {protocol['folds']} folds" if protocol["folds"] > 1 else ""
+    lines = [
+        f"{protocol['split']}: {protocol['images']} images, {protocol['captions']} captions "
+        f"({protocol['distinct_sentences']} distinct sentences), {protocol['measure']} similarity{folds}",
+        "",
+        f"{'':<15}" + "".join(f"{name:>10}" for name in [*(f"R@{k}" for k in RECALLS), "median", "mean"]),
+    ]
+    for title, direction in (("image to text", "i2t"), ("text to image", "t2i")):
+        recalls = "".join(f"{metrics[f'{direction}_r{k}']:>10.2f}" for k in RECALLS)
+        lines.append(
+            f"{title:<15}{recalls}{metrics[f'{direction}_medr']:>10.1f}{metrics[f'{direction}_meanr']:>10.2f}"
+        )
+    sums = f"rsum {metrics['rsum']:.2f}, mean recall {metrics['mean_recall']:.2f}"
+    lines += [
+        "",
+        f"{sums} (recalls in percent, ranks from 1)",
+        f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
+    ]
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, Paddle, NumPy and, in a git checkout, of the toolkit."""
+    found = {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__}
+    commit = _commit()
+    return found | {"toolkit": commit} if commit else found
+
+
+def _commit() -> str:
+    """Return the checked-out commit, marked where tracked files differ from it; empty without git."""
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    if not (_ROOT / ".git").exists():  # an unpacked archive may lie inside somebody else's repository
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,81 @@
+"""The file of all scores, written piece by piece: anyone can recompute every metric from it."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from config.errors import UserError
+
+_CHUNK_BYTES = 4 << 20
+
+
+class ScoreFile:
+    """An `.npz` with `scores` float32 [images, captions], `image_ids` and `caption_image_ids`.
+
+    Used as a context: `write` in any order, then `save`. Scores wait in a plain array file beside the
+    target, of which no more than the piece being written is ever mapped; the target appears whole in
+    `save` or not at all. Needs the disk space twice until then. Raises UserError where the disk refuses.
+    """
+
+    def __init__(self, path: str | Path, images: int, captions: int):
+        self.path = Path(path)
+        self._shape = (images, captions)
+        self._rows, self._packed = (
+            self.path.with_name(f".{self.path.name}.{os.getpid()}.{part}") for part in ("npy", "new")
+        )
+
+    def __enter__(self) -> "ScoreFile":
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(None, "it is a folder")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._reserve()
+        except OSError as error:
+            self._clean()
+            raise self._refusal(error) from error
+        return self
+
+    def write(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
+        """Take `scores` [I,T] of the images and captions at these places."""
+        np.load(self._rows, mmap_mode="r+")[np.ix_(images, captions)] = scores
+
+    def save(self, image_ids: Sequence[str], caption_image_ids: Sequence[str]) -> None:
+        """Put the file in its place."""
+        try:
+            with zipfile.ZipFile(self._packed, "w", zipfile.ZIP_STORED) as archive:
+                archive.write(self._rows, "scores.npy")
+                for name, ids in (("image_ids", image_ids), ("caption_image_ids", caption_image_ids)):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asarray(ids), allow_pickle=False)
+            os.replace(self._packed, self.path)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean()
+
+    def _reserve(self) -> None:
+        """Write zeros: a disk that fills up under a memory map would kill the process."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+        left = self._shape[0] * self._shape[1] * 4
+        with open(self._rows, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            while left:
+                left -= file.write(bytes(min(left, _CHUNK_BYTES)))
+
+    def _clean(self) -> None:
+        for path in (self._rows, self._packed):
+            path.unlink(missing_ok=True)
+
+    def _refusal(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write the scores to {self.path}: {error.strerror}; they need "
+            f"{2 * 4 * self._shape[0] * self._shape[1] / 1e6:.1f} MB while they are written; "
+            "name another place with --save_scores"
+        )
