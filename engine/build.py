@@ -10,6 +10,7 @@ from config.load import config_as_dict
 from datasets.build import build_dataset, build_sampler, build_vocabulary
 from datasets.loader import iterate_batches
 from datasets.retrieval_dataset import RetrievalDataset
+from datasets.scenes import load_swapped
 from datasets.text import Vocabulary
 from engine.checkpoint import (
     MODEL_FILE,
@@ -22,9 +23,11 @@ from engine.checkpoint import (
     save_checkpoint,
     verify_files,
 )
-from engine.evaluator import evaluate
+from engine.evaluator import Progress, evaluate
+from engine.result import Result
 from engine.run_folder import RunFolder
 from engine.run_log import RunLog
+from engine.swapped import swapped_accuracy
 from engine.trainer import Trainer, TrainingSettings, named_parameters
 from models.build import build_loss, build_model
 from solvers.optimizer import build_optimizer
@@ -57,7 +60,15 @@ def build_trainer(
         return len(batches), iterate_batches(training.batch, batches, cfg.MISC.NUM_WORKERS, start)
 
     def validate() -> dict[str, float]:
-        return evaluate_split(cfg, model, dev, cfg.DATASET.DEV, lambda *_: trainer.check_signal()).metrics
+        return evaluate(
+            model,
+            dev,
+            cfg.DATASET.DEV,
+            tie_rule=cfg.EVAL.TIE_RULE,
+            batch_size=cfg.EVAL.BATCH_SIZE,
+            block_size=cfg.EVAL.BLOCK_SIZE,
+            progress=lambda *_: trainer.check_signal(),
+        ).metrics
 
     def save(name: str) -> None:
         if rank == 0:
@@ -92,7 +103,9 @@ def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, log: RunLog) -> N
     model, rest = (read_arrays(folder.last, name) for name in (MODEL_FILE, TRAINER_FILE))
     verify_files(folder.last, state)
     if state["model"] != cfg.MODEL.NAME:
-        raise UserError(f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back")
+        raise UserError(
+            f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
+        )
     trainer.restore(model, rest, state)
     changed = changed_keys(state["config"], config_as_dict(cfg))
     if changed:
@@ -131,12 +144,52 @@ def load_trained(cfg: CfgNode) -> tuple[paddle.nn.Layer, Vocabulary, dict, Path]
     return model, vocabulary, state, resolve_checkpoint(folder)
 
 
+def split_name(cfg: CfgNode) -> str:
+    """Return the name that the data set gives to EVAL.SPLIT."""
+    return {"train": cfg.DATASET.TRAIN, "dev": cfg.DATASET.DEV, "test": cfg.DATASET.TEST}[cfg.EVAL.SPLIT]
+
+
+def evaluate_split(
+    cfg: CfgNode,
+    model: paddle.nn.Layer,
+    dataset: RetrievalDataset,
+    scores_path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure `model` on EVAL.SPLIT with the protocol of EVAL."""
+    return evaluate(
+        model,
+        dataset,
+        split_name(cfg),
+        cfg.EVAL.FOLDS,
+        cfg.EVAL.TIE_RULE,
+        cfg.EVAL.BATCH_SIZE,
+        cfg.EVAL.BLOCK_SIZE,
+        scores_path,
+        progress,
+    )
+
+
+def measure_swapped(
+    cfg: CfgNode, model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset
+) -> dict[str, dict[str, float]]:
+    """Return the accuracies on the split's swapped captions under `swapped`, or nothing where it has none."""
+    if not (Path(cfg.DATASET.DATA_DIR) / f"{dataset.name}_swapped.jsonl").is_file():
+        return {}
+    pairs = load_swapped(Path(cfg.DATASET.DATA_DIR), dataset.name)
+    return {"swapped": swapped_accuracy(model, vocabulary, dataset, pairs)} if pairs else {}
+
+
 def _describe(
-    cfg: CfgNode, training: RetrievalDataset, dev: RetrievalDataset, vocabulary: Vocabulary, model: paddle.nn.Layer
+    cfg: CfgNode,
+    training: RetrievalDataset,
+    dev: RetrievalDataset,
+    vocabulary: Vocabulary,
+    model: paddle.nn.Layer,
 ) -> str:
     parameters = sum(parameter.size for parameter in model.parameters())
     return (
-        f"data: {cfg.DATASET.NAME or cfg.DATASET.DATA_DIR}, {training.num_images} images and {training.num_captions} "
-        f"captions to train on, {dev.num_images} and {dev.num_captions} to validate, {len(vocabulary)} words\n"
-        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.1f} million parameters; loss: {cfg.LOSS.NAME}"
+        f"data: {cfg.DATASET.NAME or cfg.DATASET.DATA_DIR}; {training.describe()}; {dev.describe()}\n"
+        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {len(vocabulary)} words; "
+        f"loss: {cfg.LOSS.NAME}"
     )

@@ -51,7 +51,10 @@ def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: 
     missing = sorted(tensors.keys() - arrays.keys())
     unexpected = sorted(arrays.keys() - tensors.keys())
     if missing or unexpected:
-        parts = [f"lacks {_some(missing)}" if missing else "", f"has unexpected {_some(unexpected)}" if unexpected else ""]
+        parts = [
+            f"lacks {_some(missing)}" if missing else "",
+            f"has unexpected {_some(unexpected)}" if unexpected else "",
+        ]
         raise UserError(
             f"{source}: not a checkpoint of the configured model: it {' and '.join(filter(None, parts))}; "
             f"evaluate it with the config.yaml of its own run"
@@ -63,7 +66,9 @@ def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: 
                 f"{list(tensor.shape)}; check MODEL.*, INPUT.IMG_FEATURE_DIM and the vocabulary"
             )
         if arrays[name].dtype != tensor.numpy().dtype:
-            raise UserError(f"{source}: tensor {name} is {arrays[name].dtype}, expected {tensor.numpy().dtype}")
+            raise UserError(
+                f"{source}: tensor {name} is {arrays[name].dtype}, expected {tensor.numpy().dtype}"
+            )
 
 
 def assign_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
@@ -107,11 +112,14 @@ def save_checkpoint(
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
-        save_file(model, new / MODEL_FILE)
-        save_file(trainer, new / TRAINER_FILE)
         (new / VOCABULARY_FILE).write_text(vocabulary_text, encoding="utf-8")
+        for name, arrays in ((MODEL_FILE, model), (TRAINER_FILE, trainer)):
+            save_file(arrays, new / name)
+            shutil.copymode(new / VOCABULARY_FILE, new / name)  # the library makes its files private
         files = {path.name: _fingerprint(path) for path in sorted(new.iterdir())}
-        (new / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1), encoding="utf-8")
+        (new / STATE_FILE).write_text(
+            json.dumps({"format": FORMAT, **state, "files": files}, indent=1), encoding="utf-8"
+        )
         for path in new.iterdir():
             _sync(path)
         _replace_folder(new, folder)
@@ -170,7 +178,9 @@ def read_state(folder: str | Path) -> dict:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state["files"][MODEL_FILE]["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / STATE_FILE}: not the state of a checkpoint ({error}); use another checkpoint") from error
+        raise UserError(
+            f"{folder / STATE_FILE}: not the state of a checkpoint ({error}); use another checkpoint"
+        ) from error
     return state
 
 
@@ -183,9 +193,13 @@ def verify_files(folder: str | Path, state: dict) -> None:
             raise UserError(f"checkpoint {folder} lacks {name}; use another checkpoint")
         size = path.stat().st_size
         if size != expected["bytes"]:
-            raise UserError(f"{path} is damaged: expected {expected['bytes']} bytes, found {size}; use another checkpoint")
+            raise UserError(
+                f"{path} is damaged: expected {expected['bytes']} bytes, found {size}; use another checkpoint"
+            )
         if _fingerprint(path)["sha256"] != expected["sha256"]:
-            raise UserError(f"{path} is damaged: its checksum differs from {STATE_FILE}; use another checkpoint")
+            raise UserError(
+                f"{path} is damaged: its checksum differs from {STATE_FILE}; use another checkpoint"
+            )
 
 
 def checkpoint_hash(state: dict) -> str:
@@ -210,7 +224,8 @@ def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> d
     state = read_state(folder)
     if state.get("model") != model_name:
         raise UserError(
-            f"checkpoint {folder} holds a {state.get('model')} model, the configuration asks for {model_name}; "
+            f"checkpoint {folder} holds a {state.get('model')} model, the configuration asks for "
+            f"{model_name}; "
             f"set MODEL.NAME={state.get('model')} or use the config.yaml of its own run"
         )
     arrays = read_arrays(folder, MODEL_FILE)

@@ -32,8 +32,8 @@ class CollapseGuard:
         Returns True once, when the stay has lasted `patience` steps.
         """
         plateau = 2 * pairs * self.margin
-        at_plateau = abs(loss - plateau) <= LOSS_TOLERANCE * plateau and spread < SPREAD_TOLERANCE * self.margin
-        if not at_plateau:
+        alike = spread < SPREAD_TOLERANCE * self.margin
+        if abs(loss - plateau) > LOSS_TOLERANCE * plateau or not alike:
             self.stuck_since, self.reported = -1, False
             return False
         if self.stuck_since < 0:
@@ -46,8 +46,8 @@ class CollapseGuard:
     def message(self, step: int, pairs: int) -> str:
         """Return the line that says what happened and what helps."""
         return (
-            f"collapse: the loss has sat at 2 x batch x margin = {2 * pairs * self.margin:.4g} with all embeddings "
-            f"alike from step {self.stuck_since} to {step}; train on the sum of negatives first "
+            f"collapse: the loss has sat at 2 x batch x margin = {2 * pairs * self.margin:.4g} with all "
+            f"embeddings alike from step {self.stuck_since} to {step}; train on the sum of negatives first "
             f"(LOSS.SUM_EPOCHS=1), lower OPTIMIZATION.LR, or use LOSS.NAME=contrastive"
         )
 
@@ -60,6 +60,6 @@ def is_broken(loss: float) -> bool:
 def broken_message(step: int, loss: float) -> str:
     """Return the line for a loss that is not a number."""
     return (
-        f"the loss is {loss} at step {step}: lower OPTIMIZATION.LR, lengthen OPTIMIZATION.WARMUP_STEPS or tighten "
-        f"OPTIMIZATION.CLIP_MAX_NORM; the last checkpoint is from before and --resume starts there"
+        f"the loss is {loss} at step {step}: lower OPTIMIZATION.LR, lengthen OPTIMIZATION.WARMUP_STEPS or "
+        f"tighten OPTIMIZATION.CLIP_MAX_NORM; the last checkpoint is from before and --resume starts there"
     )

@@ -31,17 +31,21 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held until the process ends
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"another process is training in {self.path}; wait for it, or set another OUTPUT.SAVE_NAME"
             ) from error
         except OSError as error:
-            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}; set OUTPUT.CHECKPOINT_DIR") from error
+            raise UserError(
+                f"cannot write to the run folder {self.path}: {error.strerror}; set OUTPUT.CHECKPOINT_DIR"
+            ) from error
         started = self.has_last()
         if resume and not started:
-            raise UserError(f"nothing to resume in {self.path}: it has no last/ checkpoint; train without --resume")
+            raise UserError(
+                f"nothing to resume in {self.path}: it has no last/ checkpoint; train without --resume"
+            )
         if started and not resume and not overwrite:
             step = read_state(self.last)["progress"]["step"]
             raise UserError(
@@ -79,7 +83,9 @@ class RunFolder:
         """Drop log lines from after `step`: a resumed run writes them again."""
         if not self.log_file.is_file():
             return
-        kept = [line for line in self.log_file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        kept = [
+            line for line in self.log_file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step
+        ]
         write_atomically(self.log_file, "".join(line + "\n" for line in kept))
 
 

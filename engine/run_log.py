@@ -39,12 +39,16 @@ class RunLog:
         self._curve("train", record)
         if not self.enabled:
             return
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
-        line = f"{terms}  lr {record['lr']:.3g}  {record['samples_per_second']:.0f} samples/s"
+        line = (
+            f"loss {record['loss']:.4g}  lr {record['lr']:.3g}  {record['samples_per_second']:.0f} samples/s"
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(line)
         else:
-            print(f"epoch {record['epoch']:.2f}  step {record['step']}  {line}  left {_duration(seconds_left)}", flush=True)
+            print(
+                f"epoch {record['epoch']:.2f}  step {record['step']}  {line}  left {_duration(seconds_left)}",
+                flush=True,
+            )
 
     def validation(self, record: dict, line: str) -> None:
         """Log one validation and print its line."""
@@ -75,7 +79,7 @@ class RunLog:
         if not self.enabled:
             return
         if self._file is None:
-            self._file = open(self._log_file, "a", encoding="utf-8")
+            self._file = open(self._log_file, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
         self._file.flush()
 

@@ -75,7 +75,7 @@ class Progress:
     collapse_reported: bool = False
 
 
-class StopRequested(Exception):
+class TrainingStoppedError(Exception):
     """Training was asked to stop by a signal, and its state is saved."""
 
     def __init__(self, signal_number: int):
@@ -83,21 +83,21 @@ class StopRequested(Exception):
         self.exit_code = 128 + signal_number
 
 
-class ValidationInterrupted(Exception):
+class ValidationStoppedError(Exception):
     """A signal came while the dev split was measured."""
 
 
-class TrainingFailed(Exception):
+class TrainingFailedError(Exception):
     """Training cannot go on: the loss is not a number, or it collapsed and was told to stop there."""
 
 
 class Trainer:
     """Train `model` with `loss`.
 
-    `batches_of(epoch, start)` returns how many batches an epoch has and yields those from `start` on, as
-    named arrays; `schedule` gives the learning rate of a step; `validate` returns named metrics; `save`
-    writes the checkpoint called `last`, `best` or `epoch_N`. Randomness is a function of seed, step and process, so
-    there is no generator state to save, and a resumed run repeats the undisturbed one bit for bit.
+    `batches_of(epoch, start)` returns how many batches an epoch has, and those from `start` on as named
+    arrays; `schedule` gives the learning rate of a step; `validate` returns named metrics; `save` writes
+    the checkpoint called `last`, `best` or `epoch_N`. Randomness is a function of seed, step and process,
+    so there is no generator state to save, and a resumed run repeats the undisturbed one bit for bit.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from where `progress` stands to the last epoch, or to early stopping.
 
-        Raises StopRequested after a signal (the state is saved) and TrainingFailed.
+        Raises TrainingStoppedError after a signal (the state is saved) and TrainingFailedError.
         """
         steps_per_epoch = -(-self.batches_of(0, 0)[0] // self.settings.accumulation_steps)
         self.total_steps = steps_per_epoch * self.settings.epochs
@@ -185,7 +185,7 @@ class Trainer:
             self.scaler.update()
             self._update_average(step)
         elif self.settings.on_collapse != "fallback":
-            raise TrainingFailed(broken_message(step, total))
+            raise TrainingFailedError(broken_message(step, total))
         else:
             self.log.remark("skipped", step, f"step {step} skipped: its loss is {total}")
         self.optimizer.clear_grad()
@@ -203,7 +203,9 @@ class Trainer:
         with paddle.no_grad():
             for name, tensor in layer_tensors(self.model).items():
                 average = self.average[name]
-                average.set_value(average + (tensor - average) * (1 - decay) if tensor.is_floating_point() else tensor)
+                average.set_value(
+                    average + (tensor - average) * (1 - decay) if tensor.is_floating_point() else tensor
+                )
 
     def _watch_for_collapse(self, loss: float, pairs: int, outputs: dict[str, paddle.Tensor]) -> None:
         settings, progress = self.settings, self.progress
@@ -219,7 +221,7 @@ class Trainer:
             return
         line = self.guard.message(progress.step, pairs)
         if settings.on_collapse == "stop":
-            raise TrainingFailed(line)
+            raise TrainingFailedError(line)
         self.log.remark("collapse", progress.step, f"warning: {line}")
         if settings.on_collapse == "fallback":
             progress.sum_epochs = progress.epoch + 1
@@ -243,10 +245,12 @@ class Trainer:
     def _log_step(self) -> None:
         """Log the mean of each loss since the last logged step."""
         elapsed, count = time.perf_counter() - self._clock, len(self._window)
+        terms = {name: sum(losses[name] for losses in self._window) / count for name in self._window[0]}
         record = {
             "step": self.progress.step,
             "epoch": self.progress.step / self.total_steps * self.settings.epochs,
-            **{name: sum(losses[name] for losses in self._window) / count for name in self._window[0]},
+            "loss": sum(terms.values()),
+            **(terms if len(terms) > 1 else {}),
             "lr": self.schedule(self.progress.step - 1),
             "samples_per_second": self._pairs_since_log / elapsed,
         }
@@ -275,18 +279,23 @@ class Trainer:
             self._pause(self._validate)
 
     def _validate(self) -> None:
-        """Measure the dev split; keep the best checkpoint. Process 0 does it, the others wait for its word."""
+        """Measure the dev split and keep the best checkpoint; other processes wait for process 0's word."""
         progress = self.progress
         if self.rank == 0:
             try:
                 metrics = self._measure()
-            except ValidationInterrupted:
+            except ValidationStoppedError:
                 self._stop()
         progress.last_validation = progress.step
         if self.rank == 0:
             self._judge(metrics)
-        values = broadcast_values([progress.best_score or 0.0, progress.best_step, progress.validations_without_gain])
-        progress.best_score, progress.best_step, progress.validations_without_gain = values[0], *map(int, values[1:])
+        values = broadcast_values(
+            [progress.best_score or 0.0, progress.best_step, progress.validations_without_gain]
+        )
+        progress.best_score, progress.best_step, progress.validations_without_gain = (
+            values[0],
+            *map(int, values[1:]),
+        )
         if progress.batch:  # the end of an epoch saves by itself
             self.save("last")
 
@@ -294,7 +303,11 @@ class Trainer:
         progress, score = self.progress, metrics[self.settings.best_metric]
         better = progress.best_score is None or score > progress.best_score
         if better:
-            progress.best_score, progress.best_step, progress.validations_without_gain = score, progress.step, 0
+            progress.best_score, progress.best_step, progress.validations_without_gain = (
+                score,
+                progress.step,
+                0,
+            )
         else:
             progress.validations_without_gain += 1
         record = {"step": progress.step, **metrics, "best": better}
@@ -307,22 +320,20 @@ class Trainer:
         trained = _copies(self.model) if self.average is not None else None
         if self.average is not None:
             _assign(self.model, self.average)
-        self.model.eval()
         try:
             return self.validate()
         finally:
-            self.model.train()
             if trained is not None:
                 _assign(self.model, trained)
 
     def check_signal(self) -> None:
         """Leave a validation early after a signal; a resume does it again."""
         if self.stop_signal:
-            raise ValidationInterrupted
+            raise ValidationStoppedError
 
     def _stop(self) -> None:
         self.save("last")
-        raise StopRequested(self.stop_signal)
+        raise TrainingStoppedError(self.stop_signal)
 
     def _stopped_early(self) -> bool:
         patience = self.settings.early_stopping
@@ -350,7 +361,10 @@ class Trainer:
         """Take up the state that `state()` returned, here or in another process."""
         weights = _under("weights.", trainer)
         if bool(weights) != (self.average is not None):
-            raise UserError("OPTIMIZATION.EMA_DECAY was switched on or off since the checkpoint; resume with the value it had")
+            raise UserError(
+                "OPTIMIZATION.EMA_DECAY was switched on or off since the checkpoint; resume with the value "
+                "it had"
+            )
         check_arrays(self.model, model, "the checkpoint to resume from")
         assign_arrays(self.model, weights or model)
         if self.average is not None:
@@ -361,7 +375,9 @@ class Trainer:
             moments = _under("optimizer.", trainer)
             restore_optimizer_state(self.optimizer, named_parameters(self.model, self.loss), moments)
         except ValueError as error:
-            raise UserError(f"cannot resume: {error}; resume with the OPTIMIZATION.OPTIMIZER it was saved with") from error
+            raise UserError(
+                f"cannot resume: {error}; resume with the OPTIMIZATION.OPTIMIZER it was saved with"
+            ) from error
         if values["scaler"]:
             self.scaler.load_state_dict(values["scaler"])
         self.progress = Progress(**values["progress"])

@@ -15,7 +15,9 @@ class Index:
 
     def __init__(self, embeddings: np.ndarray, ids: Sequence[str], similarity):
         if len(embeddings) != len(ids):
-            raise ValueError(f"expected one id per embedding, got {len(embeddings)} embeddings and {len(ids)} ids")
+            raise ValueError(
+                f"expected one id per embedding, got {len(embeddings)} embeddings and {len(ids)} ids"
+            )
         self.embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)  # [N,D]
         self.ids = np.asarray(ids)
         self._similarity = similarity

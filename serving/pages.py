@@ -9,7 +9,9 @@ from config.errors import UserError
 from serving.pictures import PictureFolder
 from serving.searcher import Hit
 
-TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True)
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
+)
 
 
 def write_page(path: Path, template: str, values: dict) -> Path:

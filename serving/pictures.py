@@ -17,7 +17,7 @@ BACKGROUND, INK, FAINT, RIGHT = "#ffffff", "#1c2430", "#68707c", "#2c9c5a"
 
 
 def image_folder(data_dir: str, image_dir: str) -> Path | None:
-    """Return the folder of a data set's pictures: `image_dir`, absolute or inside `data_dir`; None without one."""
+    """Return the folder of a data set's pictures, `image_dir` inside `data_dir`; None without one."""
     return Path(data_dir) / image_dir if image_dir else None
 
 
@@ -38,16 +38,20 @@ class PictureFolder:
         return None
 
     def thumbnail(self, image_id: str, side: int = THUMBNAIL) -> Image.Image:
-        """Return a square thumbnail; a card with the id where there is no picture, or one that does not open."""
+        """Return a square thumbnail, or a card with the id where no picture can be opened."""
         path = self.find(image_id)
         if path is not None:
             try:
                 with Image.open(path) as picture:
-                    return ImageOps.pad(ImageOps.exif_transpose(picture).convert("RGB"), (side, side), color=BACKGROUND)
+                    return ImageOps.pad(
+                        ImageOps.exif_transpose(picture).convert("RGB"), (side, side), color=BACKGROUND
+                    )
             except (OSError, Image.DecompressionBombError):
                 pass
         card = Image.new("RGB", (side, side), "#e8ebef")
-        ImageDraw.Draw(card).multiline_text((8, side // 2 - 12), _wrapped(image_id, 22), fill=FAINT, font=_font(12))
+        ImageDraw.Draw(card).multiline_text(
+            (8, side // 2 - 12), _wrapped(image_id, 22), fill=FAINT, font=_font(12)
+        )
         return card
 
     def data_uri(self, image_id: str, side: int = THUMBNAIL) -> str:
@@ -66,7 +70,9 @@ class Tile:
     right: bool = False
 
 
-def contact_sheet(title: str, tiles: Sequence[Tile], pictures: PictureFolder, columns: int = 5) -> Image.Image:
+def contact_sheet(
+    title: str, tiles: Sequence[Tile], pictures: PictureFolder, columns: int = 5
+) -> Image.Image:
     """Draw tiles in rows under a title; true answers are framed."""
     columns = max(1, min(columns, len(tiles)))
     rows = -(-len(tiles) // columns)

@@ -13,7 +13,18 @@ from serving.pictures import PictureFolder
 from serving.searcher import Hit, Searcher
 
 SHOWN_HITS = 5
-COLUMNS = ("i2t_r1", "i2t_r5", "i2t_r10", "i2t_medr", "t2i_r1", "t2i_r5", "t2i_r10", "t2i_medr", "rsum", "mean_recall")
+COLUMNS = (
+    "i2t_r1",
+    "i2t_r5",
+    "i2t_r10",
+    "i2t_medr",
+    "t2i_r1",
+    "t2i_r5",
+    "t2i_r10",
+    "t2i_medr",
+    "rsum",
+    "mean_recall",
+)
 
 
 @dataclass
@@ -37,7 +48,9 @@ class Example:
     hits: list[Hit]
 
 
-def write_report(path: Path, title: str, runs: list[RunReport], searcher: Searcher, pictures: PictureFolder) -> Path:
+def write_report(
+    path: Path, title: str, runs: list[RunReport], searcher: Searcher, pictures: PictureFolder
+) -> Path:
     """Write the page; the pictures and examples are the first run's, whose model `searcher` holds."""
     ranks = runs[0].result.t2i_ranks
     values = {
@@ -46,8 +59,12 @@ def write_report(path: Path, title: str, runs: list[RunReport], searcher: Search
         "columns": COLUMNS,
         "protocol": runs[0].result.protocol,
         "curves": curves_uri(runs),
-        "best": [example(searcher, row, ranks) for row in best_captions(ranks, searcher.dataset.caption_image)],
-        "worst": [example(searcher, row, ranks) for row in worst_captions(ranks, searcher.dataset.caption_image)],
+        "best": [
+            example(searcher, row, ranks) for row in best_captions(ranks, searcher.dataset.caption_image)
+        ],
+        "worst": [
+            example(searcher, row, ranks) for row in worst_captions(ranks, searcher.dataset.caption_image)
+        ],
         "image_examples": image_examples(searcher, runs[0].result.i2t_ranks),
         "pictures": pictures,
     }
@@ -78,7 +95,8 @@ def example(searcher: Searcher, caption_row: int, ranks: np.ndarray) -> Example:
     dataset = searcher.dataset
     caption, truth = dataset.captions[caption_row], dataset.image_ids[dataset.caption_image[caption_row]]
     hits = [
-        Hit(hit.name, hit.score, right=hit.name == truth) for hit in searcher.images_for_text(caption, SHOWN_HITS)
+        Hit(hit.name, hit.score, right=hit.name == truth)
+        for hit in searcher.images_for_text(caption, SHOWN_HITS)
     ]
     return Example(caption, int(ranks[caption_row]) + 1, Hit(truth, None, right=True), hits)
 
@@ -106,14 +124,16 @@ def curves_uri(runs: list[RunReport]) -> str:
     for run in runs:
         steps = [record for record in run.log if record["event"] == "train"]
         validations = [record for record in run.log if record["event"] == "validation"]
-        losses = [sum(value for name, value in record.items() if name.endswith("loss")) for record in steps]
+        losses = [record["loss"] for record in steps]
         if losses:
             relative = np.asarray(losses) / max(abs(losses[0]), 1e-12)
             loss_axes.plot([record["epoch"] for record in steps], relative, label=run.name)
         total = max((record["step"] for record in run.log if "step" in record), default=1)
         last_epoch = steps[-1]["epoch"] / steps[-1]["step"] * total if steps else total
         epochs = [record["step"] / total * last_epoch for record in validations]
-        recall_axes.plot(epochs, [record["mean_recall"] for record in validations], marker="o", ms=3, label=run.name)
+        recall_axes.plot(
+            epochs, [record["mean_recall"] for record in validations], marker="o", ms=3, label=run.name
+        )
     loss_axes.set(title="training loss, first logged = 1", xlabel="epoch")
     recall_axes.set(title="mean recall on dev, percent", xlabel="epoch")
     for axes in (loss_axes, recall_axes):

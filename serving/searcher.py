@@ -16,7 +16,7 @@ from serving.index import Index
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: the image's id, or the caption, its score (higher is better), and whether it is known to be true."""
+    """One result: an image's id or a caption, its score (higher is better), and whether it is a true answer."""
 
     name: str
     score: float
@@ -26,7 +26,9 @@ class Hit:
 class Searcher:
     """Answer queries over the images and captions of `dataset`, which are encoded once."""
 
-    def __init__(self, model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset, batch_size: int = 256):
+    def __init__(
+        self, model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset, batch_size: int = 256
+    ):
         self.model, self.vocabulary, self.dataset, self.batch_size = model, vocabulary, dataset, batch_size
         self.images = encode_images(model, dataset, batch_size)  # [N,D]
         self.image_index = Index(self.images, dataset.image_ids, self._similarity)
@@ -51,7 +53,9 @@ class Searcher:
         if not words:
             raise UserError("--text: expected a sentence, got none; write it in quotes")
         if len(self.unknown_words(text)) == len(words):
-            raise UserError(f"--text: no word of {text!r} is in the model's vocabulary; use words of its training captions")
+            raise UserError(
+                f"--text: no word of {text!r} is in the model's vocabulary; use words of its training captions"
+            )
         ids = self.vocabulary.encode(text)
         batch = {"token_ids": paddle.to_tensor([ids]), "text_len": paddle.to_tensor([len(ids)])}
         with paddle.no_grad():
@@ -67,12 +71,16 @@ class Searcher:
             texts, sentence_of_caption = encode_captions(self.model, self.dataset, self.batch_size)
             first_caption = np.unique(sentence_of_caption, return_index=True)[1]
             captions = [self.dataset.captions[row] for row in first_caption]
-            self._caption_index = Index(texts, captions, lambda images, texts: self._similarity(texts, images).T)
+            self._caption_index = Index(
+                texts, captions, lambda images, texts: self._similarity(texts, images).T
+            )
         return _hits(self._caption_index.search(embedding, k))
 
     def images_for_image(self, embedding: np.ndarray, k: int, leave_out: str | None = None) -> list[Hit]:
         """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D], without itself."""
-        index = Index(_normalized(self.images), self.dataset.image_ids, lambda queries, images: queries @ images.T)
+        index = Index(
+            _normalized(self.images), self.dataset.image_ids, lambda queries, images: queries @ images.T
+        )
         hits = _hits(index.search(_normalized(embedding), k + 1))
         return [hit for hit in hits if hit.name != leave_out][:k]
 
@@ -106,7 +114,9 @@ class Searcher:
             raise UserError(f"--image: {path} cannot be read as .npy features: {error}") from error
         width = self.dataset.features.dim
         if features.ndim not in (1, 2) or features.shape[-1] != width or not np.isfinite(features).all():
-            raise UserError(f"--image: {path}: expected finite features [{width}] or [R,{width}], got {list(features.shape)}")
+            raise UserError(
+                f"--image: {path}: expected finite features [{width}] or [R,{width}], got {list(features.shape)}"
+            )
         pooled = features.astype(np.float32).reshape(-1, width).mean(axis=0, keepdims=True)
         with paddle.no_grad():
             return self.model.encode_image({"features": paddle.to_tensor(pooled)}).numpy()

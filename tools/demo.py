@@ -14,6 +14,7 @@ import time
 import _init_paths
 from _command import run
 
+from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 
 DATA = "data/scenes"
@@ -24,7 +25,10 @@ QUERY = "a red circle left of a blue square"
 
 def main() -> int:
     """Run the demo's commands, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
     parser.parse_args()
     started = time.monotonic()
     step("Draw 2,400 pictures with five captions each", "make_scenes.py", "--out", DATA)
@@ -32,7 +36,12 @@ def main() -> int:
         here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}"
         config = f"configs/scenes/{model}.yaml"
         step(f"Train {model}", "train_retrieval.py", "--cfg_file", config, *here, "--overwrite")
-        step(f"Evaluate {model} on the test split", "eval_retrieval.py", "--cfg_file", f"{OUT}/{model}/config.yaml")
+        step(
+            f"Evaluate {model} on the test split",
+            "eval_retrieval.py",
+            "--cfg_file",
+            f"{OUT}/{model}/config.yaml",
+        )
     step("Search", "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml", "--text", QUERY)
     runs = [f"{OUT}/{model}" for model in MODELS]
     step("Write the report", "make_report.py", *runs, "--out", f"{OUT}/report.html", "--title", "Scenes")

@@ -4,11 +4,11 @@
     python tools/eval_retrieval.py --cfg_file configs/coco/vsepp.yaml EVAL.SPLIT=test EVAL.FOLDS=5
     python tools/eval_retrieval.py --cfg_file F --save_scores scores.npz
 
-Writes result.json into <run>/eval_<split>/ (or --out). The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best.
+Writes result.json into <run>/eval_<split>/ (or --out).
+The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -16,12 +16,14 @@ from _command import run
 from yacs.config import CfgNode
 
 from config.load import add_config_arguments, config_as_dict, config_from_arguments
-from engine.runtime import Runtime, prepare_runtime
+from engine.runtime import prepare_runtime
 
 
 def main() -> int:
     """Parse the command line and evaluate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_config_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="folder for result.json (default: <run>/eval_<split>)")
     parser.add_argument(
@@ -29,30 +31,49 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     cfg = config_from_arguments(arguments)
-    runtime = prepare_runtime(cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC)
+    runtime = prepare_runtime(
+        cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC
+    )
     print(runtime.describe(), flush=True)
-    return evaluate_checkpoint(cfg, runtime, arguments.out, arguments.save_scores)
+    return evaluate_checkpoint(cfg, arguments.out, arguments.save_scores)
 
 
-def evaluate_checkpoint(cfg: CfgNode, runtime: Runtime, out: str | None, scores_path: str | None) -> int:
+def evaluate_checkpoint(cfg: CfgNode, out: str | None, scores_path: str | None) -> int:
     """Evaluate the checkpoint that `cfg` names; print the table and write result.json."""
-    from datasets.build import build_dataset
-    from engine.build import evaluate_split, load_trained, run_folder, split_name
-    from engine.checkpoint import checkpoint_hash
-    from engine.evaluator import format_table, write_result_json
+    from tqdm import tqdm
 
-    model, vocabulary, state, checkpoint = load_trained(cfg)
-    split = split_name(cfg)
-    dataset = build_dataset(cfg, split, vocabulary, training=False)
-    result = evaluate_split(cfg, model, dataset, split, progress_bar(), scores_path)
-    folder = Path(out) if out else run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}"
-    provenance = {
-        "path": str(checkpoint),
+    from datasets.build import build_dataset
+    from engine.build import evaluate_split, load_trained, measure_swapped, run_folder, split_name
+    from engine.checkpoint import checkpoint_hash
+    from engine.result import format_table, versions, write_result_json
+
+    model, vocabulary, state, folder = load_trained(cfg)
+    dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+    with tqdm(unit="", leave=False, disable=None) as bar:  # none where output is not a terminal
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.set_description(stage, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        result = evaluate_split(cfg, model, dataset, scores_path, show)
+    checkpoint = {
+        "folder": str(folder),
         "sha256": checkpoint_hash(state),
         "model": state["model"],
         "step": state["progress"]["step"],
     }
-    path = write_result_json(folder / "result.json", result, provenance, config_as_dict(cfg), str(runtime.describe()))
+    swapped = measure_swapped(cfg, model, vocabulary, dataset)
+    path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_result_json(path, result, checkpoint, config_as_dict(cfg), versions(), swapped)
     print(format_table(result))
-    print(f"written: {path}" + (f", {scores_path}" if scores_path else ""))
+    for name, accuracies in swapped.items():
+        shown = ", ".join(f"{kind} {value:.1f}" for kind, value in accuracies.items())
+        print(f"{name} captions told apart, percent (chance 50): {shown}")
+    print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
     return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -12,6 +12,7 @@ from pathlib import Path
 import _init_paths  # noqa: F401
 from _command import run
 
+from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from config.load import load_config
 from engine.runtime import prepare_runtime
@@ -19,15 +20,22 @@ from engine.runtime import prepare_runtime
 
 def main() -> int:
     """Parse the command line and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders: those with a config.yaml")
-    parser.add_argument("--out", metavar="F.html", help="the page to write (default: <first run>/report.html)")
+    parser.add_argument(
+        "--out", metavar="F.html", help="the page to write (default: <first run>/report.html)"
+    )
     parser.add_argument("--title", default="Image-text retrieval", help="heading of the page")
+    report_errors_on_one_line(parser)
     arguments = parser.parse_args()
     folders = [Path(folder) for folder in arguments.runs]
     for folder in folders:
         if not (folder / "config.yaml").is_file():
-            raise UserError(f"{folder} is not a run: expected config.yaml in it; train one with tools/train_retrieval.py")
+            raise UserError(
+                f"{folder} is not a run: expected config.yaml in it; train one with tools/train_retrieval.py"
+            )
     configs = [load_config(str(folder / "config.yaml")) for folder in folders]
     cfg = configs[0]
     prepare_runtime(cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC)
@@ -39,7 +47,7 @@ def main() -> int:
 def make_report(folders: list[Path], configs: list, out: Path, title: str) -> Path:
     """Measure every run on its test split and write the page."""
     from datasets.build import build_dataset
-    from engine.build import evaluate_split, load_trained, split_name, swapped_accuracy
+    from engine.build import evaluate_split, load_trained, measure_swapped, split_name
     from engine.run_folder import read_log
     from serving.pictures import PictureFolder, image_folder
     from serving.report import RunReport, write_report
@@ -50,10 +58,11 @@ def make_report(folders: list[Path], configs: list, out: Path, title: str) -> Pa
         cfg = load_config(str(folder / "config.yaml"), [f"EVAL.CHECKPOINT_DIR={folder / 'best'}"])
         model, vocabulary, _, _ = load_trained(cfg)
         dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
-        result = evaluate_split(cfg, model, dataset, split_name(cfg))
+        result = evaluate_split(cfg, model, dataset)
+        swapped = measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}).get("all")
         log = read_log(folder / "log.jsonl")
         seconds = log[-1]["time"] - log[0]["time"] if log else 0.0
-        reports.append(RunReport(folder.name, result, log, seconds, swapped_accuracy(cfg, model, vocabulary, dataset)))
+        reports.append(RunReport(folder.name, result, log, seconds, swapped))
         searcher = searcher or Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
     pictures = PictureFolder(image_folder(configs[0].DATASET.DATA_DIR, configs[0].DATASET.IMAGE_DIR))
     return write_report(out, title, reports, searcher, pictures)

@@ -1,6 +1,6 @@
-"""Search a split with a trained model: pictures for a sentence, or sentences and pictures for a picture.
+"""Search a split with a trained model: pictures for a sentence, sentences and pictures for a picture.
 
-    python tools/search_retrieval.py --cfg_file out/scenes_vsepp/config.yaml --text "a red circle left of a blue square"
+    python tools/search_retrieval.py --cfg_file F --text "a red circle left of a blue square"
     python tools/search_retrieval.py --cfg_file F --image 01234.png --top_k 10
 
 Prints the best hits with their scores and writes a contact sheet (PNG) and a page (HTML) into <run>/search/
@@ -22,17 +22,22 @@ from engine.runtime import prepare_runtime
 
 def main() -> int:
     """Parse the command line and search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_config_arguments(parser)
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="a sentence; finds pictures")
     query.add_argument(
         "--image",
         metavar="FILE_OR_ID",
-        help="an image of the split, by id or file name, or a .npy with an image's features; finds sentences and pictures",
+        help="an image of the split, by id or file name, or a .npy file with an image's features; finds "
+        "sentences and pictures",
     )
     parser.add_argument("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
-    parser.add_argument("--out", metavar="DIR", help="folder for hits.png and hits.html (default: <run>/search/<query>)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for hits.png and hits.html (default: <run>/search/<query>)"
+    )
     arguments = parser.parse_args()
     if arguments.top_k < 1:
         raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")

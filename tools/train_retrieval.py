@@ -23,10 +23,14 @@ from engine.runtime import Runtime, prepare_runtime
 
 def main() -> int:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the run's last/ checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run that is in the folder and start again")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the run that is in the folder and start again"
+    )
     arguments = parser.parse_args()
     cfg = config_from_arguments(arguments)
     runtime = prepare_runtime(
@@ -35,7 +39,9 @@ def main() -> int:
         seed=cfg.MISC.SEED,
         deterministic=cfg.RUNTIME.DETERMINISTIC,
     )
-    return train(cfg, runtime, resume=arguments.resume or cfg.PRETRAINED.RESUME, overwrite=arguments.overwrite)
+    return train(
+        cfg, runtime, resume=arguments.resume or cfg.PRETRAINED.RESUME, overwrite=arguments.overwrite
+    )
 
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
@@ -44,7 +50,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     from engine.checkpoint import write_atomically
     from engine.distributed import broadcast_layer, is_main, rank, start_process_group, world_size
     from engine.run_log import RunLog
-    from engine.trainer import StopRequested, TrainingFailed
+    from engine.trainer import TrainingStoppedError, TrainingFailedError
 
     folder = run_folder(cfg)
     if is_main():
@@ -63,17 +69,22 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     stop_on_signals(trainer)
     try:
         trainer.fit()
-    except StopRequested as stop:
-        log.remark("stopped", trainer.progress.step, f"{stop} at step {trainer.progress.step}; saved, --resume goes on")
+    except TrainingStoppedError as stop:
+        log.remark(
+            "stopped",
+            trainer.progress.step,
+            f"{stop} at step {trainer.progress.step}; saved, --resume goes on",
+        )
         return stop.exit_code
-    except TrainingFailed as failure:
+    except TrainingFailedError as failure:
         log.remark("failed", trainer.progress.step, f"error: {failure}")
         print(f"error: {failure}", file=sys.stderr)
         return 1
     finally:
         log.close()
     if is_main():
-        print(f"done: best {cfg.MONITOR.BEST_METRIC} {trainer.progress.best_score:.1f} at step {trainer.progress.best_step}")
+        best = trainer.progress
+        print(f"done: best {cfg.MONITOR.BEST_METRIC} {best.best_score:.1f} at step {best.best_step}")
         print(f"next: python tools/eval_retrieval.py --cfg_file {folder.config_file}")
     return 0
 
@@ -85,7 +96,11 @@ def stop_on_signals(trainer) -> None:
         if trainer.stop_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         trainer.stop_signal = number
-        print("\nstopping after this step; press Ctrl-C again to leave without saving", file=sys.stderr, flush=True)
+        print(
+            "\nstopping after this step; press Ctrl-C again to leave without saving",
+            file=sys.stderr,
+            flush=True,
+        )
 
     signal.signal(signal.SIGINT, request_stop)  # after Paddle's import, which replaces earlier handlers
     signal.signal(signal.SIGTERM, request_stop)

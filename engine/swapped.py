@@ -1,0 +1,79 @@
+"""Swapped captions: does a model tell a true sentence from the same words in another order?"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import paddle
+
+from config.errors import UserError
+from datasets.retrieval_dataset import RetrievalDataset
+from datasets.text import Vocabulary
+from engine.evaluator import encode_images, evaluation_mode
+
+
+class Pair(Protocol):
+    """A true caption of an image and a false one of the same words; `kind` says what was exchanged."""
+
+    image_id: str
+    kind: str
+    caption: str
+    swapped: str
+
+
+def swapped_accuracy(
+    model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset, pairs: Sequence[Pair]
+) -> dict[str, float]:
+    """Return the percent of pairs in which the true caption scores higher, by kind and for `all`.
+
+    A tie counts half, so that a model which ignores the order of words has 50. Raises UserError for a pair
+    whose image is not in the split.
+    """
+    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
+    unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)
+    if unknown is not None:
+        raise UserError(
+            f"swapped captions name the image {unknown!r}, which is not in the {dataset.name} split"
+        )
+    images = encode_images(model, dataset)[[row_of[pair.image_id] for pair in pairs]]  # [P,D]
+    true, false = (
+        _paired_scores(model, images, _encode(model, vocabulary, texts))
+        for texts in ([pair.caption for pair in pairs], [pair.swapped for pair in pairs])
+    )
+    right = np.where(true > false, 100.0, np.where(true == false, 50.0, 0.0))  # [P]
+    kinds = np.asarray([pair.kind for pair in pairs])
+    return {
+        "all": float(right.mean()),
+        **{kind: float(right[kinds == kind].mean()) for kind in sorted(set(kinds))},
+    }
+
+
+def _encode(
+    model: paddle.nn.Layer, vocabulary: Vocabulary, texts: list[str], batch_size: int = 256
+) -> np.ndarray:
+    embeddings = []
+    with evaluation_mode(model), paddle.no_grad():
+        for start in range(0, len(texts), batch_size):
+            encoded = [vocabulary.encode(text) for text in texts[start : start + batch_size]]
+            lengths = np.asarray([len(ids) for ids in encoded])
+            token_ids = np.full((len(encoded), lengths.max()), vocabulary.pad_id, dtype=np.int64)
+            for row, ids in enumerate(encoded):
+                token_ids[row, : len(ids)] = ids
+            batch = {"token_ids": paddle.to_tensor(token_ids), "text_len": paddle.to_tensor(lengths)}
+            embeddings.append(model.encode_text(batch).numpy())
+    return np.concatenate(embeddings)
+
+
+def _paired_scores(model: paddle.nn.Layer, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the score [P] of each image with its own text."""
+    with paddle.no_grad():
+        return np.asarray(
+            [
+                float(
+                    model.similarity(
+                        paddle.to_tensor(images[row : row + 1]), paddle.to_tensor(texts[row : row + 1])
+                    )
+                )
+                for row in range(len(images))
+            ]
+        )
