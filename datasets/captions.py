@@ -1,0 +1,183 @@
+"""Which caption belongs to which image, and which feature row is that image's.
+
+Whatever a data set's layout, images, captions and rows are tied by explicit indices from here on:
+nothing later assumes a number of captions an image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.caption_files import Listing, read_csv, read_karpathy, read_lines, refuse_duplicates
+from datasets.features import NpyFeatures
+
+# image ids, image rows, caption images: the parts of a CaptionSplit that tie it together
+Ties = tuple[list[str], Sequence[int], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class CaptionSplit:
+    """The images and captions of one split.
+
+    image_ids: names, one an image. image_rows: int64 [images], 0-based row in the feature file.
+    captions: stripped text. caption_image: int64 [captions], index into image_ids.
+    """
+
+    name: str
+    image_ids: list[str]
+    image_rows: np.ndarray
+    captions: list[str]
+    caption_image: np.ndarray
+
+
+def load_captions(
+    format: str,
+    data_dir: str | Path,
+    split: str,
+    caption_file: str,
+    features: NpyFeatures,
+    captions_per_image: int = 0,
+    use_restval: bool = False,
+) -> CaptionSplit:
+    """Read a split's captions and tie them to the rows of its features.
+
+    format: precomp, karpathy or csv; caption_file: of the last two, relative to data_dir.
+    captions_per_image: precomp without ids; 0 finds out. use_restval: karpathy; adds that split.
+    Raises `UserError` naming file and line for captions and images that do not fit each other.
+    """
+    path = caption_path(format, data_dir, split, caption_file)
+    ids_path = Path(data_dir) / f"{split}_ids.txt"
+    if format == "precomp":
+        captions = read_lines(path, "caption")
+        ties = _tie_precomp(path, ids_path, len(captions), features, captions_per_image)
+    else:
+        listing = _read_listing(format, path, split, caption_file, use_restval)
+        captions = listing.captions
+        ties = _tie_listing(path, ids_path, listing, features)
+    image_ids, image_rows, caption_image = ties
+    return CaptionSplit(
+        split, image_ids, np.asarray(image_rows, np.int64), captions, np.asarray(caption_image, np.int64)
+    )
+
+
+def read_captions(
+    format: str, data_dir: str | Path, split: str, caption_file: str, use_restval: bool
+) -> list[str]:
+    """Return a split's captions alone, as vocabularies need them; arguments as in `load_captions`."""
+    path = caption_path(format, data_dir, split, caption_file)
+    if format == "precomp":
+        return read_lines(path, "caption")
+    return _read_listing(format, path, split, caption_file, use_restval).captions
+
+
+def caption_path(format: str, data_dir: str | Path, split: str, caption_file: str) -> Path:
+    """Return the file that holds a split's captions; `{split}` in caption_file stands for its name."""
+    if format == "precomp":
+        return Path(data_dir) / f"{split}_caps.txt"
+    if not caption_file:
+        raise UserError(
+            f"DATASET.FORMAT={format} needs DATASET.CAPTION_FILE, the file of captions in {data_dir}"
+        )
+    return Path(data_dir) / caption_file.replace("{split}", split)
+
+
+def _read_listing(format: str, path: Path, split: str, caption_file: str, use_restval: bool) -> Listing:
+    if format == "karpathy":
+        return read_karpathy(path, (split, "restval") if use_restval else (split,))
+    return read_csv(path, split, file_per_split="{split}" in caption_file)
+
+
+def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: NpyFeatures) -> Ties:
+    """Rows are found by ids in any order where there is an ids file, else they follow the listing."""
+    image_ids, rows = next(iter(listing.names.values())), len(features)
+    if not ids_path.is_file():
+        if len(image_ids) != rows:
+            raise UserError(
+                f"{path}: {len(image_ids)} images for the {rows} rows of {features.path}, expected a row for "
+                f"each image in the order of this file: mend the files, or name the rows in {ids_path.name}"
+            )
+        return image_ids, range(rows), listing.caption_image
+    ids = read_lines(ids_path, "image id")
+    if len(ids) != rows:
+        raise UserError(
+            f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path}: "
+            "mend the file"
+        )
+    row_of = refuse_duplicates(ids_path, ids)
+    for names in listing.names.values():
+        if all(name in row_of for name in names):
+            return image_ids, [row_of[name] for name in names], listing.caption_image
+    missing = next(name for name in image_ids if name not in row_of)
+    raise UserError(
+        f"{ids_path}: no line for the image {missing!r} of {path}: extract its features and add its id"
+    )
+
+
+def _tie_precomp(
+    path: Path, ids_path: Path, num_captions: int, features: NpyFeatures, captions_per_image: int
+) -> Ties:
+    """A row per image or a row per caption, with ids per image, per caption, or none."""
+    rows = len(features)
+    ids = read_lines(ids_path, "image id") if ids_path.is_file() else []
+    if len(ids) == num_captions and rows <= num_captions:
+        return _tie_caption_ids(ids_path, ids, features)
+    if ids and len(ids) != rows:
+        raise UserError(
+            f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path}, "
+            f"or one for each of the {num_captions} captions of {path}"
+        )
+    if ids:
+        refuse_duplicates(ids_path, ids)
+    elif rows == num_captions and captions_per_image != 1:
+        return _tie_repeated_rows(path, features, captions_per_image)
+    per_image = captions_per_image or num_captions // rows
+    if per_image == 0 or per_image * rows != num_captions:
+        expected = (
+            f"{captions_per_image} an image" if captions_per_image else "the same number for each image"
+        )
+        raise UserError(
+            f"{path}: {num_captions} captions for the {rows} images of {features.path}, expected {expected}: "
+            f"mend the files, or write {ids_path.name} with the image id of each caption"
+        )
+    return ids or list(map(str, range(rows))), range(rows), np.repeat(np.arange(rows), per_image)
+
+
+def _tie_caption_ids(path: Path, ids: list[str], features: NpyFeatures) -> Ties:
+    """An id per caption; the lines of one image follow each other."""
+    first, caption_image = {}, []
+    for line, image in enumerate(ids):
+        if image not in first:
+            first[image] = line
+        elif ids[line - 1] != image:
+            raise UserError(
+                f"{path} line {line + 1}: duplicate image id {image!r}, also on line {first[image] + 1}: "
+                "expected the lines of one image in succession"
+            )
+        caption_image.append(len(first) - 1)
+    if len(features) == len(ids):
+        return list(first), list(first.values()), caption_image
+    if len(features) != len(first):
+        raise UserError(
+            f"{path}: {len(first)} different image ids, but {features.path} has {len(features)} rows: "
+            f"expected one row an image, or one a caption ({len(ids)})"
+        )
+    return list(first), range(len(first)), caption_image
+
+
+def _tie_repeated_rows(path: Path, features: NpyFeatures, captions_per_image: int) -> Ties:
+    """A row per caption without ids: equal rows in succession are one image, unless a count is given."""
+    rows = len(features)
+    if captions_per_image == 0:
+        starts = ~features.repeats_previous()
+    elif rows % captions_per_image == 0:
+        starts = np.arange(rows) % captions_per_image == 0
+    else:
+        raise UserError(
+            f"{path}: {rows} captions and rows, expected a multiple of DATASET.CAPTIONS_PER_IMAGE "
+            f"({captions_per_image}): mend the files, or set it to 0 to tell images by their rows"
+        )
+    image_rows = np.flatnonzero(starts)
+    return list(map(str, range(len(image_rows)))), image_rows, np.cumsum(starts) - 1
