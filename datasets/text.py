@@ -1,0 +1,207 @@
+"""Tokens and vocabularies: from a caption to the ids that a text encoder reads."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from config.errors import UserError
+
+# Each layout's markers, at the head of its vocabulary (their ids are their positions).
+MARKERS = {"vsepp": ("<pad>", "<start>", "<end>", "<unk>"), "vse": ("<end>", "<unk>")}
+
+_SIMPLE = re.compile(
+    r"\d+(?:[.,]\d+)+"  # 3,000  2.5
+    r"|\w+(?:(?:-|'(?!s\b))\w+)*"  # dog  snow-covered  isn't
+    r"|'s\b"  # dog 's
+    r"|[^\w\s]"  # every other sign by itself
+)
+
+
+def _simple(text: str) -> list[str]:
+    return _SIMPLE.findall(text.lower().replace("’", "'"))
+
+
+def _whitespace(text: str) -> list[str]:
+    return text.split()
+
+
+def _nltk(text: str) -> list[str]:
+    # the originals lower-case bytes, which leaves letters beyond ASCII as they are
+    return _nltk_tokenizer().tokenize(text.strip().encode().lower().decode())
+
+
+@functools.cache
+def _nltk_tokenizer():
+    try:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    except ImportError as error:
+        raise UserError("INPUT.TOKENIZER=nltk needs the package nltk: pip install nltk") from error
+    return NLTKWordTokenizer()
+
+
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
+    "simple": _simple,
+    "nltk": _nltk,
+    "whitespace": _whitespace,
+}
+
+
+def tokenize(text: str, tokenizer: str) -> list[str]:
+    """Split a caption into tokens.
+
+    simple: lower case; words with their inner hyphens and apostrophes, numbers, the possessive 's, and
+    each punctuation mark. nltk: NLTK's word tokens of the ASCII-lower-cased caption, as VSE++, SCAN and
+    VSRN have them (but a full stop inside a caption stays with its word: no sentence splitter is run).
+    whitespace: what stands between white space, case kept, as VSE has it.
+
+    Raises `ValueError` for another name and `UserError` where nltk is missing.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"unknown tokenizer {tokenizer!r}, expected one of {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[tokenizer](text)
+
+
+class Vocabulary:
+    """The words a model knows, each with its id, and how a caption is cut and framed.
+
+    words: every entry by id, markers included. A caption is encoded as its words' ids (`<unk>` for
+    others) between `<start>` and `<end>`, each where the vocabulary has it.
+    """
+
+    def __init__(self, words: list[str], tokenizer: str, layout: str, threshold: int) -> None:
+        self.words = words
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self.threshold = threshold
+        self._ids = {word: index for index, word in enumerate(words)}
+        self._unk_id = self._ids["<unk>"]
+        self.start_id = self._ids.get("<start>")
+        self.end_id = self._ids.get("<end>")
+        self.pad_id = self._ids.get("<pad>", 0)
+
+    @classmethod
+    def build(
+        cls, captions: Iterable[str], tokenizer: str, threshold: int, layout: str, source: str = "captions"
+    ) -> "Vocabulary":
+        """Collect the words that occur at least `threshold` times.
+
+        vsepp orders them by first sight; vse by frequency, equals by first sight (the original's order
+        of equals depends on the machine). `source` names the captions in errors.
+        Raises `UserError` when no word is left.
+        """
+        counts: Counter[str] = Counter()
+        for caption, times in Counter(captions).items():  # data sets repeat many captions
+            for token in tokenize(caption, tokenizer):
+                counts[token] += times
+        words = [word for word, count in counts.items() if count >= threshold and word not in MARKERS[layout]]
+        if not _has_words(words):
+            word, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+            raise UserError(
+                f"{source}: a vocabulary without words: none occurs {threshold} times "
+                f"(the most frequent token, {word!r}, {count} times): lower INPUT.VOCAB_THRESHOLD"
+            )
+        if layout == "vse":
+            words.sort(key=lambda word: -counts[word])
+        return cls([*MARKERS[layout], *words], tokenizer, layout, threshold)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell two vocabularies apart."""
+        content = json.dumps([self.tokenizer, self.layout, self.words])
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a caption, framed by the layout's markers."""
+        unk, get = self._unk_id, self._ids.get
+        ids = [get(token, unk) for token in tokenize(text, self.tokenizer)]
+        if self.start_id is not None:
+            ids.insert(0, self.start_id)
+        if self.end_id is not None:
+            ids.append(self.end_id)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the words up to `<end>`, with spaces between, without padding and start."""
+        words = []
+        for index in ids:
+            if index == self.end_id:
+                break
+            if index not in (self.pad_id, self.start_id):
+                words.append(self.words[index])
+        return " ".join(words)
+
+    def to_json(self) -> str:
+        """Return the vocabulary as JSON, a word a line."""
+        content = {
+            "tokenizer": self.tokenizer,
+            "layout": self.layout,
+            "threshold": self.threshold,
+            "words": self.words,
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` into a file; an older file stays whole if this fails."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, tokenizer: str = "nltk") -> "Vocabulary":
+        """Read a vocabulary that `save` wrote, or one of the originals (`word2idx`, `idx2word`, `idx`).
+
+        tokenizer: what the originals' files, which do not say, were made with.
+        Raises `UserError` for a file that is missing, of another kind, or without words.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such vocabulary: check INPUT.VOCAB_FILE") from error
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise UserError(f"{path}: not a vocabulary in JSON: {error}") from error
+        try:
+            if "word2idx" in content:
+                words = _words_by_id(content["word2idx"])
+                layout, threshold = ("vsepp" if "<start>" in words else "vse"), 1
+            else:
+                words, tokenizer = content["words"], content["tokenizer"]
+                layout, threshold = content["layout"], content["threshold"]
+            known = tokenizer in TOKENIZERS and layout in MARKERS and len(set(words)) == len(words)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(
+                f"{path}: not a vocabulary: expected tokenizer, layout, threshold and words, or word2idx"
+            ) from error
+        if not known or "<unk>" not in words or not _has_words(words):
+            raise UserError(
+                f"{path}: a vocabulary without words, without <unk>, with a word twice, or of an unknown "
+                f"tokenizer or layout ({tokenizer!r}, {layout!r}): leave INPUT.VOCAB_FILE empty to build one"
+            )
+        return cls(words, tokenizer, layout, threshold)
+
+
+def _has_words(words: Iterable[str]) -> bool:
+    """Whether anything but markers and punctuation is there."""
+    markers = {marker for layout in MARKERS.values() for marker in layout}
+    return any(word not in markers and any(map(str.isalnum, word)) for word in words)
+
+
+def _words_by_id(ids: dict[str, int]) -> list[str]:
+    """Invert word to id; id 0, which one released vocabulary leaves free, becomes `<pad>`."""
+    by_id = {index: word for word, index in ids.items()}
+    by_id.setdefault(0, "<pad>")
+    return [by_id[index] for index in range(len(by_id))]
