@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def precomp(tmp_path: Path) -> Callable[..., Path]:
-    """Writer of a folder with one split: features [4,6], two captions and an id an image, unless told otherwise."""
+    """Writer of a folder with one split: features [4,6] and two captions an image, unless told otherwise."""
 
     def write(
         split: str = "train",

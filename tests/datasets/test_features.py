@@ -37,7 +37,8 @@ def test_every_finite_float16_converts_exactly():
     half = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     half = half[np.isfinite(half)]
     # compared as bits, so that -0.0 and subnormal numbers count
-    np.testing.assert_array_equal(half_to_single(half).view(np.uint32), half.astype(np.float32).view(np.uint32))
+    expected = half.astype(np.float32).view(np.uint32)
+    np.testing.assert_array_equal(half_to_single(half).view(np.uint32), expected)
 
 
 def test_a_file_larger_than_memory_is_never_loaded_whole(tmp_path):
@@ -62,7 +63,8 @@ def test_threads_may_gather_together(tmp_path):
     features = NpyFeatures(tmp_path / "a.npy")
     batches = [np.random.default_rng(seed).integers(0, 200, size=32) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        for rows, read in zip(batches, pool.map(lambda rows: features.gather(rows, False), batches), strict=True):
+        reads = pool.map(lambda rows: features.gather(rows, False), batches)
+        for rows, read in zip(batches, reads, strict=True):
             np.testing.assert_array_equal(read, stored[rows])
 
 

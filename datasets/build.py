@@ -1,0 +1,92 @@
+"""From the configuration to vocabulary, data set and sampler."""
+
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from datasets.captions import caption_path, load_captions, read_captions
+from datasets.features import NpyFeatures
+from datasets.retrieval_dataset import RetrievalDataset
+from datasets.samplers import BatchSampler
+from datasets.text import Vocabulary
+
+
+def build_vocabulary(cfg: CfgNode) -> Vocabulary:
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
+
+    Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
+    """
+    tokenizer, path = cfg.INPUT.TOKENIZER, cfg.INPUT.VOCAB_FILE
+    if path:
+        vocabulary = Vocabulary.load(path, tokenizer)
+        if vocabulary.tokenizer != tokenizer:
+            raise UserError(
+                f"{path}: made with the tokenizer {vocabulary.tokenizer}, INPUT.TOKENIZER is {tokenizer}: "
+                f"add INPUT.TOKENIZER={vocabulary.tokenizer}"
+            )
+        return vocabulary
+    data_dir = _data_dir(cfg)
+    splits = list(cfg.INPUT.VOCAB_SPLITS) or [cfg.DATASET.TRAIN]
+    captions = []
+    for split in splits:
+        captions += read_captions(
+            cfg.DATASET.FORMAT, data_dir, split, cfg.DATASET.CAPTION_FILE, _with_restval(cfg, split)
+        )
+    source = caption_path(cfg.DATASET.FORMAT, data_dir, splits[0], cfg.DATASET.CAPTION_FILE)
+    return Vocabulary.build(
+        captions, tokenizer, cfg.INPUT.VOCAB_THRESHOLD, cfg.INPUT.VOCAB_LAYOUT, str(source)
+    )
+
+
+def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bool) -> RetrievalDataset:
+    """Open the split of that name (such as DATASET.DEV); only in training may long captions be dropped.
+
+    Raises `UserError` for data that is missing or does not fit together.
+    """
+    data_dir = _data_dir(cfg)
+    features = NpyFeatures(data_dir / f"{split}_ims.npy", cfg.INPUT.IMG_FEATURE_DIM)
+    captions = load_captions(
+        cfg.DATASET.FORMAT,
+        data_dir,
+        split,
+        cfg.DATASET.CAPTION_FILE,
+        features,
+        cfg.DATASET.CAPTIONS_PER_IMAGE,
+        _with_restval(cfg, split),
+    )
+    long_captions = cfg.INPUT.LONG_CAPTIONS if training else "cut"
+    return RetrievalDataset(features, captions, vocabulary, cfg.INPUT.MAX_SEQ_LEN, long_captions)
+
+
+def build_sampler(
+    cfg: CfgNode, dataset: RetrievalDataset, rank: int = 0, world_size: int = 1
+) -> BatchSampler:
+    """Return the training batches of process `rank` of `world_size`; `UserError` where there are none."""
+    options = cfg.OPTIMIZATION
+    sampler = BatchSampler(
+        dataset.lengths, options.BATCH_SIZE, options.BATCHING, cfg.MISC.SEED, rank, world_size, shuffle=True
+    )
+    if sampler.steps_per_epoch() == 0:
+        same = " of one length" if options.BATCHING == "same_length" else ""
+        raise UserError(
+            f"{dataset.features.path.parent}: {dataset.num_captions} captions of {dataset.name} for "
+            f"{world_size} processes, expected at least two{same} each: add captions"
+        )
+    return sampler
+
+
+def _with_restval(cfg: CfgNode, split: str) -> bool:
+    return cfg.DATASET.USE_RESTVAL and split == cfg.DATASET.TRAIN
+
+
+def _data_dir(cfg: CfgNode) -> Path:
+    data_dir = Path(cfg.DATASET.DATA_DIR)
+    if not cfg.DATASET.DATA_DIR or not data_dir.is_dir():
+        what = f"{data_dir}: no such folder" if cfg.DATASET.DATA_DIR else "DATASET.DATA_DIR is empty"
+        if cfg.DATASET.NAME == "scenes":
+            raise UserError(
+                f"{what}: run python tools/make_scenes.py --out {cfg.DATASET.DATA_DIR or 'data/scenes'}"
+            )
+        raise UserError(f"{what}, expected the data set: set DATASET.DATA_DIR to its folder (docs/data.md)")
+    return data_dir

@@ -1,0 +1,117 @@
+"""Images with captions, as the batches that train and evaluate a retrieval model."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.captions import CaptionSplit
+from datasets.features import NpyFeatures
+from datasets.text import Vocabulary
+
+
+class RetrievalDataset:
+    """One split: pairs of an image and one of its captions, an item a caption.
+
+    num_images, num_captions; image_ids (names) and captions (strings), as lists.
+    caption_image: int64 [captions], each caption's image. lengths: int64 [captions], in tokens.
+    sentence_ids: int64 [captions], equal where and only where the token ids are equal.
+
+    max_seq_len: longest caption in tokens, markers included; 0: no limit. long_captions: `cut` keeps a
+    longer caption's first tokens (and its `<end>`), `drop` leaves it out; num_dropped tells how many
+    were. Images stay, with or without captions. Raises `UserError` when no caption is left.
+    """
+
+    def __init__(
+        self,
+        features: NpyFeatures,
+        split: CaptionSplit,
+        vocabulary: Vocabulary,
+        max_seq_len: int = 0,
+        long_captions: str = "cut",
+        pool_regions: bool = True,
+    ) -> None:
+        self.name = split.name
+        self.features = features
+        self.vocabulary = vocabulary
+        self.pool_regions = pool_regions
+        self.image_ids = split.image_ids
+        self.num_images = len(split.image_ids)
+        self._image_rows = split.image_rows
+
+        encoded = _encode(split.captions, vocabulary)
+        kept = range(len(encoded))
+        if max_seq_len and long_captions == "drop":
+            kept = [index for index in kept if len(encoded[index]) <= max_seq_len]
+        elif max_seq_len:
+            encoded = [_cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
+        self.num_captions = len(kept)
+        self.num_dropped = len(encoded) - len(kept)
+        if not kept:
+            raise UserError(
+                f"{features.path.parent}: all {self.num_dropped} captions of {split.name} are longer than "
+                f"INPUT.MAX_SEQ_LEN ({max_seq_len} tokens): raise it, or set INPUT.LONG_CAPTIONS=cut"
+            )
+        self.captions = [split.captions[index] for index in kept]
+        self.caption_image = split.caption_image[np.asarray(kept)]
+
+        # Each different sentence is stored once: its tokens, one sentence after another, and where it starts.
+        sentences: dict[tuple[int, ...], int] = {}
+        self.sentence_ids = np.array([sentences.setdefault(encoded[index], len(sentences)) for index in kept])
+        self._tokens = np.fromiter(chain.from_iterable(sentences), dtype=np.int32)
+        sentence_lengths = np.fromiter(map(len, sentences), dtype=np.int64)
+        self._starts = np.cumsum(sentence_lengths) - sentence_lengths
+        self.lengths = sentence_lengths[self.sentence_ids]
+
+    def describe(self) -> str:
+        """One line: what the split holds."""
+        kind = "" if self.features.num_regions is None else f"{self.features.num_regions} regions x "
+        dropped = f" ({self.num_dropped} longer ones dropped)" if self.num_dropped else ""
+        return (
+            f"{self.name}: {self.num_images} images ({kind}{self.features.dim} features), "
+            f"{self.num_captions} captions{dropped}, {len(self._starts)} different sentences"
+        )
+
+    def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the pairs of B captions and their images.
+
+        features float32 [B,F], or regions float32 [B,R,F] and num_regions int64 [B] (regions that are not
+        pooled); token_ids int64 [B,T], padded to the longest; text_len, image_id, sentence_id int64 [B].
+        """
+        images = self.caption_image[caption_indices]
+        return {
+            **self.image_batch(images),
+            **self.text_batch(caption_indices),
+            "image_id": images,
+            "sentence_id": self.sentence_ids[caption_indices],
+        }
+
+    def image_batch(self, image_indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the image side of `batch` for images by index."""
+        values = self.features.gather(self._image_rows[image_indices], self.pool_regions)
+        if values.ndim == 2:
+            return {"features": values}
+        return {"regions": values, "num_regions": np.full(len(values), values.shape[1], dtype=np.int64)}
+
+    def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the text side of `batch` (token_ids, text_len) for captions by index."""
+        lengths = self.lengths[caption_indices]  # [B]
+        starts = self._starts[self.sentence_ids[caption_indices]]  # [B]
+        columns = np.arange(lengths.max(initial=0))  # [T]
+        present = columns < lengths[:, None]  # [B,T]
+        token_ids = np.full(present.shape, self.vocabulary.pad_id, dtype=np.int64)
+        token_ids[present] = self._tokens[(starts[:, None] + columns)[present]]
+        return {"token_ids": token_ids, "text_len": lengths}
+
+
+def _encode(captions: Sequence[str], vocabulary: Vocabulary) -> list[tuple[int, ...]]:
+    """Encode captions, each different text once: data sets repeat many."""
+    known = {text: tuple(vocabulary.encode(text)) for text in dict.fromkeys(captions)}
+    return [known[text] for text in captions]
+
+
+def _cut(ids: tuple[int, ...], max_seq_len: int, end_id: int | None) -> tuple[int, ...]:
+    if len(ids) <= max_seq_len:
+        return ids
+    return ids[:max_seq_len] if end_id is None else (*ids[: max_seq_len - 1], end_id)

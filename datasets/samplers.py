@@ -1,0 +1,103 @@
+"""Which captions form which batch: random, reproducible, and with little padding."""
+
+import numpy as np
+
+# Batches that are sorted by length together, and the fewest such pools: with a single one, the longest
+# captions would meet each other every epoch. benchmarks/padding.py shows what remains of the padding.
+_POOL_BATCHES, _MIN_POOLS = 64, 2
+
+
+class BatchSampler:
+    """The batches of an epoch for one of `world_size` processes.
+
+    lengths: int [captions], in tokens. batch_size: pairs per process.
+    batching: `random`; `bucket` sorts pools of up to 64 shuffled batches by length and shuffles the batches
+    again; `same_length` gives every batch captions of one length.
+
+    All processes form the same global batches of world_size x batch_size from (seed, epoch), and each takes
+    its share, so there is nothing to communicate and nothing to save: an interrupted epoch goes on at an
+    index of `batches(epoch)`. Every process gets equally many batches of equal sizes, none under two pairs
+    (one pair has no negative). Each caption comes once an epoch, but for
+    - captions over a multiple of world_size (random: others each epoch; same_length: per length), and
+    - same_length: a length with fewer than two captions per process. A batch of one, which the original
+      forms, has a loss of zero and no gradient, so nothing is lost.
+    A last batch that would be under two pairs per process joins the one before it.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        batching: str,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        if batching not in ("random", "bucket", "same_length"):
+            raise ValueError(f"unknown batching {batching!r}, expected random, bucket or same_length")
+        self.lengths = np.asarray(lengths)
+        self.batching = batching
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self._global_size = batch_size * world_size
+        groups = np.bincount(self.lengths) if batching == "same_length" else [len(self.lengths)]
+        self._sizes = [_batch_sizes(count, self._global_size, world_size) for count in groups]
+
+    def steps_per_epoch(self, epoch: int = 0) -> int:
+        """Number of batches, the same for all processes and epochs."""
+        return sum(map(len, self._sizes))
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return this process's batches of one epoch, each the indices of its captions, int64 [B]."""
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
+        if self.batching == "same_length":
+            batches = self._by_length(order)
+        else:
+            batches = self._cut(order, random)
+        if self.shuffle:
+            batches = [batches[index] for index in random.permutation(len(batches))]
+        # Every world_size-th caption, so that no process gets the long end of a sorted batch.
+        return [batch[self.rank :: self.world_size] for batch in batches]
+
+    def _cut(self, order: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+        """Cut the order into batches; bucket: sort each pool by length first."""
+        sizes = np.array(self._sizes[0], dtype=np.int64)
+        if not len(sizes):
+            return []
+        if self.shuffle:
+            sizes = random.permutation(sizes)  # else the smallest batch would hold the longest captions
+        ends = np.cumsum(sizes)
+        order = order[: sizes.sum()]
+        if self.batching == "bucket":
+            step = max(1, min(_POOL_BATCHES, len(sizes) // _MIN_POOLS))
+            pools = np.split(order, ends[step - 1 : -1 : step])
+            order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        return np.split(order, ends[:-1])
+
+    def _by_length(self, order: np.ndarray) -> list[np.ndarray]:
+        """Cut the captions of each length into batches."""
+        order = order[np.argsort(self.lengths[order], kind="stable")]
+        batches, start = [], 0
+        for count, sizes in zip(np.bincount(self.lengths), self._sizes, strict=True):
+            ends = start + np.cumsum([0, *sizes])
+            batches += [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+            start += count
+        return batches
+
+
+def _batch_sizes(count: int, batch_size: int, world_size: int) -> list[int]:
+    """Sizes of the global batches for `count` captions: multiples of world_size, two per process or more."""
+    count -= count % world_size
+    if count < 2 * world_size:
+        return []
+    full, rest = divmod(count, batch_size)
+    sizes = [batch_size] * full
+    if rest >= 2 * world_size:
+        sizes.append(rest)
+    elif rest:
+        sizes[-1] += rest
+    return sizes

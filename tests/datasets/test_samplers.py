@@ -1,0 +1,102 @@
+"""Every caption comes once an epoch, at random but reproducibly, and processes share the batches evenly."""
+
+import numpy as np
+import pytest
+
+from datasets.samplers import BatchSampler
+
+BATCHINGS = ["random", "bucket", "same_length"]
+LENGTHS = np.random.default_rng(0).poisson(8, size=1003) + 2
+
+
+def sampler(batching, lengths=LENGTHS, batch_size=16, seed=1, rank=0, world_size=1, shuffle=True):
+    return BatchSampler(lengths, batch_size, batching, seed, rank, world_size, shuffle)
+
+
+def padding(lengths, batches):
+    """Padded tokens for each real one."""
+    computed = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    real = sum(lengths[index] for batch in batches for index in batch)
+    return computed / real - 1
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_an_epoch_holds_each_caption_once_and_leaves_out_what_cannot_be_shared(batching, world_size):
+    ranks = [sampler(batching, rank=rank, world_size=world_size).batches(3) for rank in range(world_size)]
+    seen = np.concatenate([batch for batches in ranks for batch in batches])
+    assert len(set(seen)) == len(seen)
+
+    # what may be left out: a remainder of the division among processes, or too few of a length
+    groups = np.bincount(LENGTHS) if batching == "same_length" else [len(LENGTHS)]
+    shared = sum(count - count % world_size for count in groups if count >= 2 * world_size)
+    assert len(seen) == shared
+    if world_size == 1 and batching != "same_length":
+        assert sorted(seen) == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_processes_have_equal_batches_of_two_or_more_pairs_at_every_step(batching):
+    ranks = [sampler(batching, rank=rank, world_size=3) for rank in range(3)]
+    sizes = [[len(batch) for batch in rank.batches(0)] for rank in ranks]
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert min(sizes[0]) >= 2 and max(sizes[0]) <= 16 + 1
+    assert all(rank.steps_per_epoch(0) == len(sizes[0]) for rank in ranks)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_an_epoch_depends_on_its_seed_and_number_alone(batching):
+    def flat(seed, epoch):
+        return np.concatenate(sampler(batching, seed=seed).batches(epoch)).tolist()
+
+    assert flat(1, 5) == flat(1, 5)
+    assert flat(1, 5) != flat(1, 6)
+    assert flat(1, 5) != flat(2, 5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 15, 16, 17, 18, 31, 32, 33, 34, 35])
+def test_a_remainder_is_a_batch_of_its_own_unless_it_is_one_pair(count):
+    sizes = [len(batch) for batch in sampler("random", LENGTHS[:count]).batches(0)]
+    assert sum(sizes) == count
+    full, rest = divmod(count, 16)
+    expected = [16] * full + [rest] if rest > 1 else [16] * full
+    if rest == 1:
+        expected[-1] = 17
+    assert sorted(sizes) == sorted(expected)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_too_few_captions_make_no_batch(batching):
+    for lengths, world_size in (([5], 1), ([5, 5, 5], 2), ([], 1)):
+        few = sampler(batching, np.array(lengths, int), world_size=world_size)
+        assert few.batches(0) == [] and few.steps_per_epoch(0) == 0
+
+
+def test_same_length_batches_hold_one_length():
+    for batch in sampler("same_length").batches(0):
+        assert len({LENGTHS[index] for index in batch}) == 1
+
+
+def test_buckets_compute_little_padding():
+    lengths = np.random.default_rng(0).poisson(9, size=20_000) + 3
+    assert padding(lengths, sampler("bucket", lengths, 128).batches(0)) < 0.03
+    assert padding(lengths, sampler("random", lengths, 128).batches(0)) > 0.5
+
+
+def test_buckets_come_in_random_order_and_change_every_epoch():
+    lengths = np.sort(LENGTHS)
+    first, second = (sampler("bucket", lengths).batches(epoch) for epoch in (0, 1))
+    means = [lengths[batch].mean() for batch in first]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
+    pairs = {tuple(sorted(batch)) for batch in first} & {tuple(sorted(batch)) for batch in second}
+    assert not pairs
+
+
+def test_without_shuffling_random_batches_follow_the_data():
+    batches = sampler("random", shuffle=False).batches(0)
+    assert np.concatenate(batches).tolist() == list(range(len(LENGTHS)))
+
+
+def test_unknown_batching_lists_the_choices():
+    with pytest.raises(ValueError, match="random, bucket or same_length"):
+        sampler("sorted")
