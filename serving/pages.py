@@ -34,7 +34,7 @@ def write_search_page(
     pictures: PictureFolder,
     sheet: Image.Image,
 ) -> tuple[Path, Path]:
-    """Write `hits.png` and `hits.html` for one query; `shown` is the id of the picture that was asked with."""
+    """Write `hits.png` and `hits.html` for one query; `shown` is the id of the query picture."""
     values = {"title": title, "shown": shown, "images": images, "captions": captions, "pictures": pictures}
     page = write_page(folder / "hits.html", "search.html", values)
     sheet.save(folder / "hits.png")

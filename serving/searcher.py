@@ -16,7 +16,7 @@ from serving.index import Index
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: an image's id or a caption, its score (higher is better), and whether it is a true answer."""
+    """One result: an image's id or a caption, its score (higher is better), whether it is true."""
 
     name: str
     score: float
@@ -54,7 +54,7 @@ class Searcher:
             raise UserError("--text: expected a sentence, got none; write it in quotes")
         if len(self.unknown_words(text)) == len(words):
             raise UserError(
-                f"--text: no word of {text!r} is in the model's vocabulary; use words of its training captions"
+                f"--text: no word of {text!r} is in the vocabulary; use words of the training captions"
             )
         ids = self.vocabulary.encode(text)
         batch = {"token_ids": paddle.to_tensor([ids]), "text_len": paddle.to_tensor([len(ids)])}
@@ -77,7 +77,7 @@ class Searcher:
         return _hits(self._caption_index.search(embedding, k))
 
     def images_for_image(self, embedding: np.ndarray, k: int, leave_out: str | None = None) -> list[Hit]:
-        """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D], without itself."""
+        """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D]."""
         index = Index(
             _normalized(self.images), self.dataset.image_ids, lambda queries, images: queries @ images.T
         )
@@ -102,8 +102,8 @@ class Searcher:
                 return rows[candidate]
         near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5) or list(rows)[:3]
         raise UserError(
-            f"--image: {name!r} is not an image of the split (such as {', '.join(near)}); give the id or file name of "
-            f"one of its images, or a .npy file with an image's features"
+            f"--image: {name!r} is not an image of the split (such as {', '.join(near)}); give the id or file "
+            f"name of one of its images, or a .npy file with an image's features"
         )
 
     def encode_features(self, path: str) -> np.ndarray:
@@ -115,7 +115,8 @@ class Searcher:
         width = self.dataset.features.dim
         if features.ndim not in (1, 2) or features.shape[-1] != width or not np.isfinite(features).all():
             raise UserError(
-                f"--image: {path}: expected finite features [{width}] or [R,{width}], got {list(features.shape)}"
+                f"--image: {path}: expected finite features [{width}] or [R,{width}], "
+                f"got {list(features.shape)}"
             )
         pooled = features.astype(np.float32).reshape(-1, width).mean(axis=0, keepdims=True)
         with paddle.no_grad():
