@@ -82,6 +82,9 @@ KEYS: dict[str, dict[str, Key]] = {
         "DEV": Key("dev", "name of the split that chooses the best checkpoint"),
         "TEST": Key("test", "name of the split that results are reported on"),
         "USE_RESTVAL": Key(False, "karpathy: add the restval split to the training split"),
+        "DISTINCT_CAPTIONS": Key(
+            False, "train once an epoch on a sentence that an image has several times, not once for each"
+        ),
         "CAPTIONS_PER_IMAGE": Key(
             0,
             "precomp without ids: captions that share one image row, or consecutive rows that are one "

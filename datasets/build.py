@@ -56,7 +56,10 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
         _with_restval(cfg, split),
     )
     long_captions = cfg.INPUT.LONG_CAPTIONS if training else "cut"
-    return RetrievalDataset(features, captions, vocabulary, cfg.INPUT.MAX_SEQ_LEN, long_captions)
+    distinct = training and cfg.DATASET.DISTINCT_CAPTIONS
+    return RetrievalDataset(
+        features, captions, vocabulary, cfg.INPUT.MAX_SEQ_LEN, long_captions, distinct_captions=distinct
+    )
 
 
 def build_sampler(

@@ -20,7 +20,8 @@ class RetrievalDataset:
 
     max_seq_len: longest caption in tokens, markers included; 0: no limit. long_captions: `cut` keeps a
     longer caption's first tokens (and its `<end>`), `drop` leaves it out; num_dropped tells how many
-    were. Images stay, with or without captions. Raises `UserError` when no caption is left.
+    were. `distinct_captions` leaves out a sentence that its image has already. Images stay, with or without
+    captions. Raises `UserError` when no caption is left.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class RetrievalDataset:
         vocabulary: Vocabulary,
         max_seq_len: int = 0,
         long_captions: str = "cut",
+        distinct_captions: bool = False,
         pool_regions: bool = True,
     ) -> None:
         self.name = split.name
@@ -46,8 +48,11 @@ class RetrievalDataset:
             kept = [index for index in kept if len(encoded[index]) <= max_seq_len]
         elif max_seq_len:
             encoded = [_cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
-        self.num_captions = len(kept)
         self.num_dropped = len(encoded) - len(kept)
+        if distinct_captions:
+            first = {(split.caption_image[index], encoded[index]): index for index in reversed(kept)}
+            kept = sorted(first.values())
+        self.num_captions = len(kept)
         if not kept:
             raise UserError(
                 f"{features.path.parent}: all {self.num_dropped} captions of {split.name} are longer than "

@@ -38,6 +38,14 @@ def test_long_captions_are_dropped_in_training_only(precomp):
     assert build_dataset(cfg, "train", vocabulary, training=False).num_captions == 8
 
 
+def test_repeated_sentences_are_left_out_in_training_only(precomp):
+    folder = precomp(captions=["a dog"] * 8)
+    cfg = config(folder, "DATASET.DISTINCT_CAPTIONS=true")
+    vocabulary = build_vocabulary(cfg)
+    assert build_dataset(cfg, "train", vocabulary, training=True).num_captions == 4
+    assert build_dataset(cfg, "train", vocabulary, training=False).num_captions == 8
+
+
 def test_a_sampler_serves_each_process_from_the_configured_batches(precomp):
     folder = precomp(captions=["a dog"] * 8)
     cfg = config(folder, "OPTIMIZATION.BATCH_SIZE=2", "OPTIMIZATION.BATCHING=random")

@@ -98,3 +98,10 @@ def test_dropped_captions_leave_the_others_in_place(open_dataset):
 def test_dropping_every_caption_is_refused(open_dataset):
     with pytest.raises(UserError, match=r"all 6 captions of train.*MAX_SEQ_LEN \(2"):
         open_dataset(max_seq_len=2, long_captions="drop")
+
+
+def test_a_sentence_that_an_image_repeats_is_an_item_once(open_dataset):
+    dataset, _ = open_dataset(distinct_captions=True)
+    assert dataset.captions == [CAPTIONS[index] for index in (0, 2, 3, 4, 5)]  # the second repeats the first
+    assert dataset.caption_image.tolist() == [0, 1, 1, 2, 2]
+    assert dataset.num_dropped == 0
