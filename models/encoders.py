@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -60,7 +61,7 @@ class FeatureNorm(nn.Layer):
     A feature that never varies (deviation 0) is only centred.
     """
 
-    def __init__(self, dim: int, mean: Tensor | None = None, deviation: Tensor | None = None) -> None:
+    def __init__(self, dim: int, mean: np.ndarray | None = None, deviation: np.ndarray | None = None) -> None:
         super().__init__()
         mean = paddle.zeros([dim]) if mean is None else paddle.to_tensor(mean, dtype="float32")
         deviation = paddle.ones([dim]) if deviation is None else paddle.to_tensor(deviation, dtype="float32")
