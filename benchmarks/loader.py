@@ -1,0 +1,113 @@
+"""What loader threads are worth, and where: batches of region features beside a training step.
+
+A store of 36 x 2048 float16 regions an image is read, converted and averaged, 128 images a batch
+(19 MB), with and without two loader threads, in three settings:
+- `device`: the step runs on a device that leaves the processor alone, as a GPU does (it sleeps).
+- `one thread`: the step is a Paddle training step on one of the cores.
+- `all cores`: the step is a Paddle training step on all cores, which then have little left to give.
+"""
+
+from _report import alternate, report, run_child, seconds
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+IMAGES, REGIONS, WIDTH = 1024, 36, 2048
+BATCH, STEPS, WORKERS = 128, 24, 2
+SETTINGS = {"device": 0, "one thread": 1, "all cores": os.cpu_count() or 1}  # threads of Paddle
+
+
+def main() -> None:
+    if len(sys.argv) == 4:
+        measure(*sys.argv[1:])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "train_ims.npy")
+        write_store(path)
+        results = {name: run_child(__file__, path, name, str(n)) for name, n in SETTINGS.items()}
+    print("setting      batch ms  step ms  images/s: no threads  two threads")
+    for name, result in results.items():
+        print(
+            f"{name:12} {result['batch'] * 1e3:8.1f} {result['step'] * 1e3:8.1f}"
+            f" {result['baseline']:22.0f} {result['ours']:12.0f}"
+        )
+    report(
+        "two loader threads beside a device: 36 x 2048 float16 regions, batch 128",
+        **{side: results["device"][side] for side in ("ours", "baseline")},
+        goal=1.5,
+        unit="images/s",
+        higher_is_better=True,
+    )
+
+
+def write_store(path: str) -> None:
+    """Write random features in blocks."""
+    import numpy as np
+
+    store = np.lib.format.open_memmap(path, "w+", np.float16, (IMAGES, REGIONS, WIDTH))
+    random = np.random.default_rng(0)
+    for start in range(0, IMAGES, 64):
+        store[start : start + 64] = random.random((64, REGIONS, WIDTH), dtype=np.float32)
+    store.flush()
+
+
+def measure(path: str, setting: str, threads: str) -> None:
+    """Print one setting's measurements as JSON: seconds of a batch and of a step, images per second."""
+    step = make_step(int(threads))
+    import numpy as np
+
+    from datasets.features import NpyFeatures
+    from datasets.loader import iterate_batches
+
+    features = NpyFeatures(path)
+    random = np.random.default_rng(1)
+    batches = [random.integers(0, IMAGES, size=BATCH) for _ in range(STEPS)]
+
+    def images_per_second(workers: int) -> float:
+        def epoch() -> None:
+            for values in iterate_batches(lambda rows: features.gather(rows, pool=True), batches, workers):
+                step(values)
+
+        return len(batches) * BATCH / seconds(epoch)
+
+    images_per_second(0)
+    ours, baseline = alternate(lambda: images_per_second(WORKERS), lambda: images_per_second(0))
+    batch = min(seconds(lambda: features.gather(batches[0], pool=True)) for _ in range(5))
+    values = features.gather(batches[0], pool=True)
+    print(
+        json.dumps(
+            {
+                "ours": ours,
+                "baseline": baseline,
+                "batch": batch,
+                "step": min(seconds(lambda: step(values)) for _ in range(5)),
+            }
+        )
+    )
+
+
+def make_step(threads: int) -> Callable[[object], None]:
+    """Return a step on a batch: 15 ms of sleep for 0 threads, else Paddle's, of a two-layer image encoder."""
+    if threads == 0:
+        return lambda values: time.sleep(0.015)
+    from engine.runtime import prepare_runtime
+
+    prepare_runtime("cpu", threads, seed=0, deterministic=True)
+    import paddle
+
+    encoder = paddle.nn.Sequential(paddle.nn.Linear(WIDTH, 1024), paddle.nn.Linear(1024, 1024))
+
+    def step(values: object) -> None:
+        encoder(paddle.to_tensor(values)).square().mean().backward()
+        encoder.clear_gradients()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
