@@ -1,0 +1,77 @@
+"""A search returns the best of all, as a full sort of every score would."""
+
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from serving.index import Index
+
+
+def test_the_index_finds_what_a_full_sort_finds():
+    random = np.random.default_rng(0)
+    embeddings, queries = random.normal(size=(50, 4)), random.normal(size=(300, 4))
+    scores, ids = Index(embeddings, [f"i{n}" for n in range(50)], lambda q, e: q @ e.T).search(queries, 7)
+    for row, query in enumerate(queries):
+        by_hand = sorted(range(50), key=lambda n: -float(query @ embeddings[n].astype(np.float32)))[:7]
+        assert ids[row].tolist() == [f"i{n}" for n in by_hand]
+        assert np.all(np.diff(scores[row]) <= 0)
+
+
+def test_k_is_cut_to_the_size_of_the_index():
+    scores, ids = Index(np.eye(3), ["a", "b", "c"], lambda q, e: q @ e.T).search(np.eye(3)[:1], 9)
+    assert scores.shape == ids.shape == (1, 3)
+
+
+def test_as_many_ids_as_embeddings_are_needed():
+    with pytest.raises(ValueError, match="3 embeddings and 2 ids"):
+        Index(np.eye(3), ["a", "b"], lambda q, e: q @ e.T)
+
+
+def test_a_sentence_ranks_pictures_by_the_models_own_scores(searcher):
+    hits = searcher.images_for_text("a red dog", 6)
+    text = searcher.encode_text("a red dog")[0]
+    by_hand = sorted(range(6), key=lambda row: -float(searcher.images[row] @ text))
+    assert [hit.name for hit in hits] == [f"image_{row}" for row in by_hand]
+    assert hits[0].score == pytest.approx(float(searcher.images[by_hand[0]] @ text), abs=1e-6)
+
+
+def test_a_picture_finds_distinct_captions_and_other_pictures(searcher):
+    embedding, name = searcher.embed_image("some/folder/image_2.png")
+    assert name == "image_2"
+    captions = [hit.name for hit in searcher.captions_for_image(embedding, 12)]
+    assert sorted(captions) == sorted(set(searcher.dataset.captions))
+    others = [hit.name for hit in searcher.images_for_image(embedding, 6, leave_out=name)]
+    assert len(others) == 5 and name not in others
+
+
+def test_features_of_a_picture_outside_the_split_can_be_searched_with(searcher, tmp_path):
+    np.save(tmp_path / "query.npy", searcher.dataset.image_batch(np.array([3]))["features"][0])
+    embedding, name = searcher.embed_image(str(tmp_path / "query.npy"))
+    assert name is None
+    assert np.allclose(embedding[0], searcher.images[3], atol=1e-6)
+
+
+def test_unknown_words_are_told(searcher):
+    assert searcher.unknown_words("A purple dog sings") == ["purple", "sings"]
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (lambda searcher: searcher.encode_text("   "), "expected a sentence"),
+        (lambda searcher: searcher.encode_text("zebra quagga"), "no word of 'zebra quagga'"),
+        (lambda searcher: searcher.embed_image("image_9.jpg"), "image_9.jpg.*such as image_"),
+        (lambda searcher: searcher.embed_image("nowhere.npy"), "nowhere.npy cannot be read"),
+    ],
+    ids=["empty", "no known word", "no such image", "no such features"],
+)
+def test_a_query_that_cannot_work_says_why(searcher, action, expected):
+    with pytest.raises(UserError, match=expected):
+        action(searcher)
+
+
+@pytest.mark.parametrize("features", [np.ones(5), np.full(8, np.nan)], ids=["another width", "not finite"])
+def test_features_that_do_not_fit_are_refused(searcher, tmp_path, features):
+    np.save(tmp_path / "query.npy", features)
+    with pytest.raises(UserError, match=r"expected finite features \[8\]"):
+        searcher.embed_image(str(tmp_path / "query.npy"))
