@@ -37,18 +37,19 @@ def write_result_json(
     checkpoint: dict,
     config: dict,
     versions: dict[str, str],
-    further: dict[str, dict] | None = None,
+    further: dict[str, dict[str, float]] | None = None,
 ) -> None:
     """Write `result.json`, whole or not at all.
 
     `checkpoint` says which weights were measured (folder, SHA-256, step), `config` is the merged
-    configuration, `further` holds other measurements by name. Raises UserError where the disk refuses.
+    configuration, `further` holds other measurements of the same weights, each under a name of its own.
+    Raises UserError where the disk refuses.
     """
     content = {
         "metrics": result.metrics,
+        **(further or {}),
         "protocol": result.protocol,
         "folds": result.folds,
-        **(further or {}),
         "checkpoint": checkpoint,
         "versions": versions,
         "config": config,

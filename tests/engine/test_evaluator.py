@@ -1,6 +1,10 @@
 """Evaluation: everything is encoded once, and whoever has the scores finds the same numbers."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -10,6 +14,7 @@ from config.errors import UserError
 from engine.evaluator import encode_captions, encode_images, evaluate, evaluation_mode
 from engine.result import format_table, versions, write_result_json
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 WORDS, WIDTH, FEATURES = 30, 6, 5
 
 
@@ -105,6 +110,22 @@ def test_every_metric_can_be_recomputed_from_the_saved_scores(dataset, tmp_path,
     ]
     expected = metrics_by_loops(saved["scores"], saved["image_ids"], saved["caption_image_ids"])
     assert result.metrics == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_documented_snippet_recomputes_the_result(dataset, tmp_path):
+    result = evaluate(TinyModel(), dataset, "test", scores_path=tmp_path / "scores.npz")
+    snippet = next(
+        code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "np.load" in code
+    )
+    (tmp_path / "recompute.py").write_text(snippet)
+    command = [sys.executable, "recompute.py"]
+    printed = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for direction, line in zip(("i2t", "t2i"), printed, strict=True):
+        expected = [result.metrics[f"{direction}_{name}"] for name in ("r1", "r5", "r10", "medr", "meanr")]
+        assert line.split()[0] == direction
+        assert [float(number) for number in line.split()[1:]] == pytest.approx(expected, rel=1e-12)
 
 
 def test_folds_are_slices_of_the_images_in_order_and_metrics_their_mean(dataset, tmp_path):
@@ -203,10 +224,18 @@ def test_table_shows_metrics_sizes_and_the_tie_rule(dataset):
 
 def test_result_file_holds_metrics_protocol_checkpoint_config_and_versions(dataset, tmp_path):
     result = evaluate(TinyModel(), dataset, "test", folds=2)
-    write_result_json(tmp_path / "result.json", result, {"sha256": "ab"}, {"EVAL": {"FOLDS": 2}}, versions())
+    write_result_json(
+        tmp_path / "result.json",
+        result,
+        {"sha256": "ab"},
+        {"EVAL": {"FOLDS": 2}},
+        versions(),
+        {"swapped": {"place": 60.0}},
+    )
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["metrics"] == result.metrics
     assert content["protocol"] == result.protocol
+    assert content["swapped"] == {"place": 60.0}
     assert len(content["folds"]) == 2
     assert content["checkpoint"] == {"sha256": "ab"} and content["config"] == {"EVAL": {"FOLDS": 2}}
     assert {"python", "paddle", "numpy"} <= set(content["versions"])
