@@ -53,7 +53,7 @@ def run_script(script: Path) -> Outcome:
     start = time.monotonic()
     lines, last = [], ""
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-u", str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     for printed in process.stdout:
         print(f"    {printed}", end="", flush=True)

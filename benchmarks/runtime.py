@@ -12,7 +12,7 @@ import sys
 
 SIZE = 2048
 WORD_DIM, HIDDEN, BATCH, WORDS = 300, 1024, 128, 20
-ROUNDS = 3
+ROUNDS = 5
 
 
 def main() -> None:
