@@ -24,11 +24,13 @@ from engine.checkpoint import (
     verify_files,
 )
 from engine.evaluator import Progress, evaluate
+from engine.progress import TrainingSettings
 from engine.result import Result
 from engine.run_folder import RunFolder
 from engine.run_log import RunLog
 from engine.swapped import swapped_accuracy
-from engine.trainer import Trainer, TrainingSettings, named_parameters
+from engine.trainer import Trainer
+from engine.training_state import named_parameters, restore_training, training_state
 from models.build import build_loss, build_model
 from solvers.optimizer import build_optimizer
 from solvers.scheduler import build_schedule
@@ -52,6 +54,8 @@ def build_trainer(
     dev = build_dataset(cfg, cfg.DATASET.DEV, vocabulary, training=False)
     moments = training.features.moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
     model, loss = build_model(cfg, len(vocabulary), *moments), build_loss(cfg)
+    if origin and not resume:
+        load_model(origin, model, cfg.MODEL.NAME)
     sampler = build_sampler(cfg, training, rank, world_size)
     log.say(_describe(cfg, training, dev, vocabulary, model))
 
@@ -72,7 +76,7 @@ def build_trainer(
 
     def save(name: str) -> None:
         if rank == 0:
-            model_arrays, trainer_arrays, values = trainer.state()
+            model_arrays, trainer_arrays, values = training_state(trainer)
             state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
             save_checkpoint(folder.path / name, model_arrays, trainer_arrays, state, vocabulary.to_json())
             folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
@@ -93,8 +97,6 @@ def build_trainer(
     )
     if resume:
         _resume(cfg, folder, trainer, log)
-    elif origin:
-        load_model(origin, model, cfg.MODEL.NAME)
     return trainer, vocabulary
 
 
@@ -106,18 +108,18 @@ def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, log: RunLog) -> N
         raise UserError(
             f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
         )
-    trainer.restore(model, rest, state)
+    restore_training(trainer, model, rest, state)
     changed = changed_keys(state["config"], config_as_dict(cfg))
     if changed:
         log.say(f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one")
     if log.enabled:
-        folder.trim_log(trainer.progress.step)
+        folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
     log.say(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
 
 
 def changed_keys(before: dict, now: dict) -> list[str]:
     """Return the keys that steer training and differ between two configurations."""
-    steering = ("INPUT", "DATASET", "MODEL", "LOSS", "OPTIMIZATION", "MISC")
+    steering = ("INPUT", "DATASET", "MODEL", "LOSS", "OPTIMIZATION", "RUNTIME", "MISC")
     return [
         f"{section}.{name}"
         for section in steering

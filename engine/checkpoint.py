@@ -120,7 +120,7 @@ def save_checkpoint(
         (new / STATE_FILE).write_text(
             json.dumps({"format": FORMAT, **state, "files": files}, indent=1), encoding="utf-8"
         )
-        for path in new.iterdir():
+        for path in (*new.iterdir(), new):
             _sync(path)
         _replace_folder(new, folder)
     except (OSError, SafetensorError) as error:
@@ -177,10 +177,16 @@ def read_state(folder: str | Path) -> dict:
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state["files"][MODEL_FILE]["sha256"]
+        version = state["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / STATE_FILE}: not the state of a checkpoint ({error}); use another checkpoint"
         ) from error
+    if version != FORMAT:
+        raise UserError(
+            f"{folder / STATE_FILE}: expected a checkpoint of format {FORMAT}, got {version}; use the "
+            f"version of the toolkit that wrote it"
+        )
     return state
 
 

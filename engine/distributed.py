@@ -28,6 +28,12 @@ def start_process_group() -> None:
         dist.init_parallel_env()
 
 
+def wait_for_all() -> None:
+    """Return when every process of the job has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def broadcast_layer(layer: paddle.nn.Layer) -> None:
     """Give every process the parameters and buffers of process 0."""
     if world_size() > 1:

@@ -12,6 +12,12 @@ LOSS_TOLERANCE = 0.05
 """How close to 2 x batch x margin counts as sitting there, as a fraction of it."""
 SPREAD_TOLERANCE = 0.25
 """Scores whose standard deviation is below this fraction of the margin count as all alike."""
+MAX_SKIPPED = 10
+"""Steps in a row that may be skipped because their loss is not a number."""
+BROKEN_REMEDY = (
+    "lower OPTIMIZATION.LR, lengthen OPTIMIZATION.WARMUP_STEPS or tighten OPTIMIZATION.CLIP_MAX_NORM; what "
+    "was saved before is intact"
+)
 
 
 @dataclass
@@ -57,9 +63,11 @@ def is_broken(loss: float) -> bool:
     return not math.isfinite(loss)
 
 
-def broken_message(step: int, loss: float) -> str:
+def broken_loss(step: int, loss: float) -> str:
     """Return the line for a loss that is not a number."""
-    return (
-        f"the loss is {loss} at step {step}: lower OPTIMIZATION.LR, lengthen OPTIMIZATION.WARMUP_STEPS or "
-        f"tighten OPTIMIZATION.CLIP_MAX_NORM; the last checkpoint is from before and --resume starts there"
-    )
+    return f"the loss is {loss} at step {step}: {BROKEN_REMEDY}"
+
+
+def broken_weights(step: int, name: str) -> str:
+    """Return the line for a tensor of the model that holds NaN or infinity."""
+    return f"the weights {name} hold NaN or infinity after step {step}: {BROKEN_REMEDY}"

@@ -1,5 +1,6 @@
 """The folder of one run: its configuration, log, vocabulary and checkpoints."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -8,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from config.errors import UserError
-from engine.checkpoint import STATE_FILE, read_state, write_atomically
+from engine.checkpoint import STATE_FILE, write_atomically
 
 
 class RunFolder:
@@ -29,6 +30,10 @@ class RunFolder:
         Raises UserError when another process trains here, when a run is here already and neither
         `resume` nor `overwrite` was asked for, or when there is nothing to resume.
         """
+        if resume and not self.has_last():
+            raise UserError(
+                f"nothing to resume in {self.path}: it has no last/ checkpoint; train without --resume"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held until the process ends
@@ -41,28 +46,27 @@ class RunFolder:
             raise UserError(
                 f"cannot write to the run folder {self.path}: {error.strerror}; set OUTPUT.CHECKPOINT_DIR"
             ) from error
-        started = self.has_last()
-        if resume and not started:
+        if self.holds_checkpoint() and not resume and not overwrite:
+            go_on = "--resume to go on with it, " if self.has_last() else ""
             raise UserError(
-                f"nothing to resume in {self.path}: it has no last/ checkpoint; train without --resume"
-            )
-        if started and not resume and not overwrite:
-            step = read_state(self.last)["progress"]["step"]
-            raise UserError(
-                f"{self.path} already holds a run (step {step}); add --resume to go on with it, --overwrite to "
-                f"delete it and start again, or set another OUTPUT.SAVE_NAME"
+                f"{self.path} already holds a run; add {go_on}--overwrite to delete it and start again, or "
+                f"set another OUTPUT.SAVE_NAME"
             )
 
     def has_last(self) -> bool:
         """Tell whether there is a checkpoint to resume from."""
         return any((folder / STATE_FILE).is_file() for folder in (self.last, self.path / ".last.old"))
 
+    def holds_checkpoint(self) -> bool:
+        """Tell whether there is any checkpoint, such as a `best/` from before the first `last/`."""
+        return any(self.path.glob(f"*/{STATE_FILE}"))
+
     def clear(self) -> None:
         """Delete the checkpoints, log and curves of an earlier run."""
-        for name in ("best", "last", ".best.old", ".last.old", "curves"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for _, folder in self.kept_epochs():
-            shutil.rmtree(folder)
+        unfinished = [path for pattern in (".*.new", ".*.old") for path in self.path.glob(pattern)]
+        epochs = [folder for _, folder in self.kept_epochs()]
+        for folder in (self.best, self.last, self.path / "curves", *epochs, *unfinished):
+            shutil.rmtree(folder, ignore_errors=True)
         self.log_file.unlink(missing_ok=True)
 
     def epoch_folder(self, epoch: int) -> Path:
@@ -79,26 +83,24 @@ class RunFolder:
         for _, folder in self.kept_epochs()[:-keep]:
             shutil.rmtree(folder)
 
-    def trim_log(self, step: int) -> None:
-        """Drop log lines from after `step`: a resumed run writes them again."""
+    def trim_log(self, step: int, last_validation: int) -> None:
+        """Drop steps after `step` and validations after `last_validation`: a resume writes them again."""
         if not self.log_file.is_file():
             return
         kept = [
-            line for line in self.log_file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step
+            record
+            for record in read_log(self.log_file)
+            if record["step"] <= (last_validation if record["event"] == "validation" else step)
         ]
-        write_atomically(self.log_file, "".join(line + "\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line).get("step", 0)
-    except ValueError:  # a line cut short by a crash
-        return float("inf")
+        write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read_log(path: str | Path) -> list[dict]:
     """Return the objects of a `log.jsonl`; a last line cut short by a crash is left out."""
     if not os.path.isfile(path):
         return []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if _step_of(line) != float("inf")]
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records

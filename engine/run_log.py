@@ -1,11 +1,14 @@
 """Where a run writes what happens: the terminal, `log.jsonl`, and VisualDL curves."""
 
+import contextlib
 import json
 import sys
 import time
 from pathlib import Path
 
 from tqdm import tqdm
+
+from config.errors import UserError
 
 
 class RunLog:
@@ -63,25 +66,34 @@ class RunLog:
 
     def remark(self, event: str, step: int, line: str) -> None:
         """Print a line and keep it in the log as an event of its own."""
-        self._write({"event": event, "step": step, "message": line})
+        self.note(event, step, line)
         self.say(line)
 
+    def note(self, event: str, step: int, line: str) -> None:
+        """Keep a line in the log as an event of its own."""
+        self._write({"event": event, "step": step, "message": line})
+
     def close(self) -> None:
-        """Flush everything."""
+        """Flush everything; a full disk was told of when a line was written."""
         if self._bar is not None:
             self._bar.close()
-        if self._curves is not None:
-            self._curves.close()
-        if self._file is not None:
-            self._file.close()
+        for file in (self._curves, self._file):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
 
     def _write(self, record: dict) -> None:
         if not self.enabled:
             return
-        if self._file is None:
-            self._file = open(self._log_file, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
-        self._file.flush()
+        try:
+            if self._file is None:
+                self._file = open(self._log_file, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._log_file}: {error.strerror}; free some space, then go on with --resume"
+            ) from error
 
     def _curve(self, group: str, record: dict) -> None:
         if self._curves_folder is None:
@@ -93,6 +105,16 @@ class RunLog:
         for name, value in record.items():
             if isinstance(value, float):
                 self._curves.add_scalar(tag=f"{group}/{name}", value=value, step=record["step"])
+
+
+def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int] | None) -> str:
+    """Return the terminal's line for one validation; `best` is the better score there was, and its step."""
+    recalls = "  ".join(
+        f"{direction} " + "/".join(f"{metrics[f'{key}_r{k}']:.1f}" for k in (1, 5, 10))
+        for direction, key in (("image-to-text", "i2t"), ("text-to-image", "t2i"))
+    )
+    verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
+    return f"validation at step {step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}  ({verdict})"
 
 
 def _duration(seconds: float) -> str:

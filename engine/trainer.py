@@ -1,103 +1,37 @@
 """The training loop: every model trains here."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import paddle
-from yacs.config import CfgNode
 
-from config.errors import UserError
-from engine.checkpoint import assign_arrays, check_arrays, layer_arrays, layer_tensors
+from engine.checkpoint import layer_arrays
 from engine.distributed import average_gradients, broadcast_values
-from engine.guard import CollapseGuard, broken_message, is_broken
-from engine.run_log import RunLog
-from solvers.optimizer import optimizer_state, restore_optimizer_state
+from engine.guard import MAX_SKIPPED, CollapseGuard, broken_loss, broken_weights, is_broken
+from engine.progress import (
+    Progress,
+    TrainingFailedError,
+    TrainingSettings,
+    TrainingStoppedError,
+    ValidationStoppedError,
+)
+from engine.run_log import RunLog, validation_line
+from engine.weight_average import WeightAverage
 
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What the loop needs to know; the meaning of each stands at its key in `config/default.py`."""
-
-    epochs: int
-    seed: int
-    accumulation_steps: int = 1
-    amp: str = "off"
-    ema_decay: float = 0.0
-    print_step: int = 10
-    eval_epochs: int = 1
-    eval_steps: int = 0
-    best_metric: str = "rsum"
-    early_stopping: int = 0
-    save_epochs: int = 0
-    save_steps: int = 0
-    margin: float = 0.0
-    collapse_steps: int = 0
-    on_collapse: str = "warn"
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "TrainingSettings":
-        """Take the settings from their keys."""
-        return cls(
-            epochs=cfg.OPTIMIZATION.EPOCHS,
-            seed=cfg.MISC.SEED,
-            accumulation_steps=cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS,
-            amp=cfg.RUNTIME.AMP,
-            ema_decay=cfg.OPTIMIZATION.EMA_DECAY,
-            print_step=cfg.MONITOR.PRINT_STEP,
-            eval_epochs=cfg.MONITOR.EVAL_FREQ,
-            eval_steps=cfg.MONITOR.EVAL_STEP,
-            best_metric=cfg.MONITOR.BEST_METRIC,
-            early_stopping=cfg.OPTIMIZATION.EARLY_STOPPING,
-            save_epochs=cfg.OUTPUT.SAVE_FREQ,
-            save_steps=cfg.OUTPUT.SAVE_STEP,
-            margin=cfg.LOSS.MARGIN,
-            collapse_steps=cfg.LOSS.COLLAPSE_STEPS,
-            on_collapse=cfg.LOSS.ON_COLLAPSE,
-        )
-
-
-@dataclass
-class Progress:
-    """Where training stands; saved with every checkpoint, and all that a resume needs to find its place."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    step: int = 0  # optimizer steps since the start
-    last_validation: int = 0  # step of the last validation
-    best_score: float | None = None
-    best_step: int = 0
-    validations_without_gain: int = 0
-    sum_epochs: int = 0  # epochs on the sum of negatives; the collapse guard may raise it
-    stuck_since: int = -1
-    collapse_reported: bool = False
-
-
-class TrainingStoppedError(Exception):
-    """Training was asked to stop by a signal, and its state is saved."""
-
-    def __init__(self, signal_number: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.exit_code = 128 + signal_number
-
-
-class ValidationStoppedError(Exception):
-    """A signal came while the dev split was measured."""
-
-
-class TrainingFailedError(Exception):
-    """Training cannot go on: the loss is not a number, or it collapsed and was told to stop there."""
+Batch = dict[str, np.ndarray]
 
 
 class Trainer:
-    """Train `model` with `loss`.
+    """Train `model`, which holds its initial weights, with `loss`.
 
-    `batches_of(epoch, start)` returns how many batches an epoch has, and those from `start` on as named
-    arrays; `schedule` gives the learning rate of a step; `validate` returns named metrics; `save` writes
-    the checkpoint called `last`, `best` or `epoch_N`. Randomness is a function of seed, step and process,
-    so there is no generator state to save, and a resumed run repeats the undisturbed one bit for bit.
+    `batches_of(epoch, start)` returns how many batches an epoch has (always as many), and those from
+    `start` on as named arrays; `schedule` gives the learning rate of a 0-based step; `validate` returns
+    named metrics; `save` writes the checkpoint called `last`, `best` or `epoch_N`. Randomness is a
+    function of seed, step and process, so there is no generator state to save, and a resumed run repeats
+    the undisturbed one bit for bit. Whatever decides where all processes go next is agreed among them.
     """
 
     def __init__(
@@ -106,7 +40,7 @@ class Trainer:
         loss: paddle.nn.Layer,
         optimizer: paddle.optimizer.Optimizer,
         schedule: Callable[[int], float],
-        batches_of: Callable[[int, int], tuple[int, Iterable[dict[str, np.ndarray]]]],
+        batches_of: Callable[[int, int], tuple[int, Iterable[Batch]]],
         settings: TrainingSettings,
         log: RunLog,
         validate: Callable[[], dict[str, float]],
@@ -118,12 +52,17 @@ class Trainer:
         self.batches_of, self.settings, self.log = batches_of, settings, log
         self.validate, self.save = validate, save
         self.rank, self.world_size = rank, world_size
-        self.progress = Progress(sum_epochs=getattr(loss, "sum_epochs", 0))
+        self.batches_per_epoch = batches_of(0, 0)[0]
+        self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulation_steps)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.progress = Progress()
         self.guard = CollapseGuard(settings.margin, settings.collapse_steps)
-        self.average = _copies(model) if settings.ema_decay else None
-        self.scaler = paddle.amp.GradScaler(enable=settings.amp == "float16")
-        self.stop_signal = 0
-        self.total_steps = 0
+        self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+        self.amp = settings.amp if paddle.get_device() != "cpu" else "off"  # Paddle's has no effect there
+        self.scaler = paddle.amp.GradScaler(enable=self.amp == "float16")
+        self.stop_signal = 0  # set from outside, in this process
+        self._stopping = False  # agreed among the processes
+        self._skipped = 0  # steps in a row
         self._parameters = [*model.parameters(), *loss.parameters()]
         self._restart_clock()
 
@@ -132,199 +71,189 @@ class Trainer:
 
         Raises TrainingStoppedError after a signal (the state is saved) and TrainingFailedError.
         """
-        steps_per_epoch = -(-self.batches_of(0, 0)[0] // self.settings.accumulation_steps)
-        self.total_steps = steps_per_epoch * self.settings.epochs
         self.log.start(self.total_steps, self.progress.step)
         self._restart_clock()
-        if self.progress.step:
-            self._validate_if_due()  # a run that was stopped in mid-validation validates first
+        if self.progress.interrupted:
+            self.progress.interrupted = False
+            self._validate_and_save()
         while self.progress.epoch < self.settings.epochs and not self._stopped_early():
             self._train_epoch(self.progress.epoch)
 
     def _train_epoch(self, epoch: int) -> None:
-        count, batches = self.batches_of(epoch, self.progress.batch)
+        _, batches = self.batches_of(epoch, self.progress.batch)
         self.model.train()
         for group in _grouped(batches, self.settings.accumulation_steps):
-            losses = self._train_step(group, epoch)
+            self._train_step(group, epoch)
             progress = self.progress
             progress.batch += len(group)
             progress.step += 1
-            if progress.batch >= count:
+            if progress.batch == self.batches_per_epoch:
                 progress.epoch, progress.batch = epoch + 1, 0
-            self._window.append(losses)
             self._after_step()
             if self._stopped_early():
                 return
 
-    def _train_step(self, group: list[dict[str, np.ndarray]], epoch: int) -> dict[str, float]:
-        """Take one optimizer step on the batches of `group`; return the averaged loss terms."""
-        step = self.progress.step
-        paddle.seed(_step_seed(self.settings.seed, step, self.rank))
-        self.loss.sum_epochs = self.progress.sum_epochs
-        sums: dict[str, float] = {}
-        for arrays in group:
-            batch = {name: paddle.to_tensor(array) for name, array in arrays.items()}
-            with paddle.amp.auto_cast(enable=self.settings.amp != "off", dtype=self._amp_dtype()):
-                outputs = self.model(batch)
-                terms = self.loss(outputs, batch, epoch)
-            total = sum(terms.values()) / len(group)
-            self.scaler.scale(total).backward()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(group)
-        pairs = sum(len(arrays["image_id"]) for arrays in group)
-        self._pairs_since_log += pairs * self.world_size
-        names = list(sums)
+    def _train_step(self, group: list[Batch], epoch: int) -> None:
+        """Take one optimizer step on the batches of `group`."""
+        step, settings = self.progress.step, self.settings
+        paddle.seed(_step_seed(settings.seed, step, self.rank))
+        if settings.collapse_steps:
+            self.loss.sum_epochs = self._sum_epochs()
+        sums, outputs = self._accumulate_gradients(group, epoch)
         values = average_gradients(self._parameters, [*sums.values(), float(self.stop_signal)])
-        losses = dict(zip(names, values[:-1], strict=True))
-        if values[-1] and not self.stop_signal:
-            self.stop_signal = signal.SIGTERM  # another process was asked to stop: all stop at one step
+        self._stopping = values[-1] > 0  # whichever process was asked, all stop after the same step
+        losses = dict(zip(sums, values, strict=False))
         total = sum(losses.values())
-        if not is_broken(total):
+        if is_broken(total):
+            self._skip_or_fail(step + 1, total)
+        else:
             self.optimizer.set_lr(self.schedule(step))
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self._update_average(step)
-        elif self.settings.on_collapse != "fallback":
-            raise TrainingFailedError(broken_message(step, total))
-        else:
-            self.log.remark("skipped", step, f"step {step} skipped: its loss is {total}")
+            if self.average is not None:
+                self.average.update(step)
+            self._skipped = 0
+            self._window.append(losses)
         self.optimizer.clear_grad()
-        if (step + 1) % self.settings.print_step == 0:
-            self._watch_for_collapse(total, pairs // len(group), outputs)
-        return losses
+        pairs = sum(len(arrays["image_id"]) for arrays in group)
+        self._pairs_since_log += pairs * self.world_size
+        if (step + 1) % settings.print_step == 0:
+            self._watch_for_collapse(step + 1, epoch, total, pairs // len(group), outputs)
 
-    def _amp_dtype(self) -> str:
-        return "bfloat16" if self.settings.amp == "off" else self.settings.amp
+    def _accumulate_gradients(
+        self, group: list[Batch], epoch: int
+    ) -> tuple[dict[str, float], dict[str, paddle.Tensor]]:
+        """Add up the gradients of the mean loss of `group`; return its terms, and the last outputs."""
+        sums: dict[str, float] = {}
+        outputs: dict[str, paddle.Tensor] = {}
+        for arrays in group:
+            batch = {name: paddle.to_tensor(array) for name, array in arrays.items()}
+            dtype = "float16" if self.amp == "off" else self.amp
+            with paddle.amp.auto_cast(enable=self.amp != "off", dtype=dtype):
+                outputs = self.model(batch)
+                terms = self.loss(outputs, batch, epoch)
+            self.scaler.scale(sum(terms.values()) / len(group)).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(group)
+        return sums, outputs
 
-    def _update_average(self, step: int) -> None:
-        if self.average is None:
-            return
-        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))  # early weights are soon forgotten
-        with paddle.no_grad():
-            for name, tensor in layer_tensors(self.model).items():
-                average = self.average[name]
-                average.set_value(
-                    average + (tensor - average) * (1 - decay) if tensor.is_floating_point() else tensor
-                )
+    def _skip_or_fail(self, step: int, loss: float) -> None:
+        self._skipped += 1
+        if self.settings.on_collapse != "fallback" or self._skipped >= MAX_SKIPPED:
+            raise TrainingFailedError(broken_loss(step, loss))
+        self.log.remark("skipped", step, f"warning: step skipped; {broken_loss(step, loss)}")
 
-    def _watch_for_collapse(self, loss: float, pairs: int, outputs: dict[str, paddle.Tensor]) -> None:
+    def _sum_epochs(self) -> int:
+        return max(self.settings.sum_epochs, self.progress.sum_until)
+
+    def _watch_for_collapse(
+        self, step: int, epoch: int, loss: float, pairs: int, outputs: dict[str, paddle.Tensor]
+    ) -> None:
         settings, progress = self.settings, self.progress
-        hardest = getattr(self.loss, "hard_negative", False) and progress.epoch >= progress.sum_epochs
-        if not (settings.collapse_steps and hardest):
+        if not settings.collapse_steps or epoch < self._sum_epochs():
             return
         spread = float(paddle.std(outputs["scores"]))
         self.guard.stuck_since, self.guard.reported = progress.stuck_since, progress.collapse_reported
-        collapsed = self.guard.observe(progress.step, loss, pairs, spread)
+        collapsed = self.guard.observe(step, loss, pairs, spread)
         progress.stuck_since, progress.collapse_reported = self.guard.stuck_since, self.guard.reported
         # Scores differ between processes; what process 0 sees decides for all.
         if not broadcast_values([float(collapsed)])[0]:
             return
-        line = self.guard.message(progress.step, pairs)
+        line = self.guard.message(step, pairs)
         if settings.on_collapse == "stop":
             raise TrainingFailedError(line)
-        self.log.remark("collapse", progress.step, f"warning: {line}")
+        self.log.remark("collapse", step, f"warning: {line}")
         if settings.on_collapse == "fallback":
-            progress.sum_epochs = progress.epoch + 1
+            progress.sum_until = epoch + 2  # the rest of this epoch, and one more
             progress.stuck_since, progress.collapse_reported = -1, False
-            self.log.say(f"training on the sum of negatives until the end of epoch {progress.sum_epochs}")
+            self.log.say(f"training on the sum of negatives until the end of epoch {progress.sum_until}")
 
     def _after_step(self) -> None:
-        progress, settings = self.progress, self.settings
         self.log.advance()
-        if progress.step % settings.print_step == 0:
+        if self.progress.step % self.settings.print_step == 0 and self._window:
             self._log_step()
-        if self.stop_signal:
+        if self._stopping:
             self._stop()
-        self._validate_if_due()
+        self._validate_and_save()
+
+    def _validate_and_save(self) -> None:
+        """Do what is due after the steps taken so far; a resume does what a signal left undone."""
+        progress, settings = self.progress, self.settings
+        started = time.perf_counter()
+        validated = self._validation_due()
+        if validated:
+            self._validate()
         epoch_ended = progress.batch == 0
         if epoch_ended and settings.save_epochs and progress.epoch % settings.save_epochs == 0:
-            self._pause(lambda: self.save(f"epoch_{progress.epoch}"))
-        if epoch_ended or (settings.save_steps and progress.step % settings.save_steps == 0):
-            self._pause(lambda: self.save("last"))
+            self._save(f"epoch_{progress.epoch}")
+        if validated or epoch_ended or (settings.save_steps and progress.step % settings.save_steps == 0):
+            self._save("last")
+        self._clock += time.perf_counter() - started  # samples/s is that of training
 
     def _log_step(self) -> None:
         """Log the mean of each loss since the last logged step."""
-        elapsed, count = time.perf_counter() - self._clock, len(self._window)
-        terms = {name: sum(losses[name] for losses in self._window) / count for name in self._window[0]}
+        progress = self.progress
+        elapsed, steps = time.perf_counter() - self._clock, progress.step - self._clock_step
+        terms = {name: sum(losses[name] for losses in self._window) for name in self._window[0]}
+        terms = {name: value / len(self._window) for name, value in terms.items()}
         record = {
-            "step": self.progress.step,
-            "epoch": self.progress.step / self.total_steps * self.settings.epochs,
+            "step": progress.step,
+            "epoch": progress.step / self.steps_per_epoch,
             "loss": sum(terms.values()),
             **(terms if len(terms) > 1 else {}),
-            "lr": self.schedule(self.progress.step - 1),
+            "lr": self.schedule(progress.step - 1),
             "samples_per_second": self._pairs_since_log / elapsed,
         }
-        self.log.step(record, (self.total_steps - self.progress.step) * elapsed / count)
+        self.log.step(record, (self.total_steps - progress.step) * elapsed / steps)
         self._restart_clock()
 
     def _restart_clock(self) -> None:
-        self._clock, self._pairs_since_log = time.perf_counter(), 0
+        self._clock, self._clock_step, self._pairs_since_log = time.perf_counter(), self.progress.step, 0
         self._window: list[dict[str, float]] = []
-
-    def _pause(self, work: Callable[[], None]) -> None:
-        """Do `work` off the clock that samples/s is measured with."""
-        started = time.perf_counter()
-        work()
-        self._clock += time.perf_counter() - started
 
     def _validation_due(self) -> bool:
         progress, settings = self.progress, self.settings
         by_epoch = settings.eval_epochs and progress.batch == 0 and progress.epoch % settings.eval_epochs == 0
         by_step = settings.eval_steps and progress.step % settings.eval_steps == 0
-        at_end = progress.batch == 0 and progress.epoch == self.settings.epochs
+        at_end = progress.batch == 0 and progress.epoch == settings.epochs
         return bool(by_epoch or by_step or at_end) and progress.last_validation != progress.step
-
-    def _validate_if_due(self) -> None:
-        if self._validation_due():
-            self._pause(self._validate)
 
     def _validate(self) -> None:
         """Measure the dev split and keep the best checkpoint; other processes wait for process 0's word."""
-        progress = self.progress
+        self._check_weights()
+        progress, metrics = self.progress, None
         if self.rank == 0:
-            try:
+            with contextlib.suppress(ValidationStoppedError):
                 metrics = self._measure()
-            except ValidationStoppedError:
-                self._stop()
+        if broadcast_values([float(self.rank == 0 and metrics is None)])[0]:
+            self._stop()
         progress.last_validation = progress.step
-        if self.rank == 0:
+        if metrics is not None:
             self._judge(metrics)
-        values = broadcast_values(
-            [progress.best_score or 0.0, progress.best_step, progress.validations_without_gain]
-        )
-        progress.best_score, progress.best_step, progress.validations_without_gain = (
-            values[0],
-            *map(int, values[1:]),
-        )
-        if progress.batch:  # the end of an epoch saves by itself
-            self.save("last")
+        best = [progress.best_score or 0.0, progress.best_step, progress.validations_without_gain]
+        progress.best_score, *counts = broadcast_values(best)
+        progress.best_step, progress.validations_without_gain = map(int, counts)
+
+    def _measure(self) -> dict[str, float]:
+        """Return the metrics of the averaged weights if there are any, else of the model's own."""
+        if self.average is None:
+            return self.validate()
+        with self.average.applied():
+            return self.validate()
 
     def _judge(self, metrics: dict[str, float]) -> None:
         progress, score = self.progress, metrics[self.settings.best_metric]
         better = progress.best_score is None or score > progress.best_score
         if better:
-            progress.best_score, progress.best_step, progress.validations_without_gain = (
-                score,
-                progress.step,
-                0,
-            )
+            progress.best_score, progress.best_step = score, progress.step
+            progress.validations_without_gain = 0
         else:
             progress.validations_without_gain += 1
         record = {"step": progress.step, **metrics, "best": better}
-        self.log.validation(record, validation_line(progress, metrics, better))
+        best = None if better else (progress.best_score, progress.best_step)
+        self.log.validation(record, validation_line(progress.step, metrics, best))
         if better:
             self.save("best")
-
-    def _measure(self) -> dict[str, float]:
-        """Return the metrics of the averaged weights if there are any, else of the model's own."""
-        trained = _copies(self.model) if self.average is not None else None
-        if self.average is not None:
-            _assign(self.model, self.average)
-        try:
-            return self.validate()
-        finally:
-            if trained is not None:
-                _assign(self.model, trained)
 
     def check_signal(self) -> None:
         """Leave a validation early after a signal; a resume does it again."""
@@ -332,87 +261,27 @@ class Trainer:
             raise ValidationStoppedError
 
     def _stop(self) -> None:
-        self.save("last")
-        raise TrainingStoppedError(self.stop_signal)
+        self.progress.interrupted = True
+        self._save("last")
+        raise TrainingStoppedError(self.stop_signal or signal.SIGTERM)
+
+    def _save(self, name: str) -> None:
+        self._check_weights()
+        self.save(name)
+
+    def _check_weights(self) -> None:
+        """Keep weights that are not numbers out of every checkpoint: a resume must be able to go on."""
+        for name, array in layer_arrays(self.model).items():
+            if not np.isfinite(array).all():
+                raise TrainingFailedError(broken_weights(self.progress.step, name))
 
     def _stopped_early(self) -> bool:
         patience = self.settings.early_stopping
         return bool(patience) and self.progress.validations_without_gain >= patience
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict]:
-        """Return the tensors of the model, what else a resume needs, and the plain values for `state.json`.
 
-        With weight averaging the model's tensors are the averaged ones, and `weights.*` the trained ones.
-        """
-        moments = optimizer_state(self.optimizer, named_parameters(self.model, self.loss))
-        trainer = {f"optimizer.{name}": array for name, array in moments.items()}
-        trainer |= {f"loss.{name}": array for name, array in layer_arrays(self.loss).items()}
-        model = layer_arrays(self.model)
-        if self.average is not None:
-            trainer |= {f"weights.{name}": array for name, array in model.items()}
-            model = {name: tensor.numpy() for name, tensor in self.average.items()}
-        values = {
-            "progress": asdict(self.progress),
-            "scaler": self.scaler.state_dict() if self.settings.amp == "float16" else {},
-        }
-        return model, trainer, values
-
-    def restore(self, model: dict[str, np.ndarray], trainer: dict[str, np.ndarray], values: dict) -> None:
-        """Take up the state that `state()` returned, here or in another process."""
-        weights = _under("weights.", trainer)
-        if bool(weights) != (self.average is not None):
-            raise UserError(
-                "OPTIMIZATION.EMA_DECAY was switched on or off since the checkpoint; resume with the value "
-                "it had"
-            )
-        check_arrays(self.model, model, "the checkpoint to resume from")
-        assign_arrays(self.model, weights or model)
-        if self.average is not None:
-            self.average = {name: paddle.to_tensor(array) for name, array in model.items()}
-        check_arrays(self.loss, _under("loss.", trainer), "the checkpoint to resume from (loss)")
-        assign_arrays(self.loss, _under("loss.", trainer))
-        try:
-            moments = _under("optimizer.", trainer)
-            restore_optimizer_state(self.optimizer, named_parameters(self.model, self.loss), moments)
-        except ValueError as error:
-            raise UserError(
-                f"cannot resume: {error}; resume with the OPTIMIZATION.OPTIMIZER it was saved with"
-            ) from error
-        if values["scaler"]:
-            self.scaler.load_state_dict(values["scaler"])
-        self.progress = Progress(**values["progress"])
-
-
-def named_parameters(model: paddle.nn.Layer, loss: paddle.nn.Layer) -> list[tuple[str, paddle.Tensor]]:
-    """Return what is trained: the model's parameters, and the loss's own (a temperature) under `loss.`."""
-    return [*model.named_parameters(), *((f"loss.{name}", value) for name, value in loss.named_parameters())]
-
-
-def validation_line(progress: Progress, metrics: dict[str, float], better: bool) -> str:
-    """Return the terminal's line for one validation."""
-    recalls = "  ".join(
-        f"{direction} " + "/".join(f"{metrics[f'{key}_r{k}']:.1f}" for k in (1, 5, 10))
-        for direction, key in (("image-to-text", "i2t"), ("text-to-image", "t2i"))
-    )
-    best = "  (best)" if better else f"  (best {progress.best_score:.1f} at step {progress.best_step})"
-    return f"validation at step {progress.step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}{best}"
-
-
-def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _copies(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in layer_tensors(layer).items()}
-
-
-def _assign(layer: paddle.nn.Layer, values: dict[str, paddle.Tensor]) -> None:
-    for name, tensor in layer_tensors(layer).items():
-        tensor.set_value(values[name])
-
-
-def _grouped(batches: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    group: list[dict] = []
+def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

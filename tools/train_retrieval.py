@@ -9,16 +9,23 @@ Ctrl-C and SIGTERM save and leave; --resume goes on from there, to the same weig
 """
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import run
 
 from yacs.config import CfgNode
 
+from config.errors import UserError
 from config.load import add_config_arguments, config_from_arguments, save_config
 from engine.runtime import Runtime, prepare_runtime
+
+if TYPE_CHECKING:
+    from engine.trainer import Trainer
 
 
 def main() -> int:
@@ -33,24 +40,36 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     cfg = config_from_arguments(arguments)
+    resume = arguments.resume or cfg.PRETRAINED.RESUME
+    if resume and arguments.overwrite:
+        raise UserError("command line: expected --resume (or PRETRAINED.RESUME) or --overwrite, got both")
+    # A Ctrl-C in the midst of Paddle's import, and SIGTERM after it, would print tracebacks of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     runtime = prepare_runtime(
         device=cfg.RUNTIME.DEVICE,
         threads=cfg.RUNTIME.THREADS,
         seed=cfg.MISC.SEED,
         deterministic=cfg.RUNTIME.DETERMINISTIC,
     )
-    return train(
-        cfg, runtime, resume=arguments.resume or cfg.PRETRAINED.RESUME, overwrite=arguments.overwrite
-    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return train(cfg, runtime, resume, arguments.overwrite)
 
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     """Build everything that `cfg` names, and train; return the exit code."""
     from engine.build import build_trainer, run_folder
     from engine.checkpoint import write_atomically
-    from engine.distributed import broadcast_layer, is_main, rank, start_process_group, world_size
+    from engine.distributed import (
+        broadcast_layer,
+        is_main,
+        rank,
+        start_process_group,
+        wait_for_all,
+        world_size,
+    )
+    from engine.progress import TrainingFailedError, TrainingStoppedError
     from engine.run_log import RunLog
-    from engine.trainer import TrainingStoppedError, TrainingFailedError
 
     folder = run_folder(cfg)
     if is_main():
@@ -59,26 +78,25 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     start_process_group()
     log = RunLog(folder.log_file, folder.path / "curves" if cfg.MONITOR.VISUALDL else None, enabled=is_main())
     trainer, vocabulary = build_trainer(cfg, folder, log, resume, rank(), world_size())
-    if is_main():  # only now, when nothing that the user gave can be wrong any more
+    broadcast_layer(trainer.model)
+    broadcast_layer(trainer.loss)
+    wait_for_all()
+    if is_main():  # only now, when nothing that the user gave can be wrong any more, in any process
         if not resume:
             folder.clear()
         save_config(cfg, folder.config_file)
         write_atomically(folder.vocabulary_file, vocabulary.to_json())
-    broadcast_layer(trainer.model)
-    broadcast_layer(trainer.loss)
     stop_on_signals(trainer)
     try:
         trainer.fit()
     except TrainingStoppedError as stop:
-        log.remark(
-            "stopped",
-            trainer.progress.step,
-            f"{stop} at step {trainer.progress.step}; saved, --resume goes on",
-        )
+        step = trainer.progress.step
+        log.remark("stopped", step, f"{stop} at step {step}; saved, --resume goes on")
         return stop.exit_code
     except TrainingFailedError as failure:
-        log.remark("failed", trainer.progress.step, f"error: {failure}")
-        print(f"error: {failure}", file=sys.stderr)
+        log.note("failed", trainer.progress.step, str(failure))
+        if is_main():
+            print(f"error: {failure}", file=sys.stderr)
         return 1
     finally:
         log.close()
@@ -89,20 +107,20 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     return 0
 
 
-def stop_on_signals(trainer) -> None:
+def stop_on_signals(trainer: "Trainer") -> None:
     """Let Ctrl-C and SIGTERM end training after the step at hand; a second Ctrl-C ends it at once."""
 
     def request_stop(number: int, frame: object) -> None:
         if trainer.stop_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        trainer.stop_signal = number
-        print(
-            "\nstopping after this step; press Ctrl-C again to leave without saving",
-            file=sys.stderr,
-            flush=True,
-        )
+        first, trainer.stop_signal = not trainer.stop_signal, number
+        if first and trainer.rank == 0:
+            again = "; press Ctrl-C again to leave without saving" if number == signal.SIGINT else ""
+            # Not print: it may have been at work on the same stream when the signal came.
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), f"\nstopping after this step{again}\n".encode())
 
-    signal.signal(signal.SIGINT, request_stop)  # after Paddle's import, which replaces earlier handlers
+    signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
 
 

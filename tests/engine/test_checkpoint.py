@@ -30,7 +30,9 @@ def layer() -> paddle.nn.Layer:
 
 def save(folder: Path, layer: paddle.nn.Layer, step: int = 1) -> None:
     trainer = {"optimizer.moment": np.ones(3, np.float32)}
-    save_checkpoint(folder, layer_arrays(layer), trainer, {"model": "vsepp", "progress": {"step": step}}, "{}")
+    save_checkpoint(
+        folder, layer_arrays(layer), trainer, {"model": "vsepp", "progress": {"step": step}}, "{}"
+    )
 
 
 def test_parameters_and_buffers_return_bit_for_bit(tmp_path, layer):
@@ -112,7 +114,10 @@ def test_state_that_is_not_json_is_named(tmp_path, layer):
     [
         (lambda arrays: arrays.pop("0.bias"), "lacks 0.bias"),
         (lambda arrays: arrays.update(extra=np.ones(1, np.float32)), "unexpected extra"),
-        (lambda arrays: arrays.update({"0.bias": np.ones(5, np.float32)}), r"0.bias has shape \[5\].*expects \[4\]"),
+        (
+            lambda arrays: arrays.update({"0.bias": np.ones(5, np.float32)}),
+            r"0.bias has shape \[5\].*expects \[4\]",
+        ),
         (lambda arrays: arrays.update({"0.bias": np.ones(4, np.float64)}), "0.bias is float64"),
     ],
     ids=["missing", "extra", "misshapen", "another type"],
@@ -156,7 +161,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     before = (folder / MODEL_FILE).read_bytes()
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(folder), "50000"], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-c", FULL_DISK, str(folder), "50000"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert done.stdout.count("\n") == 1 and "intact" in done.stdout
