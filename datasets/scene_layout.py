@@ -15,9 +15,15 @@ TINTS = ("grey", "beige", "pink", "mint")
 SIZES = {"small": (0.085, 0.1), "medium": (0.135, 0.155), "large": (0.205, 0.235)}
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
+FAMILY = 4  # scenes in a row that share their objects' attributes
+Kind = tuple[str, str]  # colour and shape
+
 _KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 _BACKGROUNDS = tuple((pattern, tint) for pattern in PATTERNS for tint in TINTS)
-_ALONE = 8  # every eighth picture holds one object
+_ALONE = 8  # every eighth family holds one object
+# Of the salts that leave each split some kinds alone, one that puts the README's red circle and blue square
+# into the test split.
+_SPLIT_SALT = 76
 _SIZE_CHOICES = {
     1: (("small",), ("medium",), ("large",)),
     2: (("large", "small"), ("large", "medium"), ("medium", "small")),
@@ -53,7 +59,7 @@ class Scene:
         return f"{self.objects[0].colour} {self.objects[0].shape}"
 
 
-def split_of(kinds: list[tuple[str, str]]) -> str:
+def split_of(kinds: list[Kind]) -> str:
     """Return the split that a set of (colour, shape) objects belongs to, whatever the seed.
 
     It depends on which colours and which shapes there are, not on which colour goes with which shape:
@@ -61,7 +67,7 @@ def split_of(kinds: list[tuple[str, str]]) -> str:
     sentence of a swapped pair describes anything seen in training. 8 of 10 sets are train.
     """
     colours, shapes = (" ".join(sorted(values)) for values in zip(*kinds, strict=True))
-    return {0: "dev", 1: "test"}.get(zlib.crc32(f"{colours}|{shapes}".encode()) % 10, "train")
+    return {0: "dev", 1: "test"}.get(zlib.crc32(f"{_SPLIT_SALT}: {colours}, {shapes}".encode()) % 10, "train")
 
 
 def relation(first: SceneObject, second: SceneObject) -> str | None:
@@ -82,47 +88,67 @@ def relation(first: SceneObject, second: SceneObject) -> str | None:
 def sample_scene(split: str, index: int, seed: int) -> Scene:
     """Return scene number `index` of a split: the same for the same arguments, whatever else is made.
 
-    Kinds of the largest object and backgrounds are dealt like cards, so that they are balanced.
+    Each `FAMILY` scenes in a row share background, colours, shapes and sizes. Half of them have the colours
+    of the first two objects exchanged (or the shapes, where the colours are the same), and half of them
+    those objects' sides, so that only who is what, and where, tells them apart. Families of one object
+    differ in its size and place.
     """
-    rng = Random(f"scene {seed} {split} {index}")
-    if index % _ALONE == _ALONE - 1:  # few kinds alone belong to dev and test: draw from those
+    family, member = divmod(index, FAMILY)
+    rng = Random(f"family {seed} {split} {family}")
+    pattern, tint = _deal(_BACKGROUNDS, f"{seed} {split}", family)
+    side, count = rng.choice(tuple(INVERSE)), rng.choice((2, 2, 3))
+    if family % _ALONE == _ALONE - 1:  # few kinds alone belong to dev and test: draw from those
         kinds = [rng.choice([kind for kind in _KINDS if split_of([kind]) == split])]
     else:
-        largest = _deal(_KINDS, f"{seed} {split}", index - index // _ALONE)
-        kinds = _kinds_around(largest, rng.choice((2, 2, 3)), split, rng)
+        largest = _deal(_KINDS, f"{seed} {split}", family - family // _ALONE)
+        kinds = _kinds_around(largest, count, split, rng)
     sizes = rng.choice(_SIZE_CHOICES[len(kinds)])
-    radii = [rng.uniform(*SIZES[size]) for size in sizes]
-    while True:
-        objects = tuple(
-            SceneObject(
-                colour, shape, size, *_position(radius, rng), radius, round(rng.uniform(-15.0, 15.0), 2)
-            )
-            for (colour, shape), size, radius in zip(kinds, sizes, radii, strict=True)
-        )
-        if _is_clear(objects):
-            pattern, tint = _deal(_BACKGROUNDS, f"{seed} {split}", index)
-            return Scene(objects, pattern, tint)
+    rng = Random(f"scene {seed} {split} {index}")
+    if len(kinds) == 1:
+        return Scene(_place_objects(kinds, (rng.choice(tuple(SIZES)),), None, rng), pattern, tint)
+    if member & 1:
+        kinds = _exchanged(kinds)
+    return Scene(_place_objects(kinds, sizes, INVERSE[side] if member & 2 else side, rng), pattern, tint)
 
 
 def _deal(cards: tuple[tuple[str, str], ...], name: str, index: int) -> tuple[str, str]:
+    """Return card number `index` of shuffled packs, so that all come equally often."""
     pack, position = divmod(index, len(cards))
     return Random(f"deal {name} {pack}").sample(cards, len(cards))[position]
 
 
-def _kinds_around(first: tuple[str, str], count: int, split: str, rng: Random) -> list[tuple[str, str]]:
+def _kinds_around(first: Kind, count: int, split: str, rng: Random) -> list[Kind]:
     while True:
         kinds = [first, *rng.sample(_KINDS, count - 1)]
-        if len(set(kinds)) == count and split_of(kinds) == split:
+        if split_of(kinds) == split and len(set(kinds)) == len(set(_exchanged(kinds))) == count:
             return kinds
+
+
+def _exchanged(kinds: list[Kind]) -> list[Kind]:
+    """Exchange the colours of the first two objects or, where these are the same, their shapes."""
+    (colour_a, shape_a), (colour_b, shape_b), *others = kinds
+    if colour_a == colour_b:
+        return [(colour_a, shape_b), (colour_b, shape_a), *others]
+    return [(colour_b, shape_a), (colour_a, shape_b), *others]
+
+
+def _place_objects(
+    kinds: list[Kind], sizes: tuple[str, ...], side: str | None, rng: Random
+) -> tuple[SceneObject, ...]:
+    """Place objects at random, none touching, the first at that side of the second."""
+    radii = [rng.uniform(*SIZES[size]) for size in sizes]
+    while True:
+        objects = tuple(
+            SceneObject(colour, shape, size, *_position(radius, rng), radius, angle=rng.uniform(-15, 15))
+            for (colour, shape), size, radius in zip(kinds, sizes, radii, strict=True)
+        )
+        apart = all(
+            hypot(a.x - b.x, a.y - b.y) >= a.radius + b.radius + _MARGIN for a, b in combinations(objects, 2)
+        )
+        if apart and (side is None or relation(*objects[:2]) == side):
+            return objects
 
 
 def _position(radius: float, rng: Random) -> tuple[float, float]:
     low, high = radius + _MARGIN, 1 - radius - _MARGIN
     return rng.uniform(low, high), rng.uniform(low, high)
-
-
-def _is_clear(objects: tuple[SceneObject, ...]) -> bool:
-    """Tell whether no objects touch and, where there are several, two of them stand in a clear relation."""
-    pairs = list(combinations(objects, 2))
-    apart = all(hypot(a.x - b.x, a.y - b.y) >= a.radius + b.radius + _MARGIN for a, b in pairs)
-    return apart and (not pairs or any(relation(a, b) for a, b in pairs))

@@ -22,7 +22,7 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.scene_captions import SwappedPair, captions_of, swapped_pairs
-from datasets.scene_layout import COLOURS, PATTERNS, SHAPES, SIZES, SPLITS, TINTS, Scene, sample_scene
+from datasets.scene_layout import COLOURS, FAMILY, PATTERNS, SHAPES, SIZES, SPLITS, TINTS, Scene, sample_scene
 from datasets.scene_pictures import draw_scene, object_box
 from datasets.scene_regions import (
     APPEARANCE_DIM,
@@ -250,4 +250,7 @@ def _scene_line(scene: Scene, image_id: str, image_size: int) -> str:
         }
         for item in scene.objects
     ]
-    return json.dumps({"id": image_id, "pattern": scene.pattern, "tint": scene.tint, "objects": objects})
+    family = int(image_id.rpartition("_")[2]) // FAMILY
+    return json.dumps(
+        {"id": image_id, "family": family, "pattern": scene.pattern, "tint": scene.tint, "objects": objects}
+    )
