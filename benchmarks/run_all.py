@@ -29,15 +29,18 @@ class Outcome:
 def main() -> int:
     sys.path.insert(0, str(HERE.parent))
     scripts = find_scripts(HERE)
-    started, machine = datetime.now(timezone.utc), describe_machine()
+    started, load = datetime.now(timezone.utc), os.getloadavg()[0]
     outcomes = []
     for number, script in enumerate(scripts, 1):
         print(f"[{number}/{len(scripts)}] {script.name}", flush=True)
         outcomes.append(run_script(script))
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(outcomes, machine, started.strftime("%Y-%m-%d")))
+    loads = f"Load: {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
+    PAGE.write_text(page(outcomes, f"{describe_machine()}\n{loads}", started.strftime("%Y-%m-%d")))
+    missed = [line["name"] for outcome in outcomes for line in outcome.lines if line["ratio"] < line["goal"]]
     failed = [outcome.script for outcome in outcomes if outcome.failure]
-    print(f"wrote docs/{PAGE.name}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    print(f"goals missed: {'; '.join(missed) or 'none'}; scripts failed: {', '.join(failed) or 'none'}")
+    print(f"wrote docs/{PAGE.name}")
     return 1 if failed else 0
 
 
@@ -101,9 +104,8 @@ Written by `make bench` on {date}, in {minutes:.0f} minutes; do not edit.
 
 {machine}
 
-A ratio says how many times better ours is than the baseline; both are measured in the same run, taking
-turns. Only ratios carry over to other machines. Each script in `benchmarks/` says what it compares, and
-runs alone too.
+A ratio says how many times better ours is than the baseline; both are measured in the same run. Only
+ratios carry over to other machines. Each script in `benchmarks/` says what it compares, and runs alone too.
 
 {table}
 """
@@ -126,8 +128,8 @@ def describe_machine() -> str:
         except metadata.PackageNotFoundError:
             continue
     return (
-        f"Machine: {platform.system()}, {usable_cores()} cores of {model}, {memory:.0f} GB, "
-        f"load {os.getloadavg()[0]:.1f} when it began.\n{', '.join(versions)}."
+        f"Machine: {platform.system()}, {usable_cores()} cores of {model}, {memory:.0f} GB.\n"
+        f"Versions: {', '.join(versions)}."
     )
 
 
