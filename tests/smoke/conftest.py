@@ -1,0 +1,79 @@
+"""The real command lines on a small generated data set."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERRUPT = Path(__file__).with_name("interrupt.py")
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a command to its end, with what it printed as text."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs `python tools/<name>.py` with arguments, as a user does."""
+
+    def run_tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
+        return run(sys.executable, ROOT / "tools" / f"{name}.py", *arguments)
+
+    return run_tool
+
+
+@pytest.fixture(scope="session")
+def run_interrupted() -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs a tool to which something happens at a step of training (interrupt.py)."""
+
+    def run_interrupted(
+        event: str, step: int, name: str, *arguments: str | Path
+    ) -> subprocess.CompletedProcess:
+        return run(sys.executable, INTERRUPT, event, str(step), ROOT / "tools" / f"{name}.py", *arguments)
+
+    return run_interrupted
+
+
+@pytest.fixture(scope="session")
+def scenes(run_tool, tmp_path_factory) -> Path:
+    """Return the folder of a Scenes data set of 60, 20 and 20 images."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    made = run_tool("make_scenes", "--out", folder, "--train", "60", "--dev", "20", "--test", "20")
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(scenes) -> Callable[[Path], list[str]]:
+    """Return a function from a folder to the arguments of a small run of VSE++ in `<folder>/run`.
+
+    An epoch has 6 steps.
+    """
+
+    def tiny_run(folder: Path) -> list[str]:
+        return [
+            "--cfg_file",
+            str(ROOT / "configs" / "scenes" / "vsepp.yaml"),
+            f"DATASET.DATA_DIR={scenes}",
+            f"OUTPUT.CHECKPOINT_DIR={folder}",
+            "OUTPUT.SAVE_NAME=run",
+            "MODEL.EMBED_DIM=16",
+            "MODEL.WORD_DIM=8",
+            "OPTIMIZATION.BATCH_SIZE=50",
+            "OPTIMIZATION.EPOCHS=3",
+            "MONITOR.PRINT_STEP=1",
+            "RUNTIME.DEVICE=cpu",
+        ]
+
+    return tiny_run
+
+
+@pytest.fixture
+def tiny(tiny_run, tmp_path) -> list[str]:
+    """Return the arguments of a small run in `<tmp_path>/run`."""
+    return tiny_run(tmp_path)
