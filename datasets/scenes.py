@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 from random import Random
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_DFL, SIG_IGN, SIGINT, SIGTERM, signal
 from typing import BinaryIO
 
 import numpy as np
@@ -187,7 +187,7 @@ def _write_split(
         make_block = partial(_make_block, folder / "images", split, options)
         starts = range(0, count, _BLOCK)
         if processes > 1:
-            pool = stack.enter_context(Pool(processes, initializer=signal, initargs=(SIGINT, SIG_IGN)))
+            pool = stack.enter_context(Pool(processes, initializer=_leave_signals_to_the_parent))
             blocks = pool.imap(make_block, starts)
         else:
             blocks = map(make_block, starts)
@@ -197,6 +197,11 @@ def _write_split(
             for name, lines in block.lines.items():
                 texts[name].writelines(f"{line}\n" for line in lines)
             progress(len(block.features))
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal(SIGINT, SIG_IGN)
+    signal(SIGTERM, SIG_DFL)  # this is how the parent ends its workers
 
 
 def _write_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:

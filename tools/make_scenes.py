@@ -1,50 +1,63 @@
-"""Generate Scenes, a data set of drawn pictures with captions, regions, tags and classes (docs/scenes.md)."""
+"""Generate Scenes, a data set of drawn pictures with captions, regions, tags and classes (docs/scenes.md).
 
-import _init_paths  # noqa: F401
+    python tools/make_scenes.py
+    python tools/make_scenes.py --train 20000 --dev 1000 --test 1000 --seed 1 --image_size 160 --out data/more
+
+The same numbers give the same bytes. A folder that already holds the data set is left alone.
+"""
 
 import argparse
-import os
+import signal
+import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
+import _init_paths  # noqa: F401
+from _command import run
 from tqdm import tqdm
 
-from _command import run
-from config.errors import UserError
+from config.command_line import report_errors_on_one_line
 from datasets.scenes import ScenesOptions, make_scenes
+from engine.runtime import usable_cores
 
 _HELP = {
     "train": "images of the training split",
     "dev": "images of the split that chooses the best checkpoint",
     "test": "images of the test split",
-    "seed": "the same seed gives the same bytes",
+    "seed": "seed of everything random",
     "image_size": "width and height of a picture in pixels",
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Report a wrong command line on one line."""
-        raise UserError(f"{message}: see --help")
-
-
 def main() -> None:
     """Parse the command line and generate."""
-    parser = _Parser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
     for field in fields(ScenesOptions):
         parser.add_argument(
-            f"--{field.name}", type=int, default=field.default, help=f"{_HELP[field.name]} (%(default)s)"
+            f"--{field.name}",
+            type=int,
+            default=field.default,
+            metavar="N",
+            help=f"{_HELP[field.name]} (default %(default)s)",
         )
-    parser.add_argument("--out", type=Path, default=Path("data/scenes"), help="folder to write (%(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace an existing Scenes folder")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("data/scenes"),
+        help="folder to write (default %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace other Scenes in that folder")
     arguments = parser.parse_args()
     options = ScenesOptions(**{field.name: getattr(arguments, field.name) for field in fields(ScenesOptions)})
-    with tqdm(
-        total=options.train + options.dev + options.test, unit="image", desc="Scenes", disable=None
-    ) as bar:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the draft is removed
+    total = options.train + options.dev + options.test
+    with tqdm(total=total, unit="image", desc="Scenes", disable=None) as bar:  # none without a terminal
         made = make_scenes(
-            arguments.out, options, force=arguments.force, processes=os.cpu_count() or 1, progress=bar.update
+            arguments.out, options, force=arguments.force, processes=usable_cores(), progress=bar.update
         )
     sizes = f"{options.train}/{options.dev}/{options.test}"
     what = f"{sizes} images of {options.image_size} pixels, seed {options.seed}"
