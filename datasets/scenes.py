@@ -7,7 +7,6 @@ describes the files. The splits share no set of objects, and all that they hold 
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -37,7 +36,7 @@ from datasets.scene_regions import (
 VERSION = 1
 IMAGE_SIZES = (48, 1024)
 _TEXTS = ("caps.txt", "ids.txt", "class.txt", "tags.txt", "scenes.jsonl", "swapped.jsonl")
-_BLOCK = 64  # pictures whose features are computed together
+_BLOCK_PIXELS = 600_000  # of the pictures whose features are computed together: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,9 @@ def make_scenes(
     if _holds_scenes(folder, options, force):
         return False
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
-            draft.chmod(0o755)
-            (draft / "images").mkdir()
+            (draft / "images").mkdir(parents=True)
             for split in SPLITS:
                 _write_split(draft, split, options, processes, progress or (lambda done: None))
             (draft / "meta.json").write_text(json.dumps(_meta(options), indent=2) + "\n")
@@ -185,12 +182,13 @@ def _write_split(
             for name in _TEXTS
         }
         make_block = partial(_make_block, folder / "images", split, options)
-        starts = range(0, count, _BLOCK)
+        step = max(1, _BLOCK_PIXELS // options.image_size**2)
+        blocks_of_indices = [range(start, min(start + step, count)) for start in range(0, count, step)]
         if processes > 1:
             pool = stack.enter_context(Pool(processes, initializer=_leave_signals_to_the_parent))
-            blocks = pool.imap(make_block, starts)
+            blocks = pool.imap(make_block, blocks_of_indices)
         else:
-            blocks = map(make_block, starts)
+            blocks = map(make_block, blocks_of_indices)
         for block in blocks:
             features.write(block.features.tobytes())
             boxes.write(block.boxes.tobytes())
@@ -209,11 +207,11 @@ def _write_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _make_block(images: Path, split: str, options: ScenesOptions, start: int) -> _Block:
-    """Make the images from `start`, and write their pictures."""
+def _make_block(images: Path, split: str, options: ScenesOptions, indices: range) -> _Block:
+    """Make the images of these numbers, and write their pictures."""
     pictures, boxes = [], []
     lines: dict[str, list[str]] = {name: [] for name in _TEXTS}
-    for index in range(start, min(start + _BLOCK, getattr(options, split))):
+    for index in indices:
         scene = sample_scene(split, index, options.seed)
         image_id = f"{split}_{index:06d}"
         # One generator for each thing, so that a change in one leaves the others as they were.

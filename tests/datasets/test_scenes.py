@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -402,6 +403,23 @@ def test_what_is_interrupted_leaves_nothing_and_keeps_the_old(tmp_path: Path) ->
         make_scenes(path, ScenesOptions(4, 4, 4, seed=1, image_size=48), force=True, progress=interrupt)
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
     assert (path / "train_caps.txt").read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    command = [sys.executable, str(ROOT / "tools" / "make_scenes.py"), "--train", "64", "--image_size", "48"]
+    result = subprocess.run(
+        [*command, "--out", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit_file_size,
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and "File too large" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_swapped_captions_that_cannot_be_read_are_named(tmp_path: Path) -> None:
