@@ -6,6 +6,8 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from engine.checkpoint import layer_tensors
+
 
 def rank() -> int:
     """Return this process's number, from 0; the launcher sets it."""
@@ -35,9 +37,9 @@ def wait_for_all() -> None:
 
 
 def broadcast_layer(layer: paddle.nn.Layer) -> None:
-    """Give every process the parameters and buffers of process 0."""
+    """Give every process the parameters and the saved buffers of process 0."""
     if world_size() > 1:
-        for tensor in [*layer.parameters(), *layer.buffers()]:
+        for tensor in layer_tensors(layer).values():
             dist.broadcast(tensor, src=0)
 
 
