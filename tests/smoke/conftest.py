@@ -28,6 +28,18 @@ def run_tool() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
+def start_tool() -> Callable[..., subprocess.Popen]:
+    """Return a function that starts a tool, with pipes to what it prints, and does not wait."""
+
+    def start_tool(name: str, *arguments: str | Path) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+    return start_tool
+
+
+@pytest.fixture(scope="session")
 def run_interrupted() -> Callable[..., subprocess.CompletedProcess]:
     """Return a function that runs a tool to which something happens at a step of training (interrupt.py)."""
 

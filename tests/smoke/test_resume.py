@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,23 @@ def test_a_folder_that_cannot_be_used_is_named(tiny, run_tool, tmp_path):
     both = run_tool("train_retrieval", *tiny, "--resume", "--overwrite")
     one_line(both, "--resume", "--overwrite", "got both")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])
+def test_a_signal_during_start_up_leaves_quietly(tiny, start_tool, number, codes):
+    process = start_tool("train_retrieval", *tiny)
+    assert process.stdout.readline().startswith("runtime: "), (
+        "Paddle is imported, and handles signals its own way"
+    )
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in codes
+    assert errors in ("", "interrupted\n", "\nstopping after this step\n")
+
+
+def test_a_reader_that_has_gone_ends_the_run_quietly(tiny, start_tool):
+    process = start_tool("train_retrieval", *tiny)
+    process.stdout.readline()
+    process.stdout.close()  # as `| head -1` does
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 1
