@@ -27,6 +27,8 @@ def is_main() -> bool:
 def start_process_group() -> None:
     """Connect the processes of a launched job (gloo on the CPU, NCCL on GPUs)."""
     if world_size() > 1 and not dist.is_initialized():
+        if paddle.get_device() == "cpu":  # else Paddle's CUDA build takes NCCL, wherever the tensors are
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         dist.init_parallel_env()
 
 

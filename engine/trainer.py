@@ -63,6 +63,7 @@ class Trainer:
         self.stop_signal = 0  # set from outside, in this process
         self._stopping = False  # agreed among the processes
         self._skipped = 0  # steps in a row
+        self._start = 0.0, 0
         self._parameters = [*model.parameters(), *loss.parameters()]
         self._restart_clock()
 
@@ -72,6 +73,7 @@ class Trainer:
         Raises TrainingStoppedError after a signal (the state is saved) and TrainingFailedError.
         """
         self.log.start(self.total_steps, self.progress.step)
+        self._start = time.perf_counter(), self.progress.step
         self._restart_clock()
         if self.progress.interrupted:
             self.progress.interrupted = False
@@ -193,7 +195,7 @@ class Trainer:
     def _log_step(self) -> None:
         """Log the mean of each loss since the last logged step."""
         progress = self.progress
-        elapsed, steps = time.perf_counter() - self._clock, progress.step - self._clock_step
+        now, left = time.perf_counter(), self.total_steps - progress.step
         terms = {name: sum(losses[name] for losses in self._window) for name in self._window[0]}
         terms = {name: value / len(self._window) for name, value in terms.items()}
         record = {
@@ -202,13 +204,14 @@ class Trainer:
             "loss": sum(terms.values()),
             **(terms if len(terms) > 1 else {}),
             "lr": self.schedule(progress.step - 1),
-            "samples_per_second": self._pairs_since_log / elapsed,
+            "samples_per_second": self._pairs_since_log / (now - self._clock),
         }
-        self.log.step(record, (self.total_steps - progress.step) * elapsed / steps)
+        start_time, start_step = self._start
+        self.log.step(record, left * (now - start_time) / (progress.step - start_step))
         self._restart_clock()
 
     def _restart_clock(self) -> None:
-        self._clock, self._clock_step, self._pairs_since_log = time.perf_counter(), self.progress.step, 0
+        self._clock, self._pairs_since_log = time.perf_counter(), 0
         self._window: list[dict[str, float]] = []
 
     def _validation_due(self) -> bool:
@@ -216,7 +219,7 @@ class Trainer:
         by_epoch = settings.eval_epochs and progress.batch == 0 and progress.epoch % settings.eval_epochs == 0
         by_step = settings.eval_steps and progress.step % settings.eval_steps == 0
         at_end = progress.batch == 0 and progress.epoch == settings.epochs
-        return bool(by_epoch or by_step or at_end) and progress.last_validation != progress.step
+        return bool(by_epoch or by_step or at_end)
 
     def _validate(self) -> None:
         """Measure the dev split and keep the best checkpoint; other processes wait for process 0's word."""

@@ -1,5 +1,6 @@
 """The loop: which steps it takes, what it averages, when it validates, saves and ends."""
 
+import itertools
 import json
 import math
 import types
@@ -8,7 +9,14 @@ import numpy as np
 import paddle
 import pytest
 
-from engine.progress import TrainingFailedError, TrainingStoppedError, ValidationStoppedError
+from config.load import load_config
+from engine.progress import (
+    TrainingFailedError,
+    TrainingSettings,
+    TrainingStoppedError,
+    ValidationStoppedError,
+)
+from engine.trainer import _step_seed
 from engine.training_state import restore_training
 from models.losses import HingeLoss
 
@@ -52,6 +60,15 @@ def test_steps_equal_gradient_descent_by_hand(make_run):
         weight = weight - rate * 2 * batch["x"].T @ error / len(error)
         bias, offset = bias - rate * 2 * error.mean(), offset - rate * 2 * error.mean()
     assert np.allclose(run.weights(), np.append(weight, bias), atol=1e-5)
+
+
+def test_every_step_and_process_draws_its_own_random_numbers(make_run):
+    seeds = {_step_seed(7, step, rank) for step in range(100) for rank in range(8)}
+    assert len(seeds) == 800
+    run = make_run(dropout=0.5)
+    run.trainer.model.eval()
+    run.trainer.fit()
+    assert run.trainer.model.training, "dropout counts in training"
 
 
 @pytest.mark.parametrize("batches", [6, 5], ids=["even", "with a short last group"])
@@ -162,6 +179,20 @@ def test_the_log_holds_what_was_done(make_run):
     assert validation["step"] == 6 and validation["rsum"] == 6.0 and validation["best"]
 
 
+def test_speed_is_that_of_training_and_time_left_that_of_everything(make_run, monkeypatch):
+    clock = itertools.count()  # a second a look
+    monkeypatch.setattr("engine.trainer.time.perf_counter", lambda: float(next(clock)))
+    run = make_run(
+        epochs=1, print_step=3, eval_steps=1, scores=lambda step: [next(clock) for _ in range(1000)] and 1.0
+    )
+    told = []
+    log_step = run.trainer.log.step
+    run.trainer.log.step = lambda record, left: (told.append(left), log_step(record, left))
+    run.trainer.fit()
+    assert all(0.5 < record["samples_per_second"] for record in run.records()), "12 samples, some seconds"
+    assert 2000 < told[0] < 2 * 3000 and told[1] == 0, "two validations in three steps, so three in the next"
+
+
 def broken_at(*steps):
     """Batches whose loss is NaN at the given 0-based steps of the only epoch."""
 
@@ -198,6 +229,12 @@ def test_fallback_skips_the_steps_whose_loss_is_not_a_number(make_run):
     assert [record["step"] for record in skipped] == [3, 4] and "OPTIMIZATION.LR" in skipped[0]["message"]
     assert [record["step"] for record in run.records()] == [2, 6], "steps 3 and 4 have no loss to log"
     assert "NaN" not in run.log_file.read_text(), "which JSON does not know"
+
+
+def test_skipped_steps_that_are_not_in_a_row_do_not_add_up(make_run):
+    run = make_run(batches_of=broken_at(0, 1, 3), epochs=5, on_collapse="fallback")
+    run.trainer.fit()
+    assert len(run.records("skipped")) == 15
 
 
 def test_fallback_gives_up_when_no_step_is_sound(make_run):
@@ -274,6 +311,15 @@ def test_the_sum_of_negatives_comes_first_and_is_no_collapse(make_run):
     with pytest.raises(TrainingFailedError, match="from step 13 to 18"):
         run.trainer.fit()
     assert losses(run) == pytest.approx([SUM] * 12 + [HARDEST] * 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "watched"),
+    [([], True), (["LOSS.HARD_NEGATIVE=false"], False), (["LOSS.NAME=contrastive"], False)],
+)
+def test_only_training_on_the_hardest_negatives_is_watched_for_collapse(options, watched):
+    settings = TrainingSettings.from_config(load_config(None, options))
+    assert settings.collapse_steps == (300 if watched else 0)
 
 
 def stop_at(run, step, number=15):
