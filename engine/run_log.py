@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config.errors import UserError
+from engine.curves import Curves
 
 
 class RunLog:
@@ -20,7 +21,7 @@ class RunLog:
 
     def __init__(self, log_file: Path, curves: Path | None, enabled: bool):
         self.enabled = enabled
-        self._curves_folder = curves if enabled else None
+        self._curves_folder = curves
         self._curves = None
         self._log_file = log_file
         self._file = None
@@ -38,8 +39,7 @@ class RunLog:
 
     def step(self, record: dict, seconds_left: float) -> None:
         """Log one training step: loss terms, rate, samples/s."""
-        self._write({"event": "train", **record})
-        self._curve("train", record)
+        self._write({"event": "train", **record}, curves="train")
         if not self.enabled:
             return
         line = (
@@ -55,8 +55,7 @@ class RunLog:
 
     def validation(self, record: dict, line: str) -> None:
         """Log one validation and print its line."""
-        self._write({"event": "validation", **record})
-        self._curve("validation", record)
+        self._write({"event": "validation", **record}, curves="validation")
         self.say(line)
 
     def say(self, line: str) -> None:
@@ -82,7 +81,8 @@ class RunLog:
                 with contextlib.suppress(OSError):
                     file.close()
 
-    def _write(self, record: dict) -> None:
+    def _write(self, record: dict, curves: str = "") -> None:
+        """Add a line to the log, and its numbers to the group of `curves` of that name."""
         if not self.enabled:
             return
         try:
@@ -90,21 +90,17 @@ class RunLog:
                 self._file = open(self._log_file, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
             self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
             self._file.flush()
+            if curves and self._curves_folder is not None:
+                self._curves = self._curves or Curves(self._curves_folder)
+                numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+                self._curves.add(
+                    {f"{curves}/{name}": value for name, value in numbers.items()}, record["step"]
+                )
         except OSError as error:
             raise UserError(
-                f"cannot write {self._log_file}: {error.strerror}; free some space, then go on with --resume"
+                f"cannot write the log in {self._log_file.parent}: {error.strerror}; free some space, then "
+                f"go on with --resume"
             ) from error
-
-    def _curve(self, group: str, record: dict) -> None:
-        if self._curves_folder is None:
-            return
-        if self._curves is None:
-            from visualdl import LogWriter  # imported at the first point: it takes a third of a second
-
-            self._curves = LogWriter(logdir=str(self._curves_folder))
-        for name, value in record.items():
-            if isinstance(value, float):
-                self._curves.add_scalar(tag=f"{group}/{name}", value=value, step=record["step"])
 
 
 def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int] | None) -> str:

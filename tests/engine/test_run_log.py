@@ -2,10 +2,13 @@
 
 import io
 import json
+import time
 
 import pytest
+from visualdl import LogReader, LogWriter
 
 from config.errors import UserError
+from engine.curves import Curves
 from engine.run_log import RunLog, validation_line
 
 RECORD = {"step": 10, "epoch": 0.5, "loss": 2.5, "lr": 1e-3, "samples_per_second": 99.6}
@@ -61,13 +64,37 @@ def test_other_processes_are_silent(tmp_path, capsys):
 def test_curves_are_written_for_visualdl(tmp_path):
     run(RunLog(tmp_path / "log.jsonl", tmp_path / "curves", enabled=True))
     (curves,) = (tmp_path / "curves").iterdir()
-    content = curves.read_bytes()
-    assert b"train/loss" in content and b"validation/rsum" in content
+    reader = LogReader(file_path=str(curves))
+    assert set(reader.get_tags()["scalar"]) == {
+        "train/epoch",
+        "train/loss",
+        "train/lr",
+        "train/samples_per_second",
+        "validation/rsum",
+    }
+    (point,) = reader.get_data("scalar", "train/loss")
+    assert (point.id, point.value) == (10, 2.5) and abs(point.timestamp / 1000 - time.time()) < 600
+
+
+def test_curves_equal_those_of_visualdls_own_writer(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
+    curves = Curves(tmp_path / "ours")
+    theirs = LogWriter(str(tmp_path / "theirs"))
+    for step, value in ((1, 2.5), (2, 1e-9)):
+        curves.add({"train/loss": value}, step)
+        theirs.add_scalar("train/loss", value, step)
+    curves.close()
+    theirs.close()
+    (ours,), (theirs,) = ((tmp_path / name).iterdir() for name in ("ours", "theirs"))
+    assert ours.name == theirs.name and ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_log_that_cannot_be_written_is_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*log.jsonl: No such file.*--resume"):
+    with pytest.raises(UserError, match="cannot write the log in .*missing: No such file.*--resume"):
         RunLog(tmp_path / "missing" / "log.jsonl", None, enabled=True).note("failed", 1, "")
+    (tmp_path / "curves").write_text("")
+    with pytest.raises(UserError, match="cannot write the log in .*File exists.*--resume"):
+        RunLog(tmp_path / "log.jsonl", tmp_path / "curves", enabled=True).step(RECORD, 0.0)
 
 
 def test_the_line_of_a_validation_names_the_best_there_was():

@@ -76,7 +76,8 @@ def test_a_run_stopped_by_every_signal_ends_bit_for_bit_like_an_undisturbed_one(
     assert step_of(run) == 6, "the last checkpoint is that of the epoch"
     assert history(run, "train")[-1]["step"] == 8, "and the log is ahead of it"
 
-    terminated = run_interrupted("SIGTERM", 13, "train_retrieval", *tiny, *EVERYTHING, "--resume")
+    threads = "MISC.NUM_WORKERS=2"  # threads change nothing, and end with the run
+    terminated = run_interrupted("SIGTERM", 13, "train_retrieval", *tiny, *EVERYTHING, threads, "--resume")
     assert terminated.returncode == 143, terminated.stderr
     assert "Traceback" not in terminated.stderr and "stopping after this step" in terminated.stderr
     assert "stopped by SIGTERM at step 14; saved, --resume goes on" in terminated.stdout
