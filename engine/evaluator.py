@@ -109,22 +109,26 @@ def encode_captions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings [sentences,D] float32 of the distinct sentences, and the row [captions] of each.
 
-    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once, sentences of one
-    length together. Raises UserError that names a caption whose embedding is not finite.
+    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once. On the CPU, sentences
+    that begin alike go together, since the text encoder shares what they begin with; elsewhere those of one
+    length. Raises UserError that names a caption whose embedding is not finite.
     """
     _, captions, sentence = np.unique(dataset.sentence_ids, return_index=True, return_inverse=True)
-    longest_first = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
+    if paddle.device.get_device() == "cpu":
+        order = dataset.order_by_words(captions)
+    else:
+        order = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
     sorted_emb = _encode(
         model,
         model.encode_text,
         dataset.text_batch,
-        captions[longest_first],
+        captions[order],
         batch_size,
         _stage(progress, "encode captions"),
         lambda caption: f"caption {caption + 1} ({dataset.captions[caption]!r})",
     )
     embeddings = np.empty_like(sorted_emb)
-    embeddings[longest_first] = sorted_emb
+    embeddings[order] = sorted_emb
     return embeddings, sentence
 
 

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.nn import functional
+
+from models.prefix_encoding import prefix_states, prefix_tree
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
 
@@ -133,14 +136,24 @@ class RecurrentTextEncoder(nn.Layer):
 
     def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
         """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
-        words = self.dropout(self.embed(token_ids))  # [B,T,W]
-        state = self._both_ways(words, text_len) if self.bidirectional else self._forwards(words, text_len)
+        on_cpu = paddle.in_dynamic_mode() and token_ids.place.is_cpu_place()
+        if self.bidirectional:
+            state = self._both_ways(self.dropout(self.embed(token_ids)), text_len)
+        elif on_cpu:  # Paddle's own CPU kernels are slower
+            state = self._by_prefix(token_ids, text_len)
+        else:
+            outputs, _ = self.rnn(self.dropout(self.embed(token_ids)))  # [B,T,D]
+            state = POOLINGS[self.pooling](outputs, text_len)  # what follows a caption's end cannot reach it
         embedding = l2norm(state)
         return embedding.abs() if self.absolute else embedding
 
-    def _forwards(self, words: Tensor, text_len: Tensor) -> Tensor:
-        outputs, _ = self.rnn(words)  # [B,T,D]; what follows a caption's end cannot reach its states
-        return POOLINGS[self.pooling](outputs, text_len)
+    def _by_prefix(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
+        dropping = self.training and self.dropout.p > 0  # then no two words are the same
+        tree = prefix_tree(token_ids, text_len, share=not dropping)
+        states = prefix_states(self.rnn, self.dropout(self.embed(tree.words)), tree)  # [P,D]
+        if self.pooling == "last":
+            return functional.embedding(tree.whole, states)
+        return POOLINGS[self.pooling](functional.embedding(tree.paths, states), text_len)
 
     def _both_ways(self, words: Tensor, text_len: Tensor) -> Tensor:
         # The backward direction must start at each caption's own end, so it needs the lengths.

@@ -196,15 +196,19 @@ class _Recurrence(PyLayer):
             d_hidden.append(d_inputs[-1] if hidden is inputs else paddle.concat(hidden, axis=1))
             if level > 0:
                 through = [d_hidden[-1] @ weight_hh + direct[0], *direct[1:]]
-                siblings = paddle.zeros([tree.starts[level] - tree.starts[level - 1], before.shape[1]])
-                carried = [siblings.index_add(tree.parents[level], 0, part) for part in through]
+                continued = paddle.zeros(
+                    [tree.starts[level] - tree.starts[level - 1], before.shape[1]], before.dtype
+                )
+                carried = [continued.index_add(tree.parents[level], 0, part) for part in through]
         d_inputs, d_hidden = paddle.concat(d_inputs[::-1]), paddle.concat(d_hidden[::-1])  # [P,count*D]
         previous = paddle.concat([before for before, _ in saved])  # [P,D]
         second = tree.starts[1]  # the first level had no recurrent product
         d_weight_hh = paddle.matmul(d_hidden[second:], previous[second:], transpose_x=True)
         d_bias_hh = _sum_of_rows(d_hidden)
         if row_of_prefix is not None:
-            d_inputs = paddle.zeros([x.shape[0], d_inputs.shape[1]]).index_add(row_of_prefix, 0, d_inputs)
+            d_inputs = paddle.zeros([x.shape[0], d_inputs.shape[1]], x.dtype).index_add(
+                row_of_prefix, 0, d_inputs
+            )
         d_weight_ih = paddle.matmul(d_inputs, x, transpose_x=True)
         grads = (d_inputs @ weight_ih, d_weight_ih, d_weight_hh, _sum_of_rows(d_inputs), d_bias_hh)
         return tuple(None if frozen else grad for frozen, grad in zip(ctx.frozen, grads, strict=True))
@@ -212,4 +216,4 @@ class _Recurrence(PyLayer):
 
 def _sum_of_rows(x: Tensor) -> Tensor:
     """Return the sum [D] of `x` [P,D] over axis 0, as a product: far faster than `sum` on the CPU."""
-    return (paddle.ones([1, x.shape[0]]) @ x).squeeze(0)
+    return (paddle.ones([1, x.shape[0]], x.dtype) @ x).squeeze(0)

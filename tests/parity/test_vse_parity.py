@@ -81,7 +81,10 @@ def test_gradients(case: Case) -> None:
     case.total_loss().backward()
     for name, parameter in case.model.named_parameters():
         expected = case.expected("grad", name)
-        np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-4, atol=1e-6, err_msg=name)
+        # Float32 rounds in proportion to the largest terms of a sum: against float64, the golden gradients of
+        # the LSTM's input weights (up to 4.3) are themselves off by 2.3e-6, and ours by 2.6e-6.
+        atol = 1e-6 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_three_optimizer_steps(case: Case) -> None:
