@@ -249,6 +249,27 @@ def test_of_two_swapped_captions_one_is_true_and_both_have_the_same_words(folder
         assert not is_true(pair.swapped, scenes[pair.image_id]), pair
 
 
+def test_tags_and_boxes_decide_swapped_captions(folder: Path) -> None:
+    """A model that binds words to regions and compares boxes can pass the test that bags of words fail."""
+    regions = {}
+    tag_lines = (folder / "test_tags.txt").read_text().splitlines()
+    image_ids = (folder / "test_ids.txt").read_text().splitlines()
+    for name, line, boxes in zip(image_ids, tag_lines, np.load(folder / "test_boxes.npy"), strict=True):
+        regions[name] = list(zip(json.loads(line)["tags"], boxes, strict=True))
+
+    def read_off(caption: str, image_id: str) -> bool:
+        first, second = (
+            [box for tag, box in regions[image_id] if tag == f"{colour} {shape}"]
+            for _, colour, shape in mentions(caption)
+        )
+        (stands,) = (RELATIONS[kind] for kind, phrase in PHRASES if re.search(phrase, caption))
+        return any(stands(a, b) for a in first for b in second)
+
+    pairs = load_swapped(folder)
+    truths = [read_off(pair.caption, pair.image_id) - read_off(pair.swapped, pair.image_id) for pair in pairs]
+    assert np.mean(np.array(truths) == 1) > 0.9
+
+
 def test_a_caption_alone_does_not_betray_which_is_true(folder: Path) -> None:
     """Each relation is as often true as false, so that the sentence without the picture tells nothing."""
     scenes = [sample_scene("test", index, 0) for index in range(200)]
