@@ -109,12 +109,6 @@ class RetrievalDataset:
         token_ids[present] = self._tokens[(starts[:, None] + columns)[present]]
         return {"token_ids": token_ids, "text_len": lengths}
 
-    def order_by_words(self, caption_indices: np.ndarray) -> np.ndarray:
-        """Return the order [B] in which captions that begin with the same words are neighbours."""
-        batch = self.text_batch(caption_indices)
-        present = np.arange(batch["token_ids"].shape[1]) < batch["text_len"][:, None]
-        return np.lexsort(np.where(present, batch["token_ids"], -1).T[::-1])
-
 
 def _encode(captions: Sequence[str], vocabulary: Vocabulary) -> list[tuple[int, ...]]:
     """Encode captions, each different text once: data sets repeat many."""

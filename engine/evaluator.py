@@ -115,7 +115,7 @@ def encode_captions(
     """
     _, captions, sentence = np.unique(dataset.sentence_ids, return_index=True, return_inverse=True)
     if paddle.device.get_device() == "cpu":
-        order = dataset.order_by_words(captions)
+        order = order_by_words(dataset, captions)
     else:
         order = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
     sorted_emb = _encode(
@@ -130,6 +130,13 @@ def encode_captions(
     embeddings = np.empty_like(sorted_emb)
     embeddings[order] = sorted_emb
     return embeddings, sentence
+
+
+def order_by_words(dataset: RetrievalDataset, captions: np.ndarray) -> np.ndarray:
+    """Return the order [B] of `captions` in which those that begin with the same words are neighbours."""
+    batch = dataset.text_batch(captions)
+    present = np.arange(batch["token_ids"].shape[1]) < batch["text_len"][:, None]
+    return np.lexsort(np.where(present, batch["token_ids"], -1).T[::-1])
 
 
 def _encode(

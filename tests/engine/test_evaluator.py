@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from config.errors import UserError
-from engine.evaluator import encode_captions, encode_images, evaluate, evaluation_mode
+from engine.evaluator import encode_captions, encode_images, evaluate, evaluation_mode, order_by_words
 from engine.result import format_table, versions, write_result_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
@@ -155,17 +155,26 @@ def test_blocks_and_saving_do_not_change_the_result(dataset, tmp_path):
     assert evaluate(model, dataset, "test", batch_size=1000, block_size=5).metrics == whole.metrics
 
 
-def test_each_image_and_each_distinct_sentence_is_encoded_once_with_little_padding(dataset):
+@pytest.mark.parametrize("device", ["cpu", "gpu:0"])
+def test_each_image_and_each_distinct_sentence_is_encoded_once(dataset, device, monkeypatch):
+    monkeypatch.setattr(paddle.device, "get_device", lambda: device)
     model = TinyModel()
     image_emb = encode_images(model, dataset, batch_size=4)
     text_emb, sentence = encode_captions(model, dataset, batch_size=4)
     assert model.encoded_images == len(image_emb) == dataset.num_images
     assert model.encoded_texts == len(text_emb) == len(set(dataset.sentences)) < dataset.num_captions
-    # sorted by length, a batch pads its rows from its shortest to its longest, and no length twice
-    assert model.padding <= (4 - 1) * (max(dataset.lengths) - min(dataset.lengths))
+    if device != "cpu":
+        # sorted by length, a batch pads its rows from its shortest to its longest, and no length twice
+        assert model.padding <= (4 - 1) * (max(dataset.lengths) - min(dataset.lengths))
     for caption, tokens in enumerate(dataset.sentences):
         alone = model.words.weight.numpy()[list(tokens)].sum(axis=0)
         np.testing.assert_allclose(text_emb[sentence[caption]], alone, atol=1e-5)
+
+
+def test_captions_that_begin_alike_become_neighbours(dataset):
+    captions = np.arange(dataset.num_captions)[::-1]
+    ordered = [dataset.sentences[captions[place]] for place in order_by_words(dataset, captions)]
+    assert ordered == sorted(dataset.sentences)
 
 
 def test_every_layer_returns_to_the_mode_it_was_in(dataset):
