@@ -67,13 +67,9 @@ def _encode(
 def _paired_scores(model: paddle.nn.Layer, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the score [P] of each image with its own text."""
     with paddle.no_grad():
-        return np.asarray(
-            [
-                float(
-                    model.similarity(
-                        paddle.to_tensor(images[row : row + 1]), paddle.to_tensor(texts[row : row + 1])
-                    )
-                )
-                for row in range(len(images))
-            ]
+        pairs = zip(
+            paddle.to_tensor(images).split(len(images)),
+            paddle.to_tensor(texts).split(len(texts)),
+            strict=True,
         )
+        return np.concatenate([model.similarity(image, text).numpy()[0] for image, text in pairs])
