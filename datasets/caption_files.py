@@ -140,6 +140,8 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path}: no such file: check DATASET.DATA_DIR and the names of its splits"
         ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}: mend its name or permissions") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]

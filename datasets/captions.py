@@ -135,12 +135,12 @@ def _tie_precomp(
         return _tie_repeated_rows(path, features, captions_per_image)
     per_image = captions_per_image or num_captions // rows
     if per_image == 0 or per_image * rows != num_captions:
-        expected = (
-            f"{captions_per_image} an image" if captions_per_image else "the same number for each image"
-        )
+        expected, mend_count = "the same number for each image", ""
+        if captions_per_image:
+            expected, mend_count = f"{captions_per_image} an image", " or DATASET.CAPTIONS_PER_IMAGE"
         raise UserError(
             f"{path}: {num_captions} captions for the {rows} images of {features.path}, expected {expected}: "
-            f"mend the files, or write {ids_path.name} with the image id of each caption"
+            f"mend the files{mend_count}, or write {ids_path.name} with the image id of each caption"
         )
     return ids or list(map(str, range(rows))), range(rows), np.repeat(np.arange(rows), per_image)
 

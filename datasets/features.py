@@ -59,6 +59,11 @@ class NpyFeatures:
             out[start : start + step] = values.mean(axis=1) if pooled else values
         return out
 
+    def check(self) -> None:
+        """Read the file once, block by block; raise `UserError` naming the row that holds NaN or infinity."""
+        for rows in self._blocks():
+            self.gather(rows, pool=False)
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and (population) standard deviation over all rows, regions averaged first.
 
@@ -142,7 +147,7 @@ def half_to_single(half: np.ndarray) -> np.ndarray:
 
 def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """Return shape, dtype and the offset of the first row, having checked that the data is all there."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
         found = ", ".join(sorted(p.name for p in path.parent.glob("*_ims.npy")))
         raise UserError(
             f"{path}: no such file, expected the features of a split"
@@ -152,8 +157,8 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
                 else ": check DATASET.DATA_DIR"
             )
         )
-    with open(path, "rb") as file:
-        try:
+    try:
+        with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
             read = (
                 np.lib.format.read_array_header_1_0
@@ -161,10 +166,12 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
                 else np.lib.format.read_array_header_2_0
             )
             shape, fortran_order, dtype = read(file)
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
-        offset = file.tell()
+            offset = file.tell()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
     if dtype not in _DTYPES:
         raise UserError(
             f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"

@@ -101,9 +101,10 @@ class Vocabulary:
         words = [word for word, count in counts.items() if count >= threshold and word not in MARKERS[layout]]
         if not _has_words(words):
             word, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+            remedy = "lower INPUT.VOCAB_THRESHOLD" if _has_words(counts) else "check the captions"
             raise UserError(
                 f"{source}: a vocabulary without words: none occurs {threshold} times "
-                f"(the most frequent token, {word!r}, {count} times): lower INPUT.VOCAB_THRESHOLD"
+                f"(the most frequent token, {word!r}, {count} times): {remedy}"
             )
         if layout == "vse":
             words.sort(key=lambda word: -counts[word])
@@ -170,7 +171,7 @@ class Vocabulary:
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise UserError(f"{path}: no such vocabulary: check INPUT.VOCAB_FILE") from error
         except ValueError as error:  # not JSON, or not UTF-8
             raise UserError(f"{path}: not a vocabulary in JSON: {error}") from error

@@ -52,6 +52,9 @@ def build_trainer(
     vocabulary = read_vocabulary(origin) if origin else build_vocabulary(cfg)
     training = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=True)
     dev = build_dataset(cfg, cfg.DATASET.DEV, vocabulary, training=False)
+    if rank == 0 and not resume:  # a bad value is found before a run is replaced, not hours later
+        training.features.check()
+        dev.features.check()
     moments = training.features.moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
     model, loss = build_model(cfg, len(vocabulary), *moments), build_loss(cfg)
     if origin and not resume:
@@ -130,7 +133,10 @@ def changed_keys(before: dict, now: dict) -> list[str]:
 
 def read_vocabulary(checkpoint: str | Path) -> Vocabulary:
     """Return the vocabulary that a checkpoint's weights belong to."""
-    return Vocabulary.load(resolve_checkpoint(checkpoint) / VOCABULARY_FILE)
+    path = resolve_checkpoint(checkpoint) / VOCABULARY_FILE
+    if not path.is_file():
+        raise UserError(f"checkpoint {path.parent} lacks {path.name}; use another checkpoint")
+    return Vocabulary.load(path)
 
 
 def load_trained(cfg: CfgNode) -> tuple[paddle.nn.Layer, Vocabulary, dict, Path]:

@@ -144,3 +144,31 @@ def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
     cut_in_half(path)
     with pytest.raises(UserError, match="row 4 ends too early"):
         features.gather(np.array([3]), pool=True)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4)])
+def test_a_check_reads_every_row(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr("datasets.features._BLOCK_BYTES", 64)  # a few rows at a time
+    stored = np.ones(shape, np.float32)
+    path = tmp_path / "train_ims.npy"
+    np.save(path, stored)
+    NpyFeatures(path).check()
+    stored[5].flat[-1] = np.nan
+    np.save(path, stored)
+    with pytest.raises(UserError, match="train_ims.npy: row 6 holds NaN or infinity"):
+        NpyFeatures(path).check()
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    np.save(tmp_path / "train_ims.npy", np.ones((4, 6)))
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match="train_ims.npy: cannot be read: Permission denied"):
+        NpyFeatures(tmp_path / "train_ims.npy")
+
+
+def test_a_name_that_is_too_long_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        NpyFeatures(tmp_path / f"{'x' * 300}_ims.npy")

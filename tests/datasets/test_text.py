@@ -86,9 +86,16 @@ def test_markers_in_captions_are_no_words():
     assert vocabulary.words == ["<pad>", "<start>", "<end>", "<unk>", "dog"]
 
 
-@pytest.mark.parametrize("captions", [[], ["a dog"], [". . . ."]])
-def test_a_vocabulary_without_words_is_refused(captions):
-    with pytest.raises(UserError, match=r"train_caps.txt: a vocabulary without words.*INPUT.VOCAB_THRESHOLD"):
+@pytest.mark.parametrize(
+    ("captions", "remedy"),
+    [
+        (["a dog"], "lower INPUT.VOCAB_THRESHOLD"),
+        ([], "check the captions"),
+        ([". . . ."], "check the captions"),
+    ],
+)
+def test_a_vocabulary_without_words_is_refused(captions, remedy):
+    with pytest.raises(UserError, match=f"train_caps.txt: a vocabulary without words.*{remedy}"):
         Vocabulary.build(captions, "simple", 4, "vsepp", "train_caps.txt")
 
 
@@ -162,5 +169,7 @@ def test_a_broken_vocabulary_file_is_refused_by_name(tmp_path, fault):
 
 
 def test_a_missing_vocabulary_file_is_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match="v.json: no such vocabulary"):
-        Vocabulary.load(tmp_path / "v.json")
+    (tmp_path / "folder").mkdir()
+    for name in ("v.json", "folder"):
+        with pytest.raises(UserError, match=f"{name}: no such vocabulary"):
+            Vocabulary.load(tmp_path / name)
