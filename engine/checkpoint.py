@@ -168,7 +168,10 @@ def resolve_checkpoint(folder: str | Path) -> Path:
         if (candidate / STATE_FILE).is_file():
             return candidate
     what = f"it has no {STATE_FILE}" if folder.is_dir() else "no such folder"
-    raise UserError(f"no checkpoint at {folder}: {what}; expected a folder such as <run>/best or <run>/last")
+    raise UserError(
+        f"no checkpoint at {folder}: {what}; train the run first with tools/train_retrieval.py, or name a "
+        f"folder such as <run>/best in EVAL.CHECKPOINT_DIR (PRETRAINED.DIR for training)"
+    )
 
 
 def read_state(folder: str | Path) -> dict:
@@ -176,7 +179,7 @@ def read_state(folder: str | Path) -> dict:
     folder = resolve_checkpoint(folder)
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        state["files"][MODEL_FILE]["sha256"]
+        state["files"][MODEL_FILE]["sha256"], state["progress"]["step"]
         version = state["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

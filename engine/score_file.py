@@ -1,5 +1,6 @@
 """The file of all scores, written piece by piece: anyone can recompute every metric from it."""
 
+import contextlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -71,7 +72,8 @@ class ScoreFile:
 
     def _clean(self) -> None:
         for path in (self._rows, self._packed):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # such as a parent that is no folder
+                path.unlink()
 
     def _refusal(self, error: OSError) -> UserError:
         return UserError(

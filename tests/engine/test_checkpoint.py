@@ -104,9 +104,11 @@ def test_a_missing_file_is_named(tmp_path, layer):
 
 def test_state_that_is_not_json_is_named(tmp_path, layer):
     save(tmp_path / "last", layer)
-    (tmp_path / "last" / "state.json").write_text('{"files": ')
-    with pytest.raises(UserError, match="state.json"):
-        read_state(tmp_path / "last")
+    path = tmp_path / "last" / "state.json"
+    for content in (path.read_text().replace("progress", "regress"), '{"files": '):
+        path.write_text(content)
+        with pytest.raises(UserError, match="state.json: not the state of a checkpoint"):
+            read_state(tmp_path / "last")
 
 
 @pytest.mark.parametrize(

@@ -58,3 +58,7 @@ def test_a_folder_is_no_place_for_the_file(tmp_path):
     with pytest.raises(UserError, match="it is a folder"):
         with ScoreFile(tmp_path, 2, 2):
             pytest.fail("entered")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the scores to .*file/scores.npz: .*another place"):
+        with ScoreFile(tmp_path / "file" / "scores.npz", 2, 2):
+            pytest.fail("entered")
