@@ -8,7 +8,7 @@ from typing import NoReturn
 import yaml
 
 from config.errors import UserError
-from config.names import find_key
+from config.names import find_key, suggest
 from config.task_files import Setting, compose_yaml, plain_value
 from config.values import check_value, parse_plain, refusal, show
 
@@ -62,7 +62,8 @@ def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
 
 
 def _advice(message: str, parser: argparse.ArgumentParser) -> str:
-    known = set(re.findall(r"--[\w-]+", parser.format_help()))
+    usage = parser.format_usage()
+    known = set(re.findall(r"--[\w-]+", usage))
     for unknown in re.findall(r"(?<!\S)--?[\w.-]+", message):
         name = unknown.lstrip("-")
         if "." in name:
@@ -70,4 +71,7 @@ def _advice(message: str, parser: argparse.ArgumentParser) -> str:
         close = get_close_matches(unknown.lower(), known, n=1)
         if close and unknown not in known:
             return f"; did you mean {close[0]}?"
+        keys = [key for key in suggest(name) if "." in key and "KEY=VALUE" in usage]
+        if keys and unknown not in known:
+            return f"; write {' or '.join(f'{key}=VALUE' for key in keys)} without the dashes"
     return f"; see {parser.prog} --help"

@@ -9,7 +9,7 @@ from config.load import add_config_arguments, config_from_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tool")
+    parser = argparse.ArgumentParser(prog="tool", description="Not to be taken for --other_tool_options.")
     add_config_arguments(parser)
     parser.add_argument("--text")
     parser.add_argument("--resume", action="store_true")
@@ -48,6 +48,9 @@ def test_a_missing_task_file_argument_is_said_unless_it_is_optional():
         (["--cfg_flie", "x.yaml"], "unrecognized arguments: --cfg_flie; did you mean --cfg_file?"),
         (["--cfg_file"], "argument --cfg_file: expected one argument; see tool --help"),
         (["--resum3"], "did you mean --resume?"),
+        (["--lr", "1e-3"], "write OPTIMIZATION.LR=VALUE without the dashes"),
+        (["--embed-dim=5"], "write MODEL.EMBED_DIM=VALUE without the dashes"),
+        (["--other_tools_option"], "see tool --help"),
         (["--xyz"], "unrecognized arguments: --xyz; see tool --help"),
         (["--LOSS.MARGIN=1"], "write LOSS.MARGIN=VALUE without the dashes"),
         (["--text", "two\nlines", "--tex\nt"], "unrecognized arguments"),
