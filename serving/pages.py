@@ -1,5 +1,8 @@
 """Pages that carry their own pictures: one for a search, one for the report of a run."""
 
+import contextlib
+import io
+import os
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -16,11 +19,22 @@ TEMPLATES = Environment(
 
 def write_page(path: Path, template: str, values: dict) -> Path:
     """Render a template with `values` into an HTML file and return its path."""
-    text = TEMPLATES.get_template(template).render(values)
+    return write_whole(path, TEMPLATES.get_template(template).render(values).encode())
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file beside its place and move it there, with the folders that it needs; return its path.
+
+    Raises UserError where the disk refuses; what was there before is then intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
     return path
 
@@ -37,5 +51,6 @@ def write_search_page(
     """Write `hits.png` and `hits.html` for one query; `shown` is the id of the query picture."""
     values = {"title": title, "shown": shown, "images": images, "captions": captions, "pictures": pictures}
     page = write_page(folder / "hits.html", "search.html", values)
-    sheet.save(folder / "hits.png")
-    return folder / "hits.png", page
+    picture = io.BytesIO()
+    sheet.save(picture, "PNG")
+    return write_whole(folder / "hits.png", picture.getvalue()), page

@@ -139,7 +139,8 @@ def curves_uri(runs: list[RunReport]) -> str:
     for axes in (loss_axes, recall_axes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        if axes.has_data():
+            axes.legend(frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     plt.close(figure)

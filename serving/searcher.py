@@ -102,25 +102,44 @@ class Searcher:
                 return rows[candidate]
         near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5) or list(rows)[:3]
         raise UserError(
-            f"--image: {name!r} is not an image of the split (such as {', '.join(near)}); give the id or file "
-            f"name of one of its images, or a .npy file with an image's features"
+            f"--image: {name!r} is not an image of the split (such as {', '.join(near)}); give the id or "
+            f"file name of one of its images, or a .npy file with an image's features"
         )
 
     def encode_features(self, path: str) -> np.ndarray:
         """Return the embedding [1,D] of an image whose features [F] or [R,F] are in a .npy file."""
-        try:
-            features = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--image: {path} cannot be read as .npy features: {error}") from error
-        width = self.dataset.features.dim
-        if features.ndim not in (1, 2) or features.shape[-1] != width or not np.isfinite(features).all():
-            raise UserError(
-                f"--image: {path}: expected finite features [{width}] or [R,{width}], "
-                f"got {list(features.shape)}"
-            )
-        pooled = features.astype(np.float32).reshape(-1, width).mean(axis=0, keepdims=True)
+        pooled = read_features(path, self.dataset.features.dim).mean(axis=0, keepdims=True)  # [1,F]
         with paddle.no_grad():
             return self.model.encode_image({"features": paddle.to_tensor(pooled)}).numpy()
+
+
+def read_features(path: str, width: int) -> np.ndarray:
+    """Return the features of one image in a .npy file, [F] or [R,F], as float32 [R,F].
+
+    Raises UserError for a file that is missing, of another kind or another width, or that holds NaN.
+    """
+    try:
+        with open(path, "rb") as file:
+            features = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"--image: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--image: {path} is not a .npy file ({reason}); write it with numpy.save") from error
+    fits = features.ndim in (1, 2) and features.shape[-1] == width and features.size
+    if not fits or features.dtype.kind not in "fiu":
+        raise UserError(
+            f"--image: {path}: expected numbers of shape [{width}] or [R,{width}], as the model was trained "
+            f"on, got {features.dtype} of shape {list(features.shape)}"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        regions = features.astype(np.float32).reshape(-1, width)
+    broken = np.flatnonzero(~np.isfinite(regions).all(axis=1))
+    if len(broken):
+        raise UserError(
+            f"--image: {path}: row {broken[0] + 1} holds NaN or infinity, expected finite numbers"
+        )
+    return regions
 
 
 def _hits(found: tuple[np.ndarray, np.ndarray]) -> list[Hit]:

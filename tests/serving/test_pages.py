@@ -1,12 +1,16 @@
 """Pages carry their pictures, show what was found, and let no caption write markup."""
 
+import warnings
+
 import numpy as np
+import pytest
 from PIL import Image
 
+from config.errors import UserError
 from engine.evaluator import evaluate
-from serving.pages import write_search_page
+from serving.pages import write_search_page, write_whole
 from serving.pictures import THUMBNAIL, PictureFolder, Tile, contact_sheet, image_folder
-from serving.report import RunReport, best_captions, worst_captions, write_report
+from serving.report import RunReport, best_captions, curves_uri, worst_captions, write_report
 from serving.searcher import Hit
 
 
@@ -49,6 +53,18 @@ def test_a_search_page_carries_its_pictures_and_escapes_text(pictures, tmp_path)
     assert text.count("data:image/jpeg;base64,") == 2
 
 
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "hits.html").write_text("old")
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(UserError, match="cannot write .*hits.html: No space left on device; .*--out"):
+        write_whole(tmp_path / "hits.html", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.html"]
+    assert (tmp_path / "hits.html").read_text() == "old"
+
+
 def test_best_hits_and_worst_misses_are_of_different_pictures():
     caption_image = np.array([0, 0, 1, 1, 2, 2])
     ranks = np.array([0, 0, 5, 9, 0, 7])
@@ -69,4 +85,12 @@ def test_a_report_compares_runs_and_shows_examples(searcher, pictures, tmp_path)
     assert "first" in text and "second" in text and "51.5" in text
     assert f"{result.metrics['rsum']:.1f}" in text
     assert "Best hits" in text and "Worst misses" in text
+    assert "Split test: 6 images" in text
     assert "http" not in text.replace("http-equiv", "")  # nothing is fetched from anywhere
+
+
+def test_a_run_too_short_to_have_been_logged_has_empty_curves(searcher):
+    result = evaluate(searcher.model, searcher.dataset, "test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert curves_uri([RunReport("short", result, [], 0.0)]).startswith("data:image/png;base64,")

@@ -61,7 +61,7 @@ def test_unknown_words_are_told(searcher):
         (lambda searcher: searcher.encode_text("   "), "expected a sentence"),
         (lambda searcher: searcher.encode_text("zebra quagga"), "no word of 'zebra quagga'"),
         (lambda searcher: searcher.embed_image("image_9.jpg"), "image_9.jpg.*such as image_"),
-        (lambda searcher: searcher.embed_image("nowhere.npy"), "nowhere.npy cannot be read"),
+        (lambda searcher: searcher.embed_image("nowhere.npy"), "nowhere.npy cannot be read: No such file"),
     ],
     ids=["empty", "no known word", "no such image", "no such features"],
 )
@@ -70,8 +70,28 @@ def test_a_query_that_cannot_work_says_why(searcher, action, expected):
         action(searcher)
 
 
-@pytest.mark.parametrize("features", [np.ones(5), np.full(8, np.nan)], ids=["another width", "not finite"])
-def test_features_that_do_not_fit_are_refused(searcher, tmp_path, features):
+UNFIT = {
+    "another width": (np.ones(5), r"expected numbers of shape \[8\] or \[R,8\].*got float64 of shape \[5\]"),
+    "a single number": (np.array(3.0), r"got float64 of shape \[\]"),
+    "no rows": (np.ones((0, 8)), r"got float64 of shape \[0, 8\]"),
+    "text": (np.array(["a"] * 8), r"got <U1 of shape \[8\]"),
+    "complex": (np.ones(8, complex), "got complex128"),
+    "not a number": (np.full((2, 8), [[1.0], [np.nan]]), "row 2 holds NaN or infinity"),
+    "beyond float32": (np.full(8, 1e300), "row 1 holds NaN or infinity"),
+    "objects": (np.array([{}] * 8), "is not a .npy file .*Object arrays cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_features_that_do_not_fit_are_refused(searcher, tmp_path, fault):
+    features, expected = UNFIT[fault]
     np.save(tmp_path / "query.npy", features)
-    with pytest.raises(UserError, match=r"expected finite features \[8\]"):
+    with pytest.raises(UserError, match=f"query.npy.*{expected}"):
+        searcher.embed_image(str(tmp_path / "query.npy"))
+
+
+@pytest.mark.parametrize("content", [b"", b"features", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x76\x00{"])
+def test_a_file_that_holds_no_array_is_refused(searcher, tmp_path, content):
+    (tmp_path / "query.npy").write_bytes(content)
+    with pytest.raises(UserError, match="query.npy is not a .npy file"):
         searcher.embed_image(str(tmp_path / "query.npy"))
