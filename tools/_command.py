@@ -1,10 +1,36 @@
-"""What every command-line tool shares: exit codes, and errors on one line."""
+"""What every command-line tool shares: exit codes, errors on one line, and the start of Paddle."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
+from yacs.config import CfgNode
+
 from config.errors import UserError
+from engine.runtime import Runtime, prepare_runtime
+
+
+def start_runtime(cfg: CfgNode) -> Runtime:
+    """Import Paddle as RUNTIME says and seed it; return what was chosen.
+
+    A Ctrl-C in the midst of Paddle's import, and SIGTERM after it, would print tracebacks of their own.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    runtime = prepare_runtime(
+        device=cfg.RUNTIME.DEVICE,
+        threads=cfg.RUNTIME.THREADS,
+        seed=cfg.MISC.SEED,
+        deterministic=cfg.RUNTIME.DETERMINISTIC,
+    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return runtime
+
+
+def leave_on_sigterm() -> None:
+    """Let SIGTERM end the process by an exception, so that unfinished files are removed on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def run(main: Callable[[], int | None]) -> None:

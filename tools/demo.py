@@ -15,7 +15,6 @@ import _init_paths
 from _command import run
 
 from config.command_line import report_errors_on_one_line
-from config.errors import UserError
 
 DATA = "data/scenes"
 OUT = "out/demo"
@@ -55,7 +54,8 @@ def step(title: str, tool: str, *arguments: str) -> None:
     print(f"\n--- {title}\n$ python {shlex.join(command)}", flush=True)
     code = subprocess.run([sys.executable, *command], cwd=_init_paths.ROOT, check=False).returncode
     if code:
-        raise UserError(f"the demo stopped: `python {shlex.join(command)}` ended with exit code {code}")
+        print(f"the demo stopped: the command above ended with exit code {code}", file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import run
+from _command import leave_on_sigterm, run, start_runtime
 from yacs.config import CfgNode
 
+from config.errors import UserError
 from config.load import add_config_arguments, config_as_dict, config_from_arguments
-from engine.runtime import prepare_runtime
 
 
 def main() -> int:
@@ -31,10 +31,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     cfg = config_from_arguments(arguments)
-    runtime = prepare_runtime(
-        cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC
-    )
-    print(runtime.describe(), flush=True)
+    print(start_runtime(cfg).describe(), flush=True)
+    leave_on_sigterm()
     return evaluate_checkpoint(cfg, arguments.out, arguments.save_scores)
 
 
@@ -49,6 +47,11 @@ def evaluate_checkpoint(cfg: CfgNode, out: str | None, scores_path: str | None) 
 
     model, vocabulary, state, folder = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+    path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     with tqdm(unit="", leave=False, disable=None) as bar:  # none where output is not a terminal
 
         def show(stage: str, done: int, total: int) -> None:
@@ -64,8 +67,6 @@ def evaluate_checkpoint(cfg: CfgNode, out: str | None, scores_path: str | None) 
         "step": state["progress"]["step"],
     }
     swapped = measure_swapped(cfg, model, vocabulary, dataset)
-    path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_result_json(path, result, checkpoint, config_as_dict(cfg), versions(), swapped)
     print(format_table(result))
     for name, accuracies in swapped.items():

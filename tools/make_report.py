@@ -7,15 +7,16 @@ The first run gives the pictures and the examples; the others are compared with 
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import run
+from _command import run, start_runtime
+from yacs.config import CfgNode
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from config.load import load_config
-from engine.runtime import prepare_runtime
 
 
 def main() -> int:
@@ -36,16 +37,21 @@ def main() -> int:
             raise UserError(
                 f"{folder} is not a run: expected config.yaml in it; train one with tools/train_retrieval.py"
             )
-    configs = [load_config(str(folder / "config.yaml")) for folder in folders]
-    cfg = configs[0]
-    prepare_runtime(cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC)
     out = Path(arguments.out) if arguments.out else folders[0] / "report.html"
+    if out.is_dir():
+        raise UserError(
+            f"cannot write {out}: it is a folder; name a file with --out, such as {out}/report.html"
+        )
+    configs = [
+        load_config(folder / "config.yaml", [f"EVAL.CHECKPOINT_DIR={folder}/best"]) for folder in folders
+    ]
+    start_runtime(configs[0])
     print(f"written: {make_report(folders, configs, out, arguments.title)}")
     return 0
 
 
-def make_report(folders: list[Path], configs: list, out: Path, title: str) -> Path:
-    """Measure every run on its test split and write the page."""
+def make_report(folders: list[Path], configs: list[CfgNode], out: Path, title: str) -> Path:
+    """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page."""
     from datasets.build import build_dataset
     from engine.build import evaluate_split, load_trained, measure_swapped, split_name
     from engine.run_folder import read_log
@@ -53,19 +59,27 @@ def make_report(folders: list[Path], configs: list, out: Path, title: str) -> Pa
     from serving.report import RunReport, write_report
     from serving.searcher import Searcher
 
+    names = display_names(folders)
     reports, searcher = [], None
     for folder, cfg in zip(folders, configs, strict=True):
-        cfg = load_config(str(folder / "config.yaml"), [f"EVAL.CHECKPOINT_DIR={folder / 'best'}"])
+        print(f"measuring {folder}", flush=True)
         model, vocabulary, _, _ = load_trained(cfg)
         dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
         result = evaluate_split(cfg, model, dataset)
         swapped = measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}).get("all")
         log = read_log(folder / "log.jsonl")
         seconds = log[-1]["time"] - log[0]["time"] if log else 0.0
-        reports.append(RunReport(folder.name, result, log, seconds, swapped))
+        reports.append(RunReport(names[folder], result, log, seconds, swapped))
         searcher = searcher or Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
     pictures = PictureFolder(image_folder(configs[0].DATASET.DATA_DIR, configs[0].DATASET.IMAGE_DIR))
     return write_report(out, title, reports, searcher, pictures)
+
+
+def display_names(folders: list[Path]) -> dict[Path, str]:
+    """Return what to call each run: the folder's own name, or its path where two have the same."""
+    own = {folder: folder.resolve().name for folder in folders}
+    alike = Counter(own.values())
+    return {folder: name if alike[name] == 1 else str(folder) for folder, name in own.items()}
 
 
 if __name__ == "__main__":

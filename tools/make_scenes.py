@@ -7,13 +7,11 @@ The same numbers give the same bytes. A folder that already holds the data set i
 """
 
 import argparse
-import signal
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import run
+from _command import leave_on_sigterm, run
 from tqdm import tqdm
 
 from config.command_line import report_errors_on_one_line
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace other Scenes in that folder")
     arguments = parser.parse_args()
     options = ScenesOptions(**{field.name: getattr(arguments, field.name) for field in fields(ScenesOptions)})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the draft is removed
+    leave_on_sigterm()
     total = options.train + options.dev + options.test
     with tqdm(total=total, unit="image", desc="Scenes", disable=None) as bar:  # none without a terminal
         made = make_scenes(

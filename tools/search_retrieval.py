@@ -12,12 +12,11 @@ import re
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import run
+from _command import run, start_runtime
 from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.load import add_config_arguments, config_from_arguments
-from engine.runtime import prepare_runtime
 
 
 def main() -> int:
@@ -42,7 +41,7 @@ def main() -> int:
     if arguments.top_k < 1:
         raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")
     cfg = config_from_arguments(arguments)
-    prepare_runtime(cfg.RUNTIME.DEVICE, cfg.RUNTIME.THREADS, cfg.MISC.SEED, cfg.RUNTIME.DETERMINISTIC)
+    start_runtime(cfg)
     return search(cfg, arguments.text, arguments.image, arguments.top_k, arguments.out)
 
 

@@ -1,10 +1,17 @@
-"""Show the configuration: every key and its meaning, or the merged values of a task file."""
+"""Show the configuration: every key and its meaning, or the merged values of a task file.
 
-import _init_paths  # noqa: F401
+    python tools/show_config.py
+    python tools/show_config.py --cfg_file configs/f8k/vsepp.yaml OPTIMIZATION.LR=1e-4
+
+Without arguments: every key with its default, meaning and choices. With --cfg_file or KEY=VALUE: the merged
+configuration as YAML, with a comment where it differs from the default.
+"""
 
 import argparse
 
+import _init_paths  # noqa: F401
 from _command import run
+
 from config.describe import describe_changes, describe_keys, keys_as_markdown
 from config.load import add_config_arguments, config_as_dict, config_from_arguments
 
@@ -12,8 +19,7 @@ from config.load import add_config_arguments, config_as_dict, config_from_argume
 def main() -> None:
     """Print what the command line asks for."""
     parser = argparse.ArgumentParser(
-        description="Without arguments: every key with its default, meaning and choices. With --cfg_file or "
-        "KEY=VALUE: the merged configuration as YAML, with a comment where it differs from the default."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--markdown", action="store_true", help="every key as the page docs/configuration.md")
     add_config_arguments(parser)

@@ -17,13 +17,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
-from _command import run
+from _command import run, start_runtime
 
 from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.load import add_config_arguments, config_from_arguments, save_config
-from engine.runtime import Runtime, prepare_runtime
+from engine.runtime import Runtime
 
 if TYPE_CHECKING:
     from engine.trainer import Trainer
@@ -44,17 +44,7 @@ def main() -> int:
     resume = arguments.resume or cfg.PRETRAINED.RESUME
     if resume and arguments.overwrite:
         raise UserError("command line: expected --resume (or PRETRAINED.RESUME) or --overwrite, got both")
-    # A Ctrl-C in the midst of Paddle's import, and SIGTERM after it, would print tracebacks of its own.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    runtime = prepare_runtime(
-        device=cfg.RUNTIME.DEVICE,
-        threads=cfg.RUNTIME.THREADS,
-        seed=cfg.MISC.SEED,
-        deterministic=cfg.RUNTIME.DETERMINISTIC,
-    )
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return train(cfg, runtime, resume, arguments.overwrite)
+    return train(cfg, start_runtime(cfg), resume, arguments.overwrite)
 
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
