@@ -1,14 +1,33 @@
 """The real command lines on a small generated data set."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPT = Path(__file__).with_name("interrupt.py")
+ONE_PROCESS = Path(__file__).with_name("one_process.py")
+WORDS = [
+    "a",
+    "red",
+    "dog",
+    "runs",
+    "over",
+    "the",
+    "wet",
+    "grass",
+    "near",
+    "two",
+    "houses",
+    "by",
+    "the",
+    "sea",
+]
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -21,10 +40,25 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 def run_tool() -> Callable[..., subprocess.CompletedProcess]:
     """Return a function that runs `python tools/<name>.py` with arguments, as a user does."""
 
-    def run_tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
-        return run(sys.executable, ROOT / "tools" / f"{name}.py", *arguments)
+    def run_tool(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        return run(sys.executable, ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd)
 
     return run_tool
+
+
+@pytest.fixture(scope="session")
+def run_quickly() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Return a function like `run_tool` whose calls share a process, which imports Paddle once."""
+    command, pipe = [sys.executable, str(ONE_PROCESS)], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+
+        def run_quickly(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+            words = [str(word) for word in arguments]
+            print(json.dumps([name, words, str(cwd)]), file=process.stdin, flush=True)
+            return subprocess.CompletedProcess([name, *words], **json.loads(process.stdout.readline()))
+
+        yield run_quickly
+        process.stdin.close()
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +83,38 @@ def run_interrupted() -> Callable[..., subprocess.CompletedProcess]:
         return run(sys.executable, INTERRUPT, event, str(step), ROOT / "tools" / f"{name}.py", *arguments)
 
     return run_interrupted
+
+
+@pytest.fixture(scope="session")
+def write_split() -> Callable[..., np.ndarray]:
+    """Return a function that writes a split in the layout of the `*_precomp` folders, and returns its rows.
+
+    Captions have six or seven words. `row_per_caption` repeats an image's row for each of its captions.
+    """
+
+    def write_split(
+        folder: Path,
+        split: str,
+        images: int,
+        width: int,
+        captions_per_image: int = 5,
+        ids: bool = False,
+        row_per_caption: bool = False,
+    ) -> np.ndarray:
+        folder.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(sum(map(ord, split)))
+        rows = random.standard_normal((images, width)).astype(np.float32)
+        captions = [
+            " ".join(random.choice(WORDS, 6 + number % 2)) for number in range(images * captions_per_image)
+        ]
+        stored = np.repeat(rows, captions_per_image, axis=0) if row_per_caption else rows
+        np.save(folder / f"{split}_ims.npy", stored)
+        (folder / f"{split}_caps.txt").write_text("".join(f"{caption}\n" for caption in captions))
+        if ids:
+            (folder / f"{split}_ids.txt").write_text("".join(f"{split}_{n}.jpg\n" for n in range(images)))
+        return rows
+
+    return write_split
 
 
 @pytest.fixture(scope="session")
