@@ -63,15 +63,16 @@ def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
 
 def _advice(message: str, parser: argparse.ArgumentParser) -> str:
     usage = parser.format_usage()
-    known = set(re.findall(r"--[\w-]+", usage))
-    for unknown in re.findall(r"(?<!\S)--?[\w.-]+", message):
-        name = unknown.lstrip("-")
+    known = {"help", *re.findall(r"--([\w-]+)", usage)}
+    for name in re.findall(r"(?<!\S)--?([\w.-]+)", message):
+        if name in known:
+            continue
         if "." in name:
             return f"; write {name}=VALUE without the dashes"
-        close = get_close_matches(unknown.lower(), known, n=1)
-        if close and unknown not in known:
-            return f"; did you mean {close[0]}?"
+        close = get_close_matches(name.lower(), known, n=1)
+        if close:
+            return f"; did you mean --{close[0]}?"
         keys = [key for key in suggest(name) if "." in key and "KEY=VALUE" in usage]
-        if keys and unknown not in known:
+        if keys:
             return f"; write {' or '.join(f'{key}=VALUE' for key in keys)} without the dashes"
     return f"; see {parser.prog} --help"

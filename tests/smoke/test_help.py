@@ -1,0 +1,69 @@
+"""Help comes at once, shows examples that hold, and a mistyped option is told from what was meant."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
+TYPOS = {
+    "demo.py": ("--hepl", "--help"),
+    "eval_retrieval.py": ("--save-scores", "--save_scores"),
+    "make_report.py": ("--titel", "--title"),
+    "make_scenes.py": ("--image_sise", "--image_size"),
+    "search_retrieval.py": ("--txet", "--text"),
+    "show_config.py": ("--markdwon", "--markdown"),
+    "train_retrieval.py": ("--ovrewrite", "--overwrite"),
+}
+
+
+def start(tool: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """Run a tool; return what it did, and the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "tools" / tool), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    lines = done.stderr.splitlines(keepends=True)
+    done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
+    modules = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    return done, modules
+
+
+def test_every_tool_is_here():
+    assert set(TOOLS) == set(TYPOS)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_teaches_without_paddle(tool):
+    done, modules = start(tool, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "argparse" in modules and not modules & {"paddle", "matplotlib", "safetensors", "visualdl"}
+    examples = re.findall(rf"python tools/{tool}(.*)", done.stdout)
+    assert examples, "an example to copy"
+    described = done.stdout.partition("\noptions:")[2]
+    for words in (shlex.split(example.rstrip(")")) for example in examples):
+        options = [word for word in words if word.startswith("--")]
+        assert all(f"  {option} " in described for option in options), words
+        for name in [word for word in words if word.startswith("configs/")]:
+            assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
+    typo, meant = TYPOS[tool]
+    cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if "retrieval" in tool else []
+    query = ["--image", "1"] if tool.startswith("search") else ["out"] if tool == "make_report.py" else []
+    done, modules = start(tool, *cfg, *query, typo)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: command line: ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.endswith(f"did you mean {meant}?\n"), done.stderr
+    assert "paddle" not in modules
+
+
+@pytest.mark.parametrize("tool", [name for name in TOOLS if "retrieval" in name or name == "show_config.py"])
+def test_every_key_is_described_on_request(tool):
+    done, modules = start(tool, "--help-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "OPTIMIZATION\n" in done.stdout and "paddle" not in modules
