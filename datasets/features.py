@@ -12,6 +12,7 @@ from config.errors import UserError
 _DTYPES = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 _CHUNK_VALUES = 1 << 18  # values that are converted at a time: 1 MB as float32, which stays in the cache
 _BLOCK_BYTES = 4 << 20  # bytes per read when the whole file is streamed
+_CHECKED_AHEAD_BYTES = 2 << 30  # what a disk reads in seconds
 
 
 class NpyFeatures:
@@ -60,7 +61,12 @@ class NpyFeatures:
         return out
 
     def check(self) -> None:
-        """Read the file once, block by block; raise `UserError` naming the row that holds NaN or infinity."""
+        """Read a file of up to 2 GB once; raise `UserError` naming the row that holds NaN or infinity.
+
+        A larger file would take minutes: its rows are checked when they are read, as all rows are.
+        """
+        if len(self) * self._row_bytes > _CHECKED_AHEAD_BYTES:
+            return
         for rows in self._blocks():
             self.gather(rows, pool=False)
 

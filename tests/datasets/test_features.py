@@ -172,3 +172,12 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 def test_a_name_that_is_too_long_is_no_file(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         NpyFeatures(tmp_path / f"{'x' * 300}_ims.npy")
+
+
+def test_a_large_file_is_checked_as_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.features._CHECKED_AHEAD_BYTES", 100)
+    np.save(tmp_path / "train_ims.npy", np.full((10, 8), np.nan, np.float32))
+    features = NpyFeatures(tmp_path / "train_ims.npy")
+    features.check()
+    with pytest.raises(UserError, match="row 3"):
+        features.gather(np.array([2]), pool=False)
