@@ -113,7 +113,7 @@ def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) ->
     Raises UserError as `load_config` does, and where `--cfg_file` is missing although `file_needed`.
     """
     if args.cfg_file is None and file_needed:
-        raise UserError(
-            f"{WHERE}: expected --cfg_file F, such as --cfg_file configs/f8k/vsepp.yaml, got none"
-        )
+        files = [word for word in args.overrides if word.endswith((".yaml", ".yml")) and "=" not in word]
+        example = files[0] if files else "configs/f8k/vsepp.yaml"
+        raise UserError(f"{WHERE}: expected --cfg_file F, such as --cfg_file {example}, got none")
     return load_config(args.cfg_file, args.overrides)

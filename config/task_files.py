@@ -56,6 +56,8 @@ def _read_text(path: str) -> str:
             content = file.read()
     except FileNotFoundError:
         raise refusal(shown, "there is no such task file") from None
+    except IsADirectoryError:
+        raise refusal(shown, "this is a folder; name the file, such as a run's config.yaml in it") from None
     except OSError as error:
         raise refusal(shown, f"cannot read the task file: {error.strerror}") from None
     try:

@@ -6,6 +6,7 @@ Each step is a command that works by itself; it is printed before it runs.
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def main() -> int:
     step("Search", "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml", "--text", QUERY)
     runs = [f"{OUT}/{model}" for model in MODELS]
     step("Write the report", "make_report.py", *runs, "--out", f"{OUT}/report.html", "--title", "Scenes")
-    print(f"\nThe demo took {time.monotonic() - started:.0f} s. Open {OUT}/report.html in a browser.")
+    report = os.path.relpath(_init_paths.ROOT / OUT / "report.html")
+    print(f"\nThe demo took {time.monotonic() - started:.0f} s. Open {report} in a browser.")
     return 0
 
 

@@ -12,8 +12,10 @@ The launcher copies the output of process 0, and keeps that of all in log/ where
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
@@ -94,7 +96,8 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     if is_main():
         best = trainer.progress
         print(f"done: best {cfg.MONITOR.BEST_METRIC} {best.best_score:.1f} at step {best.best_step}")
-        print(f"next: python tools/eval_retrieval.py --cfg_file {folder.config_file}")
+        evaluate = Path(sys.argv[0]).with_name("eval_retrieval.py")
+        print(f"next: python {shlex.join([str(evaluate), '--cfg_file', str(folder.config_file)])}")
     return 0
 
 

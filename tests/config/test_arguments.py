@@ -40,6 +40,9 @@ def test_a_missing_task_file_argument_is_said_unless_it_is_optional():
     with pytest.raises(UserError, match="command line: expected --cfg_file F"):
         config_from_arguments(args)
     assert config_from_arguments(args, file_needed=False).MISC.SEED == 4
+    args = make_parser().parse_args(["MISC.SEED=4", "my task.yaml"])
+    with pytest.raises(UserError, match="such as --cfg_file my task.yaml, got none"):
+        config_from_arguments(args)
 
 
 @pytest.mark.parametrize(
