@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,13 @@ def write_report(
         "pictures": pictures,
     }
     return write_page(path, "report.html", values)
+
+
+def training_seconds(log: list[dict]) -> float:
+    """Return how long a run was at work from its first log record on; a stop until its resume is left out."""
+    return sum(
+        after["time"] - before["time"] for before, after in pairwise(log) if before["event"] != "stopped"
+    )
 
 
 def best_captions(ranks: np.ndarray, caption_image: np.ndarray, count: int = 5) -> list[int]:

@@ -42,7 +42,8 @@ class Searcher:
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that the model never saw in training."""
         known = set(self.vocabulary.words)
-        return [word for word in tokenize(text, self.vocabulary.tokenizer) if word not in known]
+        words = dict.fromkeys(tokenize(text, self.vocabulary.tokenizer))  # each once, in order
+        return [word for word in words if word not in known]
 
     def encode_text(self, text: str) -> np.ndarray:
         """Return the embedding [1,D] of a sentence.
@@ -52,7 +53,7 @@ class Searcher:
         words = tokenize(text, self.vocabulary.tokenizer)
         if not words:
             raise UserError("--text: expected a sentence, got none; write it in quotes")
-        if len(self.unknown_words(text)) == len(words):
+        if len(self.unknown_words(text)) == len(set(words)):
             raise UserError(
                 f"--text: no word of {text!r} is in the vocabulary; use words of the training captions"
             )
@@ -102,8 +103,9 @@ class Searcher:
                 return rows[candidate]
         near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5) or list(rows)[:3]
         raise UserError(
-            f"--image: {name!r} is not an image of the split (such as {', '.join(near)}); give the id or "
-            f"file name of one of its images, or a .npy file with an image's features"
+            f"--image: {name!r} is not an image of the {self.dataset.name} split (such as "
+            f"{', '.join(near)}); give the id or file name of one of its images, another EVAL.SPLIT, or a "
+            f".npy file with an image's features"
         )
 
     def encode_features(self, path: str) -> np.ndarray:

@@ -56,7 +56,7 @@ def make_report(folders: list[Path], configs: list[CfgNode], out: Path, title: s
     from engine.build import evaluate_split, load_trained, measure_swapped, split_name
     from engine.run_folder import read_log
     from serving.pictures import PictureFolder, image_folder
-    from serving.report import RunReport, write_report
+    from serving.report import RunReport, training_seconds, write_report
     from serving.searcher import Searcher
 
     names = display_names(folders)
@@ -68,8 +68,7 @@ def make_report(folders: list[Path], configs: list[CfgNode], out: Path, title: s
         result = evaluate_split(cfg, model, dataset)
         swapped = measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}).get("all")
         log = read_log(folder / "log.jsonl")
-        seconds = log[-1]["time"] - log[0]["time"] if log else 0.0
-        reports.append(RunReport(names[folder], result, log, seconds, swapped))
+        reports.append(RunReport(names[folder], result, log, training_seconds(log), swapped))
         searcher = searcher or Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
     pictures = PictureFolder(image_folder(configs[0].DATASET.DATA_DIR, configs[0].DATASET.IMAGE_DIR))
     return write_report(out, title, reports, searcher, pictures)

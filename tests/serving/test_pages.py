@@ -10,7 +10,14 @@ from config.errors import UserError
 from engine.evaluator import evaluate
 from serving.pages import write_search_page, write_whole
 from serving.pictures import THUMBNAIL, PictureFolder, Tile, contact_sheet, image_folder
-from serving.report import RunReport, best_captions, curves_uri, worst_captions, write_report
+from serving.report import (
+    RunReport,
+    best_captions,
+    curves_uri,
+    training_seconds,
+    worst_captions,
+    write_report,
+)
 from serving.searcher import Hit
 
 
@@ -87,6 +94,12 @@ def test_a_report_compares_runs_and_shows_examples(searcher, pictures, tmp_path)
     assert "Best hits" in text and "Worst misses" in text
     assert "Split test: 6 images" in text
     assert "http" not in text.replace("http-equiv", "")  # nothing is fetched from anywhere
+
+
+def test_the_time_between_a_stop_and_its_resume_is_not_training():
+    events = [("train", 10.0), ("validation", 12.0), ("stopped", 13.0), ("train", 90.0), ("validation", 94.0)]
+    assert training_seconds([{"event": event, "time": time} for event, time in events]) == 3.0 + 4.0
+    assert training_seconds([]) == 0
 
 
 def test_a_run_too_short_to_have_been_logged_has_empty_curves(searcher):
