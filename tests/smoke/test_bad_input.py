@@ -195,6 +195,10 @@ MISTAKES = {
     "test captions that do not match": evaluate(
         ["data/test_caps.txt", "7 captions for the 4 images"], line("data/test_caps.txt", 1, None)
     ),
+    "swapped captions of no image": evaluate(
+        ["data/test_swapped.jsonl, line 1", "image_id, kind, caption and swapped"],
+        write("data/test_swapped.jsonl", '{"image_id": "test_0.jpg"}\n'),
+    ),
     "fewer images than folds": evaluate(["EVAL.FOLDS", "4 in test", "got 5"], untouched, "EVAL.FOLDS=5"),
     "a search in broken features": search(
         [TEST, "row 1"], "--text", "a dog", damage=rows(TEST, with_value(1, -np.inf))
@@ -299,6 +303,9 @@ MISTAKES = {
         "train_retrieval", ["nope.yaml: there is no such"], task=["--cfg_file", "nope.yaml"]
     ),
     "no --cfg_file": Mistake("eval_retrieval", ["expected --cfg_file F", "got none"], task=[]),
+    "a run for a task file": Mistake(
+        "eval_retrieval", ["out/run: this is a folder"], task=["--cfg_file", "out/run"]
+    ),
     # Places that cannot be written to.
     "a result in a file": evaluate(
         ["cannot write", "data/test_ids.txt", "--out"], untouched, "--out", "data/test_ids.txt"
