@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 ENDINGS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG")
 THUMBNAIL = 160  # pixels a side
 GAP = 12
-CAPTION_HEIGHT = 34
+CAPTION_HEIGHT = 20
 HEADER_HEIGHT = 40
 BACKGROUND, INK, FAINT, RIGHT = "#ffffff", "#1c2430", "#68707c", "#2c9c5a"
 
@@ -78,7 +78,7 @@ def contact_sheet(
     rows = -(-len(tiles) // columns)
     cell = THUMBNAIL + GAP
     width = max(columns * cell + GAP, 420)
-    sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (cell + CAPTION_HEIGHT) + GAP), BACKGROUND)
+    sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (cell + CAPTION_HEIGHT)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), _fitted(title, draw, width - 2 * GAP, _font(17)), fill=INK, font=_font(17))
     for number, tile in enumerate(tiles):
