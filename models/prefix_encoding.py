@@ -79,7 +79,8 @@ def prefix_states(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree) -> Ten
     for layer in rnn:
         cell = layer.cell
         weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-        inputs = _Recurrence.apply(inputs, *weights, tree, row_of_prefix, gates)  # [P,D]
+        learning = paddle.is_grad_enabled()
+        inputs = _Recurrence.apply(inputs, *weights, tree, row_of_prefix, gates, learning)  # [P,D]
         row_of_prefix = None
     return inputs
 
@@ -151,7 +152,7 @@ class _Recurrence(PyLayer):
     """One recurrent layer over a tree of prefixes: inputs [U,E] -> states [P,D] of all prefixes."""
 
     @staticmethod
-    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, cell):
+    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, cell, learning):
         """Read row `row_of_prefix` [P] of `x` at each prefix; None: row p at prefix p."""
         count = cell.gates
         # Of one gate each and not transposed, the products are fast and the element-wise work contiguous.
@@ -175,7 +176,8 @@ class _Recurrence(PyLayer):
             before = state[0]
             state, kept = cell.forward(inputs, hidden, state)
             states.append(state[0])
-            saved.append((before, kept))
+            if learning:
+                saved.append((before, kept))
         ctx.frozen = [tensor.stop_gradient for tensor in (x, weight_ih, weight_hh, bias_ih, bias_hh)]
         ctx.saved = (x, weight_ih, weight_hh, tree, row_of_prefix, cell, saved)
         return paddle.concat(states)
@@ -193,25 +195,26 @@ class _Recurrence(PyLayer):
                 grads = [d_state + carried[0], *carried[1:]]
             inputs, hidden, direct = cell.backward(kept, grads)
             d_inputs.append(paddle.concat(inputs, axis=1))
-            d_hidden.append(d_inputs[-1] if hidden is inputs else paddle.concat(hidden, axis=1))
+            d_hidden.append(paddle.concat(hidden, axis=1))
             if level > 0:
                 through = [d_hidden[-1] @ weight_hh + direct[0], *direct[1:]]
-                continued = paddle.zeros(
-                    [tree.starts[level] - tree.starts[level - 1], before.shape[1]], before.dtype
-                )
-                carried = [continued.index_add(tree.parents[level], 0, part) for part in through]
+                count = tree.starts[level] - tree.starts[level - 1]
+                carried = [_add_rows(part, tree.parents[level], count) for part in through]
         d_inputs, d_hidden = paddle.concat(d_inputs[::-1]), paddle.concat(d_hidden[::-1])  # [P,count*D]
         previous = paddle.concat([before for before, _ in saved])  # [P,D]
         second = tree.starts[1]  # the first level had no recurrent product
         d_weight_hh = paddle.matmul(d_hidden[second:], previous[second:], transpose_x=True)
         d_bias_hh = _sum_of_rows(d_hidden)
         if row_of_prefix is not None:
-            d_inputs = paddle.zeros([x.shape[0], d_inputs.shape[1]], x.dtype).index_add(
-                row_of_prefix, 0, d_inputs
-            )
+            d_inputs = _add_rows(d_inputs, row_of_prefix, x.shape[0])
         d_weight_ih = paddle.matmul(d_inputs, x, transpose_x=True)
         grads = (d_inputs @ weight_ih, d_weight_ih, d_weight_hh, _sum_of_rows(d_inputs), d_bias_hh)
         return tuple(None if frozen else grad for frozen, grad in zip(ctx.frozen, grads, strict=True))
+
+
+def _add_rows(x: Tensor, row: Tensor, count: int) -> Tensor:
+    """Return [count,D]: the rows of `x` [P,D] that go to the same `row` [P], added up."""
+    return paddle.zeros([count, x.shape[1]], x.dtype).index_add(row, 0, x)
 
 
 def _sum_of_rows(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from paddle.nn import functional
 
 from models.prefix_encoding import prefix_states, prefix_tree
 
@@ -64,29 +65,35 @@ def test_paths_follow_each_caption_to_its_end(share):
         assert prefixes[int(tree.whole[row])] == tuple(caption)
 
 
+@pytest.fixture
+def double_precision():
+    paddle.set_default_dtype("float64")
+    yield
+    paddle.set_default_dtype("float32")
+
+
 def ordinary_states(embedding, rnn, tokens, lengths):
     return rnn(embedding(tokens))[0]  # [B,T,D]
 
 
-def shared_states(embedding, rnn, tokens, lengths):
-    tree = prefix_tree(tokens, lengths)
-    return paddle.nn.functional.embedding(tree.paths, prefix_states(rnn, embedding(tree.words), tree))
+def shared_states(embedding, rnn, tokens, lengths, share=True):
+    tree = prefix_tree(tokens, lengths, share)
+    return functional.embedding(tree.paths, prefix_states(rnn, embedding(tree.words), tree))
 
 
 def unshared_states(embedding, rnn, tokens, lengths):
-    tree = prefix_tree(tokens, lengths, share=False)
-    return paddle.nn.functional.embedding(tree.paths, prefix_states(rnn, embedding(tree.words), tree))
+    return shared_states(embedding, rnn, tokens, lengths, share=False)
 
 
 @pytest.mark.parametrize("encode", [shared_states, unshared_states])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
-def test_states_and_gradients_are_those_of_the_ordinary_layer(kind, layers, encode):
+def test_states_and_gradients_are_those_of_the_ordinary_layer(kind, layers, encode, double_precision):
     paddle.seed(0)
     embedding, rnn = nn.Embedding(VOCABULARY, WORD_DIM), kind(WORD_DIM, EMBED_DIM, num_layers=layers)
     tokens, lengths = padded(CAPTIONS)
     counted = paddle.arange(tokens.shape[1]).unsqueeze(0) < lengths.unsqueeze(1)  # [B,T]
-    weights = paddle.randn([*tokens.shape, EMBED_DIM]) * counted.unsqueeze(2).astype("float32")
+    weights = paddle.randn([*tokens.shape, EMBED_DIM]) * counted.unsqueeze(2).astype("float64")
     parameters = dict([*embedding.named_parameters(), *rnn.named_parameters()])
     found = []
     for function in (ordinary_states, encode):
@@ -95,12 +102,24 @@ def test_states_and_gradients_are_those_of_the_ordinary_layer(kind, layers, enco
         gradients = {name: parameter.grad.numpy() for name, parameter in parameters.items()}
         found.append((states.numpy()[counted.numpy()], gradients))
         for parameter in parameters.values():
-            parameter.clear_gradient()
+            parameter.clear_gradient(set_to_zero=False)
     (expected, expected_gradients), (states, gradients) = found
-    np.testing.assert_allclose(states, expected, atol=1e-6)
+    np.testing.assert_allclose(states, expected, atol=1e-14)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
-        np.testing.assert_allclose(gradient, expected_gradients[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(gradient, expected_gradients[name], atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_in_single_precision_only_rounding_differs(kind):
+    paddle.seed(0)
+    embedding, rnn = nn.Embedding(VOCABULARY, WORD_DIM), kind(WORD_DIM, EMBED_DIM)
+    tokens, lengths = padded(CAPTIONS)
+    with paddle.no_grad():
+        expected = ordinary_states(embedding, rnn, tokens, lengths).numpy()
+        states = shared_states(embedding, rnn, tokens, lengths).numpy()
+    for row, caption in enumerate(CAPTIONS):
+        np.testing.assert_allclose(states[row, : len(caption)], expected[row, : len(caption)], atol=1e-6)
 
 
 def test_frozen_parameters_get_no_gradient():
