@@ -23,8 +23,9 @@ class PrefixTree:
 
     `words` [U] are the distinct token ids and `word_of_prefix` [P] says which of them ends each prefix; None:
     word p ends prefix p. Level t is the prefixes `starts[t]` to `starts[t + 1]`, and `parents[t]` says which
-    prefix of level t - 1, counted from 0 there, each of them continues (None for level 0). `paths` [B,T] are
-    the prefixes of each caption, 0 behind its end, and `whole` [B] is the last of them, the whole caption.
+    prefix of level t - 1, counted from 0 there, each of them continues; None: one after another (and level
+    0 continues nothing). `paths` [B,T] are the prefixes of each caption, 0 behind its end, and `whole` [B]
+    is the last of them, the whole caption.
     """
 
     words: Tensor
@@ -44,16 +45,15 @@ def prefix_tree(token_ids: Tensor, text_len: Tensor, share: bool = True) -> Pref
     longest = int(length.max())
     counted = np.arange(longest) < length[:, None]  # [B,T]
     tokens = np.where(counted, token_ids.numpy()[:, :longest], -1)
-    # Captions that begin alike become neighbours: a prefix is new where it differs from the one before.
-    order = np.lexsort(tokens.T[::-1])
+    order = np.lexsort(tokens.T[::-1]) if share else np.argsort(-length, kind="stable")
     tokens, new = tokens[order], counted[order]
-    if share:
+    if share:  # captions that begin alike are neighbours now: a prefix is new where it differs
         new[1:] &= np.logical_or.accumulate(tokens[1:] != tokens[:-1], axis=1)
     in_level = new.cumsum(axis=0) - 1  # [B,T]
     starts = np.concatenate([[0], new.sum(axis=0).cumsum()])
     paths = np.empty_like(in_level)
     paths[order] = in_level + starts[:-1]
-    parents = [in_level[new[:, level], level - 1] for level in range(1, longest)]
+    parents = [_parents(in_level[new[:, level], level - 1]) for level in range(1, longest)]
     words, word_of_prefix = tokens.T[new.T], None
     if share:
         words, word_of_prefix = np.unique(words, return_inverse=True)
@@ -62,10 +62,15 @@ def prefix_tree(token_ids: Tensor, text_len: Tensor, share: bool = True) -> Pref
         words=paddle.to_tensor(words),
         word_of_prefix=word_of_prefix,
         starts=starts.tolist(),
-        parents=[None, *map(paddle.to_tensor, parents)],
+        parents=[None, *parents],
         paths=paddle.to_tensor(np.where(counted, paths, 0)),
         whole=paddle.to_tensor(paths[np.arange(len(length)), length - 1]),
     )
+
+
+def _parents(in_level_before: np.ndarray) -> Tensor | None:
+    one_after_another = (in_level_before == np.arange(len(in_level_before))).all()
+    return None if one_after_another else paddle.to_tensor(in_level_before)
 
 
 def prefix_states(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree) -> Tensor:
@@ -167,11 +172,11 @@ class _Recurrence(PyLayer):
                 inputs = [part[start:end] for part in projected]
             else:
                 inputs = [part.gather(row_of_prefix[start:end]) for part in projected]
-            if parent is None:  # a state of zeros needs no product
+            if level == 0:  # a state of zeros needs no product
                 state = tuple(paddle.zeros_like(inputs[0]) for _ in range(cell.states))
                 hidden = biases
             else:
-                state = tuple(part.gather(parent) for part in state)
+                state = tuple(_rows(part, parent, end - start) for part in state)
                 hidden = [state[0] @ block + bias for block, bias in zip(blocks, biases, strict=True)]
             before = state[0]
             state, kept = cell.forward(inputs, hidden, state)
@@ -195,12 +200,14 @@ class _Recurrence(PyLayer):
                 grads = [d_state + carried[0], *carried[1:]]
             inputs, hidden, direct = cell.backward(kept, grads)
             d_inputs.append(paddle.concat(inputs, axis=1))
-            d_hidden.append(paddle.concat(hidden, axis=1))
+            d_hidden.append(d_inputs[-1] if hidden is inputs else paddle.concat(hidden, axis=1))
             if level > 0:
                 through = [d_hidden[-1] @ weight_hh + direct[0], *direct[1:]]
                 count = tree.starts[level] - tree.starts[level - 1]
                 carried = [_add_rows(part, tree.parents[level], count) for part in through]
-        d_inputs, d_hidden = paddle.concat(d_inputs[::-1]), paddle.concat(d_hidden[::-1])  # [P,count*D]
+        same = d_hidden[0] is d_inputs[0]
+        d_inputs = paddle.concat(d_inputs[::-1])  # [P,count*D]
+        d_hidden = d_inputs if same else paddle.concat(d_hidden[::-1])
         previous = paddle.concat([before for before, _ in saved])  # [P,D]
         second = tree.starts[1]  # the first level had no recurrent product
         d_weight_hh = paddle.matmul(d_hidden[second:], previous[second:], transpose_x=True)
@@ -212,9 +219,18 @@ class _Recurrence(PyLayer):
         return tuple(None if frozen else grad for frozen, grad in zip(ctx.frozen, grads, strict=True))
 
 
-def _add_rows(x: Tensor, row: Tensor, count: int) -> Tensor:
-    """Return [count,D]: the rows of `x` [P,D] that go to the same `row` [P], added up."""
-    return paddle.zeros([count, x.shape[1]], x.dtype).index_add(row, 0, x)
+def _rows(x: Tensor, row: Tensor | None, count: int) -> Tensor:
+    """Return rows `row` [count] of `x` [N,D]; None: the first `count`."""
+    return x[:count] if row is None else x.gather(row)
+
+
+def _add_rows(x: Tensor, row: Tensor | None, count: int) -> Tensor:
+    """Return [count,D], where the rows of `x` [N,D] that go to the same `row` [N] are added up."""
+    if row is None and len(x) == count:
+        return x
+    sums = paddle.zeros([count, x.shape[1]], x.dtype)
+    row = paddle.arange(len(x)) if row is None else row
+    return sums.index_add(row, 0, x)
 
 
 def _sum_of_rows(x: Tensor) -> Tensor:

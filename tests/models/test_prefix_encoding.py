@@ -29,10 +29,8 @@ def spelled_out(tree):
     prefixes = []
     for level, parents in enumerate(tree.parents):
         start, end = tree.starts[level : level + 2]
-        if parents is None:
-            before = [()] * end
-        else:
-            before = [prefixes[tree.starts[level - 1] + row] for row in parents.numpy()]
+        rows = range(end - start) if parents is None else parents.numpy()
+        before = [prefixes[tree.starts[level - 1] + row] if level else () for row in rows]
         prefixes += [(*before[row], int(words[start + row])) for row in range(end - start)]
     return prefixes
 
