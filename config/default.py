@@ -240,7 +240,7 @@ KEYS: dict[str, dict[str, Key]] = {
             "before it, favour: behind it, average: half",
             choices=("against", "favour", "average"),
         ),
-        "BATCH_SIZE": Key(256, "images or captions per encoding step", minimum=1),
+        "BATCH_SIZE": Key(1024, "images or captions per encoding step", minimum=1),
         "BLOCK_SIZE": Key(1024, "images per block of scores", minimum=1),
     },
     "RUNTIME": {

@@ -86,7 +86,7 @@ def evaluate(
 
 
 def encode_images(
-    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 256, progress: Progress | None = None
+    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 1024, progress: Progress | None = None
 ) -> np.ndarray:
     """Return the embeddings [images,D] float32 of all images, each encoded once.
 
@@ -105,7 +105,7 @@ def encode_images(
 
 
 def encode_captions(
-    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 256, progress: Progress | None = None
+    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 1024, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings [sentences,D] float32 of the distinct sentences, and the row [captions] of each.
 
