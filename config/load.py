@@ -116,4 +116,15 @@ def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) ->
         files = [word for word in args.overrides if word.endswith((".yaml", ".yml")) and "=" not in word]
         example = files[0] if files else "configs/f8k/vsepp.yaml"
         raise UserError(f"{WHERE}: expected --cfg_file F, such as --cfg_file {example}, got none")
-    return load_config(args.cfg_file, args.overrides)
+    return load_config(args.cfg_file, [*_own_folder(args.cfg_file), *args.overrides])
+
+
+def _own_folder(path: str | None) -> list[str]:
+    """Return the overrides that make the config.yaml of a run mean the run it lies in.
+
+    Its own words may be relative to the folder that training was started in, or the run may have moved.
+    """
+    folder = Path(path or "").resolve().parent
+    if path is None or Path(path).name != "config.yaml" or not (folder / "log.jsonl").is_file():
+        return []
+    return [f"OUTPUT.CHECKPOINT_DIR={os.path.relpath(folder.parent)}", f"OUTPUT.SAVE_NAME={folder.name}"]

@@ -75,7 +75,7 @@ def format_table(result: Result) -> str:
     sums = f"rsum {metrics['rsum']:.2f}, mean recall {metrics['mean_recall']:.2f}"
     lines += [
         "",
-        f"{sums} (recalls in percent, ranks from 1)",
+        f"{sums} (recalls in percent; median and mean ranks are from 1, one more than the rule's)",
         f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
     ]
     return "\n".join(lines)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from config.errors import UserError
+
 ENDINGS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG")
 THUMBNAIL = 160  # pixels a side
 GAP = 12
@@ -17,8 +19,16 @@ BACKGROUND, INK, FAINT, RIGHT = "#ffffff", "#1c2430", "#68707c", "#2c9c5a"
 
 
 def image_folder(data_dir: str, image_dir: str) -> Path | None:
-    """Return the folder of a data set's pictures, `image_dir` inside `data_dir`; None without one."""
-    return Path(data_dir) / image_dir if image_dir else None
+    """Return the folder of a data set's pictures, `image_dir` inside `data_dir`; None without one.
+
+    Raises UserError where there is no such folder.
+    """
+    folder = Path(data_dir) / image_dir if image_dir else None
+    if folder is not None and not folder.is_dir():
+        raise UserError(
+            f"DATASET.IMAGE_DIR: {folder} is not a folder; set it to that of the pictures, or to nothing"
+        )
+    return folder
 
 
 class PictureFolder:

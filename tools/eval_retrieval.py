@@ -68,6 +68,7 @@ def evaluate_checkpoint(cfg: CfgNode, out: str | None, scores_path: str | None) 
     }
     swapped = measure_swapped(cfg, model, vocabulary, dataset)
     write_result_json(path, result, checkpoint, config_as_dict(cfg), versions(), swapped)
+    print(f"checkpoint: {folder}, step {checkpoint['step']}")
     print(format_table(result))
     for name, accuracies in swapped.items():
         shown = ", ".join(f"{kind} {value:.1f}" for kind, value in accuracies.items())

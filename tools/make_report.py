@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument(
         "--out", metavar="F.html", help="the page to write (default: <first run>/report.html)"
     )
+    parser.add_argument("--images", metavar="DIR", help="folder of the pictures (default: DATASET.IMAGE_DIR)")
     parser.add_argument("--title", default="Image-text retrieval", help="heading of the page")
     report_errors_on_one_line(parser)
     arguments = parser.parse_args()
@@ -46,11 +47,13 @@ def main() -> int:
         load_config(folder / "config.yaml", [f"EVAL.CHECKPOINT_DIR={folder}/best"]) for folder in folders
     ]
     start_runtime(configs[0])
-    print(f"written: {make_report(folders, configs, out, arguments.title)}")
+    print(f"written: {make_report(folders, configs, out, arguments.title, arguments.images)}")
     return 0
 
 
-def make_report(folders: list[Path], configs: list[CfgNode], out: Path, title: str) -> Path:
+def make_report(
+    folders: list[Path], configs: list[CfgNode], out: Path, title: str, images: str | None
+) -> Path:
     """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page."""
     from datasets.build import build_dataset
     from engine.build import evaluate_split, load_trained, measure_swapped, split_name
@@ -70,7 +73,10 @@ def make_report(folders: list[Path], configs: list[CfgNode], out: Path, title: s
         log = read_log(folder / "log.jsonl")
         reports.append(RunReport(names[folder], result, log, training_seconds(log), swapped))
         searcher = searcher or Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
-    pictures = PictureFolder(image_folder(configs[0].DATASET.DATA_DIR, configs[0].DATASET.IMAGE_DIR))
+    data = configs[0].DATASET
+    pictures = PictureFolder(
+        image_folder("", images) if images else image_folder(data.DATA_DIR, data.IMAGE_DIR)
+    )
     return write_report(out, title, reports, searcher, pictures)
 
 

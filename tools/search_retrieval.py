@@ -75,6 +75,8 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
             print(f"{number:3d}  {hit.score:.4f}  {hit.name}")
 
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
+    if pictures.folder is None:
+        print("no pictures to show: name their folder with DATASET.IMAGE_DIR=path/to/pictures")
     folder = Path(out) if out else run_folder(cfg).path / "search" / file_name(title)
     sheet = contact_sheet(title, [Tile(hit.name, f"{hit.score:.3f}") for hit in images], pictures)
     for path in write_search_page(folder, title, shown, images, captions, pictures, sheet):

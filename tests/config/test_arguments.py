@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from config.errors import UserError
-from config.load import add_config_arguments, config_from_arguments
+from config.load import add_config_arguments, config_from_arguments, load_config, save_config
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,3 +74,21 @@ def test_help_names_the_arguments(capsys):
             make_parser().parse_args([option])
         assert left.value.code == 0
         assert expected in capsys.readouterr().out
+
+
+def test_the_config_of_a_run_means_the_run_that_it_lies_in(tmp_path, monkeypatch):
+    run = tmp_path / "moved" / "copy"
+    run.mkdir(parents=True)
+    (run / "log.jsonl").touch()
+    save_config(
+        load_config(None, ["OUTPUT.CHECKPOINT_DIR=out", "OUTPUT.SAVE_NAME=first"]), run / "config.yaml"
+    )
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    monkeypatch.chdir(tmp_path)
+    cfg = config_from_arguments(parser.parse_args(["--cfg_file", "moved/copy/config.yaml"]))
+    assert (cfg.OUTPUT.CHECKPOINT_DIR, cfg.OUTPUT.SAVE_NAME) == ("moved", "copy")
+    cfg = config_from_arguments(
+        parser.parse_args(["--cfg_file", "moved/copy/config.yaml", "OUTPUT.SAVE_NAME=second"])
+    )
+    assert cfg.OUTPUT.SAVE_NAME == "second"
