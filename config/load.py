@@ -124,7 +124,9 @@ def _own_folder(path: str | None) -> list[str]:
 
     Its own words may be relative to the folder that training was started in, or the run may have moved.
     """
-    folder = Path(path or "").resolve().parent
+    folder = Path(path or "").parent
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
     if path is None or Path(path).name != "config.yaml" or not (folder / "log.jsonl").is_file():
         return []
-    return [f"OUTPUT.CHECKPOINT_DIR={os.path.relpath(folder.parent)}", f"OUTPUT.SAVE_NAME={folder.name}"]
+    return [f"OUTPUT.CHECKPOINT_DIR={folder.parent}", f"OUTPUT.SAVE_NAME={folder.name}"]
