@@ -1,0 +1,82 @@
+"""Our side of a race: `python _ours.py TASK MODEL FOLDER` measures itself once for each line on its stdin."""
+
+from _race import BATCH, EMBED_DIM, FEATURE_DIM, OURS, WEIGHTS, WORD_DIM, measure_steps, measure_turns
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from yacs.config import CfgNode
+
+from config.load import load_config
+from engine.runtime import prepare_runtime
+
+MODEL_KEYS = {
+    "vsepp": ["LOSS.HARD_NEGATIVE=true", "OPTIMIZATION.BATCHING=bucket", "INPUT.VOCAB_LAYOUT=vsepp"],
+    "vse": ["LOSS.HARD_NEGATIVE=false", "OPTIMIZATION.BATCHING=same_length", "INPUT.VOCAB_LAYOUT=vse"],
+}
+
+
+def main() -> None:
+    task, model, folder = sys.argv[1:]
+    keys = {
+        "MODEL.NAME": model,
+        "MODEL.EMBED_DIM": EMBED_DIM,
+        "MODEL.WORD_DIM": WORD_DIM,
+        "INPUT.IMG_FEATURE_DIM": FEATURE_DIM,
+        "INPUT.TOKENIZER": "whitespace",
+        "INPUT.VOCAB_THRESHOLD": 1,
+        "DATASET.DATA_DIR": folder,
+        "OPTIMIZATION.BATCH_SIZE": BATCH,
+        "OUTPUT.CHECKPOINT_DIR": folder,
+    }
+    cfg = load_config(None, [f"{key}={value}" for key, value in keys.items()] + MODEL_KEYS[model])
+    prepare_runtime("cpu")
+    {"train": train, "encode": encode}[task](cfg)
+
+
+def train(cfg: CfgNode) -> None:
+    """Train with the toolkit's own loop, which takes its turns between two batches."""
+    from datasets.build import build_dataset
+    from engine.build import build_trainer, run_folder
+    from engine.run_log import RunLog
+
+    folder = run_folder(cfg)
+    trainer, vocabulary = build_trainer(
+        cfg, folder, RunLog(folder.log_file, None, enabled=False), resume=False
+    )
+    batches_of = trainer.batches_of
+    mean_length = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=True).lengths.mean()
+
+    def in_turns(epoch: int, start: int) -> tuple[int, Iterable[dict]]:
+        count, batches = batches_of(epoch, start)
+        return count, measure_steps(batches, lambda batch: batch["text_len"], mean_length)
+
+    trainer.batches_of = in_turns
+    trainer.fit()
+
+
+def encode(cfg: CfgNode) -> None:
+    """Encode the split as the evaluator does: every image and every sentence once."""
+    from datasets.build import build_dataset, build_vocabulary
+    from engine.evaluator import encode_captions, encode_images
+    from models.build import build_model
+
+    vocabulary = build_vocabulary(cfg)
+    dataset = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=False)
+    model = build_model(cfg, len(vocabulary))
+
+    folder = Path(cfg.DATASET.DATA_DIR)
+    np.savez(folder / WEIGHTS, **{name: weight.numpy() for name, weight in model.named_parameters()})
+
+    def encode_split() -> np.ndarray:
+        encode_images(model, dataset, cfg.EVAL.BATCH_SIZE)
+        sentences, sentence_of_caption = encode_captions(model, dataset, cfg.EVAL.BATCH_SIZE)
+        return sentences[sentence_of_caption]
+
+    measure_turns(encode_split, folder / OURS)
+
+
+if __name__ == "__main__":
+    main()

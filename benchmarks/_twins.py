@@ -1,0 +1,148 @@
+"""Plain PyTorch statements of VSE++ and VSE, what the originals' code comes down to: the baselines.
+
+VSE++ (fartashf/vsepp): captions of a batch sorted by length, a packed GRU, the hardest negatives. VSE
+(linxd5/VSE_Pytorch): captions of one length, an LSTM, the sum of hinges. Both: Adam, gradients clipped to a
+global norm of 2, and in evaluation one row of image features for every caption, each encoded anew.
+`python _twins.py TASK MODEL FOLDER` is the twin's side of a race.
+"""
+
+from _race import BATCH, EMBED_DIM, FEATURE_DIM, TWIN, WEIGHTS, WORD_DIM, measure_steps, measure_turns
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from datasets.text import Vocabulary
+from engine.runtime import usable_cores
+
+MARGIN, RATE, LARGEST_NORM = 0.2, 2e-4, 2.0
+
+
+def l2norm(x: torch.Tensor) -> torch.Tensor:
+    return x / x.pow(2).sum(dim=1, keepdim=True).sqrt()
+
+
+class VSEPP(nn.Module):
+    """Linear image map and packed GRU."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(FEATURE_DIM, EMBED_DIM)
+        self.embed = nn.Embedding(vocab_size, WORD_DIM)
+        self.rnn = nn.GRU(WORD_DIM, EMBED_DIM, batch_first=True)
+
+    def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple:
+        """Encode `features` [B,F] and `tokens` [B,T], the longest first, as [B,D] each."""
+        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True)
+        outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)  # [B,T,D]
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, outputs.shape[2])
+        return l2norm(self.fc(features)), l2norm(outputs.gather(1, last).squeeze(1))
+
+
+class VSE(nn.Module):
+    """Linear image map and LSTM over captions of one length."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(FEATURE_DIM, EMBED_DIM)
+        self.embedding = nn.Embedding(vocab_size, WORD_DIM)
+        self.lstm = nn.LSTM(WORD_DIM, EMBED_DIM)
+
+    def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple:
+        """Encode `features` [B,F] and `tokens` [B,T] as [B,D] each."""
+        _, (hidden, _) = self.lstm(self.embedding(tokens.t()))
+        return l2norm(self.linear(features)), l2norm(hidden.squeeze(0))
+
+
+def hinge(image: torch.Tensor, text: torch.Tensor, hardest: bool) -> torch.Tensor:
+    """Return the hinge ranking loss of matching rows, `hardest` or all negatives, summed."""
+    scores = image @ text.t()
+    own = scores.diag().view(-1, 1)
+    diagonal = torch.eye(len(scores), dtype=torch.bool)
+    text_cost = (MARGIN + scores - own).clamp(min=0).masked_fill(diagonal, 0)
+    image_cost = (MARGIN + scores - own.t()).clamp(min=0).masked_fill(diagonal, 0)
+    if hardest:
+        text_cost, image_cost = text_cost.max(1)[0], image_cost.max(0)[0]
+    return text_cost.sum() + image_cost.sum()
+
+
+class Twin:
+    """A model with what it reads and what trains it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        lines = (folder / "train_caps.txt").read_text(encoding="utf-8").splitlines()
+        vocabulary = Vocabulary.build(lines, "whitespace", 1, name, "train_caps.txt")
+        self.captions = [vocabulary.encode(line) for line in lines]
+        self.lengths = np.array([len(caption) for caption in self.captions])
+        self.features = np.load(folder / "train_ims.npy")
+        self.same_length, self.hardest = name == "vse", name == "vsepp"
+        self.model = {"vsepp": VSEPP, "vse": VSE}[name](len(vocabulary))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
+
+    def batches(self, order: np.ndarray) -> list[np.ndarray]:
+        """Cut captions into batches, the longest first in each; VSE's are of one length each."""
+        groups = [order]
+        if self.same_length:
+            groups = [order[self.lengths[order] == length] for length in np.unique(self.lengths)]
+        batches = [group[start : start + BATCH] for group in groups for start in range(0, len(group), BATCH)]
+        return [batch[np.argsort(-self.lengths[batch], kind="stable")] for batch in batches]
+
+    def collate(self, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return features [B,F], tokens [B,T] padded with 0, and lengths [B]."""
+        lengths = torch.from_numpy(self.lengths[batch])
+        tokens = torch.zeros(len(batch), int(lengths[0]), dtype=torch.long)
+        for row, index in enumerate(batch):
+            tokens[row, : lengths[row]] = torch.tensor(self.captions[index])
+        images = batch * len(self.features) // len(self.captions)
+        return torch.from_numpy(self.features[images]), tokens, lengths
+
+    def train(self) -> None:
+        random = np.random.default_rng(0)
+        batches = self.batches(random.permutation(len(self.captions)))
+        order = random.permutation(len(batches))
+        mean_length = float(self.lengths.mean())
+        for batch in measure_steps([batches[i] for i in order], lambda rows: self.lengths[rows], mean_length):
+            loss = hinge(*self.model(*self.collate(batch)), self.hardest)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_NORM)
+            self.optimizer.step()
+            loss.item()  # the originals log it
+
+    def encode(self) -> np.ndarray:
+        """Return the embeddings [captions,D] of all captions; their images are encoded too, each time."""
+        self.model.eval()
+        embeddings = np.empty((len(self.captions), EMBED_DIM), np.float32)
+        with torch.no_grad():
+            for batch in self.batches(np.arange(len(self.captions))):
+                image, text = self.model(*self.collate(batch))
+                image.numpy()
+                embeddings[batch] = text.numpy()
+        return embeddings
+
+    def load(self, weights: dict[str, np.ndarray]) -> None:
+        """Take the weights of our model; both have the image map, the embedding and the RNN in this order."""
+        parameters = list(self.model.parameters())
+        for parameter, (name, array) in zip(parameters, weights.items(), strict=True):
+            array = array.T if name == "image_encoder.fc.weight" else array
+            parameter.data.copy_(torch.from_numpy(array))
+
+
+def main() -> None:
+    task, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    torch.set_num_threads(usable_cores())
+    torch.manual_seed(0)
+    twin = Twin(name, folder)
+    if task == "train":
+        twin.train()
+    else:
+        twin.load(dict(np.load(folder / WEIGHTS)))
+        measure_turns(twin.encode, folder / TWIN)
+
+
+if __name__ == "__main__":
+    main()
