@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 CAPTIONS_PER_IMAGE, FEATURE_DIM, WORD_DIM, EMBED_DIM, BATCH = 5, 4096, 300, 1024, 128
 FEWEST_WORDS, MOST_WORDS, RANDOM_VOCABULARY = 8, 20, 10_000
 WEIGHTS, OURS, TWIN = "weights.npz", "ours.npy", "twin.npy"  # what sides leave in the folder
-ROUNDS, STEPS = 2, 2  # turns of each side, and training steps in a turn
+ROUNDS, STEPS = 5, 6  # turns of each side, and training steps in a turn
 
 
 class Side:
