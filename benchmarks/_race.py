@@ -37,7 +37,14 @@ class Side:
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def __enter__(self) -> "Side":
         self.turn()  # warms up
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def turn(self) -> dict:
         """Let the process measure; raises RuntimeError where it has ended."""
@@ -47,10 +54,6 @@ class Side:
         if not line:
             raise RuntimeError(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}")
         return json.loads(line)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def race(task: str, model: str, images: int, goal: float, claim: str) -> None:
@@ -71,17 +74,14 @@ def take_turns(task: str, model: str, folder: Path) -> tuple[float, float]:
 
     Raises RuntimeError where they embed captions differently.
     """
-    ours, twin = Side("_ours.py", task, model, folder), Side("_twins.py", task, model, folder)
-    try:
+    # The twin starts when ours has left its weights.
+    with Side("_ours.py", task, model, folder) as ours, Side("_twins.py", task, model, folder) as twin:
         if task == "encode":
             difference = np.abs(np.load(folder / OURS) - np.load(folder / TWIN)).max()
             print(f"largest difference of the embeddings: {difference:.1e}", flush=True)
             if difference > 1e-5:
                 raise RuntimeError("ours and the twin disagree: there is nothing to compare")
         return alternate(lambda: show("ours", ours.turn()), lambda: show("twin", twin.turn()), ROUNDS)
-    finally:
-        ours.close()
-        twin.close()
 
 
 def show(side: str, measured: dict) -> float:
