@@ -20,8 +20,8 @@ class RetrievalDataset:
 
     max_seq_len: longest caption in tokens, markers included; 0: no limit. long_captions: `cut` keeps a
     longer caption's first tokens (and its `<end>`), `drop` leaves it out; num_dropped tells how many
-    were. `distinct_captions` leaves out a sentence that its image has already. Images stay, with or without
-    captions. Raises `UserError` when no caption is left.
+    were. `distinct_captions` leaves out a sentence that its image has already; num_repeats tells how many
+    were. Images stay, with or without captions. Raises `UserError` when no caption is left.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class RetrievalDataset:
             first = {(split.caption_image[index], encoded[index]): index for index in reversed(kept)}
             kept = sorted(first.values())
         self.num_captions = len(kept)
+        self.num_repeats = len(encoded) - self.num_dropped - self.num_captions
         if not kept:
             raise UserError(
                 f"{features.path.parent}: all {self.num_dropped} captions of {split.name} are longer than "
@@ -72,10 +73,14 @@ class RetrievalDataset:
     def describe(self) -> str:
         """One line: what the split holds."""
         kind = "" if self.features.num_regions is None else f"{self.features.num_regions} regions x "
-        dropped = f" ({self.num_dropped} longer ones dropped)" if self.num_dropped else ""
+        left_out = [
+            f"{self.num_dropped} longer ones dropped" if self.num_dropped else "",
+            f"{self.num_repeats} repeated ones left out" if self.num_repeats else "",
+        ]
+        besides = f" ({', '.join(filter(None, left_out))})" if any(left_out) else ""
         return (
             f"{self.name}: {self.num_images} images ({kind}{self.features.dim} features), "
-            f"{self.num_captions} captions{dropped}, {len(self._starts)} different sentences"
+            f"{self.num_captions} captions{besides}, {len(self._starts)} different sentences"
         )
 
     def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:

@@ -104,4 +104,11 @@ def test_a_sentence_that_an_image_repeats_is_an_item_once(open_dataset):
     dataset, _ = open_dataset(distinct_captions=True)
     assert dataset.captions == [CAPTIONS[index] for index in (0, 2, 3, 4, 5)]  # the second repeats the first
     assert dataset.caption_image.tolist() == [0, 1, 1, 2, 2]
-    assert dataset.num_dropped == 0
+    assert (dataset.num_dropped, dataset.num_repeats) == (0, 1)
+    assert "5 captions (1 repeated ones left out), 5 different" in dataset.describe()
+
+
+def test_what_is_left_out_is_told_apart(open_dataset):
+    dataset, _ = open_dataset(max_seq_len=5, long_captions="drop", distinct_captions=True)
+    assert "4 captions (1 longer ones dropped, 1 repeated ones left out" in dataset.describe()
+    assert open_dataset()[0].describe().endswith("6 captions, 5 different sentences")
