@@ -104,7 +104,7 @@ def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: NpyFeat
     if len(ids) != rows:
         raise UserError(
             f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path}: "
-            "mend the file"
+            f"{_miscount(len(ids), rows)}: mend the file"
         )
     row_of = refuse_duplicates(ids_path, ids)
     for names in listing.names.values():
@@ -126,23 +126,31 @@ def _tie_precomp(
         return _tie_caption_ids(ids_path, ids, features)
     if ids and len(ids) != rows:
         raise UserError(
-            f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path}, "
-            f"or one for each of the {num_captions} captions of {path}"
+            f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path} "
+            f"({_miscount(len(ids), rows)}), or one for each of the {num_captions} captions of {path} "
+            f"({_miscount(len(ids), num_captions)}): mend the files"
         )
     if ids:
         refuse_duplicates(ids_path, ids)
     elif rows == num_captions and captions_per_image != 1:
         return _tie_repeated_rows(path, features, captions_per_image)
-    per_image = captions_per_image or num_captions // rows
-    if per_image == 0 or per_image * rows != num_captions:
-        expected, mend_count = "the same number for each image", ""
+    per_image = captions_per_image or max(1, int(num_captions / rows + 0.5))  # the nearest that would fit
+    expected = per_image * rows
+    if expected != num_captions:
+        evenly, mend_count = "the same number for each image, such as ", ""
         if captions_per_image:
-            expected, mend_count = f"{captions_per_image} an image", " or DATASET.CAPTIONS_PER_IMAGE"
+            evenly, mend_count = "", " or DATASET.CAPTIONS_PER_IMAGE"
         raise UserError(
-            f"{path}: {num_captions} captions for the {rows} images of {features.path}, expected {expected}: "
-            f"mend the files{mend_count}, or write {ids_path.name} with the image id of each caption"
+            f"{path}: {num_captions} captions for the {rows} images of {features.path}, expected {evenly}"
+            f"{expected} ({per_image} an image; {_miscount(num_captions, expected)}): mend the files"
+            f"{mend_count}, or write {ids_path.name} with the image id of each caption"
         )
     return ids or list(map(str, range(rows))), range(rows), np.repeat(np.arange(rows), per_image)
+
+
+def _miscount(found: int, expected: int) -> str:
+    off = abs(found - expected)
+    return f"{off} line{'s' if off > 1 else ''} {'missing' if found < expected else 'too many'}"
 
 
 def _tie_caption_ids(path: Path, ids: list[str], features: NpyFeatures) -> Ties:

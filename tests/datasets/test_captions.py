@@ -143,11 +143,15 @@ PRECOMP_FAULTS = {
     "captions missing": (lambda d: (d / "train_caps.txt").unlink(), ["train_caps.txt: no such file"]),
     "captions no multiple": (
         lambda d: (d / "train_caps.txt").write_text("a\nb\nc\nd\ne\n"),
-        ["train_caps.txt: 5 captions for the 4 images", "train_ims.npy"],
+        ["train_caps.txt: 5 captions for the 4 images", "train_ims.npy", "4 (1 an image; 1 line too many)"],
+    ),
+    "a caption missing": (
+        lambda d: (d / "train_caps.txt").write_text("a\nb\nc\nd\ne\nf\ng\n"),
+        ["train_caps.txt: 7 captions for the 4 images", "such as 8 (2 an image; 1 line missing)"],
     ),
     "captions too few": (
         lambda d: (d / "train_caps.txt").write_text("a\nb\n"),
-        ["2 captions for the 4 images"],
+        ["2 captions for the 4 images", "such as 4 (1 an image; 2 lines missing)"],
     ),
     "empty file": (lambda d: (d / "train_caps.txt").write_text(""), ["train_caps.txt: empty file"]),
     "empty caption": (
@@ -164,7 +168,7 @@ PRECOMP_FAULTS = {
     ),
     "ids too few": (
         lambda d: (d / "train_ids.txt").write_text("w\nx\ny\n"),
-        ["train_ids.txt: 3 image ids", "4 rows", "8 captions"],
+        ["train_ids.txt: 3 image ids", "4 rows", "(1 line missing)", "8 captions", "(5 lines missing)"],
     ),
     "an image twice among ids of captions": (
         lambda d: (d / "train_ids.txt").write_text("w\nw\nx\nx\ny\nx\nz\nz\n"),
@@ -187,9 +191,18 @@ def test_precomp_files_that_disagree_are_refused_with_file_and_line(precomp, fau
 
 def test_a_given_count_that_does_not_fit_is_refused(precomp):
     folder = precomp(captions=[str(k) for k in range(8)])
-    check_refused(lambda: load(folder, per_image=3), ["8 captions for the 4 images", "expected 3 an image"])
+    expected = ["8 captions for the 4 images", "expected 12 (3 an image; 4 lines missing)"]
+    check_refused(lambda: load(folder, per_image=3), expected)
     folder = precomp(captions=list("abcd"))
     check_refused(lambda: load(folder, per_image=3), ["4 captions and rows", "CAPTIONS_PER_IMAGE (3)"])
+
+
+def test_ids_of_rows_that_are_too_few_are_counted(tmp_path):
+    (tmp_path / "all.csv").write_text(CSV)
+    (tmp_path / "train_ids.txt").write_text("b 1.jpg\na.jpg\n")
+    save_features(tmp_path, 5)
+    expected = ["train_ids.txt: 2 image ids", "5 rows", "3 lines missing"]
+    check_refused(lambda: load(tmp_path, "csv", caption_file="all.csv"), expected)
 
 
 def change(index, **entries):

@@ -143,9 +143,12 @@ MISTAKES = {
     "no features": train([TRAIN, "no such file", "the folder holds dev_ims.npy"], remove(TRAIN)),
     "no captions": train([CAPTIONS, "no such file"], remove(CAPTIONS)),
     "no dev split": train(["data/val_ims.npy", "no such file", "DATASET"], untouched, "DATASET.DEV=val"),
-    "a caption too few": train([CAPTIONS, "23 captions for the 12 images", TRAIN], line(CAPTIONS, 7, None)),
+    "a caption too few": train(
+        [CAPTIONS, "23 captions for the 12 images", TRAIN, "such as 24 (2 an image; 1 line missing)"],
+        line(CAPTIONS, 7, None),
+    ),
     "not five captions an image": train(
-        [CAPTIONS, "24 captions for the 12 images", "expected 5 an image"],
+        [CAPTIONS, "24 captions for the 12 images", "expected 60 (5 an image; 36 lines missing)"],
         untouched,
         "DATASET.CAPTIONS_PER_IMAGE=5",
     ),
