@@ -72,6 +72,23 @@ class Progress:
     interrupted: bool = False  # stopped by a signal before what was due at this step
 
 
+def nothing_left(progress: Progress, settings: TrainingSettings) -> str:
+    """Return why training is over and how to go on, in one line; empty when something is left to do."""
+    if progress.interrupted:
+        return ""
+    if progress.epoch >= settings.epochs:
+        return (
+            f"all {settings.epochs} epochs are done; to go on, raise OPTIMIZATION.EPOCHS, as in --resume "
+            f"OPTIMIZATION.EPOCHS={2 * settings.epochs}"
+        )
+    if settings.early_stopping and progress.validations_without_gain >= settings.early_stopping:
+        return (
+            f"{progress.validations_without_gain} validations brought no gain; to go on, raise "
+            f"OPTIMIZATION.EARLY_STOPPING ({settings.early_stopping}), or set it to 0"
+        )
+    return ""
+
+
 class TrainingStoppedError(Exception):
     """Training was asked to stop by a signal, and its state is saved."""
 

@@ -22,7 +22,9 @@ class RunFolder:
         self.vocabulary_file = self.path / "vocab.json"
         self.best = self.path / "best"
         self.last = self.path / "last"
+        self._lock_file = self.path / ".lock"
         self._lock = None
+        self._made: list[Path] = []  # by `open_for_training`, outermost first
 
     def open_for_training(self, resume: bool, overwrite: bool) -> None:
         """Create the folder, lock it against a second run, and check that nothing would be lost by accident.
@@ -35,23 +37,39 @@ class RunFolder:
                 f"nothing to resume in {self.path}: it has no last/ checkpoint; train without --resume"
             )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held until the process ends
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._make_and_lock()
         except BlockingIOError as error:
             raise UserError(
                 f"another process is training in {self.path}; wait for it, or set another OUTPUT.SAVE_NAME"
             ) from error
         except OSError as error:
+            self.abandon()
             raise UserError(
                 f"cannot write to the run folder {self.path}: {error.strerror}; set OUTPUT.CHECKPOINT_DIR"
             ) from error
         if self.holds_checkpoint() and not resume and not overwrite:
+            self.abandon()
             go_on = "--resume to go on with it, " if self.has_last() else ""
             raise UserError(
                 f"{self.path} already holds a run; add {go_on}--overwrite to delete it and start again, or "
                 f"set another OUTPUT.SAVE_NAME"
             )
+
+    def _make_and_lock(self) -> None:
+        needed = (*reversed(self.path.parents), self.path, self._lock_file)
+        self._made = [path for path in needed if not os.path.exists(path)]
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self._lock_file, "a")  # noqa: SIM115 - held until the process ends
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def abandon(self) -> None:
+        """Undo `open_for_training`: remove the lock and the folders that it made and that are empty."""
+        for path in reversed(self._made):
+            with contextlib.suppress(OSError):
+                path.unlink() if path == self._lock_file else path.rmdir()
+        self._made = []
+        if self._lock is not None:
+            self._lock.close()
 
     def has_last(self) -> bool:
         """Tell whether there is a checkpoint to resume from."""

@@ -61,19 +61,27 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         wait_for_all,
         world_size,
     )
-    from engine.progress import TrainingFailedError, TrainingStoppedError
+    from engine.progress import TrainingFailedError, TrainingStoppedError, nothing_left
     from engine.run_log import RunLog
 
     folder = run_folder(cfg)
     if is_main():
         folder.open_for_training(resume, overwrite)
         print(runtime.describe(), flush=True)
-    start_process_group()
     log = RunLog(folder.log_file, folder.path / "curves" if cfg.MONITOR.VISUALDL else None, enabled=is_main())
-    trainer, vocabulary = build_trainer(cfg, folder, log, resume, rank(), world_size())
-    broadcast_layer(trainer.model)
-    broadcast_layer(trainer.loss)
-    wait_for_all()
+    try:
+        start_process_group()
+        trainer, vocabulary = build_trainer(cfg, folder, log, resume, rank(), world_size())
+        broadcast_layer(trainer.model)
+        broadcast_layer(trainer.loss)
+        wait_for_all()
+    except BaseException:
+        folder.abandon()
+        raise
+    over = nothing_left(trainer.progress, trainer.settings)
+    if over:
+        log.say(f"nothing left to train in {folder.path}: {over}")
+        return 0
     if is_main():  # only now, when nothing that the user gave can be wrong any more, in any process
         if not resume:
             folder.clear()

@@ -34,8 +34,26 @@ def test_a_run_that_is_there_is_not_overwritten_by_accident(folder, names):
     with pytest.raises(UserError, match="already holds a run.*--overwrite.*OUTPUT.SAVE_NAME") as caught:
         folder.open_for_training(resume=False, overwrite=False)
     assert ("--resume" in str(caught.value)) == folder.has_last(), "only what can be done is advised"
-    folder._lock.close()
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted(names), "not even a lock stays"
     RunFolder(folder.path).open_for_training(resume=False, overwrite=True)
+
+
+def test_a_start_that_is_given_up_leaves_what_was_there(tmp_path):
+    (tmp_path / "mine").mkdir()
+    deep = RunFolder(tmp_path / "mine" / "out" / "demo" / "run")
+    deep.open_for_training(resume=False, overwrite=False)
+    deep.abandon()
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    deep.open_for_training(resume=False, overwrite=False)  # and it can be tried again
+    (deep.path / "notes.txt").write_text("written meanwhile")
+    deep.abandon()
+    assert [path.name for path in deep.path.iterdir()] == ["notes.txt"]
+    deep.open_for_training(resume=False, overwrite=False)
+    resumed = RunFolder(deep.path)
+    deep._lock.close()
+    resumed.open_for_training(resume=False, overwrite=False)
+    resumed.abandon()
+    assert sorted(path.name for path in deep.path.iterdir()) == [".lock", "notes.txt"], "an older lock stays"
 
 
 def test_nothing_to_resume_is_said_and_leaves_no_folder(folder):
@@ -46,7 +64,11 @@ def test_nothing_to_resume_is_said_and_leaves_no_folder(folder):
 
 def test_a_second_process_is_kept_out(folder):
     folder.open_for_training(resume=False, overwrite=False)
+    second = RunFolder(folder.path)
     with pytest.raises(UserError, match="another process is training in .*OUTPUT.SAVE_NAME"):
+        second.open_for_training(resume=False, overwrite=True)
+    second.abandon()
+    with pytest.raises(UserError, match="another process is training in"):
         RunFolder(folder.path).open_for_training(resume=False, overwrite=True)
 
 

@@ -375,3 +375,14 @@ def test_a_mistake_is_one_line_and_loses_nothing(work, run_quickly, run_tool, tm
         alone = run_tool(*command, cwd=folder)
         assert (alone.returncode, alone.stderr) == (2, done.stderr)
         assert contents(folder) == before
+
+
+def test_a_refused_start_leaves_no_folder(work, run_quickly, tmp_path):
+    """The run's folder is made and locked before the data are read, and goes again with all above it."""
+    folder = tmp_path / "here"
+    shutil.copytree(work, folder)
+    cut_in_half(DEV)(folder)
+    before = sorted(folder.rglob("*"))
+    done = run_quickly("train_retrieval", *TINY, "OUTPUT.CHECKPOINT_DIR=new/out", cwd=folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "cut short" in done.stderr, done.stderr
+    assert sorted(folder.rglob("*")) == before
