@@ -1,6 +1,6 @@
 """Our side of a race: `python _ours.py TASK MODEL FOLDER` measures itself once for each line on its stdin."""
 
-from _race import BATCH, EMBED_DIM, FEATURE_DIM, OURS, WEIGHTS, WORD_DIM, measure_steps, measure_turns
+from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 
 import sys
 from collections.abc import Iterable
@@ -13,22 +13,24 @@ from config.load import load_config
 from engine.runtime import prepare_runtime
 
 MODEL_KEYS = {
-    "vsepp": ["LOSS.HARD_NEGATIVE=true", "OPTIMIZATION.BATCHING=bucket", "INPUT.VOCAB_LAYOUT=vsepp"],
-    "vse": ["LOSS.HARD_NEGATIVE=false", "OPTIMIZATION.BATCHING=same_length", "INPUT.VOCAB_LAYOUT=vse"],
+    "vse": ["LOSS.HARD_NEGATIVE=false", "OPTIMIZATION.BATCHING=same_length"],
+    "vsepp": ["LOSS.HARD_NEGATIVE=true", "OPTIMIZATION.BATCHING=bucket"],
+    "vsrn": ["LOSS.HARD_NEGATIVE=true", "OPTIMIZATION.BATCHING=bucket"],
 }
 
 
 def main() -> None:
     task, model, folder = sys.argv[1:]
+    setting = SETTINGS[model]
     keys = {
         "MODEL.NAME": model,
-        "MODEL.EMBED_DIM": EMBED_DIM,
+        "MODEL.EMBED_DIM": setting.embed_dim,
         "MODEL.WORD_DIM": WORD_DIM,
-        "INPUT.IMG_FEATURE_DIM": FEATURE_DIM,
+        "INPUT.IMG_FEATURE_DIM": setting.features[-1],
         "INPUT.TOKENIZER": "whitespace",
-        "INPUT.VOCAB_THRESHOLD": 1,
+        "INPUT.VOCAB_FILE": f"{folder}/{VOCABULARY}",
         "DATASET.DATA_DIR": folder,
-        "OPTIMIZATION.BATCH_SIZE": BATCH,
+        "OPTIMIZATION.BATCH_SIZE": setting.batch,
         "OUTPUT.CHECKPOINT_DIR": folder,
     }
     cfg = load_config(None, [f"{key}={value}" for key, value in keys.items()] + MODEL_KEYS[model])
@@ -46,12 +48,12 @@ def train(cfg: CfgNode) -> None:
     trainer, vocabulary = build_trainer(
         cfg, folder, RunLog(folder.log_file, None, enabled=False), resume=False
     )
-    batches_of = trainer.batches_of
+    batches_of, setting = trainer.batches_of, SETTINGS[cfg.MODEL.NAME]
     mean_length = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=True).lengths.mean()
 
     def in_turns(epoch: int, start: int) -> tuple[int, Iterable[dict]]:
         count, batches = batches_of(epoch, start)
-        return count, measure_steps(batches, lambda batch: batch["text_len"], mean_length)
+        return count, measure_steps(batches, setting, lambda batch: batch["text_len"], mean_length)
 
     trainer.batches_of = in_turns
     trainer.fit()

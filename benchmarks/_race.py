@@ -1,8 +1,8 @@
 """Ours against the PyTorch twin: one corpus, a process for each side, and turns.
 
-A corpus has 4096 random features an image, five captions an image, 8 to 20 words a caption: RSICD's and
-Flickr30k's own captions, where `../shared` (or RETRIEVAL_SHARED) holds them, and words drawn at random from
-10,000. The latter are the worst case for ours, which computes what captions begin with once.
+A corpus has random features, five captions an image, 8 to 20 words a caption: RSICD's and Flickr30k's own
+captions, where `../shared` (or RETRIEVAL_SHARED) holds them, and words drawn at random from 10,000. The
+latter are the worst case for ours, which computes what captions begin with once.
 """
 
 from _report import ROOT, TUNING, alternate, peak_memory, report
@@ -14,18 +14,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datasets.text import tokenize
+from datasets.text import Vocabulary, tokenize
 
 HERE = Path(__file__).resolve().parent
-CAPTIONS_PER_IMAGE, FEATURE_DIM, WORD_DIM, EMBED_DIM, BATCH = 5, 4096, 300, 1024, 128
+CAPTIONS_PER_IMAGE, WORD_DIM = 5, 300
 FEWEST_WORDS, MOST_WORDS, RANDOM_VOCABULARY = 8, 20, 10_000
-WEIGHTS, OURS, TWIN = "weights.npz", "ours.npy", "twin.npy"  # what sides leave in the folder
-ROUNDS, STEPS = 5, 6  # turns of each side, and training steps in a turn
+VOCABULARY, WEIGHTS, OURS, TWIN = "vocabulary.json", "weights.npz", "ours.npy", "twin.npy"  # in the folder
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is raced."""
+
+    twin: str  # the twin's script
+    layout: str  # of the vocabulary
+    features: tuple[int, ...]  # of an image: [F] or [R,F]
+    embed_dim: int
+    batch: int  # pairs of a training step
+    steps: int = 6  # training steps of a turn
+    rounds: int = 5  # turns of each side
+    by_words: bool = True  # a pair's work is that of its words
+
+
+SETTINGS = {
+    "vse": Setting("_twins.py", "vse", (4096,), 1024, 128),
+    "vsepp": Setting("_twins.py", "vsepp", (4096,), 1024, 128),
+    "vsrn": Setting("_twin_vsrn.py", "vsepp", (36, 2048), 2048, 64, steps=1, by_words=False),
+}
 
 
 class Side:
@@ -63,30 +84,39 @@ def race(task: str, model: str, images: int, goal: float, claim: str) -> None:
     """
     for corpus, captions in corpora(task, images * CAPTIONS_PER_IMAGE).items():
         print(f"{corpus}:", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            write_corpus(Path(folder), captions)
-            measured = take_turns(task, model, Path(folder))
+        measured = race_on(captions, images, task, model)
         report(f"{claim}, {corpus}", *measured, goal=goal, unit="pairs/s", higher_is_better=True)
 
 
-def take_turns(task: str, model: str, folder: Path) -> tuple[float, float]:
-    """Return the median pairs/s of ours and of the twin.
+def race_on(captions: list[str], images: int, task: str, model: str) -> tuple[float, float]:
+    """Return the median speeds of ours and of the twin on so many images and their captions, the first ones.
 
-    Raises RuntimeError where they embed captions differently.
+    The vocabulary has the words of all `captions`.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        write_corpus(Path(folder), captions, images, model)
+        return take_turns(task, model, Path(folder))
+
+
+def take_turns(task: str, model: str, folder: Path) -> tuple[float, float]:
+    """Return the median speeds of ours and of the twin.
+
+    Raises RuntimeError where they embed differently.
+    """
+    setting = SETTINGS[model]
     # The twin starts when ours has left its weights.
-    with Side("_ours.py", task, model, folder) as ours, Side("_twins.py", task, model, folder) as twin:
+    with Side("_ours.py", task, model, folder) as ours, Side(setting.twin, task, model, folder) as twin:
         if task == "encode":
             difference = np.abs(np.load(folder / OURS) - np.load(folder / TWIN)).max()
             print(f"largest difference of the embeddings: {difference:.1e}", flush=True)
             if difference > 1e-5:
                 raise RuntimeError("ours and the twin disagree: there is nothing to compare")
-        return alternate(lambda: show("ours", ours.turn()), lambda: show("twin", twin.turn()), ROUNDS)
+        return alternate(lambda: show("ours", ours.turn()), lambda: show("twin", twin.turn()), setting.rounds)
 
 
 def show(side: str, measured: dict) -> float:
-    print(f"{side}: {measured['pairs_per_second']:.0f} pairs/s, {measured['memory']:.2f} GB", flush=True)
-    return measured["pairs_per_second"]
+    print(f"{side}: {measured['per_second']:.4g} a second, {measured['memory']:.2f} GB", flush=True)
+    return measured["per_second"]
 
 
 def corpora(task: str, count: int) -> dict[str, list[str]]:
@@ -129,10 +159,15 @@ def real_captions(files: list[Path], count: int) -> list[str]:
     return [captions[index] for index in chosen]
 
 
-def write_corpus(folder: Path, captions: list[str]) -> None:
-    """Write captions, and random features for their images, as a folder of the precomp layout."""
-    images = len(captions) // CAPTIONS_PER_IMAGE
-    features = np.random.default_rng(0).standard_normal((images, FEATURE_DIM), dtype=np.float32)
+def write_corpus(folder: Path, captions: list[str], images: int, model: str) -> None:
+    """Write captions, and random features for their images, as a folder of the precomp layout.
+
+    The vocabulary has the words of all captions; those beyond what the images need are not written.
+    """
+    setting = SETTINGS[model]
+    Vocabulary.build(captions, "whitespace", 1, setting.layout).save(folder / VOCABULARY)
+    captions = captions[: images * CAPTIONS_PER_IMAGE]
+    features = np.random.default_rng(0).standard_normal((images, *setting.features), dtype=np.float32)
     for split in ("train", "dev"):
         part = slice(None) if split == "train" else slice(10)
         np.save(folder / f"{split}_ims.npy", features[part])
@@ -141,35 +176,37 @@ def write_corpus(folder: Path, captions: list[str]) -> None:
 
 
 def measure_turns(encode: Callable[[], np.ndarray], first_result: Path) -> None:
-    """In a side's process: for each line on stdin call `encode` and print its pairs/s.
+    """In a side's process: for each line on stdin call `encode` and print how many it encodes a second.
 
-    It returns the embeddings [captions,D], of which the first are saved for a comparison.
+    It returns embeddings, one a row, of which the first are saved for a comparison.
     """
     while sys.stdin.readline():
         started = time.perf_counter()
         embeddings = encode()
-        pairs_per_second = len(embeddings) / (time.perf_counter() - started)
+        per_second = len(embeddings) / (time.perf_counter() - started)
         if not first_result.exists():
             np.save(first_result, embeddings)
-        _answer(pairs_per_second)
+        _answer(per_second)
 
 
 def measure_steps(
-    batches: Iterable, lengths_of: Callable[[object], Sequence[int]], mean_length: float
+    batches: Iterable, setting: Setting, lengths_of: Callable[[object], np.ndarray], mean_length: float
 ) -> Iterator:
-    """In a side's process: yield training batches, a turn's for each line on stdin, and print its speed.
+    """In a side's process: yield training batches, a turn's for each line on stdin, and print its pairs/s.
 
-    Turns differ in the lengths of their captions, so their tokens are counted: a pair has `mean_length`.
+    Turns differ in the lengths of their captions. Where work is that of the words, words are counted: a pair
+    has `mean_length`.
     """
     batches = iter(batches)
     while sys.stdin.readline():
-        started, tokens = time.perf_counter(), 0
-        for _ in range(STEPS):
+        started, pairs = time.perf_counter(), 0.0
+        for _ in range(setting.steps):
             batch = next(batches)
-            tokens += sum(lengths_of(batch))
+            lengths = lengths_of(batch)
+            pairs += lengths.sum() / mean_length if setting.by_words else len(lengths)
             yield batch
-        _answer(tokens / mean_length / (time.perf_counter() - started))
+        _answer(pairs / (time.perf_counter() - started))
 
 
-def _answer(pairs_per_second: float) -> None:
-    print(json.dumps({"pairs_per_second": pairs_per_second, "memory": peak_memory()}), flush=True)
+def _answer(per_second: float) -> None:
+    print(json.dumps({"per_second": per_second, "memory": peak_memory()}), flush=True)

@@ -6,9 +6,10 @@ global norm of 2, and in evaluation one row of image features for every caption,
 `python _twins.py TASK MODEL FOLDER` is the twin's side of a race.
 """
 
-from _race import BATCH, EMBED_DIM, FEATURE_DIM, TWIN, WEIGHTS, WORD_DIM, measure_steps, measure_turns
+from _race import SETTINGS, TWIN, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,31 +21,47 @@ from datasets.text import Vocabulary
 from engine.runtime import usable_cores
 
 MARGIN, RATE, LARGEST_NORM = 0.2, 2e-4, 2.0
+(FEATURE_DIM,), EMBED_DIM = SETTINGS["vsepp"].features, SETTINGS["vsepp"].embed_dim  # VSE's too
 
 
 def l2norm(x: torch.Tensor) -> torch.Tensor:
     return x / x.pow(2).sum(dim=1, keepdim=True).sqrt()
 
 
+class GRUText(nn.Module):
+    """Word vectors and a packed GRU: the captions of VSE++ and VSRN."""
+
+    def __init__(self, vocab_size: int, word_dim: int, dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, word_dim)
+        self.rnn = nn.GRU(word_dim, dim, batch_first=True)
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Encode `tokens` [B,T], the longest first, as [B,D]."""
+        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True)
+        outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)  # [B,T,D]
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, outputs.shape[2])
+        return l2norm(outputs.gather(1, last).squeeze(1))
+
+
 class VSEPP(nn.Module):
-    """Linear image map and packed GRU."""
+    """Linear image map and packed GRU, trained on the hardest negatives."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.fc = nn.Linear(FEATURE_DIM, EMBED_DIM)
-        self.embed = nn.Embedding(vocab_size, WORD_DIM)
-        self.rnn = nn.GRU(WORD_DIM, EMBED_DIM, batch_first=True)
+        self.text = GRUText(vocab_size, WORD_DIM, EMBED_DIM)
 
     def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """Encode `features` [B,F] and `tokens` [B,T], the longest first, as [B,D] each."""
-        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True)
-        outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)  # [B,T,D]
-        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, outputs.shape[2])
-        return l2norm(self.fc(features)), l2norm(outputs.gather(1, last).squeeze(1))
+        return l2norm(self.fc(features)), self.text(tokens, lengths)
+
+    def loss(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return hinge(*self(features, tokens, lengths), hardest=True)
 
 
 class VSE(nn.Module):
-    """Linear image map and LSTM over captions of one length."""
+    """Linear image map and LSTM over captions of one length, trained on the sum of hinges."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -56,6 +73,9 @@ class VSE(nn.Module):
         """Encode `features` [B,F] and `tokens` [B,T] as [B,D] each."""
         _, (hidden, _) = self.lstm(self.embedding(tokens.t()))
         return l2norm(self.linear(features)), l2norm(hidden.squeeze(0))
+
+    def loss(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return hinge(*self(features, tokens, lengths), hardest=False)
 
 
 def hinge(image: torch.Tensor, text: torch.Tensor, hardest: bool) -> torch.Tensor:
@@ -73,14 +93,15 @@ def hinge(image: torch.Tensor, text: torch.Tensor, hardest: bool) -> torch.Tenso
 class Twin:
     """A model with what it reads and what trains it."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, build_model: Callable[[int], nn.Module]) -> None:
         lines = (folder / "train_caps.txt").read_text(encoding="utf-8").splitlines()
-        vocabulary = Vocabulary.build(lines, "whitespace", 1, name, "train_caps.txt")
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        self.setting = SETTINGS[name]
         self.captions = [vocabulary.encode(line) for line in lines]
         self.lengths = np.array([len(caption) for caption in self.captions])
         self.features = np.load(folder / "train_ims.npy")
-        self.same_length, self.hardest = name == "vse", name == "vsepp"
-        self.model = {"vsepp": VSEPP, "vse": VSE}[name](len(vocabulary))
+        self.same_length = name == "vse"
+        self.model = build_model(len(vocabulary))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
 
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
@@ -88,7 +109,8 @@ class Twin:
         groups = [order]
         if self.same_length:
             groups = [order[self.lengths[order] == length] for length in np.unique(self.lengths)]
-        batches = [group[start : start + BATCH] for group in groups for start in range(0, len(group), BATCH)]
+        size = self.setting.batch
+        batches = [group[start : start + size] for group in groups for start in range(0, len(group), size)]
         return [batch[np.argsort(-self.lengths[batch], kind="stable")] for batch in batches]
 
     def collate(self, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -105,8 +127,9 @@ class Twin:
         batches = self.batches(random.permutation(len(self.captions)))
         order = random.permutation(len(batches))
         mean_length = float(self.lengths.mean())
-        for batch in measure_steps([batches[i] for i in order], lambda rows: self.lengths[rows], mean_length):
-            loss = hinge(*self.model(*self.collate(batch)), self.hardest)
+        batches = [batches[index] for index in order]
+        for batch in measure_steps(batches, self.setting, lambda rows: self.lengths[rows], mean_length):
+            loss = self.model.loss(*self.collate(batch))
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_NORM)
@@ -132,16 +155,21 @@ class Twin:
             parameter.data.copy_(torch.from_numpy(array))
 
 
-def main() -> None:
-    task, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+def run(task: str, folder: Path, make_twin: Callable[[], Twin]) -> None:
+    """Be the twin's side of a race."""
     torch.set_num_threads(usable_cores())
     torch.manual_seed(0)
-    twin = Twin(name, folder)
+    twin = make_twin()
     if task == "train":
         twin.train()
     else:
         twin.load(dict(np.load(folder / WEIGHTS)))
         measure_turns(twin.encode, folder / TWIN)
+
+
+def main() -> None:
+    task, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    run(task, folder, lambda: Twin(name, folder, {"vsepp": VSEPP, "vse": VSE}[name]))
 
 
 if __name__ == "__main__":
