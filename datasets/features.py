@@ -28,7 +28,7 @@ class NpyFeatures:
         self.path = Path(path)
         self.shape, self.dtype, self._offset = _read_header(self.path)
         self.dim = self.shape[-1]
-        self.num_regions = self.shape[1] if len(self.shape) == 3 else None
+        self.max_regions = self.shape[1] if len(self.shape) == 3 else None
         if expected_dim is not None and expected_dim != self.dim:
             raise UserError(
                 f"{self.path}: features are {self.dim} wide, but INPUT.IMG_FEATURE_DIM is {expected_dim}: "
@@ -51,7 +51,7 @@ class NpyFeatures:
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of a file with {len(self)} rows")
-        pooled = pool and self.num_regions is not None
+        pooled = pool and self.max_regions is not None
         out = np.empty((len(rows), self.dim) if pooled else (len(rows), *self.shape[1:]), dtype=np.float32)
         step = max(1, _CHUNK_VALUES // self._row_values)
         for start in range(0, len(rows), step):
@@ -59,6 +59,10 @@ class NpyFeatures:
             values = self._to_float32(self._read(part), part)
             out[start : start + step] = values.mean(axis=1) if pooled else values
         return out
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many regions each row holds, int64 [B]; 1 for global features."""
+        return np.full(len(rows), self.max_regions or 1, dtype=np.int64)
 
     def check(self) -> None:
         """Read a file of up to 2 GB once; raise `UserError` naming the row that holds NaN or infinity.

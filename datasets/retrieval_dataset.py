@@ -72,7 +72,7 @@ class RetrievalDataset:
 
     def describe(self) -> str:
         """One line: what the split holds."""
-        kind = "" if self.features.num_regions is None else f"{self.features.num_regions} regions x "
+        kind = "" if self.features.max_regions is None else f"{self.features.max_regions} regions x "
         left_out = [
             f"{self.num_dropped} longer ones dropped" if self.num_dropped else "",
             f"{self.num_repeats} repeated ones left out" if self.num_repeats else "",
@@ -99,10 +99,11 @@ class RetrievalDataset:
 
     def image_batch(self, image_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the image side of `batch` for images by index."""
-        values = self.features.gather(self._image_rows[image_indices], self.pool_regions)
+        rows = self._image_rows[image_indices]
+        values = self.features.gather(rows, self.pool_regions)
         if values.ndim == 2:
             return {"features": values}
-        return {"regions": values, "num_regions": np.full(len(values), values.shape[1], dtype=np.int64)}
+        return {"regions": values, "num_regions": self.features.counts(rows)}
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the text side of `batch` (token_ids, text_len) for captions by index."""

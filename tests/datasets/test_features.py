@@ -30,7 +30,7 @@ def test_gather_reads_the_rows_asked_for_in_their_order(tmp_path, dtype, shape):
 def test_shape_is_known_without_reading(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((5, 3, 2), np.float16))
     features = NpyFeatures(tmp_path / "a.npy", expected_dim=2)
-    assert (len(features), features.num_regions, features.dim, features.shape) == (5, 3, 2, (5, 3, 2))
+    assert (len(features), features.max_regions, features.dim, features.shape) == (5, 3, 2, (5, 3, 2))
 
 
 def test_every_finite_float16_converts_exactly():
