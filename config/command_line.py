@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from config.task_files import Setting, compose_yaml, plain_value
 from config.values import check_value, parse_plain, refusal, show
 
 WHERE = "command line"
+_OVERRIDE = re.compile(r"\w+\.\w+=")
 
 
 def read_override(override: str, following: str | None = None) -> Setting:
@@ -36,6 +38,12 @@ def read_override(override: str, following: str | None = None) -> Setting:
     else:
         value = parse_plain(text.strip())
     return Setting(section, name, check_value(full, key, value, WHERE), WHERE)
+
+
+def split_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the values among the `words` of an option that takes several, and the `KEY=VALUE` after them."""
+    overrides = [word for word in words or () if _OVERRIDE.match(word)]
+    return [word for word in words or () if word not in overrides], overrides
 
 
 def _read_list(text: str, literal: bool) -> object:

@@ -119,7 +119,28 @@ def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) ->
     return load_config(args.cfg_file, [*_own_folder(args.cfg_file), *args.overrides])
 
 
-def _own_folder(path: str | None) -> list[str]:
+def configs_of_checkpoints(folders: Sequence[str], overrides: Sequence[str] = ()) -> list[FrozenConfig]:
+    """Return for each checkpoint folder the configuration of the run that it lies in, under `overrides`.
+
+    Raises UserError as `load_config` does, and for a folder outside a run or a checkpoint in `overrides`.
+    """
+    if any(override.startswith("EVAL.CHECKPOINT_DIR=") for override in overrides):
+        raise refusal(WHERE, "expected --checkpoints or EVAL.CHECKPOINT_DIR, got both; leave one out")
+    configs = []
+    for folder in folders:
+        path = Path(folder) if Path(folder).name not in ("", "..") else Path(folder).resolve()
+        config = path.parent / "config.yaml"
+        if (path / "config.yaml").is_file():
+            raise refusal(WHERE, f"--checkpoints: {folder} is a run; name a checkpoint of it: {path}/best")
+        if not config.is_file():
+            problem = f"expected a folder in a run, such as out/a/best, got {folder}: there is no {config}"
+            raise refusal(WHERE, f"--checkpoints: {problem}")
+        own = [*_own_folder(config), *overrides, f"EVAL.CHECKPOINT_DIR={folder}"]
+        configs.append(load_config(config, own))
+    return configs
+
+
+def _own_folder(path: str | os.PathLike | None) -> list[str]:
     """Return the overrides that make the config.yaml of a run mean the run it lies in.
 
     Its own words may be relative to the folder that training was started in, or the run may have moved.

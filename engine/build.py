@@ -1,5 +1,6 @@
 """Build what a tool needs from its configuration: a trainer, or a trained model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
@@ -23,12 +24,12 @@ from engine.checkpoint import (
     save_checkpoint,
     verify_files,
 )
-from engine.evaluator import Progress, evaluate
+from engine.evaluator import evaluate
 from engine.progress import TrainingSettings
 from engine.result import Result
 from engine.run_folder import RunFolder
 from engine.run_log import RunLog
-from engine.swapped import swapped_accuracy
+from engine.swapped import Pair, swapped_accuracy
 from engine.trainer import Trainer
 from engine.training_state import named_parameters, restore_training, training_state
 from models.build import build_loss, build_model
@@ -139,12 +140,14 @@ def read_vocabulary(checkpoint: str | Path) -> Vocabulary:
     return Vocabulary.load(path)
 
 
-def load_trained(cfg: CfgNode) -> tuple[paddle.nn.Layer, Vocabulary, dict, Path]:
-    """Return the trained model that `cfg` names, its vocabulary, its state and its folder.
+def checkpoint_folder(cfg: CfgNode) -> Path:
+    """Return the checkpoint that `cfg` names: EVAL.CHECKPOINT_DIR, else the run's `best/`."""
+    return Path(cfg.EVAL.CHECKPOINT_DIR or run_folder(cfg).best)
 
-    The checkpoint is EVAL.CHECKPOINT_DIR, else the run's `best/`.
-    """
-    folder = Path(cfg.EVAL.CHECKPOINT_DIR or run_folder(cfg).best)
+
+def load_trained(cfg: CfgNode) -> tuple[paddle.nn.Layer, Vocabulary, dict, Path]:
+    """Return the trained model that `cfg` names, its vocabulary, its state and its folder."""
+    folder = checkpoint_folder(cfg)
     vocabulary = read_vocabulary(folder)
     model = build_model(cfg, len(vocabulary))
     state = load_model(folder, model, cfg.MODEL.NAME)
@@ -152,18 +155,13 @@ def load_trained(cfg: CfgNode) -> tuple[paddle.nn.Layer, Vocabulary, dict, Path]
     return model, vocabulary, state, resolve_checkpoint(folder)
 
 
-def split_name(cfg: CfgNode) -> str:
-    """Return the name that the data set gives to EVAL.SPLIT."""
-    return {"train": cfg.DATASET.TRAIN, "dev": cfg.DATASET.DEV, "test": cfg.DATASET.TEST}[cfg.EVAL.SPLIT]
+def split_name(cfg: CfgNode, split: str = "") -> str:
+    """Return the name that the data set gives to `split` ("train", "dev" or "test"; default: EVAL.SPLIT)."""
+    names = {"train": cfg.DATASET.TRAIN, "dev": cfg.DATASET.DEV, "test": cfg.DATASET.TEST}
+    return names[split or cfg.EVAL.SPLIT]
 
 
-def evaluate_split(
-    cfg: CfgNode,
-    model: paddle.nn.Layer,
-    dataset: RetrievalDataset,
-    scores_path: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate_split(cfg: CfgNode, model: paddle.nn.Layer, dataset: RetrievalDataset) -> Result:
     """Measure `model` on EVAL.SPLIT with the protocol of EVAL."""
     return evaluate(
         model,
@@ -173,8 +171,6 @@ def evaluate_split(
         cfg.EVAL.TIE_RULE,
         cfg.EVAL.BATCH_SIZE,
         cfg.EVAL.BLOCK_SIZE,
-        scores_path,
-        progress,
     )
 
 
@@ -182,10 +178,14 @@ def measure_swapped(
     cfg: CfgNode, model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset
 ) -> dict[str, dict[str, float]]:
     """Return the accuracies on the split's swapped captions under `swapped`, or nothing where it has none."""
-    if not (Path(cfg.DATASET.DATA_DIR) / f"{dataset.name}_swapped.jsonl").is_file():
-        return {}
-    pairs = load_swapped(Path(cfg.DATASET.DATA_DIR), dataset.name)
+    pairs = swapped_pairs(cfg, dataset)
     return {"swapped": swapped_accuracy(model, vocabulary, dataset, pairs)} if pairs else {}
+
+
+def swapped_pairs(cfg: CfgNode, dataset: RetrievalDataset) -> Sequence[Pair]:
+    """Return the split's swapped captions, none where it has no file of them."""
+    folder = Path(cfg.DATASET.DATA_DIR)
+    return load_swapped(folder, dataset.name) if (folder / f"{dataset.name}_swapped.jsonl").is_file() else []
 
 
 def _describe(

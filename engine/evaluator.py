@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,24 @@ from engine.metrics import TIE_RULES, summarize
 from engine.ranking import retrieval_ranks
 from engine.result import Result
 from engine.score_file import ScoreFile
+from engine.similarity import Similarity, similarity_of
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The embeddings of a split, and how they are compared.
+
+    `image` [images,D], `text` [sentences,D]; `sentence` [captions] is the row of `text` for each caption.
+    `measure` names `similarity`, which takes images [I,D] and texts [T,D] and returns scores [I,T].
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    sentence: np.ndarray
+    measure: str
+    similarity: Similarity
 
 
 def evaluate(
@@ -40,32 +57,42 @@ def evaluate(
     Raises UserError for fewer images than folds, an image without a caption, an embedding that is not
     finite, and a file that cannot be written.
     """
-    _check_protocol(dataset, split, folds)
-    with contextlib.ExitStack() as stack:
-        scores = None
-        if scores_path:
-            scores = stack.enter_context(ScoreFile(scores_path, dataset.num_images, dataset.num_captions))
-        image_emb = encode_images(model, dataset, batch_size, progress)
-        text_emb, caption_sentence = encode_captions(model, dataset, batch_size, progress)
-        image_fold = _slices(dataset.num_images, folds)
-        caption_fold = image_fold[dataset.caption_image]
-        caption_image_ids = [dataset.image_ids[image] for image in dataset.caption_image]
-        i2t_ranks, t2i_ranks = retrieval_ranks(
-            image_emb,
-            text_emb,
-            dataset.image_ids,
-            caption_image_ids,
-            measure=model.measure,
-            block_size=block_size,
-            tie_rule=tie_rule,
-            caption_sentence=caption_sentence,
-            image_fold=image_fold,
-            caption_fold=caption_fold,
-            scores_out=scores,
-            progress=_stage(progress, "rank"),
-        )
-        if scores:
-            scores.save(dataset.image_ids, caption_image_ids)
+    check_protocol(dataset, split, folds)
+    with open_scores(scores_path, dataset) as scores:
+        encoded = encode(model, dataset, batch_size, progress)
+        return rank_encoded(encoded, dataset, split, folds, tie_rule, block_size, scores, progress)
+
+
+def rank_encoded(
+    encoded: Encoded,
+    dataset: RetrievalDataset,
+    split: str,
+    folds: int = 1,
+    tie_rule: str = "against",
+    block_size: int = 1024,
+    scores: ScoreFile | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`."""
+    image_fold = _slices(dataset.num_images, folds)
+    caption_fold = image_fold[dataset.caption_image]
+    caption_image_ids = [dataset.image_ids[image] for image in dataset.caption_image]
+    i2t_ranks, t2i_ranks = retrieval_ranks(
+        encoded.image,
+        encoded.text,
+        dataset.image_ids,
+        caption_image_ids,
+        measure=encoded.similarity,
+        block_size=block_size,
+        tie_rule=tie_rule,
+        caption_sentence=encoded.sentence,
+        image_fold=image_fold,
+        caption_fold=caption_fold,
+        scores_out=scores,
+        progress=_stage(progress, "rank"),
+    )
+    if scores:
+        scores.save(dataset.image_ids, caption_image_ids)
     per_fold = [
         summarize(i2t_ranks[image_fold == fold], t2i_ranks[caption_fold == fold]) for fold in range(folds)
     ]
@@ -74,15 +101,31 @@ def evaluate(
         "split": split,
         "images": dataset.num_images,
         "captions": dataset.num_captions,
-        "distinct_sentences": len(text_emb),
+        "distinct_sentences": len(encoded.text),
         "folds": folds,
         "fold_images": np.bincount(image_fold).tolist(),
         "fold_captions": np.bincount(caption_fold).tolist(),
         "tie_rule": tie_rule,
         "tie_rule_text": TIE_RULES[tie_rule],
-        "measure": model.measure,
+        "measure": encoded.measure,
     }
     return Result(metrics, protocol, per_fold if folds > 1 else [], i2t_ranks, t2i_ranks)
+
+
+def open_scores(
+    path: str | Path | None, dataset: RetrievalDataset
+) -> contextlib.AbstractContextManager[ScoreFile | None]:
+    """Return the file at `path` for all scores of `dataset`, or nothing to write to without a path."""
+    return ScoreFile(path, dataset.num_images, dataset.num_captions) if path else contextlib.nullcontext()
+
+
+def encode(
+    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 1024, progress: Progress | None = None
+) -> Encoded:
+    """Encode every image and every distinct sentence of `dataset` once."""
+    image = encode_images(model, dataset, batch_size, progress)
+    text, sentence = encode_captions(model, dataset, batch_size, progress)
+    return Encoded(image, text, sentence, model.measure, similarity_of(model.measure))
 
 
 def encode_images(
@@ -175,7 +218,8 @@ def evaluation_mode(model: nn.Layer) -> Iterator[None]:
             layer.training = training
 
 
-def _check_protocol(dataset: RetrievalDataset, split: str, folds: int) -> None:
+def check_protocol(dataset: RetrievalDataset, split: str, folds: int) -> None:
+    """Raise UserError for fewer images than folds, and for an image without a caption."""
     if folds > dataset.num_images:
         raise UserError(
             f"EVAL.FOLDS: expected at most one fold per image ({dataset.num_images} in {split}), got {folds}"

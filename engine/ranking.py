@@ -36,7 +36,7 @@ def retrieval_ranks(
     text_emb: np.ndarray,
     image_ids: Ids,
     caption_image_ids: Ids,
-    measure: str = "cosine",
+    measure: str | Similarity = "cosine",
     block_size: int = 1024,
     tie_rule: str = "against",
     caption_sentence: np.ndarray | None = None,
@@ -51,13 +51,15 @@ def retrieval_ranks(
     embedding `text_emb[caption_sentence[m]]` (default: row m). An image and a caption are relevant to each
     other when `image_ids` [N] and `caption_image_ids` [M] are equal, and compete when `image_fold` [N] and
     `caption_fold` [M] (integers from 0; default: one fold) are. `measure`: "cosine" is the inner product,
-    "order" is -||max(0, text - image)|| (arXiv 1511.06361, eq. 2). `tie_rule`: see `engine.metrics.ranks`.
+    "order" is -||max(0, text - image)|| (arXiv 1511.06361, eq. 2); a function takes images [I,D] and texts
+    [T,D] and returns scores [I,T]. `tie_rule`: see `engine.metrics.ranks`.
 
     The numbers that are counted are the ones that `scores_out` receives: with it, those of all pairs.
     `progress` is called with the tiles done and their total. Raises ValueError for an embedding that is not
     finite (or too large to multiply), and for an image or caption that has no counterpart in its fold.
     """
-    comparisons, similarity = comparisons_of(tie_rule), similarity_of(measure)
+    comparisons = comparisons_of(tie_rule)
+    similarity = similarity_of(measure) if isinstance(measure, str) else measure
     caption_sentence = np.arange(len(text_emb)) if caption_sentence is None else caption_sentence
     image_fold = np.zeros(len(image_ids), np.int32) if image_fold is None else image_fold
     caption_fold = np.zeros(len(caption_image_ids), np.int32) if caption_fold is None else caption_fold

@@ -81,6 +81,24 @@ def format_table(result: Result) -> str:
     return "\n".join(lines)
 
 
+def describe_checkpoint(checkpoint: dict, protocol: dict) -> str:
+    """Return which weights were measured; of several, a line for each and how they were weighted."""
+    if "members" not in checkpoint:
+        return f"checkpoint: {checkpoint['folder']}, step {checkpoint['step']}"
+    lines = [f"mean of {len(checkpoint['members'])} models, weights {protocol['weights']}:"]
+    lines += [
+        f"  {member['weight']:.3f}  {member['folder']}, {member['model']}, step {member['step']}"
+        for member in checkpoint["members"]
+    ]
+    if "tuning" in checkpoint:
+        tuning = checkpoint["tuning"]
+        lines.append(
+            f"{tuning['metric']} on {tuning['split']}: {tuning['equal']:.2f} with equal weights, "
+            f"{tuning['tuned']:.2f} with these ({tuning['evaluations']} evaluations)"
+        )
+    return "\n".join(lines)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python, Paddle, NumPy and, in a git checkout, of the toolkit."""
     found = {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__}

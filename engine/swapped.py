@@ -26,8 +26,23 @@ def swapped_accuracy(
 ) -> dict[str, float]:
     """Return the percent of pairs in which the true caption scores higher, by kind and for `all`.
 
-    A tie counts half, so that a model which ignores the order of words has 50. Raises UserError for a pair
-    whose image is not in the split.
+    Raises UserError for a pair whose image is not in the split.
+    """
+    scores = swapped_scores(model, vocabulary, dataset, pairs, encode_images(model, dataset))
+    return percent_told_apart(scores, pairs)
+
+
+def swapped_scores(
+    model: paddle.nn.Layer,
+    vocabulary: Vocabulary,
+    dataset: RetrievalDataset,
+    pairs: Sequence[Pair],
+    image_emb: np.ndarray,
+) -> np.ndarray:
+    """Return the scores [2,P] of the pairs' true captions, and of the false ones, with their images.
+
+    `image_emb` [images,D] are the embeddings of the split's images. Raises UserError for a pair whose image
+    is not in the split.
     """
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)
@@ -35,11 +50,18 @@ def swapped_accuracy(
         raise UserError(
             f"swapped captions name the image {unknown!r}, which is not in the {dataset.name} split"
         )
-    images = encode_images(model, dataset)[[row_of[pair.image_id] for pair in pairs]]  # [P,D]
-    true, false = (
-        _paired_scores(model, images, _encode(model, vocabulary, texts))
-        for texts in ([pair.caption for pair in pairs], [pair.swapped for pair in pairs])
-    )
+    images = image_emb[[row_of[pair.image_id] for pair in pairs]]  # [P,D]
+    sides = [pair.caption for pair in pairs], [pair.swapped for pair in pairs]
+    return np.stack([_paired_scores(model, images, _encode(model, vocabulary, texts)) for texts in sides])
+
+
+def percent_told_apart(scores: np.ndarray, pairs: Sequence[Pair]) -> dict[str, float]:
+    """Return the percent of `pairs` in which the true caption scores higher, by kind and for `all`.
+
+    `scores` [2,P] as of `swapped_scores`. A tie counts half, so that a model which ignores the order of words
+    has 50.
+    """
+    true, false = scores
     right = np.where(true > false, 100.0, np.where(true == false, 50.0, 0.0))  # [P]
     kinds = np.asarray([pair.kind for pair in pairs])
     return {

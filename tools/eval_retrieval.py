@@ -1,22 +1,35 @@
-"""Measure a trained model on a split: recalls both ways, ranks, and a result file.
+"""Measure a trained model on a split, or several as an ensemble: recalls both ways, ranks, and a result file.
 
     python tools/eval_retrieval.py --cfg_file out/scenes_vsepp/config.yaml
     python tools/eval_retrieval.py --cfg_file configs/coco/vsepp.yaml EVAL.SPLIT=test EVAL.FOLDS=5
     python tools/eval_retrieval.py --cfg_file F --save_scores scores.npz
+    python tools/eval_retrieval.py --checkpoints out/a/best out/b/best --tune_weights --out out/a_and_b
 
 Writes result.json into <run>/eval_<split>/ (or --out).
-The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best.
+The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best. Similarities of several --checkpoints are averaged:
+each is read as the config.yaml of its run says; EVAL and RUNTIME are the first one's; KEY=VALUE goes to all.
 """
 
 import argparse
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run, start_runtime
 from yacs.config import CfgNode
 
+from config.command_line import WHERE, split_overrides
 from config.errors import UserError
-from config.load import add_config_arguments, config_as_dict, config_from_arguments
+from config.load import (
+    FrozenConfig,
+    add_config_arguments,
+    config_as_dict,
+    config_from_arguments,
+    configs_of_checkpoints,
+)
+from config.values import refusal
 
 
 def main() -> int:
@@ -25,56 +38,102 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="folder for result.json (default: <run>/eval_<split>)")
+    parser.add_argument(
+        "--checkpoints", nargs="+", metavar="DIR", help="checkpoint folders <run>/best; instead of --cfg_file"
+    )
+    weighting = parser.add_mutually_exclusive_group()
+    weighting.add_argument(
+        "--weights", nargs="+", metavar="W", help="a number above 0 for each checkpoint (default: equal)"
+    )
+    weighting.add_argument(
+        "--tune_weights", action="store_true", help="search the weights that are best on the dev split"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for result.json (default: <run>/eval_<split>; ensembles need it)"
+    )
     parser.add_argument(
         "--save_scores", metavar="F.npz", help="also write the scores [images, captions] with their ids"
     )
     arguments = parser.parse_args()
-    cfg = config_from_arguments(arguments)
-    print(start_runtime(cfg).describe(), flush=True)
+    cfgs, weights = read_members(arguments)
+    print(start_runtime(cfgs[0]).describe(), flush=True)
     leave_on_sigterm()
-    return evaluate_checkpoint(cfg, arguments.out, arguments.save_scores)
+    return evaluate(cfgs, weights, arguments.tune_weights, arguments.out, arguments.save_scores)
 
 
-def evaluate_checkpoint(cfg: CfgNode, out: str | None, scores_path: str | None) -> int:
-    """Evaluate the checkpoint that `cfg` names; print the table and write result.json."""
-    from tqdm import tqdm
+def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], list[float] | None]:
+    """Return the configuration of each checkpoint, and the weights that were given, if any."""
+    folders, after_folders = split_overrides(arguments.checkpoints)
+    words, after_words = split_overrides(arguments.weights)
+    arguments.overrides = [*after_folders, *after_words, *arguments.overrides]
+    if arguments.checkpoints is None:
+        cfgs = [config_from_arguments(arguments)]
+    elif arguments.cfg_file is not None:
+        raise refusal(WHERE, "expected --cfg_file or --checkpoints, got both; a checkpoint has its run's own")
+    else:
+        cfgs = configs_of_checkpoints(folders, arguments.overrides)
+    if len(cfgs) == 1 and (arguments.weights is not None or arguments.tune_weights):
+        raise refusal(WHERE, "--weights and --tune_weights: expected several --checkpoints, got one")
+    if len(cfgs) > 1 and arguments.out is None:
+        raise refusal(WHERE, "expected --out DIR for the result.json of several checkpoints, got none")
+    return cfgs, None if arguments.weights is None else read_weights(words, len(cfgs))
 
-    from datasets.build import build_dataset
-    from engine.build import evaluate_split, load_trained, measure_swapped, run_folder, split_name
-    from engine.checkpoint import checkpoint_hash
-    from engine.result import format_table, versions, write_result_json
 
-    model, vocabulary, state, folder = load_trained(cfg)
-    dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+def read_weights(words: Sequence[str], members: int) -> list[float]:
+    """Return the numbers above 0 that `words` are, one for each member."""
+    weights = []
+    for word in words:
+        with contextlib.suppress(ValueError):
+            weights.append(float(word))
+    if len(weights) != members or len(words) != members or not all(0 < each < math.inf for each in weights):
+        expected = f"expected a number above 0 for each of the {members} checkpoints"
+        raise refusal(WHERE, f"--weights: {expected}, got {' '.join(words) or 'none'}")
+    return weights
+
+
+def evaluate(
+    cfgs: Sequence[CfgNode],
+    weights: Sequence[float] | None,
+    tune: bool,
+    out: str | None,
+    scores_path: str | None,
+) -> int:
+    """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
+    from engine.build import run_folder
+    from engine.build_evaluation import evaluate_checkpoints
+    from engine.result import describe_checkpoint, format_table, versions, write_result_json
+
+    cfg = cfgs[0]
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
-    with tqdm(unit="", leave=False, disable=None) as bar:  # none where output is not a terminal
+    with progress_bar() as show:
+        found = evaluate_checkpoints(cfgs, weights, tune, scores_path, show)
+    write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
+    print(describe_checkpoint(found.checkpoint, found.result.protocol))
+    print(format_table(found.result))
+    for name, accuracies in found.further.items():
+        shown = ", ".join(f"{kind} {value:.1f}" for kind, value in accuracies.items())
+        print(f"{name} captions told apart, percent (chance 50): {shown}")
+    print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
+    return 0
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar where output is a terminal; yield what tells it a stage, what is done of it and its size."""
+    from tqdm import tqdm
+
+    with tqdm(unit="", leave=False, disable=None) as bar:
 
         def show(stage: str, done: int, total: int) -> None:
             bar.set_description(stage, refresh=False)
             bar.total, bar.n = total, done
             bar.refresh()
 
-        result = evaluate_split(cfg, model, dataset, scores_path, show)
-    checkpoint = {
-        "folder": str(folder),
-        "sha256": checkpoint_hash(state),
-        "model": state["model"],
-        "step": state["progress"]["step"],
-    }
-    swapped = measure_swapped(cfg, model, vocabulary, dataset)
-    write_result_json(path, result, checkpoint, config_as_dict(cfg), versions(), swapped)
-    print(f"checkpoint: {folder}, step {checkpoint['step']}")
-    print(format_table(result))
-    for name, accuracies in swapped.items():
-        shown = ", ".join(f"{kind} {value:.1f}" for kind, value in accuracies.items())
-        print(f"{name} captions told apart, percent (chance 50): {shown}")
-    print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
-    return 0
+        yield show
 
 
 if __name__ == "__main__":

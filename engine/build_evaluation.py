@@ -1,0 +1,200 @@
+"""Build the evaluation that the configurations of one or several checkpoints ask for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from yacs.config import CfgNode
+
+from config.load import config_as_dict
+from datasets.build import build_dataset
+from datasets.retrieval_dataset import RetrievalDataset
+from engine.build import checkpoint_folder, load_trained, read_vocabulary, split_name, swapped_pairs
+from engine.checkpoint import checkpoint_hash
+from engine.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
+from engine.evaluator import Encoded, Progress, check_protocol, encode, open_scores, rank_encoded
+from engine.result import Result
+from engine.swapped import Pair, percent_told_apart, swapped_scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, of which weights, and what was measured besides under a name of its own.
+
+    `checkpoint`: `folder`, `sha256`, `model` and `step`; of several, a list `members` of these with `weight`
+    and `config`, the keys that differ from the first configuration, and `tuning` where weights were searched.
+    """
+
+    result: Result
+    checkpoint: dict
+    further: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What a checkpoint made of a split: embeddings, and scores [2,P] of its swapped captions, if any."""
+
+    encoded: Encoded
+    checkpoint: dict
+    swapped: np.ndarray | None
+
+
+def evaluate_checkpoints(
+    cfgs: Sequence[CfgNode],
+    weights: Sequence[float] | None = None,
+    tune: bool = False,
+    scores_path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure the checkpoints of `cfgs`, several as an ensemble, by the EVAL section of the first.
+
+    `weights`: positive, one a checkpoint, scaled to a sum of 1; none: equal ones, or with `tune` those with
+    the highest MONITOR.BEST_METRIC on dev. `scores_path` takes all scores. Models are loaded one at a time.
+    Raises UserError for members whose images or captions differ, and as `evaluate` does.
+    """
+    cfg = cfgs[0]
+    datasets = _open_members(cfgs, cfg.EVAL.SPLIT)
+    dataset, pairs = datasets[0], swapped_pairs(cfg, datasets[0])
+    check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
+    tuning = _tune_on_dev(cfgs, progress) if tune else None
+    origin = _tuned_where(cfg) if tuning else "given" if weights else "equal"
+    weights = tuning.weights if tuning else normalized(weights or [1] * len(cfgs))
+    with open_scores(scores_path, dataset) as scores:
+        encoded, checkpoints, swapped = _encode_together(cfgs, datasets, pairs, weights, progress)
+        result = rank_encoded(
+            encoded,
+            dataset,
+            split_name(cfg),
+            cfg.EVAL.FOLDS,
+            cfg.EVAL.TIE_RULE,
+            cfg.EVAL.BLOCK_SIZE,
+            scores,
+            progress,
+        )
+    further = {"swapped": percent_told_apart(swapped, pairs)} if pairs else {}
+    if len(cfgs) == 1:
+        return Evaluation(result, checkpoints[0], further)
+    result = replace(result, protocol={**result.protocol, "weights": origin})
+    return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further)
+
+
+def _open_members(cfgs: Sequence[CfgNode], split: str) -> list[RetrievalDataset]:
+    """Open EVAL's `split` as each configuration and vocabulary has it, and check that they agree."""
+    folders = [checkpoint_folder(cfg) for cfg in cfgs]
+    datasets = [
+        build_dataset(cfg, split_name(cfg, split), read_vocabulary(folder), training=False)
+        for cfg, folder in zip(cfgs, folders, strict=True)
+    ]
+    for dataset, folder in zip(datasets[1:], folders[1:], strict=True):
+        check_same_pairs(datasets[0], str(folders[0]), dataset, str(folder))
+    return datasets
+
+
+def _encode_together(
+    cfgs: Sequence[CfgNode],
+    datasets: Sequence[RetrievalDataset],
+    pairs: Sequence[Pair],
+    weights: Sequence[float],
+    progress: Progress | None,
+) -> tuple[Encoded, list[dict], np.ndarray | None]:
+    """Return the members' embeddings as one, where they come from, and the mean scores [2,P] of `pairs`."""
+    members = _encode_members(cfgs, datasets, pairs, progress)
+    encoded = [member.encoded for member in members]
+    return (
+        encoded[0] if len(encoded) == 1 else Ensemble(encoded).weighted(weights),
+        [member.checkpoint for member in members],
+        np.tensordot(weights, np.stack([member.swapped for member in members]), axes=1) if pairs else None,
+    )
+
+
+def _encode_members(
+    cfgs: Sequence[CfgNode],
+    datasets: Sequence[RetrievalDataset],
+    pairs: Sequence[Pair],
+    progress: Progress | None,
+) -> list[_Member]:
+    return [
+        _encode_member(cfg, dataset, cfgs[0].EVAL.BATCH_SIZE, pairs, progress)
+        for cfg, dataset in zip(cfgs, datasets, strict=True)
+    ]
+
+
+def _encode_member(
+    cfg: CfgNode,
+    dataset: RetrievalDataset,
+    batch_size: int,
+    pairs: Sequence[Pair],
+    progress: Progress | None,
+) -> _Member:
+    """Load a model, and let go of it when it has encoded the split."""
+    model, vocabulary, state, folder = load_trained(cfg)
+    encoded = encode(model, dataset, batch_size, progress)
+    checkpoint = {
+        "folder": str(folder),
+        "sha256": checkpoint_hash(state),
+        "model": state["model"],
+        "step": state["progress"]["step"],
+    }
+    swapped = swapped_scores(model, vocabulary, dataset, pairs, encoded.image) if pairs else None
+    return _Member(encoded, checkpoint, swapped)
+
+
+def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning:
+    """Search the weights as validations in training measure: on all of the dev split, without folds."""
+    cfg = cfgs[0]
+    datasets = _open_members(cfgs, "dev")
+    check_protocol(datasets[0], split_name(cfg, "dev"), folds=1)
+    members = _encode_members(cfgs, datasets, [], progress)
+    ensemble = Ensemble([member.encoded for member in members])
+    del members
+
+    def score(weights: list[float]) -> float:
+        result = rank_encoded(
+            ensemble.weighted(weights),
+            datasets[0],
+            split_name(cfg, "dev"),
+            tie_rule=cfg.EVAL.TIE_RULE,
+            block_size=cfg.EVAL.BLOCK_SIZE,
+            progress=progress,
+        )
+        return result.metrics[cfg.MONITOR.BEST_METRIC]
+
+    return tune_weights(score, len(cfgs))
+
+
+def _tuned_where(cfg: CfgNode) -> str:
+    same = ", the split that is evaluated" if cfg.EVAL.SPLIT == "dev" else ""
+    return f"tuned on {split_name(cfg, 'dev')}{same}"
+
+
+def _describe(
+    cfgs: Sequence[CfgNode], checkpoints: Sequence[dict], weights: Sequence[float], tuning: Tuning | None
+) -> dict:
+    """Return the `checkpoint` of an ensemble's Evaluation."""
+    configs = [config_as_dict(cfg) for cfg in cfgs]
+    checkpoint: dict = {
+        "members": [
+            {"weight": weight, **member, "config": _differences(configs[0], config)}
+            for weight, member, config in zip(weights, checkpoints, configs, strict=True)
+        ]
+    }
+    if tuning:
+        checkpoint["tuning"] = {
+            "split": split_name(cfgs[0], "dev"),
+            "metric": cfgs[0].MONITOR.BEST_METRIC,
+            "equal": tuning.equal,
+            "tuned": tuning.tuned,
+            "evaluations": tuning.evaluations,
+        }
+    return checkpoint
+
+
+def _differences(first: dict[str, dict], config: dict[str, dict]) -> dict:
+    """Return the values of `config` that `first` does not have, under their full keys."""
+    return {
+        f"{section}.{name}": value
+        for section, keys in config.items()
+        for name, value in keys.items()
+        if first[section][name] != value
+    }
