@@ -30,8 +30,8 @@ def measure_relevance(
 ) -> Relevance:
     """Encode an image without each of its regions and a caption without each of its words, and compare.
 
-    `regions` are float32 [R,F], `token_ids` the caption's with its markers, and `words` [W] the places of those
-    tokens that are left out, one at a time. Nothing is padded: an image without a region is one of R - 1 regions.
+    `regions` are float32 [R,F], `token_ids` the caption's with its markers, and `words` [W] the places of the
+    tokens that are left out, one at a time. Nothing is padded: without one, an image has R - 1 regions.
     Raises ValueError where nothing would remain.
     """
     if len(regions) < 2 or len(token_ids) < 2:
@@ -53,7 +53,7 @@ def measure_relevance(
 
 
 def relevance_from_scores(scores: np.ndarray) -> Relevance:
-    """Return the differences of `scores` [R+1,W+1]: row 0 has all regions, row r + 1 lacks region r; so columns."""
+    """Return the differences of `scores` [R+1,W+1]: row 0 has all regions, row r + 1 lacks r; so columns."""
     whole = scores[0, 0]
     return Relevance(
         score=float(whole),
