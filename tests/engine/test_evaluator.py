@@ -223,12 +223,21 @@ def test_protocol_says_how_it_was_counted(dataset):
     assert len(result.i2t_ranks) == 21 and len(result.t2i_ranks) == dataset.num_captions
 
 
-def test_table_shows_metrics_sizes_and_the_tie_rule(dataset):
-    result = evaluate(TinyModel(), dataset, "test", folds=3)
+@pytest.mark.parametrize("folds", [1, 3])
+def test_table_shows_every_metric_in_its_column_with_sizes_and_the_tie_rule(dataset, folds):
+    result = evaluate(TinyModel(), dataset, "test", folds=folds)
     table = format_table(result)
-    assert "test: 21 images" in table and "cosine similarity, mean of 3 folds" in table
-    assert f"{result.metrics['t2i_r5']:.2f}" in table
+    assert "test: 21 images" in table and "cosine similarity" in table
+    assert ("mean of 3 folds" in table) == (folds == 3)
     assert "ties against: rank = number of irrelevant items that score at least as high as the best" in table
+    _, _, heading, *rows, _, summary, _ = table.splitlines()
+    assert heading.split() == ["R@1", "R@5", "R@10", "median", "mean"]
+    for row, title, direction in zip(rows, ("image to text", "text to image"), ("i2t", "t2i"), strict=True):
+        shown = [float(number) for number in row.removeprefix(title).split()]
+        metrics = [result.metrics[f"{direction}_{name}"] for name in ("r1", "r5", "r10", "medr", "meanr")]
+        assert shown == pytest.approx(metrics, abs=0.051) and len({f"{number:.1f}" for number in shown}) > 3
+    recalls = [result.metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in (1, 5, 10)]
+    assert summary.startswith(f"rsum {sum(recalls):.2f}, mean recall {sum(recalls) / 6:.2f} ")
 
 
 def test_result_file_holds_metrics_protocol_checkpoint_config_and_versions(dataset, tmp_path):

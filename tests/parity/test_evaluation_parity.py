@@ -6,8 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.ensemble import Ensemble
+from engine.evaluator import Encoded, rank_encoded
 from engine.metrics import ranks, summarize
 from engine.ranking import retrieval_ranks
+from engine.result import Result, format_table
+from engine.similarity import inner_products
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = ("r1", "r5", "r10", "medr", "meanr")
@@ -15,6 +19,14 @@ COLUMNS = ("r1", "r5", "r10", "medr", "meanr")
 
 def five_captions_each(images: int) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(images), np.repeat(np.arange(images), 5)
+
+
+class FiveCaptionsEach:
+    """A split as the originals take it for granted."""
+
+    def __init__(self, images: int):
+        self.image_ids, self.caption_image = five_captions_each(images)
+        self.num_images, self.num_captions = images, 5 * images
 
 
 def assert_metrics(summary: dict[str, float], direction: str, expected: np.ndarray) -> None:
@@ -50,30 +62,65 @@ def test_order_similarity_and_its_ranks(block_size):
     assert_metrics(summarize(*found), "t2i", golden["t2i_metrics"])
 
 
-def test_coco_5k_protocol(shared):
-    golden = np.load(shared / "fixtures/eval/coco5k.npz")
-    embeddings = (
+@pytest.fixture(scope="module")
+def coco5k(shared) -> dict[str, np.ndarray]:
+    with np.load(shared / "fixtures/eval/coco5k.npz") as golden:
+        return dict(golden)
+
+
+def evaluate_coco(golden: dict[str, np.ndarray], folds: int) -> Result:
+    image, text = (
         golden["images"].astype(np.float64),
         golden["captions"].astype(np.float64),
     )  # as the originals
-    i2t, t2i = retrieval_ranks(*embeddings, *five_captions_each(5000))
-    assert i2t.tolist() == golden["full_i2t_ranks"].tolist()
-    assert t2i.tolist() == golden["full_t2i_ranks"].tolist()
-    assert_metrics(summarize(i2t, t2i), "i2t", golden["full_i2t"])
-    assert_metrics(summarize(i2t, t2i), "t2i", golden["full_t2i"])
+    split = FiveCaptionsEach(5000)
+    return rank_encoded(
+        Encoded(image, text, np.arange(25000), "cosine", inner_products), split, "test", folds
+    )
 
 
-def test_coco_1k_protocol_of_five_folds(shared):
-    golden = np.load(shared / "fixtures/eval/coco5k.npz")
+def test_coco_5k_protocol(coco5k):
+    result = evaluate_coco(coco5k, folds=1)
+    assert result.i2t_ranks.tolist() == coco5k["full_i2t_ranks"].tolist()
+    assert result.t2i_ranks.tolist() == coco5k["full_t2i_ranks"].tolist()
+    assert_metrics(result.metrics, "i2t", coco5k["full_i2t"])
+    assert_metrics(result.metrics, "t2i", coco5k["full_t2i"])
+
+
+def test_coco_1k_protocol_of_five_folds_and_its_summary(coco5k, shared):
+    """The originals print the sum of the recalls six times too large, or under another column's name."""
     columns = json.loads((shared / "fixtures/eval/columns.json").read_text())["columns of fold_results"]
-    embeddings = golden["images"].astype(np.float64), golden["captions"].astype(np.float64)
-    image_fold = np.repeat(np.arange(5), 1000)
-    caption_fold = np.repeat(image_fold, 5)
-    ids = five_captions_each(5000)
-    i2t, t2i = retrieval_ranks(*embeddings, *ids, image_fold=image_fold, caption_fold=caption_fold)
-    for fold, expected in enumerate(golden["fold_results"]):
-        summary = summarize(i2t[image_fold == fold], t2i[caption_fold == fold])
+    result = evaluate_coco(coco5k, folds=5)
+    assert result.protocol["fold_images"] == [1000] * 5
+    for summary, expected in zip(
+        [*result.folds, result.metrics], [*coco5k["fold_results"], coco5k["fold_mean"]], strict=True
+    ):
         for direction in ("i2t", "t2i"):
             recalls = [summary[f"{direction}_r{k}"] for k in (1, 5, 10)]
             summary[f"{direction}_mean_recall"] = sum(recalls) / 3
         assert [summary[column] for column in columns] == pytest.approx(expected, rel=1e-14)
+    mean = dict(zip(columns, coco5k["fold_mean"], strict=True))
+    printed = format_table(result).splitlines()
+    for title, direction in (("image to text", "i2t"), ("text to image", "t2i")):
+        row = next(line for line in printed if line.startswith(title))
+        shown = [float(number) for number in row.removeprefix(title).split()]
+        assert shown == pytest.approx([mean[f"{direction}_{column}"] for column in COLUMNS], abs=0.0051)
+    recalls = [mean[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in (1, 5, 10)]
+    assert sum(recalls) == pytest.approx(mean["rsum"]) and mean["rsum"] < 600
+    assert any(
+        line.startswith(f"rsum {mean['rsum']:.2f}, mean recall {sum(recalls) / 6:.2f} ") for line in printed
+    )
+
+
+def test_the_mean_of_two_models(shared):
+    """Sentence embeddings of ones and zeros give the similarities that the original averaged, bit for bit."""
+    golden = np.load(shared / "fixtures/eval/sim100x500.npz")
+    members = [
+        Encoded(golden[name], np.eye(500), np.arange(500), "cosine", inner_products)
+        for name in ("sim", "sim2")
+    ]
+    result = rank_encoded(Ensemble(members).weighted([0.5, 0.5]), FiveCaptionsEach(100), "test")
+    for direction, found in (("i2t", result.i2t_ranks), ("t2i", result.t2i_ranks)):
+        assert found.tolist() == golden[f"ens_{direction}_ranks"].tolist()
+        assert found.tolist() != golden[f"{direction}_ranks"].tolist()
+        assert_metrics(result.metrics, direction, golden[f"ens_{direction}_metrics"])
