@@ -25,11 +25,11 @@ def spelled_out(tree):
     """Return the tokens of each prefix of a tree, read from its words and parents."""
     words = tree.words.numpy()
     if tree.word_of_prefix is not None:
-        words = words[tree.word_of_prefix.numpy()]
+        words = words[tree.word_of_prefix]
     prefixes = []
     for level, parents in enumerate(tree.parents):
         start, end = tree.starts[level : level + 2]
-        rows = range(end - start) if parents is None else parents.numpy()
+        rows = range(end - start) if parents is None else parents
         before = [prefixes[tree.starts[level - 1] + row] if level else () for row in rows]
         prefixes += [(*before[row], int(words[start + row])) for row in range(end - start)]
     return prefixes

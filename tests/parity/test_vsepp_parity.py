@@ -101,8 +101,11 @@ def test_training_loss_and_gradients(case: Case) -> None:
     for name, parameter in case.model.named_parameters():
         gradient = parameter.grad.numpy()
         squares += float((gradient.astype(np.float64) ** 2).sum())
-        atol = 1e-5 if case.is_balanced(name) else 1e-6  # both sides are rounding noise there
-        np.testing.assert_allclose(gradient, case.expected("grad", name), rtol=1e-4, atol=atol, err_msg=name)
+        expected = case.expected("grad", name)
+        # Float32 rounds in proportion to the largest terms of a sum: against float64, the golden gradients
+        # of vse0's text biases (up to 2.9) are themselves off by 2.9e-6. Balanced ones are rounding alone.
+        atol = 1e-5 if case.is_balanced(name) else 2e-6 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=atol, err_msg=name)
     np.testing.assert_allclose(squares**0.5, case.golden["grad_total_norm"], rtol=1e-5)
 
 
