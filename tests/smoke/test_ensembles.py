@@ -1,0 +1,207 @@
+"""Several checkpoints are measured as one model, from the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.metrics import ranks, summarize
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def runs(run_quickly, tiny_run, tmp_path_factory) -> Path:
+    """Return a folder with runs of two families, `run` of VSE++ and `vse`."""
+    folder = tmp_path_factory.mktemp("runs")
+    vse = ["--cfg_file", ROOT / "configs/scenes/vse.yaml", *tiny_run(folder)[2:], "OUTPUT.SAVE_NAME=vse"]
+    for arguments in (tiny_run(folder), vse):
+        done = run_quickly("train_retrieval", *arguments)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+    return folder
+
+
+@pytest.fixture
+def measure(runs, run_quickly, tmp_path):
+    """Return a function that evaluates checkpoints and returns result.json, the scores and the output."""
+
+    def measure(*arguments: str) -> tuple[dict, np.ndarray, str]:
+        done = run_quickly(
+            "eval_retrieval",
+            *arguments,
+            "--out",
+            tmp_path / "out",
+            "--save_scores",
+            tmp_path / "s.npz",
+            cwd=runs,
+        )
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        with np.load(tmp_path / "s.npz") as saved:
+            ids = saved["image_ids"], saved["caption_image_ids"]
+            result = json.loads((tmp_path / "out" / "result.json").read_text())
+            if result["protocol"]["folds"] == 1:
+                counted = ranks(saved["scores"], *ids), ranks(saved["scores"].T, *ids[::-1])
+                assert result["metrics"] == pytest.approx(summarize(*counted)), "what was counted is saved"
+            return result, saved["scores"], done.stdout
+
+    return measure
+
+
+def test_scores_are_the_weighted_mean_over_families_and_checkpoints_of_one_run(runs, measure):
+    folders = ["run/best", "vse/best", "run/last"]
+    alone = [measure("--checkpoints", folder) for folder in folders]
+    result, scores, printed = measure(
+        "--checkpoints", *folders, "--weights", "1", "2", "5e-1", "EVAL.FOLDS=2"
+    )
+    mean = (1 * alone[0][1] + 2 * alone[1][1] + 0.5 * alone[2][1]) / 3.5
+    np.testing.assert_allclose(scores, mean, atol=1e-6)
+    weights = [round(one["weight"], 12) for one in result["checkpoint"]["members"]]
+    assert weights == [round(weight / 3.5, 12) for weight in (1, 2, 0.5)]
+    for one, folder, (single, _, _) in zip(result["checkpoint"]["members"], folders, alone, strict=True):
+        state = json.loads((runs / folder / "state.json").read_text())
+        assert one["sha256"] == state["files"]["model.safetensors"]["sha256"]
+        assert {key: one[key] for key in ("folder", "sha256", "model", "step")} == single["checkpoint"]
+        assert f"{one['weight']:.3f}  {folder}, {one['model']}, step {one['step']}\n" in printed
+    assert [one["config"].get("MODEL.NAME") for one in result["checkpoint"]["members"]] == [None, "vse", None]
+    assert (result["protocol"]["weights"], result["protocol"]["folds"]) == ("given", 2)
+    assert result["config"]["OUTPUT"]["SAVE_NAME"] == "run" and "all" in result["swapped"]
+    assert "mean of 3 models, weights given:" in printed and "mean of 2 folds" in printed
+
+
+def test_one_checkpoint_is_measured_as_by_the_config_of_its_run(runs, measure):
+    by_folder, scores, printed = measure("--checkpoints", runs / "vse" / "best", "EVAL.SPLIT=dev")
+    by_config, the_same, _ = measure("--cfg_file", "vse/config.yaml", "EVAL.SPLIT=dev")
+    assert np.array_equal(scores, the_same) and f"checkpoint: {runs}/vse/best, step" in printed
+    assert set(by_config["checkpoint"]) == {"folder", "sha256", "model", "step"}
+    assert "weights" not in by_config["protocol"]
+    for name in ("metrics", "swapped", "protocol", "folds"):
+        assert by_folder[name] == by_config[name]
+
+
+def test_weights_are_tuned_on_dev_alone(measure):
+    both = ["--checkpoints", "run/best", "vse/best"]
+    result, _, printed = measure(*both, "--tune_weights")
+    assert (result["protocol"]["split"], result["protocol"]["weights"]) == ("test", "tuned on dev")
+    tuning = result["checkpoint"]["tuning"]
+    assert (tuning["split"], tuning["metric"]) == ("dev", "rsum") and tuning["tuned"] >= tuning["equal"]
+    assert (
+        f"rsum on dev: {tuning['equal']:.2f} with equal weights, {tuning['tuned']:.2f} with these" in printed
+    )
+    weights = [str(one["weight"]) for one in result["checkpoint"]["members"]]
+    on_dev = {
+        "tuned": measure(*both, "EVAL.SPLIT=dev", "--weights", *weights)[0],
+        "equal": measure(*both, "EVAL.SPLIT=dev")[0],
+    }
+    for name, found in on_dev.items():
+        assert found["metrics"]["rsum"] == pytest.approx(tuning[name])
+    assert on_dev["equal"]["protocol"]["weights"] == "equal"
+    result, _, _ = measure(*both, "--tune_weights", "EVAL.SPLIT=dev")
+    assert result["protocol"]["weights"] == "tuned on dev, the split that is evaluated"
+    assert result["metrics"]["rsum"] == pytest.approx(tuning["tuned"])
+
+
+BOTH = ["--checkpoints", "run/best", "vse/best", "--out", "new"]
+MISTAKES = {
+    "a weight too few": ([*BOTH, "--weights", "1"], ["--weights", "each of the 2 checkpoints, got 1\n"]),
+    "a negative weight": ([*BOTH, "--weights", "0.5", "-0.5"], ["--weights", "above 0", "got 0.5 -0.5\n"]),
+    "no weight": ([*BOTH, "--weights", "EVAL.FOLDS=2"], ["--weights", "got none"]),
+    "a weight of nothing": ([*BOTH, "--weights", "0", "1"], ["above 0", "got 0 1\n"]),
+    "a weight that is none": ([*BOTH, "--weights", "nan", "half"], ["a number above 0", "got nan half\n"]),
+    "weights given and tuned": ([*BOTH, "--tune_weights", "--weights", "1", "1"], ["not allowed with"]),
+    "weights of one": (
+        ["--cfg_file", "run/config.yaml", "--weights", "1"],
+        ["several --checkpoints, got one"],
+    ),
+    "one to tune": (["--checkpoints", "run/best", "--tune_weights"], ["several --checkpoints, got one"]),
+    "no place for the result": (BOTH[:3], ["expected --out DIR", "got none"]),
+    "two configurations": (
+        [*BOTH, "--cfg_file", "run/config.yaml"],
+        ["--cfg_file or --checkpoints, got both"],
+    ),
+    "a checkpoint twice": (
+        [*BOTH, "EVAL.CHECKPOINT_DIR=run/last"],
+        ["--checkpoints or EVAL.CHECKPOINT_DIR, got both"],
+    ),
+    "a run for a checkpoint": ([*BOTH, "--checkpoints", "run/best", "vse"], ["vse is a run", "vse/best\n"]),
+    "a folder outside a run": (
+        [*BOTH, "--checkpoints", "run/best", "nowhere/best"],
+        ["got nowhere/best: there is no nowhere/config.yaml"],
+    ),
+    "no checkpoint": ([*BOTH, "--checkpoints", "run/best", "run/worst"], ["no checkpoint at run/worst"]),
+    "a misspelt key": ([*BOTH, "EVAL.SPLITS=dev"], ["EVAL.SPLITS", "did you mean EVAL.SPLIT?"]),
+    "too many folds": ([*BOTH, "EVAL.FOLDS=21"], ["EVAL.FOLDS", "20 in test", "got 21"]),
+    "another image": (
+        ["--checkpoints", "run/best", "renamed/best", "--out", "new"],
+        ["renamed/best: image 3 of test is 'elsewhere', for run/best it is 'test_000002'", "DATASET"],
+    ),
+    "another caption": (
+        ["--checkpoints", "run/best", "reworded/best", "--out", "new"],
+        ["reworded/best: caption 7 of test is 'a dog', for run/best it is '", "DATASET"],
+    ),
+    "another number of images": (
+        ["--checkpoints", "run/best", "shortened/best", "--out", "new"],
+        [
+            "shortened/best: 19 images and 95 captions in test, 20 images and 100 captions for run/best",
+            "DATASET",
+        ],
+    ),
+}
+
+
+def replace_line(number: int, text: str):
+    def change(path: Path) -> None:
+        lines = path.read_text().splitlines()
+        lines[number - 1] = text
+        path.write_text("\n".join(lines) + "\n")
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def misfits(runs, scenes, tmp_path_factory) -> Path:
+    """Add to `runs` copies of `vse` whose data differ from the others'."""
+    changes = {
+        "renamed": {"test_ids.txt": replace_line(3, "elsewhere")},
+        "reworded": {"test_caps.txt": replace_line(7, "a dog")},
+        "shortened": {
+            "test_ids.txt": lambda path: path.write_text("".join(path.open().readlines()[:19])),
+            "test_caps.txt": lambda path: path.write_text("".join(path.open().readlines()[:95])),
+            "test_ims.npy": lambda path: np.save(path, np.load(path)[:19]),
+        },
+    }
+    for name, files in changes.items():
+        data = tmp_path_factory.mktemp(name)
+        for path in scenes.glob("test_*"):
+            shutil.copy(path, data)
+        for file, change in files.items():
+            change(data / file)
+        shutil.copytree(runs / "vse", runs / name)
+        config = runs / name / "config.yaml"
+        config.write_text(config.read_text().replace(str(scenes), str(data)))
+    return runs
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_writes_no_result(misfits, run_quickly, name):
+    arguments, says = MISTAKES[name]
+    done = run_quickly("eval_retrieval", *arguments, cwd=misfits)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert all(text in done.stderr for text in says), done.stderr
+    assert not list(misfits.rglob("result.json"))
+
+
+def test_members_may_take_other_features_of_the_same_images(measure, misfits, scenes, tmp_path):
+    """Here one run has regions, which it averages, and the other the averages."""
+    data = tmp_path / "pooled"
+    shutil.copytree(scenes, data, ignore=shutil.ignore_patterns("images"))
+    for path in data.glob("*_ims.npy"):
+        np.save(path, np.load(path).astype(np.float32).mean(axis=1))
+    shutil.copytree(misfits / "vse", tmp_path / "pooled_run")
+    config = tmp_path / "pooled_run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(scenes), str(data)))
+    _, expected, _ = measure("--checkpoints", "run/best", "vse/best")
+    _, scores, _ = measure("--checkpoints", "run/best", tmp_path / "pooled_run" / "best")
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
