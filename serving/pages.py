@@ -42,6 +42,7 @@ def write_whole(path: Path, content: bytes) -> Path:
 def write_search_page(
     folder: Path,
     title: str,
+    note: str,
     shown: str | None,
     images: list[Hit],
     captions: list[Hit],
@@ -49,7 +50,14 @@ def write_search_page(
     sheet: Image.Image,
 ) -> tuple[Path, Path]:
     """Write `hits.png` and `hits.html` for one query; `shown` is the id of the query picture."""
-    values = {"title": title, "shown": shown, "images": images, "captions": captions, "pictures": pictures}
+    values = {
+        "title": title,
+        "note": note,
+        "shown": shown,
+        "images": images,
+        "captions": captions,
+        "pictures": pictures,
+    }
     page = write_page(folder / "hits.html", "search.html", values)
     picture = io.BytesIO()
     sheet.save(picture, "PNG")

@@ -15,7 +15,7 @@ THUMBNAIL = 160  # pixels a side
 GAP = 12
 CAPTION_HEIGHT = 20
 HEADER_HEIGHT = 40
-BACKGROUND, INK, FAINT, RIGHT = "#ffffff", "#1c2430", "#68707c", "#2c9c5a"
+BACKGROUND, INK, FAINT, LINE, RIGHT = "#ffffff", "#1c2430", "#68707c", "#d5dae0", "#2c9c5a"
 
 
 def image_folder(data_dir: str, image_dir: str) -> Path | None:
@@ -66,9 +66,14 @@ class PictureFolder:
 
     def data_uri(self, image_id: str, side: int = THUMBNAIL) -> str:
         """Return a thumbnail as a `data:` address, so that a page carries its pictures."""
-        buffer = io.BytesIO()
-        self.thumbnail(image_id, side).save(buffer, "JPEG", quality=88)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return image_uri(self.thumbnail(image_id, side))
+
+
+def image_uri(picture: Image.Image, kind: str = "jpeg") -> str:
+    """Return a picture as a `data:` address, so that a page carries it; `kind` is "jpeg" or "png"."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=88)  # which PNG, without loss, does not ask for
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 @dataclass(frozen=True)
@@ -81,25 +86,41 @@ class Tile:
 
 
 def contact_sheet(
-    title: str, tiles: Sequence[Tile], pictures: PictureFolder, columns: int = 5
+    title: str, tiles: Sequence[Tile], pictures: PictureFolder, columns: int = 5, query: str | None = None
 ) -> Image.Image:
-    """Draw tiles in rows under a title; true answers are framed."""
+    """Draw tiles in rows under a title; true answers are framed.
+
+    The picture of the image `query`, if that is given and there is one, stands framed to the left of them.
+    """
     columns = max(1, min(columns, len(tiles)))
-    rows = -(-len(tiles) // columns)
+    rows = max(1, -(-len(tiles) // columns))
     cell = THUMBNAIL + GAP
-    width = max(columns * cell + GAP, 420)
+    shows_query = query is not None and pictures.find(query) is not None
+    indent = GAP + shows_query * (cell + 2 * GAP)
+    width = max(indent + columns * cell, 420)
     sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (cell + CAPTION_HEIGHT)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), _fitted(title, draw, width - 2 * GAP, _font(17)), fill=INK, font=_font(17))
+    if shows_query:
+        _draw_tile(sheet, pictures.thumbnail(query), (GAP, HEADER_HEIGHT), "query", INK, framed=True)
     for number, tile in enumerate(tiles):
-        left = GAP + number % columns * cell
-        top = HEADER_HEIGHT + number // columns * (cell + CAPTION_HEIGHT)
-        sheet.paste(pictures.thumbnail(tile.image_id), (left, top))
-        frame, line = (RIGHT, 4) if tile.right else ("#d5dae0", 1)
-        draw.rectangle((left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1), outline=frame, width=line)
-        label = _fitted(f"{number + 1}. {tile.label}", draw, THUMBNAIL, _font(12))
-        draw.text((left, top + THUMBNAIL + 5), label, fill=RIGHT if tile.right else FAINT, font=_font(12))
+        corner = indent + number % columns * cell, HEADER_HEIGHT + number // columns * (cell + CAPTION_HEIGHT)
+        label, ink = f"{number + 1}. {tile.label}", RIGHT if tile.right else FAINT
+        _draw_tile(sheet, pictures.thumbnail(tile.image_id), corner, label, ink, framed=tile.right)
     return sheet
+
+
+def _draw_tile(
+    sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], label: str, ink: str, framed: bool
+) -> None:
+    """Draw a thumbnail with its upper left at `corner`, and a label below; a frame has the label's colour."""
+    left, top = corner
+    draw = ImageDraw.Draw(sheet)
+    sheet.paste(picture, corner)
+    outline, line = (ink, 4) if framed else (LINE, 1)
+    draw.rectangle((left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1), outline=outline, width=line)
+    label = _fitted(label, draw, THUMBNAIL, _font(12))
+    draw.text((left, top + THUMBNAIL + 5), label, fill=ink, font=_font(12))
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -1,19 +1,27 @@
-"""The report of one or several runs: curves, recalls, best hits and worst misses, with the pictures."""
+"""The report of one or several runs: recalls, word order, training, and what they find, with the pictures."""
 
-import base64
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
-from engine.evaluator import Result
+from config.errors import UserError
+from engine.result import Result
+from serving.curves import draw_curves, working_seconds
+from serving.examples import (
+    best_captions,
+    comparisons,
+    example,
+    image_examples,
+    relating_captions,
+    worst_captions,
+)
 from serving.pages import write_page
-from serving.pictures import PictureFolder
-from serving.searcher import Hit, Searcher
+from serving.pictures import PictureFolder, image_uri
+from serving.searcher import Searcher
 
-SHOWN_HITS = 5
 COLUMNS = (
     "i2t_r1",
     "i2t_r5",
@@ -26,130 +34,126 @@ COLUMNS = (
     "rsum",
     "mean_recall",
 )
+SMALLER_IS_BETTER = ("i2t_medr", "t2i_medr")
+COLOURS = ("#2f6db5", "#d9822b", "#7b52ab", "#17879c", "#b8436d", "#6b7280")
+RELATING_FAMILIES = ("vsrn",)  # which relate the regions of a picture, and so can tell what is where
+RELATING_MARK = 65.0  # percent of swapped captions that such a model should tell from the true ones
 
 
 @dataclass
 class RunReport:
-    """One run of the report: its name, what was measured on the test split, and its log records."""
+    """One run of the report: its name, its family, its model (as a searcher of the split), what was measured.
+
+    `log` holds the records of log.jsonl; `swapped` the percent of swapped captions that are told from the
+    true ones, by kind and for `all`, and nothing where the split has none.
+    """
 
     name: str
+    family: str
+    searcher: Searcher
     result: Result
     log: list[dict]
-    seconds: float
-    swapped_accuracy: float | None = None
+    swapped: dict[str, float]
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights that training fits."""
+        return sum(parameter.size for parameter in self.searcher.model.parameters())
+
+    @property
+    def seconds(self) -> float:
+        """How long training was at work, from the first log record on."""
+        return working_seconds(self.log)[-1] if self.log else 0.0
 
 
-@dataclass
-class Example:
-    """One caption as a query: the rank (from 1) of its picture, that picture, and the first hits."""
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, None where there is none; `best` marks the best of its column."""
 
-    caption: str
-    rank: int
-    truth: Hit
-    hits: list[Hit]
+    value: float | None
+    best: bool
 
 
-def write_report(
-    path: Path, title: str, runs: list[RunReport], searcher: Searcher, pictures: PictureFolder
-) -> Path:
-    """Write the page; the pictures and examples are the first run's, whose model `searcher` holds."""
-    ranks = runs[0].result.t2i_ranks
+def write_report(path: Path, title: str, runs: list[RunReport], pictures: PictureFolder) -> Path:
+    """Write the page; best hits, worst misses and what pictures find are those of the first run."""
+    colours = {run.name: colour for run, colour in zip(runs, cycle(COLOURS), strict=False)}
+    kinds = list(dict.fromkeys(kind for run in runs for kind in run.swapped))
     values = {
         "title": title,
         "runs": runs,
-        "columns": COLUMNS,
         "protocol": runs[0].result.protocol,
-        "curves": curves_uri(runs),
-        "best": [
-            example(searcher, row, ranks) for row in best_captions(ranks, searcher.dataset.caption_image)
-        ],
-        "worst": [
-            example(searcher, row, ranks) for row in worst_captions(ranks, searcher.dataset.caption_image)
-        ],
-        "image_examples": image_examples(searcher, runs[0].result.i2t_ranks),
         "pictures": pictures,
+        "colours": colours,
+        "recalls": mark_best([run.result.metrics for run in runs], COLUMNS),
+        "swapped": mark_best([run.swapped for run in runs], kinds),
+        "verdicts": [
+            relating_verdict(run) for run in runs if run.family in RELATING_FAMILIES and run.swapped
+        ],
+        "curves": image_uri(draw_curves([(run.name, colours[run.name], run.log) for run in runs]), "png"),
+        **_examples(runs[0]),
+        **(_comparisons(runs) if len(runs) > 1 else {}),
     }
     return write_page(path, "report.html", values)
 
 
-def training_seconds(log: list[dict]) -> float:
-    """Return how long a run was at work from its first log record on; a stop until its resume is left out."""
-    return sum(
-        after["time"] - before["time"] for before, after in pairwise(log) if before["event"] != "stopped"
+def refuse_others(first: RunReport, other: RunReport) -> None:
+    """Raise UserError unless two runs were measured alike, on the same images and captions."""
+    ours, theirs = first.searcher.dataset, other.searcher.dataset
+    alike = {
+        "images": ours.image_ids == theirs.image_ids,
+        "captions": ours.captions == theirs.captions,
+        "EVAL.FOLDS": first.result.protocol["folds"] == other.result.protocol["folds"],
+        "EVAL.TIE_RULE": first.result.protocol["tie_rule"] == other.result.protocol["tie_rule"],
+    }
+    different = [what for what, same in alike.items() if not same]
+    if different:
+        raise UserError(
+            f"{other.name} was measured with other {different[0]} than {first.name}, expected the same in "
+            "all runs of a report; write a report on each"
+        )
+
+
+def mark_best(rows: Sequence[dict[str, float]], columns: Sequence[str]) -> list[dict[str, Cell]]:
+    """Return the table of `columns`; the best of each are marked where they differ, to the decimal shown."""
+    table: list[dict[str, Cell]] = [{} for _ in rows]
+    for column in columns:
+        shown = [round(row[column], 1) if column in row else None for row in rows]
+        known = [value for value in shown if value is not None]
+        best = min(known) if column in SMALLER_IS_BETTER else max(known)
+        for cells, value in zip(table, shown, strict=True):
+            cells[column] = Cell(value, value == best and len(set(known)) > 1)
+    return table
+
+
+def relating_verdict(run: RunReport) -> str:
+    """Return a sentence on whether a model that relates regions tells swapped captions apart."""
+    accuracy = run.swapped["all"]
+    kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in run.swapped.items() if kind != "all")
+    short = f"{RELATING_MARK - accuracy:.1f} points short of" if accuracy < RELATING_MARK else "above"
+    return (
+        f"{run.name} tells {accuracy:.1f}% of the pairs apart ({kinds}): {short} the {RELATING_MARK:.0f}% "
+        f"that a model which relates regions ({run.family}) should reach."
     )
 
 
-def best_captions(ranks: np.ndarray, caption_image: np.ndarray, count: int = 5) -> list[int]:
-    """Return captions whose picture came first, of different images, spread over the split."""
-    rows = first_of_each_image(np.flatnonzero(ranks == ranks.min()), caption_image)
-    spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    return rows[spread].tolist()
+def _examples(run: RunReport) -> dict:
+    searcher, ranks = run.searcher, run.result.t2i_ranks
+    caption_image = searcher.dataset.caption_image
+    return {
+        "best": [example(searcher, row, ranks) for row in best_captions(ranks, caption_image)],
+        "worst": [example(searcher, row, ranks) for row in worst_captions(ranks, caption_image)],
+        "image_examples": image_examples(searcher, run.result.i2t_ranks),
+    }
 
 
-def worst_captions(ranks: np.ndarray, caption_image: np.ndarray, count: int = 4) -> list[int]:
-    """Return the captions whose picture came last, of different images."""
-    order = np.argsort(-ranks, kind="stable")
-    return first_of_each_image(order, caption_image)[:count].tolist()
-
-
-def first_of_each_image(caption_rows: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
-    """Return the rows whose image occurs there for the first time, in order."""
-    _, first = np.unique(caption_image[caption_rows], return_index=True)
-    return caption_rows[np.sort(first)]
-
-
-def example(searcher: Searcher, caption_row: int, ranks: np.ndarray) -> Example:
-    """Search with one caption of the split and mark the picture that it belongs to."""
-    dataset = searcher.dataset
-    caption, truth = dataset.captions[caption_row], dataset.image_ids[dataset.caption_image[caption_row]]
-    hits = [
-        Hit(hit.name, hit.score, right=hit.name == truth)
-        for hit in searcher.images_for_text(caption, SHOWN_HITS)
-    ]
-    return Example(caption, int(ranks[caption_row]) + 1, Hit(truth, None, right=True), hits)
-
-
-def image_examples(searcher: Searcher, ranks: np.ndarray, count: int = 3) -> list[tuple[str, int, list[Hit]]]:
-    """Return pictures spread over the split, the rank of their best caption, and their first captions."""
-    dataset = searcher.dataset
-    examples = []
-    for row in np.linspace(0, dataset.num_images - 1, min(count, dataset.num_images)).round().astype(int):
-        own = {dataset.captions[caption] for caption in np.flatnonzero(dataset.caption_image == row)}
-        found = searcher.captions_for_image(searcher.images[row : row + 1], SHOWN_HITS)
-        hits = [Hit(hit.name, hit.score, right=hit.name in own) for hit in found]
-        examples.append((dataset.image_ids[row], int(ranks[row]) + 1, hits))
-    return examples
-
-
-def curves_uri(runs: list[RunReport]) -> str:
-    """Return the training curves of all runs as a picture in a `data:` address."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (loss_axes, recall_axes) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    for run in runs:
-        steps = [record for record in run.log if record["event"] == "train"]
-        validations = [record for record in run.log if record["event"] == "validation"]
-        losses = [record["loss"] for record in steps]
-        if losses:
-            relative = np.asarray(losses) / max(abs(losses[0]), 1e-12)
-            loss_axes.plot([record["epoch"] for record in steps], relative, label=run.name)
-        total = max((record["step"] for record in run.log if "step" in record), default=1)
-        last_epoch = steps[-1]["epoch"] / steps[-1]["step"] * total if steps else total
-        epochs = [record["step"] / total * last_epoch for record in validations]
-        recall_axes.plot(
-            epochs, [record["mean_recall"] for record in validations], marker="o", ms=3, label=run.name
-        )
-    loss_axes.set(title="training loss, first logged = 1", xlabel="epoch")
-    recall_axes.set(title="mean recall on dev, percent", xlabel="epoch")
-    for axes in (loss_axes, recall_axes):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.has_data():
-            axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _comparisons(runs: list[RunReport]) -> dict:
+    captions = runs[0].searcher.dataset.captions
+    relating = relating_captions(captions)
+    candidates = relating if len(relating) else np.arange(len(captions))
+    searchers = {run.name: run.searcher for run in runs}
+    ranks = {run.name: run.result.t2i_ranks for run in runs}
+    return {
+        "comparisons": comparisons(searchers, ranks, candidates),
+        "candidates": len(candidates),
+        "relating": len(relating) > 0,
+    }

@@ -33,6 +33,7 @@ class Searcher:
         self.images = encode_images(model, dataset, batch_size)  # [N,D]
         self.image_index = Index(self.images, dataset.image_ids, self._similarity)
         self._caption_index: Index | None = None
+        self._spelling = np.empty(0, str)  # [captions], as the first of those that are one sentence
 
     def _similarity(self, queries: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Return scores [Q,N]; queries of order similarity are captions (an image query swaps the roles)."""
@@ -66,8 +67,11 @@ class Searcher:
         """Return the k pictures that fit a sentence best."""
         return _hits(self.image_index.search(self.encode_text(text), k))
 
-    def captions_for_image(self, embedding: np.ndarray, k: int) -> list[Hit]:
-        """Return the k distinct captions that fit a picture's embedding [1,D] best."""
+    def captions_for_image(self, embedding: np.ndarray, k: int, image_id: str | None = None) -> list[Hit]:
+        """Return the k distinct captions that fit a picture's embedding [1,D] best.
+
+        Those that belong to the image `image_id` are marked as right.
+        """
         if self._caption_index is None:
             texts, sentence_of_caption = encode_captions(self.model, self.dataset, self.batch_size)
             first_caption = np.unique(sentence_of_caption, return_index=True)[1]
@@ -75,7 +79,12 @@ class Searcher:
             self._caption_index = Index(
                 texts, captions, lambda images, texts: self._similarity(texts, images).T
             )
-        return _hits(self._caption_index.search(embedding, k))
+            self._spelling = self._caption_index.ids[sentence_of_caption]
+        hits = _hits(self._caption_index.search(embedding, k))
+        own = set()
+        if image_id is not None:
+            own.update(self._spelling[self.dataset.caption_image == self.dataset.image_ids.index(image_id)])
+        return [Hit(hit.name, hit.score, right=hit.name in own) for hit in hits]
 
     def images_for_image(self, embedding: np.ndarray, k: int, leave_out: str | None = None) -> list[Hit]:
         """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D]."""
@@ -110,9 +119,14 @@ class Searcher:
 
     def encode_features(self, path: str) -> np.ndarray:
         """Return the embedding [1,D] of an image whose features [F] or [R,F] are in a .npy file."""
-        pooled = read_features(path, self.dataset.features.dim).mean(axis=0, keepdims=True)  # [1,F]
+        regions = read_features(path, self.dataset.features.dim)  # [R,F]
+        if "regions" in self.dataset.image_batch(np.arange(1)):
+            batch = {"regions": regions[None], "num_regions": np.array([len(regions)])}
+        else:
+            batch = {"features": regions.mean(axis=0, keepdims=True)}  # [1,F]
         with paddle.no_grad():
-            return self.model.encode_image({"features": paddle.to_tensor(pooled)}).numpy()
+            tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+            return self.model.encode_image(tensors).numpy()
 
 
 def read_features(path: str, width: int) -> np.ndarray:

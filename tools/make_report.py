@@ -1,9 +1,10 @@
-"""Write a page about one or several trained runs: curves, recalls, best hits, worst misses.
+"""Write a page about one or several trained runs: recalls, word order, curves, best hits, worst misses.
 
     python tools/make_report.py out/scenes_vsepp
     python tools/make_report.py out/demo/vsepp out/demo/vse --out out/demo/report.html
 
-The first run gives the pictures and the examples; the others are compared with it.
+Several runs are compared: each number with the best marked, and what each finds for the same sentences. Best
+hits and worst misses are the first run's.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--title", default="Image-text retrieval", help="heading of the page")
     report_errors_on_one_line(parser)
     arguments = parser.parse_args()
-    folders = [Path(folder) for folder in arguments.runs]
+    folders = list(dict.fromkeys(Path(folder) for folder in arguments.runs))
     for folder in folders:
         if not (folder / "config.yaml").is_file():
             raise UserError(
@@ -59,25 +60,32 @@ def make_report(
     from engine.build import evaluate_split, load_trained, measure_swapped, split_name
     from engine.run_folder import read_log
     from serving.pictures import PictureFolder, image_folder
-    from serving.report import RunReport, training_seconds, write_report
+    from serving.report import RunReport, refuse_others, write_report
     from serving.searcher import Searcher
 
-    names = display_names(folders)
-    reports, searcher = [], None
-    for folder, cfg in zip(folders, configs, strict=True):
-        print(f"measuring {folder}", flush=True)
-        model, vocabulary, _, _ = load_trained(cfg)
-        dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
-        result = evaluate_split(cfg, model, dataset)
-        swapped = measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}).get("all")
-        log = read_log(folder / "log.jsonl")
-        reports.append(RunReport(names[folder], result, log, training_seconds(log), swapped))
-        searcher = searcher or Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
     data = configs[0].DATASET
     pictures = PictureFolder(
         image_folder("", images) if images else image_folder(data.DATA_DIR, data.IMAGE_DIR)
     )
-    return write_report(out, title, reports, searcher, pictures)
+    names = display_names(folders)
+    reports = []
+    for folder, cfg in zip(folders, configs, strict=True):
+        print(f"measuring {folder}", flush=True)
+        model, vocabulary, state, _ = load_trained(cfg)
+        dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+        report = RunReport(
+            name=names[folder],
+            family=state["model"],
+            searcher=Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE),
+            result=evaluate_split(cfg, model, dataset),
+            log=read_log(folder / "log.jsonl"),
+            swapped=measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}),
+        )
+        reports.append(report)
+        refuse_others(reports[0], report)
+    if not any(pictures.find(image_id) for image_id in reports[0].searcher.dataset.image_ids):
+        print("no pictures to show: name their folder with --images path/to/pictures")
+    return write_report(out, title, reports, pictures)
 
 
 def display_names(folders: list[Path]) -> dict[Path, str]:

@@ -10,6 +10,7 @@ Prints the best hits with their scores and writes a contact sheet (PNG) and a pa
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import run, start_runtime
@@ -17,6 +18,9 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.load import add_config_arguments, config_from_arguments
+
+if TYPE_CHECKING:
+    from serving.searcher import Hit
 
 
 def main() -> int:
@@ -53,7 +57,8 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     from serving.pictures import PictureFolder, Tile, contact_sheet, image_folder
     from serving.searcher import Searcher
 
-    model, vocabulary, _, _ = load_trained(cfg)
+    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
+    model, vocabulary, state, folder = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
     searcher = Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
     captions = []
@@ -64,29 +69,38 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
         if unknown:
             print(f"not in the model's vocabulary: {', '.join(unknown)}")
     else:
-        title = image
         embedding, shown = searcher.embed_image(image)
-        captions = searcher.captions_for_image(embedding, top_k)
+        title = shown or Path(image).name
+        captions = searcher.captions_for_image(embedding, top_k, shown)
         images = searcher.images_for_image(embedding, top_k, leave_out=shown)
-    for heading, hits in (("captions", captions), ("pictures", images)):
-        if hits:
-            print(f"{heading} for: {title}")
-        for number, hit in enumerate(hits, start=1):
-            print(f"{number:3d}  {hit.score:.4f}  {hit.name}")
-
-    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
-    if pictures.folder is None:
-        print("no pictures to show: name their folder with DATASET.IMAGE_DIR=path/to/pictures")
-    folder = Path(out) if out else run_folder(cfg).path / "search" / file_name(title)
-    sheet = contact_sheet(title, [Tile(hit.name, f"{hit.score:.3f}") for hit in images], pictures)
-    for path in write_search_page(folder, title, shown, images, captions, pictures, sheet):
+    print_hits(f"captions for: {title}", captions)
+    print_hits(f"pictures for: {title}", images)
+    if not any(pictures.find(hit.name) for hit in images):
+        where = f" in {pictures.folder}" if pictures.folder else ""
+        print(f"no pictures to show{where}: name their folder with DATASET.IMAGE_DIR=path/to/pictures")
+    target = Path(out) if out else run_folder(cfg).path / "search" / file_name(title)
+    tiles = [Tile(hit.name, f"{hit.score:.3f}") for hit in images]
+    sheet = contact_sheet(title, tiles, pictures, query=shown)
+    note = (
+        f"The best of {dataset.num_images} pictures of the split {dataset.name}, by {state['model']} "
+        f"({folder}, step {state['progress']['step']})."
+    )
+    for path in write_search_page(target, title, note, shown, images, captions, pictures, sheet):
         print(f"written: {path}")
     return 0
 
 
+def print_hits(heading: str, hits: list["Hit"]) -> None:
+    """Print the hits with their scores, under a heading, if there are any."""
+    if hits:
+        print(heading)
+    for number, hit in enumerate(hits, start=1):
+        print(f"{number:3d}  {hit.score:.4f}  {hit.name}{'  (its own)' if hit.right else ''}")
+
+
 def file_name(query: str) -> str:
-    """Return a query as the name of a folder."""
-    return re.sub(r"[^a-z0-9]+", "_", Path(query).name.lower()).strip("_")[:60] or "query"
+    """Return a query as the name of a folder: its letters, of any script, and digits."""
+    return re.sub(r"[\W_]+", "_", query.lower()).strip("_")[:60] or "query"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,9 +132,8 @@ def test_every_tool_takes_the_config_of_a_run(runs, use):
 def found(printed: str, heading: str) -> list[tuple[str, float]]:
     """Return the names and scores that a search printed under a heading."""
     part = printed.partition(f"{heading} for: ")[2].partition(" for: ")[0]
-    return [
-        (name, float(score)) for score, name in re.findall(r"^ +\d+  (-?[\d.]+)  (.*)$", part, re.MULTILINE)
-    ]
+    lines = re.findall(r"^ +\d+  (-?[\d.]+)  (.*?)(?:  \(its own\))?$", part, re.MULTILINE)
+    return [(name, float(score)) for score, name in lines]
 
 
 def same(hits: list[tuple[str, float]], names: list[str], values: np.ndarray) -> None:
@@ -170,12 +170,16 @@ def test_a_word_that_training_never_saw_is_told(use):
 def test_a_picture_is_found_by_id_by_file_and_by_features(scenes, scores, use, tmp_path):
     image = scores["image_ids"].tolist()[3]
     np.save(tmp_path / "query.npy", np.load(scenes / "test_ims.npy")[3])
-    answers = {}
+    answers, sheets = {}, []
     for query in (image, f"{image}.png", scenes / "images" / f"{image}.png", tmp_path / "query.npy"):
         printed = use("search_retrieval", "--image", query, "--top_k", "3", "--out", tmp_path / "here")
         answers[query] = found(printed, "captions"), found(printed, "pictures")
         page = (tmp_path / "here" / "hits.html").read_text()
-        assert page.count("data:image/jpeg;base64,") == (3 if query == tmp_path / "query.npy" else 4)
+        of_the_split = query != tmp_path / "query.npy"
+        assert page.count("data:image/jpeg;base64,") == 3 + of_the_split, "the query first, where it is known"
+        with Image.open(tmp_path / "here" / "hits.png") as sheet:
+            sheets.append((of_the_split, sheet.width))
+    assert len(set(sheets)) == 2 and min(sheets)[1] < max(sheets)[1]
     captions, pictures = answers.pop(image)
     same(captions, captions_of(scenes), scores["scores"][3])
     assert len(pictures) == 3 and image not in [name for name, _ in pictures]
@@ -184,16 +188,52 @@ def test_a_picture_is_found_by_id_by_file_and_by_features(scenes, scores, use, t
     assert all(answer == (captions, pictures) for answer in answers.values())
 
 
+def test_a_pictures_own_captions_are_marked(scenes, scores, use, tmp_path):
+    image, captions = scores["image_ids"].tolist()[3], captions_of(scenes)
+    printed = use("search_retrieval", "--image", image, "--top_k", "999", "--out", "here")
+    own = {caption for caption, of in zip(captions, scores["caption_image_ids"], strict=True) if of == image}
+    assert set(re.findall(r"^ +\d+  -?[\d.]+  (.*)  \(its own\)$", printed, re.MULTILINE)) == own
+    assert (tmp_path / "here" / "hits.html").read_text().count('<li class="right">') == len(own) == 5
+
+
+def test_searches_in_any_script_keep_apart(runs, use):
+    places = [
+        use("search_retrieval", "--text", f"circle {word}").splitlines()[-1] for word in ("红色", "蓝色")
+    ]
+    assert places == [f"written: {runs}/run/search/circle_{word}/hits.html" for word in ("红色", "蓝色")]
+
+
+def test_pictures_that_are_not_there_are_asked_for(use, tmp_path):
+    (tmp_path / "empty").mkdir()
+    hint = "no pictures to show{}: name their folder with DATASET.IMAGE_DIR=path/to/pictures"
+    for folder, where in ((tmp_path / "empty", f" in {tmp_path}/empty"), ("", "")):
+        printed = use(
+            "search_retrieval", "--text", "a circle", "--out", "here", f"DATASET.IMAGE_DIR={folder}"
+        )
+        assert hint.format(where) in printed
+
+
 def test_a_report_compares_two_runs(runs, run_tool, tmp_path):
     report = run_tool("make_report", runs / "run", runs / "vse", "--title", "Two <runs>", cwd=tmp_path)
     assert report.returncode == 0 and report.stderr == "", report.stderr
     assert report.stdout.splitlines()[-1] == f"written: {runs}/run/report.html"
     page = (runs / "run" / "report.html").read_text()
     result = read_result(runs / "run" / "eval_test")
-    assert "Two &lt;runs&gt;" in page and "<td>vse</td>" in page
-    assert f"<td>{result['metrics']['rsum']:.1f}</td>" in page
-    assert f"<td>{result['swapped']['all']:.1f}</td>" in page
+    assert "Two &lt;runs&gt;" in page and "</span>vse</td>" in page
+    assert f">{result['metrics']['rsum']:.1f}</td>" in page
+    assert all(f">{accuracy:.1f}</span>" in page for accuracy in result["swapped"].values())
     assert "data:image/png;base64," in page and page.count("data:image/jpeg;base64,") > 20
+
+
+def test_runs_on_other_data_are_not_compared(runs, run_quickly, tmp_path):
+    """As after an evaluation key of one of them was changed."""
+    shutil.copytree(runs / "vse", tmp_path / "folded")
+    config = tmp_path / "folded" / "config.yaml"
+    config.write_text(config.read_text().replace("FOLDS: 1", "FOLDS: 2"))
+    done = run_quickly("make_report", runs / "run", tmp_path / "folded", "--out", tmp_path / "report.html")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "folded was measured with other EVAL.FOLDS than run, expected the same" in done.stderr
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_tools_run_from_any_folder_with_options_in_any_order(runs, tmp_path):

@@ -1,0 +1,64 @@
+"""The training curves of several runs in one figure, over the time that each has worked."""
+
+import io
+from collections.abc import Sequence
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+UNITS = ((10_800.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+
+
+def working_seconds(log: Sequence[dict]) -> list[float]:
+    """Return the seconds of work from the first log record to each; what follows a stop is left out."""
+    seconds = [0.0] if log else []
+    for before, after in pairwise(log):
+        paused = before["event"] in ("stopped", "failed")
+        seconds.append(seconds[-1] + (0.0 if paused else after["time"] - before["time"]))
+    return seconds
+
+
+def draw_curves(logs: Sequence[tuple[str, str, list[dict]]]) -> Image.Image:
+    """Draw the training loss and the mean recall on dev of runs, given as name, colour and log records."""
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    loss_axes, recall_axes = figure.subplots(1, 2)
+    longest = max((working_seconds(log)[-1] for _, _, log in logs if log), default=0.0)
+    size, unit = next((size, unit) for least, size, unit in UNITS if longest >= least)
+    for name, colour, log in logs:
+        clock = [seconds / size for seconds in working_seconds(log)]
+        losses = _points(clock, log, "train", "loss")
+        scale = abs(losses[0][1]) if losses else 1.0
+        relative = [(time, loss / (scale or 1.0)) for time, loss in losses]
+        _plot(loss_axes, relative, name, colour, dots=len(relative) == 1)
+        _plot(recall_axes, _points(clock, log, "validation", "mean_recall"), name, colour, dots=True)
+    if all(y > 0 for line in loss_axes.lines for y in line.get_ydata()):
+        loss_axes.set_yscale("log")  # it falls by orders of magnitude
+    no_loss = "no step was logged:\nlower MONITOR.PRINT_STEP"
+    _finish(loss_axes, "training loss, first logged = 1", unit, no_loss)
+    _finish(recall_axes, "mean recall on dev, percent", unit, "no validation was logged")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144)
+    return Image.open(buffer)
+
+
+def _points(clock: Sequence[float], log: Sequence[dict], event: str, key: str) -> list[tuple[float, float]]:
+    return [(time, record[key]) for time, record in zip(clock, log, strict=True) if record["event"] == event]
+
+
+def _plot(axes: Axes, points: list[tuple[float, float]], name: str, colour: str, dots: bool) -> None:
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, label=name, color=colour, marker="o" if dots else None, markersize=4)
+
+
+def _finish(axes: Axes, title: str, unit: str, if_empty: str) -> None:
+    axes.set(title=title, xlabel=f"{unit} of training")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
+    else:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, if_empty, transform=axes.transAxes, ha="center", va="center", color="#68707c")
