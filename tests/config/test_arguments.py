@@ -4,8 +4,15 @@ import argparse
 
 import pytest
 
+from config.command_line import split_overrides
 from config.errors import UserError
-from config.load import add_config_arguments, config_from_arguments, load_config, save_config
+from config.load import (
+    add_config_arguments,
+    config_from_arguments,
+    configs_of_checkpoints,
+    load_config,
+    save_config,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -92,3 +99,23 @@ def test_the_config_of_a_run_means_the_run_that_it_lies_in(tmp_path, monkeypatch
         parser.parse_args(["--cfg_file", "moved/copy/config.yaml", "OUTPUT.SAVE_NAME=second"])
     )
     assert cfg.OUTPUT.SAVE_NAME == "second"
+
+
+def test_overrides_after_an_option_of_several_values_are_overrides():
+    words = ["out/a/best", "lr=0.1/best", "./MODEL.LR=1/best", "EVAL.FOLDS=5", "MODELS.NAME=vse"]
+    assert split_overrides(words) == (words[:3], words[3:])
+    assert split_overrides(None) == ([], [])
+
+
+def test_a_checkpoint_is_read_as_its_run_says(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / "moved" / name / "best").mkdir(parents=True)
+        (tmp_path / "moved" / name / "log.jsonl").touch()
+        config = load_config(None, ["OUTPUT.SAVE_NAME=first", f"DATASET.DATA_DIR=data/{name}"])
+        save_config(config, tmp_path / "moved" / name / "config.yaml")
+    monkeypatch.chdir(tmp_path / "moved" / "b")
+    first, second = configs_of_checkpoints(["../a/best", "best"], ["EVAL.FOLDS=5"])
+    assert (first.DATASET.DATA_DIR, second.DATASET.DATA_DIR) == ("data/a", "data/b")
+    assert (first.EVAL.CHECKPOINT_DIR, second.EVAL.CHECKPOINT_DIR) == ("../a/best", "best")
+    assert (first.OUTPUT.SAVE_NAME, second.OUTPUT.SAVE_NAME) == ("a", "b")
+    assert first.EVAL.FOLDS == second.EVAL.FOLDS == 5
