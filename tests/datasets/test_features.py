@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from datasets.features import NpyFeatures, half_to_single
+from datasets.feature_store import half_to_single
+from datasets.features import NpyFeatures
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -70,7 +71,7 @@ def test_threads_may_gather_together(tmp_path):
 
 @pytest.mark.parametrize("shape", [(3000, 40), (3000, 4, 40)])
 def test_moments_match_numpy_on_the_whole_array(tmp_path, monkeypatch, shape):
-    monkeypatch.setattr("datasets.features._BLOCK_BYTES", 70_000)  # several blocks and a shorter last one
+    monkeypatch.setattr("datasets.feature_store._BLOCK_BYTES", 70_000)  # several blocks
     stored = np.random.default_rng(0).normal(5, 2, size=shape).astype(np.float32)
     np.save(tmp_path / "a.npy", stored)
     mean, std = NpyFeatures(tmp_path / "a.npy").moments()
@@ -80,7 +81,7 @@ def test_moments_match_numpy_on_the_whole_array(tmp_path, monkeypatch, shape):
 
 
 def test_repeated_rows_are_found_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.features._BLOCK_BYTES", 3 * 4 * 8)  # three rows a block
+    monkeypatch.setattr("datasets.feature_store._BLOCK_BYTES", 3 * 4 * 8)  # three rows a block
     images = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     np.save(tmp_path / "a.npy", images[[0, 0, 0, 0, 1, 2, 2, 3]])
     repeats = NpyFeatures(tmp_path / "a.npy").repeats_previous()
@@ -148,7 +149,7 @@ def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path):
 
 @pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4)])
 def test_a_check_reads_every_row(tmp_path, monkeypatch, shape):
-    monkeypatch.setattr("datasets.features._BLOCK_BYTES", 64)  # a few rows at a time
+    monkeypatch.setattr("datasets.feature_store._BLOCK_BYTES", 64)  # a few rows at a time
     stored = np.ones(shape, np.float32)
     path = tmp_path / "train_ims.npy"
     np.save(path, stored)
@@ -175,7 +176,7 @@ def test_a_name_that_is_too_long_is_no_file(tmp_path):
 
 
 def test_a_large_file_is_checked_as_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.features._CHECKED_AHEAD_BYTES", 100)
+    monkeypatch.setattr("datasets.feature_store._CHECKED_AHEAD_BYTES", 100)
     np.save(tmp_path / "train_ims.npy", np.full((10, 8), np.nan, np.float32))
     features = NpyFeatures(tmp_path / "train_ims.npy")
     features.check()

@@ -1,0 +1,222 @@
+"""What every file of image features offers, whatever its format: rows by position, never loaded whole."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.caption_files import refuse_duplicates
+
+FLOATS = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
+_CHUNK_VALUES = 1 << 18  # values that are converted at a time: 1 MB as float32, which stays in the cache
+_BLOCK_BYTES = 4 << 20  # bytes per read when the whole file is streamed
+_CHECKED_AHEAD_BYTES = 2 << 30  # what a disk reads in seconds
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a detector says of an image, None where the file does not say.
+
+    boxes: float32 [R,4], x1, y1, x2, y2 in pixels, a row a region. tags: names of what is seen, and
+    confidences float32 [len(tags)]; where there are as many as regions, they are the regions' own.
+    image_size: width and height in pixels.
+    """
+
+    boxes: np.ndarray | None = None
+    tags: list[str] | None = None
+    confidences: np.ndarray | None = None
+    image_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ImageRegions(Annotations):
+    """An image's features, float32 [R,F] or, for one global vector, [F], with its annotations."""
+
+    features: np.ndarray | None = None
+
+
+class FeatureStore(ABC):
+    """The features of images by row, in any format; threads and processes may read one together.
+
+    path: the file. dim: width F of a vector. dtype: how vectors are stored. max_regions: regions of the
+    image that has most; None for one global vector an image. image_ids: the names of the rows, and row_of:
+    the row of each name; None where the file names none.
+    """
+
+    path: Path
+    dim: int
+    dtype: np.dtype
+    max_regions: int | None
+    image_ids: list[str] | None = None
+    row_of: dict[str, int] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many regions each row holds, int64 [B], at least 1; 1 for global features."""
+
+    @abstractmethod
+    def annotations(self, row: int) -> Annotations:
+        """Return a row's boxes, tags and image size without reading its features."""
+
+    @abstractmethod
+    def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Return the vectors of rows [B] one after another: [sum of counts, F], of a type of `FLOATS`."""
+
+    def _place(self, row: int) -> str:
+        """Return where in the file a row stands, as messages say it."""
+        return f"row {row + 1}"
+
+    def __getitem__(self, row: int) -> ImageRegions:
+        """Return an image's features with its annotations."""
+        features = self.gather(np.array([row]), pool=False)[0]
+        notes = self.annotations(row)
+        return ImageRegions(notes.boxes, notes.tags, notes.confidences, notes.image_size, features)
+
+    def gather(self, rows: np.ndarray, pool: bool) -> np.ndarray:
+        """Read some rows, in the order asked for.
+
+        rows: int [B], 0-based. Returns float32 [B,F]: global features, or the mean of an image's regions
+        when `pool`; float32 [B,R,F] for regions otherwise, padded with zeros to the most regions of the
+        rows. Raises `UserError` naming the row that holds NaN or infinity.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of a file with {len(self)} rows")
+        counts = self.counts(rows)
+        most = int(counts.max(initial=0))
+        flat = pool or self.max_regions is None
+        out = np.zeros((len(rows), self.dim) if flat else (len(rows), most, self.dim), dtype=np.float32)
+        step = max(1, _CHUNK_VALUES // (max(1, most) * self.dim))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            values = _padded(self.vectors(rows[part]), counts[part])  # [b,r,F]
+            if self.max_regions is None:
+                out[part] = values[:, 0]
+            elif pool:
+                out[part] = values.sum(axis=1) / counts[part, None].astype(np.float32)
+            else:
+                out[part, : values.shape[1]] = values
+        return out
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Read the vectors of some rows one after another: float32 [sum of their counts, F].
+
+        rows: int [B], 0-based. Raises `UserError` naming the row that holds NaN or infinity.
+        """
+        counts = self.counts(rows)
+        raw = self._read(rows, counts)
+        if raw.dtype == np.float16:
+            # numpy's isfinite is slow on float16; all exponent bits set is what makes NaN and infinity
+            finite = (raw.view(np.uint16) & 0x7C00) != 0x7C00
+            values = half_to_single(raw)
+        else:
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+                values = raw.astype(np.float32, copy=False)
+            finite = np.isfinite(values)
+        if not finite.all():
+            vector = np.flatnonzero(~finite.all(axis=1))[0]
+            row = rows[np.searchsorted(np.cumsum(counts), vector, side="right")]
+            raise UserError(
+                f"{self.path}: {self._place(row)} holds NaN or infinity, expected finite numbers: "
+                "extract that image's features again"
+            )
+        return values
+
+    def check(self) -> None:
+        """Read a file of up to 2 GB once; raise `UserError` naming the row that holds NaN or infinity.
+
+        A larger file would take minutes: its rows are checked when they are read, as all rows are.
+        """
+        if self.path.stat().st_size > _CHECKED_AHEAD_BYTES:
+            return
+        for rows in self.blocks():
+            self.gather(rows, pool=False)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and (population) standard deviation over all rows, an image's regions averaged first.
+
+        Returns float32 [F] and float32 [F]. Streams the file; blocks are merged in float64
+        (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum of squares would.
+        """
+        count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
+        for rows in self.blocks():
+            values = self.gather(rows, pool=True).astype(np.float64)  # [B,F]
+            block_mean = values.mean(axis=0)
+            shift = block_mean - mean
+            total = count + len(rows)
+            spread += (
+                np.square(values - block_mean).sum(axis=0) + np.square(shift) * count * len(rows) / total
+            )
+            mean += shift * len(rows) / total
+            count = total
+        return mean.astype(np.float32), np.sqrt(spread / count).astype(np.float32)
+
+    def repeats_previous(self) -> np.ndarray:
+        """Whether each row's vectors equal, bit for bit, those of the row above: bool [N], first False.
+
+        This is how one image stands in a file that repeats its row for each of its captions.
+        """
+        repeats = np.zeros(len(self), dtype=bool)
+        for rows in self.blocks():
+            rows = np.arange(max(rows[0] - 1, 0), rows[-1] + 1)  # with the row above
+            counts = self.counts(rows)
+            raw = _padded(self._read(rows, counts), counts).reshape(len(rows), -1)
+            raw = raw.view(f"u{raw.dtype.itemsize}")
+            repeats[rows[1:]] = (counts[1:] == counts[:-1]) & (raw[1:] == raw[:-1]).all(axis=1)
+        return repeats
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all rows in order, a few megabytes at a time."""
+        step = max(1, _BLOCK_BYTES // ((self.max_regions or 1) * self.dim * self.dtype.itemsize))
+        for start in range(0, len(self), step):
+            yield np.arange(start, min(start + step, len(self)))
+
+    def describe(self) -> str:
+        """Return what an image has, such as `10 to 100 regions x 2048 features`."""
+        if self.max_regions is None:
+            return f"{self.dim} features"
+        fewest = int(self.counts(np.arange(len(self))).min())
+        regions = f"{fewest} to {self.max_regions}" if fewest < self.max_regions else f"{fewest}"
+        return f"{regions} regions x {self.dim} features"
+
+    def _name_rows(self, path: Path, ids: list[str]) -> None:
+        """Take the ids of all rows, which stand in the lines of `path`; refuse one that comes twice."""
+        self.image_ids, self.row_of = ids, refuse_duplicates(path, ids)
+
+    def _check_width(self, expected_dim: int | None) -> None:
+        if expected_dim is not None and expected_dim != self.dim:
+            raise UserError(
+                f"{self.path}: features are {self.dim} wide, but INPUT.IMG_FEATURE_DIM is {expected_dim}: "
+                f"add INPUT.IMG_FEATURE_DIM={self.dim} (a trained model keeps its own width)"
+            )
+
+
+def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return vectors [sum of counts, F] as [B,R,F], zeros behind an image's own."""
+    most = int(counts.max())
+    if (counts == most).all():
+        return vectors.reshape(len(counts), most, -1)
+    padded = np.zeros((len(counts), most, vectors.shape[1]), dtype=vectors.dtype)
+    padded[np.arange(most) < counts[:, None]] = vectors
+    return padded
+
+
+def half_to_single(half: np.ndarray) -> np.ndarray:
+    """Convert finite float16 to float32 exactly, some five times faster than `astype` does.
+
+    Shifts sign, exponent and mantissa to their places in a float32; the exponents differ in bias by
+    112, which one product mends, for subnormal numbers too. NaN and infinity come out wrong.
+    """
+    bits = half.view(np.int16).astype(np.int32)  # widening repeats the sign bit
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # 0x8fffe000: the sign, five exponent bits and the mantissa
+    single = bits.view(np.float32)
+    single *= np.float32(2.0**112)
+    return single
