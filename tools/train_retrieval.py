@@ -6,6 +6,7 @@
 
 The run's folder is OUTPUT.CHECKPOINT_DIR/OUTPUT.SAVE_NAME: config.yaml, log.jsonl, curves/, best/ and last/.
 Ctrl-C and SIGTERM save and leave; --resume goes on from there, to the same weights bit for bit on the CPU.
+A finished run goes on with --resume and more OPTIMIZATION.EPOCHS.
 The launcher copies the output of process 0, and keeps that of all in log/ where it is started (or --log_dir).
 """
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from config.errors import UserError
@@ -50,6 +51,21 @@ def test_a_report_compares_runs_and_shows_examples(run, pictures, tmp_path):
     assert page.count(f"<td>{weights / 1e6:.2f}</td>") == 2 and "<td>3 s</td>" in page
     assert "http" not in page, "nothing is fetched from anywhere"
     assert set(re.findall(r'src="([^,]*),', page)) == {"data:image/jpeg;base64", "data:image/png;base64"}
+
+
+def test_the_heads_of_the_table_span_its_columns(run, pictures, tmp_path):
+    groups, heads, row = re.findall(r"<tr.*?</tr>", written(tmp_path, [run], pictures), re.DOTALL)[:3]
+    spans = [int(span or 1) for span in re.findall(r'<th(?: colspan="(\d)")?>', groups)]
+    assert sum(spans) == heads.count("<th>") == row.count("<td") == 1 + len(COLUMNS) + 2
+
+
+def test_long_ids_are_wrapped_and_stay_whole(run, pictures, tmp_path):
+    long = ["COCO_val2014_" + 60 * str(number) for number in range(6)]
+    run.searcher.dataset.image_ids[:] = long
+    run.searcher.image_index.ids = np.array(long)
+    page = written(tmp_path, [run], pictures)
+    assert "figure { margin: 0; width: 160px; overflow-wrap: anywhere;" in page
+    assert f'<span class="id" title="{long[0]}">{long[0]}</span>' in page
 
 
 def test_a_report_of_one_run_compares_nothing(run, pictures, tmp_path):

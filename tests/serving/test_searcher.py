@@ -1,10 +1,15 @@
 """A search returns the best of all, as a full sort of every score would."""
 
 import numpy as np
+import paddle
 import pytest
 
 from config.errors import UserError
+from datasets.captions import CaptionSplit
+from datasets.features import NpyFeatures
+from datasets.retrieval_dataset import RetrievalDataset
 from serving.index import Index
+from serving.searcher import Searcher
 
 
 def test_the_index_finds_what_a_full_sort_finds():
@@ -51,6 +56,35 @@ def test_features_of_a_picture_outside_the_split_can_be_searched_with(searcher, 
     assert np.allclose(embedding[0], searcher.images[3], atol=1e-6)
 
 
+def test_regions_of_a_picture_outside_the_split_reach_a_model_that_takes_regions(searcher, tmp_path):
+    regions = np.random.default_rng(1).normal(size=(6, 3, 8)).astype(np.float32)
+    np.save(tmp_path / "test_ims.npy", regions)
+    split = CaptionSplit("test", searcher.dataset.image_ids, np.arange(6), ["a dog"] * 6, np.arange(6))
+    features = NpyFeatures(tmp_path / "test_ims.npy")
+    dataset = RetrievalDataset(features, split, searcher.vocabulary, pool_regions=False)
+    seen = []
+
+    class Watching(paddle.nn.Layer):
+        def encode_image(self, batch):
+            seen.append({name: tensor.numpy() for name, tensor in batch.items()})
+            return batch["regions"].sum(axis=1)
+
+    searcher = Searcher(Watching(), searcher.vocabulary, dataset)
+    np.save(tmp_path / "query.npy", regions[2])
+    embedding, _ = searcher.embed_image(str(tmp_path / "query.npy"))
+    assert np.array_equal(seen[-1]["regions"], regions[2:3]) and seen[-1]["num_regions"].tolist() == [3]
+    assert np.allclose(embedding[0], searcher.images[2], atol=1e-6)
+
+
+def test_captions_of_the_picture_are_marked_however_they_are_written(searcher):
+    searcher.dataset.captions[1] = "A  Dog"  # the same sentence as the first caption of image 3 has
+    searcher.dataset.captions[7] = "a dog"
+    embedding, name = searcher.embed_image("image_3")
+    right = [hit.name for hit in searcher.captions_for_image(embedding, 12, name) if hit.right]
+    assert sorted(right) == ["A  Dog", "a red dog"]
+    assert not any(hit.right for hit in searcher.captions_for_image(embedding, 12))
+
+
 def test_unknown_words_are_told(searcher):
     assert searcher.unknown_words("A purple dog sings purple") == ["purple", "sings"]
 
@@ -62,7 +96,7 @@ def test_unknown_words_are_told(searcher):
         (lambda searcher: searcher.encode_text("zebra quagga zebra"), "no word of 'zebra quagga zebra'"),
         (
             lambda searcher: searcher.embed_image("image_9.jpg"),
-            "image_9.jpg.*of the test split .such as image_",
+            "image_9.jpg.*of the test split .did you mean image_",
         ),
         (lambda searcher: searcher.embed_image("nowhere.npy"), "nowhere.npy cannot be read: No such file"),
     ],
