@@ -21,8 +21,8 @@ from serving.drawing import (
 )
 from serving.pictures import BACKGROUND, FAINT, GAP, INK
 
-SIDE, TILE = 520, 216  # pixels of the longer side of a picture, and of one of many
-COLUMNS = 4  # pictures in a row
+SIDE, TILE = 470, 180  # pixels of the longer side of a picture, and of one of many
+COLUMNS = 5  # pictures in a row
 CELL, ROW, CROP = 48, 38, 34  # width and height of a cell of the matrix, side of a region's picture beside it
 MATRIX_ROWS = 36
 LISTENED, TAKER = (232, 89, 12), (28, 126, 214)  # orange, blue

@@ -1,12 +1,12 @@
 """An image's picture with the boxes of its regions in the picture's pixels, as well as they are known."""
 
 from math import isqrt
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from config.errors import UserError
+from datasets.feature_store import ImageRegions
 from serving.drawing import View
 from serving.pictures import PictureFolder
 
@@ -14,16 +14,7 @@ GREY = "#c9ced6"
 GRID_CANVAS = 256, 256  # pixels, where there is neither a picture nor a box
 
 
-class StoredRegions(Protocol):
-    """The regions of one image: features [R,F]; boxes [R,4], tags and the image's size may be None."""
-
-    features: np.ndarray
-    boxes: np.ndarray | None
-    tags: list[str] | None
-    image_size: tuple[int, int] | None
-
-
-def region_view(image_id: str, regions: StoredRegions, pictures: PictureFolder) -> tuple[View, list[str]]:
+def region_view(image_id: str, regions: ImageRegions, pictures: PictureFolder) -> tuple[View, list[str]]:
     """Return the picture with boxes and labels (number from 1, and tag), and what a reader must know of them.
 
     Without boxes, a square number of regions is taken for a grid. Without a picture, the ground is grey.
@@ -48,7 +39,7 @@ def region_view(image_id: str, regions: StoredRegions, pictures: PictureFolder) 
         picture = Image.new("RGB", GRID_CANVAS if regions.boxes is None else size or reach, GREY)
     boxes, shrunk = _fit(boxes, size, reach, picture.size)
     notes += shrunk
-    tags = regions.tags or [""] * count
+    tags = regions.tags if regions.tags and len(regions.tags) == count else [""] * count
     return View(
         picture, boxes, [f"{number} {tag}".strip() for number, tag in enumerate(tags, start=1)]
     ), notes

@@ -98,24 +98,8 @@ class Searcher:
         """Return the embedding [1,D] of an image of the split or of a .npy file, and its id in the split."""
         if name.endswith(".npy"):
             return self.encode_features(name), None
-        row = self.image_row(name)
+        row = image_row(self.dataset, name, ", or a .npy file with an image's features")
         return self.images[row : row + 1], self.dataset.image_ids[row]
-
-    def image_row(self, name: str) -> int:
-        """Return the row of the image whose id, or file name, is `name`.
-
-        Raises UserError with the nearest names when there is none.
-        """
-        rows = {image_id: row for row, image_id in reversed(list(enumerate(self.dataset.image_ids)))}
-        for candidate in (name, Path(name).name, Path(name).stem):
-            if candidate in rows:
-                return rows[candidate]
-        near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5) or list(rows)[:3]
-        raise UserError(
-            f"--image: {name!r} is not an image of the {self.dataset.name} split (such as "
-            f"{', '.join(near)}); give the id or file name of one of its images, another EVAL.SPLIT, or a "
-            f".npy file with an image's features"
-        )
 
     def encode_features(self, path: str) -> np.ndarray:
         """Return the embedding [1,D] of an image whose features [F] or [R,F] are in a .npy file."""
@@ -127,6 +111,23 @@ class Searcher:
         with paddle.no_grad():
             tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
             return self.model.encode_image(tensors).numpy()
+
+
+def image_row(dataset: RetrievalDataset, name: str, otherwise: str = "") -> int:
+    """Return the row of the image whose id, or file name, is `name`.
+
+    Raises UserError with the nearest names when there is none; `otherwise` is what else could be given.
+    """
+    rows = {image_id: row for row, image_id in reversed(list(enumerate(dataset.image_ids)))}
+    for candidate in (name, Path(name).name, Path(name).stem):
+        if candidate in rows:
+            return rows[candidate]
+    near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"such as {', '.join(list(rows)[:3])}"
+    raise UserError(
+        f"--image: {name!r} is not an image of the {dataset.name} split ({hint}); give the id or file name "
+        f"of one of its images, or another EVAL.SPLIT{otherwise}"
+    )
 
 
 def read_features(path: str, width: int) -> np.ndarray:

@@ -67,12 +67,12 @@ def test_every_word_has_a_picture_of_its_own(view):
     pair = np.zeros((4, 6))
     pair[1, 0], pair[3, 5], pair[0, 2] = 0.2, 0.1, -0.2
     sheet = np.asarray(draw_words(view, ["a", "red", "dog", "and", "two", "cats"], pair)).astype(int)
-    assert sheet.shape[0] > 2 * TILE and 4 * TILE < sheet.shape[1] < 5 * TILE, "four in a row"
+    assert sheet.shape[0] > 2 * TILE and 5 * TILE < sheet.shape[1] < 6 * TILE + 60, "five in a row"
     step_x, step_y = TILE + 12, TILE + 38
 
     def at(word: int, region: int) -> np.ndarray:
         x, y = ((BOXES[region, :2] + BOXES[region, 2:]) / 2 * TILE / 104).astype(int)
-        return sheet[26 + word // 4 * step_y + y, word % 4 * step_x + x]
+        return sheet[26 + word // 5 * step_y + y, word % 5 * step_x + x]
 
     def warmth(word: int, region: int) -> int:
         return int(at(word, region)[0] - at(word, region)[2])

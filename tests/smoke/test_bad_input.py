@@ -257,7 +257,7 @@ MISTAKES = {
     ),
     # Queries.
     "an unknown image": search(
-        ["--image: 'test_9.jpg'", "such as test_"], "--image", "test_9.jpg", alone=True
+        ["--image: 'test_9.jpg'", "did you mean test_"], "--image", "test_9.jpg", alone=True
     ),
     "unknown words": search(["--text: no word of 'zebra quagga'"], "--text", "zebra quagga"),
     "no words": search(["--text: expected a sentence"], "--text", " "),
