@@ -19,8 +19,9 @@ class NpyFeatures(FeatureStore):
     Rows are read by position into the batch that needs them. A memory map would be as lazy, but every page
     of it that was ever touched counts as resident memory: after an epoch, the whole file.
 
-    ids_path: a file with the image id of each row, one a line; None leaves rows without names. Beside
-    `X_ims.npy` (or `X.npy`), `X_boxes.npy` holds boxes [N,R,4] and `X_tags.txt` tags, a line an image.
+    ids_path: a file of image ids, a line for each row (or for each caption) in order; None leaves rows
+    without names. Beside `X_ims.npy` (or `X.npy`) may be `X_boxes.npy`, boxes [N,R,4], and `X_tags.txt`,
+    the tags of an image a line.
     Raises `UserError` for a file that is missing, cut short, of another kind, or not `expected_dim` wide.
     """
 
@@ -36,10 +37,12 @@ class NpyFeatures(FeatureStore):
         self._vectors_in_file = PackedArray(PositionalFile(self.path), offset, vectors, self.dtype)
         if ids_path:
             ids = read_lines(ids_path, "image id")
+            if len(ids) != len(self):  # a line a caption: the lines of an image follow each other
+                ids = list(dict.fromkeys(ids))
             if len(ids) != len(self):
                 raise UserError(
-                    f"{ids_path}: {len(ids)} image ids, expected one for each of the {len(self)} rows of "
-                    f"{self.path}: mend the file"
+                    f"{ids_path}: {len(ids)} different image ids, expected one for each of the {len(self)} "
+                    f"rows of {self.path}: mend the file"
                 )
             self._name_rows(ids_path, ids)
 
@@ -113,7 +116,7 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
         if "confidences" not in content:
             return tags, None
         confidences = np.array(content["confidences"], dtype=np.float32)
-        if confidences.shape == (len(tags),):
+        if confidences.shape == (len(tags),) and np.isfinite(confidences).all():
             return tags, confidences
     except (ValueError, KeyError, TypeError):
         pass

@@ -117,7 +117,10 @@ class TsvFeatures(FeatureStore):
             raise self._malformed(
                 row, f"bad base64 in the column {column}", f"{count} x {width} values of {dtype}"
             )
-        return np.frombuffer(data, dtype=dtype).reshape(count, width)
+        values = np.frombuffer(data, dtype=dtype).reshape(count, width)
+        if column != "features" and not np.isfinite(values).all():  # features are checked with all formats
+            raise self._malformed(row, f"NaN or infinity in the column {column}", "finite numbers")
+        return values
 
     def _read_start(self, row: int) -> tuple[str, int, int]:
         """Return a line's image id, its number of boxes, and the bytes before its features."""

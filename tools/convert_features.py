@@ -1,0 +1,150 @@
+"""Convert image features between file formats: any of them to HDF5, or to .npy (docs/data.md).
+
+    python tools/convert_features.py features.tsv features.h5 --dtype float16
+    python tools/convert_features.py train2014_obj36.tsv.gz train2014.h5
+    python tools/convert_features.py data/f30k/train_ims.npy data/f30k/train.h5 --dtype int8
+    python tools/convert_features.py data/f30k/train.h5 data/mine/train_ims.npy
+
+INPUT is .npy, .h5, or the .tsv of VinVL, bottom-up attention or LXMERT (also .tsv.gz). OUTPUT ends with .h5
+or, for images of equally many regions, with .npy, which puts ids, boxes and tags into X_ids.txt, X_boxes.npy
+and X_tags.txt beside X_ims.npy. Ids, boxes, tags and image sizes go along as far as INPUT and the files
+beside it have them.
+
+While it is at work, everything is in OUTPUT.partial. Ctrl-C, a kill or a full disk loses nothing: the same
+command goes on where it stopped. What is written is then read again and compared with INPUT.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _command import leave_on_sigterm, run
+
+import numpy as np
+from tqdm import tqdm
+
+from config.command_line import report_errors_on_one_line
+from config.errors import UserError
+from datasets.caption_files import read_lines, refuse_duplicates
+from datasets.feature_codec import STORED, compare
+from datasets.feature_contents import Contents, read_contents
+from datasets.feature_draft import FeatureDraft, partial_folder
+from datasets.feature_files import file_names
+from datasets.feature_store import FeatureStore
+from datasets.open_features import open_features
+from datasets.tsv_features import TsvFeatures
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
+    parser.add_argument("input", metavar="INPUT", type=Path, help="file of features to read")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="file to write: .h5 or .npy")
+    parser.add_argument(
+        "--dtype",
+        choices=STORED,
+        help="how to store values (default: as INPUT does); float16 halves float32, int8, with a scale for "
+        "each vector (.h5 only), quarters it",
+    )
+    parser.add_argument(
+        "--ids",
+        metavar="FILE",
+        type=Path,
+        help="image id of each row, one a line (default: INPUT's own, or X_ids.txt beside a .npy)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace OUTPUT and, for .npy, the files beside it"
+    )
+    arguments = parser.parse_args()
+    leave_on_sigterm()
+    refuse_existing(arguments.input, arguments.output, arguments.overwrite)
+    gzipped = arguments.input.suffix == ".gz"
+    source = TsvFeatures(arguments.input) if gzipped else open_features(arguments.input)
+    ids = read_ids(arguments.ids, source) if arguments.ids else None
+    convert(source, arguments.output, ids, arguments.dtype or stored_type(source, arguments.output))
+
+
+def convert(source: FeatureStore, output: Path, ids: list[str] | None, dtype: str) -> None:
+    """Convert an open source, compare, and say what was done."""
+    with bar("reading annotations", len(source)) as progress:
+        contents = read_contents(source, ids, progress)
+    if output.suffix == ".npy":
+        contents = replace(contents, image_sizes=None)  # no file beside it has them
+    draft = FeatureDraft(output, source, contents, dtype)
+    if draft.images_done:
+        print(f"{draft.folder}: going on after {draft.images_done} of {len(source)} images", flush=True)
+    with bar("writing", len(source), draft.images_done) as progress:
+        draft.write(progress)
+    with bar("comparing", len(source)) as progress:
+        try:
+            deviation = compare(source, open_features(draft.path), contents.ids, dtype, progress)
+        except UserError:
+            draft.discard()
+            raise
+    draft.finish()
+    print(f"{output}: {len(source)} images, {source.describe()}, {dtype}; {contents.describe()}")
+    print(f"size: {describe_size(source, contents, dtype)}")
+    print(f"compared: {deviation.describe()}")
+
+
+def read_ids(path: Path, source: FeatureStore) -> list[str]:
+    """Return the ids of a file; raise `UserError` unless there is one for each row, and each once."""
+    ids = read_lines(path, "image id")
+    if len(ids) != len(source):
+        raise UserError(
+            f"{path}: {len(ids)} image ids, expected one for each of the {len(source)} rows of "
+            f"{source.path}: mend the file"
+        )
+    refuse_duplicates(path, ids)
+    return ids
+
+
+def stored_type(source: FeatureStore, output: Path) -> str:
+    """Return the type that keeps the source's values: its own, but float32 for float64 and int8 in .npy."""
+    own = str(source.dtype)
+    return own if own in STORED and (own != "int8" or output.suffix != ".npy") else "float32"
+
+
+def refuse_existing(source: Path, output: Path, overwrite: bool) -> None:
+    """Raise `UserError` where a file would be lost that --overwrite does not give up, or the source."""
+    files = [output.with_name(name) for name in file_names(output)]
+    if source.resolve() in [path.resolve() for path in files]:
+        raise UserError(f"{output}: this would replace INPUT, {source}: give OUTPUT another name")
+    there = [path for path in files if path.exists()]
+    if there and there[-1].is_dir():
+        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
+    # Of an interrupted conversion, ids and tags may have been moved to their place already.
+    if there and not overwrite and (output in there or not partial_folder(output).exists()):
+        raise UserError(f"{there[0]}: already there: give another OUTPUT, or --overwrite to replace it")
+
+
+def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:
+    """Return what the vectors take, against float32 and the source's type."""
+    values = contents.num_vectors * contents.dim
+    size = values * np.dtype(dtype).itemsize + (contents.num_vectors * 4 if dtype == "int8" else 0)
+    text = f"{megabytes(size)} of vectors as {dtype}"
+    if size < values * 4:
+        text += f", {megabytes(values * 4)} as float32: {1 - size / values / 4:.0%} saved"
+    return f"{text}; {source.path.name} has {megabytes(source.path.stat().st_size)}"
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes as one reads it."""
+    return f"{size / 1e6:.3g} MB" if size < 1e9 else f"{size / 1e9:.3g} GB"
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, initial: int = 0) -> Iterator[Callable[[int], object]]:
+    """Show progress on a terminal, in images; yield the function that moves it on."""
+    with tqdm(total=total, initial=initial, unit="image", desc=what, disable=None) as progress:
+        yield progress.update
+
+
+if __name__ == "__main__":
+    run(main)
