@@ -14,6 +14,7 @@ def check_constraints(values: Values, origins: Origins) -> None:
     _check_dataset(values, origins)
     _check_input(values, origins)
     _check_model(values["MODEL"], origins)
+    _check_captioner(values, origins)
     _check_schedule(values, origins)
     _check_save_name(values["OUTPUT"]["SAVE_NAME"], origins)
 
@@ -52,6 +53,13 @@ def _check_model(model: dict, origins: Origins) -> None:
             _refuse("MODEL.NUM_LAYERS", origins, f"expected 1 with vse, got {model['NUM_LAYERS']}")
         if model["BIDIRECTIONAL"]:
             _refuse("MODEL.BIDIRECTIONAL", origins, "expected false with vse, got true")
+
+
+def _check_captioner(values: Values, origins: Origins) -> None:
+    layout = values["INPUT"]["VOCAB_LAYOUT"]
+    if values["MODEL"]["NAME"] == "vsrn" and values["LOSS"]["CAPTION_WEIGHT"] and layout != "vsepp":
+        problem = f"expected vsepp, whose <start> the caption decoder of vsrn needs, got {layout}"
+        _refuse("INPUT.VOCAB_LAYOUT", origins, f"{problem}; set it, or LOSS.CAPTION_WEIGHT=0")
 
 
 def _check_schedule(values: Values, origins: Origins) -> None:

@@ -93,11 +93,11 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
     },
     "MODEL": {
-        "NAME": Key("vsepp", "model family", choices=("vse", "vsepp")),
+        "NAME": Key("vsepp", "model family", choices=("vse", "vsepp", "vsrn")),
         "EMBED_DIM": Key(1024, "width D of the joint embedding", minimum=1),
         "WORD_DIM": Key(300, "width of a word vector", minimum=1),
-        "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp)", minimum=1),
-        "BIDIRECTIONAL": Key(False, "GRU in both directions, averaged (vsepp)"),
+        "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp, vsrn)", minimum=1),
+        "BIDIRECTIONAL": Key(False, "text GRU in both directions, averaged (vsepp, vsrn)"),
         "TEXT_POOLING": Key(
             "last",
             "what becomes of the states of the text's recurrent network; last: the one at the caption's "
@@ -113,6 +113,24 @@ KEYS: dict[str, dict[str, Key]] = {
         "MEASURE": Key("cosine", "similarity of image and caption", choices=("cosine", "order")),
         "USE_ABS": Key(False, "take absolute values of the embeddings, as order embeddings do"),
         "NO_IMGNORM": Key(False, "do not l2-normalise image embeddings"),
+        "GRAPH_BLOCKS": Key(4, "vsrn: steps of reasoning among an image's regions", minimum=1),
+        "NORM_REGIONS": Key(
+            True,
+            "vsrn: l2-normalise the mapped features over an image's regions, as the released COCO model does",
+        ),
+        "IMAGE_BATCHNORM": Key(
+            False,
+            "vsrn: batch-normalise the last state of the GRU over regions, as the released Flickr30K model "
+            "does",
+        ),
+        "CAPTION_DIM": Key(512, "vsrn: width of the caption decoder", minimum=1),
+        "CAPTION_WORD_DIM": Key(300, "vsrn: width of the caption decoder's word vectors", minimum=1),
+        "CAPTION_MAX_LEN": Key(
+            60, "vsrn: longest caption that the decoder learns, in tokens; longer ones are cut", minimum=3
+        ),
+        "CAPTION_DROPOUT": Key(
+            0.2, "vsrn: share of the decoder's inputs that is dropped in training", minimum=0, maximum=0.9
+        ),
     },
     "LOSS": {
         "NAME": Key(
@@ -131,6 +149,9 @@ KEYS: dict[str, dict[str, Key]] = {
             True,
             "pairs of the same image, or of the same sentence, are not negatives of each other; "
             "false restores the originals",
+        ),
+        "CAPTION_WEIGHT": Key(
+            1.0, "vsrn: weight of the caption decoder's loss; 0: train no decoder", minimum=0
         ),
         "COLLAPSE_STEPS": Key(
             300,
@@ -167,6 +188,12 @@ KEYS: dict[str, dict[str, Key]] = {
             "random: as drawn; bucket: random, grouped by length so that little padding is computed; "
             "same_length: captions of one length a batch (VSE)",
             choices=("random", "bucket", "same_length"),
+        ),
+        "CAPTIONS_TOGETHER": Key(
+            1,
+            "captions of an image that are drawn into a batch together, but for same_length; a region model "
+            "then reads and encodes the image once for them",
+            minimum=1,
         ),
         "GRADIENT_ACCUMULATION_STEPS": Key(1, "batches per optimizer step", minimum=1),
         "EPOCHS": Key(30, "passes over the training captions", minimum=1),

@@ -12,6 +12,9 @@ from datasets.samplers import BatchSampler
 from datasets.text import Vocabulary
 
 
+REGION_MODELS = ("vsrn",)  # they see every region; the others see the mean of an image's regions
+
+
 def build_vocabulary(cfg: CfgNode) -> Vocabulary:
     """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
 
@@ -58,7 +61,13 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
     long_captions = cfg.INPUT.LONG_CAPTIONS if training else "cut"
     distinct = training and cfg.DATASET.DISTINCT_CAPTIONS
     return RetrievalDataset(
-        features, captions, vocabulary, cfg.INPUT.MAX_SEQ_LEN, long_captions, distinct_captions=distinct
+        features,
+        captions,
+        vocabulary,
+        cfg.INPUT.MAX_SEQ_LEN,
+        long_captions,
+        distinct_captions=distinct,
+        pool_regions=cfg.MODEL.NAME not in REGION_MODELS,
     )
 
 
@@ -68,7 +77,14 @@ def build_sampler(
     """Return the training batches of process `rank` of `world_size`; `UserError` where there are none."""
     options = cfg.OPTIMIZATION
     sampler = BatchSampler(
-        dataset.lengths, options.BATCH_SIZE, options.BATCHING, cfg.MISC.SEED, rank, world_size, shuffle=True
+        dataset.lengths,
+        options.BATCH_SIZE,
+        options.BATCHING,
+        cfg.MISC.SEED,
+        rank,
+        world_size,
+        image_of=dataset.caption_image,
+        together=options.CAPTIONS_TOGETHER,
     )
     if sampler.steps_per_epoch() == 0:
         same = " of one length" if options.BATCHING == "same_length" else ""

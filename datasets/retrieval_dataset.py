@@ -7,6 +7,7 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.captions import CaptionSplit
+from datasets.feature_store import ImageRegions
 from datasets.features import NpyFeatures
 from datasets.text import Vocabulary
 
@@ -86,12 +87,18 @@ class RetrievalDataset:
     def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the pairs of B captions and their images.
 
-        features float32 [B,F], or regions float32 [B,R,F] and num_regions int64 [B] (regions that are not
-        pooled); token_ids int64 [B,T], padded to the longest; text_len, image_id, sentence_id int64 [B].
+        features float32 [B,F]; or, of regions that are not pooled, regions float32 [I,R,F] and num_regions
+        int64 [I] of the I different images, and image_row int64 [B], each pair's image among them;
+        token_ids int64 [B,T], padded to the longest; text_len, image_id, sentence_id int64 [B].
         """
         images = self.caption_image[caption_indices]
+        if self.pool_regions:
+            image_side = self.image_batch(images)
+        else:
+            different, image_row = np.unique(images, return_inverse=True)
+            image_side = {**self.image_batch(different), "image_row": image_row.reshape(-1)}
         return {
-            **self.image_batch(images),
+            **image_side,
             **self.text_batch(caption_indices),
             "image_id": images,
             "sentence_id": self.sentence_ids[caption_indices],
@@ -104,6 +111,10 @@ class RetrievalDataset:
         if values.ndim == 2:
             return {"features": values}
         return {"regions": values, "num_regions": self.features.counts(rows)}
+
+    def regions(self, image: int) -> ImageRegions:
+        """Return one image's features, not pooled, with the boxes and tags that its file holds."""
+        return self.features[int(self._image_rows[image])]
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the text side of `batch` (token_ids, text_len) for captions by index."""

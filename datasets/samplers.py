@@ -13,6 +13,8 @@ class BatchSampler:
     lengths: int [captions], in tokens. batch_size: pairs per process.
     batching: `random`; `bucket` sorts pools of up to 64 shuffled batches by length and shuffles the batches
     again; `same_length` gives every batch captions of one length.
+    image_of, together: with `together` > 1, up to that many captions of an image (int [captions] says which
+    it is) follow each other, drawn anew each epoch, so that most share a batch; not with `same_length`.
 
     All processes form the same global batches of world_size x batch_size from (seed, epoch), and each takes
     its share, so there is nothing to communicate and nothing to save: an interrupted epoch goes on at an
@@ -33,6 +35,8 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
+        image_of: np.ndarray | None = None,
+        together: int = 1,
     ) -> None:
         if batching not in ("random", "bucket", "same_length"):
             raise ValueError(f"unknown batching {batching!r}, expected random, bucket or same_length")
@@ -42,6 +46,8 @@ class BatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.shuffle = shuffle
+        self._image_of = image_of if together > 1 and batching != "same_length" else None
+        self._together = together
         self._global_size = batch_size * world_size
         groups = np.bincount(self.lengths) if batching == "same_length" else [len(self.lengths)]
         self._sizes = [_batch_sizes(count, self._global_size, world_size) for count in groups]
@@ -56,15 +62,33 @@ class BatchSampler:
         order = random.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
         if self.batching == "same_length":
             batches = self._by_length(order)
+        elif self._image_of is None:
+            batches = self._cut(order, self.lengths, random)
         else:
-            batches = self._cut(order, random)
+            batches = self._cut(*self._bring_together(order, random), random)
         if self.shuffle:
             batches = [batches[index] for index in random.permutation(len(batches))]
         # Every world_size-th caption, so that no process gets the long end of a sorted batch.
         return [batch[self.rank :: self.world_size] for batch in batches]
 
-    def _cut(self, order: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
-        """Cut the order into batches; bucket: sort each pool by length first."""
+    def _bring_together(
+        self, order: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return an order in which captions of an image follow each other, and the longest that each is with."""
+        order = order[np.argsort(self._image_of[order], kind="stable")]
+        images = self._image_of[order]
+        first_of_image = np.flatnonzero(np.diff(images, prepend=images[0] - 1))
+        place = np.arange(len(order)) - np.repeat(first_of_image, np.diff([*first_of_image, len(order)]))
+        first_of_run = np.flatnonzero(place % self._together == 0)
+        run = np.repeat(np.arange(len(first_of_run)), np.diff([*first_of_run, len(order)]))
+        longest = np.empty_like(self.lengths)
+        longest[order] = np.maximum.reduceat(self.lengths[order], first_of_run)[run]
+        if self.shuffle:
+            run = random.permutation(len(first_of_run))[run]
+        return order[np.argsort(run, kind="stable")], longest
+
+    def _cut(self, order: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+        """Cut the order into batches; bucket: sort each pool by `lengths` [captions] first."""
         sizes = np.array(self._sizes[0], dtype=np.int64)
         if not len(sizes):
             return []
@@ -75,7 +99,7 @@ class BatchSampler:
         if self.batching == "bucket":
             step = max(1, min(_POOL_BATCHES, len(sizes) // _MIN_POOLS))
             pools = np.split(order, ends[step - 1 : -1 : step])
-            order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+            order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
         return np.split(order, ends[:-1])
 
     def _by_length(self, order: np.ndarray) -> list[np.ndarray]:

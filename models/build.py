@@ -4,22 +4,35 @@ import numpy as np
 from paddle import nn
 from yacs.config import CfgNode
 
+from models.captioner import Captioner
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
-from models.losses import ContrastiveLoss, HingeLoss
+from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
 from models.vse import DualEncoder
+from models.vsrn import VSRN, RegionEncoder
 
 
-def _image_encoder(
-    cfg: CfgNode, feature_mean: np.ndarray | None, feature_std: np.ndarray | None
-) -> ImageEncoder:
-    dim = cfg.INPUT.IMG_FEATURE_DIM
+def _image_encoder(cfg: CfgNode, feature_norm: FeatureNorm | None) -> ImageEncoder:
     return ImageEncoder(
-        feature_dim=dim,
+        feature_dim=cfg.INPUT.IMG_FEATURE_DIM,
         embed_dim=cfg.MODEL.EMBED_DIM,
         normalize=not cfg.MODEL.NO_IMGNORM,
         absolute=cfg.MODEL.USE_ABS,
         dropout=cfg.MODEL.IMAGE_DROPOUT,
-        feature_norm=FeatureNorm(dim, feature_mean, feature_std) if cfg.INPUT.STANDARDIZE else None,
+        feature_norm=feature_norm,
+    )
+
+
+def _region_encoder(cfg: CfgNode, feature_norm: FeatureNorm | None) -> RegionEncoder:
+    return RegionEncoder(
+        feature_dim=cfg.INPUT.IMG_FEATURE_DIM,
+        embed_dim=cfg.MODEL.EMBED_DIM,
+        num_blocks=cfg.MODEL.GRAPH_BLOCKS,
+        norm_regions=cfg.MODEL.NORM_REGIONS,
+        batch_norm=cfg.MODEL.IMAGE_BATCHNORM,
+        normalize=not cfg.MODEL.NO_IMGNORM,
+        absolute=cfg.MODEL.USE_ABS,
+        dropout=cfg.MODEL.IMAGE_DROPOUT,
+        feature_norm=feature_norm,
     )
 
 
@@ -47,7 +60,33 @@ def _gru(cfg: CfgNode, vocab_size: int) -> GRUTextEncoder:
     )
 
 
-TEXT_ENCODERS = {"vse": _lstm, "vsepp": _gru}
+def _captioner(cfg: CfgNode, vocab_size: int) -> Captioner | None:
+    if not cfg.LOSS.CAPTION_WEIGHT:
+        return None
+    return Captioner(
+        region_dim=cfg.MODEL.EMBED_DIM,
+        vocab_size=vocab_size,
+        word_dim=cfg.MODEL.CAPTION_WORD_DIM,
+        hidden_dim=cfg.MODEL.CAPTION_DIM,
+        max_len=cfg.MODEL.CAPTION_MAX_LEN,
+        dropout=cfg.MODEL.CAPTION_DROPOUT,
+    )
+
+
+def _vse(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> DualEncoder:
+    return DualEncoder(_image_encoder(cfg, feature_norm), _lstm(cfg, vocab_size), cfg.MODEL.MEASURE)
+
+
+def _vsepp(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> DualEncoder:
+    return DualEncoder(_image_encoder(cfg, feature_norm), _gru(cfg, vocab_size), cfg.MODEL.MEASURE)
+
+
+def _vsrn(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> VSRN:
+    encoder, captioner = _region_encoder(cfg, feature_norm), _captioner(cfg, vocab_size)
+    return VSRN(encoder, _gru(cfg, vocab_size), cfg.MODEL.MEASURE, captioner)
+
+
+MODELS = {"vse": _vse, "vsepp": _vsepp, "vsrn": _vsrn}
 
 
 def build_model(
@@ -61,13 +100,12 @@ def build_model(
     With INPUT.STANDARDIZE, `feature_mean` and `feature_std` [F] are the training split's; leave them
     out when a checkpoint, which holds them, is loaded next.
     """
-    if cfg.MODEL.NAME not in TEXT_ENCODERS:
-        raise ValueError(f"MODEL.NAME: expected one of {sorted(TEXT_ENCODERS)}, got {cfg.MODEL.NAME!r}")
-    return DualEncoder(
-        image_encoder=_image_encoder(cfg, feature_mean, feature_std),
-        text_encoder=TEXT_ENCODERS[cfg.MODEL.NAME](cfg, vocab_size),
-        measure=cfg.MODEL.MEASURE,
-    )
+    if cfg.MODEL.NAME not in MODELS:
+        raise ValueError(f"MODEL.NAME: expected one of {sorted(MODELS)}, got {cfg.MODEL.NAME!r}")
+    norm = None
+    if cfg.INPUT.STANDARDIZE:
+        norm = FeatureNorm(cfg.INPUT.IMG_FEATURE_DIM, feature_mean, feature_std)
+    return MODELS[cfg.MODEL.NAME](cfg, vocab_size, norm)
 
 
 def _hinge(cfg: CfgNode) -> HingeLoss:
@@ -90,4 +128,5 @@ def build_loss(cfg: CfgNode) -> nn.Layer:
     """Return the loss that `cfg.LOSS` names; it is called as `loss(outputs, batch, epoch)`."""
     if cfg.LOSS.NAME not in LOSSES:
         raise ValueError(f"LOSS.NAME: expected one of {sorted(LOSSES)}, got {cfg.LOSS.NAME!r}")
-    return LOSSES[cfg.LOSS.NAME](cfg)
+    loss = LOSSES[cfg.LOSS.NAME](cfg)
+    return CaptionedLoss(loss, cfg.LOSS.CAPTION_WEIGHT) if cfg.MODEL.NAME == "vsrn" else loss

@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.prefix_encoding import prefix_states, prefix_tree
+from models.prefix_encoding import PrefixTree, prefix_states, prefix_tree
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
 
@@ -46,6 +46,39 @@ def max_of(sequences: Tensor, length: Tensor) -> Tensor:
     """Return the largest of the first `length` vectors, by component: [B,T,D], [B] -> [B,D]."""
     padding = ~is_real(sequences, length).unsqueeze(2)
     return sequences.masked_fill(padding, -1e4).max(axis=1)
+
+
+def recurrent_states(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states [B,T,D] of a forward `rnn` over `sequences` [B,T,E], and the last of each [B,D].
+
+    The first `length` [B] places of a sequence count; what stands at the others has no meaning.
+    """
+    if not on_cpu(sequences):
+        states, _ = rnn(sequences)
+        return states, last_of(states, length)
+    states, tree = _states_by_step(rnn, sequences, length)
+    return functional.embedding(tree.paths, states), functional.embedding(tree.whole, states)
+
+
+def last_state(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> Tensor:
+    """Return the state [B,D] of a forward `rnn` after the first `length` [B] of `sequences` [B,T,E]."""
+    if not on_cpu(sequences):
+        return last_of(rnn(sequences)[0], length)
+    states, tree = _states_by_step(rnn, sequences, length)
+    return functional.embedding(tree.whole, states)
+
+
+def _states_by_step(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Tensor, PrefixTree]:
+    """Return the states [P,D] of all places that count, step by step, and which is which."""
+    places = paddle.arange(sequences.shape[0] * sequences.shape[1]).reshape(sequences.shape[:2])
+    tree = prefix_tree(places, length, share=False)
+    rows = sequences.reshape([-1, sequences.shape[2]]).gather(tree.words)
+    return prefix_states(rnn, rows, tree), tree
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Tell whether `tensor` is computed on the CPU now, where our recurrent layers are the faster ones."""
+    return paddle.in_dynamic_mode() and tensor.place.is_cpu_place()
 
 
 POOLINGS = {"last": last_of, "mean": mean_of, "max": max_of}
@@ -136,10 +169,9 @@ class RecurrentTextEncoder(nn.Layer):
 
     def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
         """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
-        on_cpu = paddle.in_dynamic_mode() and token_ids.place.is_cpu_place()
         if self.bidirectional:
             state = self._both_ways(self.dropout(self.embed(token_ids)), text_len)
-        elif on_cpu:  # Paddle's own CPU kernels are slower
+        elif on_cpu(token_ids):
             state = self._by_prefix(token_ids, text_len)
         else:
             outputs, _ = self.rnn(self.dropout(self.embed(token_ids)))  # [B,T,D]

@@ -60,6 +60,14 @@ def contrastive_loss(
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 
 
+def caption_loss(word_logits: Tensor, words: Tensor, num_captions: int) -> Tensor:
+    """Return the negative log-likelihood of `words` [W] under `word_logits` [W,V], a caption (1909.02701, eq. 8).
+
+    Summed over the words and divided by `num_captions`, as the original does.
+    """
+    return cross_entropy(word_logits, words, reduction="sum") / num_captions
+
+
 class HingeLoss(nn.Layer):
     """The hinge ranking loss on a batch: the sum for `sum_epochs` epochs, then the hardest negatives.
 
@@ -98,3 +106,29 @@ class ContrastiveLoss(nn.Layer):
             self.log_scale.clip_(max=math.log(LARGEST_SCALE))
         masked = duplicate_pairs(batch["image_id"], batch["sentence_id"]) if self.mask_duplicates else None
         return {"contrastive": contrastive_loss(outputs["scores"], self.log_scale.exp(), masked)}
+
+
+class CaptionedLoss(nn.Layer):
+    """A retrieval loss and, where the model wrote captions, `weight` times the caption loss beside it (VSRN)."""
+
+    def __init__(self, retrieval: HingeLoss | ContrastiveLoss, weight: float) -> None:
+        super().__init__()
+        self.retrieval = retrieval
+        self.weight = weight
+
+    @property
+    def sum_epochs(self) -> int:
+        """The retrieval loss's epochs on the sum of negatives (see `HingeLoss`)."""
+        return self.retrieval.sum_epochs
+
+    @sum_epochs.setter
+    def sum_epochs(self, epochs: int) -> None:
+        self.retrieval.sum_epochs = epochs
+
+    def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Return the retrieval loss's terms, and `caption` from `word_logits` and `words` of `outputs`."""
+        terms = self.retrieval(outputs, batch, epoch)
+        if "word_logits" in outputs:
+            count = batch["text_len"].shape[0]
+            terms["caption"] = self.weight * caption_loss(outputs["word_logits"], outputs["words"], count)
+        return terms

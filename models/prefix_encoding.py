@@ -16,6 +16,7 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from models.recurrence import GRUSteps, LSTMSteps, Recurrence
+from models.row_blocks import array_of
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,14 @@ class _PrefixLayer(PyLayer):
         """Read row `row_of_prefix` [P] of `x` at each prefix; None: row p at prefix p."""
         tensors = x, weight_ih, weight_hh, bias_ih, bias_hh
         ctx.frozen = [tensor.stop_gradient for tensor in tensors]
-        x, *weights = map(_array, tensors)
+        x, *weights = map(array_of, tensors)
         ctx.recurrence = Recurrence(steps, weights, tree.starts, tree.parents, row_of_prefix)
         return paddle.from_dlpack(ctx.recurrence.forward(x, learning))
 
     @staticmethod
     def backward(ctx, d_states):
-        grads = ctx.recurrence.backward(_array(d_states), need_input=not ctx.frozen[0])
+        grads = ctx.recurrence.backward(array_of(d_states), need_input=not ctx.frozen[0])
         return tuple(
             None if frozen else paddle.from_dlpack(grad)
             for frozen, grad in zip(ctx.frozen, grads, strict=True)
         )
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor's own memory as a NumPy array, which must not be written to."""
-    return np.from_dlpack(tensor.detach())

@@ -1,22 +1,18 @@
 """GRU and LSTM over levels of rows, forward and backward, in NumPy: the recurrent layer of the CPU.
 
-A level holds sequences at the same step; each of its rows continues a row of the level before. Paddle's
-element-wise operations run on one thread, and each of them passes over the memory once. Here a block of
-rows stays in the cache while all of a step's operations pass over it, and threads share the blocks, which
-is some ten times faster; NumPy's products are at least as fast as Paddle's.
+A level holds sequences at the same step; each of its rows continues a row of the level before. A block of rows
+stays in the cache while all of a step's element-wise operations pass over it, which is some ten times faster
+than one operation of Paddle's after another; NumPy's products are at least as fast as Paddle's.
 """
 
-import functools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-Rows = np.ndarray | None  # row numbers; None: one after another
+from models.row_blocks import for_each_block
 
-_BLOCK_BYTES = 1 << 20  # gates of a block: with what a step makes of them, about a core's second-level cache
+Rows = np.ndarray | None  # row numbers; None: one after another
 
 
 class GRUSteps:
@@ -244,7 +240,7 @@ class Recurrence:
                 old = None if memory is None else memory[chosen]
                 steps.forward(rows, hidden, before[chosen], old, states[here])
 
-            _share(step, level.size, products[0].nbytes)
+            for_each_block(step, level.size, products[0].nbytes)
             before = states[level.start : level.end]
             if steps.has_memory:
                 memory = steps.memory[first : first + level.size]
@@ -310,7 +306,7 @@ class Recurrence:
             old, d_old = (memory[chosen], d_memory[part]) if steps.has_memory else (None, None)
             steps.backward(here, before[chosen], old, d_state[part], d_old, d_hidden[here])
 
-        _share(step, level.size, d_hidden[0].nbytes)
+        for_each_block(step, level.size, d_hidden[0].nbytes)
 
 
 def _split(gates: np.ndarray, count: int) -> list[np.ndarray]:
@@ -368,29 +364,3 @@ def _sum_of_rows(x: np.ndarray) -> np.ndarray:
 
 def _shifted(part: slice, start: int) -> slice:
     return slice(part.start + start, part.stop + start)
-
-
-def _share(work: Callable[[slice], None], count: int, row_bytes: int) -> None:
-    """Call `work` on slices of `count` rows, each small enough for the cache, on all threads."""
-    threads = _threads()
-    blocks = -(-count * row_bytes // _BLOCK_BYTES)
-    if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
-        blocks = -(-blocks // threads) * threads  # every thread gets as many
-    edges = [count * number // blocks for number in range(blocks + 1)]
-    parts = [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
-    if threads == 1 or blocks == 1:
-        for part in parts:
-            work(part)
-    else:
-        list(_pool(threads).map(work, parts))
-
-
-def _threads() -> int:
-    """Return the threads that this process was given before Paddle was imported."""
-    outermost = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
-    return max(1, int(outermost)) if outermost.isdecimal() else 1
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="recurrence")

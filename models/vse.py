@@ -55,7 +55,16 @@ class DualEncoder(nn.Layer):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `image` [B,D], `text` [B,D] and `scores` [B,B], rows images and columns captions."""
-        image = self.encode_image(batch)
+        return self.compare(self.encode_image(batch), batch)
+
+    def compare(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `forward` does, given the embeddings of the batch's images.
+
+        With `image_row` [B] in the batch, pair b has image `image_row[b]`: images that several pairs share
+        are encoded once.
+        """
+        if "image_row" in batch:
+            image = nn.functional.embedding(batch["image_row"], image)
         text = self.encode_text(batch)
         with paddle.amp.auto_cast(enable=False):  # half precision is coarser than what tells pairs apart
             scores = self.similarity(image.astype("float32"), text.astype("float32"))

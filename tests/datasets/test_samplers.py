@@ -100,3 +100,21 @@ def test_without_shuffling_random_batches_follow_the_data():
 def test_unknown_batching_lists_the_choices():
     with pytest.raises(ValueError, match="random, bucket or same_length"):
         sampler("sorted")
+
+
+@pytest.mark.parametrize("batching", ["random", "bucket"])
+def test_captions_of_an_image_come_together_each_once_and_with_others_each_epoch(batching):
+    image_of = np.repeat(np.arange(201), 5)[: len(LENGTHS)]
+    together = BatchSampler(LENGTHS, 16, batching, seed=1, image_of=image_of, together=2)
+    epochs = [together.batches(epoch) for epoch in range(2)]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches)) == list(range(len(LENGTHS)))
+        # five captions an image are 2 + 2 + 1: three images for five captions, but where a batch ends in a run
+        images = sum(len(set(image_of[batch])) for batch in batches)
+        assert len(LENGTHS) * 0.6 <= images <= len(LENGTHS) * 0.6 + len(batches) + 1
+    mates = [
+        {frozenset(batch[image_of[batch] == image_of[0]]) for batch in batches if 0 in batch}
+        for batches in epochs
+    ]
+    assert mates[0] != mates[1]
+    assert padding(LENGTHS, together.batches(0)) < (0.6 if batching == "bucket" else 1.5)

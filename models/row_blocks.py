@@ -1,0 +1,51 @@
+"""Work on the rows of large arrays in blocks that fit the cache, shared among threads.
+
+NumPy works on one thread and passes over the memory once an operation, as Paddle does on the CPU. Over a block
+that stays in the cache the passes are cheap, and NumPy releases the interpreter while it works.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from paddle import Tensor
+
+_BLOCK_BYTES = 1 << 20  # with what is made of them, about the second-level cache of a core
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """Return the own memory of a tensor on the CPU as an array, which must not be written to."""
+    return np.from_dlpack(tensor.detach())
+
+
+def row_blocks(count: int, row_bytes: int) -> list[slice]:
+    """Cut `count` rows of that size into blocks, equally many for every thread."""
+    threads = _threads()
+    blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
+    if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
+        blocks = -(-blocks // threads) * threads
+    edges = [count * number // blocks for number in range(blocks + 1)]
+    return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def for_each_block(work: Callable[[slice], None], count: int, row_bytes: int) -> None:
+    """Call `work` on every block of `count` rows of that size, on all threads."""
+    blocks, threads = row_blocks(count, row_bytes), _threads()
+    if threads == 1 or len(blocks) == 1:
+        for block in blocks:
+            work(block)
+    else:
+        list(_pool(threads).map(work, blocks))
+
+
+def _threads() -> int:
+    """Return the threads that this process was given before Paddle was imported."""
+    outermost = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
+    return max(1, int(outermost)) if outermost.isdecimal() else 1
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="blocks")
