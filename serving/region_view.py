@@ -19,9 +19,14 @@ def region_view(image_id: str, regions: ImageRegions, pictures: PictureFolder) -
 
     Without boxes, a square number of regions is taken for a grid. Without a picture, the ground is grey.
     Boxes are scaled from the image that they were found in to the picture; where its size is not known and
-    they reach outside the picture, they are shrunk until they fit. Raises UserError where there are neither
-    boxes nor a grid, and for a picture that cannot be opened.
+    they reach outside the picture, they are shrunk until they fit. Raises UserError for one region, where
+    there are neither boxes nor a grid, and for a picture that cannot be opened.
     """
+    if regions.features.ndim != 2 or len(regions.features) < 2:
+        raise UserError(
+            f"image {image_id}: expected features of two regions or more, got one vector, which has "
+            "no parts; use features [N,R,F]"
+        )
     count = len(regions.features)
     picture, notes = _open(image_id, pictures)
     boxes, size = regions.boxes, regions.image_size

@@ -89,3 +89,10 @@ def test_a_picture_is_turned_as_its_camera_was_held(tmp_path):
     exif[0x0112] = 6  # a quarter turn
     Image.new("RGB", (40, 30)).save(tmp_path / "turned.jpg", exif=exif)
     assert region_view("turned", regions(), PictureFolder(tmp_path))[0].picture.size == (30, 40)
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8)])
+def test_one_vector_has_no_parts_to_show(pictures, shape):
+    whole = SimpleNamespace(features=np.zeros(shape), boxes=None, tags=None, image_size=None)
+    with pytest.raises(UserError, match="image_0: expected features of two regions or more, got one vector"):
+        region_view("image_0", whole, pictures)

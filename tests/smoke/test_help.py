@@ -18,7 +18,9 @@ TYPOS = {
     "search_retrieval.py": ("--txet", "--text"),
     "show_config.py": ("--markdwon", "--markdown"),
     "train_retrieval.py": ("--ovrewrite", "--overwrite"),
+    "visualize.py": ("--regoin", "--region"),
 }
+CONFIGURED = [name for name in TOOLS if "retrieval" in name or name == "visualize.py"]
 
 
 def start(tool: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
@@ -53,16 +55,20 @@ def test_help_teaches_without_paddle(tool):
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
-    cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if "retrieval" in tool else []
-    query = ["--image", "1"] if tool.startswith("search") else ["out"] if tool == "make_report.py" else []
-    done, modules = start(tool, *cfg, *query, typo)
+    cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
+    query = {
+        "search_retrieval.py": ["--image", "1"],
+        "visualize.py": ["--image", "1"],
+        "make_report.py": ["out"],
+    }
+    done, modules = start(tool, *cfg, *query.get(tool, []), typo)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: command line: ") and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.endswith(f"did you mean {meant}?\n"), done.stderr
     assert "paddle" not in modules
 
 
-@pytest.mark.parametrize("tool", [name for name in TOOLS if "retrieval" in name or name == "show_config.py"])
+@pytest.mark.parametrize("tool", [*CONFIGURED, "show_config.py"])
 def test_every_key_is_described_on_request(tool):
     done, modules = start(tool, "--help-config")
     assert (done.returncode, done.stderr) == (0, "")
