@@ -4,7 +4,8 @@ Whatever a data set's layout, images, captions and rows are tied by explicit ind
 nothing later assumes a number of captions an image.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.caption_files import Listing, read_csv, read_karpathy, read_lines, refuse_duplicates
-from datasets.features import NpyFeatures
+from datasets.feature_store import FeatureStore
 
 # image ids, image rows, caption images: the parts of a CaptionSplit that tie it together
 Ties = tuple[list[str], Sequence[int], Sequence[int]]
@@ -38,11 +39,11 @@ def load_captions(
     data_dir: str | Path,
     split: str,
     caption_file: str,
-    features: NpyFeatures,
+    features: FeatureStore,
     captions_per_image: int = 0,
     use_restval: bool = False,
 ) -> CaptionSplit:
-    """Read a split's captions and tie them to the rows of its features.
+    """Read a split's captions and tie them to the rows of its features: by ids, where the features have them.
 
     format: precomp, karpathy or csv; caption_file: of the last two, relative to data_dir.
     captions_per_image: precomp without ids; 0 finds out. use_restval: karpathy; adds that split.
@@ -52,7 +53,8 @@ def load_captions(
     ids_path = Path(data_dir) / f"{split}_ids.txt"
     if format == "precomp":
         captions = read_lines(path, "caption")
-        ties = _tie_precomp(path, ids_path, len(captions), features, captions_per_image)
+        tie = _tie_precomp if features.row_of is None else _tie_precomp_by_id
+        ties = tie(path, ids_path, len(captions), features, captions_per_image)
     else:
         listing = _read_listing(format, path, split, caption_file, use_restval)
         captions = listing.captions
@@ -90,9 +92,12 @@ def _read_listing(format: str, path: Path, split: str, caption_file: str, use_re
     return read_csv(path, split, file_per_split="{split}" in caption_file)
 
 
-def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: NpyFeatures) -> Ties:
-    """Rows are found by ids in any order where there is an ids file, else they follow the listing."""
+def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: FeatureStore) -> Ties:
+    """Rows are found by the ids of the features or of an ids file, else they follow the listing."""
     image_ids, rows = next(iter(listing.names.values())), len(features)
+    if features.row_of is not None:
+        found = _find_rows(listing.names.values(), features.row_of, path, f"{features.path}: no row")
+        return image_ids, found, listing.caption_image
     if not ids_path.is_file():
         if len(image_ids) != rows:
             raise UserError(
@@ -107,17 +112,51 @@ def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: NpyFeat
             f"{_miscount(len(ids), rows)}: mend the file"
         )
     row_of = refuse_duplicates(ids_path, ids)
-    for names in listing.names.values():
-        if all(name in row_of for name in names):
-            return image_ids, [row_of[name] for name in names], listing.caption_image
-    missing = next(name for name in image_ids if name not in row_of)
-    raise UserError(
-        f"{ids_path}: no line for the image {missing!r} of {path}: extract its features and add its id"
-    )
+    found = _find_rows(listing.names.values(), row_of, path, f"{ids_path}: no line")
+    return image_ids, found, listing.caption_image
+
+
+def _find_rows(kinds: Iterable[list[str]], row_of: dict[str, int], path: Path, problem: str) -> list[int]:
+    """Return the row of each image, by the kind of names of which most are known, or names without `.jpg`.
+
+    path: where the images are named. problem: how the message begins if not all of them are known.
+    """
+    kinds = list(kinds)
+    stems = [[os.path.splitext(name)[0] for name in names] for names in kinds]
+    candidates = [*kinds, *(names for names in stems if len(set(names)) == len(names))]
+    names = max(candidates, key=lambda names: sum(name in row_of for name in names))
+    missing = [name for name in names if name not in row_of]
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UserError(
+            f"{problem} for the image {missing[0]!r}{others} of {path}: extract its features and add its id"
+        )
+    return [row_of[name] for name in names]
+
+
+def _tie_precomp_by_id(
+    path: Path, ids_path: Path, num_captions: int, features: FeatureStore, captions_per_image: int
+) -> Ties:
+    """Rows are found by ids, of which the split has one for each image or for each caption."""
+    if not ids_path.is_file():
+        raise UserError(
+            f"{ids_path}: no such file, expected the image ids of {path}, which tell the rows of "
+            f"{features.path}: write one a line, for each image or for each caption"
+        )
+    ids = read_lines(ids_path, "image id")
+    if len(ids) == num_captions:
+        first_lines, caption_image = _group_lines(ids_path, ids)
+        image_ids = list(first_lines)
+    else:
+        refuse_duplicates(ids_path, ids)
+        image_ids = ids
+        caption_image = _share(path, ids_path, num_captions, len(ids), ids_path, captions_per_image)
+    rows = _find_rows([image_ids], features.row_of, ids_path, f"{features.path}: no row")
+    return image_ids, rows, caption_image
 
 
 def _tie_precomp(
-    path: Path, ids_path: Path, num_captions: int, features: NpyFeatures, captions_per_image: int
+    path: Path, ids_path: Path, num_captions: int, features: FeatureStore, captions_per_image: int
 ) -> Ties:
     """A row per image or a row per caption, with ids per image, per caption, or none."""
     rows = len(features)
@@ -134,18 +173,26 @@ def _tie_precomp(
         refuse_duplicates(ids_path, ids)
     elif rows == num_captions and captions_per_image != 1:
         return _tie_repeated_rows(path, features, captions_per_image)
-    per_image = captions_per_image or max(1, int(num_captions / rows + 0.5))  # the nearest that would fit
-    expected = per_image * rows
+    caption_image = _share(path, ids_path, num_captions, rows, features.path, captions_per_image)
+    return ids or list(map(str, range(rows))), range(rows), caption_image
+
+
+def _share(
+    path: Path, ids_path: Path, num_captions: int, num_images: int, images: Path, captions_per_image: int
+) -> np.ndarray:
+    """Share captions equally among images, in order; `images` is the file that tells how many there are."""
+    per_image = captions_per_image or max(1, int(num_captions / num_images + 0.5))  # the nearest fit
+    expected = per_image * num_images
     if expected != num_captions:
         evenly, mend_count = "the same number for each image, such as ", ""
         if captions_per_image:
             evenly, mend_count = "", " or DATASET.CAPTIONS_PER_IMAGE"
         raise UserError(
-            f"{path}: {num_captions} captions for the {rows} images of {features.path}, expected {evenly}"
+            f"{path}: {num_captions} captions for the {num_images} images of {images}, expected {evenly}"
             f"{expected} ({per_image} an image; {_miscount(num_captions, expected)}): mend the files"
             f"{mend_count}, or write {ids_path.name} with the image id of each caption"
         )
-    return ids or list(map(str, range(rows))), range(rows), np.repeat(np.arange(rows), per_image)
+    return np.repeat(np.arange(num_images), per_image)
 
 
 def _miscount(found: int, expected: int) -> str:
@@ -153,8 +200,8 @@ def _miscount(found: int, expected: int) -> str:
     return f"{off} line{'s' if off > 1 else ''} {'missing' if found < expected else 'too many'}"
 
 
-def _tie_caption_ids(path: Path, ids: list[str], features: NpyFeatures) -> Ties:
-    """An id per caption; the lines of one image follow each other."""
+def _group_lines(path: Path, ids: list[str]) -> tuple[dict[str, int], list[int]]:
+    """Return the first line of each image, and each caption's image; lines of an image follow each other."""
     first, caption_image = {}, []
     for line, image in enumerate(ids):
         if image not in first:
@@ -165,6 +212,12 @@ def _tie_caption_ids(path: Path, ids: list[str], features: NpyFeatures) -> Ties:
                 "expected the lines of one image in succession"
             )
         caption_image.append(len(first) - 1)
+    return first, caption_image
+
+
+def _tie_caption_ids(path: Path, ids: list[str], features: FeatureStore) -> Ties:
+    """An id per caption, and a row for each image or for each caption."""
+    first, caption_image = _group_lines(path, ids)
     if len(features) == len(ids):
         return list(first), list(first.values()), caption_image
     if len(features) != len(first):
@@ -175,7 +228,7 @@ def _tie_caption_ids(path: Path, ids: list[str], features: NpyFeatures) -> Ties:
     return list(first), range(len(first)), caption_image
 
 
-def _tie_repeated_rows(path: Path, features: NpyFeatures, captions_per_image: int) -> Ties:
+def _tie_repeated_rows(path: Path, features: FeatureStore, captions_per_image: int) -> Ties:
     """A row per caption without ids: equal rows in succession are one image, unless a count is given."""
     rows = len(features)
     if captions_per_image == 0:

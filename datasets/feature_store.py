@@ -129,32 +129,33 @@ class FeatureStore(ABC):
             )
         return values
 
-    def check(self) -> None:
-        """Read a file of up to 2 GB once; raise `UserError` naming the row that holds NaN or infinity.
+    def check(self, rows: np.ndarray | None = None) -> None:
+        """Read rows (None: all) of up to 2 GB once; raise `UserError` naming one that holds NaN or infinity.
 
-        A larger file would take minutes: its rows are checked when they are read, as all rows are.
+        More would take minutes: rows are checked when they are read, too.
         """
-        if self.path.stat().st_size > _CHECKED_AHEAD_BYTES:
+        share = 1.0 if rows is None else len(rows) / len(self)
+        if self.path.stat().st_size * share > _CHECKED_AHEAD_BYTES:
             return
-        for rows in self.blocks():
-            self.gather(rows, pool=False)
+        for block in self.blocks(rows):
+            self.vectors(block)
 
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and (population) standard deviation over all rows, an image's regions averaged first.
+    def moments(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and (population) standard deviation over rows (None: all), an image's regions averaged first.
 
         Returns float32 [F] and float32 [F]. Streams the file; blocks are merged in float64
         (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum of squares would.
         """
         count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
-        for rows in self.blocks():
-            values = self.gather(rows, pool=True).astype(np.float64)  # [B,F]
+        for block in self.blocks(rows):
+            values = self.gather(block, pool=True).astype(np.float64)  # [B,F]
             block_mean = values.mean(axis=0)
             shift = block_mean - mean
-            total = count + len(rows)
+            total = count + len(block)
             spread += (
-                np.square(values - block_mean).sum(axis=0) + np.square(shift) * count * len(rows) / total
+                np.square(values - block_mean).sum(axis=0) + np.square(shift) * count * len(block) / total
             )
-            mean += shift * len(rows) / total
+            mean += shift * len(block) / total
             count = total
         return mean.astype(np.float32), np.sqrt(spread / count).astype(np.float32)
 
@@ -172,11 +173,12 @@ class FeatureStore(ABC):
             repeats[rows[1:]] = (counts[1:] == counts[:-1]) & (raw[1:] == raw[:-1]).all(axis=1)
         return repeats
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all rows in order, a few megabytes at a time."""
+    def blocks(self, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Yield rows (None: all) in the order of the file, a few megabytes at a time."""
+        ordered = np.arange(len(self)) if rows is None else np.sort(rows)
         step = max(1, _BLOCK_BYTES // ((self.max_regions or 1) * self.dim * self.dtype.itemsize))
-        for start in range(0, len(self), step):
-            yield np.arange(start, min(start + step, len(self)))
+        for start in range(0, len(ordered), step):
+            yield ordered[start : start + step]
 
     def describe(self) -> str:
         """Return what an image has, such as `10 to 100 regions x 2048 features`."""
