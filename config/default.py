@@ -76,6 +76,12 @@ KEYS: dict[str, dict[str, Key]] = {
             choices=("precomp", "karpathy", "csv"),
         ),
         "DATA_DIR": Key("", "folder that holds SPLIT_ims.npy (and captions and ids)"),
+        "FEAT_FILE": Key(
+            "",
+            "file of features, relative to DATA_DIR: .npy, .h5, or .tsv of VinVL, bottom-up attention or "
+            "LXMERT; {split} in it stands for the split's name, and without, one file holds the images of all "
+            "splits; empty: SPLIT_ims.npy",
+        ),
         "CAPTION_FILE": Key("", "caption file of the formats karpathy and csv, relative to DATA_DIR"),
         "IMAGE_DIR": Key("", "folder of the pictures, for reports; relative to DATA_DIR"),
         "TRAIN": Key("train", "name of the training split"),

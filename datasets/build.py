@@ -6,11 +6,12 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from datasets.captions import caption_path, load_captions, read_captions
+from datasets.feature_store import FeatureStore
 from datasets.features import NpyFeatures
+from datasets.open_features import open_features
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers import BatchSampler
 from datasets.text import Vocabulary
-
 
 REGION_MODELS = ("vsrn",)  # they see every region; the others see the mean of an image's regions
 
@@ -48,7 +49,7 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
     Raises `UserError` for data that is missing or does not fit together.
     """
     data_dir = _data_dir(cfg)
-    features = NpyFeatures(data_dir / f"{split}_ims.npy", cfg.INPUT.IMG_FEATURE_DIM)
+    features = build_features(cfg, split)
     captions = load_captions(
         cfg.DATASET.FORMAT,
         data_dir,
@@ -69,6 +70,22 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
         distinct_captions=distinct,
         pool_regions=cfg.MODEL.NAME not in REGION_MODELS,
     )
+
+
+def build_features(cfg: CfgNode, split: str) -> FeatureStore:
+    """Open the features of a split: DATASET.FEAT_FILE, or `SPLIT_ims.npy` where that is empty.
+
+    The rows of `SPLIT_ims.npy` are tied to captions by order and `SPLIT_ids.txt`, those of other files by
+    the ids that they hold. Raises `UserError` for a file that is missing or broken.
+    """
+    data_dir, dim = _data_dir(cfg), cfg.INPUT.IMG_FEATURE_DIM
+    usual = data_dir / f"{split}_ims.npy"
+    path = data_dir / cfg.DATASET.FEAT_FILE.replace("{split}", split) if cfg.DATASET.FEAT_FILE else usual
+    if path == usual:
+        return NpyFeatures(path, dim)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected the features of {split}: check DATASET.FEAT_FILE")
+    return open_features(path, dim)
 
 
 def build_sampler(

@@ -7,8 +7,7 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.captions import CaptionSplit
-from datasets.feature_store import ImageRegions
-from datasets.features import NpyFeatures
+from datasets.feature_store import FeatureStore, ImageRegions
 from datasets.text import Vocabulary
 
 
@@ -27,7 +26,7 @@ class RetrievalDataset:
 
     def __init__(
         self,
-        features: NpyFeatures,
+        features: FeatureStore,
         split: CaptionSplit,
         vocabulary: Vocabulary,
         max_seq_len: int = 0,
@@ -73,14 +72,13 @@ class RetrievalDataset:
 
     def describe(self) -> str:
         """One line: what the split holds."""
-        kind = "" if self.features.max_regions is None else f"{self.features.max_regions} regions x "
         left_out = [
             f"{self.num_dropped} longer ones dropped" if self.num_dropped else "",
             f"{self.num_repeats} repeated ones left out" if self.num_repeats else "",
         ]
         besides = f" ({', '.join(filter(None, left_out))})" if any(left_out) else ""
         return (
-            f"{self.name}: {self.num_images} images ({kind}{self.features.dim} features), "
+            f"{self.name}: {self.num_images} images ({self.features.describe()}), "
             f"{self.num_captions} captions{besides}, {len(self._starts)} different sentences"
         )
 
@@ -115,6 +113,14 @@ class RetrievalDataset:
     def regions(self, image: int) -> ImageRegions:
         """Return one image's features, not pooled, with the boxes and tags that its file holds."""
         return self.features[int(self._image_rows[image])]
+
+    def check_features(self) -> None:
+        """Read the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
+        self.features.check(self._image_rows)
+
+    def feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and deviation, float32 [F] each, of the images' features, regions averaged first."""
+        return self.features.moments(self._image_rows)
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the text side of `batch` (token_ids, text_len) for captions by index."""

@@ -54,9 +54,9 @@ def build_trainer(
     training = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=True)
     dev = build_dataset(cfg, cfg.DATASET.DEV, vocabulary, training=False)
     if rank == 0 and not resume:  # a bad value is found before a run is replaced, not hours later
-        training.features.check()
-        dev.features.check()
-    moments = training.features.moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
+        training.check_features()
+        dev.check_features()
+    moments = training.feature_moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
     model, loss = build_model(cfg, len(vocabulary), *moments), build_loss(cfg)
     if origin and not resume:
         load_model(origin, model, cfg.MODEL.NAME)
