@@ -2,17 +2,20 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from serving.attention import Attention
+from config.errors import UserError
+from serving.attention import Attention, attend
 from serving.attention_pictures import draw_links, draw_listened, draw_matrix, draw_sentence, draw_words
 from serving.drawing import View
 from serving.pages import write_page, write_whole
-from serving.pictures import image_uri
+from serving.pictures import PictureFolder, image_uri
+from serving.region_view import region_view
+from serving.searcher import Searcher
 
 PICTURE = 220  # pixels of the longer side of the picture without marks
 
@@ -105,6 +108,31 @@ def _with_shares(view: View, shares: np.ndarray, but: int | None = None) -> View
         for region, (label, share) in enumerate(zip(view.labels, shares, strict=True))
     ]
     return View(view.picture, view.boxes, labels)
+
+
+def report_sections(
+    searcher: Searcher, caption_rows: Sequence[int], pictures: PictureFolder, top: int = 5
+) -> list[AttentionSection]:
+    """Look at captions of the split with their images, of which a report shows all but the matrix.
+
+    Images without a picture, or without boxes or a grid to draw, are left out.
+    """
+    dataset, sections = searcher.dataset, []
+    for caption in caption_rows:
+        row = int(dataset.caption_image[caption])
+        image_id, regions = dataset.image_ids[row], dataset.regions(row)
+        if pictures.find(image_id) is None:
+            continue
+        try:
+            view, notes = region_view(image_id, regions, pictures)
+        except UserError:
+            continue
+        seen = attend(searcher, row, regions, dataset.captions[caption])
+        section = attention_section(seen, view, notes, top)
+        sections.append(
+            replace(section, figures=[figure for figure in section.figures if figure.name != "matrix"])
+        )
+    return sections
 
 
 def write_attention(folder: Path, section: AttentionSection, note: str) -> list[Path]:

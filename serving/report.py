@@ -9,6 +9,7 @@ import numpy as np
 
 from config.errors import UserError
 from engine.result import Result
+from serving.attention_page import AttentionSection, report_sections
 from serving.curves import draw_curves, working_seconds
 from serving.examples import (
     best_captions,
@@ -90,6 +91,7 @@ def write_report(path: Path, title: str, runs: list[RunReport], pictures: Pictur
             relating_verdict(run) for run in runs if run.family in RELATING_FAMILIES and run.swapped
         ],
         "curves": image_uri(draw_curves([(run.name, colours[run.name], run.log) for run in runs]), "png"),
+        "looks": {run.name: _looks(run, pictures) for run in runs if run.family in RELATING_FAMILIES},
         **_examples(runs[0]),
         **(_comparisons(runs) if len(runs) > 1 else {}),
     }
@@ -144,6 +146,13 @@ def _examples(run: RunReport) -> dict:
         "worst": [example(searcher, row, ranks) for row in worst_captions(ranks, caption_image)],
         "image_examples": image_examples(searcher, run.result.i2t_ranks),
     }
+
+
+def _looks(run: RunReport, pictures: PictureFolder) -> list[AttentionSection]:
+    """Look at one picture that its sentence found first, and at one that it found last."""
+    ranks, caption_image = run.result.t2i_ranks, run.searcher.dataset.caption_image
+    captions = best_captions(ranks, caption_image, 1) + worst_captions(ranks, caption_image, 1)
+    return report_sections(run.searcher, captions, pictures)
 
 
 def _comparisons(runs: list[RunReport]) -> dict:

@@ -1,4 +1,7 @@
-"""A tiny data set of six pictures, and an untrained model to search it with."""
+"""Tiny data sets, of six pictures and of three with regions, and untrained models to search them with."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -9,8 +12,10 @@ from datasets.captions import CaptionSplit
 from datasets.features import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.text import Vocabulary
+from models.captioner import Captioner
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.vse import DualEncoder
+from models.vsrn import VSRN, RegionEncoder
 from serving.pictures import PictureFolder
 from serving.searcher import Searcher
 
@@ -45,3 +50,33 @@ def searcher(dataset) -> Searcher:
     )
     model.eval()
     return Searcher(model, dataset.vocabulary, dataset)
+
+
+@pytest.fixture
+def vsepp(tmp_path) -> Searcher:
+    """Return a searcher of three images of four regions, by a model that averages them."""
+    return _region_searcher(tmp_path, lambda text, _: DualEncoder(ImageEncoder(8, 16), text), pool=True)
+
+
+@pytest.fixture
+def vsrn(tmp_path) -> Searcher:
+    """Return a searcher of the same images, by one with a graph and a caption decoder."""
+
+    def make_model(text: paddle.nn.Layer, words: int) -> VSRN:
+        captioner = Captioner(16, words, word_dim=8, hidden_dim=8, max_len=7)
+        return VSRN(RegionEncoder(8, 16, num_blocks=2), text, captioner=captioner)
+
+    return _region_searcher(tmp_path, make_model, pool=False)
+
+
+def _region_searcher(folder: Path, make_model: Callable, pool: bool) -> Searcher:
+    regions = np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)
+    np.save(folder / "regions.npy", regions)
+    captions = ["a red dog", "a dog", "the blue cat", "a cat", "the red sun", "the red sun"]
+    split = CaptionSplit("test", ["image_0", "image_1", "image_2"], np.arange(3), captions, np.arange(6) // 2)
+    vocabulary = Vocabulary.build(captions, "simple", 1, "vsepp")
+    dataset = RetrievalDataset(NpyFeatures(folder / "regions.npy"), split, vocabulary, pool_regions=pool)
+    paddle.seed(3)
+    model = make_model(GRUTextEncoder(len(vocabulary), 8, 16), len(vocabulary))
+    model.eval()
+    return Searcher(model, vocabulary, dataset)

@@ -1,54 +1,23 @@
 """What is said of an image is what the model computes: shares, scores, ranks, and the caption it writes."""
 
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import paddle
 import pytest
 
 from config.errors import UserError
-from datasets.captions import CaptionSplit
-from datasets.features import NpyFeatures
-from datasets.retrieval_dataset import RetrievalDataset
 from datasets.text import Vocabulary
-from models.captioner import Captioner
-from models.encoders import GRUTextEncoder, ImageEncoder
-from models.vse import DualEncoder
-from models.vsrn import VSRN, RegionEncoder
-from serving.attention import attend, graph_listening, listening_shares, read_sentence
+from serving.attention import Attention, attend, graph_listening, listening_shares, read_sentence
 from serving.searcher import Searcher
 
-CAPTIONS = ["a red dog", "a dog", "the blue cat", "a cat", "the red sun", "the red sun"]
-REGIONS = np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)
+
+def features(searcher: Searcher, row: int) -> np.ndarray:
+    return searcher.dataset.regions(row).features
 
 
-def searcher_of(folder, make_model, pool: bool) -> Searcher:
-    np.save(folder / "test_ims.npy", REGIONS)
-    split = CaptionSplit("test", ["dog.jpg", "cat.jpg", "sun.jpg"], np.arange(3), CAPTIONS, np.arange(6) // 2)
-    vocabulary = Vocabulary.build(CAPTIONS, "simple", 1, "vsepp")
-    dataset = RetrievalDataset(NpyFeatures(folder / "test_ims.npy"), split, vocabulary, pool_regions=pool)
-    paddle.seed(3)
-    model = make_model(GRUTextEncoder(len(vocabulary), 8, 16), len(vocabulary))
-    model.eval()
-    return Searcher(model, vocabulary, dataset)
-
-
-@pytest.fixture
-def vsepp(tmp_path) -> Searcher:
-    return searcher_of(tmp_path, lambda text, _: DualEncoder(ImageEncoder(8, 16), text), pool=True)
-
-
-@pytest.fixture
-def vsrn(tmp_path) -> Searcher:
-    def make_model(text, words):
-        captioner = Captioner(16, words, word_dim=8, hidden_dim=8, max_len=7)
-        return VSRN(RegionEncoder(8, 16, num_blocks=2), text, captioner=captioner)
-
-    return searcher_of(tmp_path, make_model, pool=False)
-
-
-def regions(row: int) -> SimpleNamespace:
-    return SimpleNamespace(features=REGIONS[row])
+def look(searcher: Searcher, row: int, text: str | None = None) -> Attention:
+    return attend(searcher, row, searcher.dataset.regions(row), text)
 
 
 def score_of(searcher: Searcher, image: np.ndarray, ids: list[int]) -> float:
@@ -84,7 +53,7 @@ def test_listening_is_theta_phi_of_the_graph(vsrn):
     """The first block by the paper's formula, from its weights."""
     encoder = vsrn.model.image_encoder
     with paddle.no_grad():
-        mapped = encoder.fc(paddle.to_tensor(REGIONS[1])).numpy()
+        mapped = encoder.fc(paddle.to_tensor(features(vsrn, 1))).numpy()
     mapped = mapped / np.linalg.norm(mapped, axis=0)
     theta, phi = (
         mapped @ layer.weight.numpy() + layer.bias.numpy()
@@ -92,36 +61,40 @@ def test_listening_is_theta_phi_of_the_graph(vsrn):
     )
     affinity = theta @ phi.T / 4
     encoder.blocks = paddle.nn.LayerList([encoder.blocks[0]])
-    assert np.allclose(graph_listening(vsrn.model, REGIONS[1]), listening_shares([affinity]), atol=1e-6)
+    assert np.allclose(
+        graph_listening(vsrn.model, features(vsrn, 1)), listening_shares([affinity]), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["vsepp", "vsrn"])
 def test_relevance_is_of_this_image_and_this_sentence(name, request):
     searcher = request.getfixturevalue(name)
-    seen = attend(searcher, 1, regions(1), "the red cat")
+    seen = look(searcher, 1, "the red cat")
     ids = searcher.vocabulary.encode("the red cat")
-    whole = score_of(searcher, REGIONS[1], ids)
+    whole = score_of(searcher, features(searcher, 1), ids)
     assert seen.relevance.score == pytest.approx(whole, abs=1e-5)
     for region in range(4):
-        rest = np.delete(REGIONS[1], region, axis=0)
+        rest = np.delete(features(searcher, 1), region, axis=0)
         lost = whole - score_of(searcher, rest, ids)
         assert seen.relevance.region[region] == pytest.approx(lost, abs=1e-5)
         for word in range(3):
             fewer = [token for place, token in enumerate(ids) if place != word + 1]
-            needs_both = lost - score_of(searcher, REGIONS[1], fewer) + score_of(searcher, rest, fewer)
+            needs_both = (
+                lost - score_of(searcher, features(searcher, 1), fewer) + score_of(searcher, rest, fewer)
+            )
             assert seen.relevance.pair[region, word] == pytest.approx(needs_both, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vsepp", "vsrn"])
 def test_captions_stand_with_their_scores_and_the_rank_of_the_picture(name, request):
     searcher = request.getfixturevalue(name)
-    seen = attend(searcher, 2, regions(2), "a sun")
+    seen = look(searcher, 2, "a sun")
     expected = [("asked", "a sun"), ("true", "the red sun")]  # which is there twice
     assert [(caption.origin, caption.text) for caption in seen.captions][:2] == expected
     assert len(seen.captions) == (3 if name == "vsrn" else 2)
     for caption in seen.captions[:2]:
         ids = searcher.vocabulary.encode(caption.text)
-        scores = [score_of(searcher, image, ids) for image in REGIONS]
+        scores = [score_of(searcher, image, ids) for image in map(partial(features, searcher), range(3))]
         assert caption.score == pytest.approx(scores[2], abs=1e-5)
         assert caption.rank == 1 + sum(score >= scores[2] for score in scores[:2])
 
@@ -129,31 +102,31 @@ def test_captions_stand_with_their_scores_and_the_rank_of_the_picture(name, requ
 def test_ties_count_against_the_picture(vsepp):
     vsepp.images[:] = vsepp.images[0]
     vsepp.image_index.embeddings[:] = vsepp.images[0]
-    assert {caption.rank for caption in attend(vsepp, 0, regions(0)).captions} == {3}
+    assert {caption.rank for caption in look(vsepp, 0).captions} == {3}
 
 
 def test_the_written_caption_is_the_models_own(vsrn):
-    seen = attend(vsrn, 0, regions(0))
+    seen = look(vsrn, 0)
     (generated,) = [caption for caption in seen.captions if caption.origin == "generated"]
-    batch = {"regions": paddle.to_tensor(REGIONS[:1]), "num_regions": paddle.to_tensor([4])}
+    batch = {"regions": paddle.to_tensor(features(vsrn, 0)[None]), "num_regions": paddle.to_tensor([4])}
     with paddle.no_grad():
         written = vsrn.model.write_captions(batch, 7).numpy()[0].tolist()
     end = vsrn.vocabulary.end_id
     ids = written[: written.index(end)] if end in written else written
     assert generated.text == " ".join(vsrn.vocabulary.words[index] for index in ids)
     framed = [vsrn.vocabulary.start_id, *ids, end]
-    assert generated.score == pytest.approx(score_of(vsrn, REGIONS[0], framed), abs=1e-5)
+    assert generated.score == pytest.approx(score_of(vsrn, features(vsrn, 0), framed), abs=1e-5)
 
 
 def test_without_a_sentence_it_is_the_images_first(vsepp):
-    seen = attend(vsepp, 1, regions(1))
+    seen = look(vsepp, 1)
     assert seen.sentence.text == "the blue cat" and seen.sentence.words == ["the", "blue", "cat"]
     assert [caption.origin for caption in seen.captions] == ["true", "true"]
     assert seen.listening is None
 
 
 def test_unknown_words_are_marked_and_shown(vsepp):
-    seen = attend(vsepp, 0, regions(0), "A purple dog!")
+    seen = look(vsepp, 0, "A purple dog!")
     assert seen.sentence.words == ["a", "purple (unknown)", "dog", "! (unknown)"]
     assert seen.relevance.pair.shape == (4, 4)
 
@@ -161,7 +134,7 @@ def test_unknown_words_are_marked_and_shown(vsepp):
 def test_the_places_of_words_are_past_the_markers():
     """VSE's captions have no start."""
     for layout, places in (("vsepp", range(1, 3)), ("vse", range(2))):
-        vocabulary = Vocabulary.build(CAPTIONS, "simple", 1, layout)
+        vocabulary = Vocabulary.build(["a dog"], "simple", 1, layout)
         sentence = read_sentence("a dog", vocabulary)
         assert sentence.places == places
         assert [vocabulary.words[sentence.token_ids[place]] for place in places] == ["a", "dog"]
@@ -169,4 +142,4 @@ def test_the_places_of_words_are_past_the_markers():
 
 def test_a_sentence_has_words(vsepp):
     with pytest.raises(UserError, match="--text: expected a sentence"):
-        attend(vsepp, 0, regions(0), "  ")
+        look(vsepp, 0, "  ")

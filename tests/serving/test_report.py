@@ -8,6 +8,7 @@ import pytest
 
 from config.errors import UserError
 from engine.evaluator import evaluate
+from serving.pictures import PictureFolder
 from serving.report import COLUMNS, RunReport, mark_best, refuse_others, relating_verdict, write_report
 
 LOG = [
@@ -119,3 +120,12 @@ def test_runs_measured_otherwise_are_not_compared(run):
     run_of_others = another(run)
     run_of_others.searcher.dataset.image_ids = ["else"]
     refuse_others(run, run_of_others)  # the two share the data set
+
+
+def test_a_report_shows_where_a_model_of_regions_looked(vsrn, pictures, tmp_path):
+    result = evaluate(vsrn.model, vsrn.dataset, "test")
+    run = RunReport("graph", "vsrn", vsrn, result, LOG, {})
+    page = written(tmp_path, [run], pictures)
+    assert "Where graph looked" in page and page.count("What the graph listened to</h3>") in (1, 2)
+    assert page.count(">generated</td>") == page.count("What the graph listened to</h3>")
+    assert "Where graph looked" not in written(tmp_path, [run], PictureFolder(None))
