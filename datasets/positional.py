@@ -169,7 +169,8 @@ class LineFile:
             starts[line] = int(word)
         disorder = np.flatnonzero(np.diff(starts) <= 0)
         if not words or starts[0] != 0 or len(disorder):
-            raise self._stale(0 if not words or starts[0] != 0 else int(disorder[0]))
+            wrong = 0 if not words or starts[0] != 0 else min(int(disorder[0]) + 1, len(words) - 1)
+            raise self._stale(wrong)
         inner = _find_starts(self.file, int(starts[-2]))
         if len(inner) != 2:
             raise self._stale(len(words))
