@@ -5,6 +5,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
+from models.attention import additive_attention
 from models.encoders import recurrent_states
 
 PAD, START, END = 0, 1, 2  # as the vocabulary layout vsepp numbers them
@@ -59,7 +60,7 @@ class Captioner(nn.Layer):
         inputs, targets, step_of, row_of = self._teach(token_ids.numpy(), text_len.numpy())
         memory = self._remember(regions, num_regions)
         if image_row is not None:
-            memory = tuple(functional.embedding(image_row, part) for part in memory)
+            memory = tuple(_rows_of(part, image_row) for part in memory)
         words = self.embed(paddle.to_tensor(inputs))  # [B,S,E]
         *constant, state = memory
         states = []
@@ -111,7 +112,11 @@ class Captioner(nn.Layer):
 
     def _step(self, word: Tensor, state: Tensor, memory: Tensor, attended: Tensor, barred: Tensor) -> Tensor:
         """Return the decoder's next state [B,H] after reading `word` [B,E]."""
-        energy = self.attend(paddle.tanh(attended + self.attend_state(state).unsqueeze(1)))  # [B,R,1]
-        weights = functional.softmax(energy.squeeze(2) + barred, axis=1)  # [B,R]
-        context = (weights.unsqueeze(1) @ memory).squeeze(1)  # [B,H]
+        query = self.attend_state(state)
+        context = additive_attention(query, attended, memory, self.attend.weight.squeeze(1), barred)
         return self.cell(self.dropout(paddle.concat([word, context], axis=1)), state)[0]
+
+
+def _rows_of(x: Tensor, row: Tensor) -> Tensor:
+    """Return [B,...], the rows `row` [B] of `x` [I,...]."""
+    return functional.embedding(row, x.reshape([len(x), -1])).reshape([len(row), *x.shape[1:]])
