@@ -1,6 +1,7 @@
 """Our side of a race: `python _ours.py TASK MODEL FOLDER` measures itself once for each line on its stdin."""
 
 from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
+from _report import ROOT
 
 import sys
 from collections.abc import Iterable
@@ -12,28 +13,24 @@ from yacs.config import CfgNode
 from config.load import load_config
 from engine.runtime import prepare_runtime
 
-MODEL_KEYS = {
-    "vse": ["LOSS.HARD_NEGATIVE=false", "OPTIMIZATION.BATCHING=same_length"],
-    "vsepp": ["LOSS.HARD_NEGATIVE=true", "OPTIMIZATION.BATCHING=bucket"],
-    "vsrn": ["LOSS.HARD_NEGATIVE=true", "OPTIMIZATION.BATCHING=bucket"],
-}
-
 
 def main() -> None:
     task, model, folder = sys.argv[1:]
     setting = SETTINGS[model]
     keys = {
-        "MODEL.NAME": model,
         "MODEL.EMBED_DIM": setting.embed_dim,
         "MODEL.WORD_DIM": WORD_DIM,
         "INPUT.IMG_FEATURE_DIM": setting.features[-1],
         "INPUT.TOKENIZER": "whitespace",
         "INPUT.VOCAB_FILE": f"{folder}/{VOCABULARY}",
         "DATASET.DATA_DIR": folder,
+        "DATASET.CAPTIONS_PER_IMAGE": setting.captions_per_image,
         "OPTIMIZATION.BATCH_SIZE": setting.batch,
         "OUTPUT.CHECKPOINT_DIR": folder,
     }
-    cfg = load_config(None, [f"{key}={value}" for key, value in keys.items()] + MODEL_KEYS[model])
+    cfg = load_config(
+        ROOT / "configs" / "f30k" / f"{model}.yaml", [f"{key}={value}" for key, value in keys.items()]
+    )
     prepare_runtime("cpu")
     {"train": train, "encode": encode}[task](cfg)
 
@@ -60,7 +57,7 @@ def train(cfg: CfgNode) -> None:
 
 
 def encode(cfg: CfgNode) -> None:
-    """Encode the split as the evaluator does: every image and every sentence once."""
+    """Encode the split as the evaluator does: every image and every sentence once; VSRN: images alone."""
     from datasets.build import build_dataset, build_vocabulary
     from engine.evaluator import encode_captions, encode_images
     from models.build import build_model
@@ -69,11 +66,16 @@ def encode(cfg: CfgNode) -> None:
     dataset = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=False)
     model = build_model(cfg, len(vocabulary))
 
+    if cfg.MODEL.NAME == "vsrn":
+        for block in model.image_encoder.blocks:  # from 0, where a block is the identity and compares nothing
+            block.norm.weight.set_value(np.ones(cfg.MODEL.EMBED_DIM, np.float32))
     folder = Path(cfg.DATASET.DATA_DIR)
     np.savez(folder / WEIGHTS, **{name: weight.numpy() for name, weight in model.named_parameters()})
 
     def encode_split() -> np.ndarray:
-        encode_images(model, dataset, cfg.EVAL.BATCH_SIZE)
+        images = encode_images(model, dataset, cfg.EVAL.BATCH_SIZE)
+        if cfg.MODEL.NAME == "vsrn":
+            return images
         sentences, sentence_of_caption = encode_captions(model, dataset, cfg.EVAL.BATCH_SIZE)
         return sentences[sentence_of_caption]
 

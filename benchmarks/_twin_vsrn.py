@@ -9,6 +9,7 @@ twice, and so clips and steps them twice; here they are trained once.
 from _race import SETTINGS, WORD_DIM
 from _twins import GRUText, Twin, hinge, l2norm, run
 
+import re
 import sys
 from pathlib import Path
 
@@ -188,6 +189,25 @@ class VSRNTwin(Twin):
         with torch.no_grad():
             parts = [self.model.img(part)[0] for part in features.split(self.setting.batch)]
         return torch.cat(parts).numpy()
+
+    def load(self, weights: dict[str, np.ndarray]) -> None:
+        """Take our image encoder, whose 1x1 convolutions [out,in,1] are linear layers [in,out].
+
+        Statistics of batch norms stay as they begin.
+        """
+        parameters = dict(self.model.img.named_parameters())
+        for name, parameter in parameters.items():
+            array = weights[f"image_encoder.{our_name(name)}"]
+            array = array.T if parameter.dim() > 1 and "rnn" not in name else array
+            parameter.data.copy_(torch.from_numpy(array).reshape(parameter.shape))
+
+
+def our_name(name: str) -> str:
+    """Return what our image encoder calls its parameter that is `name` in the original's."""
+    name = re.sub(r"Rs_GCN_(\d)", lambda match: f"blocks.{int(match[1]) - 1}", name)
+    for theirs, ours in {"W.0.": "out.", "W.1.": "norm.", "img_rnn.": "rnn.", "bn.": "norm."}.items():
+        name = name.replace(theirs, ours)
+    return name
 
 
 if __name__ == "__main__":
