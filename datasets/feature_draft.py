@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,16 +52,9 @@ class FeatureDraft:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{self.folder}: another process is writing it: wait for it to end") from error
-        try:
-            record = json.loads((self.folder / _RECORD).read_text())
-            self.images_done = record.pop("images_done")
-            resumed = record == self._wanted
-        except (OSError, ValueError, KeyError, AttributeError):
-            resumed = False
-        if not resumed:
-            for path in self.folder.iterdir():
-                path.unlink()
-            self.images_done = 0
+        self.images_done = self._read_record()
+        if self.images_done == 0:
+            self._clear()
             create_files(self.path, self._contents, self._dtype)
             self._record(0)
         self._places = places(self.path, self._contents, self._dtype)
@@ -127,23 +119,40 @@ class FeatureDraft:
     def finish(self) -> None:
         """Move the files to their names, the target last; what the target consisted of before is replaced."""
         with self._disk_errors():
-            for name in file_names(self.target):
-                if (self.folder / name).exists():
-                    os.replace(self.folder / name, self.target.with_name(name))
-                else:
-                    self.target.with_name(name).unlink(missing_ok=True)
+            names = file_names(self.target, self._contents)
+            for name in set(file_names(self.target)) - set(names):
+                self.target.with_name(name).unlink(missing_ok=True)
+            for name in names:
+                os.replace(self.folder / name, self.target.with_name(name))
         self.discard()
 
     def discard(self) -> None:
         """Remove what was written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._clear()
+            self.folder.rmdir()
         self.close()
+
+    def _clear(self) -> None:
+        for name in (*file_names(self.target), _RECORD, f"{_RECORD}.new"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes go on with the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _read_record(self) -> int:
+        """Return the images that are complete; 0 where something else is under way, or files are missing."""
+        try:
+            record = json.loads((self.folder / _RECORD).read_text())
+        except (OSError, ValueError):
+            return 0
+        if not isinstance(record, dict) or not isinstance(images_done := record.pop("images_done", 0), int):
+            return 0
+        files = [self.folder / name for name in file_names(self.target, self._contents)]
+        return images_done if record == self._wanted and all(path.exists() for path in files) else 0
 
     def _record(self, images_done: int) -> None:
         self.images_done = images_done

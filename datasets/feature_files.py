@@ -43,10 +43,19 @@ def check_target(target: Path, contents: Contents, dtype: str) -> None:
         )
 
 
-def file_names(target: Path) -> list[str]:
-    """Return the names of all files that a target may consist of, the one that is named by the user last."""
-    sides = ("ids.txt", "tags.txt", "boxes.npy") if target.suffix == ".npy" else ()
-    return [*(beside(target, side).name for side in sides), target.name]
+def file_names(target: Path, contents: Contents | None = None) -> list[str]:
+    """Return the names of the files that a target consists of, the one that is named by the user last.
+
+    Without `contents`: all that it may consist of.
+    """
+    if target.suffix != ".npy":
+        return [target.name]
+    sides = {
+        "ids.txt": contents is None or contents.ids is not None,
+        "tags.txt": contents is None or contents.tags is not None,
+        "boxes.npy": contents is None or contents.has_boxes,
+    }
+    return [*(beside(target, side).name for side, there in sides.items() if there), target.name]
 
 
 def create_files(path: Path, contents: Contents, dtype: str) -> None:

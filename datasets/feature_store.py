@@ -190,9 +190,9 @@ class FeatureStore(ABC):
         regions = f"{fewest} to {self.max_regions}" if fewest < self.max_regions else f"{fewest}"
         return f"{regions} regions x {self.dim} features"
 
-    def _name_rows(self, path: Path, ids: list[str]) -> None:
-        """Take the ids of all rows, which stand in the lines of `path`; refuse one that comes twice."""
-        self.image_ids, self.row_of = ids, refuse_duplicates(path, ids)
+    def _name_rows(self, path: Path, ids: list[str], place: str = "line {}") -> None:
+        """Take the ids of all rows, which stand at each `place` of `path`; refuse one that comes twice."""
+        self.image_ids, self.row_of = ids, refuse_duplicates(path, ids, place)
 
     def _check_width(self, expected_dim: int | None) -> None:
         if expected_dim is not None and expected_dim != self.dim:

@@ -56,7 +56,7 @@ class Hdf5Features(FeatureStore):
             ids = self._read_texts(file, "ids", len(self)) if "ids" in file else None
         self._check_width(expected_dim)
         if ids is not None:
-            self._name_rows(self.path, ids)
+            self._name_rows(self.path, ids, "row {} of ids")
 
     def __len__(self) -> int:
         return self._num_images
