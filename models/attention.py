@@ -1,4 +1,4 @@
-"""Additive attention (Bahdanau et al. 2015, arXiv 1409.0473), as VSRN's caption decoder attends to regions."""
+"""Additive attention (Bahdanau et al. 2015, arXiv 1409.0473): how VSRN's caption decoder sees regions."""
 
 import numpy as np
 import paddle

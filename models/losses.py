@@ -61,9 +61,9 @@ def contrastive_loss(
 
 
 def caption_loss(word_logits: Tensor, words: Tensor, num_captions: int) -> Tensor:
-    """Return the negative log-likelihood of `words` [W] under `word_logits` [W,V], a caption (1909.02701, eq. 8).
+    """Return the negative log-likelihood of `words` [W] under `word_logits` [W,V] (arXiv 1909.02701, eq. 8).
 
-    Summed over the words and divided by `num_captions`, as the original does.
+    It is summed over the words of all captions and divided by `num_captions`, as the original does.
     """
     return cross_entropy(word_logits, words, reduction="sum") / num_captions
 
@@ -109,7 +109,7 @@ class ContrastiveLoss(nn.Layer):
 
 
 class CaptionedLoss(nn.Layer):
-    """A retrieval loss and, where the model wrote captions, `weight` times the caption loss beside it (VSRN)."""
+    """A retrieval loss and, where the model wrote captions, `weight` times their loss beside it (VSRN)."""
 
     def __init__(self, retrieval: HingeLoss | ContrastiveLoss, weight: float) -> None:
         super().__init__()

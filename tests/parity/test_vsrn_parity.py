@@ -153,7 +153,10 @@ def test_the_caption_decoder(case: Case) -> None:
 
 def test_greedy_captions(case: Case) -> None:
     case.model.eval()
-    written, expected = case.model.write_captions(case.batch, max_len=16).numpy(), case.golden["caption_greedy"]
+    written, expected = (
+        case.model.write_captions(case.batch, max_len=16).numpy(),
+        case.golden["caption_greedy"],
+    )
     for ours, theirs in zip(written, expected, strict=True):
         end = np.flatnonzero(theirs == 2)
         length = end[0] + 1 if len(end) else len(theirs)  # the original goes on after <end>
