@@ -68,7 +68,7 @@ def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None
         raise UserError(f"image {image_id} has no caption; give a sentence with --text")
     sentence = read_sentence(own[0] if text is None else text, vocabulary)
     captions = [("true", read_sentence(caption, vocabulary)) for caption in own]
-    if text is not None:
+    if text is not None and text not in own:
         captions.insert(0, ("asked", sentence))
     captions += [("generated", written) for written in _write_caption(searcher.model, features, vocabulary)]
     return Attention(

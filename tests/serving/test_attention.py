@@ -99,6 +99,10 @@ def test_captions_stand_with_their_scores_and_the_rank_of_the_picture(name, requ
         assert caption.rank == 1 + sum(score >= scores[2] for score in scores[:2])
 
 
+def test_a_caption_of_the_image_is_judged_once(vsepp):
+    assert [caption.text for caption in look(vsepp, 0, "a dog").captions] == ["a red dog", "a dog"]
+
+
 def test_ties_count_against_the_picture(vsepp):
     vsepp.images[:] = vsepp.images[0]
     vsepp.image_index.embeddings[:] = vsepp.images[0]
