@@ -182,12 +182,13 @@ class FeatureStore(ABC):
         for start in range(0, len(ordered), step):
             yield ordered[start : start + step]
 
-    def describe(self) -> str:
-        """Return what an image has, such as `10 to 100 regions x 2048 features`."""
+    def describe(self, rows: np.ndarray | None = None) -> str:
+        """Return what each of rows (None: all) has, such as `10 to 100 regions x 2048 features`."""
         if self.max_regions is None:
             return f"{self.dim} features"
-        fewest = int(self.counts(np.arange(len(self))).min())
-        regions = f"{fewest} to {self.max_regions}" if fewest < self.max_regions else f"{fewest}"
+        counts = self.counts(np.arange(len(self)) if rows is None else rows)
+        fewest, most = int(counts.min()), int(counts.max())
+        regions = f"{fewest} to {most}" if fewest < most else f"{most}"
         return f"{regions} regions x {self.dim} features"
 
     def _name_rows(self, path: Path, ids: list[str], place: str = "line {}") -> None:

@@ -78,7 +78,7 @@ class RetrievalDataset:
         ]
         besides = f" ({', '.join(filter(None, left_out))})" if any(left_out) else ""
         return (
-            f"{self.name}: {self.num_images} images ({self.features.describe()}), "
+            f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
             f"{self.num_captions} captions{besides}, {len(self._starts)} different sentences"
         )
 

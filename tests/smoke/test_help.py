@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
+    "convert_features.py": ("--dytpe", "--dtype"),
     "demo.py": ("--hepl", "--help"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
     "make_report.py": ("--titel", "--title"),
@@ -57,6 +58,7 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
+        "convert_features.py": ["a.tsv", "a.h5"],
         "search_retrieval.py": ["--image", "1"],
         "visualize.py": ["--image", "1"],
         "make_report.py": ["out"],
