@@ -65,6 +65,32 @@ def test_another_feature_width_names_the_file_and_the_override(precomp):
         build_dataset(cfg, "train", build_vocabulary(cfg), training=True)
 
 
+def test_features_come_from_the_file_that_is_configured(precomp):
+    rows = np.arange(24, dtype=np.float32).reshape(4, 6)
+    folder = precomp(features=rows, ids=list("abcd"))
+    precomp(split="dev", features=rows[:2], ids=["d", "b"])
+    np.save(folder / "feats_train.npy", rows + 100)
+    np.save(folder / "all.npy", rows[::-1])
+    (folder / "all_ids.txt").write_text("d\nc\nb\na\n")
+    cfg = config(folder)
+    vocabulary = build_vocabulary(config(folder, "INPUT.VOCAB_THRESHOLD=1"))
+    for feat_file, split, expected in (
+        ("", "train", rows),
+        ("{split}_ims.npy", "train", rows),
+        ("feats_{split}.npy", "train", rows + 100),
+        ("all.npy", "train", rows),
+        ("all.npy", "dev", rows[[3, 1]]),
+    ):
+        cfg = config(folder, f"DATASET.FEAT_FILE={feat_file}")
+        dataset = build_dataset(cfg, split, vocabulary, training=False)
+        images = np.arange(dataset.num_images)
+        np.testing.assert_array_equal(dataset.image_batch(images)["features"], expected)
+        mean, _ = dataset.feature_moments()
+        np.testing.assert_allclose(mean, expected.mean(axis=0), rtol=1e-6)
+    with pytest.raises(UserError, match="none.h5: no such file, expected the features of train"):
+        build_dataset(config(folder, "DATASET.FEAT_FILE=none.h5"), "train", vocabulary, training=True)
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -265,6 +265,67 @@ def test_an_image_without_a_row_is_named(tmp_path):
     check_refused(lambda: load(tmp_path, "csv", caption_file="all.csv"), ["no line for the image 'a.jpg'"])
 
 
+def load_by_id(folder, row_ids, format="precomp", caption_file="", per_image=0):
+    """Load train captions with features of which rows are named so."""
+    np.save(folder / "all.npy", np.zeros((len(row_ids), 2), np.float32))
+    (folder / "all_ids.txt").write_text("".join(f"{row}\n" for row in row_ids))
+    features = NpyFeatures(folder / "all.npy", ids_path=folder / "all_ids.txt")
+    return load_captions(format, folder, "train", caption_file, features, per_image)
+
+
+@pytest.mark.parametrize("ids", ["c a", "c c c a a a"])
+def test_features_with_ids_serve_a_split_of_their_rows_in_any_order(tmp_path, ids):
+    (tmp_path / "train_caps.txt").write_text("1\n2\n3\n4\n5\n6\n")
+    (tmp_path / "train_ids.txt").write_text("\n".join(ids.split()))
+    split = load_by_id(tmp_path, ["x", "a", "b", "c"])
+    assert split.image_ids == ["c", "a"] and split.image_rows.tolist() == [3, 1]
+    assert split.caption_image.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "row_ids", [["5", "9", "7"], ["a.jpg", "x", "b 1.jpg"], ["a", "x", "b 1"], ["3", "2", "0"]], ids=str
+)
+def test_features_with_ids_are_found_by_any_name_in_karpathys_file(tmp_path, row_ids):
+    (tmp_path / "c").write_text(json.dumps(KARPATHY))
+    (tmp_path / "train_ids.txt").write_text("of\nanother\nfile\n")  # the features' own go first
+    split = load_by_id(tmp_path, row_ids, "karpathy", "c")
+    assert split.image_ids == ["b 1.jpg", "a.jpg"] and split.image_rows.tolist() == [2, 0]
+
+
+def test_names_that_differ_in_their_suffix_alone_are_not_mixed_up(tmp_path):
+    (tmp_path / "c").write_text("image,caption,split\na.jpg,one,train\na.png,two,train\n")
+    check_refused(
+        lambda: load_by_id(tmp_path, ["a", "b"], "csv", "c"), ["no row for the image 'a.jpg' and 1"]
+    )
+
+
+BY_ID_FAULTS = {
+    "an image without a row": ("a b", "c a", ["all.npy: no row for the image 'c' of", "train_ids.txt"]),
+    "no ids": ("a b", None, ["train_ids.txt: no such file", "image ids of", "all.npy"]),
+    "ids that do not share the captions": (
+        "a b c d",
+        "a b c d",
+        ["6 captions for the 4 images of", "such as 8 (2 an image"],
+    ),
+    "an image twice": ("a b", "a b a", ["train_ids.txt line 3: duplicate image id 'a', also line 1"]),
+    "an image apart": ("a b", "a a b a b b", ["train_ids.txt line 4: duplicate image id 'a'", "succession"]),
+}
+
+
+@pytest.mark.parametrize("fault", BY_ID_FAULTS)
+def test_ids_that_do_not_fit_the_features_are_refused(tmp_path, fault):
+    row_ids, ids, expected = BY_ID_FAULTS[fault]
+    (tmp_path / "train_caps.txt").write_text("1\n2\n3\n4\n5\n6\n")
+    if ids is not None:
+        (tmp_path / "train_ids.txt").write_text("\n".join(ids.split()))
+    check_refused(lambda: load_by_id(tmp_path, row_ids.split()), expected)
+
+
+def test_a_listing_names_the_image_that_is_missing_by_the_names_that_fit(tmp_path):
+    (tmp_path / "c").write_text(json.dumps(KARPATHY))
+    check_refused(lambda: load_by_id(tmp_path, ["7", "8"], "karpathy", "c"), ["no row for the image '5' of"])
+
+
 def check_refused(action, expected):
     with pytest.raises(UserError) as error:
         action()

@@ -9,6 +9,7 @@ import pytest
 from config.errors import UserError
 from datasets.feature_store import half_to_single
 from datasets.features import NpyFeatures
+from tests.region_files import check_refused
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -182,3 +183,80 @@ def test_a_large_file_is_checked_as_it_is_read(tmp_path, monkeypatch):
     features.check()
     with pytest.raises(UserError, match="row 3"):
         features.gather(np.array([2]), pool=False)
+
+
+def write_regions(folder):
+    """Write two images of three regions, with boxes; return them."""
+    values = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float16)
+    boxes = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    np.save(folder / "dev_ims.npy", values)
+    np.save(folder / "dev_boxes.npy", boxes)
+    return values, boxes
+
+
+def test_an_image_comes_with_the_boxes_and_tags_beside_it(tmp_path):
+    values, boxes = write_regions(tmp_path)
+    (tmp_path / "dev_tags.txt").write_text(
+        'traffic light\n{"tags": ["traffic light", "dog"], "confidences": [0.5, 0.25]}\n'
+    )
+    store = NpyFeatures(tmp_path / "dev_ims.npy")
+    for row in range(2):
+        np.testing.assert_array_equal(store[row].features, values[row].astype(np.float32))
+        np.testing.assert_array_equal(store[row].boxes, boxes[row])
+    assert store[0].tags == ["traffic", "light"] and store[0].confidences is None
+    assert store[1].tags == ["traffic light", "dog"] and store[1].confidences.tolist() == [0.5, 0.25]
+    assert store[1].image_size is None and len(list(store)) == 2
+    assert not list(tmp_path.glob("*.lineidx"))
+
+
+BROKEN_BESIDE = {
+    "boxes of others": (
+        "boxes",
+        np.ones((3, 3, 4)),
+        ["dev_boxes.npy: expected boxes [2, 3, 4]", "got [3, 3, 4]"],
+    ),
+    "boxes with NaN": ("boxes", np.full((2, 3, 4), np.nan), ["dev_boxes.npy: row 2 holds NaN"]),
+    "a line too few": ("tags", "dog\n", ["dev_tags.txt: 1 lines", "2 rows"]),
+    "no JSON": ("tags", 'dog\n{"tags"\n', ["dev_tags.txt line 2", "got b'{\"tags\"'"]),
+    "no tags": ("tags", 'dog\n{"labels": []}\n', ["dev_tags.txt line 2"]),
+    "confidences too few": ("tags", 'dog\n{"tags": ["a"], "confidences": []}\n', ["dev_tags.txt line 2"]),
+    "not UTF-8": ("tags", b"dog\n\xff\n", ["dev_tags.txt line 2"]),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_BESIDE)
+def test_broken_files_beside_the_features_are_refused(tmp_path, fault):
+    kind, content, expected = BROKEN_BESIDE[fault]
+    write_regions(tmp_path)
+    if kind == "boxes":
+        np.save(tmp_path / "dev_boxes.npy", content)
+    else:
+        (tmp_path / "dev_tags.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    store = NpyFeatures(tmp_path / "dev_ims.npy")
+    assert store.gather(np.array([1]), pool=True).shape == (1, 4)
+    check_refused(lambda: store[1], expected)
+
+
+def test_rows_are_named_by_a_line_each_or_a_line_a_caption(tmp_path):
+    write_regions(tmp_path)
+    ids = tmp_path / "dev_ids.txt"
+    for text in ("b\na\n", "b\nb\na\n"):
+        ids.write_text(text)
+        store = NpyFeatures(tmp_path / "dev_ims.npy", ids_path=ids)
+        assert store.image_ids == ["b", "a"] and store.row_of == {"b": 0, "a": 1}
+    assert NpyFeatures(tmp_path / "dev_ims.npy").image_ids is None
+    ids.write_text("b\n")
+    check_refused(
+        lambda: NpyFeatures(tmp_path / "dev_ims.npy", ids_path=ids), ["dev_ids.txt: 1 different", "2 rows"]
+    )
+    ids.write_text("b\nb\n")
+    check_refused(
+        lambda: NpyFeatures(tmp_path / "dev_ims.npy", ids_path=ids), ["dev_ids.txt line 2: duplicate"]
+    )
+
+
+@pytest.mark.parametrize("rows", [[2], [-1], [0, 5]])
+def test_rows_that_are_not_there_are_no_rows(tmp_path, rows):
+    write_regions(tmp_path)
+    with pytest.raises(IndexError):
+        NpyFeatures(tmp_path / "dev_ims.npy").gather(np.array(rows), pool=False)
