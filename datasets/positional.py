@@ -12,6 +12,8 @@ import numpy as np
 from config.errors import UserError
 
 _SCAN_BYTES = 8 << 20  # bytes per read when line starts are looked for
+_BLOCK_BYTES = 1 << 20  # bytes that are decompressed at a time
+_WINDOW_BYTES = 32 << 20  # of decompressed content that are kept, and up to twice as many
 
 
 class PositionalFile:
@@ -48,7 +50,8 @@ class PositionalFile:
 class GzipContent:
     """The content of a `.gz` file under the interface of `PositionalFile`.
 
-    For one thread, and to read onwards: to go back, it starts again at the beginning.
+    For one thread, and to read onwards: the last megabytes are at hand, and to go back farther, it starts
+    again at the beginning.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,6 +60,8 @@ class GzipContent:
             self._file = gzip.GzipFile(self.path)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        self._window = bytearray()  # the content from `_start` on, up to where the file was read
+        self._start = 0
         self._size: int | None = None
 
     def size(self) -> int:
@@ -71,12 +76,24 @@ class GzipContent:
     def read(self, offset: int, length: int) -> bytes:
         """Return the `length` bytes at `offset`; fewer where the content ends."""
         try:
-            self._file.seek(offset)
-            return self._file.read(length)
+            if offset < self._start:
+                self._file.seek(0)
+                self._window.clear()
+                self._start = 0
+            while self._start + len(self._window) < offset + length:
+                block = self._file.read(_BLOCK_BYTES)
+                if not block:
+                    break
+                self._window += block
+                unneeded = min(len(self._window) - _WINDOW_BYTES, offset - self._start)
+                if unneeded > _WINDOW_BYTES:
+                    del self._window[:unneeded]
+                    self._start += unneeded
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(
                 f"{self.path}: cut short or damaged ({error}): copy or download it again"
             ) from error
+        return bytes(memoryview(self._window)[offset - self._start : offset - self._start + length])
 
 
 class PackedArray:

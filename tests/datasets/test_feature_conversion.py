@@ -1,6 +1,7 @@
 """A conversion keeps every bit that its type allows, says what it does not, and survives interruption."""
 
 import dataclasses
+import gzip
 import json
 import os
 
@@ -85,6 +86,33 @@ def test_all_that_a_source_has_goes_along(source, tmp_path, monkeypatch, block):
     for row in range(4):
         check_equal(store[row], source[row])
     assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.h5"]
+
+
+def test_a_gzipped_source_is_read_from_beginning_to_end_a_few_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.positional._BLOCK_BYTES", 300)
+    monkeypatch.setattr("datasets.positional._WINDOW_BYTES", 4000)
+    monkeypatch.setattr("datasets.positional._SCAN_BYTES", 1000)
+    monkeypatch.setattr("datasets.tsv_features._LONGEST_LINE", 1000)
+    for module in ("feature_draft", "feature_store"):
+        monkeypatch.setattr(f"datasets.{module}._BLOCK_BYTES", 1000)
+    images = make_regions([3, 5, 4] * 30)
+    path = write_tsv(tmp_path / "features.tsv", images, "lxmert")
+    packed = tmp_path / "features.tsv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    read, bytes_read = gzip.GzipFile.read, []
+
+    def count(file, size):
+        block = read(file, size)
+        bytes_read.append(len(block))
+        return block
+
+    monkeypatch.setattr(gzip.GzipFile, "read", count)
+    source = TsvFeatures(packed)
+    store, deviation = convert(source, tmp_path / "a.h5")
+    assert deviation.exact and sum(bytes_read) < 8 * path.stat().st_size
+    assert len(source._file._window) < 2 * 4000 + 1000 + 300
+    for row in (0, 50, 89):
+        check_equal(store[row], images[f"image {row}"])
 
 
 def test_images_of_equally_many_regions_go_to_npy_and_back(tmp_path):
