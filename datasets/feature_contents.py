@@ -57,7 +57,7 @@ class Contents:
             "image sizes": self.image_sizes is not None,
             tags: self.tags is not None,
         }
-        return ", ".join(name for name, there in present.items() if there) or "nothing else"
+        return ", ".join(name for name, there in present.items() if there) or "no ids, boxes or tags"
 
 
 def read_contents(source: FeatureStore, ids: list[str] | None, progress: Callable[[int], object]) -> Contents:
