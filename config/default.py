@@ -201,6 +201,12 @@ KEYS: dict[str, dict[str, Key]] = {
             "then reads and encodes the image once for them",
             minimum=1,
         ),
+        "IMAGES_TOGETHER": Key(
+            1,
+            "images in a row of the split that are drawn into a batch together, but for same_length; where "
+            "neighbours differ little, as Scenes' families or the frames of a film, each is a hard negative",
+            minimum=1,
+        ),
         "GRADIENT_ACCUMULATION_STEPS": Key(1, "batches per optimizer step", minimum=1),
         "EPOCHS": Key(30, "passes over the training captions", minimum=1),
         "LR_SCHEDULER": Key(

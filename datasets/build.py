@@ -100,8 +100,8 @@ def build_sampler(
         cfg.MISC.SEED,
         rank,
         world_size,
-        image_of=dataset.caption_image,
-        together=options.CAPTIONS_TOGETHER,
+        group_of=dataset.caption_image // options.IMAGES_TOGETHER,
+        together=options.CAPTIONS_TOGETHER * options.IMAGES_TOGETHER,
     )
     if sampler.steps_per_epoch() == 0:
         same = " of one length" if options.BATCHING == "same_length" else ""

@@ -13,8 +13,8 @@ class BatchSampler:
     lengths: int [captions], in tokens. batch_size: pairs per process.
     batching: `random`; `bucket` sorts pools of up to 64 shuffled batches by length and shuffles the batches
     again; `same_length` gives every batch captions of one length.
-    image_of, together: with `together` > 1, up to that many captions of an image (int [captions] says which
-    it is) follow each other, drawn anew each epoch, so that most share a batch; not with `same_length`.
+    group_of, together: with `together` > 1, up to that many captions of a group (int [captions]: of an image,
+    say) follow each other, drawn anew each epoch, so that most share a batch; not with `same_length`.
 
     All processes form the same global batches of world_size x batch_size from (seed, epoch), and each takes
     its share, so there is nothing to communicate and nothing to save: an interrupted epoch goes on at an
@@ -35,7 +35,7 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
-        image_of: np.ndarray | None = None,
+        group_of: np.ndarray | None = None,
         together: int = 1,
     ) -> None:
         if batching not in ("random", "bucket", "same_length"):
@@ -46,7 +46,7 @@ class BatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.shuffle = shuffle
-        self._image_of = image_of if together > 1 and batching != "same_length" else None
+        self._group_of = group_of if together > 1 and batching != "same_length" else None
         self._together = together
         self._global_size = batch_size * world_size
         groups = np.bincount(self.lengths) if batching == "same_length" else [len(self.lengths)]
@@ -62,7 +62,7 @@ class BatchSampler:
         order = random.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
         if self.batching == "same_length":
             batches = self._by_length(order)
-        elif self._image_of is None:
+        elif self._group_of is None:
             batches = self._cut(order, self.lengths, random)
         else:
             batches = self._cut(*self._bring_together(order, random), random)
@@ -74,11 +74,11 @@ class BatchSampler:
     def _bring_together(
         self, order: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return an order in which captions of an image follow each other, and the longest that each is with."""
-        order = order[np.argsort(self._image_of[order], kind="stable")]
-        images = self._image_of[order]
-        first_of_image = np.flatnonzero(np.diff(images, prepend=images[0] - 1))
-        place = np.arange(len(order)) - np.repeat(first_of_image, np.diff([*first_of_image, len(order)]))
+        """Return an order in which captions of a group follow each other, and the longest that each is with."""
+        order = order[np.argsort(self._group_of[order], kind="stable")]
+        groups = self._group_of[order]
+        first_of_group = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+        place = np.arange(len(order)) - np.repeat(first_of_group, np.diff([*first_of_group, len(order)]))
         first_of_run = np.flatnonzero(place % self._together == 0)
         run = np.repeat(np.arange(len(first_of_run)), np.diff([*first_of_run, len(order)]))
         longest = np.empty_like(self.lengths)

@@ -161,35 +161,70 @@ class LSTMSteps:
 Steps = type[GRUSteps] | type[LSTMSteps]
 
 
+class Groups:
+    """Rows that have the same number: `of` [m], the different numbers, rising, and `member` [N], which of them."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self._order = np.argsort(numbers, kind="stable")
+        self.of, first, self.member, counts = np.unique(
+            numbers, return_index=True, return_inverse=True, return_counts=True
+        )
+        self.member = self.member.reshape(-1)
+        self._first, self._alone = first, counts == 1
+        start = np.cumsum(counts) - counts
+        self._several = [
+            (group, slice(start[group], start[group] + counts[group]))
+            for group in np.flatnonzero(~self._alone).tolist()
+        ]
+
+    def sum(self, x: np.ndarray) -> np.ndarray:
+        """Return the sums [m,D] of the rows of `x` [N,D] by group (`reduceat` takes ten times as long)."""
+        sums = np.empty((len(self.of), x.shape[1]), x.dtype)
+        sums[self._alone] = x[self._first[self._alone]]
+        for group, part in self._several:
+            np.add.reduce(x[self._order[part]], axis=0, out=sums[group])
+        return sums
+
+
 @dataclass(frozen=True)
 class Level:
-    """Rows `start` to `end` of P, and what they continue in the level before, whose rows count from 0.
+    """Rows `start` to `end` of P, and the rows of the level before that they continue, counted from 0 there.
 
-    `parents` [n] are the rows that they continue. The recurrent product is taken once for each different
-    one, `sources` [m], of which `product` [n] says which serves a row. None: the first n or m, in order.
+    The recurrent product is taken once for each different one of them. None: each row continues the one of
+    its own number.
     """
 
     start: int
     end: int
-    parents: Rows
-    sources: Rows
-    product: Rows
-
-    @staticmethod
-    def of(start: int, end: int, parents: Rows) -> "Level":
-        """Return the level of those rows."""
-        if parents is None:
-            return Level(start, end, None, None, None)
-        sources, product = np.unique(parents, return_inverse=True)
-        return Level(start, end, parents, sources, product.reshape(-1))
+    parents: Groups | None
 
     @property
     def size(self) -> int:
         return self.end - self.start
 
-    @property
-    def num_sources(self) -> int:
-        return self.size if self.sources is None else len(self.sources)
+    def continued(self, before: np.ndarray) -> np.ndarray:
+        """Return the different rows [m,D] of the level before that are continued."""
+        return before[: self.size] if self.parents is None else before[self.parents.of]
+
+    def parent_of(self, part: slice) -> slice | np.ndarray:
+        """Return the rows of the level before that a part continues."""
+        return part if self.parents is None else self.parents.of[self.parents.member[part]]
+
+    def product_of(self, part: slice) -> slice | np.ndarray:
+        """Return which of the products serve a part."""
+        return part if self.parents is None else self.parents.member[part]
+
+    def sum(self, x: np.ndarray) -> np.ndarray:
+        """Return `x` [n,D] summed over the rows that continue the same one: [m,D]."""
+        return x if self.parents is None else self.parents.sum(x)
+
+    def spread(self, sums: np.ndarray, count: int) -> np.ndarray:
+        """Return `sums` [m,D] as the rows [count,D] of the level before, zero where nothing continues it."""
+        if self.parents is None and count == len(sums):
+            return sums
+        rows = np.zeros((count, sums.shape[1]), sums.dtype)
+        rows[slice(len(sums)) if self.parents is None else self.parents.of] = sums
+        return rows
 
 
 class Recurrence:
@@ -209,7 +244,10 @@ class Recurrence:
         input_row: Rows,
     ) -> None:
         self._kind, self._weights, self._input_row = kind, weights, input_row
-        self._levels = list(map(Level.of, starts[:-1], starts[1:], parents))
+        self._levels = [
+            Level(start, end, None if rows is None else Groups(rows))
+            for start, end, rows in zip(starts[:-1], starts[1:], parents, strict=True)
+        ]
 
     def forward(self, x: np.ndarray, learning: bool) -> np.ndarray:
         """Return the states [P,D] of x [U,E]; `learning` keeps what `backward` needs."""
@@ -228,17 +266,16 @@ class Recurrence:
             if number == 0:  # a state of zeros needs no product
                 products[: level.size] = 0
             else:
-                sources = before[: level.size] if level.sources is None else before[level.sources]
-                np.matmul(sources, weight_hh.T, out=products[: len(sources)])
+                continued = level.continued(before)
+                np.matmul(continued, weight_hh.T, out=products[: len(continued)])
             first = level.start if learning else 0
 
             def step(part: slice, level: Level = level, first: int = first) -> None:
                 here, rows = _shifted(part, level.start), _shifted(part, first)
                 steps.gates[rows] = projected[here if self._input_row is None else self._input_row[here]]
-                hidden = products[_rows(level.product, part)]
-                chosen = _rows(level.parents, part)
-                old = None if memory is None else memory[chosen]
-                steps.forward(rows, hidden, before[chosen], old, states[here])
+                parent = level.parent_of(part)
+                old = None if memory is None else memory[parent]
+                steps.forward(rows, products[level.product_of(part)], before[parent], old, states[here])
 
             for_each_block(step, level.size, products[0].nbytes)
             before = states[level.start : level.end]
@@ -254,7 +291,7 @@ class Recurrence:
         weight_ih, weight_hh, _, bias_hh = self._weights
         steps, states, levels = self._steps, self._states, self._levels
         d_hidden = np.empty((len(states), len(bias_hh)), d_states.dtype)
-        d_products, sources = [], []
+        d_products, continued = [], []
         d_state = d_memory = None
         for number in reversed(range(len(levels))):
             level = levels[number]
@@ -265,24 +302,23 @@ class Recurrence:
             previous = slice(levels[number - 1].start, levels[number - 1].end) if number else None
             self._step_back(level, previous, d_state, d_memory, d_hidden)
             if previous is not None:
-                d_product, before = d_hidden[rows], states[previous]
-                if level.sources is not None:
-                    d_product = _add_rows(d_product, level.product, level.num_sources)
-                sources.append(before[_rows(level.sources, slice(0, level.num_sources))])
-                d_products.append(d_product)
-                d_state = _add_rows(d_state, level.parents, len(before))
-                d_state[_rows(level.sources, slice(0, level.num_sources))] += d_product @ weight_hh
+                before = states[previous]
+                continued.append(level.continued(before))
+                d_products.append(level.sum(d_hidden[rows]))
+                d_before = d_products[-1] @ weight_hh
+                d_before += level.sum(d_state)
+                d_state = level.spread(d_before, len(before))
                 if steps.has_memory:
-                    d_memory = _add_rows(d_memory, level.parents, len(before))
+                    d_memory = level.spread(level.sum(d_memory), len(before))
         if d_products:
-            d_weight_hh = np.concatenate(d_products).T @ np.concatenate(sources)
+            d_weight_hh = np.concatenate(d_products).T @ np.concatenate(continued)
         else:
             d_weight_hh = np.zeros_like(weight_hh)
         d_bias_hh = _sum_of_rows(d_hidden)
         steps.turn_to_inputs(d_hidden)
         d_bias_ih = _sum_of_rows(d_hidden)
         if self._input_row is not None:
-            d_hidden = _add_rows(d_hidden, self._input_row, len(self._x))
+            d_hidden = Groups(self._input_row).sum(d_hidden)  # every row of x is some row's input
         d_x = d_hidden @ weight_ih if need_input else None
         return d_x, d_hidden.T @ self._x, d_weight_hh, d_bias_ih, d_bias_hh
 
@@ -302,9 +338,9 @@ class Recurrence:
             before, memory = self._states[previous], steps.memory[previous] if steps.has_memory else None
 
         def step(part: slice) -> None:
-            chosen, here = _rows(level.parents, part), _shifted(part, level.start)
-            old, d_old = (memory[chosen], d_memory[part]) if steps.has_memory else (None, None)
-            steps.backward(here, before[chosen], old, d_state[part], d_old, d_hidden[here])
+            parent, here = level.parent_of(part), _shifted(part, level.start)
+            old, d_old = (memory[parent], d_memory[part]) if steps.has_memory else (None, None)
+            steps.backward(here, before[parent], old, d_state[part], d_old, d_hidden[here])
 
         for_each_block(step, level.size, d_hidden[0].nbytes)
 
@@ -335,26 +371,6 @@ def _tanh_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Return the slope 1 - y^2 of tanh where its value is `y`."""
     np.multiply(y, y, out=out)
     return np.subtract(1, out, out=out)
-
-
-def _rows(rows: Rows, part: slice) -> np.ndarray | slice:
-    """Return the row numbers that a part of `rows` holds."""
-    return part if rows is None else rows[part]
-
-
-def _add_rows(x: np.ndarray, rows: Rows, count: int) -> np.ndarray:
-    """Return [count,D], where the rows of `x` [N,D] that go to the same one of `rows` [N] are added up."""
-    if rows is None and len(x) == count:
-        return x
-    sums = np.zeros((count, x.shape[1]), x.dtype)
-    if rows is None:
-        sums[: len(x)] = x
-        return sums
-    order = np.argsort(rows, kind="stable")
-    targets, first = np.unique(rows[order], return_index=True)
-    in_order = (order[1:] > order[:-1]).all()
-    sums[targets] = np.add.reduceat(x if in_order else x[order], first, axis=0)
-    return sums
 
 
 def _sum_of_rows(x: np.ndarray) -> np.ndarray:

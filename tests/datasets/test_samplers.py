@@ -105,7 +105,7 @@ def test_unknown_batching_lists_the_choices():
 @pytest.mark.parametrize("batching", ["random", "bucket"])
 def test_captions_of_an_image_come_together_each_once_and_with_others_each_epoch(batching):
     image_of = np.repeat(np.arange(201), 5)[: len(LENGTHS)]
-    together = BatchSampler(LENGTHS, 16, batching, seed=1, image_of=image_of, together=2)
+    together = BatchSampler(LENGTHS, 16, batching, seed=1, group_of=image_of, together=2)
     epochs = [together.batches(epoch) for epoch in range(2)]
     for batches in epochs:
         assert sorted(np.concatenate(batches)) == list(range(len(LENGTHS)))
