@@ -96,7 +96,7 @@ def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: Feature
     """Rows are found by the ids of the features or of an ids file, else they follow the listing."""
     image_ids, rows = next(iter(listing.names.values())), len(features)
     if features.row_of is not None:
-        found = _find_rows(listing.names.values(), features.row_of, path, f"{features.path}: no row")
+        found = find_rows(listing.names.values(), features.row_of, path, f"{features.path}: no row")
         return image_ids, found, listing.caption_image
     if not ids_path.is_file():
         if len(image_ids) != rows:
@@ -112,11 +112,11 @@ def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: Feature
             f"{_miscount(len(ids), rows)}: mend the file"
         )
     row_of = refuse_duplicates(ids_path, ids)
-    found = _find_rows(listing.names.values(), row_of, path, f"{ids_path}: no line")
+    found = find_rows(listing.names.values(), row_of, path, f"{ids_path}: no line")
     return image_ids, found, listing.caption_image
 
 
-def _find_rows(kinds: Iterable[list[str]], row_of: dict[str, int], path: Path, problem: str) -> list[int]:
+def find_rows(kinds: Iterable[list[str]], row_of: dict[str, int], path: Path, problem: str) -> list[int]:
     """Return the row of each image, by the kind of names of which most are known, or names without `.jpg`.
 
     path: where the images are named. problem: how the message begins if not all of them are known.
@@ -151,7 +151,7 @@ def _tie_precomp_by_id(
         refuse_duplicates(ids_path, ids)
         image_ids = ids
         caption_image = _share(path, ids_path, num_captions, len(ids), ids_path, captions_per_image)
-    rows = _find_rows([image_ids], features.row_of, ids_path, f"{features.path}: no row")
+    rows = find_rows([image_ids], features.row_of, ids_path, f"{features.path}: no row")
     return image_ids, rows, caption_image
 
 

@@ -142,22 +142,22 @@ class FeatureStore(ABC):
         for block in self.blocks(rows):
             self.vectors(block)
 
-    def moments(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and (population) standard deviation over rows (None: all), an image's regions averaged first.
+    def moments(self, rows: np.ndarray | None = None, pool: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and (population) standard deviation over rows (None: all), or over all their regions.
 
-        Returns float32 [F] and float32 [F]. Streams the file; blocks are merged in float64
+        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file; blocks are merged in float64
         (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum of squares would.
         """
         count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
         for block in self.blocks(rows):
-            values = self.gather(block, pool=True).astype(np.float64)  # [B,F]
+            values = (self.gather(block, pool=True) if pool else self.vectors(block)).astype(np.float64)
             block_mean = values.mean(axis=0)
             shift = block_mean - mean
-            total = count + len(block)
+            total = count + len(values)
             spread += (
-                np.square(values - block_mean).sum(axis=0) + np.square(shift) * count * len(block) / total
+                np.square(values - block_mean).sum(axis=0) + np.square(shift) * count * len(values) / total
             )
-            mean += shift * len(block) / total
+            mean += shift * len(values) / total
             count = total
         return mean.astype(np.float32), np.sqrt(spread / count).astype(np.float32)
 

@@ -119,8 +119,8 @@ class RetrievalDataset:
         self.features.check(self._image_rows)
 
     def feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and deviation, float32 [F] each, of the images' features, regions averaged first."""
-        return self.features.moments(self._image_rows)
+        """Return mean and deviation, float32 [F] each, of the features as a batch has them: pooled or not."""
+        return self.features.moments(self._image_rows, self.pool_regions)
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the text side of `batch` (token_ids, text_len) for captions by index."""

@@ -19,8 +19,9 @@ from config.command_line import report_errors_on_one_line
 
 DATA = "data/scenes"
 OUT = "out/demo"
-MODELS = ("vsepp", "vse")
+MODELS = ("vsepp", "vsrn", "vse")
 QUERY = "a red circle left of a blue square"
+IMAGE = "test_000109"
 
 
 def main() -> int:
@@ -43,6 +44,8 @@ def main() -> int:
             f"{OUT}/{model}/config.yaml",
         )
     step("Search", "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml", "--text", QUERY)
+    looking = "--cfg_file", f"{OUT}/vsrn/config.yaml", "--image", IMAGE, "--text", QUERY
+    step("Look where VSRN looks", "visualize.py", *looking)
     runs = [f"{OUT}/{model}" for model in MODELS]
     step("Write the report", "make_report.py", *runs, "--out", f"{OUT}/report.html", "--title", "Scenes")
     report = os.path.relpath(_init_paths.ROOT / OUT / "report.html")

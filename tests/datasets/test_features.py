@@ -79,6 +79,10 @@ def test_moments_match_numpy_on_the_whole_array(tmp_path, monkeypatch, shape):
     pooled = stored.astype(np.float64).reshape(3000, -1, 40).mean(axis=1)
     np.testing.assert_allclose(mean, pooled.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(std, pooled.std(axis=0), rtol=1e-5)
+    mean, std = NpyFeatures(tmp_path / "a.npy").moments(pool=False)
+    every = stored.astype(np.float64).reshape(-1, 40)
+    np.testing.assert_allclose(mean, every.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, every.std(axis=0), rtol=1e-5)
 
 
 def test_repeated_rows_are_found_across_blocks(tmp_path, monkeypatch):
