@@ -1,0 +1,57 @@
+"""BERT's weights under the original's names and layouts, and under ours.
+
+The names there are those of pytorch-transformers and Oscar, `bert.encoder.layer.0.output.dense.weight` and so
+on; linear weights are [out, in] there, [in, out] here; keys and values are two matrices there, one here.
+"""
+
+import re
+
+import numpy as np
+
+EMBEDDINGS = {
+    "embeddings.words": "bert.embeddings.word_embeddings",
+    "embeddings.positions": "bert.embeddings.position_embeddings",
+    "embeddings.segments": "bert.embeddings.token_type_embeddings",
+}
+MODULES = {
+    "embeddings.norm": ["bert.embeddings.LayerNorm"],
+    "regions.fc": ["bert.img_embedding"],
+    "regions.norm": ["bert.LayerNorm"],
+    "pooler": ["bert.pooler.dense"],
+}
+LAYER_MODULES = {
+    "query": ["attention.self.query"],
+    "key_value": ["attention.self.key", "attention.self.value"],
+    "attended": ["attention.output.dense"],
+    "attended_norm": ["attention.output.LayerNorm"],
+    "widen": ["intermediate.dense"],
+    "narrow": ["output.dense"],
+    "norm": ["output.LayerNorm"],
+}
+
+
+def original_names(name: str) -> list[str]:
+    """Return what the parameter `name` of Oscar's model, `bert.*` or `classifier.*`, is made of there."""
+    if name.startswith("classifier."):
+        return [name]
+    module, kind = name.removeprefix("bert.").rsplit(".", 1)
+    if module in EMBEDDINGS:
+        return [f"{EMBEDDINGS[module]}.{kind}"]
+    if module in MODULES:
+        return [f"{original}.{kind}" for original in MODULES[module]]
+    _, number, part = module.split(".")
+    return [f"bert.encoder.layer.{number}.{original}.{kind}" for original in LAYER_MODULES[part]]
+
+
+def from_original(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return Oscar's parameter `name` from the original's `arrays`; raise KeyError if they lack it."""
+    parts = [arrays[original] for original in original_names(name)]
+    is_linear = parts[0].ndim == 2 and not name.startswith("bert.embeddings.")
+    array = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return np.ascontiguousarray(array.T) if is_linear else array
+
+
+def original_depth(arrays: dict[str, np.ndarray]) -> int:
+    """Return how many layers the original's `arrays` have."""
+    found = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in arrays)
+    return max((int(match[1]) + 1 for match in found if match), default=0)

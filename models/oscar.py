@@ -1,0 +1,79 @@
+"""Oscar and VinVL: BERT over a caption, an image's object tags and its regions, which scores their match.
+
+Li et al. 2020, arXiv 2004.06165; Zhang et al. 2021, arXiv 2101.00529.
+"""
+
+import numpy as np
+from paddle import Tensor, nn
+from paddle.nn.functional import softmax
+
+from models.bert import Bert, BertShape, linear
+
+# Which of caption (C), tags (L, the labels) and regions (R) attend to each other; each attends to itself.
+ATTENTION_TYPES = {"CLR": ("CL", "CR", "LR"), "CL": ("CL",), "CR": ("CR",), "LR": ("LR",)}
+CLASSIFIERS = ("linear", "mlp")
+
+
+def attention_between(attention: str) -> np.ndarray | None:
+    """Return bool [3,3], whether caption, tags and regions (rows) attend to each (columns); None: all to all.
+
+    Raises ValueError when `attention` is not one of `ATTENTION_TYPES`.
+    """
+    if attention not in ATTENTION_TYPES:
+        raise ValueError(f"attention: expected one of {sorted(ATTENTION_TYPES)}, got {attention!r}")
+    if attention == "CLR":
+        return None
+    attends = np.eye(3, dtype=bool)
+    for pair in ATTENTION_TYPES[attention]:
+        one, other = ("CLR".index(letter) for letter in pair)
+        attends[one, other] = attends[other, one] = True
+    return attends
+
+
+def build_classifier(kind: str, dim: int, num_labels: int, scale: int, deviation: float) -> nn.Layer:
+    """Return the head over the pooled row: "linear", or an "mlp" with `scale` times `dim` hidden units.
+
+    Raises ValueError when `kind` is another.
+    """
+    if kind == "linear":
+        return linear(dim, num_labels, deviation)
+    if kind == "mlp":
+        inner = scale * dim
+        return nn.Sequential(linear(dim, inner, deviation), nn.ReLU(), linear(inner, num_labels, deviation))
+    raise ValueError(f"classifier: expected one of {sorted(CLASSIFIERS)}, got {kind!r}")
+
+
+class Oscar(nn.Layer):
+    """Score pairs of a caption and an image with its tags, by a classifier over BERT's pooled first row.
+
+    A text is `[CLS] caption [SEP] tags [SEP]`, segment 0 up to the first [SEP] and 1 behind it. `num_labels`
+    is 2 (no match, match), or 1 for a single value. `attention` is one of `ATTENTION_TYPES`.
+    """
+
+    def __init__(
+        self,
+        shape: BertShape,
+        num_labels: int = 2,
+        classifier: str = "linear",
+        classifier_scale: int = 2,
+        attention: str = "CLR",
+    ) -> None:
+        """Raise ValueError for an unknown classifier or attention, or another number of labels."""
+        super().__init__()
+        if num_labels not in (1, 2):
+            raise ValueError(f"num_labels: expected 1 or 2, got {num_labels}")
+        self.attends = attention_between(attention)
+        self.bert = Bert(shape)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.classifier = build_classifier(
+            classifier, shape.hidden_dim, num_labels, classifier_scale, shape.initial_deviation
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds."""
+        return {"logits": self.classifier(self.dropout(self.bert(batch, self.attends)))}
+
+    def score_pairs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return each pair's score [P]: the probability of a match, or the one value itself."""
+        logits = self(batch)["logits"]
+        return softmax(logits, axis=1)[:, 1] if logits.shape[1] == 2 else logits[:, 0]

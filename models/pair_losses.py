@@ -1,0 +1,30 @@
+"""Losses on the logits of scored pairs: does an image match a caption?"""
+
+from paddle import Tensor
+from paddle.nn import functional
+
+
+def match_cross_entropy(logits: Tensor, match: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the softmax over no match and match (arXiv 2004.06165, 4.1).
+
+    `logits` are [P,2], `match` [P] is 1 for pairs that match, else 0.
+    """
+    return functional.cross_entropy(logits, match)
+
+
+def match_binary(logits: Tensor, match: Tensor) -> Tensor:
+    """Return the binary cross-entropy of each logit's sigmoid, summed over the labels, mean over pairs.
+
+    `logits` [P,2] have the target (1, 0) or (0, 1), `logits` [P,1] the `match` [P] itself.
+    """
+    if logits.shape[1] == 2:
+        target = functional.one_hot(match, 2)
+    else:
+        target = match.astype(logits.dtype).unsqueeze(1)
+    mean = functional.binary_cross_entropy_with_logits(logits, target.astype(logits.dtype))
+    return mean * logits.shape[1]
+
+
+def match_regression(logits: Tensor, match: Tensor) -> Tensor:
+    """Return the mean squared distance of the one value [P,1] from `match` [P], 0 or 1."""
+    return functional.mse_loss(logits.squeeze(1), match.astype(logits.dtype))

@@ -1,0 +1,189 @@
+import numpy as np
+import paddle
+import pytest
+
+from models.bert import Bert, BertShape
+from models.oscar import Oscar, attention_between
+from models.pair_losses import match_cross_entropy, match_regression
+
+FEATURES, VOCABULARY = 5, 20
+
+
+def shape_of(**changes):
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_dim": 12,
+        "num_layers": 2,
+        "num_heads": 3,
+        "inner_dim": 24,
+        "max_positions": 16,
+        "region_dim": FEATURES,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "initial_deviation": 0.3,
+    }
+    return BertShape(**(sizes | changes))
+
+
+def batch_of(pairs=4, extra_tokens=0, extra_regions=0, seed=0):
+    """Return pairs of 4 to 8 tokens and 1 to 5 regions, with so much padding beyond the longest."""
+    random = np.random.default_rng(seed)
+    text_len, num_regions = random.integers(4, 9, pairs), random.integers(1, 6, pairs)
+    places = np.arange(text_len.max() + extra_tokens)
+    ids = random.integers(1, VOCABULARY, (pairs, 8))
+    features = random.standard_normal((pairs, 5, FEATURES)).astype(np.float32)
+    token_ids = np.zeros((pairs, len(places)), np.int64)
+    regions = np.zeros((pairs, num_regions.max() + extra_regions, FEATURES), np.float32)
+    for pair, (length, count) in enumerate(zip(text_len, num_regions, strict=True)):
+        token_ids[pair, :length] = ids[pair, :length]
+        regions[pair, :count] = features[pair, :count]
+    arrays = {
+        "token_ids": token_ids,
+        "segment_ids": ((places >= 3) & (places < text_len[:, None])).astype(np.int64),
+        "text_len": text_len,
+        "regions": regions,
+        "num_regions": num_regions,
+    }
+    return {name: paddle.to_tensor(array) for name, array in arrays.items()}
+
+
+def pair_of(batch, pair):
+    """Return one pair of a batch, cut to its own length."""
+    length, count = batch["text_len"][pair].item(), batch["num_regions"][pair].item()
+    cut = {name: tensor[pair : pair + 1] for name, tensor in batch.items()}
+    for name in ("token_ids", "segment_ids"):
+        cut[name] = cut[name][:, :length]
+    return cut | {"regions": cut["regions"][:, :count]}
+
+
+def test_shapes():
+    batch = batch_of()
+    model = Oscar(shape_of())
+    assert model(batch)["logits"].shape == [4, 2] and model.score_pairs(batch).shape == [4]
+    assert model.bert(batch).shape == [4, 12]
+    rows, sequences = model.bert.encode(batch)
+    lengths = (batch["text_len"] + batch["num_regions"]).numpy()
+    assert rows.shape == [lengths.sum(), 12]
+    assert sequences.pad(rows).shape == [4, lengths.max(), 12]
+    text_alone = Bert(shape_of(region_dim=0))
+    assert text_alone(batch).shape == [4, 12]
+    assert not any(name.startswith("regions") for name, _ in text_alone.named_parameters())
+
+
+@pytest.mark.parametrize("attention", ["CLR", "CR"])
+def test_a_pair_does_not_depend_on_padding_or_company(attention):
+    paddle.seed(0)
+    model = Oscar(shape_of(), attention=attention)
+    model.eval()
+    batch = batch_of()
+    scores = model.score_pairs(batch).numpy()
+    assert scores.std() > 0.01
+    padded = model.score_pairs(batch_of(extra_tokens=3, extra_regions=4)).numpy()
+    np.testing.assert_array_equal(padded, scores)  # the very same rows are computed
+    for pair in range(4):
+        alone = model.score_pairs(pair_of(batch, pair)).numpy()
+        np.testing.assert_allclose(alone, scores[pair : pair + 1], rtol=1e-5)
+
+
+def test_order_of_words_matters_and_order_of_regions_does_not():
+    paddle.seed(0)
+    model = Oscar(shape_of())
+    batch = batch_of()
+    pair = pair_of(batch, int(np.argmax(batch["num_regions"])))
+    assert pair["num_regions"].item() > 1
+    score = model.score_pairs(pair).numpy()
+    turned = model.score_pairs(pair | {"regions": pair["regions"].flip(1)}).numpy()
+    np.testing.assert_allclose(turned, score, rtol=1e-5)
+    assert abs(model.score_pairs(pair | {"token_ids": pair["token_ids"].flip(1)}).numpy() - score) > 1e-4
+
+
+def test_attention_types():
+    assert attention_between("CLR") is None
+    np.testing.assert_array_equal(attention_between("CL"), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(attention_between("LR"), [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
+    with pytest.raises(ValueError, match=r"expected one of \['CL', 'CLR', 'CR', 'LR'\], got 'RC'"):
+        Oscar(shape_of(), attention="RC")
+
+
+def test_the_mlp_head_and_the_single_value():
+    paddle.seed(0)
+    model = Oscar(shape_of(), num_labels=1, classifier="mlp", classifier_scale=3)
+    batch = batch_of()
+    logits = model(batch)["logits"]
+    weights = {name: value.numpy() for name, value in model.classifier.named_parameters()}
+    hidden = np.maximum(0, model.bert(batch).numpy() @ weights["0.weight"] + weights["0.bias"])
+    assert hidden.shape == (4, 36)
+    expected = hidden @ weights["2.weight"] + weights["2.bias"]
+    np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(model.score_pairs(batch).numpy(), logits.numpy()[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classifier": "deep"}, "classifier: expected one of"),
+        ({"num_labels": 3}, "num_labels: expected 1 or 2, got 3"),
+        ({"shape": shape_of(num_heads=5)}, "num_heads divides, got 12 and 5"),
+    ],
+)
+def test_impossible_models_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Oscar(**{"shape": shape_of()} | options)
+
+
+def test_a_text_with_more_tokens_than_positions_is_refused():
+    with pytest.raises(ValueError, match="at most 4 tokens, the positions of this BERT, got"):
+        Oscar(shape_of(max_positions=4))(batch_of())
+
+
+def test_pooling_alone_has_the_gradients_of_all_rows():
+    paddle.seed(0)
+    model, batch = Bert(shape_of()), batch_of()
+    gradients = []
+    for all_rows in (False, True):
+        model.clear_gradients()
+        if all_rows:
+            rows, sequences = model.encode(batch)
+            pooled = model.pool(rows.gather(sequences.first))
+        else:
+            pooled = model(batch)
+        (pooled**2).sum().backward()
+        gradients.append({name: parameter.grad.numpy() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        np.testing.assert_allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_gradients_by_differences():
+    paddle.seed(1)
+    model, batch = Oscar(shape_of(), attention="CR"), batch_of()
+    match = paddle.to_tensor([1, 0, 0, 1])
+    match_cross_entropy(model(batch)["logits"], match).backward()
+    random = np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        start, step = parameter.numpy(), 1e-2
+        direction = random.standard_normal(start.shape).astype(np.float32)
+        direction /= np.linalg.norm(direction)
+        losses = []
+        for sign in (1, -1):
+            parameter.set_value(start + sign * step * direction)
+            losses.append(float(match_cross_entropy(model(batch)["logits"], match)))
+        parameter.set_value(start)
+        slope = (losses[0] - losses[1]) / (2 * step)
+        found = float((parameter.grad.numpy() * direction).sum())
+        np.testing.assert_allclose(found, slope, rtol=2e-2, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("num_labels", "loss"), [(2, match_cross_entropy), (1, match_regression)])
+def test_eight_pairs_are_learnt(num_labels, loss):
+    paddle.seed(0)
+    dropouts = {"dropout": 0.1, "attention_dropout": 0.1}
+    model, batch = Oscar(shape_of(initial_deviation=0.1, **dropouts), num_labels), batch_of(8)
+    match = paddle.to_tensor([1, 0, 1, 0, 0, 1, 1, 0])
+    optimizer = paddle.optimizer.Adam(3e-3, parameters=model.parameters())
+    for _ in range(80):
+        loss(model(batch)["logits"], match).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    model.eval()
+    scores = model.score_pairs(batch).numpy()
+    assert scores[match.numpy() == 1].min() > 0.8 and scores[match.numpy() == 0].max() < 0.2
