@@ -150,11 +150,11 @@ def corpora(task: str, count: int) -> dict[str, list[str]]:
     return found
 
 
-def random_captions(count: int) -> list[str]:
-    """Return captions of random words."""
+def random_captions(count: int, vocabulary: int = RANDOM_VOCABULARY) -> list[str]:
+    """Return captions of random words out of `vocabulary`."""
     random = np.random.default_rng(0)
     lengths = random.integers(FEWEST_WORDS, MOST_WORDS + 1, count)
-    words = random.integers(RANDOM_VOCABULARY, size=lengths.sum())
+    words = random.integers(vocabulary, size=lengths.sum())
     return [" ".join(f"w{word}" for word in part) for part in np.split(words, lengths.cumsum()[:-1])]
 
 
