@@ -54,6 +54,7 @@ def file_names(target: Path, contents: Contents | None = None) -> list[str]:
         "ids.txt": contents is None or contents.ids is not None,
         "tags.txt": contents is None or contents.tags is not None,
         "boxes.npy": contents is None or contents.has_boxes,
+        "sizes.npy": contents is None or contents.image_sizes is not None,
     }
     return [*(beside(target, side).name for side, there in sides.items() if there), target.name]
 
@@ -140,6 +141,8 @@ def _create_npy(path: Path, contents: Contents, dtype: str) -> None:
     if contents.ids is not None:
         text = "".join(f"{image_id}\n" for image_id in contents.ids)
         beside(path, "ids.txt").write_text(text, encoding="utf-8")
+    if contents.image_sizes is not None:
+        np.save(beside(path, "sizes.npy"), contents.image_sizes)
     if contents.tags is not None:
         beside(path, "tags.txt").write_text("".join(_tag_lines(contents)), encoding="utf-8")
 

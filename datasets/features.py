@@ -20,8 +20,8 @@ class NpyFeatures(FeatureStore):
     of it that was ever touched counts as resident memory: after an epoch, the whole file.
 
     ids_path: a file of image ids, a line for each row (or for each caption) in order; None leaves rows
-    without names. Beside `X_ims.npy` (or `X.npy`) may be `X_boxes.npy`, boxes [N,R,4], and `X_tags.txt`,
-    the tags of an image a line.
+    without names. Beside `X_ims.npy` (or `X.npy`) may be `X_boxes.npy`, boxes [N,R,4], `X_sizes.npy`, the
+    images' width and height [N,2], and `X_tags.txt`, the tags of an image a line.
     Raises `UserError` for a file that is missing, cut short, of another kind, or not `expected_dim` wide.
     """
 
@@ -54,13 +54,14 @@ class NpyFeatures(FeatureStore):
         return np.full(len(rows), self.max_regions or 1, dtype=np.int64)
 
     def annotations(self, row: int) -> Annotations:
-        """Return what `X_boxes.npy` and `X_tags.txt` say of a row."""
+        """Return what `X_boxes.npy`, `X_sizes.npy` and `X_tags.txt` say of a row."""
         boxes = tags = confidences = None
         if self._boxes is not None:
             boxes = self._boxes.gather(np.array([row]), pool=False)[0]
         if self._tag_lines is not None:
             tags, confidences = _parse_tags(self._tag_lines, row)
-        return Annotations(boxes, tags, confidences)
+        size = None if self._sizes is None else tuple(self._sizes[row].tolist())
+        return Annotations(boxes, tags, confidences, size)
 
     def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         try:
@@ -84,6 +85,23 @@ class NpyFeatures(FeatureStore):
                 f"got {list(boxes.shape)}: extract both again"
             )
         return boxes
+
+    @cached_property
+    def _sizes(self) -> np.ndarray | None:
+        path = beside(self.path, "sizes.npy")
+        if not path.is_file():
+            return None
+        try:
+            sizes = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
+        if sizes.dtype.kind not in "iu" or sizes.shape != (len(self), 2):
+            raise UserError(
+                f"{path}: expected the width and height of each image, whole numbers [{len(self)}, 2], got "
+                f"{sizes.dtype} {list(sizes.shape)}: write it with numpy.save"
+            )
+        return sizes
 
     @cached_property
     def _tag_lines(self) -> LineFile | None:

@@ -6,9 +6,9 @@
     python tools/convert_features.py data/f30k/train.h5 data/mine/train_ims.npy
 
 INPUT is .npy, .h5, or the .tsv of VinVL, bottom-up attention or LXMERT (also .tsv.gz). OUTPUT ends with .h5
-or, for images of equally many regions, with .npy, which puts ids, boxes and tags into X_ids.txt, X_boxes.npy
-and X_tags.txt beside X_ims.npy. Ids, boxes, tags and image sizes go along as far as INPUT and the files
-beside it have them.
+or, for images of equally many regions, with .npy, which puts ids, boxes, image sizes and tags into X_ids.txt,
+X_boxes.npy, X_sizes.npy and X_tags.txt beside X_ims.npy: all of them as far as INPUT and the files beside it
+have them.
 
 While it is at work, everything is in OUTPUT.partial. Ctrl-C, a kill or a full disk loses nothing: the same
 command goes on where it stopped. What is written is then read again and compared with INPUT.

@@ -1,6 +1,5 @@
 """A conversion keeps every bit that its type allows, says what it does not, and survives interruption."""
 
-import dataclasses
 import gzip
 import json
 import os
@@ -122,7 +121,7 @@ def test_images_of_equally_many_regions_go_to_npy_and_back(tmp_path):
     npy, deviation = convert(source, tmp_path / "npy" / "dev_ims.npy")
     assert deviation.exact
     assert sorted(path.name for path in (tmp_path / "npy").iterdir()) == [
-        *("dev_boxes.npy", "dev_ids.txt", "dev_ims.npy", "dev_tags.txt"),
+        *("dev_boxes.npy", "dev_ids.txt", "dev_ims.npy", "dev_sizes.npy", "dev_tags.txt"),
     ]
     assert (tmp_path / "npy/dev_ids.txt").read_text().splitlines() == list(images)
     array = np.load(tmp_path / "npy/dev_ims.npy")
@@ -132,7 +131,7 @@ def test_images_of_equally_many_regions_go_to_npy_and_back(tmp_path):
     store, deviation = convert(npy, tmp_path / "back.h5")
     assert deviation.exact and store.image_ids == list(images)
     for name, row in store.row_of.items():
-        check_equal(store[row], dataclasses.replace(images[name], image_size=None))
+        check_equal(store[row], images[name])
 
 
 def test_global_features_stay_global(tmp_path):
@@ -305,7 +304,7 @@ def test_replacing_leaves_no_file_of_the_target_before(tmp_path):
     np.save(tmp_path / "plain.npy", np.ones((2, 3), np.float32))
     convert(NpyFeatures(tmp_path / "plain.npy"), tmp_path / "dev_ims.npy")
     names = file_names(tmp_path / "dev_ims.npy")
-    assert names == ["dev_ids.txt", "dev_tags.txt", "dev_boxes.npy", "dev_ims.npy"]
+    assert names == ["dev_ids.txt", "dev_tags.txt", "dev_boxes.npy", "dev_sizes.npy", "dev_ims.npy"]
     assert [name for name in names if (tmp_path / name).exists()] == ["dev_ims.npy"]
 
 
