@@ -1,0 +1,44 @@
+"""Many short rows of token ids in one array."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Rows of tokens, one after another.
+
+    ids: int32 [sum of lengths]. lengths: int64 [rows]. starts: int64 [rows], where each row begins in ids.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", np.cumsum(self.lengths) - self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.ids[self.starts[row] : self.starts[row] + self.lengths[row]]
+
+    def cut(self, longest: int) -> "PackedTokens":
+        """Return the first `longest` tokens of each row."""
+        lengths = np.minimum(self.lengths, longest)
+        return PackedTokens(self.ids[_places(self.starts, lengths)], lengths)
+
+    def joined(self, rows: np.ndarray, counts: np.ndarray) -> "PackedTokens":
+        """Return new rows, each the old `rows` [sum of counts] of its own, `counts` [new rows] of them."""
+        lengths = self.lengths[rows]
+        total = np.concatenate([[0], np.cumsum(lengths)])
+        ends = np.cumsum(counts)
+        return PackedTokens(self.ids[_places(self.starts[rows], lengths)], total[ends] - total[ends - counts])
+
+
+def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return start, start + 1, ... of each run of `lengths` [runs] from `starts` [runs]: int64 [sum]."""
+    begins = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - begins, lengths)

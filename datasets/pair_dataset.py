@@ -1,0 +1,173 @@
+"""Images with regions and tags, captions in word pieces: the pairs that a cross encoder reads."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from datasets.captions import CaptionSplit
+from datasets.feature_store import FeatureStore
+from datasets.packed_tokens import PackedTokens
+from datasets.pairs import Pairs
+from datasets.wordpiece import WordPiece
+
+
+class PairDataset:
+    """One split, of which any image may be paired with any caption.
+
+    A pair reads `[CLS] caption [SEP] tags [SEP]`, segment 0 up to the first `[SEP]`, and the image's regions
+    (Oscar, arXiv 2004.06165). Captions and tags are cut into pieces here, once; a batch gathers them.
+
+    num_images, num_captions; image_ids (names) and captions (strings), as lists. caption_image: int64
+    [captions], each caption's image. sentence_ids: int64 [captions], equal where the token ids are equal, and
+    distinct_captions: int64, the first caption of each sentence. caption_lengths: int64 [captions], with the
+    markers; image_lengths: int64 [images], of tags and regions together.
+
+    tags: of each image; an image without any has a pair of one segment, and with None all have.
+    max_seq_len: tokens of a pair, cut as the original does: the caption takes the room that it needs, tags
+    what is left. max_regions: of an image, the first ones. A global vector is one region.
+    """
+
+    def __init__(
+        self,
+        features: FeatureStore,
+        split: CaptionSplit,
+        word_piece: WordPiece,
+        tags: Iterable[list[str]] | None,
+        max_seq_len: int = 70,
+        max_regions: int = 50,
+    ) -> None:
+        if max_seq_len < 3:
+            raise ValueError(f"expected room for a token between two markers, got max_seq_len={max_seq_len}")
+        self.name = split.name
+        self.features = features
+        self.word_piece = word_piece
+        self.max_seq_len, self.max_regions = max_seq_len, max_regions
+        self.image_ids, self.captions = split.image_ids, split.captions
+        self.num_images, self.num_captions = len(split.image_ids), len(split.captions)
+        self.caption_image = split.caption_image
+        self._image_rows = split.image_rows
+
+        self._sentences, self.sentence_ids = _encode_captions(split.captions, max_seq_len, word_piece)
+        self.distinct_captions = np.unique(self.sentence_ids, return_index=True)[1]
+        self._tags = _encode_tags(tags, self.num_images, word_piece)
+        # one array, so that a batch of pairs is one gather
+        self._pieces = np.concatenate([self._sentences.ids, self._tags.ids])
+        self.caption_lengths = self._sentences.lengths[self.sentence_ids]
+        self._region_counts = np.minimum(features.counts(self._image_rows), max_regions)
+        self.image_lengths = self._tags.lengths + self._region_counts
+        self._own_sentences = np.unique(self._keys(self.caption_image, np.arange(self.num_captions)))
+
+    def describe(self) -> str:
+        """One line: what the split holds."""
+        return (
+            f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
+            f"{self.num_captions} captions, {len(self._sentences)} different sentences, "
+            f"{self._tags.lengths.mean():.1f} tokens of tags an image"
+        )
+
+    def batch(self, pairs: Pairs) -> dict[str, np.ndarray]:
+        """Return P pairs, each of whose I different images is read once.
+
+        token_ids, segment_ids int64 [P,T], padded to the longest; text_len int64 [P]; regions float32 [I,R,F]
+        and num_regions int64 [I] of the different images; image_row int64 [P], each pair's image among them;
+        match int64 [P], 1 where the caption is the image's own; image_id, caption_id int64 [P].
+        """
+        different, image_row = np.unique(pairs.images, return_inverse=True)
+        return {
+            **self.text_batch(pairs),
+            **self.image_batch(different),
+            "image_row": image_row.reshape(-1),
+            "match": (self.caption_image[pairs.captions] == pairs.images).astype(np.int64),
+            "image_id": pairs.images,
+            "caption_id": pairs.captions,
+        }
+
+    def text_batch(self, pairs: Pairs) -> dict[str, np.ndarray]:
+        """Return token_ids, segment_ids and text_len of `batch`."""
+        first, second = self._text_lengths(pairs)  # [P]
+        lengths = first + second
+        columns = np.arange(lengths.max(initial=0))  # [T]
+        present = columns < lengths[:, None]  # [P,T]
+        in_tags = present & (columns >= first[:, None])
+        starts = self._sentences.starts[self.sentence_ids[pairs.captions]]  # [P]
+        tag_starts = len(self._sentences.ids) + self._tags.starts[pairs.images] - first
+        places = np.where(in_tags, tag_starts[:, None], starts[:, None]) + columns
+        token_ids = np.full(present.shape, self.word_piece.pad_id, dtype=np.int64)
+        # clip: the place of the last [SEP] may be past the last image's tags
+        token_ids[present] = self._pieces.take(places[present], mode="clip")
+        ends = np.flatnonzero(second)
+        token_ids[ends, lengths[ends] - 1] = self.word_piece.sep_id
+        return {"token_ids": token_ids, "segment_ids": in_tags.astype(np.int64), "text_len": lengths}
+
+    def image_batch(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return regions and num_regions of `batch` for images by index."""
+        values = self.features.gather(self._image_rows[images], pool=False)
+        if values.ndim == 2:
+            values = values[:, None]  # [I,1,F]
+        return {"regions": values[:, : self.max_regions], "num_regions": self._region_counts[images]}
+
+    def pair_lengths(self, pairs: Pairs) -> np.ndarray:
+        """Return how long each pair is, in tokens and regions: int64 [P]."""
+        first, second = self._text_lengths(pairs)
+        return first + second + self._region_counts[pairs.images]
+
+    def is_own_sentence(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Whether each caption says, token by token, what one of the image's own says; bool, broadcast.
+
+        Such a pair is no negative, though the caption be another image's: data sets repeat sentences.
+        """
+        return np.isin(self._keys(images, captions), self._own_sentences)
+
+    def check_features(self) -> None:
+        """Read the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
+        self.features.check(self._image_rows)
+
+    def _text_lengths(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens of both segments, int64 [P] each, markers included; the second may have none."""
+        first = self.caption_lengths[pairs.captions]
+        tags = self._tags.lengths[pairs.images]
+        return first, np.where(tags > 0, np.minimum(tags, self.max_seq_len - first - 1) + 1, 0)
+
+    def _keys(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        return images * len(self._sentences) + self.sentence_ids[captions]
+
+
+def _encode_captions(
+    captions: list[str], max_seq_len: int, word_piece: WordPiece
+) -> tuple[PackedTokens, np.ndarray]:
+    """Return the different first segments, and which of them each caption has, int64 [captions]."""
+    texts = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
+    framed = _frame(word_piece.encode_all(list(texts)), max_seq_len, word_piece)
+    sentences: dict[bytes, int] = {}
+    sentence_of = [sentences.setdefault(framed[row].tobytes(), len(sentences)) for row in range(len(framed))]
+    sentence_ids = np.array([sentence_of[texts[caption]] for caption in captions], dtype=np.int64)
+    ids = np.frombuffer(b"".join(sentences), dtype=np.int32)
+    lengths = np.fromiter((len(row) // ids.itemsize for row in sentences), dtype=np.int64)
+    return PackedTokens(ids, lengths), sentence_ids
+
+
+def _frame(texts: PackedTokens, max_seq_len: int, word_piece: WordPiece) -> PackedTokens:
+    """Return the first segment of each text: `[CLS]`, what there is room for, `[SEP]`."""
+    cut = texts.cut(max_seq_len - 2)
+    lengths = cut.lengths + 2
+    ends = np.cumsum(lengths)
+    ids = np.full(lengths.sum(), word_piece.cls_id, dtype=np.int32)
+    ids[ends - 1] = word_piece.sep_id
+    inner = np.ones(len(ids), dtype=bool)
+    inner[ends - 1] = inner[ends - lengths] = False
+    ids[inner] = cut.ids
+    return PackedTokens(ids, lengths)
+
+
+def _encode_tags(tags: Iterable[list[str]] | None, num_images: int, word_piece: WordPiece) -> PackedTokens:
+    """Return the tokens of each image's tags, without markers; each different tag is encoded once."""
+    if tags is None:
+        return PackedTokens(np.empty(0, np.int32), np.zeros(num_images, np.int64))
+    codes: dict[str, int] = {}
+    rows, counts = [], []
+    for names in tags:
+        rows.append(np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int32))
+        counts.append(len(names))
+    assert len(counts) == num_images, (len(counts), num_images)
+    encoded = word_piece.encode_all(list(codes))
+    return encoded.joined(np.concatenate([np.empty(0, np.int32), *rows]), np.array(counts, dtype=np.int64))

@@ -1,0 +1,134 @@
+"""Pairs of an image and a caption: which are scored in an evaluation, in which order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images and captions by their index in a data set, int64 [P] each, a pair a place."""
+
+    images: np.ndarray
+    captions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, places: slice | np.ndarray) -> "Pairs":
+        return Pairs(self.images[places], self.captions[places])
+
+    def batches(self, batch_size: int) -> list["Pairs"]:
+        """Return the pairs in order, `batch_size` at a time."""
+        return [self[start : start + batch_size] for start in range(0, len(self), batch_size)]
+
+
+class CrossPairs:
+    """All pairs of some images with some captions, in blocks that any process can make from their number.
+
+    images, captions: indices, each once. image_lengths, caption_lengths: int, of the same, in any unit that
+    adds up (tokens and regions): neighbours in the order are nearly as long. The captions follow an image,
+    the next image begins where the last one ended, and so a batch has one image or few.
+
+    `len` is the number of blocks of `block_pairs` pairs; a block that was scored need not be scored again,
+    and processes that take every n-th block share the work. Memory is that of a block.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        captions: np.ndarray,
+        image_lengths: np.ndarray,
+        caption_lengths: np.ndarray,
+        block_pairs: int,
+    ) -> None:
+        self._images = np.asarray(images)[np.argsort(image_lengths, kind="stable")]
+        self._captions = np.asarray(captions)[np.argsort(caption_lengths, kind="stable")]
+        self._block_pairs = block_pairs
+        self.num_pairs = len(images) * len(captions)
+
+    def __len__(self) -> int:
+        return -(-self.num_pairs // self._block_pairs)
+
+    def block(self, index: int) -> Pairs:
+        """Return the pairs of a block, in the order in which they are to be cut into batches."""
+        start = index * self._block_pairs
+        rows, columns = np.divmod(
+            np.arange(start, min(start + self._block_pairs, self.num_pairs)), len(self._captions)
+        )
+        # Back and forth through the captions: the longest of one image meets the longest of the next.
+        columns = np.where(rows % 2, len(self._captions) - 1 - columns, columns)
+        return Pairs(self._images[rows], self._captions[columns])
+
+
+class ListedPairs:
+    """Candidate pairs, each once, in blocks like those of `CrossPairs`.
+
+    pairs: in any order, repeated ones count once. image_lengths, caption_lengths: of all images and captions
+    of the data set.
+    """
+
+    def __init__(
+        self, pairs: Pairs, image_lengths: np.ndarray, caption_lengths: np.ndarray, block_pairs: int
+    ) -> None:
+        width = len(caption_lengths)
+        keys = np.unique(pairs.images.astype(np.int64) * width + pairs.captions)
+        images, captions = np.divmod(keys, width)
+        place = np.empty(len(image_lengths), dtype=np.int64)
+        place[np.argsort(image_lengths, kind="stable")] = np.arange(len(image_lengths))
+        back_and_forth = np.where(place[images] % 2, -1, 1) * caption_lengths[captions]
+        order = np.lexsort((back_and_forth, place[images]))
+        self._pairs = Pairs(images[order], captions[order])
+        self._block_pairs = block_pairs
+        self.num_pairs = len(keys)
+
+    def __len__(self) -> int:
+        return -(-self.num_pairs // self._block_pairs)
+
+    def block(self, index: int) -> Pairs:
+        """Return the pairs of a block, in the order in which they are to be cut into batches."""
+        return self._pairs[index * self._block_pairs : (index + 1) * self._block_pairs]
+
+
+def candidate_pairs(captions_of_image: np.ndarray | None, images_of_caption: np.ndarray | None) -> Pairs:
+    """Return the pairs of short lists in one or both directions, in that order, repeated ones included.
+
+    captions_of_image: int [images,k], the captions that a dual encoder proposes for each image, and
+    images_of_caption: int [captions,k], the images for each caption; -1 stands for none.
+    """
+    parts = []
+    if captions_of_image is not None:
+        rows, columns = np.nonzero(captions_of_image >= 0)
+        parts.append(Pairs(rows, captions_of_image[rows, columns]))
+    if images_of_caption is not None:
+        rows, columns = np.nonzero(images_of_caption >= 0)
+        parts.append(Pairs(images_of_caption[rows, columns], rows))
+    return Pairs(
+        np.concatenate([part.images for part in parts]), np.concatenate([part.captions for part in parts])
+    )
+
+
+def top_candidates(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of each row's k highest scores, best first; of equals, the first column.
+
+    scores: [Q,G], without NaN. Returns int64 [Q, min(k, G)].
+    """
+    if np.isnan(scores).any():
+        row = int(np.flatnonzero(np.isnan(scores).any(axis=1))[0])
+        raise ValueError(f"scores of row {row} hold NaN, expected numbers")
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return np.empty((len(scores), 0), dtype=np.int64)
+    least = np.partition(scores, -k, axis=1)[:, -k, None]  # [Q,1]
+    above, equal = scores > least, scores == least
+    room = k - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    columns = np.nonzero(chosen)[1].reshape(len(scores), k)
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
+
+
+def captions_by_image(caption_image: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the captions ordered by image, and where each image's begin: int64 [captions], [images + 1]."""
+    counts = np.bincount(caption_image, minlength=num_images)
+    return np.argsort(caption_image, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
