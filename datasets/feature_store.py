@@ -97,33 +97,39 @@ class FeatureStore(ABC):
         step = max(1, _CHUNK_VALUES // (max(1, most) * self.dim))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            values = _padded(self.vectors(rows[part]), counts[part])  # [b,r,F]
             if self.max_regions is None:
-                out[part] = values[:, 0]
+                self.vectors(rows[part], out[part])
             elif pool:
+                values = _padded(self.vectors(rows[part]), counts[part])  # [b,r,F]
                 out[part] = values.sum(axis=1) / counts[part, None].astype(np.float32)
+            elif (counts[part] == most).all():
+                self.vectors(rows[part], out[part].reshape(-1, self.dim))
             else:
-                out[part, : values.shape[1]] = values
-                out[part, values.shape[1] :] = 0
+                for place in range(start, min(start + step, len(rows))):
+                    self.vectors(rows[place : place + 1], out[place, : counts[place]])
+                    out[place, counts[place] :] = 0
         return out
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
+    def vectors(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Read the vectors of some rows one after another: float32 [sum of their counts, F].
 
-        rows: int [B], 0-based. Raises `UserError` naming the row that holds NaN or infinity.
+        rows: int [B], 0-based. out: an array of that shape to put them into. Raises `UserError` naming the
+        row that holds NaN or infinity.
         """
         counts = self.counts(rows)
         raw = self._read(rows, counts)
         if raw.dtype == np.float16:
             # numpy's isfinite is slow on float16; all exponent bits set is what makes NaN and infinity
-            finite = (raw.view(np.uint16) & 0x7C00) != 0x7C00
-            values = half_to_single(raw)
+            all_finite = raw.view(np.int16).max() < 0x7C00 and raw.view(np.uint16).max() < 0xFC00
+            values, checked = half_to_single(raw, out), raw
         else:
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
-                values = raw.astype(np.float32, copy=False)
-            finite = np.isfinite(values)
-        if not finite.all():
-            vector = np.flatnonzero(~finite.all(axis=1))[0]
+                values = checked = raw.astype(np.float32, copy=False)
+            all_finite = np.isfinite(values).all()
+            if out is not None:
+                out[:] = values
+        if not all_finite:  # where converted, NaN and infinity came out as numbers
+            vector = np.flatnonzero(~np.isfinite(checked).all(axis=1))[0]
             row = rows[np.searchsorted(np.cumsum(counts), vector, side="right")]
             raise UserError(
                 f"{self.path}: {self._place(row)} holds NaN or infinity, expected finite numbers: "
@@ -145,8 +151,9 @@ class FeatureStore(ABC):
     def moments(self, rows: np.ndarray | None = None, pool: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Mean and (population) standard deviation over rows (None: all), or over all their regions.
 
-        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file; blocks are merged in float64
-        (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum of squares would.
+        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file and merges
+        its blocks in float64 (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum of
+        squares would.
         """
         count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
         for block in self.blocks(rows):
@@ -213,15 +220,16 @@ def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return padded
 
 
-def half_to_single(half: np.ndarray) -> np.ndarray:
+def half_to_single(half: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Convert finite float16 to float32 exactly, some five times faster than `astype` does.
 
     Shifts sign, exponent and mantissa to their places in a float32; the exponents differ in bias by
     112, which one product mends, for subnormal numbers too. NaN and infinity come out wrong.
     """
-    bits = half.view(np.int16).astype(np.int32)  # widening repeats the sign bit
+    single = np.empty(half.shape, np.float32) if out is None else out
+    bits = single.view(np.int32)
+    bits[:] = half.view(np.int16)  # widening repeats the sign bit
     bits <<= 13
     bits &= np.int32(-0x70002000)  # 0x8fffe000: the sign, five exponent bits and the mantissa
-    single = bits.view(np.float32)
     single *= np.float32(2.0**112)
     return single

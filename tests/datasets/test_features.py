@@ -2,6 +2,7 @@
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -131,14 +132,16 @@ def test_a_broken_file_is_refused_with_one_line(tmp_path, fault):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4)])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_nan_and_infinity_name_the_file_and_the_row(tmp_path, dtype, shape, value):
     stored = np.ones(shape, dtype)
     stored[4].flat[1] = value
     np.save(tmp_path / "train_ims.npy", stored)
     features = NpyFeatures(tmp_path / "train_ims.npy")
     assert features.gather(np.array([0, 3, 5]), pool=True).shape == (3, 4)
-    for read in (lambda: features.gather(np.array([0, 4]), pool=True), features.moments):
+    gathers = [partial(features.gather, np.array([0, 4]), pool=pool) for pool in (True, False)]
+    for read in (*gathers, features.moments):
         with pytest.raises(UserError, match="train_ims.npy: row 5 holds NaN or infinity"):
             read()
 
