@@ -151,9 +151,9 @@ class FeatureStore(ABC):
     def moments(self, rows: np.ndarray | None = None, pool: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Mean and (population) standard deviation over rows (None: all), or over all their regions.
 
-        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file and merges
-        its blocks in float64 (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum of
-        squares would.
+        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file and
+        merges its blocks in float64 (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum
+        of squares would.
         """
         count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
         for block in self.blocks(rows):
