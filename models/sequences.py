@@ -117,9 +117,7 @@ class _Attention(PyLayer):
         context = np.empty_like(query)
         shares: list[np.ndarray] = [None] * len(sequences.length)
         kept: list[np.ndarray] = [None] * len(sequences.length)
-        seed = (
-            paddle.randint(0, 2**31 - 1, [1]).item() if dropout else 0
-        )  # Paddle's, for the trainer seeds it
+        seed = paddle.randint(0, 2**31 - 1, [1]).item() if dropout else 0  # the trainer seeds Paddle
         scale = 1 / math.sqrt(query.shape[1] // heads)
 
         def work(numbers: slice) -> None:

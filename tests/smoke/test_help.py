@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
     "convert_features.py": ("--dytpe", "--dtype"),
+    "convert_oscar.py": ("--overwirte", "--overwrite"),
     "demo.py": ("--hepl", "--help"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
+    "fetch_pretrained.py": ("--overwirte", "--overwrite"),
     "make_report.py": ("--titel", "--title"),
     "make_scenes.py": ("--image_sise", "--image_size"),
     "search_retrieval.py": ("--txet", "--text"),
@@ -59,6 +61,8 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
         "convert_features.py": ["a.tsv", "a.h5"],
+        "convert_oscar.py": ["a.pt", "a.json"],
+        "fetch_pretrained.py": ["bert", "folder"],
         "search_retrieval.py": ["--image", "1"],
         "visualize.py": ["--image", "1"],
         "make_report.py": ["out"],

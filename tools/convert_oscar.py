@@ -1,0 +1,85 @@
+"""Convert the files of Oscar and VinVL that torch wrote into plain ones, without torch.
+
+    python tools/convert_oscar.py checkpoint-0132780/ data/vinvl/model
+    python tools/convert_oscar.py train_captions.pt data/vinvl/train_captions.json
+    python tools/convert_oscar.py minival_caption_indexs_top20.pt data/vinvl/minival_caption_indexs_top20.json
+
+INPUT is a folder with pytorch_model.bin, config.json and vocab.txt, of a BERT or an Oscar, or a .pt file that
+gives each image's key a list in JSON. From a folder, OUTPUT becomes a folder with model.safetensors,
+config.json and vocab.txt; from a .pt, a JSON file, image key -> list.
+
+Nothing in a file is run: at anything but plain containers and tensors the conversion stops, and says at what.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _bert_folder import convert_folder, refuse_existing
+from _command import leave_on_sigterm, run
+from _plain_pickle import read_torch_file
+
+from config.command_line import report_errors_on_one_line
+from config.errors import UserError
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
+    parser.add_argument("input", metavar="INPUT", type=Path, help="folder of a model, or .pt file of lists")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder, or .json file, to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    arguments = parser.parse_args()
+    leave_on_sigterm()
+    refuse_existing(arguments.output, arguments.overwrite)
+    if arguments.input.is_dir():
+        print(convert_folder(arguments.input, arguments.output, arguments.overwrite))
+    else:
+        print(convert_lists(arguments.input, arguments.output))
+
+
+def convert_lists(source: Path, output: Path) -> str:
+    """Write the lists by image key that a .pt file holds as JSON; return what was written.
+
+    Raises UserError for a file that holds anything else, naming the key.
+    """
+    content = read_torch_file(source)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{source}: expected a dict from image keys to lists, or, for a model, its folder")
+    lists = {str(key): _read_list(source, key, text) for key, text in content.items()}
+    if len(lists) < len(content):
+        raise UserError(f"{source}: some image key comes as a number and as a text: give each image one list")
+    new = output.with_name(f".{output.name}.{os.getpid()}.new")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lines = (f"{json.dumps(key)}: {json.dumps(lists[key], ensure_ascii=False)}" for key in lists)
+        new.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        os.replace(new, output)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {output}: {error.strerror}; what was there before is intact"
+        ) from error
+    return f"{output}: {len(lists)} images, {sum(map(len, lists.values()))} entries"
+
+
+def _read_list(source: Path, key: object, text: object) -> list:
+    """Return the list that stands in JSON under a key, or as it is."""
+    entries = text
+    if isinstance(text, str):
+        try:
+            entries = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{source}: key {key!r}: not JSON: {error}") from error
+    if not isinstance(key, int | str) or not isinstance(entries, list):
+        raise UserError(f"{source}: key {key!r}: expected a list in JSON, got {str(text)[:40]!r}")
+    return entries
+
+
+if __name__ == "__main__":
+    run(main)
