@@ -115,7 +115,7 @@ def _to_original(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, n
     for name, array in arrays.items():
         plain = name.removeprefix("module.")
         if LEFT_OUT.search(plain):
-            left_out.add(f"{plain.split('.')[0]}.*" if plain.startswith("cls.") else plain)
+            left_out.add("cls.*" if plain.startswith("cls.") else plain.removeprefix("bert."))
             continue
         own = plain.removeprefix("bert.")
         own = re.sub(r"(LayerNorm|layer_norm)\.", "LayerNorm.", own)
