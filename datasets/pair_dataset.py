@@ -1,6 +1,7 @@
 """Images with regions and tags, captions in word pieces: the pairs that a cross encoder reads."""
 
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
 
@@ -42,20 +43,18 @@ class PairDataset:
         self.features = features
         self.word_piece = word_piece
         self.max_seq_len, self.max_regions = max_seq_len, max_regions
-        self.image_ids, self.captions = split.image_ids, split.captions
-        self.num_images, self.num_captions = len(split.image_ids), len(split.captions)
-        self.caption_image = split.caption_image
-        self._image_rows = split.image_rows
-
-        self._sentences, self.sentence_ids = _encode_captions(split.captions, max_seq_len, word_piece)
-        self.distinct_captions = np.unique(self.sentence_ids, return_index=True)[1]
+        self.image_ids, self._image_rows = split.image_ids, split.image_rows
+        self.num_images = len(split.image_ids)
         self._tags = _encode_tags(tags, self.num_images, word_piece)
-        # one array, so that a batch of pairs is one gather
-        self._pieces = np.concatenate([self._sentences.ids, self._tags.ids])
-        self.caption_lengths = self._sentences.lengths[self.sentence_ids]
         self._region_counts = np.minimum(features.counts(self._image_rows), max_regions)
         self.image_lengths = self._tags.lengths + self._region_counts
-        self._own_sentences = np.unique(self._keys(self.caption_image, np.arange(self.num_captions)))
+        self._take_captions(split.captions, split.caption_image)
+
+    def with_texts(self, texts: list[str]) -> "PairDataset":
+        """Return the same images with other captions, such as a user's queries, that are none of theirs."""
+        other = copy(self)
+        other._take_captions(texts, np.full(len(texts), -1))
+        return other
 
     def describe(self) -> str:
         """One line: what the split holds."""
@@ -121,6 +120,16 @@ class PairDataset:
     def check_features(self) -> None:
         """Read the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
         self.features.check(self._image_rows)
+
+    def _take_captions(self, captions: list[str], caption_image: np.ndarray) -> None:
+        self.captions, self.caption_image = captions, caption_image
+        self.num_captions = len(captions)
+        self._sentences, self.sentence_ids = _encode_captions(captions, self.max_seq_len, self.word_piece)
+        self.distinct_captions = np.unique(self.sentence_ids, return_index=True)[1]
+        self.caption_lengths = self._sentences.lengths[self.sentence_ids]
+        # one array, so that a batch of pairs is one gather
+        self._pieces = np.concatenate([self._sentences.ids, self._tags.ids])
+        self._own_sentences = np.unique(self._keys(caption_image, np.arange(len(captions))))
 
     def _text_lengths(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         """Return the tokens of both segments, int64 [P] each, markers included; the second may have none."""

@@ -133,6 +133,22 @@ def test_equal_sentences_are_stored_once_and_known_as_such(features, word_piece)
     assert "5 different sentences" in dataset.describe()
 
 
+def test_other_texts_for_the_same_images(features, word_piece):
+    dataset = dataset_of(features, word_piece)
+    asked = dataset.with_texts(["a red light", "cafe"])
+    batch = asked.batch(Pairs(np.array([0, 0, 2]), np.array([1, 0, 1])))
+    plain = [
+        plain_sequence(word_piece, *pair, 12)[0] for pair in (("cafe", TAGS[0]), ("a red light", TAGS[0]))
+    ]
+    for row, ids in enumerate(plain):
+        assert batch["token_ids"][row, : batch["text_len"][row]].tolist() == ids
+    assert not batch["match"].any() and len(batch["regions"]) == 2
+    assert asked.captions == ["a red light", "cafe"] and dataset.captions == CAPTIONS
+    assert not asked.is_own_sentence(np.arange(3)[:, None], np.arange(2)).any()
+    before = dataset.batch(Pairs(np.array([0]), np.array([4])))
+    assert before["text_len"].tolist() == [len(plain_sequence(word_piece, "zebra", TAGS[0], 12)[0])]
+
+
 def test_a_global_vector_is_one_region(tmp_path, word_piece):
     values = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     np.save(tmp_path / "a_ims.npy", values)

@@ -26,7 +26,8 @@ def vocabulary(tmp_path):
         ("a狗dog", "a 狗 dog"),
         ("zebra dogx", "[UNK] [UNK]"),
         ("[SEP] a", "[ sep ] a"),
-        ("a" * 101, "[UNK]"),
+        ("dog" + "s" * 97, "dog" + " ##s" * 97),
+        ("dog" + "s" * 98, "[UNK]"),  # over a hundred characters
         ("a\0\u200b\ufffddog", "[UNK]"),
         ("", ""),
         (" \n ", ""),
