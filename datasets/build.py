@@ -50,6 +50,12 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
     """
     data_dir = _data_dir(cfg)
     features = build_features(cfg, split)
+    pool_regions = cfg.MODEL.NAME not in REGION_MODELS
+    if not pool_regions and features.max_regions is None:
+        raise UserError(
+            f"{features.path}: one vector an image, but MODEL.NAME={cfg.MODEL.NAME} needs regions "
+            "[images, regions, features]: extract regions, or train MODEL.NAME=vsepp"
+        )
     captions = load_captions(
         cfg.DATASET.FORMAT,
         data_dir,
@@ -68,7 +74,7 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
         cfg.INPUT.MAX_SEQ_LEN,
         long_captions,
         distinct_captions=distinct,
-        pool_regions=cfg.MODEL.NAME not in REGION_MODELS,
+        pool_regions=pool_regions,
     )
 
 
