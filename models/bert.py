@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 from paddle import Tensor, nn
-from paddle.nn import functional
 
+from models.row_layers import Linear, ResidualNorm, gelu
 from models.sequences import Sequences, attend, real_places
 
 REGION = 2  # the kind of a region's row; those of text have their segment, 0 or 1
@@ -41,10 +41,10 @@ def initialised(deviation: float) -> paddle.ParamAttr:
     return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, deviation))
 
 
-def linear(in_dim: int, out_dim: int, deviation: float) -> nn.Linear:
+def linear(in_dim: int, out_dim: int, deviation: float) -> Linear:
     """Return a linear layer with BERT's initialisation: normal weights, and a bias of zeros."""
     zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
-    return nn.Linear(in_dim, out_dim, weight_attr=initialised(deviation), bias_attr=zero)
+    return Linear(in_dim, out_dim, weight_attr=initialised(deviation), bias_attr=zero)
 
 
 class TextEmbedding(nn.Layer):
@@ -92,11 +92,10 @@ class BertLayer(nn.Layer):
         self.query = linear(dim, dim, deviation)
         self.key_value = linear(dim, 2 * dim, deviation)
         self.attended = linear(dim, dim, deviation)
-        self.attended_norm = nn.LayerNorm(dim, shape.norm_epsilon)
+        self.attended_norm = ResidualNorm(dim, shape.norm_epsilon, shape.dropout)
         self.widen = linear(dim, shape.inner_dim, deviation)
         self.narrow = linear(shape.inner_dim, dim, deviation)
-        self.norm = nn.LayerNorm(dim, shape.norm_epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.norm = ResidualNorm(dim, shape.norm_epsilon, shape.dropout)
 
     def forward(self, rows: Tensor, sequences: Sequences) -> Tensor:
         """Return the new `rows` [P,D]."""
@@ -109,9 +108,8 @@ class BertLayer(nn.Layer):
     def _step(self, asking: Tensor, rows: Tensor, sequences: Sequences) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
         context = attend(self.query(asking), self.key_value(rows), sequences, self.num_heads, dropout)
-        attended = self.attended_norm(asking + self.dropout(self.attended(context)))
-        inner = functional.gelu(self.widen(attended))
-        return self.norm(attended + self.dropout(self.narrow(inner)))
+        attended = self.attended_norm(self.attended(context), asking)
+        return self.norm(self.narrow(gelu(self.widen(attended))), attended)
 
 
 class Bert(nn.Layer):

@@ -16,6 +16,7 @@ from paddle.nn import functional
 
 from models.encoders import on_cpu
 from models.row_blocks import array_of, for_each_block
+from models.row_layers import dropout_seed, kept_by_dropout
 
 BARRED = -10000.0  # added to a score that is not to count; its exponential is 0 in float32
 
@@ -117,7 +118,7 @@ class _Attention(PyLayer):
         context = np.empty_like(query)
         shares: list[np.ndarray] = [None] * len(sequences.length)
         kept: list[np.ndarray] = [None] * len(sequences.length)
-        seed = paddle.randint(0, 2**31 - 1, [1]).item() if dropout else 0  # the trainer seeds Paddle
+        seed = dropout_seed() if dropout else 0
         scale = 1 / math.sqrt(query.shape[1] // heads)
 
         def work(numbers: slice) -> None:
@@ -134,7 +135,7 @@ class _Attention(PyLayer):
                 score /= score.sum(axis=2, keepdims=True)
                 shares[number] = score
                 if dropout:
-                    kept[number] = _kept(score.shape, dropout, seed + number)
+                    kept[number] = kept_by_dropout(score.shape, dropout, seed + number)
                     score = score * kept[number] / np.float32(1 - dropout)
                 np.matmul(score, values, out=_by_head(context[asked], 1, heads)[0])
 
@@ -184,12 +185,6 @@ def _rows(sequences: Sequences, number: int, query: np.ndarray) -> tuple[slice, 
 def _by_head(rows: np.ndarray, parts: int, heads: int) -> np.ndarray:
     """Return a view [parts,H,L,d] of `rows` [L,parts*H*d]."""
     return rows.reshape(len(rows), parts, heads, -1).transpose(1, 2, 0, 3)
-
-
-def _kept(shape: tuple[int, ...], dropout: float, seed: int) -> np.ndarray:
-    """Return what dropout keeps, the same for a seed whichever thread asks."""
-    drawn = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 16, shape, dtype=np.uint16)
-    return drawn >= round(dropout * (1 << 16))
 
 
 def _bytes_of(sequences: Sequences, heads: int) -> int:

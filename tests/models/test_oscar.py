@@ -2,6 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
+from models import row_layers, sequences
 from models.bert import Bert, BertShape
 from models.oscar import Oscar, attention_between
 from models.pair_losses import match_cross_entropy, match_regression
@@ -61,10 +62,10 @@ def test_shapes():
     model = Oscar(shape_of())
     assert model(batch)["logits"].shape == [4, 2] and model.score_pairs(batch).shape == [4]
     assert model.bert(batch).shape == [4, 12]
-    rows, sequences = model.bert.encode(batch)
+    rows, layout = model.bert.encode(batch)
     lengths = (batch["text_len"] + batch["num_regions"]).numpy()
     assert rows.shape == [lengths.sum(), 12]
-    assert sequences.pad(rows).shape == [4, lengths.max(), 12]
+    assert layout.pad(rows).shape == [4, lengths.max(), 12]
     text_alone = Bert(shape_of(region_dim=0))
     assert text_alone(batch).shape == [4, 12]
     assert not any(name.startswith("regions") for name, _ in text_alone.named_parameters())
@@ -143,14 +144,30 @@ def test_pooling_alone_has_the_gradients_of_all_rows():
     for all_rows in (False, True):
         model.clear_gradients()
         if all_rows:
-            rows, sequences = model.encode(batch)
-            pooled = model.pool(rows.gather(sequences.first))
+            rows, layout = model.encode(batch)
+            pooled = model.pool(rows.gather(layout.first))
         else:
             pooled = model(batch)
         (pooled**2).sum().backward()
         gradients.append({name: parameter.grad.numpy() for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         np.testing.assert_allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_the_ways_of_cpu_and_gpu_agree(monkeypatch):
+    """Off the CPU Paddle's own layers are used, and its attention over padded batches."""
+    paddle.seed(0)
+    model, batch = Oscar(shape_of(), attention="CR"), batch_of()
+    found = []
+    for _ in range(2):
+        model.clear_gradients()
+        logits = model(batch)["logits"]
+        match_cross_entropy(logits, paddle.to_tensor([1, 0, 0, 1])).backward()
+        found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
+        for module in (row_layers, sequences):
+            monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+    for ours, paddles in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, paddles, rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_by_differences():
