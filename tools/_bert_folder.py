@@ -19,16 +19,17 @@ from models.bert_weights import original_depth
 
 CONFIG_FILE, VOCABULARY_FILE, MODEL_FILE = "config.json", "vocab.txt", "model.safetensors"
 WORDS = "bert.embeddings.word_embeddings.weight"
-# PaddleNLP's names of a layer's parts; its linear weights are [in, out].
-PADDLE_LINEAR = {
+# PaddleNLP's names of a layer's parts.
+PADDLE_PARTS = {
     "self_attn.q_proj": "attention.self.query",
     "self_attn.k_proj": "attention.self.key",
     "self_attn.v_proj": "attention.self.value",
     "self_attn.out_proj": "attention.output.dense",
     "linear1": "intermediate.dense",
     "linear2": "output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "norm2": "output.LayerNorm",
 }
-PADDLE_NORM = {"norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm"}
 # Heads of the pre-training, which no pair is scored with, and numbers that are their own places.
 LEFT_OUT = re.compile(r"cls\.|embeddings\.position_ids$")
 
@@ -91,6 +92,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     MODEL_FILE: _read_safetensors,
     "pytorch_model.bin": read_torch_file,
     "model_state.pdparams": read_paddle_file,
+    "paddle_model.bin": read_paddle_file,  # VinVL-Paddle's
 }
 
 
@@ -109,32 +111,41 @@ def _read_arrays(source: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _to_original(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the arrays under the original's names and layouts, and what was left out."""
-    found: dict[str, np.ndarray] = {}
+    """Return the arrays under the original's names and in its layout, and what was left out."""
     left_out: set[str] = set()
+    found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        plain = name.removeprefix("module.")
+        plain = name.removeprefix("module.").removeprefix("bert.")
         if LEFT_OUT.search(plain):
-            left_out.add("cls.*" if plain.startswith("cls.") else plain.removeprefix("bert."))
-            continue
-        own = plain.removeprefix("bert.")
-        own = re.sub(r"(LayerNorm|layer_norm)\.", "LayerNorm.", own)
-        own = own.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if parts := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", own):
-            number, part, kind = parts.groups()
-            if part not in PADDLE_LINEAR | PADDLE_NORM:
-                raise UserError(f"{path}: tensor {name} is no part of a BERT")
-            own = f"encoder.layer.{number}.{(PADDLE_LINEAR | PADDLE_NORM)[part]}.{kind}"
-            array = array.T if part in PADDLE_LINEAR else array
-        elif own == "pooler.dense.weight" and _is_paddle(arrays):
-            array = array.T
-        prefix = "" if own.startswith("classifier.") else "bert."
-        found[prefix + own] = np.ascontiguousarray(array)
-    return found, sorted(left_out)
+            left_out.add("cls.*" if plain.startswith("cls.") else plain)
+        else:
+            found[_original_name(path, plain)] = array
+    if _has_paddle_layout(found, arrays):
+        found = {name: array.T if _is_linear(name, array) else array for name, array in found.items()}
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}, sorted(left_out)
 
 
-def _is_paddle(arrays: dict[str, np.ndarray]) -> bool:
+def _original_name(path: Path, name: str) -> str:
+    name = name.replace("layer_norm.", "LayerNorm.")
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    if parts := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
+        number, part, kind = parts.groups()
+        if part not in PADDLE_PARTS:
+            raise UserError(f"{path}: tensor {name} is no part of a BERT")
+        name = f"encoder.layer.{number}.{PADDLE_PARTS[part]}.{kind}"
+    return name if name.startswith("classifier.") else f"bert.{name}"
+
+
+def _has_paddle_layout(found: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> bool:
+    """Tell whether linear weights are [in, out]: by a weight that is not square, else by the names."""
+    widening = found.get("bert.encoder.layer.0.intermediate.dense.weight", np.empty((1, 1)))
+    if widening.ndim == 2 and widening.shape[0] != widening.shape[1]:
+        return widening.shape[0] == found.get(WORDS, np.empty((0, 0))).shape[1]
     return any(".self_attn." in name for name in arrays)
+
+
+def _is_linear(name: str, array: np.ndarray) -> bool:
+    return array.ndim == 2 and not name.startswith("bert.embeddings.")
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], config: dict, words: int) -> None:

@@ -204,12 +204,18 @@ def read_paddle_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             content = _PaddleUnpickler(file).load()
-        return {name: np.asarray(array) for name, array in content.items() if name != NAMES_KEY}
+        arrays = content.get("model", content)  # a checkpoint has its epoch beside the model
+        return {name: _array_of(value) for name, value in arrays.items() if name != NAMES_KEY}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except FAILURES as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"{path}: not a file of arrays from Paddle: {reason}") from error
+
+
+def _array_of(value: object) -> np.ndarray:
+    """Return an array, which may come with Paddle's own name for it."""
+    return np.asarray(value[1] if isinstance(value, tuple) else value)
 
 
 class _PaddleUnpickler(pickle._Unpickler):
@@ -218,6 +224,8 @@ class _PaddleUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("numpy", "ndarray"):
             return np.ndarray
+        if name == "tuple" and module in ("builtins", "__builtin__"):
+            return tuple
         if (module, name) == ("numpy", "dtype"):
             return _numeric_type
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":

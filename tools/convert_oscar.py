@@ -4,9 +4,9 @@
     python tools/convert_oscar.py train_captions.pt data/vinvl/train_captions.json
     python tools/convert_oscar.py minival_caption_indexs_top20.pt data/vinvl/minival_caption_indexs_top20.json
 
-INPUT is a folder with pytorch_model.bin, config.json and vocab.txt, of a BERT or an Oscar, or a .pt file that
-gives each image's key a list in JSON. From a folder, OUTPUT becomes a folder with model.safetensors,
-config.json and vocab.txt; from a .pt, a JSON file, image key -> list.
+INPUT is a folder with config.json, vocab.txt and pytorch_model.bin (of VinVL-Paddle: paddle_model.bin), of a
+BERT or an Oscar, or a .pt file that gives each image's key a list in JSON. From a folder, OUTPUT becomes a
+folder with model.safetensors, config.json and vocab.txt; from a .pt, a JSON file, image key -> list.
 
 Nothing in a file is run: at anything but plain containers and tensors the conversion stops, and says at what.
 """

@@ -1,4 +1,4 @@
-"""Write a small BERT of PaddleNLP and what it computes into the folder that is named: a process of its own."""
+"""Write a small BERT of PaddleNLP, and what it computes, into the folder that is named."""
 
 import sys
 import warnings

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from safetensors.numpy import load_file
 
@@ -46,6 +47,26 @@ def test_a_checkpoint_keeps_every_tensor(run_quickly, shared, oscar, tmp_path, w
     config = json.loads((tmp_path / "out/model/config.json").read_text())
     assert config == json.loads((original / "config.json").read_text())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "checkpoint of an epoch"])
+def test_a_checkpoint_of_vinvl_paddle_brings_the_same(run_quickly, shared, oscar, tmp_path, kind):
+    """It has the original's names, Paddle's layout, and is written by paddle.save."""
+    expected = dict(np.load(shared / "fixtures" / "oscar" / "oscar.weights.npz"))
+    tensors = {
+        name: paddle.to_tensor(array.T.copy() if array.ndim == 2 and ".embeddings." not in name else array)
+        for name, array in expected.items()
+    }
+    (oscar / "pytorch_model.bin").unlink()
+    content = tensors if kind == "pretrained" else {"epoch": 3, "model": tensors}
+    paddle.save(content, str(oscar / "paddle_model.bin"))
+    done = run_quickly("convert_oscar", oscar, "out", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "out: 2 layers of 64, 74 words, regions of 54 features, 45 tensors\n"
+    found = load_file(tmp_path / "out/model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def test_captions_and_candidates_become_json(run_quickly, shared, tmp_path):

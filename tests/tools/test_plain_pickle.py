@@ -146,7 +146,7 @@ def test_a_pickle_of_paddle_is_not_run_either(tmp_path):
     for content, reason in (
         ({"a": Runs(os.system, f"touch {tmp_path / 'ran'}")}, "it asks for .*system, which is not run"),
         ({"a": np.array([print])}, "numbers of type object"),
-        ([1, 2], "no attribute 'items'"),
+        ([1, 2], "no attribute 'get'"),
     ):
         (tmp_path / "bad").write_bytes(pickle.dumps(content, 4))
         with pytest.raises(UserError, match=reason):
