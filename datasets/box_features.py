@@ -81,7 +81,6 @@ def open_regions(path: str | Path, expected_dim: int) -> FeatureStore:
     if features.dim != expected_dim:
         raise UserError(
             f"{features.path}: features are {features.dim} wide, but INPUT.IMG_FEATURE_DIM is "
-            f"{expected_dim}: add INPUT.IMG_FEATURE_DIM={features.dim}, or {features.dim + BOX_TERMS} to add "
-            "the terms of boxes (a trained model keeps its own width)"
+            f"{expected_dim}: add INPUT.IMG_FEATURE_DIM={features.dim} (a trained model keeps its own width)"
         )
     return features
