@@ -79,8 +79,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "FEAT_FILE": Key(
             "",
             "file of features, relative to DATA_DIR: .npy, .h5, or .tsv of VinVL, bottom-up attention or "
-            "LXMERT; {split} in it stands for the split's name, and without, one file holds the images of all "
-            "splits; empty: SPLIT_ims.npy",
+            "LXMERT; {split} in it stands for the split's name, and without, one file holds all splits' "
+            "images; empty: SPLIT_ims.npy",
         ),
         "CAPTION_FILE": Key("", "caption file of the formats karpathy and csv, relative to DATA_DIR"),
         "IMAGE_DIR": Key("", "folder of the pictures, for reports; relative to DATA_DIR"),

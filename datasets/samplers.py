@@ -74,7 +74,7 @@ class BatchSampler:
     def _bring_together(
         self, order: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return an order in which captions of a group follow each other, and the longest that each is with."""
+        """Return an order in which a group's captions follow each other, and the longest each is with."""
         order = order[np.argsort(self._group_of[order], kind="stable")]
         groups = self._group_of[order]
         first_of_group = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))

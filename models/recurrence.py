@@ -1,8 +1,8 @@
 """GRU and LSTM over levels of rows, forward and backward, in NumPy: the recurrent layer of the CPU.
 
-A level holds sequences at the same step; each of its rows continues a row of the level before. A block of rows
-stays in the cache while all of a step's element-wise operations pass over it, which is some ten times faster
-than one operation of Paddle's after another; NumPy's products are at least as fast as Paddle's.
+A level holds sequences at the same step; each of its rows continues a row of the level before. A block of
+rows stays in the cache while all of a step's element-wise operations pass over it, which is some ten times
+faster than one operation of Paddle's after another; NumPy's products are at least as fast as Paddle's.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ class LSTMSteps:
     def forward(
         self, rows: slice, hidden: np.ndarray, before: np.ndarray, memory: np.ndarray, state: np.ndarray
     ) -> None:
-        """Make the next `state` [n,D] and cell of W x in `gates`, `hidden` = U h [n,4D] and the cell before."""
+        """Make the next `state` [n,D] and cell of W x in `gates`, `hidden` = U h [n,4D] and the old cell."""
         gates, cell, shown = self.gates[rows], self.memory[rows], self.shown[rows]
         gates += hidden
         i, f, g, o = _split(gates, 4)
@@ -162,7 +162,7 @@ Steps = type[GRUSteps] | type[LSTMSteps]
 
 
 class Groups:
-    """Rows that have the same number: `of` [m], the different numbers, rising, and `member` [N], which of them."""
+    """Rows that have the same number: `of` [m] the different numbers, rising; `member` [N] which of them."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         self._order = np.argsort(numbers, kind="stable")
@@ -270,7 +270,13 @@ class Recurrence:
                 np.matmul(continued, weight_hh.T, out=products[: len(continued)])
             first = level.start if learning else 0
 
-            def step(part: slice, level: Level = level, first: int = first) -> None:
+            def step(
+                part: slice,
+                level: Level = level,
+                first: int = first,
+                before: np.ndarray = before,
+                memory: np.ndarray | None = memory,
+            ) -> None:
                 here, rows = _shifted(part, level.start), _shifted(part, first)
                 steps.gates[rows] = projected[here if self._input_row is None else self._input_row[here]]
                 parent = level.parent_of(part)

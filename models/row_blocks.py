@@ -1,7 +1,7 @@
 """Work on the rows of large arrays in blocks that fit the cache, shared among threads.
 
-NumPy works on one thread and passes over the memory once an operation, as Paddle does on the CPU. Over a block
-that stays in the cache the passes are cheap, and NumPy releases the interpreter while it works.
+NumPy works on one thread and passes over the memory once an operation, as Paddle does on the CPU. Over a
+block that stays in the cache the passes are cheap, and NumPy releases the interpreter while it works.
 """
 
 import functools

@@ -78,7 +78,7 @@ class GraphBlock(nn.Layer):
         self.norm = BatchNorm(dim, weight_attr=zero, bias_attr=zero)
 
     def forward(self, regions: Tensor, layout: RegionLayout) -> tuple[Tensor, Tensor]:
-        """Return the regions [P,D] after the step, and the affinities R [B,R,R]: row i listens to column j."""
+        """Return the regions [P,D] after the step, and the affinities [B,R,R]: row i listens to column j."""
         merge = regions.shape[0] > regions.shape[1]
         padded = layout.pad(regions)  # [B,R,D]
         affinity = self._merged_affinity(regions, layout) if merge else self._affinity(regions, layout)

@@ -109,7 +109,7 @@ def test_captions_of_an_image_come_together_each_once_and_with_others_each_epoch
     epochs = [together.batches(epoch) for epoch in range(2)]
     for batches in epochs:
         assert sorted(np.concatenate(batches)) == list(range(len(LENGTHS)))
-        # five captions an image are 2 + 2 + 1: three images for five captions, but where a batch ends in a run
+        # five captions an image are 2 + 2 + 1: three images for five captions, or one more a batch
         images = sum(len(set(image_of[batch])) for batch in batches)
         assert len(LENGTHS) * 0.6 <= images <= len(LENGTHS) * 0.6 + len(batches) + 1
     mates = [

@@ -175,8 +175,8 @@ def test_training_losses_gradients_and_statistics(case: Case) -> None:
             continue
         gradient, expected = parameter.grad.numpy(), to_ours(name, golden, "grad_")
         squares += float((gradient.astype(np.float64) ** 2).sum())
-        # Float32 rounds in proportion to the largest terms of a sum: against float64, the golden gradients are
-        # themselves off by up to 5e-6 of their largest value, ours by up to 1e-5.
+        # Float32 rounds in proportion to the largest terms of a sum: against float64, the golden gradients
+        # are themselves off by up to 5e-6 of their largest value, ours by up to 1e-5.
         atol = 5e-4 if is_cancelled(name) else 1e-5 * max(0.1, np.abs(expected).max())
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=atol, err_msg=name)
     np.testing.assert_allclose(squares**0.5, golden["grad_norm_unique"], rtol=1e-5)
