@@ -13,6 +13,7 @@ in a file is run.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def download(name: str, folder: Path) -> None:
     """
     # PaddleNLP imports Hugging Face's `datasets`, and must not find the repository's.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _init_paths.ROOT]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of any other number Paddle warns when it is imported
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
