@@ -80,12 +80,14 @@ class Side:
         self.process.wait()
 
     def turn(self) -> dict:
-        """Let the process measure; raises RuntimeError where it has ended."""
+        """Let the process measure; raises RuntimeError with what it printed where it has ended."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}")
+        if not line.startswith("{"):
+            printed = line + self.process.communicate()[0]
+            command = " ".join(map(str, self.process.args))
+            raise RuntimeError(f"{command} ended with {self.process.returncode}:\n{printed[-2000:]}")
         return json.loads(line)
 
 
