@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.nn import functional
 
+from models.pair_rows import PairRows, pair_rows
 from models.row_layers import Linear, ResidualNorm, gelu
-from models.sequences import Sequences, attend, real_places
-
-REGION = 2  # the kind of a region's row; those of text have their segment, 0 or 1
+from models.sequences import Sequences, attend
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,10 @@ class TextEmbedding(nn.Layer):
         self.positions = nn.Embedding(shape.max_positions, dim, weight_attr=attr)
         self.segments = nn.Embedding(shape.num_segments, dim, weight_attr=attr)
         self.norm = nn.LayerNorm(dim, shape.norm_epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, words: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """Return [P,D] of three times [P]."""
-        vectors = self.words(words) + self.positions(positions) + self.segments(segments)
-        return self.dropout(self.norm(vectors))
+        """Return [T,D] of three times [T]."""
+        return self.norm(self.words(words) + self.positions(positions) + self.segments(segments))
 
 
 class RegionEmbedding(nn.Layer):
@@ -74,11 +72,10 @@ class RegionEmbedding(nn.Layer):
         self.norm = (
             nn.LayerNorm(shape.hidden_dim, shape.region_norm_epsilon) if shape.region_norm else nn.Identity()
         )
-        self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Return [P,D] of `regions` [P,F]."""
-        return self.dropout(self.norm(self.fc(regions)))
+        """Return [R,D] of `regions` [R,F]."""
+        return self.norm(self.fc(regions))
 
 
 class BertLayer(nn.Layer):
@@ -99,16 +96,24 @@ class BertLayer(nn.Layer):
 
     def forward(self, rows: Tensor, sequences: Sequences) -> Tensor:
         """Return the new `rows` [P,D]."""
-        return self._step(rows, rows, sequences)
+        return self._step(rows, self.query(rows), self.key_value(rows), sequences)
+
+    def of_different(self, different: Tensor, order: Tensor, sequences: Sequences) -> Tensor:
+        """Return the new rows [P,D], whose old ones are `different` [D',D] in this `order` [P]."""
+        old, query, key_value = (
+            rows.gather(order) for rows in (different, self.query(different), self.key_value(different))
+        )
+        return self._step(old, query, key_value, sequences)
 
     def first_rows(self, rows: Tensor, sequences: Sequences) -> Tensor:
         """Return the new first row of each sequence alone, [B,D]."""
-        return self._step(rows.gather(sequences.first), rows, sequences)
+        first = rows.gather(sequences.first)
+        return self._step(first, self.query(first), self.key_value(rows), sequences)
 
-    def _step(self, asking: Tensor, rows: Tensor, sequences: Sequences) -> Tensor:
+    def _step(self, old: Tensor, query: Tensor, key_value: Tensor, sequences: Sequences) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
-        context = attend(self.query(asking), self.key_value(rows), sequences, self.num_heads, dropout)
-        attended = self.attended_norm(self.attended(context), asking)
+        context = attend(query, key_value, sequences, self.num_heads, dropout)
+        attended = self.attended_norm(self.attended(context), old)
         return self.norm(self.narrow(gelu(self.widen(attended))), attended)
 
 
@@ -130,6 +135,7 @@ class Bert(nn.Layer):
         self.embeddings = TextEmbedding(shape)
         self.regions = RegionEmbedding(shape) if shape.region_dim else None
         self.layers = nn.LayerList([BertLayer(shape) for _ in range(shape.num_layers)])
+        self.dropout = shape.dropout
         self.pooler = linear(shape.hidden_dim, shape.hidden_dim, shape.initial_deviation)
 
     def forward(self, batch: dict[str, Tensor], attends: np.ndarray | None = None) -> Tensor:
@@ -137,52 +143,57 @@ class Bert(nn.Layer):
 
         The last layer computes no other rows, and gives them no gradient to pass on.
         """
-        rows, sequences = self._embed(batch, attends)
-        for layer in self.layers[:-1]:
-            rows = layer(rows, sequences)
+        rows, sequences = self._rows_before_last(batch, attends)
         return self.pool(self.layers[-1].first_rows(rows, sequences))
 
     def encode(self, batch: dict[str, Tensor], attends: np.ndarray | None = None) -> tuple[Tensor, Sequences]:
         """Return the last layer's rows [P,D], each pair's text before its regions, and where they stand.
 
         `batch` has `token_ids` and `segment_ids` [B,T] with `text_len` [B] and, for a model with regions,
-        `regions` [B,R,F] with `num_regions` [B]. `attends` (bool [3,3]) says which of segment 0, segment 1
-        and the regions attends (rows) to which (columns); None: all to all. Raises ValueError when a text
-        is longer than there are positions.
+        `regions` [I,R,F] with `num_regions` [I] of images. Pair b has image `image_row[b]` (`image_row` [B]);
+        without it, image b. `attends` (bool [3,3]) says which of segment 0, segment 1 and the regions attends
+        (rows) to which (columns); None: all to all. Raises ValueError when a text is longer than there are
+        positions.
         """
-        rows, sequences = self._embed(batch, attends)
-        for layer in self.layers:
-            rows = layer(rows, sequences)
-        return rows, sequences
+        rows, sequences = self._rows_before_last(batch, attends)
+        return self.layers[-1](rows, sequences), sequences
 
     def pool(self, first: Tensor) -> Tensor:
         """Return tanh(W h + b) [B,D] of the `first` row h of each sequence [B,D]."""
         return paddle.tanh(self.pooler(first))
 
-    def _embed(self, batch: dict[str, Tensor], attends: np.ndarray | None) -> tuple[Tensor, Sequences]:
-        token_ids, segment_ids, text_len = batch["token_ids"], batch["segment_ids"], batch["text_len"].numpy()
-        width = token_ids.shape[1]
-        if text_len.max() > self.max_positions:
+    def _rows_before_last(
+        self, batch: dict[str, Tensor], attends: np.ndarray | None
+    ) -> tuple[Tensor, Sequences]:
+        """Return the rows [P,D] that the last layer takes.
+
+        What begins alike is embedded once, and as long as no dropout sets it apart, the first layer maps it
+        once as well.
+        """
+        layout = pair_rows(batch, self.regions is not None, attends)
+        different, order = self._embed(batch, layout), paddle.to_tensor(layout.order)
+        layers = self.layers[:-1]
+        if layers and not (self.training and self.dropout):
+            rows, layers = layers[0].of_different(different, order, layout.sequences), layers[1:]
+        else:
+            rows = functional.dropout(different.gather(order), self.dropout, training=self.training)
+        for layer in layers:
+            rows = layer(rows, layout.sequences)
+        return rows, layout.sequences
+
+    def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
+        """Return the vectors of the different tokens, then of the images' regions."""
+        longest = batch["text_len"].max().item()
+        if longest > self.max_positions:
             raise ValueError(
                 f"text_len: expected at most {self.max_positions} tokens, the positions of this BERT, got "
-                f"{text_len.max()}"
+                f"{longest}"
             )
-        text = real_places(text_len, width)  # [Pt] places among B x T
-        places = paddle.to_tensor(text)
-        segments = segment_ids.flatten().gather(places)
-        words = token_ids.flatten().gather(places)
-        rows = self.embeddings(words, paddle.to_tensor(text % width), segments)
-        kinds = None if attends is None else segments.numpy()
+        tokens = (layout.words, layout.positions, layout.segments)
+        vectors = self.embeddings(*map(paddle.to_tensor, tokens))
         if self.regions is None:
-            return rows, Sequences(text_len, kinds, attends)
-        regions, num_regions = batch["regions"], batch["num_regions"].numpy()
-        count = regions.shape[1]
-        seen = real_places(num_regions, count)  # [Pr] places among B x R
-        flat = regions.reshape([-1, regions.shape[2]])
-        if len(seen) < flat.shape[0]:
-            flat = flat.gather(paddle.to_tensor(seen))
-        order = np.argsort(np.concatenate([text // width, seen // count]), kind="stable")
-        rows = paddle.concat([rows, self.regions(flat)]).gather(paddle.to_tensor(order))
-        if kinds is not None:
-            kinds = np.concatenate([kinds, np.full(len(seen), REGION)])[order]
-        return rows, Sequences(text_len + num_regions, kinds, attends)
+            return vectors
+        regions = batch["regions"].reshape([-1, batch["regions"].shape[2]])
+        if len(layout.regions) < regions.shape[0]:
+            regions = regions.gather(paddle.to_tensor(layout.regions))
+        return paddle.concat([vectors, self.regions(regions)])

@@ -86,6 +86,44 @@ def test_a_pair_does_not_depend_on_padding_or_company(attention):
         np.testing.assert_allclose(alone, scores[pair : pair + 1], rtol=1e-5)
 
 
+def shared_batch(image_row=(0, 2, 0, 2, 2)):
+    """Return pairs that share images, and partly texts, and the same pairs each with its own image."""
+    batch, rows = batch_of(), paddle.to_tensor(image_row)
+    texts = paddle.to_tensor([1, 1, 2, 3, 3])
+    shared = {name: batch[name][texts] for name in ("token_ids", "segment_ids", "text_len")}
+    images = {name: batch[name] for name in ("regions", "num_regions")}
+    own = {name: tensor[rows] for name, tensor in images.items()}
+    return shared | images | {"image_row": rows}, shared | own
+
+
+@pytest.mark.parametrize("attention", ["CLR", "CR"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_pairs_that_share_images_are_pairs_that_have_their_own(attention, num_layers):
+    paddle.seed(0)
+    model = Oscar(shape_of(num_layers=num_layers), attention=attention)
+    found = []
+    for batch in shared_batch():
+        model.clear_gradients()
+        logits = model(batch)["logits"]
+        match_cross_entropy(logits, paddle.to_tensor([1, 0, 0, 1, 0])).backward()
+        found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
+    assert found[0][0].std() > 0.01
+    for shared, own in zip(*found, strict=True):
+        np.testing.assert_allclose(shared, own, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_sets_pairs_of_the_same_image_and_text_apart():
+    paddle.seed(0)
+    bert, batch = Bert(shape_of(dropout=0.3)), shared_batch()[0]
+    for layer in bert.layers:
+        layer.attended_norm.dropout = layer.norm.dropout = 0.0  # leaving that of what the rows begin as
+    pooled = bert(batch).numpy()
+    assert np.abs(pooled[3] - pooled[4]).max() > 0.01
+    bert.eval()
+    pooled = bert(batch).numpy()
+    np.testing.assert_allclose(pooled[3], pooled[4], rtol=1e-5)
+
+
 def test_order_of_words_matters_and_order_of_regions_does_not():
     paddle.seed(0)
     model = Oscar(shape_of())
