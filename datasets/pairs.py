@@ -1,5 +1,6 @@
 """Pairs of an image and a caption: which are scored in an evaluation, in which order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,26 @@ class ListedPairs:
     def block(self, index: int) -> Pairs:
         """Return the pairs of a block, in the order in which they are to be cut into batches."""
         return self._pairs[index * self._block_pairs : (index + 1) * self._block_pairs]
+
+
+class JoinedPairs:
+    """The blocks of several sets of pairs, one set after another."""
+
+    def __init__(self, parts: Sequence[CrossPairs | ListedPairs]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.num_pairs = sum(part.num_pairs for part in parts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def block(self, index: int) -> Pairs:
+        """Return the pairs of a block, in the order in which they are to be cut into batches."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part].block(index - int(self._ends[part]) + len(self._parts[part]))
+
+
+Blocks = CrossPairs | ListedPairs | JoinedPairs
 
 
 def candidate_pairs(captions_of_image: np.ndarray | None, images_of_caption: np.ndarray | None) -> Pairs:

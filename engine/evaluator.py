@@ -10,9 +10,10 @@ import paddle
 from paddle import Tensor, nn
 
 from config.errors import UserError
+from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.metrics import TIE_RULES, summarize
-from engine.ranking import retrieval_ranks
+from engine.ranking import Both, retrieval_ranks
 from engine.result import Result
 from engine.score_file import ScoreFile
 from engine.similarity import Similarity, similarity_of
@@ -74,7 +75,7 @@ def rank_encoded(
     progress: Progress | None = None,
 ) -> Result:
     """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`."""
-    image_fold = _slices(dataset.num_images, folds)
+    image_fold = folds_of_images(dataset.num_images, folds)
     caption_fold = image_fold[dataset.caption_image]
     caption_image_ids = [dataset.image_ids[image] for image in dataset.caption_image]
     i2t_ranks, t2i_ranks = retrieval_ranks(
@@ -93,27 +94,49 @@ def rank_encoded(
     )
     if scores:
         scores.save(dataset.image_ids, caption_image_ids)
+    return make_result(
+        dataset,
+        split,
+        (i2t_ranks, t2i_ranks),
+        image_fold,
+        tie_rule,
+        len(encoded.text),
+        encoded.measure,
+    )
+
+
+def make_result(
+    dataset: RetrievalDataset | PairDataset,
+    split: str,
+    ranks: Both,
+    image_fold: np.ndarray,
+    tie_rule: str,
+    distinct_sentences: int,
+    measure: str,
+) -> Result:
+    """Return the result of `ranks`, those of the images and those of the captions; `image_fold` [images]."""
+    caption_fold, folds = image_fold[dataset.caption_image], int(image_fold[-1]) + 1
     per_fold = [
-        summarize(i2t_ranks[image_fold == fold], t2i_ranks[caption_fold == fold]) for fold in range(folds)
+        summarize(ranks[0][image_fold == fold], ranks[1][caption_fold == fold]) for fold in range(folds)
     ]
     metrics = {name: float(np.mean([fold[name] for fold in per_fold])) for name in per_fold[0]}
     protocol = {
         "split": split,
         "images": dataset.num_images,
         "captions": dataset.num_captions,
-        "distinct_sentences": len(encoded.text),
+        "distinct_sentences": distinct_sentences,
         "folds": folds,
         "fold_images": np.bincount(image_fold).tolist(),
         "fold_captions": np.bincount(caption_fold).tolist(),
         "tie_rule": tie_rule,
         "tie_rule_text": TIE_RULES[tie_rule],
-        "measure": encoded.measure,
+        "measure": measure,
     }
-    return Result(metrics, protocol, per_fold if folds > 1 else [], i2t_ranks, t2i_ranks)
+    return Result(metrics, protocol, per_fold if folds > 1 else [], *ranks)
 
 
 def open_scores(
-    path: str | Path | None, dataset: RetrievalDataset
+    path: str | Path | None, dataset: RetrievalDataset | PairDataset
 ) -> contextlib.AbstractContextManager[ScoreFile | None]:
     """Return the file at `path` for all scores of `dataset`, or nothing to write to without a path."""
     return ScoreFile(path, dataset.num_images, dataset.num_captions) if path else contextlib.nullcontext()
@@ -218,7 +241,7 @@ def evaluation_mode(model: nn.Layer) -> Iterator[None]:
             layer.training = training
 
 
-def check_protocol(dataset: RetrievalDataset, split: str, folds: int) -> None:
+def check_protocol(dataset: RetrievalDataset | PairDataset, split: str, folds: int) -> None:
     """Raise UserError for fewer images than folds, and for an image without a caption."""
     if folds > dataset.num_images:
         raise UserError(
@@ -241,7 +264,7 @@ def _check_finite(embeddings: np.ndarray, items: Sequence[int], name_of: Callabl
         )
 
 
-def _slices(images: int, folds: int) -> np.ndarray:
+def folds_of_images(images: int, folds: int) -> np.ndarray:
     """Return the fold [images] of every image: slices in order, of equal size or one more."""
     return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(images), folds)])
 

@@ -72,19 +72,22 @@ def mean_rank(ranks: np.ndarray) -> float:
     return float(_checked_ranks(ranks).mean() + 1)
 
 
-def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray) -> dict[str, float]:
-    """Return every metric of both directions from their 0-based ranks.
+def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray | None = None) -> dict[str, float]:
+    """Return every metric of both directions, or of image to text alone, from their 0-based ranks.
 
     `i2t_ranks` [images], `t2i_ranks` [captions]. Keys: `i2t_` and `t2i_` with r1, r5, r10 (percent),
-    medr, meanr (1-based); `rsum`, the sum of the six recalls; `mean_recall`, their mean.
+    medr, meanr (1-based); `rsum`, the sum of the six recalls (three of one direction); `mean_recall`,
+    their mean.
     """
-    summary = {}
+    summary, recalls = {}, []
     for direction, direction_ranks in (("i2t", i2t_ranks), ("t2i", t2i_ranks)):
+        if direction_ranks is None:
+            continue
         for k in RECALLS:
-            summary[f"{direction}_r{k}"] = recall_at_k(direction_ranks, k)
+            recalls.append(recall_at_k(direction_ranks, k))
+            summary[f"{direction}_r{k}"] = recalls[-1]
         summary[f"{direction}_medr"] = median_rank(direction_ranks)
         summary[f"{direction}_meanr"] = mean_rank(direction_ranks)
-    recalls = [summary[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALLS]
     summary["rsum"] = sum(recalls)
     summary["mean_recall"] = summary["rsum"] / len(recalls)
     return summary

@@ -21,14 +21,15 @@ class Result:
 
     `metrics`: see `engine.metrics.summarize`; with several folds their mean, and `folds` has each fold's.
     `protocol`: split, sizes, folds, tie rule and measure. Ranks are 0-based and within the fold:
-    `i2t_ranks` [images], `t2i_ranks` [captions], in the order of the data set.
+    `i2t_ranks` [images], `t2i_ranks` [captions], in the order of the data set; None where one direction alone
+    was measured.
     """
 
     metrics: dict[str, float]
     protocol: dict
     folds: list[dict[str, float]]
     i2t_ranks: np.ndarray
-    t2i_ranks: np.ndarray
+    t2i_ranks: np.ndarray | None
 
 
 def write_result_json(
@@ -68,6 +69,8 @@ def format_table(result: Result) -> str:
         f"{'':<15}" + "".join(f"{name:>10}" for name in [*(f"R@{k}" for k in RECALLS), "median", "mean"]),
     ]
     for title, direction in (("image to text", "i2t"), ("text to image", "t2i")):
+        if f"{direction}_r1" not in metrics:
+            continue
         recalls = "".join(f"{metrics[f'{direction}_r{k}']:>10.2f}" for k in RECALLS)
         lines.append(
             f"{title:<15}{recalls}{metrics[f'{direction}_medr']:>10.1f}{metrics[f'{direction}_meanr']:>10.2f}"
@@ -78,6 +81,8 @@ def format_table(result: Result) -> str:
         f"{sums} (recalls in percent; median and mean ranks are from 1, one more than the rule's)",
         f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
     ]
+    if "candidates_text" in protocol:
+        lines.append(protocol["candidates_text"])
     return "\n".join(lines)
 
 

@@ -108,6 +108,7 @@ def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int
     recalls = "  ".join(
         f"{direction} " + "/".join(f"{metrics[f'{key}_r{k}']:.1f}" for k in (1, 5, 10))
         for direction, key in (("image-to-text", "i2t"), ("text-to-image", "t2i"))
+        if f"{key}_r1" in metrics
     )
     verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
     return f"validation at step {step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}  ({verdict})"

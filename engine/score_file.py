@@ -44,6 +44,10 @@ class ScoreFile:
         """Take `scores` [I,T] of the images and captions at these places."""
         np.load(self._rows, mmap_mode="r+")[np.ix_(images, captions)] = scores
 
+    def write_pairs(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
+        """Take `scores` [P] of P pairs of the images and captions at these places."""
+        np.load(self._rows, mmap_mode="r+")[images, captions] = scores
+
     def save(self, image_ids: Sequence[str], caption_image_ids: Sequence[str]) -> None:
         """Put the file in its place."""
         try:

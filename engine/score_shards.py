@@ -1,0 +1,151 @@
+"""Scores of blocks of pairs: a file a block, so that a killed evaluation goes on where it stopped."""
+
+import contextlib
+import os
+import shutil
+import time
+import zlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from config.errors import UserError
+
+_WAIT_SECONDS = 0.2
+
+# What a shard must share with the evaluation that reads it, and what to say where it does not.
+IDENTITY = {
+    "checkpoint": "another checkpoint",
+    "model": "another configuration of the model",
+    "data": "other data",
+    "pairs": "other pairs (another split, other EVAL.FOLDS or EVAL.BLOCK_PAIRS, or other candidates)",
+}
+
+
+class ScoreStore(Protocol):
+    """Where the scores of blocks are kept."""
+
+    def missing(self) -> list[int]:
+        """Return the blocks without scores, in order."""
+
+    def write(self, block: int, scores: np.ndarray) -> None:
+        """Keep the scores of a block, float32 [P]."""
+
+    def read(self, block: int) -> np.ndarray:
+        """Return the scores of a block."""
+
+
+class MemoryScores:
+    """Keep the scores of `blocks` blocks in memory."""
+
+    def __init__(self, blocks: int) -> None:
+        self._scores: list[np.ndarray | None] = [None] * blocks
+
+    def missing(self) -> list[int]:
+        """Return the blocks without scores, in order."""
+        return [block for block, scores in enumerate(self._scores) if scores is None]
+
+    def write(self, block: int, scores: np.ndarray) -> None:
+        """Keep the scores of a block, float32 [P]."""
+        self._scores[block] = scores
+
+    def read(self, block: int) -> np.ndarray:
+        """Return the scores of a block."""
+        return self._scores[block]
+
+
+class ScoreShards:
+    """Keep the scores of `blocks` blocks in `folder`, written whole or not at all, for several processes.
+
+    identity: values of `IDENTITY` by key, which stand in every shard. Raises UserError, here and in every
+    method, for a shard of another evaluation, a damaged one, and a disk that refuses.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict[str, str], blocks: int) -> None:
+        assert identity.keys() == IDENTITY.keys(), identity.keys()
+        self.folder, self._identity, self._blocks = Path(folder), identity, blocks
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write scores into {self.folder}: {error.strerror}; name another folder with --out"
+            ) from error
+        for path in sorted(self.folder.glob("block_*.safetensors")):
+            self._check_identity(path)
+
+    def missing(self) -> list[int]:
+        """Return the blocks without scores, in order."""
+        return [block for block in range(self._blocks) if not self._path(block).is_file()]
+
+    def write(self, block: int, scores: np.ndarray) -> None:
+        """Keep the scores of a block, float32 [P]."""
+        path = self._path(block)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.new")
+        header = {**self._identity, "crc32": str(zlib.crc32(scores.tobytes()))}
+        try:
+            partial.write_bytes(save({"scores": scores}, header))
+            os.replace(partial, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; the scores before it are kept: free some space, "
+                "then start the same command again"
+            ) from error
+
+    def read(self, block: int) -> np.ndarray:
+        """Return the scores of a block, float32 [P]."""
+        path = self._path(block)
+        header, scores = _read(path)
+        if header.get("crc32") != str(zlib.crc32(scores.tobytes())):
+            raise _damaged(path, "its checksum differs")
+        return scores
+
+    def wait(self) -> None:
+        """Return when every block has its scores: other processes may be at work on some."""
+        left = self.missing()
+        while left:
+            time.sleep(_WAIT_SECONDS)
+            left = [block for block in left if not self._path(block).is_file()]
+
+    def delete(self) -> None:
+        """Delete the folder: the evaluation is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, block: int) -> Path:
+        return self.folder / f"block_{block:07d}.safetensors"
+
+    def _check_identity(self, path: Path) -> None:
+        header = _read_header(path)
+        for key, what in IDENTITY.items():
+            if header.get(key) != self._identity[key]:
+                raise UserError(
+                    f"{path}: the scores of {what}, left by an evaluation that did not end: end that one, or "
+                    f"delete the folder {self.folder}"
+                )
+
+
+def _read_header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], np.ndarray]:
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}, file.get_tensor("scores")
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path}: damaged scores ({reason}): delete this file and start the same command again, which scores "
+        "that block alone"
+    )
