@@ -1,0 +1,153 @@
+"""Pictures of any kind as upright RGB; those that cannot be read are named, and skipped or refused."""
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from config.errors import UserError
+
+MAX_PIXELS = 100_000_000  # of width x height: what decodes to more than 300 MB is taken for a bomb
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError, OverflowError),
+    *(NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError),
+)  # what Pillow raises for damaged files, depending on their format
+
+# Pillow warns of sizes that MAX_PIXELS admits, and of damage that it can live with, from any thread.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class UnreadableError(Exception):
+    """A picture that cannot be read; the message says why, without the picture's name."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a picture, and the size that it is brought to.
+
+    box: left, upper, right, lower in pixels of the upright picture; parts of pixels count. size: width and
+    height of the result. flip: mirrored left to right.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    flip: bool = False
+
+
+class Picture:
+    """A picture whose header is read; its pixels are decoded when a view of it is asked for.
+
+    size: width and height of the upright picture, in pixels. Raises `UnreadableError` for data that is no
+    picture, empty, or larger than `MAX_PIXELS`.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise UnreadableError("zero bytes")
+        try:
+            self._image = Image.open(io.BytesIO(data))
+            width, height = self._image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableError(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a bomb?)")
+            # Pillow turns TIFF by itself.
+            tiff = self._image.format == "TIFF"
+            orientation = 1 if tiff else self._image.getexif().get(_ORIENTATION, 1)
+        except Image.UnidentifiedImageError as error:
+            raise UnreadableError("not a picture of a known format") from error
+        except _BROKEN as error:
+            raise _unreadable(error) from error
+        self._turned = orientation in range(2, 9)
+        self.size = (height, width) if orientation in range(5, 9) else (width, height)
+
+    def views(self, views: list[View], resample: Image.Resampling) -> list[np.ndarray]:
+        """Return each view as uint8 [height,width,3] in RGB; equal boxes are brought to size once.
+
+        JPEG is decoded at a half, a quarter or an eighth of its size where the views need no more. To be
+        called once. Raises `UnreadableError`.
+        """
+        shrink = min(
+            min((view.box[2] - view.box[0]) / view.size[0], (view.box[3] - view.box[1]) / view.size[1])
+            for view in views
+        )
+        upright = self._decode(shrink)
+        x_scale, y_scale = upright.width / self.size[0], upright.height / self.size[1]
+        made: dict[tuple, np.ndarray] = {}
+        for view in views:
+            if (view.box, view.size) not in made:
+                left, upper, right, lower = view.box
+                box = (left * x_scale, upper * y_scale, right * x_scale, lower * y_scale)
+                resized = upright.resize(view.size, resample, box=box)
+                made[view.box, view.size] = np.asarray(resized)
+        plain = [made[view.box, view.size] for view in views]
+        return [pixels[:, ::-1] if view.flip else pixels for view, pixels in zip(views, plain, strict=True)]
+
+    def _decode(self, shrink: float) -> Image.Image:
+        """Return the upright picture in RGB, whole or shrunk by at most `shrink`."""
+        image = self._image
+        try:
+            if shrink >= 2 and image.format == "JPEG":
+                width, height = image.size
+                image.draft(None, (int(width / shrink), int(height / shrink)))
+            image.load()
+            if self._turned:
+                image = ImageOps.exif_transpose(image)
+            return to_rgb(image)
+        except _BROKEN as error:
+            raise _unreadable(error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded picture in RGB, 8 bits a channel: 16 bits are scaled, transparent parts lie on white.
+
+    Raises `UnreadableError` for 32 bits a channel, whose white is not known.
+    """
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise UnreadableError("grey of 32 bits a channel, expected 8 or 16: save it so")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableError("grey of 32-bit floats, expected 8 or 16 bits a channel: save it so")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class Unreadables:
+    """The pictures that could not be read, by name; threads may share it.
+
+    refuse: raise `UserError` for the first, rather than to go on without it.
+    """
+
+    def __init__(self, refuse: bool) -> None:
+        self.refuse = refuse
+        self.problems: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, error: UnreadableError) -> None:
+        """Note a picture; raise `UserError` naming it if unreadable pictures are refused."""
+        if self.refuse:
+            raise UserError(f"{name}: unreadable picture: {error}: mend or remove it, or skip such pictures")
+        with self._lock:
+            self.problems[name] = str(error)
+
+    def describe(self) -> list[str]:
+        """Return a line a picture, by name, and one with their number; nothing where there was none."""
+        if not self.problems:
+            return []
+        lines = [
+            f"{name}: skipped, unreadable picture: {self.problems[name]}" for name in sorted(self.problems)
+        ]
+        return [*lines, f"unreadable pictures skipped: {len(lines)}"]
+
+
+def _unreadable(error: Exception) -> UnreadableError:
+    return UnreadableError(" ".join(str(error).split()) or type(error).__name__)
