@@ -76,8 +76,8 @@ class ClassSampler:
         wanted, each = self._classes_per_batch, self._samples_per_class
         if len(classes) < wanted:
             raise UserError(
-                f"{source}: {len(classes)} classes, expected at least {wanted} for batches of {wanted} x {each} "
-                f"images: lower OPTIMIZATION.BATCH_SIZE to {len(classes) * each}, or raise "
+                f"{source}: {len(classes)} classes, expected at least {wanted} for batches of {wanted} x "
+                f"{each} images: lower OPTIMIZATION.BATCH_SIZE to {len(classes) * each}, or raise "
                 "OPTIMIZATION.SAMPLES_PER_CLASS"
             )
 
@@ -86,7 +86,7 @@ class TripletSampler:
     """The batches of an epoch whose rows are anchor, positive, negative, and so on.
 
     Anchor and positive are two images of a class, drawn as `ClassSampler` draws them; the negative is any
-    image of another class. batch_size: images per process, a multiple of three. The rest as for `ClassSampler`.
+    image of another class. batch_size: images per process, a multiple of three. The rest: see `ClassSampler`.
     """
 
     def __init__(
