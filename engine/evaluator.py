@@ -13,7 +13,7 @@ from config.errors import UserError
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.metrics import TIE_RULES, summarize
-from engine.ranking import Both, retrieval_ranks
+from engine.ranking import Both, ScoreSink, retrieval_ranks
 from engine.result import Result
 from engine.score_file import ScoreFile
 from engine.similarity import Similarity, similarity_of
@@ -73,8 +73,12 @@ def rank_encoded(
     block_size: int = 1024,
     scores: ScoreFile | None = None,
     progress: Progress | None = None,
+    lists: ScoreSink | None = None,
 ) -> Result:
-    """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`."""
+    """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`.
+
+    `lists` is shown all scores as they are made, where `scores` does not take them.
+    """
     image_fold = folds_of_images(dataset.num_images, folds)
     caption_fold = image_fold[dataset.caption_image]
     caption_image_ids = [dataset.image_ids[image] for image in dataset.caption_image]
@@ -89,7 +93,7 @@ def rank_encoded(
         caption_sentence=encoded.sentence,
         image_fold=image_fold,
         caption_fold=caption_fold,
-        scores_out=scores,
+        scores_out=scores or lists,
         progress=_stage(progress, "rank"),
     )
     if scores:
