@@ -53,17 +53,16 @@ def read_label_list(path: str | Path, files: PictureFiles) -> LabelledPictures:
     a label, of a picture that is missing, or that came before.
     """
     path = Path(path)
-    lines = read_lines(path, "picture and label")
-    sop = tuple(lines[0].split()) == _SOP_COLUMNS
-    first, row = (1, _sop_row) if sop else (0, _plain_row)
-    listed = [row(path, number, line) for number, line in enumerate(lines[first:], first + 1)]
-    if not listed:
-        raise UserError(f"{path}: a header and no pictures, expected a line for each")
-    names = files.find(
-        [name for name, _ in listed], (f"{path} line {number}" for number in range(first + 1, len(lines) + 1))
-    )
+    listed, first = _read_rows(path)
+    places = (f"{path} line {number}" for number in range(first, first + len(listed)))
+    names = files.find([name for name, _ in listed], places)
     _refuse_repeated(path, names, first)
     return _labelled(names, [label for _, label in listed])
+
+
+def read_list_rows(path: str | Path) -> list[tuple[str, str]]:
+    """Read the paths and labels of a list as they stand there; `UserError` naming a line without."""
+    return _read_rows(Path(path))[0]
 
 
 def read_captioned(
@@ -85,6 +84,16 @@ def read_captioned(
     return listing, files.find(names, [str(path)] * len(names))
 
 
+def _read_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
+    """Return paths with their labels, and the number of the first one's line."""
+    lines = read_lines(path, "picture and label")
+    first, row = (2, _sop_row) if tuple(lines[0].split()) == _SOP_COLUMNS else (1, _plain_row)
+    rows = [row(path, number, line) for number, line in enumerate(lines[first - 1 :], first)]
+    if not rows:
+        raise UserError(f"{path}: a header and no pictures, expected a line for each")
+    return rows, first
+
+
 def _plain_row(path: Path, number: int, line: str) -> tuple[str, str]:
     name, *label = line.rsplit(None, 1)
     if not label:
@@ -101,7 +110,7 @@ def _sop_row(path: Path, number: int, line: str) -> tuple[str, str]:
 
 def _refuse_repeated(path: Path, names: list[str], first: int) -> None:
     line_of: dict[str, int] = {}
-    for number, name in enumerate(names, first + 1):
+    for number, name in enumerate(names, first):
         if line_of.setdefault(name, number) != number:
             raise UserError(
                 f"{path} line {number}: {name} again, also on line {line_of[name]}: give each one label"
