@@ -38,7 +38,8 @@ def main() -> None:
 def train(cfg: CfgNode) -> None:
     """Train with the toolkit's own loop, which takes its turns between two batches."""
     from datasets.build import build_dataset
-    from engine.build import build_trainer, run_folder
+    from engine.build import run_folder
+    from engine.build_training import build_trainer
     from engine.run_log import RunLog
 
     folder = run_folder(cfg)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode
 
+from config.families import CROSS_ENCODERS, DUAL_ENCODERS
+
 Scalar = bool | int | float | str
 
 
@@ -46,7 +48,11 @@ KEYS: dict[str, dict[str, Key]] = {
             "VSE++, SCAN and VSRN; whitespace: the tokens of VSE",
             choices=("simple", "nltk", "whitespace"),
         ),
-        "VOCAB_FILE": Key("", "JSON vocabulary to use; empty: build one from VOCAB_SPLITS"),
+        "VOCAB_FILE": Key(
+            "",
+            "vocabulary to use, JSON, or of oscar BERT's vocab.txt; empty: build one from VOCAB_SPLITS (and, "
+            "for oscar, the tags of the training split)",
+        ),
         "VOCAB_LAYOUT": Key(
             "vsepp",
             "vsepp: <pad> <start> <end> <unk>, words by first sight, captions between <start> and "
@@ -60,11 +66,33 @@ KEYS: dict[str, dict[str, Key]] = {
             "also read dev and test, which leaks words)",
             element=str,
         ),
-        "MAX_SEQ_LEN": Key(0, "longest caption in tokens, start and end included; 0: no limit", minimum=0),
+        "MAX_SEQ_LEN": Key(
+            0,
+            "longest caption in tokens, start and end included; 0: no limit; oscar: most tokens of caption "
+            "and tags together, 3 at least",
+            minimum=0,
+        ),
         "LONG_CAPTIONS": Key(
             "cut",
             "what happens to a training caption over MAX_SEQ_LEN; in evaluation it is always cut",
             choices=("cut", "drop"),
+        ),
+        "MAX_REGION": Key(50, "oscar: most regions of an image; the first ones are taken", minimum=1),
+        "ADD_OD_LABEL": Key(True, "oscar: read the image's object tags beside the caption"),
+        "DO_LOWER_CASE": Key(True, "oscar: captions and tags lose case and accents"),
+        "ATT_MASK_TYPE": Key(
+            "CLR",
+            "oscar: which of caption (C), tags (L) and regions (R) attend to each other",
+            choices=("CLR", "CL", "CR", "LR"),
+        ),
+        "NUM_CAPTIONS_PER_IMAGE_TRN": Key(
+            0, "vinvl: captions of an image in training, the first ones; 0: all", minimum=0
+        ),
+        "NUM_CAPTIONS_PER_IMAGE_DEV": Key(
+            0,
+            "vinvl: the same in evaluation; with EVAL.EVAL_CAPTION_INDEX_FILE, of an image's candidates, and "
+            "all captions are there",
+            minimum=0,
         ),
     },
     "DATASET": {
@@ -72,8 +100,9 @@ KEYS: dict[str, dict[str, Key]] = {
         "FORMAT": Key(
             "precomp",
             "where captions come from; precomp: SPLIT_caps.txt; karpathy: CAPTION_FILE in Karpathy's "
-            "JSON; csv: CAPTION_FILE with the columns image,caption and optionally split",
-            choices=("precomp", "karpathy", "csv"),
+            "JSON; csv: CAPTION_FILE with the columns image,caption and optionally split; vinvl: "
+            "CAPTION_FILE in JSON, image key -> captions (empty: SPLIT_captions.json)",
+            choices=("precomp", "karpathy", "csv", "vinvl"),
         ),
         "DATA_DIR": Key("", "folder that holds SPLIT_ims.npy (and captions and ids)"),
         "FEAT_FILE": Key(
@@ -82,7 +111,13 @@ KEYS: dict[str, dict[str, Key]] = {
             "LXMERT; {split} in it stands for the split's name, and without, one file holds all splits' "
             "images; empty: SPLIT_ims.npy",
         ),
-        "CAPTION_FILE": Key("", "caption file of the formats karpathy and csv, relative to DATA_DIR"),
+        "CAPTION_FILE": Key("", "caption file of the formats karpathy, csv and vinvl, relative to DATA_DIR"),
+        "TAG_FILE": Key(
+            "",
+            "oscar: file of the images' tags, relative to DATA_DIR: a detector's predictions (.tsv) or a "
+            "class an image (.txt); {split} in it stands for the split's name; empty: the tags that belong "
+            "to the features",
+        ),
         "IMAGE_DIR": Key("", "folder of the pictures, for reports; relative to DATA_DIR"),
         "TRAIN": Key("train", "name of the training split"),
         "DEV": Key("dev", "name of the split that chooses the best checkpoint"),
@@ -99,7 +134,7 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
     },
     "MODEL": {
-        "NAME": Key("vsepp", "model family", choices=("vse", "vsepp", "vsrn")),
+        "NAME": Key("vsepp", "model family", choices=(*DUAL_ENCODERS, *CROSS_ENCODERS)),
         "EMBED_DIM": Key(1024, "width D of the joint embedding", minimum=1),
         "WORD_DIM": Key(300, "width of a word vector", minimum=1),
         "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp, vsrn)", minimum=1),
@@ -137,13 +172,38 @@ KEYS: dict[str, dict[str, Key]] = {
         "CAPTION_DROPOUT": Key(
             0.2, "vsrn: share of the decoder's inputs that is dropped in training", minimum=0, maximum=0.9
         ),
+        "BERT_DIM": Key(768, "oscar: width of BERT's rows", minimum=1),
+        "BERT_LAYERS": Key(12, "oscar: layers of BERT", minimum=1),
+        "BERT_HEADS": Key(12, "oscar: attention heads of a layer; they divide BERT_DIM", minimum=1),
+        "BERT_INNER_DIM": Key(3072, "oscar: width inside a layer", minimum=1),
+        "BERT_POSITIONS": Key(512, "oscar: positions of tokens that BERT knows", minimum=3),
+        "BERT_DROPOUT": Key(
+            0.1, "oscar: share of each row that is dropped in training", minimum=0, maximum=0.9
+        ),
+        "BERT_ATTENTION_DROPOUT": Key(
+            0.1, "oscar: share of the attention weights that is dropped in training", minimum=0, maximum=0.9
+        ),
+        "BERT_NORM_EPSILON": Key(1e-12, "oscar: epsilon of the layer normalisations", above=0),
+        "BERT_DEVIATION": Key(0.02, "oscar: standard deviation of new weights", above=0),
+        "IMG_LAYERNORM": Key(True, "oscar: layer-normalise the mapped regions"),
+        "IMG_LAYERNORM_EPSILON": Key(1e-12, "oscar: epsilon of that normalisation", above=0),
+        "CLASSIFIER": Key("linear", "oscar: head over the pair's row", choices=("linear", "mlp")),
+        "CLASSIFIER_SCALE": Key(2, "oscar: hidden units of the mlp for each of BERT_DIM", minimum=1),
     },
     "LOSS": {
         "NAME": Key(
             "hinge",
             "hinge: hinge ranking loss (VSE, VSE++), summed over the batch; contrastive: symmetric "
-            "InfoNCE with a learned temperature, averaged over the batch",
-            choices=("hinge", "contrastive"),
+            "InfoNCE with a learned temperature, averaged over the batch; of pairs (oscar), averaged over "
+            "them: match_cross_entropy: softmax over no match and match; match_binary: a sigmoid for each; "
+            "match_regression: squared distance of one value from 0 or 1",
+            choices=(
+                "hinge",
+                "contrastive",
+                "match_cross_entropy",
+                "match_binary",
+                "match_regression",
+            ),
         ),
         "MARGIN": Key(0.2, "margin of the hinge, in units of similarity", minimum=0),
         "HARD_NEGATIVE": Key(True, "hinge: the hardest negative of the batch alone, not the sum of all"),
@@ -173,7 +233,12 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
     },
     "OPTIMIZATION": {
-        "OPTIMIZER": Key("adam", "optimizer", choices=("adam", "adamw", "sgd", "momentum")),
+        "OPTIMIZER": Key(
+            "adam",
+            "optimizer; bert_adamw: AdamW with epsilon outside the bias correction, as Oscar and VinVL had "
+            "it",
+            choices=("adam", "adamw", "bert_adamw", "sgd", "momentum"),
+        ),
         "LR": Key(2e-4, "base learning rate", above=0),
         "EPSILON": Key(1e-8, "epsilon of Adam and AdamW", above=0),
         "BETAS": Key(
@@ -182,13 +247,15 @@ KEYS: dict[str, dict[str, Key]] = {
         "MOMENTUM": Key(0.9, "momentum of the momentum optimizer", minimum=0, below=1),
         "WEIGHT_DECAY": Key(
             0.0,
-            "decay, decoupled with adamw and as an l2 penalty otherwise; never on bias, normalisation "
-            "or temperature",
+            "decay, decoupled with adamw and bert_adamw and as an l2 penalty otherwise; never on bias, "
+            "normalisation or temperature",
             minimum=0,
         ),
         "IMAGE_LR_SCALE": Key(1.0, "multiplier of the rate for the image encoder", minimum=0),
         "TEXT_LR_SCALE": Key(1.0, "multiplier of the rate for the text encoder", minimum=0),
-        "BATCH_SIZE": Key(128, "pairs per step and process", minimum=2),
+        "BATCH_SIZE": Key(
+            128, "pairs per step and process; oscar: right pairs, each with a wrong one beside it", minimum=2
+        ),
         "BATCHING": Key(
             "bucket",
             "random: as drawn; bucket: random, grouped by length so that little padding is computed; "
@@ -243,10 +310,30 @@ KEYS: dict[str, dict[str, Key]] = {
             0, "validations without a better score before training ends; 0: never", minimum=0
         ),
     },
+    "NEGATIVES": {
+        "KIND": Key(
+            "random",
+            "oscar: where the wrong caption or image of a pair comes from; random: anywhere, as the "
+            "original; mined: the dual encoder at DUAL takes it for right; neighbours: images in a row of "
+            "the split; batch: of the batch, what the model itself scores highest",
+            choices=("random", "mined", "neighbours", "batch"),
+        ),
+        "SHARE": Key(
+            1.0, "share of the wrong pairs that are of KIND; the others are random", minimum=0, maximum=1
+        ),
+        "DUAL": Key(
+            "", "mined: checkpoint folder of a dual encoder, such as out/scenes_vsepp/best, with its run"
+        ),
+        "TOP": Key(20, "mined: highest-scoring captions of an image, and images of a caption", minimum=1),
+        "NEIGHBOURS": Key(4, "neighbours: images in a row of the split that belong together", minimum=2),
+    },
     "MONITOR": {
         "PRINT_STEP": Key(10, "steps between two log lines", minimum=1),
         "EVAL_FREQ": Key(1, "epochs between two validations; 0: none by epochs", minimum=0),
         "EVAL_STEP": Key(0, "steps between two validations; 0: none by steps", minimum=0),
+        "DEV_IMAGES": Key(
+            0, "oscar: first images of dev that validations measure, with their captions; 0: all", minimum=0
+        ),
         "BEST_METRIC": Key(
             "rsum",
             "metric of the dev split that chooses the best checkpoint",
@@ -262,9 +349,16 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "KEEP_MAX": Key(3, "newest epoch_N/ checkpoints to keep", minimum=1),
         "SAVE_STEP": Key(0, "steps between two writes of last/ within an epoch; 0: none", minimum=0),
+        "NUM_LABELS": Key(
+            2, "oscar: values of the classifier; 2: no match and match; 1: one value", minimum=1, maximum=2
+        ),
     },
     "PRETRAINED": {
-        "DIR": Key("", "checkpoint folder whose model weights training starts from"),
+        "DIR": Key(
+            "",
+            "checkpoint folder whose model weights training starts from; for oscar also the folder of a BERT "
+            "or an Oscar (docs/pretrained.md)",
+        ),
         "RESUME": Key(False, "go on from the run's last/ checkpoint (the same as --resume)"),
     },
     "EVAL": {
@@ -281,6 +375,39 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "BATCH_SIZE": Key(1024, "images or captions per encoding step", minimum=1),
         "BLOCK_SIZE": Key(1024, "images per block of scores", minimum=1),
+        "BATCH_TOKENS": Key(
+            8192, "oscar: tokens and regions per scoring step, all its pairs together", minimum=1
+        ),
+        "BLOCK_PAIRS": Key(
+            4096,
+            "oscar: pairs whose scores are written at a time; a killed evaluation goes on behind the last block",
+            minimum=1,
+        ),
+        "RERANK_DIR": Key(
+            "",
+            "checkpoint folder of an oscar run, such as out/scenes_oscar/best, which puts the short lists of a "
+            "dual encoder in order; empty: no re-ranking (docs/reranking.md)",
+        ),
+        "RERANK_K": Key(20, "length of the short lists, in both directions", minimum=1),
+        "RERANK_DUAL_WEIGHT": Key(
+            0.0,
+            "weight of the dual encoder's similarity beside oscar's score in the order of a short list",
+            minimum=0,
+        ),
+        "EVAL_CROSS_IMAGE": Key(
+            True,
+            "oscar: score every image with every caption; false: the candidates of EVAL_CAPTION_INDEX_FILE",
+        ),
+        "EVAL_CAPTION_INDEX_FILE": Key(
+            "",
+            "oscar: candidate captions of each image, JSON relative to DATA_DIR; {split} in it stands for "
+            "the split's name (docs/data.md)",
+        ),
+        "EVAL_IMG_KEYS_FILE": Key(
+            "",
+            "vinvl: images to evaluate, an image key a line, relative to DATA_DIR; {split} in it stands for "
+            "the split's name; empty: all of the caption file",
+        ),
     },
     "RUNTIME": {
         "DEVICE": Key("auto", "auto: the GPU where there is one", choices=("auto", "cpu", "gpu")),

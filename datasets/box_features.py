@@ -75,7 +75,14 @@ def open_regions(path: str | Path, expected_dim: int) -> FeatureStore:
 
     Raises `UserError` for a file that `open_features` refuses, or that is of another width.
     """
-    features = open_features(path)
+    return widened(open_features(path), expected_dim)
+
+
+def widened(features: FeatureStore, expected_dim: int) -> FeatureStore:
+    """Return `features`, with the terms of boxes where regions are six short of `expected_dim`.
+
+    Raises `UserError` for vectors of another width.
+    """
     if features.max_regions is not None and features.dim == expected_dim - BOX_TERMS:
         return BoxTermFeatures(features)
     if features.dim != expected_dim:

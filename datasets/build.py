@@ -5,13 +5,14 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from config.errors import UserError
-from datasets.captions import caption_path, load_captions, read_captions
+from datasets.captions import CaptionSplit, caption_path, load_captions, read_captions
 from datasets.feature_store import FeatureStore
 from datasets.features import NpyFeatures
 from datasets.open_features import open_features
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers import BatchSampler
 from datasets.text import Vocabulary
+from datasets.vinvl_files import load_vinvl_captions, read_vinvl_captions
 
 REGION_MODELS = ("vsrn",)  # they see every region; the others see the mean of an image's regions
 
@@ -30,14 +31,9 @@ def build_vocabulary(cfg: CfgNode) -> Vocabulary:
                 f"add INPUT.TOKENIZER={vocabulary.tokenizer}"
             )
         return vocabulary
-    data_dir = _data_dir(cfg)
     splits = list(cfg.INPUT.VOCAB_SPLITS) or [cfg.DATASET.TRAIN]
-    captions = []
-    for split in splits:
-        captions += read_captions(
-            cfg.DATASET.FORMAT, data_dir, split, cfg.DATASET.CAPTION_FILE, _with_restval(cfg, split)
-        )
-    source = caption_path(cfg.DATASET.FORMAT, data_dir, splits[0], cfg.DATASET.CAPTION_FILE)
+    captions = [caption for split in splits for caption in _read_captions(cfg, split)]
+    source = _caption_path(cfg, splits[0])
     return Vocabulary.build(
         captions, tokenizer, cfg.INPUT.VOCAB_THRESHOLD, cfg.INPUT.VOCAB_LAYOUT, str(source)
     )
@@ -48,7 +44,6 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
 
     Raises `UserError` for data that is missing or does not fit together.
     """
-    data_dir = _data_dir(cfg)
     features = build_features(cfg, split)
     pool_regions = cfg.MODEL.NAME not in REGION_MODELS
     if not pool_regions and features.max_regions is None:
@@ -56,15 +51,7 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
             f"{features.path}: one vector an image, but MODEL.NAME={cfg.MODEL.NAME} needs regions "
             "[images, regions, features]: extract regions, or train MODEL.NAME=vsepp"
         )
-    captions = load_captions(
-        cfg.DATASET.FORMAT,
-        data_dir,
-        split,
-        cfg.DATASET.CAPTION_FILE,
-        features,
-        cfg.DATASET.CAPTIONS_PER_IMAGE,
-        _with_restval(cfg, split),
-    )
+    captions = load_split(cfg, split, features, training)
     long_captions = cfg.INPUT.LONG_CAPTIONS if training else "cut"
     distinct = training and cfg.DATASET.DISTINCT_CAPTIONS
     return RetrievalDataset(
@@ -84,14 +71,64 @@ def build_features(cfg: CfgNode, split: str) -> FeatureStore:
     The rows of `SPLIT_ims.npy` are tied to captions by order and `SPLIT_ids.txt`, those of other files by
     the ids that they hold. Raises `UserError` for a file that is missing or broken.
     """
-    data_dir, dim = _data_dir(cfg), cfg.INPUT.IMG_FEATURE_DIM
+    path, named = feature_path(cfg, split)
+    return (open_features if named else NpyFeatures)(path, cfg.INPUT.IMG_FEATURE_DIM)
+
+
+def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
+    """Return the file of a split's features, and whether images are found in it by its ids."""
+    data_dir = data_folder(cfg)
     usual = data_dir / f"{split}_ims.npy"
     path = data_dir / cfg.DATASET.FEAT_FILE.replace("{split}", split) if cfg.DATASET.FEAT_FILE else usual
-    if path == usual:
-        return NpyFeatures(path, dim)
-    if not path.is_file():
+    if path != usual and not path.is_file():
         raise UserError(f"{path}: no such file, expected the features of {split}: check DATASET.FEAT_FILE")
-    return open_features(path, dim)
+    return path, path != usual or cfg.DATASET.FORMAT == "vinvl"
+
+
+def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool) -> CaptionSplit:
+    """Read a split's images and captions; INPUT and EVAL may limit them, otherwise in training than after it.
+
+    Raises `UserError` for captions and images that do not fit each other.
+    """
+    dataset = cfg.DATASET
+    if dataset.FORMAT == "vinvl":
+        keys = "" if training else cfg.EVAL.EVAL_IMG_KEYS_FILE.replace("{split}", split)
+        return load_vinvl_captions(
+            _caption_path(cfg, split),
+            features,
+            data_folder(cfg) / keys if keys else None,
+            _captions_per_image(cfg, training),
+            split,
+        )
+    return load_captions(
+        dataset.FORMAT,
+        data_folder(cfg),
+        split,
+        dataset.CAPTION_FILE,
+        features,
+        dataset.CAPTIONS_PER_IMAGE,
+        _with_restval(cfg, split),
+    )
+
+
+def _captions_per_image(cfg: CfgNode, training: bool) -> int:
+    if training:
+        return cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_TRN
+    # With an index the number is that of an image's candidates, which may be any captions.
+    return 0 if cfg.EVAL.EVAL_CAPTION_INDEX_FILE else cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_DEV
+
+
+def _read_captions(cfg: CfgNode, split: str) -> list[str]:
+    if cfg.DATASET.FORMAT == "vinvl":
+        return read_vinvl_captions(_caption_path(cfg, split))
+    return read_captions(
+        cfg.DATASET.FORMAT, data_folder(cfg), split, cfg.DATASET.CAPTION_FILE, _with_restval(cfg, split)
+    )
+
+
+def _caption_path(cfg: CfgNode, split: str) -> Path:
+    usual = "{split}_captions.json" if cfg.DATASET.FORMAT == "vinvl" else ""
+    return caption_path(cfg.DATASET.FORMAT, data_folder(cfg), split, cfg.DATASET.CAPTION_FILE or usual)
 
 
 def build_sampler(
@@ -122,7 +159,8 @@ def _with_restval(cfg: CfgNode, split: str) -> bool:
     return cfg.DATASET.USE_RESTVAL and split == cfg.DATASET.TRAIN
 
 
-def _data_dir(cfg: CfgNode) -> Path:
+def data_folder(cfg: CfgNode) -> Path:
+    """Return DATASET.DATA_DIR; raise `UserError` where it is not there."""
     data_dir = Path(cfg.DATASET.DATA_DIR)
     if not cfg.DATASET.DATA_DIR or not data_dir.is_dir():
         what = f"{data_dir}: no such folder" if cfg.DATASET.DATA_DIR else "DATASET.DATA_DIR is empty"

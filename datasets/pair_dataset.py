@@ -121,6 +121,10 @@ class PairDataset:
         """Read the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
         self.features.check(self._image_rows)
 
+    def feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and deviation of the regions' features, float32 [F] each."""
+        return self.features.moments(self._image_rows, pool=False)
+
     def _take_captions(self, captions: list[str], caption_image: np.ndarray) -> None:
         self.captions, self.caption_image = captions, caption_image
         self.num_captions = len(captions)

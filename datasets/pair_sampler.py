@@ -41,6 +41,25 @@ def mine_hard_negatives(
     )
 
 
+def neighbour_negatives(dataset: PairDataset, size: int) -> HardNegatives:
+    """Take for wrong what belongs to the other images of a group of `size` images in a row of the split.
+
+    Where neighbours differ little, as Scenes' families or the frames of a film, only who is what, and where,
+    tells them apart.
+    """
+    order, starts = captions_by_image(dataset.caption_image, dataset.num_images)
+    group = np.arange(dataset.num_images) // size
+    places = group[:, None] * size + np.arange(size)  # [images,size]
+    images = np.where(places < dataset.num_images, places, -1)
+    most = int(np.diff(starts).max(initial=0))
+    columns = np.arange(most)
+    owners = np.repeat(images, most, axis=1)  # [images,size x most]
+    offsets = starts[owners] + np.tile(columns, size)
+    there = (owners >= 0) & (offsets < starts[owners + 1])
+    captions = np.where(there, order[np.minimum(offsets, len(order) - 1)], -1)
+    return mine_hard_negatives(dataset, captions, images[dataset.caption_image])
+
+
 class PairSampler:
     """The training batches of an epoch for one of `world_size` processes.
 

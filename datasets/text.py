@@ -73,6 +73,8 @@ class Vocabulary:
     others) between `<start>` and `<end>`, each where the vocabulary has it.
     """
 
+    file_name = "vocab.json"
+
     def __init__(self, words: list[str], tokenizer: str, layout: str, threshold: int) -> None:
         self.words = words
         self.tokenizer = tokenizer
@@ -139,7 +141,7 @@ class Vocabulary:
                 words.append(self.words[index])
         return " ".join(words)
 
-    def to_json(self) -> str:
+    def to_text(self) -> str:
         """Return the vocabulary as JSON, a word a line."""
         content = {
             "tokenizer": self.tokenizer,
@@ -150,11 +152,11 @@ class Vocabulary:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` into a file; an older file stays whole if this fails."""
+        """Write `to_text` into a file; an older file stays whole if this fails."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
+            temporary.write_text(self.to_text(), encoding="utf-8")
             os.replace(temporary, path)
         except OSError as error:
             raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error

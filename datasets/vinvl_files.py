@@ -27,7 +27,7 @@ def load_vinvl_captions(
     Raises `UserError` naming the key without captions or features, and what is not a caption.
     """
     path = Path(path)
-    captions_of = _read_object(path, "image keys to lists of captions")
+    captions_of = _read_captions(path)
     if keys_path is None:
         keys = list(captions_of)
     else:
@@ -46,6 +46,13 @@ def load_vinvl_captions(
     return CaptionSplit(
         name or path.stem, keys, np.array(rows, np.int64), captions, np.array(caption_image, np.int64)
     )
+
+
+def read_vinvl_captions(path: str | Path) -> list[str]:
+    """Return all captions of such a file alone, as vocabularies need them."""
+    path = Path(path)
+    captions_of = _read_captions(path)
+    return [text for key, captions in captions_of.items() for text in _check_captions(path, key, captions)]
 
 
 def read_caption_index(path: str | Path, split: CaptionSplit, candidates: int = 0) -> Pairs:
@@ -81,6 +88,16 @@ def read_caption_index(path: str | Path, split: CaptionSplit, candidates: int = 
             images.append(image)
             captions.append(own[number])
     return Pairs(np.array(images, dtype=np.int64), np.array(captions, dtype=np.int64))
+
+
+def _read_captions(path: Path) -> dict[str, object]:
+    pickled = path.with_suffix(".pt")
+    if not path.is_file() and pickled.is_file():
+        raise UserError(
+            f"{path}: no such file, but {pickled.name} is there: convert it with "
+            f"python tools/convert_oscar.py {pickled} {path}"
+        )
+    return _read_object(path, "image keys to lists of captions")
 
 
 def _read_keys(keys_path: Path, path: Path, captions_of: dict[str, object]) -> list[str]:

@@ -32,6 +32,8 @@ class WordPiece:
     Raises `UserError` naming `source` where the pieces lack a marker or hold one twice.
     """
 
+    file_name = "vocab.txt"
+
     def __init__(self, pieces: Sequence[str], lower_case: bool = True, source: str = "vocabulary") -> None:
         self.pieces = list(pieces)
         self.lower_case = lower_case
@@ -70,12 +72,16 @@ class WordPiece:
     def __len__(self) -> int:
         return len(self.pieces)
 
+    def to_text(self) -> str:
+        """Return the vocabulary as BERT's `vocab.txt`, a piece a line."""
+        return "".join(f"{piece}\n" for piece in self.pieces)
+
     def save(self, path: str | Path) -> None:
         """Write a `vocab.txt`; an older file stays whole if this fails."""
         path = Path(path)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_text("".join(f"{piece}\n" for piece in self.pieces), encoding="utf-8")
+            draft.write_text(self.to_text(), encoding="utf-8")
             os.replace(draft, path)
         except OSError as error:
             raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error

@@ -4,7 +4,7 @@
         model.safetensors      what is evaluated, exported and served
         trainer.safetensors    what a resume needs besides: optimizer moments, loss, averaged weights
         state.json             where training stood, and size and checksum of every other file
-        vocab.json             the vocabulary that the weights belong to
+        vocab.json             the vocabulary that the weights belong to; of a cross encoder vocab.txt
 
 A new checkpoint is written beside its target and renamed over it. The one before is moved aside first
 and deleted last, so that a crash at any moment leaves one that is whole; `resolve_checkpoint` finds it.
@@ -102,6 +102,7 @@ def save_checkpoint(
     trainer: dict[str, np.ndarray],
     state: dict,
     vocabulary_text: str,
+    vocabulary_file: str = VOCABULARY_FILE,
 ) -> None:
     """Write a checkpoint folder; `folder` holds either the old one or the whole new one at any time.
 
@@ -112,10 +113,10 @@ def save_checkpoint(
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
-        (new / VOCABULARY_FILE).write_text(vocabulary_text, encoding="utf-8")
+        (new / vocabulary_file).write_text(vocabulary_text, encoding="utf-8")
         for name, arrays in ((MODEL_FILE, model), (TRAINER_FILE, trainer)):
             save_file(arrays, new / name)
-            shutil.copymode(new / VOCABULARY_FILE, new / name)  # the library makes its files private
+            shutil.copymode(new / vocabulary_file, new / name)  # the library makes its files private
         files = {path.name: _fingerprint(path) for path in sorted(new.iterdir())}
         (new / STATE_FILE).write_text(
             json.dumps({"format": FORMAT, **state, "files": files}, indent=1), encoding="utf-8"
@@ -158,13 +159,22 @@ def _fingerprint(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
+def _candidates(folder: Path) -> tuple[Path, Path]:
+    return folder, folder.with_name(f".{folder.name}.old")
+
+
+def is_checkpoint(folder: str | Path) -> bool:
+    """Tell whether `resolve_checkpoint` would find one."""
+    return any((candidate / STATE_FILE).is_file() for candidate in _candidates(Path(folder)))
+
+
 def resolve_checkpoint(folder: str | Path) -> Path:
     """Return the folder that holds the checkpoint: itself, or its predecessor after a crash in mid-rename.
 
     Raises UserError when neither exists.
     """
     folder = Path(folder)
-    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+    for candidate in _candidates(folder):
         if (candidate / STATE_FILE).is_file():
             return candidate
     what = f"it has no {STATE_FILE}" if folder.is_dir() else "no such folder"
@@ -225,11 +235,8 @@ def read_arrays(folder: str | Path, name: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: cannot be read as safetensors ({error}); use another checkpoint") from error
 
 
-def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> dict:
-    """Load a checkpoint's weights into `model`, strictly, and return its state.
-
-    Raises UserError for a damaged checkpoint, one of another model family, or one whose tensors differ.
-    """
+def check_family(folder: str | Path, model_name: str) -> dict:
+    """Return a checkpoint's state; raise UserError where it is of another model family."""
     state = read_state(folder)
     if state.get("model") != model_name:
         raise UserError(
@@ -237,6 +244,15 @@ def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> d
             f"{model_name}; "
             f"set MODEL.NAME={state.get('model')} or use the config.yaml of its own run"
         )
+    return state
+
+
+def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> dict:
+    """Load a checkpoint's weights into `model`, strictly, and return its state.
+
+    Raises UserError for a damaged checkpoint, one of another model family, or one whose tensors differ.
+    """
+    state = check_family(folder, model_name)
     arrays = read_arrays(folder, MODEL_FILE)
     check_arrays(model, arrays, str(Path(folder) / MODEL_FILE))
     verify_files(folder, state)

@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,21 @@ SIZES = {
     "inner_dim": "intermediate_size",
     "max_positions": "max_position_embeddings",
     "num_segments": "type_vocab_size",
+}
+NORMS = {
+    "norm_epsilon": "layer_norm_eps",
+    "region_norm": "use_img_layernorm",
+    "region_norm_epsilon": "img_layer_norm_eps",
+}
+KEYS = {
+    "hidden_dim": "MODEL.BERT_DIM",
+    "num_layers": "MODEL.BERT_LAYERS",
+    "num_heads": "MODEL.BERT_HEADS",
+    "inner_dim": "MODEL.BERT_INNER_DIM",
+    "max_positions": "MODEL.BERT_POSITIONS",
+    "norm_epsilon": "MODEL.BERT_NORM_EPSILON",
+    "region_norm": "MODEL.IMG_LAYERNORM",
+    "region_norm_epsilon": "MODEL.IMG_LAYERNORM_EPSILON",
 }
 MAY_BE_MISSING = ("bert.regions.", "classifier.")  # a BERT has neither
 
@@ -63,6 +78,30 @@ class PretrainedFolder:
             attention_dropout=self._share("attention_probs_dropout_prob", 0.1),
             initial_deviation=self._share("initializer_range", 0.02),
         )
+
+    def check_shape(self, configured: BertShape) -> None:
+        """Raise UserError that names the keys to set where the configured sizes are not the folder's.
+
+        The vocabulary is compared with the weights themselves, dropout is the run's own choice.
+        """
+        own = self.shape(configured.region_dim)
+        told = {ours for ours, theirs in (SIZES | NORMS).items() if theirs in self.config}
+        given, expected = asdict(configured), asdict(own)
+        keys = [
+            f"{KEYS[name]}={expected[name]}"
+            for name in KEYS
+            if name in told and given[name] != expected[name]
+        ]
+        if keys:
+            raise UserError(
+                f"{self.path / CONFIG_FILE}: a model of other sizes than the configured one; "
+                f"add {' '.join(keys)}"
+            )
+        if own.num_segments != configured.num_segments:
+            raise UserError(
+                f"{self.path / CONFIG_FILE}: type_vocab_size: expected {configured.num_segments}, for a "
+                f"caption and tags, got {own.num_segments}; use a BERT"
+            )
 
     def _size(self, key: str) -> int:
         value = self.config.get(key)

@@ -19,7 +19,6 @@ class RunFolder:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.log_file = self.path / "log.jsonl"
-        self.vocabulary_file = self.path / "vocab.json"
         self.best = self.path / "best"
         self.last = self.path / "last"
         self._lock_file = self.path / ".lock"

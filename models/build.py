@@ -4,9 +4,12 @@ import numpy as np
 from paddle import nn
 from yacs.config import CfgNode
 
+from models.bert import BertShape
 from models.captioner import Captioner
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
 from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
+from models.oscar import Oscar
+from models.pair_losses import PairLoss, match_binary, match_cross_entropy, match_regression
 from models.vse import DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
@@ -86,7 +89,38 @@ def _vsrn(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> VS
     return VSRN(encoder, _gru(cfg, vocab_size), cfg.MODEL.MEASURE, captioner)
 
 
-MODELS = {"vse": _vse, "vsepp": _vsepp, "vsrn": _vsrn}
+def _oscar(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> Oscar:
+    return Oscar(
+        bert_shape(cfg, vocab_size),
+        num_labels=cfg.OUTPUT.NUM_LABELS,
+        classifier=cfg.MODEL.CLASSIFIER,
+        classifier_scale=cfg.MODEL.CLASSIFIER_SCALE,
+        attention=cfg.INPUT.ATT_MASK_TYPE,
+        feature_norm=feature_norm,
+    )
+
+
+def bert_shape(cfg: CfgNode, vocab_size: int) -> BertShape:
+    """Return the sizes of the configured BERT over `vocab_size` word pieces."""
+    model = cfg.MODEL
+    return BertShape(
+        vocab_size=vocab_size,
+        hidden_dim=model.BERT_DIM,
+        num_layers=model.BERT_LAYERS,
+        num_heads=model.BERT_HEADS,
+        inner_dim=model.BERT_INNER_DIM,
+        max_positions=model.BERT_POSITIONS,
+        norm_epsilon=model.BERT_NORM_EPSILON,
+        region_dim=cfg.INPUT.IMG_FEATURE_DIM,
+        region_norm=model.IMG_LAYERNORM,
+        region_norm_epsilon=model.IMG_LAYERNORM_EPSILON,
+        dropout=model.BERT_DROPOUT,
+        attention_dropout=model.BERT_ATTENTION_DROPOUT,
+        initial_deviation=model.BERT_DEVIATION,
+    )
+
+
+MODELS = {"vse": _vse, "vsepp": _vsepp, "vsrn": _vsrn, "oscar": _oscar}
 
 
 def build_model(
@@ -94,7 +128,7 @@ def build_model(
     vocab_size: int,
     feature_mean: np.ndarray | None = None,
     feature_std: np.ndarray | None = None,
-) -> DualEncoder:
+) -> DualEncoder | Oscar:
     """Return the model that `cfg.MODEL` names, with fresh weights.
 
     With INPUT.STANDARDIZE, `feature_mean` and `feature_std` [F] are the training split's; leave them
@@ -121,7 +155,13 @@ def _contrastive(cfg: CfgNode) -> ContrastiveLoss:
     return ContrastiveLoss(temperature=cfg.LOSS.TEMPERATURE, mask_duplicates=cfg.LOSS.MASK_DUPLICATES)
 
 
-LOSSES = {"hinge": _hinge, "contrastive": _contrastive}
+LOSSES = {
+    "hinge": _hinge,
+    "contrastive": _contrastive,
+    "match_cross_entropy": lambda cfg: PairLoss(match_cross_entropy),
+    "match_binary": lambda cfg: PairLoss(match_binary),
+    "match_regression": lambda cfg: PairLoss(match_regression),
+}
 
 
 def build_loss(cfg: CfgNode) -> nn.Layer:

@@ -47,7 +47,8 @@ class Oscar(nn.Layer):
     """Score pairs of a caption and an image with its tags, by a classifier over BERT's pooled first row.
 
     A text is `[CLS] caption [SEP] tags [SEP]`, segment 0 up to the first [SEP] and 1 behind it. `num_labels`
-    is 2 (no match, match), or 1 for a single value. `attention` is one of `ATTENTION_TYPES`.
+    is 2 (no match, match), or 1 for a single value. `attention` is one of `ATTENTION_TYPES`. `feature_norm`
+    standardises the regions' features first.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Oscar(nn.Layer):
         classifier: str = "linear",
         classifier_scale: int = 2,
         attention: str = "CLR",
+        feature_norm: nn.Layer | None = None,
     ) -> None:
         """Raise ValueError for an unknown classifier or attention, or another number of labels."""
         super().__init__()
         if num_labels not in (1, 2):
             raise ValueError(f"num_labels: expected 1 or 2, got {num_labels}")
         self.attends = attention_between(attention)
+        self.feature_norm = feature_norm
         self.bert = Bert(shape)
         self.dropout = nn.Dropout(shape.dropout)
         self.classifier = build_classifier(
@@ -71,6 +74,8 @@ class Oscar(nn.Layer):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds."""
+        if self.feature_norm is not None:
+            batch = {**batch, "regions": self.feature_norm(batch["regions"])}
         return {"logits": self.classifier(self.dropout(self.bert(batch, self.attends)))}
 
     def score_pairs(self, batch: dict[str, Tensor]) -> Tensor:

@@ -1,6 +1,8 @@
 """Losses on the logits of scored pairs: does an image match a caption?"""
 
-from paddle import Tensor
+from collections.abc import Callable
+
+from paddle import Tensor, nn
 from paddle.nn import functional
 
 
@@ -28,3 +30,15 @@ def match_binary(logits: Tensor, match: Tensor) -> Tensor:
 def match_regression(logits: Tensor, match: Tensor) -> Tensor:
     """Return the mean squared distance of the one value [P,1] from `match` [P], 0 or 1."""
     return functional.mse_loss(logits.squeeze(1), match.astype(logits.dtype))
+
+
+class PairLoss(nn.Layer):
+    """One of these functions, as the trainer calls a loss: on a model's `logits` and a batch's `match`."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Return the loss as `match`."""
+        return {"match": self.function(outputs["logits"], batch["match"])}

@@ -10,6 +10,8 @@ from paddle.optimizer import SGD, Adam, AdamW, Momentum, Optimizer
 from paddle.regularizer import L2Decay
 from yacs.config import CfgNode
 
+from solvers.bert_adamw import BertAdamW
+
 NamedParameters = Iterable[tuple[str, Tensor]]
 
 
@@ -38,7 +40,7 @@ def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimize
     """
     options = cfg.OPTIMIZATION
     trainable = [(name, parameter) for name, parameter in named_parameters if not parameter.stop_gradient]
-    decoupled = options.OPTIMIZER == "adamw"
+    decoupled = options.OPTIMIZER in ("adamw", "bert_adamw")
     # Attributes, not Paddle's parameter groups: those clip the norm of each group by itself.
     for name, parameter in trainable:
         scale = 1.0
@@ -56,6 +58,16 @@ def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimize
     optimizers = {
         "adam": lambda: Adam(options.LR, beta1, beta2, options.EPSILON, parameters, grad_clip=clip),
         "adamw": lambda: AdamW(
+            options.LR,
+            beta1,
+            beta2,
+            options.EPSILON,
+            parameters,
+            weight_decay=options.WEIGHT_DECAY,
+            apply_decay_param_fun=decayed.__contains__,
+            grad_clip=clip,
+        ),
+        "bert_adamw": lambda: BertAdamW(
             options.LR,
             beta1,
             beta2,

@@ -52,7 +52,8 @@ def main() -> int:
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     """Build everything that `cfg` names, and train; return the exit code."""
-    from engine.build import build_trainer, run_folder
+    from engine.build import run_folder
+    from engine.build_training import build_trainer
     from engine.checkpoint import write_atomically
     from engine.distributed import (
         broadcast_layer,
@@ -87,7 +88,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         if not resume:
             folder.clear()
         save_config(cfg, folder.config_file)
-        write_atomically(folder.vocabulary_file, vocabulary.to_json())
+        write_atomically(folder.path / vocabulary.file_name, vocabulary.to_text())
     stop_on_signals(trainer)
     try:
         trainer.fit()

@@ -29,7 +29,8 @@ def main(out: Path) -> None:
 
     import numpy as np
 
-    from engine.build import build_trainer, run_folder
+    from engine.build import run_folder
+    from engine.build_training import build_trainer
     from engine.checkpoint import layer_arrays
     from engine.distributed import broadcast_layer, rank, start_process_group, world_size
     from engine.progress import TrainingStoppedError

@@ -1,0 +1,100 @@
+"""Build the trainer of a run from its configuration."""
+
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from config.families import CROSS_ENCODERS
+from config.load import config_as_dict
+from datasets.text import Vocabulary
+from datasets.wordpiece import WordPiece
+from engine.build_pair_task import pair_task
+from engine.build_tasks import Start, Task, dual_task
+from engine.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint, verify_files
+from engine.progress import TrainingSettings
+from engine.run_folder import RunFolder
+from engine.run_log import RunLog
+from engine.trainer import Trainer
+from engine.training_state import named_parameters, restore_training, training_state
+from models.build import build_loss
+from solvers.optimizer import build_optimizer
+from solvers.scheduler import build_schedule
+
+
+def build_trainer(
+    cfg: CfgNode, folder: RunFolder, log: RunLog, resume: bool, rank: int = 0, world_size: int = 1
+) -> tuple[Trainer, Vocabulary | WordPiece]:
+    """Return the trainer of a new run, of one that starts from PRETRAINED.DIR, or of one that goes on.
+
+    The vocabulary is built anew, or is the one of the checkpoint that training starts from.
+    """
+    start = Start(folder.last if resume else None, rank, world_size, log.say)
+    task = (pair_task if cfg.MODEL.NAME in CROSS_ENCODERS else dual_task)(cfg, start)
+    model, vocabulary, loss = task.model, task.vocabulary, build_loss(cfg)
+    log.say(_describe(cfg, task))
+
+    def validate() -> dict[str, float]:
+        return task.validate(lambda *_: trainer.check_signal())
+
+    def save(name: str) -> None:
+        if rank == 0:
+            model_arrays, trainer_arrays, values = training_state(trainer)
+            state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
+            words = vocabulary.to_text(), vocabulary.file_name
+            save_checkpoint(folder.path / name, model_arrays, trainer_arrays, state, *words)
+            folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
+
+    accumulation = cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS
+    trainer = Trainer(
+        model=model,
+        loss=loss,
+        optimizer=build_optimizer(cfg, named_parameters(model, loss)),
+        schedule=build_schedule(cfg, -(-task.batches_of(0, 0)[0] // accumulation)),
+        batches_of=task.batches_of,
+        settings=TrainingSettings.from_config(cfg),
+        log=log,
+        validate=validate,
+        save=save,
+        rank=rank,
+        world_size=world_size,
+    )
+    if resume:
+        _resume(cfg, folder, trainer, log)
+    return trainer, vocabulary
+
+
+def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, log: RunLog) -> None:
+    state = read_state(folder.last)
+    model, rest = (read_arrays(folder.last, name) for name in (MODEL_FILE, TRAINER_FILE))
+    verify_files(folder.last, state)
+    if state["model"] != cfg.MODEL.NAME:
+        raise UserError(
+            f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
+        )
+    restore_training(trainer, model, rest, state)
+    changed = changed_keys(state["config"], config_as_dict(cfg))
+    if changed:
+        log.say(f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one")
+    if log.enabled:
+        folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
+    log.say(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
+
+
+def changed_keys(before: dict, now: dict) -> list[str]:
+    """Return the keys that steer training and differ between two configurations."""
+    steering = ("INPUT", "DATASET", "MODEL", "LOSS", "OPTIMIZATION", "NEGATIVES", "RUNTIME", "MISC")
+    return [
+        f"{section}.{name}"
+        for section in steering
+        for name, value in now[section].items()
+        if before.get(section, {}).get(name) != value and name != "NUM_WORKERS"
+    ]
+
+
+def _describe(cfg: CfgNode, task: Task) -> str:
+    parameters = sum(parameter.size for parameter in task.model.parameters())
+    name = cfg.DATASET.NAME or cfg.DATASET.DATA_DIR
+    return (
+        f"data: {name}; {task.training.describe()}; {task.dev.describe()}\n"
+        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {len(task.vocabulary)} words; "
+        f"loss: {cfg.LOSS.NAME}"
+    )
