@@ -9,19 +9,16 @@ Ties are exact. A matrix product may round one pair of vectors differently in tw
 score, and a tile that both passes need is kept, or made again from the same operands.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from engine.metrics import Ids, average_counts, check_every_group_occurs, comparisons_of, group_numbers
 from engine.similarity import Similarity, check_magnitude, similarity_of
+from engine.tiles import Items, Tiles, blocks_of
 
 Both = tuple[np.ndarray, np.ndarray]  # something of the images, something of the captions
-
-_KEPT_BYTES = 128 << 20
 
 
 class ScoreSink(Protocol):
@@ -73,16 +70,16 @@ def retrieval_ranks(
     check_every_group_occurs(image_group, caption_group, image_ids, "image")
     check_every_group_occurs(caption_group, image_group, caption_image_ids, "caption")
 
-    image_blocks = _blocks(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
-    caption_blocks = _blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
-    tiles = _Tiles(image_blocks, caption_blocks, similarity)
+    image_blocks = blocks_of(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
+    caption_blocks = blocks_of(text_emb, caption_sentence, caption_group, caption_fold, block_size)
+    tiles = Tiles(image_blocks, caption_blocks, similarity)
     dtype = np.result_type(image_emb, text_emb)
     best = np.full(len(image_ids), -np.inf, dtype), np.full(len(caption_sentence), -np.inf, dtype)
     return _ranks_over_tiles(tiles, best, comparisons, scores_out, progress)
 
 
 def _ranks_over_tiles(
-    tiles: "_Tiles",
+    tiles: Tiles,
     best: Both,
     comparisons: tuple[np.ufunc, ...],
     scores_out: ScoreSink | None,
@@ -103,95 +100,7 @@ def _ranks_over_tiles(
     return average_counts(counts[0]), average_counts(counts[1])
 
 
-@dataclass(frozen=True)
-class _Items:
-    """Images or captions of one block, at most as many as a block has vectors."""
-
-    places: np.ndarray  # [n] in the caller's order
-    vectors: np.ndarray | None  # [n] which vector of the block each one has; None: one each, in order
-    groups: np.ndarray  # [n] equal: relevant to each other
-    folds: np.ndarray  # [n] equal: competing
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Distinct vectors [V,D] of one side, and the items that have them."""
-
-    vectors: np.ndarray
-    portions: list[_Items]
-    groups: np.ndarray
-    folds: np.ndarray
-
-
-def _blocks(
-    embeddings: np.ndarray, embedding_of: np.ndarray, groups: np.ndarray, folds: np.ndarray, size: int
-) -> list[_Block]:
-    """Return blocks of up to `size` distinct vectors, those of one group side by side."""
-    by_group = np.argsort(groups, kind="stable")
-    label = _content_labels(embeddings)[embedding_of][by_group]
-    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[inverse]  # distinct vectors counted as they first appear
-    rows = embedding_of[by_group[np.sort(first)]]
-    distinct = embeddings if np.array_equal(rows, np.arange(len(embeddings))) else embeddings[rows]
-    by_vector = np.argsort(number, kind="stable")
-    number, places = number[by_vector], by_group[by_vector]
-    blocks = []
-    for start in range(0, len(distinct), size):
-        low, high = np.searchsorted(number, (start, start + size))
-        vectors, members = distinct[start : start + size], places[low:high]
-        portions = []
-        for begin in range(low, high, size):
-            end = min(begin + size, high)
-            chosen = places[begin:end]
-            which = None if len(members) == len(vectors) else number[begin:end] - start
-            portions.append(_Items(chosen, which, groups[chosen], folds[chosen]))
-        blocks.append(_Block(vectors, portions, np.unique(groups[members]), np.unique(folds[members])))
-    return blocks
-
-
-class _Tiles:
-    """The scores of every block of images with every block of captions."""
-
-    def __init__(self, images: list[_Block], captions: list[_Block], similarity: Similarity):
-        self._images, self._captions, self._similarity = images, captions, similarity
-        self._kept: dict[tuple[int, int], np.ndarray] = {}
-        self._free_bytes = _KEPT_BYTES
-
-    def all(self) -> list[tuple[int, int]]:
-        """Return every tile."""
-        return [(row, column) for row in range(len(self._images)) for column in range(len(self._captions))]
-
-    def related(self) -> list[tuple[int, int]]:
-        """Return the tiles that hold a relevant pair."""
-        return [
-            tile for tile in self.all() if np.isin(*(block.groups for block in self._blocks_of(tile))).any()
-        ]
-
-    def competing(self) -> list[tuple[int, int]]:
-        """Return the tiles that hold a pair of one fold."""
-        return [
-            tile for tile in self.all() if np.isin(*(block.folds for block in self._blocks_of(tile))).any()
-        ]
-
-    def scores(self, tile: tuple[int, int], keep: bool) -> Iterator[tuple[_Items, _Items, np.ndarray]]:
-        """Yield a tile's scores, item by item, in portions; the same numbers whenever it is asked for."""
-        images, captions = self._blocks_of(tile)
-        scores = self._kept.pop(tile, None)
-        if scores is None:
-            scores = self._similarity(images.vectors, captions.vectors)
-        if keep and scores.nbytes <= self._free_bytes:
-            self._kept[tile] = scores
-            self._free_bytes -= scores.nbytes
-        for columns in captions.portions:
-            part = scores if columns.vectors is None else scores.take(columns.vectors, axis=1)
-            for rows in images.portions:
-                yield rows, columns, part if rows.vectors is None else part.take(rows.vectors, axis=0)
-
-    def _blocks_of(self, tile: tuple[int, int]) -> tuple[_Block, _Block]:
-        return self._images[tile[0]], self._captions[tile[1]]
-
-
-def _raise_best(best: Both, images: _Items, captions: _Items, scores: np.ndarray) -> None:
+def _raise_best(best: Both, images: Items, captions: Items, scores: np.ndarray) -> None:
     """Take the relevant `scores` [I,T] into the best ones of their images and captions."""
     relevant = images.groups[:, None] == captions.groups
     scores = np.where(relevant, scores, -np.inf)
@@ -202,8 +111,8 @@ def _raise_best(best: Both, images: _Items, captions: _Items, scores: np.ndarray
 def _count_ahead(
     counts: Both,
     best: Both,
-    images: _Items,
-    captions: _Items,
+    images: Items,
+    captions: Items,
     scores: np.ndarray,
     comparisons: tuple[np.ufunc, ...],
 ) -> None:
@@ -213,13 +122,6 @@ def _count_ahead(
     for of_image, of_caption, ahead in zip(*counts, comparisons, strict=True):
         of_image[images.places] += (ahead(scores, best_of_image) & rivals).sum(axis=1, dtype=np.int32)
         of_caption[captions.places] += (ahead(scores, best_of_caption) & rivals).sum(axis=0, dtype=np.int32)
-
-
-def _content_labels(vectors: np.ndarray) -> np.ndarray:
-    """Return numbers [n] that are equal where the rows of `vectors` [n,D] are equal, byte by byte."""
-    seen: dict[bytes, int] = {}
-    rows = np.ascontiguousarray(vectors)
-    return np.array([seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows])
 
 
 def _groups(image_ids: Ids, caption_image_ids: Ids, image_fold: np.ndarray, caption_fold: np.ndarray) -> Both:

@@ -124,7 +124,7 @@ def test_tiles_that_do_not_fit_into_memory_are_made_again_the_same(monkeypatch):
     )
     arguments = {"block_size": 16, "caption_sentence": sentence}
     kept = retrieval_ranks(image_emb, text_emb, image_ids, caption_ids, **arguments)
-    monkeypatch.setattr("engine.ranking._KEPT_BYTES", 3 * 16 * 16 * 4)
+    monkeypatch.setattr("engine.tiles._KEPT_BYTES", 3 * 16 * 16 * 4)
     again = retrieval_ranks(image_emb, text_emb, image_ids, caption_ids, **arguments)
     assert kept[0].tolist() == again[0].tolist() and kept[1].tolist() == again[1].tolist()
 

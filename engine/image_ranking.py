@@ -1,0 +1,233 @@
+"""Ranks and precisions of image-to-image retrieval from embeddings, in bounded memory and without a sort.
+
+The first relevant item's rank is the number of irrelevant items ahead of it, which is counted tile by tile
+(see `engine.ranking`). Where the queries are the gallery, scores are symmetric, and a tile serves its rows and
+its columns. Precision at R needs the R best irrelevant scores of each query besides: they are kept on the
+way, and soon hardly any score is among them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.metrics import average_counts, comparisons_of, group_numbers
+from engine.similarity import check_magnitude, inner_products
+from engine.tiles import Block, Items, Tiles, blocks_of
+
+_KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
+
+
+@dataclass(frozen=True)
+class ImageRanks:
+    """How well each query with a relevant item found them; all arrays are [C], for C such queries.
+
+    `queries`: their rows, rising. `ranks`: the best relevant item's, 0-based. `r_precision`: the share of
+    relevant items among the first R, of a query with R relevant items. `average_precision`: that at R
+    (arXiv 2003.08505, sec. 3.3). Shares are in [0, 1].
+    """
+
+    queries: np.ndarray
+    ranks: np.ndarray
+    average_precision: np.ndarray
+    r_precision: np.ndarray
+
+
+def image_ranks(
+    query: np.ndarray,
+    query_labels: np.ndarray,
+    gallery: np.ndarray | None = None,
+    gallery_labels: np.ndarray | None = None,
+    tie_rule: str = "against",
+    block_size: int = 1024,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageRanks:
+    """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product; of equal labels means relevant.
+
+    Without a gallery the queries are each other's, and none finds itself. Equal scores: `tie_rule`, see
+    `engine.metrics.ranks`. `progress` is called with the queries done and their number. Raises ValueError for
+    labels that do not fit, an embedding that is not finite, and where no query has a relevant item.
+    """
+    own = gallery is None
+    if own:
+        gallery, gallery_labels = query, query_labels
+    for what, embeddings, labels in (("query", query, query_labels), ("gallery", gallery, gallery_labels)):
+        if len(embeddings) != len(labels):
+            raise ValueError(
+                f"{what}: expected a label an embedding, got {len(labels)} for {len(embeddings)}"
+            )
+        check_magnitude(what, embeddings)
+    query_group, gallery_group = group_numbers(query_labels, gallery_labels)
+    relevant = np.bincount(gallery_group, minlength=query_group.max() + 1)[query_group] - own  # [Q]
+    counted = np.flatnonzero(relevant > 0)
+    if not len(counted):
+        raise ValueError("expected a query with a relevant item in the gallery, got none")
+    ranking = _Ranking(gallery, gallery_group, own, tie_rule, block_size)
+    chunks = _chunks(relevant, counted)
+    found, done = [], 0
+    for chunk in chunks:
+
+        def show(share: float, done: int = done, queries: int = len(chunk)) -> None:
+            if progress:
+                progress(done + round(share * queries), len(counted))
+
+        found.append(ranking.of(query, query_group, chunk, relevant, len(chunks) == 1 and own, show))
+        done += len(chunk)
+    order = np.argsort(np.concatenate(chunks), kind="stable")
+    return ImageRanks(counted, *(np.concatenate(values)[order] for values in zip(*found, strict=True)))
+
+
+def _chunks(relevant: np.ndarray, counted: np.ndarray) -> list[np.ndarray]:
+    """Cut the `counted` queries into lists whose relevant scores fit into memory, small classes first."""
+    by_size = counted[np.argsort(relevant[counted], kind="stable")]
+    chunks, start = [], 0
+    while start < len(by_size):
+        sizes = relevant[by_size[start:]] * np.arange(1, len(by_size) - start + 1)
+        end = start + max(1, int(np.searchsorted(sizes, _KEPT_SCORES, side="right")))
+        chunks.append(by_size[start:end])
+        start = end
+    return chunks
+
+
+class _Ranking:
+    """A gallery to rank, cut into blocks once."""
+
+    def __init__(
+        self, gallery: np.ndarray, groups: np.ndarray, own: bool, tie_rule: str, block_size: int
+    ) -> None:
+        self._blocks = _blocks(gallery, np.arange(len(gallery)), groups, block_size)
+        self._own = own
+        self._tie_rule = tie_rule
+        self._block_size = block_size
+
+    def of(
+        self,
+        query: np.ndarray,
+        groups: np.ndarray,
+        chosen: np.ndarray,
+        relevant: np.ndarray,
+        mirrored: bool,
+        show: Callable[[float], None],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rank, average precision and R-precision of the `chosen` queries.
+
+        `mirrored`: they are all of the gallery that has anything relevant. `show` is told the share done.
+        """
+        rows = np.arange(len(query)) if mirrored else chosen
+        blocks = self._blocks if mirrored else _blocks(query, rows, groups[rows], self._block_size)
+        found = _Found(rows if self._own else None, relevant[rows], self._tie_rule)
+        tiles = Tiles(blocks, self._blocks, inner_products)
+        related = {tile for tile in tiles.related() if not mirrored or tile[0] <= tile[1]}
+        for tile in sorted(related):
+            for queries, items, scores in tiles.scores(tile, keep=True):
+                for side, others, part in _sides(tile, queries, items, scores, mirrored):
+                    found.add_relevant(side, others, part)
+        found.close_relevant()
+        needed = [tile for tile in tiles.all() if not mirrored or tile[0] <= tile[1]]
+        for number, tile in enumerate(needed, start=1):
+            for queries, items, scores in tiles.scores(tile, keep=False):
+                for side, others, part in _sides(tile, queries, items, scores, mirrored):
+                    found.add_rivals(side, others, part, tile in related)
+            show(number / len(needed))
+        return found.result(np.searchsorted(rows, chosen) if mirrored else np.arange(len(rows)))
+
+
+def _blocks(embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray, size: int) -> list[Block]:
+    return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), size)
+
+
+def _sides(
+    tile: tuple[int, int], queries: Items, items: Items, scores: np.ndarray, mirrored: bool
+) -> list[tuple[Items, Items, np.ndarray]]:
+    """Return whose scores [Q,G] a tile's are: those of its rows, and, mirrored, those of its columns."""
+    sides = [(queries, items, scores)]
+    if mirrored and tile[0] != tile[1]:
+        sides.append((items, queries, scores.T))
+    return sides
+
+
+class _Found:
+    """What is known of each of Q queries: its relevant scores, the leading irrelevant ones, and counts.
+
+    `rows` are the queries' own places in the gallery, if they have any. `relevant` [Q]: R of each.
+    """
+
+    def __init__(self, rows: np.ndarray | None, relevant: np.ndarray, tie_rule: str) -> None:
+        shape = len(relevant), relevant.max()
+        self._rows = rows
+        self._relevant = relevant
+        self._tie_rule = tie_rule
+        self._comparisons = comparisons_of(tie_rule)
+        self._scores = np.full(shape, -np.inf, np.float32)
+        self._filled = np.zeros(len(relevant), np.int64)
+        self._leading = np.full(shape, -np.inf, np.float32)  # falling
+        self._counts = np.zeros((len(self._comparisons), len(relevant)), np.int64)
+
+    def add_relevant(self, queries: Items, items: Items, scores: np.ndarray) -> None:
+        """Take the relevant ones of `scores` [q,g]; each pair comes once."""
+        kin = queries.groups[:, None] == items.groups
+        if self._rows is not None:
+            kin &= self._rows[queries.places][:, None] != items.places
+        row, column = np.nonzero(kin)
+        place = queries.places[row]
+        number = np.arange(len(row)) - np.searchsorted(row, row)  # of this row's, in order
+        self._scores[place, self._filled[place] + number] = scores[row, column]
+        self._filled[queries.places] += kin.sum(axis=1)
+
+    def close_relevant(self) -> None:
+        """Derive from the relevant scores what a rival must exceed to matter."""
+        lone = self._relevant == 0
+        self._best = np.where(lone, np.inf, self._scores.max(axis=1, initial=-np.inf)).astype(np.float32)
+        lowest = np.where(np.isinf(self._scores), np.inf, self._scores).min(axis=1, initial=np.inf)
+        self._bar = np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))  # to be among the leading
+        self._bar[lone] = np.inf
+
+    def add_rivals(self, queries: Items, items: Items, scores: np.ndarray, related: bool) -> None:
+        """Count the irrelevant ones of `scores` [q,g] that are ahead, and keep the leading ones."""
+        below_best = np.nextafter(self._best[queries.places], np.float32(-np.inf))
+        bar = np.minimum(below_best, self._bar[queries.places])
+        some = np.flatnonzero((scores > bar[:, None]).any(axis=1))
+        if not len(some):
+            return
+        places, scores = queries.places[some], np.ascontiguousarray(scores[some])
+        if related:
+            scores[queries.groups[some][:, None] == items.groups] = -np.inf
+        best = self._best[places, None]
+        for count, ahead in zip(self._counts, self._comparisons, strict=True):
+            count[places] += ahead(scores, best).sum(axis=1, dtype=np.int32)
+        leads = np.flatnonzero((scores > self._bar[places, None]).any(axis=1))
+        if len(leads):
+            self._keep_leading(places[leads], scores[leads])
+
+    def _keep_leading(self, places: np.ndarray, scores: np.ndarray) -> None:
+        width = self._leading.shape[1]
+        merged = np.concatenate([self._leading[places], scores], axis=1)
+        merged = np.partition(merged, -width, axis=1)[:, -width:]
+        merged[:] = np.sort(merged, axis=1)[:, ::-1]
+        self._leading[places] = merged
+        last = merged[np.arange(len(places)), self._relevant[places] - 1]  # the R-th
+        self._bar[places] = np.where(last > self._best[places], np.inf, np.maximum(self._bar[places], last))
+
+    def result(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rank, average precision at R and R-precision of the `chosen` queries."""
+        pieces = np.array_split(chosen, max(1, len(chosen) * self._scores.shape[1] >> 20))
+        orders = {"against": (False,), "favour": (True,), "average": (False, True)}[self._tie_rule]
+        average, share = [], []
+        for piece in pieces:
+            both = [self._precisions(piece, relevant_first) for relevant_first in orders]
+            average.append(np.mean([found[0] for found in both], axis=0))
+            share.append(np.mean([found[1] for found in both], axis=0))
+        ranks = average_counts(self._counts[:, chosen])
+        return ranks, np.concatenate(average), np.concatenate(share)
+
+    def _precisions(self, places: np.ndarray, relevant_first: bool) -> tuple[np.ndarray, np.ndarray]:
+        sides = [self._leading[places], self._scores[places]]
+        relevant_side = np.repeat([False, True], sides[0].shape[1])
+        if relevant_first:
+            sides, relevant_side = sides[::-1], relevant_side[::-1]
+        order = np.argsort(-np.concatenate(sides, axis=1), axis=1, kind="stable")[:, : sides[0].shape[1]]
+        position = np.arange(1, order.shape[1] + 1)
+        count = self._relevant[places, None]
+        hits = relevant_side[order] & (position <= count)  # [Q,R]
+        precision = hits.cumsum(axis=1) / position
+        return (precision * hits).sum(axis=1) / count[:, 0], hits.sum(axis=1) / count[:, 0]

@@ -1,0 +1,106 @@
+"""Scores in tiles of blocks of vectors: equal vectors are multiplied once and share their scores."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.similarity import Similarity
+
+_KEPT_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images or captions of one block, at most as many as a block has vectors."""
+
+    places: np.ndarray  # [n] in the caller's order
+    vectors: np.ndarray | None  # [n] which vector of the block each one has; None: one each, in order
+    groups: np.ndarray  # [n] equal: relevant to each other
+    folds: np.ndarray  # [n] equal: competing
+
+
+@dataclass(frozen=True)
+class Block:
+    """Distinct vectors [V,D] of one side, and the items that have them."""
+
+    vectors: np.ndarray
+    portions: list[Items]
+    groups: np.ndarray
+    folds: np.ndarray
+
+
+def blocks_of(
+    embeddings: np.ndarray, embedding_of: np.ndarray, groups: np.ndarray, folds: np.ndarray, size: int
+) -> list[Block]:
+    """Return blocks of up to `size` distinct vectors, those of one group side by side."""
+    by_group = np.argsort(groups, kind="stable")
+    label = content_labels(embeddings)[embedding_of][by_group]
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    number = np.argsort(np.argsort(first))[inverse]  # distinct vectors counted as they first appear
+    rows = embedding_of[by_group[np.sort(first)]]
+    distinct = embeddings if np.array_equal(rows, np.arange(len(embeddings))) else embeddings[rows]
+    by_vector = np.argsort(number, kind="stable")
+    number, places = number[by_vector], by_group[by_vector]
+    blocks = []
+    for start in range(0, len(distinct), size):
+        low, high = np.searchsorted(number, (start, start + size))
+        vectors, members = distinct[start : start + size], places[low:high]
+        portions = []
+        for begin in range(low, high, size):
+            end = min(begin + size, high)
+            chosen = places[begin:end]
+            which = None if len(members) == len(vectors) else number[begin:end] - start
+            portions.append(Items(chosen, which, groups[chosen], folds[chosen]))
+        blocks.append(Block(vectors, portions, np.unique(groups[members]), np.unique(folds[members])))
+    return blocks
+
+
+class Tiles:
+    """The scores of every block of images with every block of captions."""
+
+    def __init__(self, images: list[Block], captions: list[Block], similarity: Similarity):
+        self._images, self._captions, self._similarity = images, captions, similarity
+        self._kept: dict[tuple[int, int], np.ndarray] = {}
+        self._free_bytes = _KEPT_BYTES
+
+    def all(self) -> list[tuple[int, int]]:
+        """Return every tile."""
+        return [(row, column) for row in range(len(self._images)) for column in range(len(self._captions))]
+
+    def related(self) -> list[tuple[int, int]]:
+        """Return the tiles that hold a relevant pair."""
+        return [
+            tile for tile in self.all() if np.isin(*(block.groups for block in self._blocks_of(tile))).any()
+        ]
+
+    def competing(self) -> list[tuple[int, int]]:
+        """Return the tiles that hold a pair of one fold."""
+        return [
+            tile for tile in self.all() if np.isin(*(block.folds for block in self._blocks_of(tile))).any()
+        ]
+
+    def scores(self, tile: tuple[int, int], keep: bool) -> Iterator[tuple[Items, Items, np.ndarray]]:
+        """Yield a tile's scores, item by item, in portions; the same numbers whenever it is asked for."""
+        images, captions = self._blocks_of(tile)
+        scores = self._kept.pop(tile, None)
+        if scores is None:
+            scores = self._similarity(images.vectors, captions.vectors)
+        if keep and scores.nbytes <= self._free_bytes:
+            self._kept[tile] = scores
+            self._free_bytes -= scores.nbytes
+        for columns in captions.portions:
+            part = scores if columns.vectors is None else scores.take(columns.vectors, axis=1)
+            for rows in images.portions:
+                yield rows, columns, part if rows.vectors is None else part.take(rows.vectors, axis=0)
+
+    def _blocks_of(self, tile: tuple[int, int]) -> tuple[Block, Block]:
+        return self._images[tile[0]], self._captions[tile[1]]
+
+
+def content_labels(vectors: np.ndarray) -> np.ndarray:
+    """Return numbers [n] that are equal where the rows of `vectors` [n,D] are equal, byte by byte."""
+    seen: dict[bytes, int] = {}
+    rows = np.ascontiguousarray(vectors)
+    return np.array([seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows])
