@@ -18,10 +18,10 @@ VINVL_KEYS = (
 def check_constraints(values: Values, origins: Origins) -> None:
     """Raise UserError, naming the key and where its value came from, unless `values` fit together."""
     _check_dataset(values, origins)
-    _check_input(values, origins)
-    _check_model(values["MODEL"], origins)
     _check_kind(values, origins)
     _check_pairs(values, origins)
+    _check_input(values, origins)
+    _check_model(values["MODEL"], origins)
     _check_captioner(values, origins)
     _check_schedule(values, origins)
     _check_save_name(values["OUTPUT"]["SAVE_NAME"], origins)

@@ -6,6 +6,10 @@ from config.default import KEYS, Key
 from config.errors import UserError
 from config.values import refusal
 
+VINVL_NAMES = {  # keys of VinVL-Paddle that have another name here
+    "INPUT.BERT_MODEL": ["PRETRAINED.DIR"],
+    "OPTIMIZATION.LOSS_TYPE": ["LOSS.NAME"],
+}
 LIST_OF_KEYS = "`python tools/show_config.py` lists every key"
 
 
@@ -37,6 +41,8 @@ def suggest(name: str) -> list[str]:
     every = {f"{of}.{key}": key for of, keys in KEYS.items() for key in keys}
     if wanted in every or wanted in KEYS:
         return [wanted]
+    if wanted in VINVL_NAMES:
+        return VINVL_NAMES[wanted]
     same_key = [full for full, key in every.items() if key == last]
     if same_key:
         close = get_close_matches(section, list(KEYS), n=1)

@@ -28,7 +28,7 @@ def test_the_description_names_every_key_with_its_default_and_choices():
         for name, key in keys.items():
             assert f"  {name}: " in text
             assert key.meaning
-    assert "accepts one of adam, adamw, sgd, momentum" in text
+    assert "accepts one of adam, adamw, bert_adamw, sgd, momentum" in text
     assert max(len(line) for line in text.splitlines()) < 110
 
 

@@ -69,7 +69,7 @@ FILE_MISTAKES = {
     "element out of range": ("OPTIMIZATION:\n  BETAS: [0.9, 1]\n", ["below 1", "got the element 1"]),
     "unknown choice": (
         "OPTIMIZATION:\n  OPTIMIZER: Adm\n",
-        ["adam, adamw, sgd, momentum", "did you mean adam?"],
+        ["adam, adamw, bert_adamw, sgd, momentum", "did you mean adam?"],
     ),
     "below the minimum": ("MODEL:\n  EMBED_DIM: 0\n", ["expected a whole number of at least 1, got 0"]),
     "at an excluded minimum": ("OPTIMIZATION:\n  LR: 0\n", ["expected a number above 0, got 0"]),
@@ -158,8 +158,54 @@ OVERRIDE_MISTAKES = {
         ["OUTPUT.SAVE_NAME: expected the name of a folder", '"../x"'],
     ),
     "absolute folder": (["OUTPUT.SAVE_NAME=/x"], ["expected the name of a folder inside"]),
+    "key of VinVL-Paddle": (["OPTIMIZATION.LOSS_TYPE=sfmx"], ["no such key", "did you mean LOSS.NAME?"]),
+    "loss of pairs for a dual encoder": (
+        ["LOSS.NAME=match_binary"],
+        ["LOSS.NAME: expected hinge or contrastive with vsepp, got match_binary"],
+    ),
     "no folder": (["OUTPUT.SAVE_NAME="], ["expected the name of a folder inside", 'got ""']),
     "this folder": (["OUTPUT.SAVE_NAME=."], ["expected the name of a folder inside"]),
+}
+
+
+# What does not fit Oscar, beside MODEL.NAME=oscar and what else it needs.
+OSCAR = ["MODEL.NAME=oscar", "LOSS.NAME=match_cross_entropy", "INPUT.MAX_SEQ_LEN=70"]
+OSCAR_MISTAKES = {
+    "a loss of embeddings": (["LOSS.NAME=hinge"], ["LOSS.NAME: expected a loss of pairs", "got hinge"]),
+    "no room for a token": (["INPUT.MAX_SEQ_LEN=2"], ["INPUT.MAX_SEQ_LEN: expected 3 to 512", "got 2"]),
+    "no bound of tokens": (["INPUT.MAX_SEQ_LEN=0"], ["expected 3 to 512", "MODEL.BERT_POSITIONS", "got 0"]),
+    "more tokens than positions": (["MODEL.BERT_POSITIONS=60"], ["expected 3 to 60", "got 70"]),
+    "heads that do not divide": (["MODEL.BERT_HEADS=5"], ["MODEL.BERT_HEADS", "divisor", "768", "got 5"]),
+    "one length a batch": (["OPTIMIZATION.BATCHING=same_length"], ["expected random or bucket with oscar"]),
+    "images together": (["OPTIMIZATION.IMAGES_TOGETHER=4"], ["IMAGES_TOGETHER: expected 1", "NEGATIVES"]),
+    "a value for two labels": (["LOSS.NAME=match_regression"], ["OUTPUT.NUM_LABELS: expected 1", "got 2"]),
+    "two labels for softmax": (["OUTPUT.NUM_LABELS=1"], ["expected 2 with LOSS.NAME=match_cross_entropy"]),
+    "words of other splits": (["INPUT.VOCAB_SPLITS=[dev]"], ["INPUT.VOCAB_SPLITS: expected []"]),
+    "mined from nowhere": (
+        ["NEGATIVES.KIND=mined"],
+        ["NEGATIVES.DUAL: expected a dual encoder's checkpoint"],
+    ),
+    "a dual encoder for nothing": (["NEGATIVES.DUAL=out/a/best"], ["and none otherwise", "with random"]),
+    "batches made ahead": (
+        ["NEGATIVES.KIND=batch", "MISC.NUM_WORKERS=1"],
+        ["MISC.NUM_WORKERS: expected 0 with NEGATIVES.KIND=batch", "got 1"],
+    ),
+    "all pairs and candidates": (
+        ["EVAL.EVAL_CAPTION_INDEX_FILE=index.json"],
+        ["EVAL.EVAL_CROSS_IMAGE: expected true, or false with candidates", 'got true and "index.json"'],
+    ),
+    "some of the candidates' images": (
+        [
+            "EVAL.EVAL_CAPTION_INDEX_FILE=index.json",
+            "EVAL.EVAL_CROSS_IMAGE=false",
+            "MONITOR.DEV_IMAGES=5",
+        ],
+        ["MONITOR.DEV_IMAGES: expected 0", "got 5"],
+    ),
+    "VinVL's limits elsewhere": (
+        ["INPUT.NUM_CAPTIONS_PER_IMAGE_TRN=5"],
+        ["NUM_CAPTIONS_PER_IMAGE_TRN: expected it with DATASET.FORMAT=vinvl alone, got precomp"],
+    ),
 }
 
 
@@ -185,6 +231,14 @@ def test_a_mistake_in_a_task_file_names_the_file_and_the_line(tmp_path, text, fr
 def test_a_mistake_on_the_command_line_says_so(overrides, fragments):
     message = message_of(None, overrides)
     assert message.startswith("command line: ")
+    for fragment in fragments:
+        assert fragment in message
+
+
+@pytest.mark.parametrize(("overrides", "fragments"), OSCAR_MISTAKES.values(), ids=OSCAR_MISTAKES)
+def test_what_makes_no_sense_for_pairs_is_one_line(overrides, fragments):
+    load_config(None, OSCAR)
+    message = message_of(None, [*OSCAR, *overrides])
     for fragment in fragments:
         assert fragment in message
 

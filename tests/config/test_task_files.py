@@ -40,6 +40,41 @@ VSE = COMMON | {
     "OPTIMIZATION.LR_SCHEDULER": "constant",
     "MONITOR.EVAL_STEP": 100,
 }
+VINVL = {
+    "INPUT.MAX_REGION": 70,
+    "INPUT.MAX_SEQ_LEN": 70,
+    "INPUT.IMG_FEATURE_DIM": 2054,
+    "INPUT.ADD_OD_LABEL": True,
+    "INPUT.ATT_MASK_TYPE": "CLR",
+    "INPUT.NUM_CAPTIONS_PER_IMAGE_TRN": 5,
+    "LOSS.NAME": "match_cross_entropy",
+    "OPTIMIZATION.OPTIMIZER": "bert_adamw",
+    "OPTIMIZATION.LR": 2e-5,
+    "OPTIMIZATION.BATCH_SIZE": 32,
+    "OPTIMIZATION.WEIGHT_DECAY": 0.05,
+    "OPTIMIZATION.CLIP": "norm",
+    "OPTIMIZATION.CLIP_MAX_NORM": 1.0,
+    "OPTIMIZATION.LR_SCHEDULER": "linear",
+    "OPTIMIZATION.EPOCHS": 30,
+    "OUTPUT.SAVE_FREQ": 1,
+    "MONITOR.PRINT_STEP": 100,
+    "MONITOR.EVAL_FREQ": 1,
+    "NEGATIVES.KIND": "random",
+    "MISC.SEED": 123,
+    "MISC.NUM_WORKERS": 8,
+}
+VINVL_TASKS = {
+    "retrieval_train.yaml": {
+        "INPUT.NUM_CAPTIONS_PER_IMAGE_DEV": 20,
+        "EVAL.EVAL_CROSS_IMAGE": False,
+        "EVAL.EVAL_CAPTION_INDEX_FILE": "minival_caption_indexs_top20.json",
+    },
+    "retrieval_test.yaml": {
+        "EVAL.EVAL_CROSS_IMAGE": True,
+        "EVAL.EVAL_CAPTION_INDEX_FILE": "",
+        "EVAL.EVAL_IMG_KEYS_FILE": "test_img_keys_1k.tsv",
+    },
+}
 ORIGINALS = {
     "f8k/vsepp.yaml": VSEPP,
     "f30k/vsepp.yaml": VSEPP,
@@ -67,6 +102,15 @@ def test_the_originals_settings_are_carried(name):
         "INPUT.IMG_FEATURE_DIM": 4096,
         "OUTPUT.SAVE_NAME": f"{data}_{family}",
     }
-    for full_key, expected in (ORIGINALS[name] | of_the_data).items():
+    check_values(cfg, ORIGINALS[name] | of_the_data)
+
+
+@pytest.mark.parametrize("name", VINVL_TASKS)
+def test_the_task_files_of_vinvl_carry_its_settings(name):
+    check_values(load_config(CONFIGS / name), VINVL | VINVL_TASKS[name])
+
+
+def check_values(cfg, values):
+    for full_key, expected in values.items():
         section, key = full_key.split(".")
         assert cfg[section][key] == expected, full_key
