@@ -126,18 +126,25 @@ def configs_of_checkpoints(folders: Sequence[str], overrides: Sequence[str] = ()
     """
     if any(override.startswith("EVAL.CHECKPOINT_DIR=") for override in overrides):
         raise refusal(WHERE, "expected --checkpoints or EVAL.CHECKPOINT_DIR, got both; leave one out")
-    configs = []
-    for folder in folders:
-        path = Path(folder) if Path(folder).name not in ("", "..") else Path(folder).resolve()
-        config = path.parent / "config.yaml"
-        if (path / "config.yaml").is_file():
-            raise refusal(WHERE, f"--checkpoints: {folder} is a run; name a checkpoint of it: {path}/best")
-        if not config.is_file():
-            problem = f"expected a folder in a run, such as out/a/best, got {folder}: there is no {config}"
-            raise refusal(WHERE, f"--checkpoints: {problem}")
-        own = [*_own_folder(config), *overrides, f"EVAL.CHECKPOINT_DIR={folder}"]
-        configs.append(load_config(config, own))
-    return configs
+    return [config_of_checkpoint(folder, overrides) for folder in folders]
+
+
+def config_of_checkpoint(
+    folder: str, overrides: Sequence[str] = (), named_by: str = "--checkpoints"
+) -> FrozenConfig:
+    """Return the configuration of the run that a checkpoint folder lies in, under `overrides`.
+
+    `named_by`: the option or key that names the folder. Raises UserError as `load_config` does, and for a
+    folder outside a run.
+    """
+    path = Path(folder) if Path(folder).name not in ("", "..") else Path(folder).resolve()
+    config = path.parent / "config.yaml"
+    if (path / "config.yaml").is_file():
+        raise refusal(WHERE, f"{named_by}: {folder} is a run; name a checkpoint of it: {path}/best")
+    if not config.is_file():
+        problem = f"expected a folder in a run, such as out/a/best, got {folder}: there is no {config}"
+        raise refusal(WHERE, f"{named_by}: {problem}")
+    return load_config(config, [*_own_folder(config), *overrides, f"EVAL.CHECKPOINT_DIR={folder}"])
 
 
 def _own_folder(path: str | os.PathLike | None) -> list[str]:

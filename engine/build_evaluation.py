@@ -7,14 +7,32 @@ from pathlib import Path
 import numpy as np
 from yacs.config import CfgNode
 
+from config.errors import UserError
 from config.load import config_as_dict
 from datasets.build import build_dataset
+from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.build import checkpoint_folder, load_trained, read_vocabulary, split_name, swapped_pairs
+from engine.build_cross import (
+    Say,
+    evaluate_cross_encoder,
+    is_cross_encoder,
+    load_reranker,
+    rerank_lists,
+)
 from engine.checkpoint import checkpoint_hash
 from engine.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
-from engine.evaluator import Encoded, Progress, check_protocol, encode, open_scores, rank_encoded
+from engine.evaluator import (
+    Encoded,
+    Progress,
+    check_protocol,
+    encode,
+    folds_of_images,
+    open_scores,
+    rank_encoded,
+)
 from engine.result import Result
+from engine.short_lists import ShortLists
 from engine.swapped import Pair, percent_told_apart, swapped_scores
 
 
@@ -24,11 +42,12 @@ class Evaluation:
 
     `checkpoint`: `folder`, `sha256`, `model` and `step`; of several, a list `members` of these with `weight`
     and `config`, the keys that differ from the first configuration, and `tuning` where weights were searched.
+    `further`: what `result.json` gains, such as `swapped` and `rerank`.
     """
 
     result: Result
     checkpoint: dict
-    further: dict[str, dict[str, float]]
+    further: dict[str, dict]
 
 
 @dataclass(frozen=True)
@@ -42,21 +61,33 @@ class _Member:
 
 def evaluate_checkpoints(
     cfgs: Sequence[CfgNode],
+    shards: Path,
     weights: Sequence[float] | None = None,
     tune: bool = False,
     scores_path: str | Path | None = None,
     progress: Progress | None = None,
-) -> Evaluation:
+    say: Say = print,
+) -> Evaluation | None:
     """Measure the checkpoints of `cfgs`, several as an ensemble, by the EVAL section of the first.
 
     `weights`: positive, one a checkpoint, scaled to a sum of 1; none: equal ones, or with `tune` those with
     the highest MONITOR.BEST_METRIC on dev. `scores_path` takes all scores. Models are loaded one at a time.
+    A cross encoder keeps the scores that it has made in the folder `shards` until all is done, and tells by
+    `say` how long it will take; processes of a launched job share its work, and all but the first get None.
     Raises UserError for members whose images or captions differ, and as `evaluate` does.
     """
     cfg = cfgs[0]
+    _check_kinds(cfgs, scores_path)
+    if is_cross_encoder(cfg):
+        found = evaluate_cross_encoder(
+            cfg, shards, lambda dataset: swapped_pairs(cfg, dataset), scores_path, progress, say
+        )
+        return Evaluation(*found) if found else None
     datasets = _open_members(cfgs, cfg.EVAL.SPLIT)
     dataset, pairs = datasets[0], swapped_pairs(cfg, datasets[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
+    cross = load_reranker(cfg, dataset) if cfg.EVAL.RERANK_DIR else None
+    lists = _short_lists(cfg, cross.dataset) if cross else None
     tuning = _tune_on_dev(cfgs, progress) if tune else None
     origin = _tuned_where(cfg) if tuning else "given" if weights else "equal"
     weights = tuning.weights if tuning else normalized(weights or [1] * len(cfgs))
@@ -71,12 +102,44 @@ def evaluate_checkpoints(
             cfg.EVAL.BLOCK_SIZE,
             scores,
             progress,
+            lists,
         )
     further = {"swapped": percent_told_apart(swapped, pairs)} if pairs else {}
+    if cross:
+        reranked = rerank_lists(cfg, cross, lists, result, shards, pairs, progress, say)
+        if reranked is None:
+            return None
+        further["rerank"] = reranked
     if len(cfgs) == 1:
         return Evaluation(result, checkpoints[0], further)
     result = replace(result, protocol={**result.protocol, "weights": origin})
     return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further)
+
+
+def _check_kinds(cfgs: Sequence[CfgNode], scores_path: str | Path | None) -> None:
+    """Raise UserError for a cross encoder where embeddings are needed."""
+    cross = next((cfg for cfg in cfgs if is_cross_encoder(cfg)), None)
+    if cross and len(cfgs) > 1:
+        raise UserError(
+            f"--checkpoints: expected dual encoders, whose similarities are averaged, got {cross.MODEL.NAME} "
+            f"at {checkpoint_folder(cross)}: let it re-rank their short lists with EVAL.RERANK_DIR"
+        )
+    if cross and cross.EVAL.RERANK_DIR:
+        raise UserError(
+            f"EVAL.RERANK_DIR: expected with the run of a dual encoder, which proposes the short lists, got "
+            f"it with a run of {cross.MODEL.NAME}: set it for a run of vsepp, vse or vsrn"
+        )
+    if cfgs[0].EVAL.RERANK_DIR and scores_path:
+        raise UserError(
+            "--save_scores: expected scores of one model, got EVAL.RERANK_DIR, which orders by those of two: "
+            "leave out one of them"
+        )
+
+
+def _short_lists(cfg: CfgNode, dataset: PairDataset) -> ShortLists:
+    image_fold = folds_of_images(dataset.num_images, cfg.EVAL.FOLDS)
+    caption_fold = image_fold[dataset.caption_image]
+    return ShortLists(cfg.EVAL.RERANK_K, image_fold, caption_fold, dataset.sentence_ids)
 
 
 def _open_members(cfgs: Sequence[CfgNode], split: str) -> list[RetrievalDataset]:

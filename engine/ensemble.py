@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from config.errors import UserError
+from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluator import Encoded
 
@@ -104,10 +105,13 @@ def tune_weights(score: Callable[[list[float]], float], members: int) -> Tuning:
 
 
 def check_same_pairs(
-    first: RetrievalDataset, first_name: str, other: RetrievalDataset, other_name: str
+    first: RetrievalDataset | PairDataset,
+    first_name: str,
+    other: RetrievalDataset | PairDataset,
+    other_name: str,
 ) -> None:
-    """Raise UserError that says where the splits of two members differ in images, captions or their ties."""
-    needed = "an ensemble needs the same images and captions in one order: check the DATASET of both runs"
+    """Raise UserError that says where the splits of two models differ in images, captions or their ties."""
+    needed = "both models need the same images and captions in one order: check the DATASET of both runs"
     sizes = [f"{split.num_images} images and {split.num_captions} captions" for split in (first, other)]
     if sizes[0] != sizes[1]:
         raise UserError(f"{other_name}: {sizes[1]} in {other.name}, {sizes[0]} for {first_name}; {needed}")
@@ -124,5 +128,5 @@ def check_same_pairs(
                 )
 
 
-def _images_of_captions(split: RetrievalDataset) -> list[str]:
+def _images_of_captions(split: RetrievalDataset | PairDataset) -> list[str]:
     return [split.image_ids[image] for image in split.caption_image]

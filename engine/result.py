@@ -38,7 +38,7 @@ def write_result_json(
     checkpoint: dict,
     config: dict,
     versions: dict[str, str],
-    further: dict[str, dict[str, float]] | None = None,
+    further: dict[str, dict] | None = None,
 ) -> None:
     """Write `result.json`, whole or not at all.
 
@@ -83,6 +83,24 @@ def format_table(result: Result) -> str:
     ]
     if "candidates_text" in protocol:
         lines.append(protocol["candidates_text"])
+    return "\n".join(lines)
+
+
+def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
+    """Return the `rerank` of a result as a table of list lengths, headed by the dual encoder's `metrics`."""
+    recalls = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 10)]
+    lines = [
+        f"re-ranked by {rerank['checkpoint']['folder']}, step {rerank['checkpoint']['step']}:",
+        "",
+        f"{'k':>5}{'pairs scored':>16}{'share':>9}"
+        + "".join(f"{name:>10}" for name in ["i2t R@1", "i2t R@10", "t2i R@1", "t2i R@10", "rsum"]),
+    ]
+    rows = [(0, 0, metrics)] + [
+        (each["k"], each["pairs_scored"], each["metrics"]) for each in rerank["curve"]
+    ]
+    for k, pairs, found in rows:
+        values = "".join(f"{found[name]:>10.2f}" for name in [*recalls, "rsum"])
+        lines.append(f"{k or 'none':>5}{pairs:>16,}{pairs / rerank['all_pairs']:>9.2%}{values}")
     return "\n".join(lines)
 
 

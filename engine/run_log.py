@@ -49,7 +49,7 @@ class RunLog:
             self._bar.set_postfix_str(line)
         else:
             print(
-                f"epoch {record['epoch']:.2f}  step {record['step']}  {line}  left {_duration(seconds_left)}",
+                f"epoch {record['epoch']:.2f}  step {record['step']}  {line}  left {duration(seconds_left)}",
                 flush=True,
             )
 
@@ -114,7 +114,8 @@ def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int
     return f"validation at step {step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}  ({verdict})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds, such as 1:02:03 or 2:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

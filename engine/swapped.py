@@ -7,9 +7,12 @@ import numpy as np
 import paddle
 
 from config.errors import UserError
+from datasets.pair_dataset import PairDataset
+from datasets.pairs import Pairs
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.text import Vocabulary
 from engine.evaluator import encode_images, evaluation_mode
+from engine.pair_scoring import score_pairs
 
 
 class Pair(Protocol):
@@ -44,15 +47,21 @@ def swapped_scores(
     `image_emb` [images,D] are the embeddings of the split's images. Raises UserError for a pair whose image
     is not in the split.
     """
-    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
-    unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)
-    if unknown is not None:
-        raise UserError(
-            f"swapped captions name the image {unknown!r}, which is not in the {dataset.name} split"
-        )
-    images = image_emb[[row_of[pair.image_id] for pair in pairs]]  # [P,D]
+    images = image_emb[_rows_of(dataset, pairs)]  # [P,D]
     sides = [pair.caption for pair in pairs], [pair.swapped for pair in pairs]
     return np.stack([_paired_scores(model, images, _encode(model, vocabulary, texts)) for texts in sides])
+
+
+def cross_swapped_scores(
+    model: paddle.nn.Layer, dataset: PairDataset, pairs: Sequence[Pair], batch_tokens: int
+) -> np.ndarray:
+    """Return the scores [2,P] that a cross encoder gives to the same; `batch_tokens`: see `score_pairs`."""
+    texts = [pair.caption for pair in pairs] + [pair.swapped for pair in pairs]
+    rows = np.tile(_rows_of(dataset, pairs), 2)
+    order = np.argsort(rows, kind="stable")  # an image's captions together, so that it is read once
+    scores = np.empty(len(texts), np.float32)
+    scores[order] = score_pairs(model, dataset.with_texts(texts), Pairs(rows[order], order), batch_tokens)
+    return scores.reshape(2, -1)
 
 
 def percent_told_apart(scores: np.ndarray, pairs: Sequence[Pair]) -> dict[str, float]:
@@ -68,6 +77,17 @@ def percent_told_apart(scores: np.ndarray, pairs: Sequence[Pair]) -> dict[str, f
         "all": float(right.mean()),
         **{kind: float(right[kinds == kind].mean()) for kind in sorted(set(kinds))},
     }
+
+
+def _rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[Pair]) -> np.ndarray:
+    """Return the image of each pair, int64 [P]; raise UserError for one that is not in the split."""
+    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
+    unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)
+    if unknown is not None:
+        raise UserError(
+            f"swapped captions name the image {unknown!r}, which is not in the {dataset.name} split"
+        )
+    return np.array([row_of[pair.image_id] for pair in pairs], dtype=np.int64)
 
 
 def _encode(

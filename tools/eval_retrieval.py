@@ -4,20 +4,26 @@
     python tools/eval_retrieval.py --cfg_file configs/coco/vsepp.yaml EVAL.SPLIT=test EVAL.FOLDS=5
     python tools/eval_retrieval.py --cfg_file F --save_scores scores.npz
     python tools/eval_retrieval.py --checkpoints out/a/best out/b/best --tune_weights --out out/a_and_b
+    python tools/eval_retrieval.py --cfg_file F EVAL.RERANK_DIR=out/scenes_oscar/best EVAL.RERANK_K=20
 
 Writes result.json into <run>/eval_<split>/ (or --out).
 The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best. Similarities of several --checkpoints are averaged:
 each is read as the config.yaml of its run says; EVAL and RUNTIME are the first one's; KEY=VALUE goes to all.
+A cross encoder (oscar) scores every pair: a killed evaluation goes on where it stopped when the command is
+started again, and python -m paddle.distributed.launch shares the pairs among processes. With EVAL.RERANK_DIR
+it puts the short lists of a dual encoder in order instead.
 """
 
 import argparse
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run, start_runtime
+from _progress import progress_display
 from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
@@ -30,6 +36,10 @@ from config.load import (
     configs_of_checkpoints,
 )
 from config.values import refusal
+from engine.runtime import Runtime
+
+if TYPE_CHECKING:
+    from engine.build_evaluation import Evaluation
 
 
 def main() -> int:
@@ -56,9 +66,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     cfgs, weights = read_members(arguments)
-    print(start_runtime(cfgs[0]).describe(), flush=True)
+    runtime = start_runtime(cfgs[0])
     leave_on_sigterm()
-    return evaluate(cfgs, weights, arguments.tune_weights, arguments.out, arguments.save_scores)
+    return evaluate(cfgs, runtime, weights, arguments.tune_weights, arguments.out, arguments.save_scores)
 
 
 def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], list[float] | None]:
@@ -93,6 +103,7 @@ def read_weights(words: Sequence[str], members: int) -> list[float]:
 
 def evaluate(
     cfgs: Sequence[CfgNode],
+    runtime: Runtime,
     weights: Sequence[float] | None,
     tune: bool,
     out: str | None,
@@ -101,7 +112,8 @@ def evaluate(
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
     from engine.build import run_folder
     from engine.build_evaluation import evaluate_checkpoints
-    from engine.result import describe_checkpoint, format_table, versions, write_result_json
+    from engine.distributed import is_main
+    from engine.result import write_result_json, versions
 
     cfg = cfgs[0]
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
@@ -109,31 +121,40 @@ def evaluate(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
-    with progress_bar() as show:
-        found = evaluate_checkpoints(cfgs, weights, tune, scores_path, show)
+    say = print_line if is_main() else ignore
+    say(runtime.describe())
+    with progress_display() if is_main() else contextlib.nullcontext() as show:
+        found = evaluate_checkpoints(cfgs, path.parent / "scores", weights, tune, scores_path, show, say)
+    if found is None:  # the first process has the result
+        return 0
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
-    print(describe_checkpoint(found.checkpoint, found.result.protocol))
-    print(format_table(found.result))
-    for name, accuracies in found.further.items():
-        shown = ", ".join(f"{kind} {value:.1f}" for kind, value in accuracies.items())
-        print(f"{name} captions told apart, percent (chance 50): {shown}")
+    print_found(found)
     print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
     return 0
 
 
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar where output is a terminal; yield what tells it a stage, what is done of it and its size."""
-    from tqdm import tqdm
+def print_found(found: "Evaluation") -> None:
+    """Print what was measured, as tables."""
+    from engine.result import describe_checkpoint, format_reranked, format_table
 
-    with tqdm(unit="", leave=False, disable=None) as bar:
+    print(describe_checkpoint(found.checkpoint, found.result.protocol))
+    print(format_table(found.result))
+    rerank = found.further.get("rerank", {})
+    if rerank:
+        print(f"\n{format_reranked(rerank, found.result.metrics)}\n")
+    for name, further in (("", found.further), (" after re-ranking", rerank)):
+        if "swapped" in further:
+            shown = ", ".join(f"{kind} {value:.1f}" for kind, value in further["swapped"].items())
+            print(f"swapped captions told apart{name}, percent (chance 50): {shown}")
 
-        def show(stage: str, done: int, total: int) -> None:
-            bar.set_description(stage, refresh=False)
-            bar.total, bar.n = total, done
-            bar.refresh()
 
-        yield show
+def print_line(line: str) -> None:
+    """Print a line at once, also into a file."""
+    print(line, flush=True)
+
+
+def ignore(line: str) -> None:
+    """Let the first process alone speak."""
 
 
 if __name__ == "__main__":

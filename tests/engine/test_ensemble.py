@@ -191,7 +191,7 @@ class PlaceSplit(Split):
         return {"row": row, "token_ids": captions[:, None], "text_len": np.ones_like(captions)}
 
 
-def test_a_model_is_let_go_before_the_next_is_loaded(monkeypatch):
+def test_a_model_is_let_go_before_the_next_is_loaded(monkeypatch, tmp_path):
     loaded = []
 
     def load(cfg):
@@ -205,7 +205,7 @@ def test_a_model_is_let_go_before_the_next_is_loaded(monkeypatch):
     monkeypatch.setattr(build_evaluation, "read_vocabulary", lambda folder: None)
     monkeypatch.setattr(build_evaluation, "build_dataset", lambda *_, training: PlaceSplit())
     cfgs = [load_config(None, [f"EVAL.CHECKPOINT_DIR={name}", "MISC.SEED=1"]) for name in "abc"]
-    found = build_evaluation.evaluate_checkpoints(cfgs, weights=[1, 1, 2])
+    found = build_evaluation.evaluate_checkpoints(cfgs, tmp_path, weights=[1, 1, 2])
     assert found.result.metrics["rsum"] == 600 and len(loaded) == 3
     assert [one["weight"] for one in found.checkpoint["members"]] == [0.25, 0.25, 0.5]
     assert found.checkpoint["members"][2] == {
