@@ -62,7 +62,7 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
             number, pairs = numbered
             if cfg.NEGATIVES.KIND == "batch":
                 random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank])
-                pairs = harden(model, training, pairs, cfg.NEGATIVES.SHARE, random)
+                pairs = harden(model, training, pairs, cfg.NEGATIVES.SHARE, random, cfg.EVAL.BATCH_TOKENS)
             return training.batch(pairs)
 
         return len(batches), iterate_batches(make, batches, cfg.MISC.NUM_WORKERS, first)
@@ -100,11 +100,10 @@ def _validation(
     cfg: CfgNode, model: nn.Layer, dev: PairDataset, candidates: Pairs | None
 ) -> Callable[[Progress], dict[str, float]]:
     def validate(progress: Progress) -> dict[str, float]:
-        split, tie_rule = cfg.DATASET.DEV, cfg.EVAL.TIE_RULE
+        split, rule = cfg.DATASET.DEV, cfg.EVAL.TIE_RULE
+        sizes = cfg.EVAL.BATCH_TOKENS, cfg.EVAL.BLOCK_PAIRS
         if candidates is None:
-            result = evaluate_cross(model, dev, split, tie_rule=tie_rule, progress=progress)
-        else:
-            result = evaluate_candidates(model, dev, candidates, split, tie_rule=tie_rule, progress=progress)
-        return result.metrics
+            return evaluate_cross(model, dev, split, 1, rule, *sizes, progress).metrics
+        return evaluate_candidates(model, dev, candidates, split, rule, *sizes, progress).metrics
 
     return validate

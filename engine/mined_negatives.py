@@ -8,12 +8,12 @@ from config.load import configs_of_checkpoints
 from datasets.build import build_dataset
 from datasets.pair_dataset import PairDataset
 from datasets.pair_sampler import HardNegatives, mine_hard_negatives
-from datasets.pairs import top_candidates
 from engine.build import load_trained
 from engine.ensemble import check_same_pairs
 from engine.evaluator import Encoded, encode
+from engine.short_lists import ShortLists
 
-BLOCK_ROWS = 512
+TILE_IMAGES, TILE_CAPTIONS = 512, 4096
 
 
 def mine_with_dual(checkpoint: str | Path, dataset: PairDataset, top: int) -> HardNegatives:
@@ -28,21 +28,21 @@ def mine_with_dual(checkpoint: str | Path, dataset: PairDataset, top: int) -> Ha
     data = build_dataset(cfg, dataset.name, vocabulary, training=False)
     check_same_pairs(dataset, "the pairs", data, str(checkpoint))
     encoded = encode(model, data, cfg.EVAL.BATCH_SIZE)
-    return mine_hard_negatives(dataset, *top_lists(encoded, top))
+    lists = short_lists(encoded, dataset.sentence_ids, top)
+    return mine_hard_negatives(dataset, lists.captions_of_image, lists.images_of_caption)
 
 
-def top_lists(encoded: Encoded, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the captions that score highest with each image, and the images with each caption.
+def short_lists(encoded: Encoded, sentence_ids: np.ndarray, top: int) -> ShortLists:
+    """Return the `top` captions that score highest with each image, and images with each caption.
 
-    int64 [images, min(top, captions)] and [captions, min(top, images)].
+    sentence_ids [captions]: of captions that say the same, one is listed. Scores are made tile by tile.
     """
-    image, text, similarity = encoded.image, encoded.text, encoded.similarity
-    captions = [
-        top_candidates(similarity(image[start : start + BLOCK_ROWS], text)[:, encoded.sentence], top)
-        for start in range(0, len(image), BLOCK_ROWS)
-    ]
-    images = [
-        top_candidates(np.ascontiguousarray(similarity(image, text[start : start + BLOCK_ROWS]).T), top)
-        for start in range(0, len(text), BLOCK_ROWS)
-    ]
-    return np.concatenate(captions), np.concatenate(images)[encoded.sentence]
+    num_images, num_captions = len(encoded.image), len(encoded.sentence)
+    lists = ShortLists(top, np.zeros(num_images, int), np.zeros(num_captions, int), sentence_ids)
+    for image in range(0, num_images, TILE_IMAGES):
+        images = np.arange(image, min(image + TILE_IMAGES, num_images))
+        for caption in range(0, num_captions, TILE_CAPTIONS):
+            captions = np.arange(caption, min(caption + TILE_CAPTIONS, num_captions))
+            scores = encoded.similarity(encoded.image[images], encoded.text[encoded.sentence[captions]])
+            lists.write(images, captions, scores)
+    return lists

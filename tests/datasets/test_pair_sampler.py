@@ -7,7 +7,13 @@ from config.errors import UserError
 from datasets.captions import CaptionSplit
 from datasets.features import NpyFeatures
 from datasets.pair_dataset import PairDataset
-from datasets.pair_sampler import HardNegatives, PairSampler, harden_in_batch, mine_hard_negatives
+from datasets.pair_sampler import (
+    HardNegatives,
+    PairSampler,
+    harden_in_batch,
+    mine_hard_negatives,
+    neighbour_negatives,
+)
 from datasets.pairs import Pairs
 from datasets.wordpiece import MARKERS, WordPiece
 
@@ -135,6 +141,30 @@ def test_hard_negatives_come_from_the_lists(dataset):
     half = PairSampler(dataset, 8, 1, hard=hard, hard_share=0.5).negatives(0)
     share = np.isin(half.captions, [0, 1])[wrong_caption & listed].mean()
     assert 0.3 < share < 0.7
+
+
+@pytest.mark.parametrize("size", [2, 7, IMAGES + 1])
+def test_neighbours_are_wrong_for_each_other(dataset, size):
+    hard = neighbour_negatives(dataset, size)
+    for image in range(IMAGES):
+        group = [other for other in range(IMAGES) if other // size == image // size and other != image]
+        own = {dataset.captions[caption] for caption in captions_of(image)}
+        captions = {
+            caption
+            for other in group
+            for caption in captions_of(other)
+            if dataset.captions[caption] not in own
+        }
+        found = hard.captions_of_image[image]
+        assert sorted(found[found >= 0]) == sorted(captions)
+        for caption in captions_of(image):
+            found = hard.images_of_caption[caption]
+            right = {other for other in group if dataset.captions[caption] in texts_of(dataset, other)}
+            assert sorted(found[found >= 0]) == sorted(set(group) - right)
+
+
+def texts_of(dataset, image: int) -> set[str]:
+    return {dataset.captions[caption] for caption in captions_of(image)}
 
 
 def test_lists_of_other_data_are_refused(dataset):

@@ -1,6 +1,7 @@
 """An Oscar starts from a BERT's folder or from an Oscar's, strictly."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +186,22 @@ def test_a_damaged_file_is_one_line(tmp_path):
     (pretrained.path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: not JSON"):
         open_pretrained(pretrained.path)
+
+
+def test_configured_sizes_must_be_the_folders(tmp_path):
+    pretrained = open_pretrained(write(tmp_path / "bert", originals(), layer_norm_eps=1e-5))
+    own = pretrained.shape(3)
+    pretrained.check_shape(replace(own, dropout=0.5, vocab_size=10, region_norm=False))  # not its to say
+    for changes, expected in (
+        ({"num_layers": 3, "inner_dim": 11}, "add MODEL.BERT_LAYERS=2 MODEL.BERT_INNER_DIM=10"),
+        ({"norm_epsilon": 1e-12}, "add MODEL.BERT_NORM_EPSILON=1e-05"),
+    ):
+        with pytest.raises(UserError, match=expected) as error:
+            pretrained.check_shape(replace(own, **changes))
+        assert str(error.value).startswith(str(tmp_path / "bert" / "config.json"))
+    one_segment = open_pretrained(write(tmp_path / "other", originals(), type_vocab_size=1))
+    with pytest.raises(UserError, match="type_vocab_size: expected 2, for a caption and tags, got 1"):
+        one_segment.check_shape(own)
+    oscar = open_pretrained(write(tmp_path / "oscar", originals(), use_img_layernorm=0))
+    with pytest.raises(UserError, match="add MODEL.IMG_LAYERNORM=False"):
+        oscar.check_shape(replace(own, norm_epsilon=1e-12))

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models.pair_losses import match_binary, match_cross_entropy, match_regression
+from models.pair_losses import PairLoss, match_binary, match_cross_entropy, match_regression
 
 MATCH = [1, 0, 0, 1, 0]
 LOGITS = np.random.default_rng(0).normal(0, 2, (5, 2)).astype(np.float32)
@@ -37,3 +37,10 @@ def test_regression_by_loops():
     total = sum((logits[0] - match) ** 2 for logits, match in zip(LOGITS, MATCH, strict=True))
     found = float(match_regression(paddle.to_tensor(LOGITS[:, :1]), paddle.to_tensor(MATCH)))
     assert found == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_the_trainer_gets_it_by_name():
+    logits, match = paddle.to_tensor(LOGITS), paddle.to_tensor(MATCH)
+    terms = PairLoss(match_binary)({"logits": logits}, {"match": match}, 0)
+    assert list(terms) == ["match"]
+    assert float(terms["match"]) == float(match_binary(logits, match))

@@ -7,7 +7,7 @@ import pytest
 from config.default import default_config
 from solvers.optimizer import build_optimizer, optimizer_state, restore_optimizer_state
 
-NAMES = ["adam", "adamw", "sgd", "momentum"]
+NAMES = ["adam", "adamw", "bert_adamw", "sgd", "momentum"]
 
 
 class Small(paddle.nn.Layer):
@@ -63,11 +63,11 @@ def expected_values(kind: str, decay: float, steps: int) -> dict[str, np.ndarray
         own_decay = decay if start.ndim > 1 else 0.0
         for step in range(steps):
             gradient = gradients(step)[name].astype(np.float64)
-            if kind == "adamw":
+            if kind in ("adamw", "bert_adamw"):
                 weight = weight - 0.1 * own_decay * weight
             else:
                 gradient = gradient + own_decay * weight
-            if kind in ("adam", "adamw"):
+            if kind in ("adam", "adamw", "bert_adamw"):
                 first = 0.9 * first + 0.1 * gradient
                 second = 0.999 * second + 0.001 * gradient**2
                 corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
