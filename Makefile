@@ -47,3 +47,4 @@ $(venv)/%.installed: %.txt $(venv)/made
 	@touch $@
 
 $(runs): requirements-common.txt
+$(dev): requirements-onnx.txt

@@ -63,20 +63,21 @@ class Picture:
             raise UnreadableError("not a picture of a known format") from error
         except _BROKEN as error:
             raise _unreadable(error) from error
+        self._upright: Image.Image | None = None
         self._turned = orientation in range(2, 9)
         self.size = (height, width) if orientation in range(5, 9) else (width, height)
 
     def views(self, views: list[View], resample: Image.Resampling) -> list[np.ndarray]:
         """Return each view as uint8 [height,width,3] in RGB; equal boxes are brought to size once.
 
-        JPEG is decoded at a half, a quarter or an eighth of its size where the views need no more. To be
-        called once. Raises `UnreadableError`.
+        The picture is decoded as small as these views allow, unless `decode` came before. Raises
+        `UnreadableError`.
         """
         shrink = min(
             min((view.box[2] - view.box[0]) / view.size[0], (view.box[3] - view.box[1]) / view.size[1])
             for view in views
         )
-        upright = self._decode(shrink)
+        upright = self.decode(shrink)
         x_scale, y_scale = upright.width / self.size[0], upright.height / self.size[1]
         made: dict[tuple, np.ndarray] = {}
         for view in views:
@@ -88,8 +89,16 @@ class Picture:
         plain = [made[view.box, view.size] for view in views]
         return [pixels[:, ::-1] if view.flip else pixels for view, pixels in zip(views, plain, strict=True)]
 
+    def decode(self, shrink: float) -> Image.Image:
+        """Return the upright picture in RGB, which is decoded once: whole, or shrunk by at most `shrink`.
+
+        JPEG is decoded at a half, a quarter or an eighth of its size, which is as much faster.
+        """
+        if self._upright is None:
+            self._upright = self._decode(shrink)
+        return self._upright
+
     def _decode(self, shrink: float) -> Image.Image:
-        """Return the upright picture in RGB, whole or shrunk by at most `shrink`."""
         image = self._image
         try:
             if shrink >= 2 and image.format == "JPEG":

@@ -1,20 +1,36 @@
 """Batches of pictures, decoded, cut and normalised; a resume cuts each picture as it was cut before."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from datasets.images import Picture, UnreadableError, Unreadables
+from datasets.images import Picture, UnreadableError, Unreadables, View
 from datasets.picture_files import PictureFiles
 from datasets.transforms import Normalization, Transform
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """The B readable ones of the pictures that were asked for, with V views of each.
+
+    images: float32 [B,V,3,H,W]. kept: int64 [B], their places among the indices asked for. sizes: int64
+    [B,2], width and height of the upright pictures in pixels. boxes: float32 [B,V,4], what the views show,
+    x1, y1, x2, y2 in these pixels. Where no picture is readable, B is 0, and so are V, H and W.
+    """
+
+    images: np.ndarray
+    kept: np.ndarray
+    sizes: np.ndarray
+    boxes: np.ndarray
 
 
 class PictureLoader:
     """Reads pictures by index into one array a batch; threads may share it.
 
     names: of pictures in `files`, the order that indices mean. seed: with the epoch and a picture's index, of
-    all that is random in `transform`.
+    all that is random in `transform`. unreadables: who notes the pictures that cannot be read, or refuses.
     """
 
     def __init__(
@@ -28,34 +44,38 @@ class PictureLoader:
         resample: Image.Resampling = Image.Resampling.BILINEAR,
     ) -> None:
         self.files, self.names, self.unreadables = files, names, unreadables
-        self._transform, self._normalization = transform, normalization
-        self._seed, self._resample = seed, resample
+        self.transform, self.normalization, self.resample = transform, normalization, resample
+        self._seed = seed
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, indices: Sequence[int], epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return pictures, float32 [B,V,3,H,W], V views each, and which of `indices` they are, int64 [B].
-
-        Unreadable pictures are left out, so that B may be less than asked for, and 0 (the array then is
-        [0,0,3,0,0]). Raises `UserError` for one if they are refused.
-        """
+    def read(self, indices: Sequence[int], epoch: int = 0) -> PictureBatch:
+        """Return the pictures of some indices; `UserError` for an unreadable one where they are refused."""
         images, kept = np.empty((0, 0, 3, 0, 0), dtype=np.float32), []
-        for position, index in enumerate(indices):
+        sizes, boxes = [], []
+        for place, index in enumerate(indices):
             try:
-                views = self._views(int(index), epoch)
+                picture = Picture(self.files.read(self.names[index]))
+                views = self._cut(picture, int(index), epoch)
+                cuts = picture.views(views, self.resample)
             except UnreadableError as error:
                 self.unreadables.add(self.names[index], error)
                 continue
             if not kept:
-                height, width, _ = views[0].shape
-                images = np.empty((len(indices), len(views), 3, height, width), dtype=np.float32)
-            for view, out in zip(views, images[len(kept)], strict=True):
-                self._normalization.write(view, out)
-            kept.append(position)
-        return images[: len(kept)], np.array(kept, dtype=np.int64)
+                height, width, _ = cuts[0].shape
+                images = np.empty((len(indices), len(cuts), 3, height, width), dtype=np.float32)
+            for cut, out in zip(cuts, images[len(kept)], strict=True):
+                self.normalization.write(cut, out)
+            kept.append(place)
+            sizes.append(picture.size)
+            boxes.append([view.box for view in views])
+        return PictureBatch(
+            images[: len(kept)],
+            np.array(kept, dtype=np.int64),
+            np.array(sizes, dtype=np.int64).reshape(-1, 2),
+            np.array(boxes, dtype=np.float32).reshape(len(kept), images.shape[1], 4),
+        )
 
-    def _views(self, index: int, epoch: int) -> list[np.ndarray]:
-        picture = Picture(self.files.read(self.names[index]))
-        random = np.random.default_rng((self._seed, epoch, index))
-        return picture.views(self._transform(picture.size, random), self._resample)
+    def _cut(self, picture: Picture, index: int, epoch: int) -> list[View]:
+        return self.transform(picture.size, np.random.default_rng((self._seed, epoch, index)))

@@ -102,26 +102,33 @@ def blobs(tmp_path):
 
 def test_unreadable_pictures_leave_the_batch(blobs):
     reader = loader(blobs)
-    images, kept = reader.read([3, 2, 0])
-    assert images.shape == (2, 1, 3, 32, 32) and images.dtype == np.float32 and kept.tolist() == [0, 2]
-    np.testing.assert_array_equal(images[1], reader.read([0])[0][0])
+    batch = reader.read([3, 2, 0])
+    assert batch.images.shape == (2, 1, 3, 32, 32) and batch.images.dtype == np.float32
+    assert batch.kept.tolist() == [0, 2]
+    np.testing.assert_array_equal(batch.images[1], reader.read([0]).images[0])
     assert list(reader.unreadables.problems) == ["2.jpg"]
-    images, kept = reader.read([2])
-    assert len(images) == len(kept) == 0
+    batch = reader.read([2])
+    assert len(batch.images) == len(batch.kept) == len(batch.sizes) == len(batch.boxes) == 0
     with pytest.raises(UserError, match="2.jpg: unreadable picture"):
         loader(blobs, refuse=True).read([0, 2])
 
 
+def test_a_batch_tells_sizes_and_what_the_views_show(blobs):
+    batch = loader(blobs, ResizeCentreCrop(30, 15)).read([0, 1])
+    assert batch.sizes.tolist() == [[80, 60], [80, 60]]
+    np.testing.assert_array_equal(batch.boxes, [[[24, 16, 54, 46]]] * 2)  # half of the size, to whole pixels
+
+
 def test_a_picture_is_cut_alike_for_the_same_seed_epoch_and_index_alone(blobs):
     reader = loader(blobs, RandomResizedCrop(32), seed=5)
-    images, _ = reader.read([0, 1, 3], epoch=2)
-    again, _ = loader(blobs, RandomResizedCrop(32), seed=5).read([3, 0], epoch=2)
+    images = reader.read([0, 1, 3], epoch=2).images
+    again = loader(blobs, RandomResizedCrop(32), seed=5).read([3, 0], epoch=2).images
     np.testing.assert_array_equal(images[[2, 0]], again)
     for other, epoch in ((reader, 3), (loader(blobs, RandomResizedCrop(32), seed=6), 2)):
-        assert np.abs(other.read([0], epoch)[0] - images[0]).max() > 0.1
+        assert np.abs(other.read([0], epoch).images[0] - images[0]).max() > 0.1
 
 
 def test_ten_crops_are_ten_views(blobs):
-    images, _ = loader(blobs, TenCrop(40, 32)).read([0, 1])
+    images = loader(blobs, TenCrop(40, 32)).read([0, 1]).images
     assert images.shape == (2, 10, 3, 32, 32)
     np.testing.assert_array_equal(images[:, :5, :, :, ::-1], images[:, 5:])

@@ -15,6 +15,7 @@ TYPOS = {
     "convert_oscar.py": ("--overwirte", "--overwrite"),
     "demo.py": ("--hepl", "--help"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
+    "extract_features.py": ("--dytpe", "--dtype"),
     "fetch_pretrained.py": ("--overwirte", "--overwrite"),
     "make_report.py": ("--titel", "--title"),
     "make_scenes.py": ("--image_sise", "--image_size"),
@@ -46,7 +47,8 @@ def test_help_teaches_without_paddle(tool):
     done, modules = start(tool, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "argparse" in modules and not modules & {"paddle", "matplotlib", "safetensors", "visualdl"}
-    examples = re.findall(rf"python tools/{tool}(.*)", done.stdout)
+    joined = done.stdout.replace("\\\n", " ")
+    examples = re.findall(rf"python tools/{tool}(.*)", joined)
     assert examples, "an example to copy"
     described = done.stdout.partition("\noptions:")[2]
     for words in (shlex.split(example.rstrip(")")) for example in examples):
@@ -63,6 +65,7 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     query = {
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_oscar.py": ["a.pt", "a.json"],
+        "extract_features.py": ["--images", "a", "--backbone", "b", "--out", "c.h5"],
         "fetch_pretrained.py": ["bert", "folder"],
         "prepare_sop.py": ["sop"],
         "search_retrieval.py": ["--image", "1"],

@@ -1,0 +1,140 @@
+"""Files that say how to feed a finished network: a backbone, which describes pictures, or a detector."""
+
+import os
+from dataclasses import dataclass
+
+import yaml
+
+from config.default import Key
+from config.errors import UserError
+from config.task_files import compose_yaml, plain_value
+from config.values import check_value, refusal
+
+_PIXELS = {
+    "SIZE": Key(224, "width and height of the network's input, in pixels", minimum=8),
+    "BGR": Key(False, "the input begins with blue, and so do MEAN and SCALE"),
+    "MEAN": Key([123.675, 116.28, 103.53], "subtracted from pixels of 0 to 255", element=float, length=3),
+    "SCALE": Key(
+        [0.0171247538, 0.0175070028, 0.0174291938], "multiplied then", element=float, length=3, above=0
+    ),
+}
+BACKBONE_KEYS: dict[str, Key] = {
+    "MODEL": Key("", "file of the network, .onnx, or with KIND: paddle its name in paddle.vision"),
+    "KIND": Key("onnx", "who runs it", choices=("onnx", "paddle")),
+    "WEIGHTS": Key("", "paddle: file of weights; empty: Paddle's model zoo"),
+    "INPUT": Key("", "onnx: name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
+    "POOLED": Key("", "onnx: name of the output of a vector an image, [n,F] or [n,F,1,1]"),
+    "GRID": Key("", "onnx: name of the output of a map, [n,F,h,w]"),
+    "CUT": Key(
+        "centre",
+        "centre: the short side is brought to RESIZE and the middle taken; stretch: the whole picture is "
+        "brought to SIZE x SIZE",
+        choices=("centre", "stretch"),
+    ),
+    "RESIZE": Key(256, "centre: the short side in pixels, before the middle is taken", minimum=8),
+    **_PIXELS,
+}
+DETECTOR_KEYS: dict[str, Key] = {
+    "MODEL": Key("", "file of the network, .onnx"),
+    "INPUT": Key("", "name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
+    "OUTPUT": Key("", "name of the output [n,A,5+K] of YOLOX, not decoded; empty: its only one"),
+    "STRIDES": Key([8, 16, 32], "pixels from cell to cell of its maps", element=int, minimum=1),
+    "PAD": Key(114, "pixel value beside a picture that is not square", minimum=0, maximum=255),
+    "OVERLAP": Key(0.45, "two boxes of a class that share more of their union are one", minimum=0, maximum=1),
+    "CLASSES": Key([], "names of the K classes, in the network's order", element=str),
+    **_PIXELS,
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How to feed a backbone; the fields are the keys of `BACKBONE_KEYS`."""
+
+    path: str
+    model: str
+    kind: str
+    weights: str
+    input: str
+    pooled: str
+    grid: str
+    cut: str
+    resize: int
+    size: int
+    bgr: bool
+    mean: tuple[float, float, float]
+    scale: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """How to feed a detector; the fields are the keys of `DETECTOR_KEYS`."""
+
+    path: str
+    model: str
+    input: str
+    output: str
+    strides: tuple[int, ...]
+    pad: int
+    overlap: float
+    classes: tuple[str, ...]
+    size: int
+    bgr: bool
+    mean: tuple[float, float, float]
+    scale: tuple[float, float, float]
+
+
+def read_backbone(path: str | os.PathLike) -> Backbone:
+    """Read a backbone's file; raise `UserError` naming the line of a wrong key or value."""
+    values = _read_keys(os.fspath(path), BACKBONE_KEYS)
+    backbone = Backbone(os.fspath(path), **values)
+    if backbone.cut == "centre" and backbone.resize < backbone.size:
+        raise refusal(
+            backbone.path, f"RESIZE: expected at least SIZE, {backbone.size}, got {backbone.resize}"
+        )
+    if backbone.kind == "onnx" and not (backbone.pooled or backbone.grid):
+        raise refusal(backbone.path, "POOLED: expected the name of an output here or at GRID, got none")
+    return backbone
+
+
+def read_detector(path: str | os.PathLike) -> Detector:
+    """Read a detector's file; raise `UserError` naming the line of a wrong key or value."""
+    detector = Detector(os.fspath(path), **_read_keys(os.fspath(path), DETECTOR_KEYS))
+    if not detector.classes:
+        raise refusal(detector.path, "CLASSES: expected the names of its classes, got none")
+    return detector
+
+
+def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
+    """Return all of `keys` in lower case, as the file or their defaults have them; lists become tuples."""
+    values = {name: key.default for name, key in keys.items()}
+    root = compose_yaml(_read(path), path)
+    if not isinstance(root, yaml.MappingNode):
+        raise refusal(path, f"expected keys, such as MODEL: {next(iter(keys))}.onnx")
+    lines: dict[str, int] = {}
+    for name_node, value_node in root.value:
+        name, line = str(name_node.value), name_node.start_mark.line + 1
+        where = f"{path}, line {line}"
+        if name not in keys:
+            raise refusal(where, f"{name}: there is no such key, expected one of {', '.join(keys)}")
+        if lines.setdefault(name, line) != line:
+            raise refusal(where, f"{name}: expected once, got it again after line {lines[name]}")
+        values[name] = check_value(name, keys[name], plain_value(value_node, path), where)
+    if not values["MODEL"]:
+        raise refusal(path, f"MODEL: expected {keys['MODEL'].meaning}, got nothing")
+    return {
+        name.lower(): tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected YAML in UTF-8: name a file such as those in configs/backbones"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}: name a file such as those in configs/backbones"
+        ) from error

@@ -1,0 +1,71 @@
+"""From the files of a backbone and a detector to what extracts features."""
+
+from config.errors import UserError
+from config.network_files import Backbone, Detector
+from datasets.picture_loader import PictureLoader
+from datasets.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop, Transform
+from engine.extraction import GridDescriber, Network, PooledDescriber, RegionDescriber
+from engine.onnx_network import OnnxNetwork
+
+
+def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
+    """Return how pictures are cut for a backbone; ten crops are of the RESIZE of its file."""
+    if ten_crop:
+        return TenCrop(backbone.resize, backbone.size)
+    if backbone.cut == "stretch":
+        return Stretch(backbone.size)
+    return ResizeCentreCrop(backbone.resize, backbone.size)
+
+
+def build_network(backbone: Backbone, as_map: bool, threads: int) -> Network:
+    """Return the network of a backbone, with its map [B,F,h,w] or else its vectors as output."""
+    if backbone.kind == "paddle":
+        from engine.paddle_network import PaddleNetwork
+
+        return PaddleNetwork(backbone.model, backbone.weights, as_map)
+    if as_map and not backbone.grid:
+        raise UserError(f"{backbone.path}: GRID: expected the output of a map for --grid, got none")
+    output = backbone.grid if as_map else backbone.pooled or backbone.grid
+    return OnnxNetwork(backbone.model, backbone.input, output, backbone.size, threads)
+
+
+def normalization_of(network: Backbone | Detector) -> Normalization:
+    """Return how pixels become a network's numbers."""
+    return Normalization(network.mean, network.scale, network.bgr)
+
+
+def build_pooled(loader: PictureLoader, backbone: Backbone, threads: int) -> PooledDescriber:
+    """Return what makes a vector a picture."""
+    return PooledDescriber(loader, build_network(backbone, as_map=False, threads=threads))
+
+
+def build_grid(loader: PictureLoader, backbone: Backbone, side: int, threads: int) -> GridDescriber:
+    """Return what makes side x side regions a picture."""
+    return GridDescriber(loader, build_network(backbone, as_map=True, threads=threads), side)
+
+
+def build_regions(
+    loader: PictureLoader,
+    backbone: Backbone,
+    detector: Detector,
+    least_score: float,
+    fewest: int,
+    most: int,
+    threads: int,
+) -> RegionDescriber:
+    """Return what makes the regions that a detector finds; the arguments are those of `find_regions`."""
+    return RegionDescriber(
+        loader,
+        network=build_network(backbone, as_map=False, threads=threads),
+        crop=backbone.size,
+        detector=OnnxNetwork(detector.model, detector.input, detector.output, detector.size, threads),
+        detector_normalization=normalization_of(detector),
+        detector_size=detector.size,
+        strides=detector.strides,
+        pad=detector.pad,
+        classes=detector.classes,
+        overlap=detector.overlap,
+        least_score=least_score,
+        fewest=fewest,
+        most=most,
+    )

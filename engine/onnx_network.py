@@ -1,0 +1,97 @@
+"""A network in an ONNX file, run by ONNX Runtime, which is optional."""
+
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+
+
+class OnnxNetwork:
+    """One output of a network for pictures.
+
+    path: the file. input_name, output_name: "" where there is one alone. size: width and height of the
+    pictures. threads: of the processor. Raises `UserError` where ONNX Runtime is missing, the file is no
+    network, has no input or output of that name, or its input is not [n,3,size,size] of float32.
+    """
+
+    def __init__(self, path: str | Path, input_name: str, output_name: str, size: int, threads: int) -> None:
+        self.path, self.size = Path(path), size
+        runtime = _import_runtime(self.path)
+        if not self.path.is_file():
+            raise UserError(
+                f"{self.path}: no such file, expected a network: name it with --model or in MODEL"
+            )
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 4
+        try:
+            self._session = runtime.InferenceSession(
+                str(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise UserError(
+                f"{self.path}: not a network that ONNX Runtime can run ({_short(error)})"
+            ) from error
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        outputs = {value.name: value for value in self._session.get_outputs()}
+        self._input = _choose(self.path, "input", "INPUT", input_name, inputs)
+        self._output = _choose(self.path, "output", "POOLED, GRID or OUTPUT", output_name, outputs)
+        self._batch = self._check_input(inputs[self._input])
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the output for pictures, float32 [B,3,H,W]; raise `UserError` where the network fails."""
+        step = self._batch or max(1, len(images))
+        parts = []
+        for start in range(0, len(images), step):
+            part = images[start : start + step]
+            if self._batch and len(part) < step:
+                part = np.concatenate([part, np.zeros((step - len(part), *part.shape[1:]), part.dtype)])
+            try:
+                parts.append(self._session.run([self._output], {self._input: part})[0])
+            except Exception as error:  # as above
+                raise UserError(
+                    f"{self.path}: fails on a batch of {len(part)} pictures of {self.size} pixels "
+                    f"({_short(error)}): check SIZE and INPUT of its YAML file"
+                ) from error
+        return np.concatenate(parts)[: len(images)]
+
+    def _check_input(self, value: object) -> int | None:
+        """Return the size of batch that the network is made for, None for any."""
+        shape = list(value.shape)
+        fits = len(shape) == 4 and value.type == "tensor(float)"
+        wanted = [3, self.size, self.size]
+        # an axis of any size has a name or None in place of a number
+        fits = fits and all(
+            not isinstance(side, int) or side == want for side, want in zip(shape[1:], wanted, strict=True)
+        )
+        if not fits:
+            raise UserError(
+                f"{self.path}: input {self._input} is {value.type} {shape}, expected tensor(float) [n, 3, "
+                f"{self.size}, {self.size}]: set SIZE of its YAML file, or convert the network"
+            )
+        return shape[0] if isinstance(shape[0], int) else None
+
+
+def _import_runtime(path: Path) -> object:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"{path}: ONNX networks need ONNX Runtime, which is not installed: "
+            "pip install -r requirements-onnx.txt"
+        ) from error
+    return onnxruntime
+
+
+def _choose(path: Path, kind: str, key: str, name: str, there: dict[str, object]) -> str:
+    if not name and len(there) == 1:
+        return next(iter(there))
+    if name not in there:
+        shapes = ", ".join(f"{known} {list(value.shape)}" for known, value in there.items())
+        problem = f"there is no {kind} {name!r}" if name else f"several {kind}s"
+        raise UserError(f"{path}: {problem}, it has {shapes}: set {key} of its YAML file")
+    return name
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

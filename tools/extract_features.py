@@ -1,0 +1,265 @@
+"""Extract features from pictures into a feature store: vectors, grid regions, or detected regions with tags.
+
+    python tools/extract_features.py --images photos --backbone configs/backbones/mobilenetv2.yaml --out a.h5
+    python tools/extract_features.py --images p.zip --backbone configs/backbones/vgg19.yaml --ten_crop \\
+        --out a.h5
+    python tools/extract_features.py --images photos --backbone configs/backbones/mobilenetv2.yaml --grid 7 \\
+        --captions captions.csv --out a.h5
+    python tools/extract_features.py --images photos --backbone configs/backbones/mobilenetv2.yaml \\
+        --detector configs/backbones/yolox_nano.yaml --out a.h5
+
+A picture's id is its path in the folder, or the name that the caption file gives it. Unreadable pictures are
+named, left out and counted. While it is at work, everything is in OUT.extraction: after Ctrl-C, a kill or a
+full disk the same command goes on where it stopped, and ends with the same bytes.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _command import leave_on_sigterm, run
+
+from tqdm import tqdm
+
+from config.command_line import report_errors_on_one_line
+from config.errors import UserError
+from config.network_files import Backbone, Detector, read_backbone, read_detector
+from datasets.extraction import ExtractionFolder
+from datasets.feature_codec import STORED, compare
+from datasets.feature_contents import read_contents
+from datasets.feature_draft import FeatureDraft, partial_folder
+from datasets.feature_files import FORMATS, file_names
+from datasets.image_lists import read_captioned
+from datasets.images import Unreadables
+from datasets.open_features import open_features
+from datasets.picture_files import PictureFiles
+from datasets.picture_loader import PictureLoader
+from engine.build_extraction import build_grid, build_pooled, build_regions, build_transform, normalization_of
+from engine.extraction import Describer, extract
+from engine.runtime import choose_threads, prepare_runtime
+
+_PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
+
+
+def main() -> None:
+    """Parse the command line, extract, and write the store."""
+    arguments = parse_arguments()
+    leave_on_sigterm()
+    output = arguments.out
+    refuse_existing(output, arguments.overwrite)
+    backbone = read_backbone(arguments.backbone)
+    if arguments.model:
+        backbone = replace(backbone, model=arguments.model)
+    detector = read_detector(arguments.detector) if arguments.detector else None
+    if detector and arguments.detector_model:
+        detector = replace(detector, model=arguments.detector_model)
+    files = PictureFiles(arguments.images)
+    ids, names = choose_pictures(files, arguments.captions, arguments.split)
+    threads = choose_threads()
+    if backbone.kind == "paddle":
+        prepare_runtime(threads=threads)
+    loader = PictureLoader(
+        files,
+        names,
+        build_transform(backbone, arguments.ten_crop),
+        normalization_of(backbone),
+        Unreadables(refuse=arguments.unreadable == "refuse"),
+    )
+    batch_size = _PICTURES_WITH_REGIONS if detector else arguments.batch_size
+    folder = ExtractionFolder(output, describe_job(arguments, backbone, detector, ids, names, batch_size))
+    if folder.done:
+        print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
+    if folder.done < len(ids):
+        describer = build_describer(arguments, loader, backbone, detector, threads)
+        with bar("extracting", len(ids), folder.done) as progress:
+            extract(describer, ids, folder, batch_size, arguments.workers, progress)
+    write_store(folder, output, arguments.dtype)
+    for line in describe_problems(folder.problems):
+        print(line)
+    folder.remove()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line; raise `UserError` for options that do not go together."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
+    add = parser.add_argument
+    add("--images", metavar="DIR", type=Path, required=True, help="folder of pictures, or a zip file of one")
+    add("--out", metavar="F", type=Path, required=True, help="file to write: .h5 or .npy (docs/data.md)")
+    add("--backbone", metavar="F", required=True, help="YAML file of the network, as in configs/backbones")
+    add("--model", metavar="F", help="the network's own file, in place of MODEL of the backbone's")
+    add("--captions", metavar="F", type=Path, help="the pictures that a .csv or .json names, by its names")
+    add("--split", metavar="S", nargs="+", default=[], help="splits of --captions to take (default: all)")
+    add("--ten_crop", action="store_true", help="average corners, middle and their mirrors, as VSE++ does")
+    add("--grid", metavar="N", type=positive, help="N x N regions, averaged from the network's map")
+    add("--detector", metavar="F", help="YAML file of a detector, whose regions and tags are taken")
+    add("--detector_model", metavar="F", help="the detector's own file, in place of MODEL of its YAML file")
+    add(
+        "--regions",
+        metavar="N",
+        type=positive,
+        nargs=2,
+        default=[10, 36],
+        help="fewest and most regions of a picture (default 10 36)",
+    )
+    add(
+        "--min_score",
+        metavar="P",
+        type=probability,
+        default=0.1,
+        help="least score of a region beyond the fewest (default %(default)s)",
+    )
+    add("--dtype", choices=STORED, default="float16", help="how to store values (default %(default)s)")
+    add(
+        "--unreadable",
+        choices=("skip", "refuse"),
+        default="skip",
+        help="what happens to a picture that cannot be read: left out and counted, or the end "
+        "(default %(default)s)",
+    )
+    add(
+        "--batch_size",
+        metavar="N",
+        type=positive,
+        default=32,
+        help="pictures at a time (default %(default)s)",
+    )
+    add("--workers", metavar="N", type=int, default=1, help="threads that read ahead (default %(default)s)")
+    add("--overwrite", action="store_true", help="replace OUT, and forget an extraction that was stopped")
+    arguments = parser.parse_args()
+    ways = [arguments.ten_crop, arguments.grid is not None, arguments.detector is not None]
+    if sum(ways) > 1:
+        parser.error("expected one of --ten_crop, --grid and --detector, got several")
+    if arguments.regions[0] > arguments.regions[1]:
+        parser.error("--regions: expected the fewest, then the most")
+    if arguments.detector_model and not arguments.detector:
+        parser.error("--detector_model: expected --detector F with it")
+    if arguments.split and not arguments.captions:
+        parser.error("--split: expected --captions F with it")
+    return arguments
+
+
+def positive(text: str) -> int:
+    """Return a number of the command line that is 1 at least."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def probability(text: str) -> float:
+    """Return a number of the command line from 0 to 1."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+
+
+def choose_pictures(
+    files: PictureFiles, captions: Path | None, splits: list[str]
+) -> tuple[list[str], list[str]]:
+    """Return ids and the pictures that they name; raise `UserError` for an id that no file can hold."""
+    if captions is None:
+        ids = names = files.names
+    else:
+        listing, names = read_captioned(files, captions, splits)
+        ids = next(iter(listing.names.values()))
+    for image_id in ids:
+        if image_id != image_id.strip() or not image_id.isprintable():
+            raise UserError(
+                f"{files.path}: {image_id!r}: a name with blanks at its ends, a line break or bytes that are "
+                "not UTF-8 cannot be an id: rename the picture"
+            )
+    return ids, names
+
+
+def describe_job(
+    arguments: argparse.Namespace,
+    backbone: Backbone,
+    detector: Detector | None,
+    ids: list[str],
+    names: list[str],
+    batch_size: int,
+) -> dict[str, object]:
+    """Return what must be the same for a stopped extraction to go on."""
+    return {
+        "pictures": hashlib.sha256(repr((ids, names)).encode()).hexdigest(),
+        "backbone": {**asdict(backbone), "file": digest(backbone.weights or backbone.model)},
+        "detector": {**asdict(detector), "file": digest(detector.model)} if detector else None,
+        "options": [arguments.ten_crop, arguments.grid, *arguments.regions, arguments.min_score, batch_size],
+    }
+
+
+def digest(path: str) -> str | None:
+    """Return the checksum of a network's file, None where it is no file but a name."""
+    if not os.path.isfile(path):
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def build_describer(
+    arguments: argparse.Namespace,
+    loader: PictureLoader,
+    backbone: Backbone,
+    detector: Detector | None,
+    threads: int,
+) -> Describer:
+    """Return the way to features that was asked for."""
+    if detector:
+        fewest, most = arguments.regions
+        return build_regions(loader, backbone, detector, arguments.min_score, fewest, most, threads)
+    if arguments.grid:
+        return build_grid(loader, backbone, arguments.grid, threads)
+    return build_pooled(loader, backbone, threads)
+
+
+def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
+    """Write what was extracted into the store, compare, and say what it is."""
+    source = folder.store()
+    contents = read_contents(source, None, lambda done: None)
+    draft = FeatureDraft(output, source, contents, dtype)
+    with bar("writing", len(source), draft.images_done) as progress:
+        draft.write(progress)
+    with bar("comparing", len(source)) as progress:
+        try:
+            deviation = compare(source, open_features(draft.path), contents.ids, dtype, progress)
+        except UserError:
+            draft.discard()
+            raise
+    draft.finish()
+    print(f"{output}: {len(source)} pictures, {source.describe()}, {dtype}; {contents.describe()}")
+    print(f"compared: {deviation.describe()}")
+
+
+def refuse_existing(output: Path, overwrite: bool) -> None:
+    """Raise `UserError` where a file would be lost that --overwrite does not give up, or of no format."""
+    if output.suffix not in FORMATS:
+        raise UserError(f"{output}: expected a name that ends with {', '.join(FORMATS)}: name it so")
+    there = [path for path in map(output.with_name, file_names(output)) if path.exists()]
+    if there and there[-1].is_dir():
+        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
+    if there and not overwrite and (output in there or not partial_folder(output).exists()):
+        raise UserError(f"{there[0]}: already there: give another --out, or --overwrite to replace it")
+
+
+def describe_problems(problems: dict[str, str]) -> list[str]:
+    """Return a line for each picture that was left out, and one with their number; nothing without any."""
+    lines = [f"{name}: skipped, unreadable picture: {problem}" for name, problem in sorted(problems.items())]
+    return [*lines, f"unreadable pictures skipped: {len(lines)}"] if lines else []
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, initial: int = 0) -> Iterator[Callable[[int], object]]:
+    """Show progress on a terminal, in pictures; yield the function that moves it on."""
+    with tqdm(total=total, initial=initial, unit="picture", desc=what, disable=None) as progress:
+        yield progress.update
+
+
+if __name__ == "__main__":
+    run(main)
