@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config.load import configs_of_checkpoints
+from config.errors import UserError
+from config.families import DUAL_ENCODERS
+from config.load import config_of_checkpoint
 from datasets.build import build_dataset
 from datasets.pair_dataset import PairDataset
 from datasets.pair_sampler import HardNegatives, mine_hard_negatives
@@ -23,9 +25,15 @@ def mine_with_dual(checkpoint: str | Path, dataset: PairDataset, top: int) -> Ha
     of the embeddings and of a block of scores. Raises UserError for a checkpoint outside a run, one of a
     cross encoder, and one that was trained on other images or captions.
     """
-    cfg = configs_of_checkpoints([str(checkpoint)])[0]
+    every_caption = ["INPUT.LONG_CAPTIONS=cut", "DATASET.DISTINCT_CAPTIONS=false"]
+    cfg = config_of_checkpoint(str(checkpoint), every_caption, "NEGATIVES.DUAL")
+    if cfg.MODEL.NAME not in DUAL_ENCODERS:
+        raise UserError(
+            f"NEGATIVES.DUAL: expected the checkpoint of a dual encoder ({', '.join(DUAL_ENCODERS)}), got "
+            f"{checkpoint}, of a run of {cfg.MODEL.NAME}"
+        )
     model, vocabulary, _, _ = load_trained(cfg)
-    data = build_dataset(cfg, dataset.name, vocabulary, training=False)
+    data = build_dataset(cfg, dataset.name, vocabulary, training=True)
     check_same_pairs(dataset, "the pairs", data, str(checkpoint))
     encoded = encode(model, data, cfg.EVAL.BATCH_SIZE)
     lists = short_lists(encoded, dataset.sentence_ids, top)
