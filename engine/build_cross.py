@@ -16,7 +16,7 @@ from datasets.build_pairs import build_candidates, open_pair_split, pair_dataset
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Blocks, Pairs
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.build import load_trained, split_name
+from engine.build import checkpoint_folder, load_trained, split_name
 from engine.checkpoint import checkpoint_hash
 from engine.cross_evaluation import candidate_blocks, cross_blocks, rank_candidates, rank_cross
 from engine.distributed import rank, start_process_group, wait_for_all, world_size
@@ -51,6 +51,16 @@ class CrossEncoder:
 def is_cross_encoder(cfg: CfgNode) -> bool:
     """Tell whether the configured model scores pairs, and embeds nothing."""
     return cfg.MODEL.NAME in CROSS_ENCODERS
+
+
+def refuse_cross_encoder(cfg: CfgNode) -> None:
+    """Raise UserError for a model that has no embeddings to search or to show."""
+    if is_cross_encoder(cfg):
+        raise UserError(
+            f"MODEL.NAME: expected a dual encoder, which embeds images and sentences, got {cfg.MODEL.NAME}: "
+            "name the run of a dual encoder, and let this one re-rank with "
+            f"EVAL.RERANK_DIR={checkpoint_folder(cfg)}"
+        )
 
 
 def load_cross_encoder(cfg: CfgNode) -> CrossEncoder:

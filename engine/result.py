@@ -58,6 +58,16 @@ def write_result_json(
     write_atomically(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_reranked(path: Path, checkpoint_sha256: str, protocol: dict) -> dict:
+    """Return the `rerank` of a `result.json` that measured these weights by this protocol, or nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        alike = content["checkpoint"]["sha256"] == checkpoint_sha256 and content["protocol"] == protocol
+        return content["rerank"] if alike else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
 def format_table(result: Result) -> str:
     """Return the result as a text table that says how it was counted."""
     protocol, metrics = result.protocol, result.metrics

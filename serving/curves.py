@@ -1,4 +1,4 @@
-"""The training curves of several runs in one figure, over the time that each has worked."""
+"""Curves: the training of several runs over the time that each has worked, and re-ranking over its cost."""
 
 import io
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+PERCENT_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 UNITS = ((10_800.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -38,9 +39,36 @@ def draw_curves(logs: Sequence[tuple[str, str, list[dict]]]) -> Image.Image:
     no_loss = "no step was logged:\nlower MONITOR.PRINT_STEP"
     _finish(loss_axes, "training loss, first logged = 1", unit, no_loss)
     _finish(recall_axes, "mean recall on dev, percent", unit, "no validation was logged")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144)
-    return Image.open(buffer)
+    return _picture(figure)
+
+
+def draw_reranking(rerank: dict, first: dict[str, float], colour: str) -> Image.Image:
+    """Draw recall over the length of the short lists, and over the pairs scored.
+
+    `rerank` is that of a `result.json`; `first` has the metrics of the dual encoder alone, drawn dotted.
+    """
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    k_axes, cost_axes = figure.subplots(1, 2)
+    lengths = [point["k"] for point in rerank["curve"]]
+    percent = [100 * point["pairs_scored"] / rerank["all_pairs"] for point in rerank["curve"]]
+    shown = [tick for tick in PERCENT_TICKS if percent[0] <= tick <= percent[-1]]
+    for axes, x, ticks, metrics in (
+        (k_axes, lengths, lengths, {"i2t_r1": "image to text", "t2i_r1": "text to image"}),
+        (cost_axes, percent, shown, {"mean_recall": "mean recall"}),
+    ):
+        for (metric, name), line in zip(metrics.items(), ("solid", "dashed"), strict=False):
+            found = [point["metrics"][metric] for point in rerank["curve"]]
+            axes.plot(x, found, label=name, color=colour, linestyle=line, marker="o", markersize=4)
+            axes.axhline(first[metric], color=colour, linestyle="dotted", alpha=0.7)
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    k_axes.set(title="R@1, percent", xlabel="length of the short lists")
+    cost_axes.set(title="mean of the six recalls, percent", xlabel="percent of all pairs scored")
+    return _picture(figure)
 
 
 def _points(clock: Sequence[float], log: Sequence[dict], event: str, key: str) -> list[tuple[float, float]]:
@@ -51,6 +79,12 @@ def _plot(axes: Axes, points: list[tuple[float, float]], name: str, colour: str,
     if points:
         x, y = zip(*points, strict=True)
         axes.plot(x, y, label=name, color=colour, marker="o" if dots else None, markersize=4)
+
+
+def _picture(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144)
+    return Image.open(buffer)
 
 
 def _finish(axes: Axes, title: str, unit: str, if_empty: str) -> None:

@@ -1,7 +1,7 @@
 """The report of one or several runs: recalls, word order, training, and what they find, with the pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from config.errors import UserError
 from engine.result import Result
 from serving.attention_page import AttentionSection, report_sections
-from serving.curves import draw_curves, working_seconds
+from serving.curves import draw_curves, draw_reranking, working_seconds
 from serving.examples import (
     best_captions,
     comparisons,
@@ -46,7 +46,8 @@ class RunReport:
     """One run of the report: its name, its family, its model (as a searcher of the split), what was measured.
 
     `log` holds the records of log.jsonl; `swapped` the percent of swapped captions that are told from the
-    true ones, by kind and for `all`, and nothing where the split has none.
+    true ones, by kind and for `all`, and nothing where the split has none. `rerank`: what `result.json` holds
+    of the re-ranking of this model's short lists, and nothing where there was none.
     """
 
     name: str
@@ -55,6 +56,7 @@ class RunReport:
     result: Result
     log: list[dict]
     swapped: dict[str, float]
+    rerank: dict = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -91,6 +93,7 @@ def write_report(path: Path, title: str, runs: list[RunReport], pictures: Pictur
             relating_verdict(run) for run in runs if run.family in RELATING_FAMILIES and run.swapped
         ],
         "curves": image_uri(draw_curves([(run.name, colours[run.name], run.log) for run in runs]), "png"),
+        "reranked": [_reranked(run, colours[run.name]) for run in runs if run.rerank],
         "looks": {run.name: _looks(run, pictures) for run in runs if run.family in RELATING_FAMILIES},
         **_examples(runs[0]),
         **(_comparisons(runs) if len(runs) > 1 else {}),
@@ -136,6 +139,22 @@ def relating_verdict(run: RunReport) -> str:
         f"{run.name} tells {accuracy:.1f}% of the pairs apart ({kinds}): {short} the {RELATING_MARK:.0f}% "
         f"that a model which relates regions ({run.family}) should reach."
     )
+
+
+def _reranked(run: RunReport, colour: str) -> dict:
+    """Return what the page shows of a re-ranking: a table of both stages, and curves over their cost."""
+    rerank = run.rerank
+    after = {kind: rerank["swapped"][kind] for kind in run.swapped} if "swapped" in rerank else {}
+    return {
+        "name": run.name,
+        "model": rerank["checkpoint"]["model"],
+        "k": rerank["k"],
+        "pairs": rerank["pairs_scored"],
+        "share": 100 * rerank["pairs_scored"] / rerank["all_pairs"],
+        "recalls": mark_best([run.result.metrics, rerank["metrics"]], COLUMNS),
+        "swapped": mark_best([run.swapped, after], list(after)),
+        "curves": image_uri(draw_reranking(rerank, run.result.metrics, colour), "png"),
+    }
 
 
 def _examples(run: RunReport) -> dict:

@@ -1,6 +1,6 @@
 """Search one split with a trained dual encoder: pictures by sentence, sentences and pictures by picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -16,11 +16,15 @@ from serving.index import Index
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: an image's id or a caption, its score (higher is better), whether it is true."""
+    """One result: an image's id or a caption, its score (higher is better), whether it is true.
+
+    `before`: its place, from 1, before it was re-ranked; 0 where it was not.
+    """
 
     name: str
     score: float
     right: bool = False
+    before: int = 0
 
 
 class Searcher:
@@ -84,7 +88,7 @@ class Searcher:
         own = set()
         if image_id is not None:
             own.update(self._spelling[self.dataset.caption_image == self.dataset.image_ids.index(image_id)])
-        return [Hit(hit.name, hit.score, right=hit.name in own) for hit in hits]
+        return [replace(hit, right=hit.name in own) for hit in hits]
 
     def images_for_image(self, embedding: np.ndarray, k: int, leave_out: str | None = None) -> list[Hit]:
         """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D]."""

@@ -4,7 +4,7 @@
     python tools/make_report.py out/demo/vsepp out/demo/vse --out out/demo/report.html
 
 Several runs are compared: each number with the best marked, and what each finds for the same sentences. Best
-hits and worst misses are the first run's.
+hits and worst misses are the first run's. A run that was evaluated with EVAL.RERANK_DIR gets a section on it.
 """
 
 import argparse
@@ -58,6 +58,9 @@ def make_report(
     """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page."""
     from datasets.build import build_dataset
     from engine.build import evaluate_split, load_trained, measure_swapped, split_name
+    from engine.build_cross import refuse_cross_encoder
+    from engine.checkpoint import checkpoint_hash
+    from engine.result import read_reranked
     from engine.run_folder import read_log
     from serving.pictures import PictureFolder, image_folder
     from serving.report import RunReport, refuse_others, write_report
@@ -69,17 +72,22 @@ def make_report(
     )
     names = display_names(folders)
     reports = []
+    for cfg in configs:
+        refuse_cross_encoder(cfg)
     for folder, cfg in zip(folders, configs, strict=True):
         print(f"measuring {folder}", flush=True)
         model, vocabulary, state, _ = load_trained(cfg)
         dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+        result = evaluate_split(cfg, model, dataset)
+        measured = folder / f"eval_{cfg.EVAL.SPLIT}" / "result.json"
         report = RunReport(
             name=names[folder],
             family=state["model"],
             searcher=Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE),
-            result=evaluate_split(cfg, model, dataset),
+            result=result,
             log=read_log(folder / "log.jsonl"),
             swapped=measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}),
+            rerank=read_reranked(measured, checkpoint_hash(state), result.protocol),
         )
         reports.append(report)
         refuse_others(reports[0], report)

@@ -2,9 +2,10 @@
 
     python tools/search_retrieval.py --cfg_file F --text "a red circle left of a blue square"
     python tools/search_retrieval.py --cfg_file F --image 01234.png --top_k 10
+    python tools/search_retrieval.py --cfg_file F --text "a dog on a sofa" EVAL.RERANK_DIR=out/oscar/best
 
 Prints the best hits with their scores and writes a contact sheet (PNG) and a page (HTML) into <run>/search/
-(or --out).
+(or --out). With EVAL.RERANK_DIR a cross encoder puts the best EVAL.RERANK_K in order first.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from config.errors import UserError
 from config.load import add_config_arguments, config_from_arguments
 
 if TYPE_CHECKING:
+    from datasets.retrieval_dataset import RetrievalDataset
+    from serving.reranker import Reranker
     from serving.searcher import Hit
 
 
@@ -53,25 +56,33 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     """Answer one query on the terminal, as a contact sheet and as a page."""
     from datasets.build import build_dataset
     from engine.build import load_trained, run_folder, split_name
+    from engine.build_cross import refuse_cross_encoder
     from serving.pages import write_search_page
     from serving.pictures import PictureFolder, Tile, contact_sheet, image_folder
     from serving.searcher import Searcher
 
+    refuse_cross_encoder(cfg)
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
     model, vocabulary, state, folder = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+    reranker, second = build_reranker(cfg, dataset)
     searcher = Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
+    count = max(top_k, cfg.EVAL.RERANK_K) if reranker else top_k
     captions = []
     if text is not None:
         title, shown = text, None
-        images = searcher.images_for_text(text, top_k)
+        images = searcher.images_for_text(text, count)
+        if reranker:
+            images = reranker.images_for_text(text, images)[:top_k]
         unknown = searcher.unknown_words(text)
         if unknown:
             print(f"not in the model's vocabulary: {', '.join(unknown)}")
     else:
         embedding, shown = searcher.embed_image(image)
         title = shown or Path(image).name
-        captions = searcher.captions_for_image(embedding, top_k, shown)
+        captions = searcher.captions_for_image(embedding, count, shown)
+        if reranker:
+            captions = reranker.captions_for_image(shown, captions)[:top_k]
         images = searcher.images_for_image(embedding, top_k, leave_out=shown)
     print_hits(f"captions for: {title}", captions)
     print_hits(f"pictures for: {title}", images)
@@ -83,11 +94,23 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     sheet = contact_sheet(title, tiles, pictures, query=shown)
     note = (
         f"The best of {dataset.num_images} pictures of the split {dataset.name}, by {state['model']} "
-        f"({folder}, step {state['progress']['step']})."
+        f"({folder}, step {state['progress']['step']}){second}."
     )
     for path in write_search_page(target, title, note, shown, images, captions, pictures, sheet):
         print(f"written: {path}")
     return 0
+
+
+def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker | None", str]:
+    """Return what re-ranks hits in `dataset` as EVAL.RERANK_DIR says, and words on it; without it nothing."""
+    from engine.build_cross import load_reranker
+    from serving.reranker import Reranker
+
+    if not cfg.EVAL.RERANK_DIR:
+        return None, ""
+    cross = load_reranker(cfg, dataset)
+    reranker = Reranker(cross.model, cross.dataset, cfg.EVAL.BATCH_TOKENS, cfg.EVAL.RERANK_DUAL_WEIGHT)
+    return reranker, f", its best {cfg.EVAL.RERANK_K} in the order of {cross.checkpoint['folder']}"
 
 
 def print_hits(heading: str, hits: list["Hit"]) -> None:
@@ -95,7 +118,8 @@ def print_hits(heading: str, hits: list["Hit"]) -> None:
     if hits:
         print(heading)
     for number, hit in enumerate(hits, start=1):
-        print(f"{number:3d}  {hit.score:.4f}  {hit.name}{'  (its own)' if hit.right else ''}")
+        before = f"  (before: {hit.before})" if hit.before else ""
+        print(f"{number:3d}  {hit.score:.4f}  {hit.name}{'  (its own)' if hit.right else ''}{before}")
 
 
 def file_name(query: str) -> str:

@@ -60,12 +60,14 @@ def visualize(
     """Draw what the model made of one image, and say it on the terminal."""
     from datasets.build import build_dataset
     from engine.build import load_trained, run_folder, split_name
+    from engine.build_cross import refuse_cross_encoder
     from serving.attention import attend, read_sentence
     from serving.attention_page import attention_section, write_attention
     from serving.pictures import PictureFolder, image_folder
     from serving.region_view import region_view
     from serving.searcher import Searcher
 
+    refuse_cross_encoder(cfg)
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
     model, vocabulary, state, folder = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)

@@ -129,3 +129,25 @@ def test_a_report_shows_where_a_model_of_regions_looked(vsrn, pictures, tmp_path
     assert "Where graph looked" in page and page.count("What the graph listened to</h3>") in (1, 2)
     assert page.count(">generated</td>") == page.count("What the graph listened to</h3>")
     assert "Where graph looked" not in written(tmp_path, [run], PictureFolder(None))
+
+
+def test_a_re_ranked_run_shows_both_stages(run, pictures, tmp_path):
+    points = [
+        {"k": k, "pairs_scored": 30 * k, "metrics": {**run.result.metrics, "rsum": 600.0 + k}} for k in (1, 2)
+    ]
+    rerank = {
+        "k": 2,
+        "pairs_scored": 60,
+        "all_pairs": 180,
+        "metrics": points[-1]["metrics"],
+        "curve": points,
+        "swapped": {"all": 88.5, "sides": 77.5},
+        "checkpoint": {"model": "oscar"},
+    }
+    page = written(tmp_path, [dataclasses.replace(run, rerank=rerank)], pictures)
+    assert "Re-ranked: first, then oscar" in page and "60 pairs, 33.3% of those" in page
+    assert '<td class="best">602.0</td>' in page and '<td class="best">88.5</td>' in page
+    groups, heads, row = re.findall(r"<tr.*?</tr>", page[page.index("Re-ranked") :], re.DOTALL)[:3]
+    spans = [int(span or 1) for span in re.findall(r'<th(?: colspan="(\d)")?>', groups)]
+    assert sum(spans) == heads.count("<th>") == row.count("<td") == 1 + len(COLUMNS) + 2
+    assert "Re-ranked" not in written(tmp_path, [run], pictures)

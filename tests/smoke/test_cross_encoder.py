@@ -1,6 +1,7 @@
 """A cross encoder measured from the command line: alone, killed, resumed, shared, behind a dual encoder."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -228,3 +229,49 @@ def test_other_images_cannot_be_re_ranked(runs, run_quickly, run_tool, tmp_path)
         *(f"DATASET.DATA_DIR={tmp_path / 'data'}", f"EVAL.RERANK_DIR={runs / 'cross' / 'best'}"),
     )
     refused(done, "both models need the same images and captions in one order")
+
+
+def test_a_search_puts_its_short_list_in_order(runs, run_quickly, tmp_path, undisturbed):
+    options = [
+        *of_run(runs, "run", tmp_path),
+        f"EVAL.RERANK_DIR={runs / 'cross' / 'best'}",
+        "EVAL.RERANK_K=20",
+    ]
+    done = run_quickly("search_retrieval", *options, "--image", "test_000003", "--top_k", "4")
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^ +\d+  ([\d.]+)  .*\(before: (\d+)\)$", done.stdout, re.MULTILINE)
+    scores = [float(score) for score, _ in found]
+    assert (
+        len(found) == 4 and scores == sorted(scores, reverse=True) and len({place for _, place in found}) == 4
+    )
+    assert all(np.isclose(undisturbed["scores"][3], score, atol=1e-4).any() for score in scores)
+    everything = run_quickly("search_retrieval", *options, "--text", "a red circle", "--top_k", "30")
+    assert everything.returncode == 0 and everything.stdout.count("(before: ") == 20
+    assert "in the order of" in (tmp_path / "hits.html").read_text()
+    np.save(tmp_path / "picture.npy", np.ones((3, 64), np.float32))
+    refused(
+        run_quickly("search_retrieval", *options, "--image", tmp_path / "picture.npy"),
+        "expected an image of the split with EVAL.RERANK_DIR",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"), [("search_retrieval", ["--text", "a dog"]), ("visualize", ["--image", "test_000003"])]
+)
+def test_a_cross_encoder_alone_has_nothing_to_search(runs, run_quickly, tmp_path, tool, words):
+    done = run_quickly(tool, *of_run(runs, "cross", tmp_path / "out"), *words)
+    refused(done, "expected a dual encoder", f"EVAL.RERANK_DIR={runs / 'cross' / 'best'}")
+
+
+def test_a_report_shows_what_was_re_ranked(runs, run_quickly, tmp_path):
+    config = ["--cfg_file", runs / "run" / "config.yaml"]
+    done = run_quickly("eval_retrieval", *config, f"EVAL.RERANK_DIR={runs / 'cross' / 'best'}")
+    assert done.returncode == 0, done.stderr
+    for folds, shown in ((1, True), (2, False)):  # a result of other folds is not shown
+        config = (runs / "run" / "config.yaml").read_text()
+        (runs / "run" / "config.yaml").write_text(re.sub(r"FOLDS: \d", f"FOLDS: {folds}", config))
+        done = run_quickly("make_report", runs / "run", "--out", tmp_path / "report.html")
+        assert done.returncode == 0, done.stderr
+        assert ("Re-ranked: run, then oscar" in (tmp_path / "report.html").read_text()) == shown
+    (runs / "run" / "config.yaml").write_text(re.sub(r"FOLDS: \d", "FOLDS: 1", config))
+    refused(run_quickly("make_report", runs / "cross"), "expected a dual encoder")
