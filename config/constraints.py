@@ -3,7 +3,8 @@
 from pathlib import PurePath
 from typing import NoReturn
 
-from config.families import CROSS_ENCODERS, DUAL_ENCODERS
+from config.families import CROSS_ENCODERS, DUAL_ENCODERS, METRIC_LOSSES
+from config.image_constraints import check_images
 from config.values import refusal, show
 
 Values = dict[str, dict]  # section -> key -> value
@@ -24,6 +25,7 @@ def check_constraints(values: Values, origins: Origins) -> None:
     _check_model(values["MODEL"], origins)
     _check_captioner(values, origins)
     _check_schedule(values, origins)
+    check_images(values, origins)
     _check_save_name(values["OUTPUT"]["SAVE_NAME"], origins)
 
 
@@ -78,7 +80,7 @@ def _check_kind(values: Values, origins: Origins) -> None:
             origins,
             f"expected a loss of pairs, such as match_cross_entropy, with {name}, got {loss}",
         )
-    if name in DUAL_ENCODERS and of_pairs:
+    if name in DUAL_ENCODERS and (of_pairs or loss in METRIC_LOSSES):
         _refuse("LOSS.NAME", origins, f"expected hinge or contrastive with {name}, got {loss}")
     if name not in CROSS_ENCODERS:
         return

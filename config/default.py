@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode
 
-from config.families import CROSS_ENCODERS, DUAL_ENCODERS
+from config.families import CROSS_ENCODERS, DUAL_ENCODERS, IMAGE_ENCODERS, METRIC_LOSSES
 
 Scalar = bool | int | float | str
 
@@ -94,6 +94,28 @@ KEYS: dict[str, dict[str, Key]] = {
             "all captions are there",
             minimum=0,
         ),
+        "CROP_SIZE": Key(224, "side of the square that a CNN sees, in pixels", minimum=32),
+        "RESIZE": Key(
+            256,
+            "short side that a picture is brought to in evaluation, in pixels, before the middle is taken",
+            minimum=32,
+        ),
+        "CROP_AREA": Key(
+            [0.08, 1.0],
+            "training: least and largest share of a picture's area that a crop takes; it is then brought "
+            "to CROP_SIZE",
+            element=float,
+            above=0,
+            maximum=1,
+            length=2,
+        ),
+        "FLIP": Key(True, "training: mirror half of the pictures left to right"),
+        "UNREADABLE": Key(
+            "refuse",
+            "cnn: what becomes of a picture that cannot be read; refuse: end with its name; skip: leave it "
+            "out, and name it in the end",
+            choices=("refuse", "skip"),
+        ),
     },
     "DATASET": {
         "NAME": Key("", "name of the data set, for logs and results"),
@@ -118,7 +140,16 @@ KEYS: dict[str, dict[str, Key]] = {
             "class an image (.txt); {split} in it stands for the split's name; empty: the tags that belong "
             "to the features",
         ),
-        "IMAGE_DIR": Key("", "folder of the pictures, for reports; relative to DATA_DIR"),
+        "IMAGE_DIR": Key(
+            "",
+            "folder of the pictures, or a zip file of one, for CNNs and for reports; relative to DATA_DIR; "
+            "{split} in it stands for the split's name (CNNs)",
+        ),
+        "LABEL_FILE": Key(
+            "",
+            "cnn: list of a split's pictures and their classes, a line `path label` each, relative to "
+            "DATA_DIR; {split} in it stands for the split's name; empty: each folder in IMAGE_DIR is a class",
+        ),
         "TRAIN": Key("train", "name of the training split"),
         "DEV": Key("dev", "name of the split that chooses the best checkpoint"),
         "TEST": Key("test", "name of the split that results are reported on"),
@@ -134,8 +165,25 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
     },
     "MODEL": {
-        "NAME": Key("vsepp", "model family", choices=(*DUAL_ENCODERS, *CROSS_ENCODERS)),
+        "NAME": Key("vsepp", "model family", choices=(*DUAL_ENCODERS, *CROSS_ENCODERS, *IMAGE_ENCODERS)),
         "EMBED_DIM": Key(1024, "width D of the joint embedding", minimum=1),
+        "CNN": Key(
+            "",
+            "network that encodes pictures from IMAGE_DIR (vsepp, vse, cnn); empty: features from a file",
+            choices=(
+                *("", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+                *("mobilenet_v2", "vgg16", "vgg19"),
+            ),
+        ),
+        "CNN_WEIGHTS": Key(
+            "", "weights that the CNN starts from, a file of tools/convert_cnn.py; empty: random ones"
+        ),
+        "CNN_DIM": Key(
+            0, "cnn: width of a linear map of the network's features; 0: they are the embedding", minimum=0
+        ),
+        "CNN_FREEZE_EPOCHS": Key(
+            0, "epochs before the CNN is trained too; until then it stays as it is; -1: all", minimum=-1
+        ),
         "WORD_DIM": Key(300, "width of a word vector", minimum=1),
         "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp, vsrn)", minimum=1),
         "BIDIRECTIONAL": Key(False, "text GRU in both directions, averaged (vsepp, vsrn)"),
@@ -196,16 +244,32 @@ KEYS: dict[str, dict[str, Key]] = {
             "hinge: hinge ranking loss (VSE, VSE++), summed over the batch; contrastive: symmetric "
             "InfoNCE with a learned temperature, averaged over the batch; of pairs (oscar), averaged over "
             "them: match_cross_entropy: softmax over no match and match; match_binary: a sigmoid for each; "
-            "match_regression: squared distance of one value from 0 or 1",
+            "match_regression: squared distance of one value from 0 or 1; of images and their classes (cnn): "
+            "softmax: a classifier, with LABEL_SMOOTHING; triplet: batches of anchor, positive, negative; "
+            "batch_hard: the farthest positive and the nearest negative of each; semi_hard: the nearest "
+            "negative beyond each positive; quadruplet: all quadruplets of two margins; adaptive_quadruplet: "
+            "the same with margins from the batch; margin_sample_mining: the farthest positive and the "
+            "nearest negative of the batch, which PaddlePaddle calls quadruplet",
             choices=(
                 "hinge",
                 "contrastive",
+                *METRIC_LOSSES,
                 "match_cross_entropy",
                 "match_binary",
                 "match_regression",
             ),
         ),
-        "MARGIN": Key(0.2, "margin of the hinge, in units of similarity", minimum=0),
+        "MARGIN": Key(
+            0.2,
+            "margin of the hinge, in units of similarity; of images, in squared distances of unit vectors",
+            minimum=0,
+        ),
+        "SECOND_MARGIN": Key(
+            0.1, "quadruplet: margin between a pair of one class and a pair of two others", minimum=0
+        ),
+        "LABEL_SMOOTHING": Key(
+            0.1, "softmax: share of the target that all classes have in equal parts", minimum=0, below=1
+        ),
         "HARD_NEGATIVE": Key(True, "hinge: the hardest negative of the batch alone, not the sum of all"),
         "SUM_EPOCHS": Key(
             0, "hinge with HARD_NEGATIVE: epochs on the sum before the hardest negative", minimum=0
@@ -253,8 +317,19 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "IMAGE_LR_SCALE": Key(1.0, "multiplier of the rate for the image encoder", minimum=0),
         "TEXT_LR_SCALE": Key(1.0, "multiplier of the rate for the text encoder", minimum=0),
+        "CNN_LR_SCALE": Key(
+            1.0, "multiplier of the rate for the CNN, times IMAGE_LR_SCALE where that holds too", minimum=0
+        ),
+        "SAMPLES_PER_CLASS": Key(
+            0,
+            "cnn: images of a class in a batch of BATCH_SIZE; 0: random images. Triplets are always anchor, "
+            "positive, negative",
+            minimum=0,
+        ),
         "BATCH_SIZE": Key(
-            128, "pairs per step and process; oscar: right pairs, each with a wrong one beside it", minimum=2
+            128,
+            "pairs per step and process; oscar: right pairs, each with a wrong one beside it; cnn: images",
+            minimum=2,
         ),
         "BATCHING": Key(
             "bucket",
@@ -336,8 +411,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "BEST_METRIC": Key(
             "rsum",
-            "metric of the dev split that chooses the best checkpoint",
-            choices=("rsum", "mean_recall"),
+            "metric of the dev split that chooses the best checkpoint; r1, map_at_r, r_precision: cnn",
+            choices=("rsum", "mean_recall", "r1", "map_at_r", "r_precision"),
         ),
         "VISUALDL": Key(True, "write VisualDL curves into the run folder"),
     },
@@ -364,6 +439,11 @@ KEYS: dict[str, dict[str, Key]] = {
     "EVAL": {
         "CHECKPOINT_DIR": Key("", "checkpoint folder to evaluate; empty: the run's best/"),
         "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
+        "GALLERY": Key(
+            "",
+            "cnn: name of a split that SPLIT's pictures are searched in; empty: in each other, where none "
+            "finds itself",
+        ),
         "FOLDS": Key(
             1, "slices of the images to evaluate apart and average; 5: the COCO 1K protocol", minimum=1
         ),
@@ -373,7 +453,11 @@ KEYS: dict[str, dict[str, Key]] = {
             "before it, favour: behind it, average: half",
             choices=("against", "favour", "average"),
         ),
-        "BATCH_SIZE": Key(1024, "images or captions per encoding step", minimum=1),
+        "BATCH_SIZE": Key(
+            1024,
+            "images or captions per encoding step; a CNN takes memory for all of them at once",
+            minimum=1,
+        ),
         "BLOCK_SIZE": Key(1024, "images per block of scores", minimum=1),
         "BATCH_TOKENS": Key(
             8192, "oscar: tokens and regions per scoring step, all its pairs together", minimum=1

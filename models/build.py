@@ -6,17 +6,35 @@ from yacs.config import CfgNode
 
 from models.bert import BertShape
 from models.captioner import Captioner
+from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
 from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
+from models.metric_losses import (
+    MinedLoss,
+    SoftmaxLoss,
+    TripletLoss,
+    adaptive_quadruplet_loss,
+    batch_hard_loss,
+    margin_sample_mining_loss,
+    quadruplet_loss,
+    semi_hard_loss,
+)
 from models.oscar import Oscar
 from models.pair_losses import PairLoss, match_binary, match_cross_entropy, match_regression
 from models.vse import DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
 
-def _image_encoder(cfg: CfgNode, feature_norm: FeatureNorm | None) -> ImageEncoder:
+def _image_encoder(cfg: CfgNode, feature_norm: FeatureNorm | None) -> ImageEncoder | CnnImageEncoder:
+    if cfg.MODEL.CNN:
+        cnn = Cnn(cfg.MODEL.CNN)
+        return CnnImageEncoder(cnn, _image_map(cfg, cnn.feature_dim, None))
+    return _image_map(cfg, cfg.INPUT.IMG_FEATURE_DIM, feature_norm)
+
+
+def _image_map(cfg: CfgNode, feature_dim: int, feature_norm: FeatureNorm | None) -> ImageEncoder:
     return ImageEncoder(
-        feature_dim=cfg.INPUT.IMG_FEATURE_DIM,
+        feature_dim=feature_dim,
         embed_dim=cfg.MODEL.EMBED_DIM,
         normalize=not cfg.MODEL.NO_IMGNORM,
         absolute=cfg.MODEL.USE_ABS,
@@ -120,7 +138,11 @@ def bert_shape(cfg: CfgNode, vocab_size: int) -> BertShape:
     )
 
 
-MODELS = {"vse": _vse, "vsepp": _vsepp, "vsrn": _vsrn, "oscar": _oscar}
+def _cnn(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> ImageEmbedder:
+    return ImageEmbedder(Cnn(cfg.MODEL.CNN), cfg.MODEL.CNN_DIM)
+
+
+MODELS = {"vse": _vse, "vsepp": _vsepp, "vsrn": _vsrn, "oscar": _oscar, "cnn": _cnn}
 
 
 def build_model(
@@ -128,7 +150,7 @@ def build_model(
     vocab_size: int,
     feature_mean: np.ndarray | None = None,
     feature_std: np.ndarray | None = None,
-) -> DualEncoder | Oscar:
+) -> DualEncoder | Oscar | ImageEmbedder:
     """Return the model that `cfg.MODEL` names, with fresh weights.
 
     With INPUT.STANDARDIZE, `feature_mean` and `feature_std` [F] are the training split's; leave them
@@ -155,17 +177,40 @@ def _contrastive(cfg: CfgNode) -> ContrastiveLoss:
     return ContrastiveLoss(temperature=cfg.LOSS.TEMPERATURE, mask_duplicates=cfg.LOSS.MASK_DUPLICATES)
 
 
+def _mined(cfg: CfgNode) -> MinedLoss:
+    first, second = cfg.LOSS.MARGIN, cfg.LOSS.SECOND_MARGIN
+    losses = {
+        "batch_hard": lambda distances, labels: batch_hard_loss(distances, labels, first),
+        "semi_hard": lambda distances, labels: semi_hard_loss(distances, labels, first),
+        "quadruplet": lambda distances, labels: quadruplet_loss(distances, labels, first, second),
+        "adaptive_quadruplet": adaptive_quadruplet_loss,
+        "margin_sample_mining": lambda distances, labels: margin_sample_mining_loss(distances, labels, first),
+    }
+    return MinedLoss(cfg.LOSS.NAME, losses[cfg.LOSS.NAME])
+
+
 LOSSES = {
     "hinge": _hinge,
     "contrastive": _contrastive,
     "match_cross_entropy": lambda cfg: PairLoss(match_cross_entropy),
     "match_binary": lambda cfg: PairLoss(match_binary),
     "match_regression": lambda cfg: PairLoss(match_regression),
+    "triplet": lambda cfg: TripletLoss(cfg.LOSS.MARGIN),
+    "batch_hard": _mined,
+    "semi_hard": _mined,
+    "quadruplet": _mined,
+    "adaptive_quadruplet": _mined,
+    "margin_sample_mining": _mined,
 }
 
 
-def build_loss(cfg: CfgNode) -> nn.Layer:
-    """Return the loss that `cfg.LOSS` names; it is called as `loss(outputs, batch, epoch)`."""
+def build_loss(cfg: CfgNode, embed_dim: int = 0, num_classes: int = 0) -> nn.Layer:
+    """Return the loss that `cfg.LOSS` names; it is called as `loss(outputs, batch, epoch)`.
+
+    A classifier needs the width of the embedding, and the number of classes in the training split.
+    """
+    if cfg.LOSS.NAME == "softmax":
+        return SoftmaxLoss(embed_dim, num_classes, cfg.LOSS.LABEL_SMOOTHING)
     if cfg.LOSS.NAME not in LOSSES:
         raise ValueError(f"LOSS.NAME: expected one of {sorted(LOSSES)}, got {cfg.LOSS.NAME!r}")
     loss = LOSSES[cfg.LOSS.NAME](cfg)

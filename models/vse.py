@@ -24,8 +24,8 @@ SIMILARITIES = {"cosine": cosine_similarity, "order": order_similarity}
 class DualEncoder(nn.Layer):
     """Encode images and captions apart into one space and compare them there.
 
-    A batch holds `features` [B,F], or `regions` [B,R,F] with `num_regions` [B], which are averaged;
-    and `token_ids` [B,T] with `text_len` [B].
+    A batch holds `features` [B,F], or `regions` [B,R,F] with `num_regions` [B], which are averaged, or
+    `image` [B,3,H,W], where the image encoder sees pixels; and `token_ids` [B,T] with `text_len` [B].
     """
 
     def __init__(self, image_encoder: nn.Layer, text_encoder: nn.Layer, measure: str = "cosine") -> None:
@@ -40,10 +40,8 @@ class DualEncoder(nn.Layer):
     def encode_image(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's images."""
         if "regions" in batch:
-            features = mean_of(batch["regions"], batch["num_regions"])
-        else:
-            features = batch["features"]
-        return self.image_encoder(features)
+            return self.image_encoder(mean_of(batch["regions"], batch["num_regions"]))
+        return self.image_encoder(batch["image"] if "image" in batch else batch["features"])
 
     def encode_text(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's captions."""

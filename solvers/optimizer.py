@@ -36,7 +36,8 @@ def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimize
     """Return the configured optimizer over the trainable `named_parameters`.
 
     Parameters called `image_encoder.*` and `text_encoder.*` have their learning rate scaled by
-    IMAGE_LR_SCALE and TEXT_LR_SCALE. The caller sets the rate before each step with `set_lr`.
+    IMAGE_LR_SCALE and TEXT_LR_SCALE, and those of a CNN (`cnn.*`) by CNN_LR_SCALE besides. The caller sets
+    the rate before each step with `set_lr`.
     """
     options = cfg.OPTIMIZATION
     trainable = [(name, parameter) for name, parameter in named_parameters if not parameter.stop_gradient]
@@ -48,6 +49,8 @@ def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimize
             scale = options.IMAGE_LR_SCALE
         elif name.startswith("text_encoder."):
             scale = options.TEXT_LR_SCALE
+        if name.removeprefix("image_encoder.").startswith("cnn."):
+            scale *= options.CNN_LR_SCALE
         parameter.optimize_attr["learning_rate"] = scale
         penalised = options.WEIGHT_DECAY > 0 and is_decayed(parameter) and not decoupled
         parameter.regularizer = L2Decay(options.WEIGHT_DECAY) if penalised else None

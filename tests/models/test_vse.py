@@ -122,5 +122,5 @@ def test_an_unknown_name_is_refused_with_the_choices() -> None:
         DualEncoder(paddle.nn.Identity(), paddle.nn.Identity(), measure="dot")
     with pytest.raises(ValueError, match="vse.*vsepp.*'bert'"):
         build_model(small_config(MODEL__NAME="bert"), vocab_size=30)
-    with pytest.raises(ValueError, match="contrastive.*hinge.*'triplet'"):
-        build_loss(small_config(LOSS__NAME="triplet"))
+    with pytest.raises(ValueError, match="contrastive.*hinge.*'octuplet'"):
+        build_loss(small_config(LOSS__NAME="octuplet"))

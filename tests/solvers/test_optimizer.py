@@ -200,3 +200,21 @@ def test_an_unknown_name_is_refused_with_the_choices() -> None:
         build_optimizer(config(OPTIMIZER="lion"), Small().named_parameters())
     with pytest.raises(ValueError, match="value.*'both'"):
         build_optimizer(config(CLIP="both"), Small().named_parameters())
+
+
+def test_a_cnn_has_a_rate_of_its_own() -> None:
+    class Pixels(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cnn = paddle.nn.Linear(1, 1)
+            self.head = paddle.nn.Linear(1, 1)
+
+    model = Small()
+    model.image_encoder, model.cnn = Pixels(), paddle.nn.Linear(1, 1)
+    named = dict(model.named_parameters())
+    build_optimizer(config(IMAGE_LR_SCALE=0.5, CNN_LR_SCALE=0.1), named.items())
+    scales = {name: parameter.optimize_attr["learning_rate"] for name, parameter in named.items()}
+    assert scales["cnn.weight"] == pytest.approx(0.1)
+    assert scales["image_encoder.cnn.weight"] == pytest.approx(0.05)
+    assert scales["image_encoder.head.weight"] == 0.5
+    assert scales["text_encoder.weight"] == 1.0
