@@ -96,25 +96,27 @@ class BertLayer(nn.Layer):
 
     def forward(self, rows: Tensor, sequences: Sequences) -> Tensor:
         """Return the new `rows` [P,D]."""
-        return self._step(rows, self.query(rows), self.key_value(rows), sequences)
+        query, key_value = self.query.without_bias(rows), self.key_value.without_bias(rows)
+        return self._step(rows, query, key_value, sequences)
 
     def of_different(self, different: Tensor, order: Tensor, sequences: Sequences) -> Tensor:
         """Return the new rows [P,D], whose old ones are `different` [D',D] in this `order` [P]."""
-        old, query, key_value = (
-            rows.gather(order) for rows in (different, self.query(different), self.key_value(different))
-        )
-        return self._step(old, query, key_value, sequences)
+        query, key_value = self.query.without_bias(different), self.key_value.without_bias(different)
+        return self._step(*(rows.gather(order) for rows in (different, query, key_value)), sequences)
 
     def first_rows(self, rows: Tensor, sequences: Sequences) -> Tensor:
         """Return the new first row of each sequence alone, [B,D]."""
         first = rows.gather(sequences.first)
-        return self._step(first, self.query(first), self.key_value(rows), sequences)
+        query, key_value = self.query.without_bias(first), self.key_value.without_bias(rows)
+        return self._step(first, query, key_value, sequences)
 
     def _step(self, old: Tensor, query: Tensor, key_value: Tensor, sequences: Sequences) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
-        context = attend(query, key_value, sequences, self.num_heads, dropout)
-        attended = self.attended_norm(self.attended(context), old)
-        return self.norm(self.narrow(gelu(self.widen(attended))), attended)
+        biases = self.query.bias, self.key_value.bias
+        context = attend(query, key_value, *biases, sequences, self.num_heads, dropout)
+        attended = self.attended_norm(self.attended.without_bias(context), self.attended.bias, old)
+        inner = gelu(self.widen.without_bias(attended), self.widen.bias)
+        return self.norm(self.narrow.without_bias(inner), self.narrow.bias, attended)
 
 
 class Bert(nn.Layer):

@@ -1,12 +1,11 @@
 """What a transformer does to each row, on the CPU in cache-sized blocks (`models/row_blocks.py`).
 
-Paddle's own layers compute the same, and do so on a GPU. On the CPU its sums over rows, its dropout and the
-gradients of gelu and layer normalisation take longer than all else but the products of matrices.
+Paddle's own layers compute the same, and do so on a GPU. On the CPU its gelu, biases, dropout and
+normalisation, and their gradients, take about as long as the products of matrices. Here a bias is added by
+whatever passes over the rows next.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import paddle
@@ -15,9 +14,11 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from models.encoders import on_cpu
+from models.error_function import erf
 from models.row_blocks import array_of, for_each_block
 
-DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
+DENSITY_AT_0, SQRT_HALF = 1 / math.sqrt(2 * math.pi), math.sqrt(0.5)
+PASSES = 4  # arrays that a step has in the cache
 
 
 class Linear(nn.Linear):
@@ -28,25 +29,30 @@ class Linear(nn.Linear):
             return super().forward(rows)
         return _Linear.apply(rows, self.weight, self.bias)
 
+    def without_bias(self, rows: Tensor) -> Tensor:
+        """Return the map of `rows` but for the bias, which `gelu` and the like add themselves."""
+        return paddle.matmul(rows, self.weight)
 
-def gelu(rows: Tensor) -> Tensor:
-    """Return x Phi(x), with the normal distribution's Phi itself (Hendrycks and Gimpel 2016, eq. 2)."""
-    return _Gelu.apply(rows) if on_cpu(rows) else functional.gelu(rows)
+
+def gelu(rows: Tensor, bias: Tensor) -> Tensor:
+    """Return x Phi(x) of x = rows + bias, with the normal distribution's Phi (arXiv 1606.08415, eq. 2)."""
+    return _Gelu.apply(rows, bias) if on_cpu(rows) else functional.gelu(rows + bias)
 
 
 class ResidualNorm(nn.LayerNorm):
-    """Layer normalisation of a sum whose first term is dropped in part: LN(dropout(x) + residual)."""
+    """Layer normalisation of a sum whose first term is dropped in part: LN(dropout(x + b) + residual)."""
 
     def __init__(self, dim: int, epsilon: float, dropout: float) -> None:
         super().__init__(dim, epsilon)
         self.dropout = dropout
 
-    def forward(self, rows: Tensor, residual: Tensor) -> Tensor:
-        """Return [N,D] of two times [N,D]."""
+    def forward(self, rows: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        """Return [N,D] of [N,D], [D] and [N,D]."""
         dropout = self.dropout if self.training else 0.0
         if on_cpu(rows):
-            return _ResidualNorm.apply(rows, residual, self.weight, self.bias, self._epsilon, dropout)
-        return super().forward(functional.dropout(rows, dropout) + residual)
+            settings = self._epsilon, dropout, paddle.is_grad_enabled()
+            return _ResidualNorm.apply(rows, bias, residual, self.weight, self.bias, *settings)
+        return super().forward(functional.dropout(rows + bias, dropout) + residual)
 
 
 def dropout_seed() -> int:
@@ -70,29 +76,42 @@ class _Linear(PyLayer):
     @staticmethod
     def backward(ctx, d_mapped):
         rows, weight = ctx.saved_tensor()
-        return _unless_frozen(
-            ctx.frozen,
-            lambda: paddle.matmul(d_mapped, weight, transpose_y=True),
-            lambda: paddle.matmul(rows, d_mapped, transpose_x=True),
-            lambda: paddle.from_dlpack(array_of(d_mapped).sum(axis=0)),
+        frozen_rows, frozen_weight, frozen_bias = ctx.frozen
+        return (
+            None if frozen_rows else paddle.matmul(d_mapped, weight, transpose_y=True),
+            None if frozen_weight else paddle.matmul(rows, d_mapped, transpose_x=True),
+            None if frozen_bias else paddle.from_dlpack(array_of(d_mapped).sum(axis=0)),
         )
 
 
 class _Gelu(PyLayer):
     @staticmethod
-    def forward(ctx, rows):
-        activated = functional.gelu(rows)
-        ctx.saved = array_of(rows), array_of(activated)
-        return activated
+    def forward(ctx, rows, bias):
+        ctx.frozen = rows.stop_gradient, bias.stop_gradient
+        rows, bias = array_of(rows), array_of(bias)
+        activated = np.empty_like(rows)
+
+        def activate(block: slice) -> None:
+            x = rows[block] + bias
+            twice_phi = np.multiply(x, SQRT_HALF, out=activated[block])
+            erf(twice_phi)
+            twice_phi += 1
+            x *= 0.5
+            twice_phi *= x
+
+        for_each_block(activate, len(rows), PASSES * rows[:1].nbytes)
+        ctx.saved = rows, bias, activated
+        return paddle.from_dlpack(activated)
 
     @staticmethod
     def backward(ctx, d_activated):
-        """Take Phi(x) from what was kept, x Phi(x): NumPy has no error function."""
-        rows, activated = ctx.saved
+        """Take Phi(x) from what was kept, x Phi(x), which is less work than the error function."""
+        rows, bias, activated = ctx.saved
         d_activated, d_rows = array_of(d_activated), np.empty_like(rows)
+        sums = BlockSums()
 
         def step_back(block: slice) -> None:
-            x = rows[block]
+            x = rows[block] + bias
             near_0 = np.abs(x) < 1e-3
             slope = np.divide(activated[block], np.where(near_0, 1, x))  # Phi(x)
             np.copyto(slope, 0.5 + DENSITY_AT_0 * x, where=near_0)
@@ -103,37 +122,37 @@ class _Gelu(PyLayer):
             density *= DENSITY_AT_0
             density += slope
             density *= d_activated[block]
+            sums.add(block.start, density.sum(axis=0))
 
-        for_each_block(step_back, len(rows), rows[:1].nbytes)
-        return paddle.from_dlpack(d_rows)
+        for_each_block(step_back, len(rows), PASSES * rows[:1].nbytes)
+        return unless_frozen(ctx.frozen, d_rows, *sums.totals())
 
 
 class _ResidualNorm(PyLayer):
     @staticmethod
-    def forward(ctx, rows, residual, weight, bias, epsilon, dropout):
-        ctx.frozen = rows.stop_gradient, residual.stop_gradient, weight.stop_gradient, bias.stop_gradient
-        rows, residual, weight, bias = map(array_of, (rows, residual, weight, bias))
+    def forward(ctx, rows, bias, residual, weight, shift, epsilon, dropout, keeps):
+        inputs = rows, bias, residual, weight, shift
+        ctx.frozen = tuple(tensor.stop_gradient for tensor in inputs)
+        rows, bias, residual, weight, shift = map(array_of, inputs)
         kept = kept_by_dropout(rows.shape, dropout, dropout_seed()) if dropout else None
         scale = np.float32(1 / (1 - dropout))
-        standard, normalised = np.empty_like(rows), np.empty_like(rows)
+        standard, normalised = np.empty_like(rows) if keeps else None, np.empty_like(rows)
         inverse = np.empty((len(rows), 1), rows.dtype)
 
         def normalise(block: slice) -> None:
-            x = standard[block]
-            if kept is None:
-                np.add(rows[block], residual[block], out=x)
-            else:
-                np.multiply(rows[block], kept[block], out=x)
+            x = np.add(rows[block], bias, out=standard[block] if keeps else None)
+            if kept is not None:
+                x *= kept[block]
                 x *= scale
-                x += residual[block]
+            x += residual[block]
             x -= x.mean(axis=1, keepdims=True)
             variance = np.einsum("nd,nd->n", x, x)[:, None] / x.shape[1]
             inverse[block] = 1 / np.sqrt(variance + epsilon)
             x *= inverse[block]
             np.multiply(x, weight, out=normalised[block])
-            normalised[block] += bias
+            normalised[block] += shift
 
-        for_each_block(normalise, len(rows), rows[:1].nbytes)
+        for_each_block(normalise, len(rows), PASSES * rows[:1].nbytes)
         ctx.saved = standard, inverse, weight, kept, scale
         return paddle.from_dlpack(normalised)
 
@@ -141,32 +160,46 @@ class _ResidualNorm(PyLayer):
     def backward(ctx, d_normalised):
         standard, inverse, weight, kept, scale = ctx.saved
         d_normalised = array_of(d_normalised)
-        d_rows = np.empty_like(standard)
-        d_residual = d_rows if kept is None else np.empty_like(standard)
-        sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        d_rows, d_residual = np.empty_like(standard), np.empty_like(standard)
+        sums = BlockSums()
 
         def step_back(block: slice) -> None:
             x, d_out = standard[block], d_normalised[block]
-            sums[block.start] = np.einsum("nd,nd->d", x, d_out), d_out.sum(axis=0)
+            d_weight, d_shift = np.einsum("nd,nd->d", x, d_out), d_out.sum(axis=0)
             d_sum = np.multiply(d_out, weight, out=d_residual[block])
             along = np.einsum("nd,nd->n", x, d_sum)[:, None] / x.shape[1]
             d_sum -= d_sum.mean(axis=1, keepdims=True)
             d_sum -= x * along
             d_sum *= inverse[block]
-            if kept is not None:
+            if kept is None:  # both have the same gradient, but may not share memory
+                d_rows[block] = d_sum
+            else:
                 np.multiply(d_sum, kept[block], out=d_rows[block])
                 d_rows[block] *= scale
+            sums.add(block.start, d_rows[block].sum(axis=0), d_weight, d_shift)
 
-        for_each_block(step_back, len(standard), standard[:1].nbytes)
-        d_weight, d_bias = (
-            np.sum([sums[start][number] for start in sorted(sums)], axis=0) for number in (0, 1)
-        )
-        if kept is None:  # then both have the same gradient, but may not share memory
-            d_residual = d_rows.copy()
-        gradients = d_rows, d_residual, d_weight, d_bias
-        return _unless_frozen(ctx.frozen, *(partial(paddle.from_dlpack, gradient) for gradient in gradients))
+        for_each_block(step_back, len(standard), PASSES * standard[:1].nbytes)
+        d_bias, d_weight, d_shift = sums.totals()
+        return unless_frozen(ctx.frozen, d_rows, d_bias, d_residual, d_weight, d_shift)
 
 
-def _unless_frozen(frozen: tuple[bool, ...], *makers: Callable[[], Tensor]) -> tuple[Tensor | None, ...]:
-    """Return the gradients, without making those of what is frozen."""
-    return tuple(None if skip else make() for skip, make in zip(frozen, makers, strict=True))
+class BlockSums:
+    """Sums over the rows of each block, added up in the same order whichever thread was first."""
+
+    def __init__(self) -> None:
+        self._of_block: dict[int, tuple[np.ndarray, ...]] = {}
+
+    def add(self, start: int, *sums: np.ndarray) -> None:
+        self._of_block[start] = sums
+
+    def totals(self) -> list[np.ndarray]:
+        parts = [self._of_block[start] for start in sorted(self._of_block)]
+        return [np.sum(column, axis=0) for column in zip(*parts, strict=True)]
+
+
+def unless_frozen(frozen: tuple[bool, ...], *gradients: np.ndarray) -> tuple[Tensor | None, ...]:
+    """Return the gradients as tensors, None for what is frozen."""
+    return tuple(
+        None if skip else paddle.from_dlpack(gradient)
+        for skip, gradient in zip(frozen, gradients, strict=True)
+    )

@@ -16,7 +16,7 @@ from paddle.nn import functional
 
 from models.encoders import on_cpu
 from models.row_blocks import array_of, for_each_block
-from models.row_layers import dropout_seed, kept_by_dropout
+from models.row_layers import BlockSums, dropout_seed, kept_by_dropout, unless_frozen
 
 BARRED = -10000.0  # added to a score that is not to count; its exponential is 0 in float32
 
@@ -81,22 +81,32 @@ def real_places(length: np.ndarray, width: int) -> np.ndarray:
     return np.flatnonzero(np.arange(width) < length[:, None])
 
 
-def attend(query: Tensor, key_value: Tensor, sequences: Sequences, heads: int, dropout: float) -> Tensor:
+def attend(
+    query: Tensor,
+    key_value: Tensor,
+    query_bias: Tensor,
+    key_value_bias: Tensor,
+    sequences: Sequences,
+    heads: int,
+    dropout: float,
+) -> Tensor:
     """Return multi-head attention softmax(Q K^T / sqrt(d) + mask) V (Vaswani et al. 2017, eq. 1).
 
     `key_value` [P,2D] are the keys and values of all rows. `query` are those of all rows, [P,D], or of each
-    sequence's first row, [B,D]; the result has its shape. `dropout` is the share of the softmax's values to
-    drop.
+    sequence's first row, [B,D]; the result has its shape. The biases [D] and [2D] are added to them.
+    `dropout` is the share of the softmax's values to drop.
     """
     if on_cpu(query):
-        return _Attention.apply(query, key_value, sequences, heads, dropout)
-    return attend_padded(query, key_value, sequences, heads, dropout)
+        biases = query_bias, key_value_bias
+        keeps = paddle.is_grad_enabled()
+        return _Attention.apply(query, key_value, *biases, sequences, heads, dropout, keeps)
+    return attend_padded(query + query_bias, key_value + key_value_bias, sequences, heads, dropout)
 
 
 def attend_padded(
     query: Tensor, key_value: Tensor, sequences: Sequences, heads: int, dropout: float
 ) -> Tensor:
-    """Return the same as `attend`, by Paddle's attention on a padded batch: fused on a GPU."""
+    """Return the same, biases added before, by Paddle's attention on a padded batch: fused on a GPU."""
     batch, dim = len(sequences.length), query.shape[1]
     of_first = query.shape[0] == batch
     asked = query.unsqueeze(1) if of_first else sequences.pad(query)  # [B,A,D]
@@ -109,71 +119,81 @@ def attend_padded(
 
 
 class _Attention(PyLayer):
-    """The same on the CPU, sequence by sequence: no padding, no transposed copies, scores in the cache."""
+    """The same on the CPU, sequence by sequence: no padding, no transposed copies, scores in the cache.
+
+    A bias of the keys adds the same to all scores of a row, which softmax takes away again: it is left out,
+    and its gradient is 0.
+    """
 
     @staticmethod
-    def forward(ctx, query, key_value, sequences, heads, dropout):
-        ctx.frozen = query.stop_gradient, key_value.stop_gradient
-        query, key_value = array_of(query), array_of(key_value)
-        context = np.empty_like(query)
-        shares: list[np.ndarray] = [None] * len(sequences.length)
-        kept: list[np.ndarray] = [None] * len(sequences.length)
+    def forward(ctx, query, key_value, query_bias, key_value_bias, sequences, heads, dropout, keeps):
+        inputs = query, key_value, query_bias, key_value_bias
+        ctx.frozen = tuple(tensor.stop_gradient for tensor in inputs)
+        query, key_value, query_bias, key_value_bias = map(array_of, inputs)
+        context, saved = np.empty_like(query), {}
         seed = dropout_seed() if dropout else 0
-        scale = 1 / math.sqrt(query.shape[1] // heads)
+        scale = np.float32(1 / math.sqrt(query.shape[1] // heads))
+        value_bias = key_value_bias[query.shape[1] :].reshape(heads, 1, -1)
 
         def work(numbers: slice) -> None:
             for number in range(numbers.start, numbers.stop):
                 asked, rows = _rows(sequences, number, query)
                 keys, values = _by_head(key_value[rows], 2, heads)
-                score = _by_head(query[asked], 1, heads)[0] @ keys.transpose(0, 2, 1)  # [H,A,L]
-                score *= scale
+                asking = _by_head((query[asked] + query_bias) * scale, 1, heads)[0]
+                score = asking @ keys.transpose(0, 2, 1)  # [H,A,L]
                 barred = sequences.barred(number, score.shape[1])
                 if barred is not None:
                     score += barred
                 score -= score.max(axis=2, keepdims=True)
                 np.exp(score, out=score)
                 score /= score.sum(axis=2, keepdims=True)
-                shares[number] = score
+                kept = kept_by_dropout(score.shape, dropout, seed + number) if dropout else None
+                if keeps:
+                    saved[number] = score, kept
                 if dropout:
-                    kept[number] = kept_by_dropout(score.shape, dropout, seed + number)
-                    score = score * kept[number] / np.float32(1 - dropout)
-                np.matmul(score, values, out=_by_head(context[asked], 1, heads)[0])
+                    score = score * kept * np.float32(1 / (1 - dropout))
+                np.matmul(score, values + value_bias, out=_by_head(context[asked], 1, heads)[0])
 
         for_each_block(work, len(sequences.length), _bytes_of(sequences, heads))
-        ctx.saved = query, key_value, shares, kept
+        ctx.saved = query, key_value, query_bias, value_bias, saved
         ctx.settings = sequences, heads, dropout, scale
         return paddle.from_dlpack(context)
 
     @staticmethod
     def backward(ctx, d_context):
-        query, key_value, shares, kept = ctx.saved
+        query, key_value, query_bias, value_bias, saved = ctx.saved
         sequences, heads, dropout, scale = ctx.settings
         d_context = array_of(d_context)
         d_query, d_key_value = np.empty_like(query), np.empty_like(key_value)
+        sums = BlockSums()
 
         def work(numbers: slice) -> None:
             for number in range(numbers.start, numbers.stop):
                 asked, rows = _rows(sequences, number, query)
                 keys, values = _by_head(key_value[rows], 2, heads)
+                asking = _by_head((query[asked] + query_bias) * scale, 1, heads)[0]
+                d_asking = _by_head(d_query[asked], 1, heads)[0]
                 d_keys, d_values = _by_head(d_key_value[rows], 2, heads)
                 d_out = _by_head(d_context[asked], 1, heads)[0]
-                share = used = shares[number]
-                d_score = d_out @ values.transpose(0, 2, 1)  # [H,A,L]
+                share, kept = saved[number]
+                used = share
+                d_score = d_out @ (values + value_bias).transpose(0, 2, 1)  # [H,A,L]
                 if dropout:
-                    factor = kept[number] / np.float32(1 - dropout)
+                    factor = kept * np.float32(1 / (1 - dropout))
                     used = share * factor
                     d_score *= factor
                 np.matmul(used.transpose(0, 2, 1), d_out, out=d_values)
-                d_score -= (share * d_score).sum(axis=2, keepdims=True)
+                d_score -= np.einsum("hal,hal->ha", share, d_score)[:, :, None]
                 d_score *= share
-                d_score *= scale
-                np.matmul(d_score, keys, out=_by_head(d_query[asked], 1, heads)[0])
-                asking = _by_head(query[asked], 1, heads)[0]
+                np.matmul(d_score, keys, out=d_asking)
+                d_asking *= scale
                 np.matmul(d_score.transpose(0, 2, 1), asking, out=d_keys)
+                sums.add(number, d_query[asked].sum(axis=0), d_key_value[rows].sum(axis=0))
 
         for_each_block(work, len(sequences.length), _bytes_of(sequences, heads))
-        gradients = zip((d_query, d_key_value), ctx.frozen, strict=True)
-        return tuple(None if frozen else paddle.from_dlpack(gradient) for gradient, frozen in gradients)
+        d_query_bias, d_key_value_bias = sums.totals()
+        d_key_value_bias[: query.shape[1]] = 0  # but for rounding
+        return unless_frozen(ctx.frozen, d_query, d_key_value, d_query_bias, d_key_value_bias)
 
 
 def _rows(sequences: Sequences, number: int, query: np.ndarray) -> tuple[slice, slice]:

@@ -42,14 +42,28 @@ def test_linear_and_its_gradients():
     )
 
 
+def test_a_map_without_its_bias():
+    layer = Linear(DIM, 5)
+    layer.bias.set_value(paddle.randn([5]))
+    rows = rows_of(0)
+    np.testing.assert_allclose(layer.without_bias(rows) + layer.bias, layer(rows), rtol=1e-5, atol=1e-6)
+
+
+def bias_of(seed):
+    paddle.seed(seed)
+    bias = paddle.randn([DIM])
+    bias.stop_gradient = False
+    return bias
+
+
 def test_gelu_and_its_gradient():
-    compare(gelu, functional.gelu, [rows_of(0, scale=4)], [])
+    compare(gelu, lambda rows, bias: functional.gelu(rows + bias), [rows_of(0, scale=4), bias_of(1)], [])
 
 
 def test_the_gradient_of_gelu_by_its_definition():
     points = [0.0, -0.0, 1e-30, -9e-4, 9e-4, 1.1e-3, -1.1e-3, 0.5, -3, -8, 8, -40, 40, -1e5, 1e5]
     rows = paddle.to_tensor(np.array([points], np.float32), stop_gradient=False)
-    gelu(rows).sum().backward()
+    gelu(rows, paddle.zeros([len(points)])).sum().backward()
     for point, found in zip(points, rows.grad.numpy()[0], strict=True):
         expected = 0.5 * (1 + math.erf(point / math.sqrt(2)))
         expected += point * math.exp(-point * point / 2) / math.sqrt(2 * math.pi)
@@ -62,8 +76,10 @@ def test_residual_norm_and_its_gradients():
     layer.bias.set_value(paddle.randn([DIM]))
     compare(
         layer,
-        lambda rows, residual: functional.layer_norm(rows + residual, [DIM], layer.weight, layer.bias, 1e-12),
-        [rows_of(0), rows_of(1)],
+        lambda rows, bias, residual: functional.layer_norm(
+            rows + bias + residual, [DIM], layer.weight, layer.bias, 1e-12
+        ),
+        [rows_of(0), bias_of(2), rows_of(1)],
         [layer.weight, layer.bias],
     )
 
@@ -75,27 +91,30 @@ def test_residual_norm_with_dropout_and_its_gradients():
     assert abs(kept.mean() - 0.7) < 0.03
     mask = paddle.to_tensor(kept.astype(np.float32) / np.float32(0.7))
 
-    def ours(rows, residual):
+    def ours(rows, bias, residual):
         paddle.seed(4)
-        return layer(rows, residual)
+        return layer(rows, bias, residual)
 
     compare(
         ours,
-        lambda rows, residual: functional.layer_norm(
-            rows * mask + residual, [DIM], layer.weight, layer.bias, 1e-12
+        lambda rows, bias, residual: functional.layer_norm(
+            (rows + bias) * mask + residual, [DIM], layer.weight, layer.bias, 1e-12
         ),
-        [rows_of(0), rows_of(1)],
+        [rows_of(0), bias_of(2), rows_of(1)],
         [layer.weight, layer.bias],
     )
     layer.eval()
-    whole = functional.layer_norm(rows_of(0) + rows_of(1), [DIM], layer.weight, layer.bias, 1e-12)
-    np.testing.assert_allclose(layer(rows_of(0), rows_of(1)).numpy(), whole.numpy(), rtol=1e-4, atol=1e-5)
+    inputs = rows_of(0), bias_of(2), rows_of(1)
+    whole = functional.layer_norm(sum(inputs), [DIM], layer.weight, layer.bias, 1e-12).numpy()
+    for mode in (paddle.enable_grad, paddle.no_grad):
+        with mode():
+            np.testing.assert_allclose(layer(*inputs).numpy(), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_frozen_has_no_gradient():
     linear, norm = Linear(DIM, DIM), ResidualNorm(DIM, 1e-12, 0.0)
     linear.weight.stop_gradient = norm.bias.stop_gradient = True
     still = paddle.randn([ROWS, DIM])
-    (norm(linear(still), still) * rows_of(1)).sum().backward()
+    (norm(linear(still), bias_of(2), still) * rows_of(1)).sum().backward()
     assert linear.weight.grad is None and norm.bias.grad is None
     assert np.abs(linear.bias.grad.numpy()).max() > 0 and np.abs(norm.weight.grad.numpy()).max() > 0
