@@ -19,9 +19,9 @@ _PIXELS = {
     ),
 }
 BACKBONE_KEYS: dict[str, Key] = {
-    "MODEL": Key("", "file of the network, .onnx, or with KIND: paddle its name in paddle.vision"),
+    "MODEL": Key("", "file of the network, .onnx, or with KIND: paddle its name, as MODEL.CNN has it"),
     "KIND": Key("onnx", "who runs it", choices=("onnx", "paddle")),
-    "WEIGHTS": Key("", "paddle: file of weights; empty: Paddle's model zoo"),
+    "WEIGHTS": Key("", "paddle: file of weights, as tools/convert_cnn.py writes it"),
     "INPUT": Key("", "onnx: name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
     "POOLED": Key("", "onnx: name of the output of a vector an image, [n,F] or [n,F,1,1]"),
     "GRID": Key("", "onnx: name of the output of a map, [n,F,h,w]"),

@@ -46,26 +46,34 @@ class _Entry:
 class ExtractionFolder:
     """The folder `TARGET.extraction`, which fills batch by batch.
 
-    job: what is extracted, and how, in values that JSON holds; a folder of another job is refused. done:
-    pictures that are complete, read or unreadable. problems: why pictures were left out, by id.
+    job: what is extracted, and how, in values that JSON holds; a folder of another job is refused, unless
+    `replace`, which begins it anew. done: pictures that are complete, read or unreadable. problems: why
+    pictures were left out, by id.
     Vectors reach the disk before the line of the journal that counts them: after a kill at any moment, what
     the journal says is there. Raises `UserError` where the folder cannot be written, is of another job, or
     another process writes it.
     """
 
-    def __init__(self, target: Path, job: dict[str, object]) -> None:
+    def __init__(self, target: Path, job: dict[str, object], replace: bool = False) -> None:
         self.path = target.with_name(f"{target.name}.extraction")
         self.entries: list[_Entry] = []
         self.problems: dict[str, str] = {}
         self._bytes = {_VECTORS: 0, _BOXES: 0}
+        self._lock: int | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path, os.O_RDONLY)
             self._acquire()
+            if replace and self._other_part(job):
+                (self.path / _JOB).unlink()
             self._check_job(job)
             self._read_journal()
         except OSError as error:
+            self.close()
             raise self._disk_error(error) from error
+        except UserError:
+            self.close()
+            raise
 
     @property
     def done(self) -> int:
@@ -106,7 +114,13 @@ class ExtractionFolder:
     def remove(self) -> None:
         """Remove the folder: what it held is elsewhere, or not wanted."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes go on with the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _acquire(self) -> None:
         try:
@@ -122,13 +136,19 @@ class ExtractionFolder:
             draft = path.with_suffix(".new")
             draft.write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
             draft.replace(path)
+        if part := self._other_part(job):
+            raise UserError(
+                f"{self.path}: an extraction was stopped here with other {part}: give its command again to "
+                "go on, or --overwrite to begin anew"
+            )
+
+    def _other_part(self, job: dict[str, object]) -> str | None:
+        """Return the first part of a job in which that of the folder differs; None where there is none."""
+        path = self.path / _JOB
+        if not path.exists():
+            return None
         found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(job))
-        for name in wanted:
-            if found.get(name) != wanted[name]:
-                raise UserError(
-                    f"{self.path}: an extraction was stopped here with other {name}: give its command again "
-                    "to go on, or --overwrite to begin anew"
-                )
+        return next((name for name in wanted if found.get(name) != wanted[name]), None)
 
     def _read_journal(self) -> None:
         """Take what whole lines say; cut off what a stopped batch left behind them."""

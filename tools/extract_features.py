@@ -53,7 +53,9 @@ def main() -> None:
     output = arguments.out
     refuse_existing(output, arguments.overwrite)
     backbone = read_backbone(arguments.backbone)
-    if arguments.model:
+    if arguments.model and backbone.kind == "paddle":
+        backbone = replace(backbone, weights=arguments.model)
+    elif arguments.model:
         backbone = replace(backbone, model=arguments.model)
     detector = read_detector(arguments.detector) if arguments.detector else None
     if detector and arguments.detector_model:
@@ -71,17 +73,18 @@ def main() -> None:
         Unreadables(refuse=arguments.unreadable == "refuse"),
     )
     batch_size = _PICTURES_WITH_REGIONS if detector else arguments.batch_size
-    folder = ExtractionFolder(output, describe_job(arguments, backbone, detector, ids, names, batch_size))
-    if folder.done:
-        print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
-    if folder.done < len(ids):
-        describer = build_describer(arguments, loader, backbone, detector, threads)
-        with bar("extracting", len(ids), folder.done) as progress:
-            extract(describer, ids, folder, batch_size, arguments.workers, progress)
-    write_store(folder, output, arguments.dtype)
-    for line in describe_problems(folder.problems):
-        print(line)
-    folder.remove()
+    job = describe_job(arguments, backbone, detector, ids, names, batch_size)
+    with contextlib.closing(ExtractionFolder(output, job, arguments.overwrite)) as folder:
+        if folder.done:
+            print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
+        if folder.done < len(ids):
+            describer = build_describer(arguments, loader, backbone, detector, threads)
+            with bar("extracting", len(ids), folder.done) as progress:
+                extract(describer, ids, folder, batch_size, arguments.workers, progress)
+        write_store(folder, output, arguments.dtype)
+        for line in describe_problems(folder.problems):
+            print(line)
+        folder.remove()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -94,7 +97,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", metavar="DIR", type=Path, required=True, help="folder of pictures, or a zip file of one")
     add("--out", metavar="F", type=Path, required=True, help="file to write: .h5 or .npy (docs/data.md)")
     add("--backbone", metavar="F", required=True, help="YAML file of the network, as in configs/backbones")
-    add("--model", metavar="F", help="the network's own file, in place of MODEL of the backbone's")
+    add(
+        "--model",
+        metavar="F",
+        help="the network's own file, in place of MODEL (paddle: WEIGHTS) of --backbone",
+    )
     add("--captions", metavar="F", type=Path, help="the pictures that a .csv or .json names, by its names")
     add("--split", metavar="S", nargs="+", default=[], help="splits of --captions to take (default: all)")
     add("--ten_crop", action="store_true", help="average corners, middle and their mirrors, as VSE++ does")
@@ -116,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
         default=0.1,
         help="least score of a region beyond the fewest (default %(default)s)",
     )
-    add("--dtype", choices=STORED, default="float16", help="how to store values (default %(default)s)")
+    add("--dtype", choices=STORED, default="float32", help="how to store values (default %(default)s)")
     add(
         "--unreadable",
         choices=("skip", "refuse"),
@@ -132,7 +139,11 @@ def parse_arguments() -> argparse.Namespace:
         help="pictures at a time (default %(default)s)",
     )
     add("--workers", metavar="N", type=int, default=1, help="threads that read ahead (default %(default)s)")
-    add("--overwrite", action="store_true", help="replace OUT, and forget an extraction that was stopped")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace OUT, and what a stopped extraction of other pictures or settings left",
+    )
     arguments = parser.parse_args()
     ways = [arguments.ten_crop, arguments.grid is not None, arguments.detector is not None]
     if sum(ways) > 1:

@@ -1,0 +1,88 @@
+"""Small networks in ONNX files, whose outputs are known: means of colours, and boxes that never change."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+
+def _save(path: Path, nodes: list, inputs: list, outputs: list, constants: dict[str, np.ndarray]) -> Path:
+    initializers = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    graph = helper.make_graph(nodes, "test", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, str(path))
+    return path
+
+
+def _value(name: str, shape: list) -> object:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def write_means(path: Path, size: int = 8, batch: str | int = "n") -> Path:
+    """Write a network of two outputs: `pool`, the mean of each channel, and `grid`, of each quarter."""
+    half = size // 2
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pool"]),
+        helper.make_node("AveragePool", ["image"], ["grid"], kernel_shape=[half, half], strides=[half, half]),
+    ]
+    outputs = [_value("pool", [batch, 3, 1, 1]), _value("grid", [batch, 3, 2, 2])]
+    return _save(path, nodes, [_value("image", [batch, 3, size, size])], outputs, {})
+
+
+def write_detector(path: Path, output: np.ndarray, size: int = 32) -> Path:
+    """Write a network for one picture whose `output` is always the same [A,5+K]."""
+    nodes = [helper.make_node("Identity", ["always"], ["output"])]
+    values = output[None].astype(np.float32)
+    outputs = [_value("output", list(values.shape))]
+    return _save(path, nodes, [_value("images", [1, 3, size, size])], outputs, {"always": values})
+
+
+def yolox_output(
+    boxes: list[tuple[tuple[float, float, float, float], int, float]],
+    size: int = 32,
+    strides: tuple[int, ...] = (8, 16),
+    classes: int = 3,
+) -> np.ndarray:
+    """Return a YOLOX output [A,5+K] whose first cells hold boxes (x1, y1, x2, y2) of a class with a score."""
+    cells = [
+        (x, y, stride) for stride in strides for y in range(size // stride) for x in range(size // stride)
+    ]
+    output = np.zeros((len(cells), 5 + classes), dtype=np.float32)
+    output[:, 2:4] = -20  # no extent
+    for row, ((left, upper, right, lower), label, score) in enumerate(boxes):
+        x, y, stride = cells[row]
+        output[row, :2] = (left + right) / 2 / stride - x, (upper + lower) / 2 / stride - y
+        output[row, 2:4] = np.log([(right - left) / stride, (lower - upper) / stride])
+        output[row, 4] = np.sqrt(score)
+        output[row, 5 + label] = np.sqrt(score)
+    return output
+
+
+def backbone_yaml(path: Path, model: Path, **keys: object) -> Path:
+    """Write the YAML file of `write_means`: pixels from 0 to 1, stretched to 8 x 8."""
+    values = {
+        "MODEL": model,
+        "INPUT": "image",
+        "POOLED": "pool",
+        "GRID": "grid",
+        "SIZE": 8,
+        "CUT": "stretch",
+        "MEAN": [0, 0, 0],
+        "SCALE": [1 / 255] * 3,
+        **keys,
+    }
+    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    return path
+
+
+def detector_yaml(path: Path, model: Path, **keys: object) -> Path:
+    """Write the YAML file of `write_detector`."""
+    values = {"MODEL": model, "SIZE": 32, "STRIDES": [8, 16], "CLASSES": "[dog, traffic light, tree]", **keys}
+    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    return path
