@@ -19,11 +19,17 @@ from datasets.retrieval_dataset import RetrievalDataset
 from engine.build import checkpoint_folder, load_trained, split_name
 from engine.checkpoint import checkpoint_hash
 from engine.cross_evaluation import candidate_blocks, cross_blocks, rank_candidates, rank_cross
-from engine.distributed import rank, start_process_group, wait_for_all, world_size
+from engine.distributed import (
+    broadcast_values,
+    rank,
+    start_process_group,
+    wait_for_all,
+    world_size,
+)
 from engine.ensemble import check_same_pairs
 from engine.evaluator import Progress, check_protocol
 from engine.pair_scoring import data_identity, pairs_identity, pairs_per_second, score_blocks
-from engine.reranking import listed_blocks, rerank
+from engine.reranking import WEIGHTS, listed_blocks, rerank
 from engine.result import Result
 from engine.run_log import duration
 from engine.score_shards import ScoreShards
@@ -155,8 +161,10 @@ def rerank_lists(
     store = score_together(cfg, cross, blocks, shards, progress, say)
     if rank() > 0:
         return None
-    found = rerank(cross.dataset, lists, blocks, store, first, cfg.EVAL.RERANK_DUAL_WEIGHT).as_dict()
-    found |= {"dual_weight": cfg.EVAL.RERANK_DUAL_WEIGHT, "checkpoint": cross.checkpoint}
+    weight = cfg.EVAL.RERANK_DUAL_WEIGHT
+    to_choose_from = WEIGHTS if cfg.EVAL.SPLIT == "dev" else ()  # nothing is chosen on test
+    found = rerank(cross.dataset, lists, blocks, store, first, weight, to_choose_from).as_dict()
+    found |= {"dual_weight": weight, "checkpoint": cross.checkpoint}
     found |= measure_swapped_pairs(cfg, cross, pairs)
     store.delete()
     return found
@@ -193,6 +201,7 @@ def score_together(
     missing = store.missing()
     if world_size() > 1:
         start_process_group()
+        _check_same_work(identity["pairs"])
         wait_for_all()  # everyone has seen the same blocks missing
     share = missing[rank() :: world_size()]
     if share:
@@ -208,6 +217,16 @@ def score_together(
     if rank() == 0:
         store.wait()
     return store
+
+
+def _check_same_work(pairs: str) -> None:
+    """Raise UserError unless the first process is to score the same `pairs`, a hexadecimal hash."""
+    own = float(int(pairs[:12], 16))  # a number that a double holds exactly
+    if broadcast_values([own])[0] != own:
+        raise UserError(
+            "the processes propose different short lists: their dual encoders round differently; give them "
+            "equal machines and RUNTIME.THREADS, or use one process"
+        )
 
 
 def _announce_all(cfg: CfgNode, cross: CrossEncoder, blocks: Blocks, say: Say) -> None:

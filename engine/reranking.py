@@ -1,5 +1,6 @@
 """Two-stage retrieval: a dual encoder proposes a short list, a cross encoder puts it in order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from engine.short_lists import ShortLists
 
 # The sizes of short lists that a curve shows, as far as they go.
 CURVE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)
+# What the dual encoder's similarity may weigh beside the cross encoder's score, to choose from on dev.
+WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Reranked:
     """The outcome of re-ranking lists of `k`, and of all shorter ones, which needs no further scores.
 
     `result` has the metrics, folds and ranks at `k`. `pairs_scored` counts different pairs of an image and a
-    sentence, of `all_pairs` that the cross encoder alone would score.
+    sentence, of `all_pairs` that the cross encoder alone would score. `weighted`: the metrics at `k` with
+    other weights of the dual encoder.
     """
 
     k: int
@@ -39,6 +43,7 @@ class Reranked:
     all_pairs: int
     result: Result
     curve: list[Point]
+    weighted: dict[float, dict[str, float]]
 
     def as_dict(self) -> dict:
         """Return what `result.json` holds of it."""
@@ -51,6 +56,9 @@ class Reranked:
             "curve": [
                 {"k": point.k, "pairs_scored": point.pairs_scored, "metrics": point.metrics}
                 for point in self.curve
+            ],
+            "weighted": [
+                {"dual_weight": weight, "metrics": metrics} for weight, metrics in self.weighted.items()
             ],
         }
 
@@ -69,6 +77,7 @@ def rerank(
     store: ScoreStore,
     first: Result,
     dual_weight: float = 0.0,
+    other_weights: Sequence[float] = (),
 ) -> Reranked:
     """Put the short lists in the order of the scores in `store`, those of `blocks`, and measure.
 
@@ -78,11 +87,10 @@ def rerank(
     """
     protocol = first.protocol
     image_fold = folds_of_images(dataset.num_images, protocol["folds"])
-    scores = _list_scores(dataset, lists, blocks, store, dual_weight)
-    sides = _sides(dataset, lists, scores, image_fold, first)
+    sides = _sides(dataset, lists, _cross_scores(dataset, lists, blocks, store), image_fold, first)
 
-    def result_of(k: int) -> Result:
-        i2t_ranks, t2i_ranks = (side.ranks(k, protocol["tie_rule"]) for side in sides)
+    def result_of(k: int, weight: float) -> Result:
+        i2t_ranks, t2i_ranks = (side.ranks(k, weight, protocol["tie_rule"]) for side in sides)
         return make_result(
             dataset,
             protocol["split"],
@@ -95,11 +103,13 @@ def rerank(
 
     longest = max(int((side.places >= 0).sum(axis=1).max()) for side in sides)
     curve = [
-        Point(k, count_pairs(dataset, lists, k), result_of(k).metrics)
+        Point(k, count_pairs(dataset, lists, k), result_of(k, dual_weight).metrics)
         for k in (*(k for k in CURVE if k < longest), longest)
     ]
     all_pairs = cross_blocks(dataset, protocol["folds"], 1).num_pairs
-    return Reranked(longest, blocks.num_pairs, all_pairs, result_of(longest), curve)
+    weighted = {weight: result_of(longest, weight).metrics for weight in other_weights}
+    result = result_of(longest, dual_weight)
+    return Reranked(longest, blocks.num_pairs, all_pairs, result, curve, weighted)
 
 
 def count_pairs(dataset: PairDataset, lists: ShortLists, k: int) -> int:
@@ -130,31 +140,40 @@ def short_list_ranks(
 
 @dataclass(frozen=True)
 class _Side:
-    """One direction's lists: `places` [Q,k]; `right`, `wrong` and `scores` [Q,k] and `first_ranks` [Q]."""
+    """One direction's lists: `places`, `right`, `wrong`, both models' scores [Q,k], and `first_ranks` [Q]."""
 
     places: np.ndarray
     right: np.ndarray
     wrong: np.ndarray
-    scores: np.ndarray
+    cross: np.ndarray
+    dual: np.ndarray
     first_ranks: np.ndarray
 
-    def ranks(self, k: int, tie_rule: str) -> np.ndarray:
+    def ranks(self, k: int, dual_weight: float, tie_rule: str) -> np.ndarray:
         """Return the ranks [Q] of lists of `k`."""
+        scores = self.cross + np.float32(dual_weight) * self.dual if dual_weight else self.cross
         return short_list_ranks(
-            self.right[:, :k], self.wrong[:, :k], self.scores[:, :k], self.first_ranks, tie_rule
+            self.right[:, :k], self.wrong[:, :k], scores[:, :k], self.first_ranks, tie_rule
         )
 
 
 def _sides(
-    dataset: PairDataset, lists: ShortLists, scores: list[np.ndarray], image_fold: np.ndarray, first: Result
+    dataset: PairDataset, lists: ShortLists, cross: list[np.ndarray], image_fold: np.ndarray, first: Result
 ) -> tuple[_Side, _Side]:
     """Return both directions' lists; on those of images a caption stands for all that say the same."""
     captions, images = lists.captions_of_image, lists.images_of_caption
     own, competing = _count_captions(dataset, captions, image_fold)
     right, listed = images == dataset.caption_image[:, None], images >= 0
     return (
-        _Side(captions, own > 0, competing - own, scores[0], first.i2t_ranks),
-        _Side(images, right & listed, (listed & ~right).astype(np.int64), scores[1], first.t2i_ranks),
+        _Side(captions, own > 0, competing - own, cross[0], lists.image_scores, first.i2t_ranks),
+        _Side(
+            images,
+            right & listed,
+            (listed & ~right).astype(np.int64),
+            cross[1],
+            lists.caption_scores,
+            first.t2i_ranks,
+        ),
     )
 
 
@@ -174,19 +193,15 @@ def _count_captions(
     return found[0], found[1]
 
 
-def _list_scores(
-    dataset: PairDataset, lists: ShortLists, blocks: ListedPairs, store: ScoreStore, dual_weight: float
+def _cross_scores(
+    dataset: PairDataset, lists: ShortLists, blocks: ListedPairs, store: ScoreStore
 ) -> list[np.ndarray]:
-    """Return what orders the lists: of each image [images,k], and of each caption [captions,k]."""
+    """Return the cross encoder's scores of the lists, of images [images,k] and of captions [captions,k]."""
     captions, images = lists.captions_of_image, lists.images_of_caption
-    cross = scores_of_candidates(blocks, store, dataset, candidate_pairs(captions, images))
+    found = scores_of_candidates(blocks, store, dataset, candidate_pairs(captions, images))
     of_images = np.count_nonzero(captions >= 0)
     scores = []
-    for places, dual, found in (
-        (captions, lists.image_scores, cross[:of_images]),
-        (images, lists.caption_scores, cross[of_images:]),
-    ):
-        filled = np.full(places.shape, -np.inf, np.float32)
-        filled[places >= 0] = found + np.float32(dual_weight) * dual[places >= 0]
-        scores.append(filled)
+    for places, values in ((captions, found[:of_images]), (images, found[of_images:])):
+        scores.append(np.full(places.shape, -np.inf, np.float32))
+        scores[-1][places >= 0] = values
     return scores

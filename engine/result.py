@@ -111,6 +111,9 @@ def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
     for k, pairs, found in rows:
         values = "".join(f"{found[name]:>10.2f}" for name in [*recalls, "rsum"])
         lines.append(f"{k or 'none':>5}{pairs:>16,}{pairs / rerank['all_pairs']:>9.2%}{values}")
+    if rerank["weighted"]:
+        sums = [f"{each['dual_weight']:g}: {each['metrics']['rsum']:.2f}" for each in rerank["weighted"]]
+        lines += ["", f"rsum at k = {rerank['k']} by EVAL.RERANK_DUAL_WEIGHT: {', '.join(sums)}"]
     return "\n".join(lines)
 
 

@@ -74,7 +74,7 @@ class ScoreShards:
                 f"cannot write scores into {self.folder}: {error.strerror}; name another folder with --out"
             ) from error
         for path in sorted(self.folder.glob("block_*.safetensors")):
-            self._check_identity(path)
+            self._check_identity(path, _read_header(path))
 
     def missing(self) -> list[int]:
         """Return the blocks without scores, in order."""
@@ -100,6 +100,7 @@ class ScoreShards:
         """Return the scores of a block, float32 [P]."""
         path = self._path(block)
         header, scores = _read(path)
+        self._check_identity(path, header)
         if header.get("crc32") != str(zlib.crc32(scores.tobytes())):
             raise _damaged(path, "its checksum differs")
         return scores
@@ -118,8 +119,7 @@ class ScoreShards:
     def _path(self, block: int) -> Path:
         return self.folder / f"block_{block:07d}.safetensors"
 
-    def _check_identity(self, path: Path) -> None:
-        header = _read_header(path)
+    def _check_identity(self, path: Path, header: dict[str, str]) -> None:
         for key, what in IDENTITY.items():
             if header.get(key) != self._identity[key]:
                 raise UserError(

@@ -28,6 +28,7 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
+from config.families import CROSS_ENCODERS
 from config.load import (
     FrozenConfig,
     add_config_arguments,
@@ -116,6 +117,8 @@ def evaluate(
     from engine.result import write_result_json, versions
 
     cfg = cfgs[0]
+    if not is_main() and not (cfg.MODEL.NAME in CROSS_ENCODERS or cfg.EVAL.RERANK_DIR):
+        return 0  # only pairs are shared among processes
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def two_stage(dataset, k, folds=1, tie_rule="against", levels=0, dual_weight=0.0
     store, model = MemoryScores(len(blocks)), PlainScorer(levels)
     score_blocks(model, dataset, blocks, store, 200)
     dual = (image @ text.T)[:, dataset.sentence_ids]
-    return first, dual, rerank(dataset, lists, blocks, store, first, dual_weight), model
+    return first, dual, rerank(dataset, lists, blocks, store, first, dual_weight, (0.25, 0.0)), model
 
 
 def plain_rank(dual, cross, right, k, tie_rule, sentences=None):
@@ -120,6 +120,8 @@ def test_a_weight_mixes_the_dual_encoders_scores_in(dataset):
     right = dataset.caption_image == np.arange(dataset.num_images)[:, None]
     for image, rank in enumerate(again.result.i2t_ranks):
         assert rank == plain_rank(dual[image], cross[image], right[image], 6, "against", dataset.captions)
+    _, _, plain, _ = two_stage(dataset, 6)
+    assert plain.weighted == {0.25: again.result.metrics, 0.0: plain.result.metrics}
 
 
 def test_the_average_of_ties_in_a_list():
