@@ -1,0 +1,173 @@
+"""Batches of pictures for a CNN, images/s: ours against a PyTorch DataLoader with plain PIL transforms.
+
+Decode, cut, normalise and batch, with no model behind it, with 0 and 2 workers. Training takes a random
+resized crop of 224 pixels and mirrors half of them, evaluation brings the short side to 256 and takes the
+middle. Pictures are JPEGs of 500 x 375 pixels, as in COCO and Flickr30k, and photos of 2048 x 1536; where
+`../shared` (or RETRIEVAL_SHARED) is there, also real ones of 256 pixels, which leave less to save.
+
+The baseline is what one writes with Pillow and torch: the whole picture is decoded, cut, resized, and turned
+into a normalised tensor; workers are processes that stay from epoch to epoch, ours are threads. Neither side
+reads from a disk: the files are in the page cache.
+"""
+
+from _report import ROOT, alternate, report, seconds
+
+import math
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.images import Unreadables
+from datasets.loader import iterate_batches
+from datasets.picture_files import PictureFiles
+from datasets.picture_loader import PictureLoader
+from datasets.transforms import Normalization, RandomResizedCrop, ResizeCentreCrop
+
+CROP, SHORT, BATCH = 224, 256, 32
+WORKERS = (0, 2)
+SIZES = {"500 x 375": (500, 375, 192), "2048 x 1536": (2048, 1536, 48)}  # width, height, pictures
+REAL = 192
+QUALITY, DIFFERENT = 90, 8  # of the JPEGs that are drawn
+MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        sources = {}
+        for name, (width, height, count) in SIZES.items():
+            sources[name] = Path(temporary) / name
+            write_pictures(sources[name], width, height, count)
+        shared = Path(os.environ.get("RETRIEVAL_SHARED", ROOT.parent / "shared"))
+        real = shared / "data" / "natural_images"
+        if real.is_dir():
+            sources["real, 256 pixels"] = real
+        for name, folder in sources.items():
+            for training in (True, False):
+                compare(name, folder, training)
+
+
+def compare(name: str, folder: Path, training: bool) -> None:
+    """Let both sides take turns on a folder, and report."""
+    files = PictureFiles(folder)
+    names = files.names[:REAL]
+    stage = "training" if training else "evaluation"
+    for workers in WORKERS:
+        ours = partial(our_epoch, files, names, training, workers)
+        baseline = plain_epoch([folder / name for name in names], training, workers)
+        check(ours, baseline, training)
+        times = alternate(partial(seconds, ours), partial(seconds, baseline))
+        report(
+            f"pictures of {name} for {stage}, {workers} workers, against a PyTorch DataLoader",
+            *(len(names) / each for each in times),
+            goal=1,
+            unit="images/s",
+            higher_is_better=True,
+        )
+
+
+def check(ours: Callable[[], np.ndarray], baseline: Callable[[], np.ndarray], training: bool) -> None:
+    """Warm both up, and raise RuntimeError where evaluation does not show both the same."""
+    difference = np.abs(ours() - baseline()).mean()
+    if not training and difference > 0.05:  # of values whose deviation is about 1
+        raise RuntimeError(f"pictures differ by {difference:.2g} on the mean: there is nothing to compare")
+
+
+def our_epoch(files: PictureFiles, names: list[str], training: bool, workers: int) -> np.ndarray:
+    """Read all pictures; return the last batch [B,3,224,224]."""
+    transform = RandomResizedCrop(CROP) if training else ResizeCentreCrop(SHORT, CROP)
+    loader = PictureLoader(files, names, transform, Normalization(), Unreadables(refuse=True))
+    batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
+    return last(iterate_batches(loader.read, batches, workers)).images[:, 0]
+
+
+def plain_epoch(paths: list[Path], training: bool, workers: int) -> Callable[[], np.ndarray]:
+    """Return what reads all pictures through a DataLoader and returns the last batch."""
+    loader = DataLoader(
+        PlainPictures(paths, training), BATCH, num_workers=workers, persistent_workers=workers > 0
+    )
+    return lambda: last(loader).numpy()
+
+
+def last(batches: Iterable) -> object:
+    """Go through batches and return the last one."""
+    for batch in batches:  # noqa: B007
+        pass
+    return batch
+
+
+class PlainPictures(Dataset):
+    """Pictures as one writes them with Pillow and torch."""
+
+    def __init__(self, paths: list[Path], training: bool) -> None:
+        self.paths, self.training = paths, training
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with Image.open(self.paths[index]) as file:
+            image = file.convert("RGB")
+        image = random_resized_crop(image) if self.training else resize_centre_crop(image)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        return (tensor - MEAN) / DEVIATION
+
+
+def random_resized_crop(image: Image.Image) -> Image.Image:
+    """Cut a random part, bring it to size, and mirror every other one."""
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * random.uniform(0.08, 1)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if across <= width and down <= height:
+            break
+    else:
+        across = down = min(width, height)
+    left, upper = random.randint(0, width - across), random.randint(0, height - down)
+    image = image.crop((left, upper, left + across, upper + down)).resize((CROP, CROP), Image.BILINEAR)
+    return image.transpose(Image.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
+
+
+def resize_centre_crop(image: Image.Image) -> Image.Image:
+    """Bring the short side to size, and cut the middle."""
+    width, height = image.size
+    scale = SHORT / min(width, height)
+    image = image.resize((max(SHORT, int(width * scale)), max(SHORT, int(height * scale))), Image.BILINEAR)
+    left, upper = round((image.width - CROP) / 2), round((image.height - CROP) / 2)
+    return image.crop((left, upper, left + CROP, upper + CROP))
+
+
+def write_pictures(folder: Path, width: int, height: int, count: int) -> None:
+    """Write JPEGs with detail of all sizes, less of the finer, as photos have it; a few, again and again."""
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number}.jpg"
+        if number < DIFFERENT:
+            draw_picture(width, height, seed=number).save(path, quality=QUALITY)
+        else:
+            shutil.copy(folder / f"{number % DIFFERENT}.jpg", path)
+
+
+def draw_picture(width: int, height: int, seed: int) -> Image.Image:
+    """Return noise of all sizes."""
+    noise = np.random.default_rng(seed)
+    pixels = np.full((height, width, 3), 128, dtype=np.float32)
+    for octave in range(3, int(math.log2(width)) + 1):
+        shape = (max(2, round(2**octave * height / width)), 2**octave, 3)
+        layer = Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8))
+        pixels += (np.asarray(layer.resize((width, height), Image.BICUBIC), np.float32) - 128) * 3 / octave
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()
