@@ -1,5 +1,6 @@
 """Which images form which batch of metric learning: so many of each class, or triplets of rows."""
 
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -17,7 +18,8 @@ class ClassSampler:
 
     All processes form the same batches from (seed, epoch) and take turns at them, so there is nothing to
     communicate and nothing to save. A batch has no class twice; batches of other processes may share one.
-    Raises `UserError` for a class of one image, and for fewer classes than P.
+    Raises `UserError` for a class of one image, and for fewer classes than P, naming the `source` of the
+    labels and the class by its name, if `class_names` has them.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class ClassSampler:
         rank: int = 0,
         world_size: int = 1,
         source: str = "training split",
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.labels = np.asarray(labels)
         classes, members = np.unique(self.labels, return_inverse=True)
@@ -38,7 +41,7 @@ class ClassSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self._check(classes, source)
+        self._check(classes, source, class_names)
         batches = max(
             -(-len(self.labels) // (self._classes_per_batch * samples_per_class)),
             -(-len(classes) // self._classes_per_batch),
@@ -63,13 +66,14 @@ class ClassSampler:
             batches.append(np.concatenate(batch))
         return batches[self.rank :: self.world_size]
 
-    def _check(self, classes: np.ndarray, source: str) -> None:
+    def _check(self, classes: np.ndarray, source: str, class_names: Sequence[str] | None) -> None:
         sizes = np.array([len(members) for members in self._images_of])
         lone = np.flatnonzero(sizes == 1)
         if len(lone):
+            name = class_names[classes[lone[0]]] if class_names else classes[lone[0]]
             more = f" (and {len(lone) - 1} other classes)" if len(lone) > 1 else ""
             raise UserError(
-                f"{source}: class {classes[lone[0]]} has one image{more}, expected two or more for "
+                f"{source}: class {name} has one image{more}, expected two or more for "
                 f"{self._samples_per_class} of each class a batch: add images, leave the class out, or train "
                 "with LOSS.NAME=softmax"
             )
@@ -97,13 +101,14 @@ class TripletSampler:
         rank: int = 0,
         world_size: int = 1,
         source: str = "training split",
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.labels = np.asarray(labels)
         self.seed, self.rank = seed, rank
         if len(np.unique(self.labels)) < 2:
             raise UserError(f"{source}: one class, expected two or more for triplets: add images of another")
         triplets = min(batch_size // 3, len(np.unique(self.labels)))
-        self._pairs = ClassSampler(self.labels, 2 * triplets, 2, seed, rank, world_size, source)
+        self._pairs = ClassSampler(self.labels, 2 * triplets, 2, seed, rank, world_size, source, class_names)
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Number of batches, the same for all processes and epochs."""

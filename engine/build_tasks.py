@@ -9,6 +9,7 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from datasets.build import build_dataset, build_sampler, build_vocabulary
+from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.loader import iterate_batches
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
@@ -49,9 +50,9 @@ class Task:
     """
 
     model: nn.Layer
-    vocabulary: Vocabulary | WordPiece
-    training: RetrievalDataset | PairDataset
-    dev: RetrievalDataset | PairDataset
+    vocabulary: Vocabulary | WordPiece | ClassNames
+    training: RetrievalDataset | PairDataset | ImageDataset
+    dev: RetrievalDataset | PairDataset | ImageDataset
     batches_of: Callable[[int, int], Batches]
     validate: Callable[[Progress], dict[str, float]]
 

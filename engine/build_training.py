@@ -3,10 +3,12 @@
 from yacs.config import CfgNode
 
 from config.errors import UserError
-from config.families import CROSS_ENCODERS
+from config.families import CROSS_ENCODERS, IMAGE_ENCODERS
 from config.load import config_as_dict
+from datasets.image_dataset import ClassNames
 from datasets.text import Vocabulary
 from datasets.wordpiece import WordPiece
+from engine.build_image_task import image_task
 from engine.build_pair_task import pair_task
 from engine.build_tasks import Start, Task, dual_task
 from engine.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint, verify_files
@@ -22,14 +24,17 @@ from solvers.scheduler import build_schedule
 
 def build_trainer(
     cfg: CfgNode, folder: RunFolder, log: RunLog, resume: bool, rank: int = 0, world_size: int = 1
-) -> tuple[Trainer, Vocabulary | WordPiece]:
+) -> tuple[Trainer, Vocabulary | WordPiece | ClassNames]:
     """Return the trainer of a new run, of one that starts from PRETRAINED.DIR, or of one that goes on.
 
-    The vocabulary is built anew, or is the one of the checkpoint that training starts from.
+    The vocabulary is built anew, or is the one of the checkpoint that training starts from; of an image
+    encoder it is the classes of the training split.
     """
     start = Start(folder.last if resume else None, rank, world_size, log.say)
-    task = (pair_task if cfg.MODEL.NAME in CROSS_ENCODERS else dual_task)(cfg, start)
-    model, vocabulary, loss = task.model, task.vocabulary, build_loss(cfg)
+    task = _task(cfg, start)
+    model, vocabulary = task.model, task.vocabulary
+    of_images = cfg.MODEL.NAME in IMAGE_ENCODERS
+    loss = build_loss(cfg, model.embed_dim, len(vocabulary)) if of_images else build_loss(cfg)
     log.say(_describe(cfg, task))
 
     def validate() -> dict[str, float]:
@@ -60,6 +65,12 @@ def build_trainer(
     if resume:
         _resume(cfg, folder, trainer, log)
     return trainer, vocabulary
+
+
+def _task(cfg: CfgNode, start: Start) -> Task:
+    if cfg.MODEL.NAME in CROSS_ENCODERS:
+        return pair_task(cfg, start)
+    return (image_task if cfg.MODEL.NAME in IMAGE_ENCODERS else dual_task)(cfg, start)
 
 
 def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, log: RunLog) -> None:
@@ -93,8 +104,9 @@ def changed_keys(before: dict, now: dict) -> list[str]:
 def _describe(cfg: CfgNode, task: Task) -> str:
     parameters = sum(parameter.size for parameter in task.model.parameters())
     name = cfg.DATASET.NAME or cfg.DATASET.DATA_DIR
+    words = f"{len(task.vocabulary)} {'classes' if cfg.MODEL.NAME in IMAGE_ENCODERS else 'words'}"
     return (
         f"data: {name}; {task.training.describe()}; {task.dev.describe()}\n"
-        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {len(task.vocabulary)} words; "
+        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {words}; "
         f"loss: {cfg.LOSS.NAME}"
     )

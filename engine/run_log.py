@@ -105,12 +105,16 @@ class RunLog:
 
 def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int] | None) -> str:
     """Return the terminal's line for one validation; `best` is the better score there was, and its step."""
+    verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
+    if "map_at_r" in metrics:
+        recalls = "/".join(f"{metrics[f'r{k}']:.1f}" for k in (1, 10, 100, 1000))
+        found = f"R@1/10/100/1000 {recalls}  MAP@R {metrics['map_at_r']:.1f}"
+        return f"validation at step {step}: {found}  ({verdict})"
     recalls = "  ".join(
         f"{direction} " + "/".join(f"{metrics[f'{key}_r{k}']:.1f}" for k in (1, 5, 10))
         for direction, key in (("image-to-text", "i2t"), ("text-to-image", "t2i"))
         if f"{key}_r1" in metrics
     )
-    verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
     return f"validation at step {step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}  ({verdict})"
 
 

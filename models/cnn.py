@@ -1,5 +1,6 @@
 """Convolutional networks as encoders of pixels: from images [B,3,H,W] to vectors [B,F]."""
 
+import warnings
 from collections.abc import Callable
 
 import paddle
@@ -7,6 +8,8 @@ from paddle import Tensor, nn
 from paddle.vision import models as vision
 
 from models.encoders import ImageEncoder, l2norm
+
+warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
 
 
 def _vgg(network: Callable[..., nn.Layer]) -> Callable[[], nn.Layer]:

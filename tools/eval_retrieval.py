@@ -12,6 +12,7 @@ each is read as the config.yaml of its run says; EVAL and RUNTIME are the first 
 A cross encoder (oscar) scores every pair: a killed evaluation goes on where it stopped when the command is
 started again, and python -m paddle.distributed.launch shares the pairs among processes. With EVAL.RERANK_DIR
 it puts the short lists of a dual encoder in order instead.
+An image encoder (cnn) searches the pictures of the split in each other, or in those of EVAL.GALLERY.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
-from config.families import CROSS_ENCODERS
+from config.families import CROSS_ENCODERS, IMAGE_ENCODERS
 from config.load import (
     FrozenConfig,
     add_config_arguments,
@@ -126,6 +127,8 @@ def evaluate(
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     say = print_line if is_main() else ignore
     say(runtime.describe())
+    if any(each.MODEL.NAME in IMAGE_ENCODERS for each in cfgs):
+        return evaluate_pictures(cfgs, path, scores_path)
     with progress_display() if is_main() else contextlib.nullcontext() as show:
         found = evaluate_checkpoints(cfgs, path.parent / "scores", weights, tune, scores_path, show, say)
     if found is None:  # the first process has the result
@@ -133,6 +136,25 @@ def evaluate(
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
     print_found(found)
     print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
+    return 0
+
+
+def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | None) -> int:
+    """Evaluate an image encoder; print the table and write result.json."""
+    from engine.build_image_task import evaluate_image_encoder
+    from engine.image_evaluation import format_images
+    from engine.result import describe_checkpoint, versions, write_result_json
+
+    if len(cfgs) > 1 or scores_path:
+        problem = "--save_scores" if scores_path else f"{len(cfgs)} --checkpoints"
+        raise refusal(
+            WHERE, f"expected one checkpoint and no --save_scores with an image encoder, got {problem}"
+        )
+    with progress_display() as show:
+        result, checkpoint, unreadable = evaluate_image_encoder(cfgs[0], show)
+    write_result_json(path, result, checkpoint, config_as_dict(cfgs[0]), versions())
+    lines = [*unreadable, describe_checkpoint(checkpoint, result.protocol), format_images(result)]
+    print("\n".join([*lines, f"written: {path}"]))
     return 0
 
 

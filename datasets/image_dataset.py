@@ -1,0 +1,69 @@
+"""Pictures with classes, as the batches that train and evaluate an image encoder."""
+
+import json
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.image_lists import LabelledPictures
+from datasets.picture_loader import PictureLoader
+
+
+class ImageDataset:
+    """One split: pictures and their classes.
+
+    name; image_ids: the pictures' names. labels: int64 [N], 0 to K-1; class_names [K].
+
+    together: rows that belong together, three of a triplet; where one of them cannot be read, all are left
+    out of a batch.
+    """
+
+    def __init__(
+        self, name: str, loader: PictureLoader, pictures: LabelledPictures, together: int = 1
+    ) -> None:
+        self.name = name
+        self.loader = loader
+        self.image_ids = pictures.names
+        self.labels = pictures.labels
+        self.class_names = pictures.class_names
+        self.num_images = len(pictures.names)
+        self._together = together
+
+    def describe(self) -> str:
+        """One line: what the split holds."""
+        return f"{self.name}: {self.num_images} pictures of {len(self.class_names)} classes"
+
+    def batch(self, images: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
+        """Return the readable ones of B pictures as they are cut in an epoch.
+
+        image float32 [B,3,H,W]; label, image_id int64 [B]. Raises `UserError` where none can be read.
+        """
+        read = self.loader.read(images, epoch)
+        views, kept = read.images[:, 0], read.kept
+        if self._together > 1 and len(kept) < len(images):
+            group = kept // self._together
+            whole = np.bincount(group, minlength=1)[group] == self._together
+            views, kept = views[whole], kept[whole]
+        if not len(kept):
+            raise UserError(
+                f"{self.loader.files.path}: none of the {len(images)} pictures of a batch can be read, such "
+                f"as {self.image_ids[images[0]]}: mend or remove them"
+            )
+        chosen = np.asarray(images)[kept]
+        return {"image": views, "label": self.labels[chosen], "image_id": chosen.astype(np.int64)}
+
+
+class ClassNames:
+    """The classes that a model was trained on, in the order of its labels; a checkpoint holds them."""
+
+    file_name = "classes.json"
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_text(self) -> str:
+        """Return the text of the file `file_name`."""
+        return json.dumps(self.names, ensure_ascii=False, indent=0) + "\n"

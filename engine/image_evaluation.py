@@ -1,0 +1,161 @@
+"""Evaluate an image encoder: encode every picture once, then search pictures of the same class."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from config.errors import UserError
+from datasets.image_dataset import ImageDataset
+from datasets.loader import iterate_batches
+from engine.evaluator import Progress, evaluation_mode
+from engine.image_metrics import IMAGE_RECALLS, summarize_images
+from engine.image_ranking import ImageRanks, image_ranks
+from engine.metrics import TIE_RULES
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """The embeddings [n,D] of the readable pictures of a split, their places in it [n] and classes [n]."""
+
+    embeddings: np.ndarray
+    places: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The outcome of an evaluation of image retrieval.
+
+    `metrics`: see `engine.image_metrics`. `protocol`: split, sizes, gallery and tie rule. `folds` is empty.
+    `ranks` are those of `queries`; `gallery` is `queries` where they were searched in each other.
+    """
+
+    metrics: dict[str, float]
+    protocol: dict
+    ranks: ImageRanks
+    queries: EncodedPictures
+    gallery: EncodedPictures
+    folds: list = field(default_factory=list)
+
+
+def evaluate_images(
+    model: nn.Layer,
+    dataset: ImageDataset,
+    gallery: ImageDataset | None = None,
+    tie_rule: str = "against",
+    batch_size: int = 64,
+    block_size: int = 1024,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> ImageResult:
+    """Search the pictures of `dataset` in `gallery`, or in each other, where none finds itself.
+
+    A picture of the same class is relevant; classes are known by their names. `batch_size` counts pictures
+    per encoding step, `num_workers` threads that decode ahead. `progress` is called with a stage, what is
+    done of it and its size; what it raises ends the evaluation. Raises UserError where no picture has another
+    of its class to find, and for an embedding that is not finite.
+    """
+    queries = encode_pictures(model, dataset, batch_size, num_workers, progress)
+    found = encode_pictures(model, gallery, batch_size, num_workers, progress) if gallery else queries
+    others = (found.embeddings, found.classes) if gallery else ()
+    if not np.isin(queries.classes, _searchable(queries, found, gallery is None)).any():
+        raise UserError(
+            f"{dataset.name}: no picture has another of its class to find"
+            + (f" in {gallery.name}" if gallery else "")
+            + f", such as one of {queries.classes[0]}: add pictures, or check the classes"
+        )
+    ranks = image_ranks(
+        queries.embeddings,
+        queries.classes,
+        *others,
+        tie_rule=tie_rule,
+        block_size=block_size,
+        progress=(lambda done, total: progress("rank", done, total)) if progress else None,
+    )
+    protocol = {
+        "split": dataset.name,
+        "images": len(queries.places),
+        "classes": len(np.unique(queries.classes)),
+        "queries": len(ranks.queries),
+        "unreadable": dataset.num_images - len(queries.places),
+        "gallery": gallery.name if gallery else "",
+        "gallery_images": len(found.places),
+        "folds": 1,
+        "tie_rule": tie_rule,
+        "tie_rule_text": TIE_RULES[tie_rule],
+        "measure": model.measure,
+    }
+    metrics = summarize_images(ranks.ranks, ranks.average_precision, ranks.r_precision)
+    return ImageResult(metrics, protocol, ranks, queries, found)
+
+
+def _searchable(queries: EncodedPictures, gallery: EncodedPictures, own: bool) -> np.ndarray:
+    """Return the classes that a query can find."""
+    classes, counts = np.unique(gallery.classes, return_counts=True)
+    return classes[counts > own]
+
+
+def encode_pictures(
+    model: nn.Layer,
+    dataset: ImageDataset,
+    batch_size: int,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> EncodedPictures:
+    """Encode every readable picture of `dataset` once."""
+    batches = np.split(np.arange(dataset.num_images), range(batch_size, dataset.num_images, batch_size))
+    embeddings, places = [], []
+    with evaluation_mode(model), paddle.no_grad():
+        for batch in iterate_batches(lambda images: dataset.batch(images, 0), batches, num_workers):
+            encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
+            broken = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
+            if len(broken):
+                raise UserError(
+                    "expected finite embeddings, got NaN or infinity for picture "
+                    f"{dataset.image_ids[batch['image_id'][broken[0]]]}: the weights are broken, as after "
+                    "training that diverged; use an earlier checkpoint"
+                )
+            embeddings.append(encoded)
+            places.append(batch["image_id"])
+            if progress:
+                progress("encode pictures", int(places[-1][-1]) + 1, dataset.num_images)
+    kept = np.concatenate(places)
+    classes = np.array(dataset.class_names)[dataset.labels[kept]]
+    return EncodedPictures(np.concatenate(embeddings), kept, classes)
+
+
+def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[int, float]]:
+    """Return place and score of the `count` pictures of the gallery that are nearest to row `query`."""
+    scores = result.gallery.embeddings @ result.queries.embeddings[query]
+    if result.gallery is result.queries:
+        scores[query] = -np.inf
+    rows = np.argsort(-scores, kind="stable")[: min(count, np.isfinite(scores).sum())]
+    return [(int(result.gallery.places[row]), float(scores[row])) for row in rows]
+
+
+def format_images(result: ImageResult) -> str:
+    """Return the result as a text table that says how it was counted."""
+    protocol, metrics = result.protocol, result.metrics
+    where = (
+        f"in {protocol['gallery_images']} of {protocol['gallery']}"
+        if protocol["gallery"]
+        else "in each other"
+    )
+    lone, unreadable = protocol["images"] - protocol["queries"], protocol["unreadable"]
+    left_out = f"; {lone} without another of their class do not count" if lone else ""
+    left_out += f"; {unreadable} unreadable" if unreadable else ""
+    names = [*(f"R@{k}" for k in IMAGE_RECALLS), "MAP@R", "R-precision"]
+    return "\n".join(
+        [
+            f"{protocol['split']}: {protocol['images']} pictures of {protocol['classes']} classes, searched "
+            f"{where}{left_out}",
+            "",
+            "".join(f"{name:>12}" for name in names),
+            "".join(f"{value:>12.2f}" for value in metrics.values()),
+            "",
+            "in percent; R is the number of a picture's relevant ones",
+            f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
+        ]
+    )
