@@ -68,7 +68,7 @@ def fitting_arrays(path: Path, cnn: Cnn, arrays: dict[str, np.ndarray]) -> dict[
         array = arrays[name]
         if list(array.shape) != list(tensor.shape):
             raise UserError(
-                f"{path}: tensor {name} is {list(array.shape)}, the network expects {tensor.shape}"
+                f"{path}: tensor {name} is {list(array.shape)}, the network expects {list(tensor.shape)}"
             )
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise UserError(f"{path}: tensor {name} has values that are not finite numbers")

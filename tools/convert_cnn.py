@@ -1,0 +1,107 @@
+"""Write the weights of a CNN into a plain file that MODEL.CNN_WEIGHTS takes.
+
+    python tools/convert_cnn.py resnet152 resnet152-394f9c45.pth data/resnet152.safetensors
+    python tools/convert_cnn.py resnet50 resnet50.pdparams data/resnet50.safetensors
+    python tools/convert_cnn.py resnet50 zoo data/resnet50.safetensors
+
+INPUT is a state dict of torchvision (.pth or .pt), weights of Paddle's vision models (.pdparams), or `zoo`,
+which downloads these from Paddle's model zoo. Nothing in a file is run: at anything but plain containers and
+tensors the conversion stops, and says at what. The classifier is left out.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _bert_folder import refuse_existing
+from _command import leave_on_sigterm, run
+from _plain_pickle import read_paddle_file, read_torch_file
+
+import numpy as np
+
+from config.command_line import report_errors_on_one_line
+from config.default import KEYS
+from config.errors import UserError
+from engine.runtime import prepare_runtime
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
+    names = [name for name in KEYS["MODEL"]["CNN"].choices if name]
+    parser.add_argument("network", metavar="NETWORK", choices=names, help=", ".join(names))
+    parser.add_argument("input", metavar="INPUT", help=".pth, .pt or .pdparams file, or zoo")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help=".safetensors file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    arguments = parser.parse_args()
+    leave_on_sigterm()
+    refuse_existing(arguments.output, arguments.overwrite)
+    prepare_runtime("cpu", threads=0, seed=0, deterministic=True)
+    print(convert(arguments.network, arguments.input, arguments.output))
+
+
+def convert(network: str, source: str, output: Path) -> str:
+    """Write the weights of `network` that `source` names; return what was written."""
+    from engine.cnn_weights import fitting_arrays
+    from models.cnn import Cnn
+
+    path = download(network) if source == "zoo" else Path(source)
+    arrays = read_paddle_file(path) if path.suffix == ".pdparams" else from_torch(path)
+    fitting = fitting_arrays(path, Cnn(network), arrays)
+    write(output, fitting)
+    return f"{output}: {network}, {sum(array.size for array in fitting.values()) / 1e6:.2f} million numbers"
+
+
+def from_torch(path: Path) -> dict[str, np.ndarray]:
+    """Return torchvision's tensors under Paddle's names and in its layout."""
+    content = read_torch_file(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, np.ndarray) for value in content.values()):
+        raise UserError(f"{path}: expected a state dict, names to tensors")
+    arrays = {}
+    for name, array in content.items():
+        name = name.removeprefix("module.")
+        if name.endswith(".num_batches_tracked"):
+            continue
+        name = name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
+        arrays[name] = array.T if array.ndim == 2 else array  # linear layers
+    return arrays
+
+
+def write(output: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a file beside `output` and move it there."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    new = output.with_name(f".{output.name}.{os.getpid()}.new")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, new)
+        os.replace(new, output)
+    except (OSError, SafetensorError) as error:
+        new.unlink(missing_ok=True)
+        raise UserError(f"cannot write {output}: {error}; what was there before is intact") from error
+
+
+def download(network: str) -> Path:
+    """Return the file of Paddle's model zoo, which is downloaded once."""
+    from paddle.utils.download import get_weights_path_from_url
+    from paddle.vision.models import mobilenetv2, resnet, vgg
+
+    urls = {**resnet.model_urls, **vgg.model_urls, "mobilenet_v2": mobilenetv2.model_urls["mobilenetv2_1.0"]}
+    url, checksum = urls[network]
+    try:
+        return Path(get_weights_path_from_url(url, checksum))
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot download {url} ({error}): fetch it where there is a network, and give the file as INPUT"
+        ) from error
+
+
+if __name__ == "__main__":
+    run(main)
