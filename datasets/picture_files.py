@@ -67,12 +67,12 @@ class PictureFiles:
         """
         paths = set(self.names)
         by_file: dict[str, list[str]] = {}
-        for name in self.names:
-            path = PurePosixPath(name)
-            by_file.setdefault(path.name, []).append(name)
-            by_file.setdefault(path.stem, []).append(name)
         found = []
         for name, place in zip(wanted, places, strict=True):
+            if name in paths:
+                found.append(name)
+                continue
+            by_file = by_file or _by_file(self.names)
             given = PurePosixPath(name.replace("\\", "/"))
             fits = [str(given)] if str(given) in paths else _agreeing(given, by_file.get(given.name, []))
             if len(fits) != 1:
@@ -81,6 +81,16 @@ class PictureFiles:
                 raise UserError(f"{place}: {several} for {name!r} in {self.path}: {fix}")
             found.append(fits[0])
         return found
+
+
+def _by_file(names: list[str]) -> dict[str, list[str]]:
+    """Return paths by the name of their file, with and without its ending."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        for key in {path.name, path.stem}:
+            found.setdefault(key, []).append(name)
+    return found
 
 
 def _agreeing(given: PurePosixPath, candidates: list[str]) -> list[str]:

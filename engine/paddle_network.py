@@ -28,7 +28,7 @@ class PaddleNetwork:
         cnn = Cnn(name)
         load_cnn(weights, cnn)
         cnn.eval()
-        self._network = _map_of(cnn) if as_map else cnn
+        self._network = map_of(cnn) if as_map else cnn
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the output for pictures."""
@@ -36,7 +36,7 @@ class PaddleNetwork:
             return self._network(paddle.to_tensor(images)).numpy()
 
 
-def _map_of(cnn: Cnn) -> paddle.nn.Layer:
+def map_of(cnn: Cnn) -> paddle.nn.Layer:
     """Return what makes the map before the pooling: VGG keeps it apart, the others can leave that off."""
     if isinstance(cnn.network, paddle.vision.models.VGG):
         return cnn.network.features
