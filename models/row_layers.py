@@ -14,7 +14,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from models.encoders import on_cpu
-from models.error_function import erf
+from models.mkl import erf
 from models.row_blocks import array_of, for_each_block
 
 DENSITY_AT_0, SQRT_HALF = 1 / math.sqrt(2 * math.pi), math.sqrt(0.5)

@@ -15,6 +15,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from models.encoders import on_cpu
+from models.mkl import multiply_each
 from models.row_blocks import array_of, for_each_block
 from models.row_layers import BlockSums, dropout_seed, kept_by_dropout, unless_frozen
 
@@ -140,19 +141,20 @@ class _Attention(PyLayer):
                 asked, rows = _rows(sequences, number, query)
                 keys, values = _by_head(key_value[rows], 2, heads)
                 asking = _by_head((query[asked] + query_bias) * scale, 1, heads)[0]
-                score = asking @ keys.transpose(0, 2, 1)  # [H,A,L]
-                barred = sequences.barred(number, score.shape[1])
+                share = multiply_each(keys, asking.transpose(0, 2, 1))  # [H,L,A]
+                barred = sequences.barred(number, share.shape[2])
                 if barred is not None:
-                    score += barred
-                score -= score.max(axis=2, keepdims=True)
-                np.exp(score, out=score)
-                score /= score.sum(axis=2, keepdims=True)
-                kept = kept_by_dropout(score.shape, dropout, seed + number) if dropout else None
+                    share += barred.T
+                share -= share.max(axis=1, keepdims=True)
+                np.exp(share, out=share)
+                share /= share.sum(axis=1, keepdims=True)
+                kept = kept_by_dropout(share.shape, dropout, seed + number) if dropout else None
                 if keeps:
-                    saved[number] = score, kept
+                    saved[number] = share, kept
                 if dropout:
-                    score = score * kept * np.float32(1 / (1 - dropout))
-                np.matmul(score, values + value_bias, out=_by_head(context[asked], 1, heads)[0])
+                    share = share * kept * np.float32(1 / (1 - dropout))
+                answers = _by_head(context[asked], 1, heads)[0]
+                multiply_each(share.transpose(0, 2, 1), values + value_bias, out=answers)
 
         for_each_block(work, len(sequences.length), _bytes_of(sequences, heads))
         ctx.saved = query, key_value, query_bias, value_bias, saved
@@ -177,17 +179,17 @@ class _Attention(PyLayer):
                 d_out = _by_head(d_context[asked], 1, heads)[0]
                 share, kept = saved[number]
                 used = share
-                d_score = d_out @ (values + value_bias).transpose(0, 2, 1)  # [H,A,L]
+                d_share = multiply_each(values + value_bias, d_out.transpose(0, 2, 1))  # [H,L,A]
                 if dropout:
                     factor = kept * np.float32(1 / (1 - dropout))
                     used = share * factor
-                    d_score *= factor
-                np.matmul(used.transpose(0, 2, 1), d_out, out=d_values)
-                d_score -= np.einsum("hal,hal->ha", share, d_score)[:, :, None]
-                d_score *= share
-                np.matmul(d_score, keys, out=d_asking)
+                    d_share *= factor
+                multiply_each(used, d_out, out=d_values)
+                d_share -= np.einsum("hla,hla->ha", share, d_share)[:, None]
+                d_share *= share
+                multiply_each(d_share.transpose(0, 2, 1), keys, out=d_asking)
                 d_asking *= scale
-                np.matmul(d_score.transpose(0, 2, 1), asking, out=d_keys)
+                multiply_each(d_share, asking, out=d_keys)
                 sums.add(number, d_query[asked].sum(axis=0), d_key_value[rows].sum(axis=0))
 
         for_each_block(work, len(sequences.length), _bytes_of(sequences, heads))
