@@ -5,6 +5,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from config.errors import UserError
+from datasets.build_images import build_picture_store
 from datasets.captions import CaptionSplit, caption_path, load_captions, read_captions
 from datasets.feature_store import FeatureStore
 from datasets.features import NpyFeatures
@@ -44,9 +45,10 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
 
     Raises `UserError` for data that is missing or does not fit together.
     """
-    features = build_features(cfg, split)
-    pool_regions = cfg.MODEL.NAME not in REGION_MODELS
-    if not pool_regions and features.max_regions is None:
+    sees_pictures = bool(cfg.MODEL.CNN)
+    features = build_picture_store(cfg, split, training) if sees_pictures else build_features(cfg, split)
+    sees_regions = cfg.MODEL.NAME in REGION_MODELS
+    if sees_regions and features.max_regions is None:
         raise UserError(
             f"{features.path}: one vector an image, but MODEL.NAME={cfg.MODEL.NAME} needs regions "
             "[images, regions, features]: extract regions, or train MODEL.NAME=vsepp"
@@ -61,7 +63,7 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bo
         cfg.INPUT.MAX_SEQ_LEN,
         long_captions,
         distinct_captions=distinct,
-        pool_regions=pool_regions,
+        pool_regions=not (sees_regions or sees_pictures),
     )
 
 

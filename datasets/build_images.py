@@ -11,6 +11,7 @@ from datasets.image_lists import LabelledPictures, class_folders, read_label_lis
 from datasets.images import Unreadables
 from datasets.picture_files import PictureFiles
 from datasets.picture_loader import PictureLoader
+from datasets.picture_store import PictureStore
 from datasets.samplers import BatchSampler
 from datasets.transforms import Normalization, RandomResizedCrop, ResizeCentreCrop, Transform
 
@@ -46,6 +47,12 @@ def build_picture_loader(
     """Return what reads pictures as the CNN is to see them, cut at random in training."""
     unreadables = unreadables or Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
     return PictureLoader(files, names, _transform(cfg, training), Normalization(), unreadables, cfg.MISC.SEED)
+
+
+def build_picture_store(cfg: CfgNode, split: str, training: bool) -> PictureStore:
+    """Open all pictures of a split, to which captions are tied by their names."""
+    files = picture_files(cfg, split)
+    return PictureStore(files, build_picture_loader(cfg, files, files.names, training))
 
 
 def build_image_sampler(cfg: CfgNode, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Sampler:

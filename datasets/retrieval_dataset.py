@@ -86,7 +86,8 @@ class RetrievalDataset:
         """Return the pairs of B captions and their images.
 
         features float32 [B,F]; or, of regions that are not pooled, regions float32 [I,R,F] and num_regions
-        int64 [I] of the I different images, and image_row int64 [B], each pair's image among them;
+        int64 [I] of the I different images, and image_row int64 [B], each pair's image among them; or, of
+        pictures, image float32 [I,3,H,W] and image_row;
         token_ids int64 [B,T], padded to the longest; text_len, image_id, sentence_id int64 [B].
         """
         images = self.caption_image[caption_indices]
@@ -108,7 +109,13 @@ class RetrievalDataset:
         values = self.features.gather(rows, self.pool_regions)
         if values.ndim == 2:
             return {"features": values}
+        if values.ndim == 4:
+            return {"image": values}
         return {"regions": values, "num_regions": self.features.counts(rows)}
+
+    def start_epoch(self, epoch: int) -> None:
+        """Cut pictures as in that epoch of training; other features are always the same."""
+        self.features.epoch = epoch
 
     def regions(self, image: int) -> ImageRegions:
         """Return one image's features, not pooled, with the boxes and tags that its file holds."""

@@ -17,6 +17,7 @@ from datasets.text import Vocabulary
 from datasets.wordpiece import WordPiece
 from engine.build import read_vocabulary
 from engine.checkpoint import load_model
+from engine.cnn_weights import start_cnn
 from engine.evaluator import Progress, evaluate
 from models.build import build_model
 
@@ -68,11 +69,14 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
         dev.check_features()
     moments = training.feature_moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
     model = build_model(cfg, len(vocabulary), *moments)
+    freeze = start_cnn(model, "" if origin else cfg.MODEL.CNN_WEIGHTS, cfg.MODEL.CNN_FREEZE_EPOCHS)
     if origin and not start.resume_from:
         load_model(origin, model, cfg.MODEL.NAME)
     sampler = build_sampler(cfg, training, start.rank, start.world_size)
 
     def batches_of(epoch: int, first: int) -> Batches:
+        freeze(epoch)
+        training.start_epoch(epoch)
         batches = sampler.batches(epoch)
         return len(batches), iterate_batches(training.batch, batches, cfg.MISC.NUM_WORKERS, first)
 
