@@ -67,7 +67,7 @@ def _fits(*matrices: np.ndarray) -> bool:
 
 
 def _layout(matrices: np.ndarray) -> tuple[int, int]:
-    """Return how MKL is to read each matrix, and how many numbers are from one row (or column) to the next."""
+    """Return how MKL is to read each matrix, and the distance from one row (or column) to the next."""
     _, rows, columns = matrices.strides
     if columns == matrices.itemsize:
         return _AS_IT_IS, max(rows // matrices.itemsize, matrices.shape[2])

@@ -1,0 +1,48 @@
+"""What Oscar's races read: the corpus of prepare_pairs.py, and the pairs of it that are scored."""
+
+from _race import corpora, take_turns
+from prepare_pairs import CAPTIONS, IMAGES, REGIONS, TOKENS, open_dataset, write_corpus
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from datasets.pair_dataset import PairDataset
+from datasets.pairs import Pairs
+from datasets.tsv_features import TsvFeatures
+
+SCORED_IMAGES, SCORED_CAPTIONS = 8, 16
+BERT_WORDS = 30522
+
+
+def race_oscar(task: str) -> tuple[str, float, float]:
+    """Return the corpus and the median speeds of ours and of the twin; `task` is train or score."""
+    corpus, captions = list(corpora("train", IMAGES * CAPTIONS).items())[-1]  # real ones where they are
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_corpus(folder, captions)
+        fill_up(folder / "vocab.txt")
+        dataset = open_corpus(folder)
+        lengths = dataset.pair_lengths(cross_pairs(dataset))
+        print(f"{corpus}: {lengths.mean():.1f} of {TOKENS + REGIONS} places of a pair are taken", flush=True)
+        return corpus, *take_turns(task, "oscar", folder)
+
+
+def fill_up(vocabulary: Path) -> None:
+    """Give the vocabulary BERT's size, by words that occur nowhere."""
+    known = vocabulary.read_text(encoding="utf-8")
+    unused = (f"[unused{number}]\n" for number in range(BERT_WORDS - known.count("\n")))
+    vocabulary.write_text(known + "".join(unused), encoding="utf-8")
+
+
+def open_corpus(folder: Path) -> PairDataset:
+    return open_dataset(folder, TsvFeatures(folder / "features.tsv"))
+
+
+def cross_pairs(dataset: PairDataset) -> Pairs:
+    """Return all pairs of some images with some captions, image by image as the original scores them."""
+    random = np.random.default_rng(1)
+    images = random.choice(dataset.num_images, SCORED_IMAGES, replace=False)
+    captions = random.choice(dataset.num_captions, SCORED_CAPTIONS, replace=False)
+    return Pairs(np.repeat(images, SCORED_CAPTIONS), np.tile(captions, SCORED_IMAGES))
