@@ -39,17 +39,17 @@ class ImageDataset:
         image float32 [B,3,H,W]; label, image_id int64 [B]. Raises `UserError` where none can be read.
         """
         read = self.loader.read(images, epoch)
-        views, kept = read.images[:, 0], read.kept
-        if self._together > 1 and len(kept) < len(images):
-            group = kept // self._together
-            whole = np.bincount(group, minlength=1)[group] == self._together
-            views, kept = views[whole], kept[whole]
-        if not len(kept):
+        group = read.kept // self._together
+        whole = np.flatnonzero(np.bincount(group, minlength=1)[group] == self._together)
+        if not len(whole):
             raise UserError(
                 f"{self.loader.files.path}: none of the {len(images)} pictures of a batch can be read, such "
                 f"as {self.image_ids[images[0]]}: mend or remove them"
             )
-        chosen = np.asarray(images)[kept]
+        chosen = np.asarray(images)[read.kept[whole]]
+        views = read.images[:, 0]
+        if len(whole) < len(views):
+            views = views[whole]
         return {"image": views, "label": self.labels[chosen], "image_id": chosen.astype(np.int64)}
 
 
