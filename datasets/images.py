@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from config.errors import UserError
 
@@ -102,7 +103,7 @@ class Picture:
     def _decode(self, shrink: float) -> Image.Image:
         image = self._image
         try:
-            if shrink >= 2 and image.format == "JPEG":
+            if shrink >= 2 and isinstance(image, JpegImageFile):
                 width, height = image.size
                 image.draft(None, (int(width / shrink), int(height / shrink)))
             image.load()
@@ -150,13 +151,14 @@ class Unreadables:
             self.problems[name] = str(error)
 
     def describe(self) -> list[str]:
-        """Return a line a picture, by name, and one with their number; nothing where there was none."""
-        if not self.problems:
-            return []
-        lines = [
-            f"{name}: skipped, unreadable picture: {self.problems[name]}" for name in sorted(self.problems)
-        ]
-        return [*lines, f"unreadable pictures skipped: {len(lines)}"]
+        """Return what `describe_unreadable` does."""
+        return describe_unreadable(self.problems)
+
+
+def describe_unreadable(problems: dict[str, str]) -> list[str]:
+    """Return a line a picture, by name, and one with their number; nothing where there is none."""
+    lines = [f"{name}: skipped, unreadable picture: {problems[name]}" for name in sorted(problems)]
+    return [*lines, f"unreadable pictures skipped: {len(lines)}"] if lines else []
 
 
 def _unreadable(error: Exception) -> UnreadableError:

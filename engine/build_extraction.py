@@ -6,6 +6,7 @@ from datasets.picture_loader import PictureLoader
 from datasets.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop, Transform
 from engine.extraction import GridDescriber, Network, PooledDescriber, RegionDescriber
 from engine.onnx_network import OnnxNetwork
+from engine.yolox import Yolox
 
 
 def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
@@ -54,18 +55,14 @@ def build_regions(
     threads: int,
 ) -> RegionDescriber:
     """Return what makes the regions that a detector finds; the arguments are those of `find_regions`."""
-    return RegionDescriber(
-        loader,
-        network=build_network(backbone, as_map=False, threads=threads),
-        crop=backbone.size,
-        detector=OnnxNetwork(detector.model, detector.input, detector.output, detector.size, threads),
-        detector_normalization=normalization_of(detector),
-        detector_size=detector.size,
-        strides=detector.strides,
-        pad=detector.pad,
-        classes=detector.classes,
-        overlap=detector.overlap,
-        least_score=least_score,
-        fewest=fewest,
-        most=most,
+    finder = Yolox(
+        OnnxNetwork(detector.model, detector.input, detector.output, detector.size, threads),
+        normalization_of(detector),
+        detector.size,
+        detector.strides,
+        detector.pad,
+        detector.classes,
+        detector.overlap,
     )
+    network = build_network(backbone, as_map=False, threads=threads)
+    return RegionDescriber(loader, network, backbone.size, finder, least_score, fewest, most)

@@ -11,8 +11,7 @@ from datasets.extraction import Extracted, ExtractionFolder
 from datasets.images import Picture, UnreadableError, View
 from datasets.loader import iterate_batches
 from datasets.picture_loader import PictureBatch, PictureLoader
-from datasets.transforms import Normalization
-from engine.detection import Detections, decode_yolox, find_regions
+from engine.yolox import Yolox
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
 
@@ -53,6 +52,12 @@ def extract(
     reasons, names = describer.loader.unreadables.problems, describer.loader.names
     for indices, prepared in zip(batches, iterate_batches(describer.prepare, batches, workers), strict=True):
         pictures = describer.describe([ids[index] for index in indices], prepared)
+        for picture in pictures:
+            if not np.isfinite(picture.vectors).all():
+                raise UserError(
+                    f"{picture.image_id}: the network makes NaN or infinity of this picture: check MEAN and "
+                    "SCALE of its YAML file"
+                )
         made = {picture.image_id for picture in pictures}
         problems = {ids[index]: reasons[names[index]] for index in indices if ids[index] not in made}
         folder.add(pictures, problems)
@@ -124,33 +129,26 @@ class RegionDescriber:
 
     Regions of one picture are a batch of the network (R-CNN's way: Girshick et al. 2014, arXiv 1311.2524). A
     picture in which nothing is found is one region, without a tag.
-    detector: float32 [B,3,size,size] -> [B,A,5+K]; pad: pixel value beside what the picture fills of it.
-    crop: pixels a side of the network's input.
+    crop: pixels a side of the network's input. least_score, fewest, most: as `find_regions` takes them.
     """
 
     loader: PictureLoader
     network: Network
     crop: int
-    detector: Network
-    detector_normalization: Normalization
-    detector_size: int
-    strides: tuple[int, ...]
-    pad: int
-    classes: tuple[str, ...]
-    overlap: float
+    yolox: Yolox
     least_score: float
     fewest: int
     most: int
 
     def prepare(self, indices: Sequence[int]) -> list[tuple[int, Picture, np.ndarray]]:
-        """Return of each readable picture its place, itself, decoded, and the detector's input."""
+        """Return of each readable picture its place, itself, decoded, and what the detector is to see."""
         found = []
         for place, index in enumerate(indices):
             name = self.loader.names[index]
             try:
                 picture = Picture(self.loader.files.read(name))
                 picture.decode(min(picture.size) / _DETAIL)
-                found.append((place, picture, self._letterbox(picture)))
+                found.append((place, picture, self.yolox.letterbox(picture)))
             except UnreadableError as error:
                 self.loader.unreadables.add(name, error)
         return found
@@ -162,43 +160,16 @@ class RegionDescriber:
         return [self._describe(ids[place], picture, boxed) for place, picture, boxed in prepared]
 
     def _describe(self, image_id: str, picture: Picture, boxed: np.ndarray) -> Extracted:
-        found = self._detect(picture.size, boxed)
+        found = self.yolox.find(picture.size, boxed, self.least_score, self.fewest, self.most)
         boxes = found.boxes if len(found.boxes) else np.array([[0, 0, *picture.size]], dtype=np.float32)
         views = [View(tuple(box), (self.crop, self.crop)) for box in boxes.tolist()]
         images = np.empty((len(views), 3, self.crop, self.crop), dtype=np.float32)
         for cut, out in zip(picture.views(views, self.loader.resample), images, strict=True):
             self.loader.normalization.write(cut, out)
-        tags = [self.classes[label] for label in found.classes]
+        tags = [self.yolox.classes[label] for label in found.classes]
         return Extracted(
             image_id, pooled(self.network(images)), picture.size, boxes, tags, found.scores.tolist()
         )
-
-    def _detect(self, size: tuple[int, int], boxed: np.ndarray) -> Detections:
-        """Return what is found, with boxes in pixels of the picture."""
-        output = self.detector(boxed[None])
-        try:
-            boxes, scores = decode_yolox(output[0], self.detector_size, self.strides, len(self.classes))
-        except ValueError as error:
-            raise UserError(f"the detector's output does not fit its YAML file: {error}") from error
-        fills = self._filled(size)
-        found = find_regions(boxes, scores, fills, self.overlap, self.least_score, self.fewest, self.most)
-        scale = np.array([size[0] / fills[0], size[1] / fills[1]] * 2, dtype=np.float32)
-        return Detections(found.boxes * scale, found.scores, found.classes)
-
-    def _filled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return width and height that a picture fills of the detector's input: all of one, in its shape."""
-        scale = self.detector_size / max(size)
-        return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
-
-    def _letterbox(self, picture: Picture) -> np.ndarray:
-        """Return the detector's input [3,S,S]: the picture in its upper left corner, beside it the pad."""
-        width, height = self._filled(picture.size)
-        pixels = np.full((self.detector_size, self.detector_size, 3), self.pad, dtype=np.uint8)
-        whole = View((0, 0, *picture.size), (width, height))
-        (pixels[:height, :width],) = picture.views([whole], self.loader.resample)
-        out = np.empty((3, self.detector_size, self.detector_size), dtype=np.float32)
-        self.detector_normalization.write(pixels, out)
-        return out
 
 
 def pooled(output: np.ndarray) -> np.ndarray:

@@ -23,8 +23,7 @@ from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
-
-from tqdm import tqdm
+from _progress import progress_display
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
@@ -35,7 +34,7 @@ from datasets.feature_contents import read_contents
 from datasets.feature_draft import FeatureDraft, partial_folder
 from datasets.feature_files import FORMATS, file_names
 from datasets.image_lists import read_captioned
-from datasets.images import Unreadables
+from datasets.images import Unreadables, describe_unreadable
 from datasets.open_features import open_features
 from datasets.picture_files import PictureFiles
 from datasets.picture_loader import PictureLoader
@@ -44,6 +43,10 @@ from engine.extraction import Describer, extract
 from engine.runtime import choose_threads, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
+_UNREADABLE = "what happens to a picture that cannot be read: left out and counted, or the end (default skip)"
+_OVERWRITE = "replace OUT, and what a stopped extraction of other pictures or settings left"
+_REGIONS = "fewest and most regions of a picture (default 10 36)"
+_MIN_SCORE = "least score of a region beyond the fewest (default 0.1)"
 
 
 def main() -> None:
@@ -79,10 +82,10 @@ def main() -> None:
             print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
         if folder.done < len(ids):
             describer = build_describer(arguments, loader, backbone, detector, threads)
-            with bar("extracting", len(ids), folder.done) as progress:
+            with stage("extracting", len(ids), folder.done) as progress:
                 extract(describer, ids, folder, batch_size, arguments.workers, progress)
         write_store(folder, output, arguments.dtype)
-        for line in describe_problems(folder.problems):
+        for line in describe_unreadable(folder.problems):
             print(line)
         folder.remove()
 
@@ -93,57 +96,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     report_errors_on_one_line(parser)
-    add = parser.add_argument
-    add("--images", metavar="DIR", type=Path, required=True, help="folder of pictures, or a zip file of one")
-    add("--out", metavar="F", type=Path, required=True, help="file to write: .h5 or .npy (docs/data.md)")
-    add("--backbone", metavar="F", required=True, help="YAML file of the network, as in configs/backbones")
-    add(
-        "--model",
-        metavar="F",
-        help="the network's own file, in place of MODEL (paddle: WEIGHTS) of --backbone",
-    )
-    add("--captions", metavar="F", type=Path, help="the pictures that a .csv or .json names, by its names")
-    add("--split", metavar="S", nargs="+", default=[], help="splits of --captions to take (default: all)")
-    add("--ten_crop", action="store_true", help="average corners, middle and their mirrors, as VSE++ does")
-    add("--grid", metavar="N", type=positive, help="N x N regions, averaged from the network's map")
-    add("--detector", metavar="F", help="YAML file of a detector, whose regions and tags are taken")
-    add("--detector_model", metavar="F", help="the detector's own file, in place of MODEL of its YAML file")
-    add(
-        "--regions",
-        metavar="N",
-        type=positive,
-        nargs=2,
-        default=[10, 36],
-        help="fewest and most regions of a picture (default 10 36)",
-    )
-    add(
-        "--min_score",
-        metavar="P",
-        type=probability,
-        default=0.1,
-        help="least score of a region beyond the fewest (default %(default)s)",
-    )
-    add("--dtype", choices=STORED, default="float32", help="how to store values (default %(default)s)")
-    add(
-        "--unreadable",
-        choices=("skip", "refuse"),
-        default="skip",
-        help="what happens to a picture that cannot be read: left out and counted, or the end "
-        "(default %(default)s)",
-    )
-    add(
-        "--batch_size",
-        metavar="N",
-        type=positive,
-        default=32,
-        help="pictures at a time (default %(default)s)",
-    )
-    add("--workers", metavar="N", type=int, default=1, help="threads that read ahead (default %(default)s)")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace OUT, and what a stopped extraction of other pictures or settings left",
-    )
+    add_input_arguments(parser)
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     ways = [arguments.ten_crop, arguments.grid is not None, arguments.detector is not None]
     if sum(ways) > 1:
@@ -157,10 +111,44 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which pictures and networks to take."""
+    add = parser.add_argument
+    add("--images", metavar="DIR", type=Path, required=True, help="folder of pictures, or a zip file of one")
+    add("--captions", metavar="F", type=Path, help="the pictures that a .csv or .json names, by its names")
+    add("--split", metavar="S", nargs="+", default=[], help="splits of --captions to take (default: all)")
+    add("--unreadable", choices=("skip", "refuse"), default="skip", help=_UNREADABLE)
+    add("--backbone", metavar="F", required=True, help="YAML file of the network, as in configs/backbones")
+    add("--model", metavar="F", help="the network's own file, in place of MODEL (paddle: WEIGHTS) there")
+    add("--detector", metavar="F", help="YAML file of a detector, whose regions and tags are taken")
+    add("--detector_model", metavar="F", help="the detector's own file, in place of MODEL there")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to make of the pictures."""
+    add = parser.add_argument
+    add("--out", metavar="F", type=Path, required=True, help="file to write: .h5 or .npy (docs/data.md)")
+    add("--overwrite", action="store_true", help=_OVERWRITE)
+    add("--dtype", choices=STORED, default="float32", help="how to store values (default %(default)s)")
+    add("--ten_crop", action="store_true", help="average corners, middle and their mirrors, as VSE++ does")
+    add("--grid", metavar="N", type=positive, help="N x N regions, averaged from the network's map")
+    add("--regions", metavar="N", type=positive, nargs=2, default=[10, 36], help=_REGIONS)
+    add("--min_score", metavar="P", type=probability, default=0.1, help=_MIN_SCORE)
+    add("--batch_size", metavar="N", type=positive, default=32, help="pictures at a time (default 32)")
+    add("--workers", metavar="N", type=natural, default=1, help="threads that read ahead (default 1)")
+
+
 def positive(text: str) -> int:
     """Return a number of the command line that is 1 at least."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if natural(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """Return a number of the command line that is 0 at least."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)
 
 
@@ -235,9 +223,9 @@ def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
     source = folder.store()
     contents = read_contents(source, None, lambda done: None)
     draft = FeatureDraft(output, source, contents, dtype)
-    with bar("writing", len(source), draft.images_done) as progress:
+    with stage("writing", len(source), draft.images_done) as progress:
         draft.write(progress)
-    with bar("comparing", len(source)) as progress:
+    with stage("comparing", len(source)) as progress:
         try:
             deviation = compare(source, open_features(draft.path), contents.ids, dtype, progress)
         except UserError:
@@ -259,17 +247,17 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
         raise UserError(f"{there[0]}: already there: give another --out, or --overwrite to replace it")
 
 
-def describe_problems(problems: dict[str, str]) -> list[str]:
-    """Return a line for each picture that was left out, and one with their number; nothing without any."""
-    lines = [f"{name}: skipped, unreadable picture: {problem}" for name, problem in sorted(problems.items())]
-    return [*lines, f"unreadable pictures skipped: {len(lines)}"] if lines else []
-
-
 @contextlib.contextmanager
-def bar(what: str, total: int, initial: int = 0) -> Iterator[Callable[[int], object]]:
-    """Show progress on a terminal, in pictures; yield the function that moves it on."""
-    with tqdm(total=total, initial=initial, unit="picture", desc=what, disable=None) as progress:
-        yield progress.update
+def stage(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
+    """Show how far a stage is, in pictures; yield the function that moves it on."""
+    with progress_display() as show:
+
+        def move(pictures: int) -> None:
+            nonlocal done
+            done += pictures
+            show(what, done, total)
+
+        yield move
 
 
 if __name__ == "__main__":

@@ -126,6 +126,15 @@ def test_a_jpeg_decoded_small_looks_as_one_decoded_whole():
     assert np.abs(plain - quick).mean() < 2
 
 
+def test_the_pictures_of_telephones_are_jpegs_too():
+    data = encoded(noisy(1200, 900), "MPO", save_all=True, append_images=[noisy(300, 200)])
+    picture = Picture(data)
+    assert picture._image.format == "MPO"
+    (pixels,) = picture.views([View((0, 0, 1200, 900), (120, 90))], BILINEAR)
+    assert picture._image.size == (150, 113)
+    assert np.abs(np.asarray(noisy(120, 90)).astype(int) - pixels).mean() < 6
+
+
 BROKEN = {
     "empty": (b"", "zero bytes"),
     "text": (b"<html>404 not found</html>", "not a picture"),
@@ -154,6 +163,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
         Picture(small)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_no_damage_escapes_as_another_error():
     random = np.random.default_rng(0)
     kinds = {"JPEG": {}, "PNG": {}, "GIF": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {}, "BMP": {}}

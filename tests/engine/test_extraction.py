@@ -12,6 +12,7 @@ from datasets.picture_files import PictureFiles
 from datasets.picture_loader import PictureLoader
 from datasets.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop
 from engine.extraction import GridDescriber, PooledDescriber, RegionDescriber, averages, extract, grid_boxes
+from engine.yolox import Yolox
 from tests.datasets.pictures import CORNERS, encoded, noisy, quarters, write_folder
 from tests.onnx_networks import yolox_output
 
@@ -88,23 +89,12 @@ class SeenDetector:
         return self.output[None]
 
 
-def region_describer(reader: PictureLoader, detector: SeenDetector, **changes: object) -> RegionDescriber:
-    options = {
-        "network": means,
-        "crop": 6,
-        "detector": detector,
-        "detector_normalization": Normalization((0.0,) * 3, (1.0,) * 3, bgr=True),
-        "detector_size": 32,
-        "strides": (8, 16),
-        "pad": 114,
-        "classes": ("dog", "traffic light", "tree"),
-        "overlap": 0.45,
-        "least_score": 0.5,
-        "fewest": 1,
-        "most": 3,
-        **changes,
-    }
-    return RegionDescriber(reader, **options)
+def region_describer(
+    reader: PictureLoader, detector: SeenDetector, classes: tuple[str, ...] = ("dog", "traffic light", "tree")
+) -> RegionDescriber:
+    plain = Normalization((0.0,) * 3, (1.0,) * 3, bgr=True)
+    yolox = Yolox(detector, plain, size=32, strides=(8, 16), pad=114, classes=classes, overlap=0.45)
+    return RegionDescriber(reader, means, crop=6, yolox=yolox, least_score=0.5, fewest=1, most=3)
 
 
 def test_regions_are_parts_of_the_picture_with_its_own_pixels_as_boxes(tmp_path):
@@ -144,6 +134,15 @@ def test_a_detector_with_other_classes_is_one_line(tmp_path):
     describer = region_describer(reader, SeenDetector([]), classes=("dog",))
     with pytest.raises(UserError, match=r"does not fit its YAML file: expected \[20, 6\], .*got \[20, 8\]"):
         describer.describe(["a"], describer.prepare([0]))
+
+
+def test_nan_is_refused_with_the_picture_and_not_recorded(tmp_path, three):
+    reader = loader(tmp_path, three, Stretch(8))
+    describer = PooledDescriber(reader, lambda images: means(images) * np.nan)
+    with contextlib.closing(ExtractionFolder(tmp_path / "a.h5", {})) as folder:
+        with pytest.raises(UserError, match="a: the network makes NaN or infinity of this picture"):
+            extract(describer, ["a", "b", "c"], folder, 2, 0, lambda done: None)
+        assert folder.done == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])

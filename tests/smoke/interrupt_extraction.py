@@ -1,30 +1,29 @@
-"""Run tools/extract_features.py and send its own process a signal when so many pictures are done.
+"""Run tools/extract_features.py, and send it a signal when so many pictures are recorded.
 
-    python interrupt_extraction.py SIGKILL 4 tools/extract_features.py [arguments ...]
-
-The moment is when the progress bar moves past that number: batches up to there are recorded.
+python interrupt_extraction.py SIGKILL 4 tools/extract_features.py [arguments ...]
 """
 
 import os
 import runpy
 import signal
 import sys
+from pathlib import Path
 
-import tqdm
+name, at_picture, tool, *arguments = sys.argv[1:]
+sys.path[:0] = [str(Path(tool).parent), str(Path(tool).parents[1])]
 
+from datasets import extraction  # noqa: E402
 
-class Watched(tqdm.tqdm):
-    """A bar that sends the signal; it is silent, and counts all the same."""
-
-    def update(self, n: float = 1) -> None:
-        """Count, and send the signal at its time."""
-        super().update(n)
-        self.counted = getattr(self, "counted", 0) + n
-        if self.counted >= int(pictures):
-            os.kill(os.getpid(), getattr(signal, name))
+add = extraction.ExtractionFolder.add
 
 
-name, pictures, *sys.argv = sys.argv[1:]
-tqdm.tqdm = Watched
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")
+def add_and_signal(folder: extraction.ExtractionFolder, *batch: object) -> None:
+    """Record a batch, and let the signal come if it is time."""
+    add(folder, *batch)
+    if folder.done >= int(at_picture):
+        os.kill(os.getpid(), signal.Signals[name])
+
+
+extraction.ExtractionFolder.add = add_and_signal
+sys.argv = [tool, *arguments]
+runpy.run_path(tool, run_name="__main__")
