@@ -69,10 +69,10 @@ class ExtractionFolder:
             self._check_job(job)
             self._read_journal()
         except OSError as error:
-            self.close()
+            self._release()
             raise self._disk_error(error) from error
         except UserError:
-            self.close()
+            self._release()
             raise
 
     @property
@@ -103,8 +103,9 @@ class ExtractionFolder:
         self.problems |= problems
 
     def store(self) -> "ExtractedFeatures":
-        """Return what was extracted, to read; raise `UserError` where no picture could be read."""
+        """Return what was extracted, to read; where no picture could be, remove all and raise `UserError`."""
         if not self.entries:
+            self.remove()
             name, problem = next(iter(self.problems.items()))
             raise UserError(
                 f"{name}: {problem}; none of {self.done} pictures could be read: mend or convert them"
@@ -114,10 +115,16 @@ class ExtractionFolder:
     def remove(self) -> None:
         """Remove the folder: what it held is elsewhere, or not wanted."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self.close()
+        self._release()
 
     def close(self) -> None:
-        """Let other processes go on with the folder."""
+        """Let other processes go on with the folder; one in which nothing is complete is removed."""
+        if self.done:
+            self._release()
+        else:
+            self.remove()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -83,6 +83,15 @@ def test_another_job_is_refused_by_name(tmp_path):
         ExtractionFolder(tmp_path / "a.h5", {**JOB, "backbone": {"size": 9}})
 
 
+def test_a_folder_in_which_nothing_is_complete_does_not_stay(tmp_path):
+    folder = open_folder(tmp_path)
+    with pytest.raises(UserError, match="another process"):
+        open_folder(tmp_path)
+    assert folder.path.exists()
+    folder.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_processes_do_not_write_one_folder(tmp_path):
     folder = open_folder(tmp_path)
     with pytest.raises(UserError, match=r"a.h5.extraction: another process is writing it"):
