@@ -18,7 +18,9 @@ from models.encoders import on_cpu
 from models.mkl import multiply_each
 from models.row_blocks import array_of, for_each_block
 from models.row_layers import BlockSums, dropout_seed, kept_by_dropout, unless_frozen
+from models.short_attention import ShortAttention
 
+SHORT = 4096  # numbers of a head's keys in a sequence, below which sequences are quicker together than alone
 BARRED = -10000.0  # added to a score that is not to count; its exponential is 0 in float32
 
 
@@ -100,7 +102,9 @@ def attend(
     if on_cpu(query):
         biases = query_bias, key_value_bias
         keeps = paddle.is_grad_enabled()
-        return _Attention.apply(query, key_value, *biases, sequences, heads, dropout, keeps)
+        is_short = sequences.length.mean() * (query.shape[1] // heads) < SHORT
+        layer = ShortAttention if is_short else _Attention
+        return layer.apply(query, key_value, *biases, sequences, heads, dropout, keeps)
     return attend_padded(query + query_bias, key_value + key_value_bias, sequences, heads, dropout)
 
 

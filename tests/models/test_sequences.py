@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import paddle
 import pytest
@@ -9,6 +11,12 @@ DIM = HEADS * SIZE
 LENGTH = np.array([4, 1, 3])
 KINDS = np.array([0, 0, 1, 2, 0, 0, 1, 1])
 ATTENDS = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
+
+
+@pytest.fixture(autouse=True, params=["together", "one by one"])
+def way(request, monkeypatch):
+    """Let `attend` work on sequences of equal length together, or on each alone."""
+    monkeypatch.setattr("models.sequences.SHORT", math.inf if request.param == "together" else 0)
 
 
 def inputs(first_only):
