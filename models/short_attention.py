@@ -4,16 +4,18 @@ One by one, what surrounds a product of some hundred numbers takes several times
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import paddle
 from paddle.autograd import PyLayer
 
-from models.row_blocks import array_of, for_each
+from models.row_blocks import array_of, for_each_block
 from models.row_layers import dropout_seed, kept_by_dropout, unless_frozen
 
 _TOGETHER = 16  # sequences: their scores stay in the cache
+_GROUP_BYTES = 1 << 18  # about what a group takes
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,16 @@ def _rows(by_head: np.ndarray) -> np.ndarray:
     return by_head.transpose(0, 2, 1, 3).reshape(by_head.shape[0], by_head.shape[2], -1)
 
 
+def _for_each(work: Callable[[_Group], None], groups: list[_Group]) -> None:
+    """Call `work` on every group, on all threads."""
+
+    def work_on(part: slice) -> None:
+        for group in groups[part]:
+            work(group)
+
+    for_each_block(work_on, len(groups), _GROUP_BYTES)
+
+
 class ShortAttention(PyLayer):
     """What `sequences.attend` does, for `sequences` that are short."""
 
@@ -79,7 +91,7 @@ class ShortAttention(PyLayer):
                 share = share * kept * np.float32(1 / (1 - dropout))
             context[group.asking] = _rows(share @ values)
 
-        for_each(work, groups)
+        _for_each(work, groups)
         ctx.saved = query, key_value, query_bias, key_value_bias, groups, saved
         ctx.settings = heads, dropout, scale
         return paddle.from_dlpack(context)
@@ -107,6 +119,6 @@ class ShortAttention(PyLayer):
             d_keys, d_values = d_score.swapaxes(2, 3) @ asking, used.swapaxes(2, 3) @ d_out
             d_key_value[group.rows] = np.concatenate([_rows(d_keys), _rows(d_values)], axis=2)
 
-        for_each(work, groups)
+        _for_each(work, groups)
         d_biases = d_query.sum(axis=0), d_key_value.sum(axis=0)
         return unless_frozen(ctx.frozen, d_query, d_key_value, *d_biases)
