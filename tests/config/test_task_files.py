@@ -75,6 +75,40 @@ VINVL_TASKS = {
         "EVAL.EVAL_IMG_KEYS_FILE": "test_img_keys_1k.tsv",
     },
 }
+METRIC = {
+    "MODEL.NAME": "cnn",
+    "MODEL.CNN": "resnet50",
+    "MODEL.CNN_DIM": 0,
+    "INPUT.CROP_SIZE": 224,
+    "INPUT.RESIZE": 224,
+    "INPUT.CROP_AREA": (0.08, 1.0),
+    "OPTIMIZATION.OPTIMIZER": "momentum",
+    "OPTIMIZATION.MOMENTUM": 0.9,
+    "OPTIMIZATION.WEIGHT_DECAY": 1e-4,
+    "OPTIMIZATION.EPOCHS": 30,
+    "OPTIMIZATION.CLIP": "none",
+}
+SECOND_STAGE = METRIC | {
+    "LOSS.MARGIN": 0.1,
+    "OPTIMIZATION.BATCH_SIZE": 60,
+    "OPTIMIZATION.LR": 1e-4,
+    "OPTIMIZATION.LR_SCHEDULER": "constant",
+    "PRETRAINED.DIR": "out/sop_softmax/last",
+}
+STAGES = {
+    "softmax": METRIC
+    | {
+        "LOSS.NAME": "softmax",
+        "LOSS.LABEL_SMOOTHING": 0.1,
+        "OPTIMIZATION.BATCH_SIZE": 80,
+        "OPTIMIZATION.LR": 0.01,
+        "OPTIMIZATION.LR_SCHEDULER": "multistep",
+        "OPTIMIZATION.LR_MILESTONES": (12.0, 24.0),
+        "OPTIMIZATION.LR_GAMMA": 0.1,
+    },
+    "triplet": SECOND_STAGE | {"LOSS.NAME": "triplet"},
+    "quadruplet": SECOND_STAGE | {"LOSS.NAME": "margin_sample_mining", "OPTIMIZATION.SAMPLES_PER_CLASS": 2},
+}
 ORIGINALS = {
     "f8k/vsepp.yaml": VSEPP,
     "f30k/vsepp.yaml": VSEPP,
@@ -108,6 +142,21 @@ def test_the_originals_settings_are_carried(name):
 @pytest.mark.parametrize("name", VINVL_TASKS)
 def test_the_task_files_of_vinvl_carry_its_settings(name):
     check_values(load_config(CONFIGS / name), VINVL | VINVL_TASKS[name])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_stages_of_metric_learning_carry_the_originals_settings(stage):
+    check_values(load_config(CONFIGS / "sop" / f"{stage}.yaml"), STAGES[stage])
+
+
+@pytest.mark.parametrize("name", ["f30k/vsepp_resnet152", "f30k/vsepp_vgg19", "coco/vsepp_resnet152"])
+def test_vsepp_from_pixels_is_first_frozen_then_trained_at_a_tenth_of_the_rate(name):
+    frozen, tuned = (load_config(CONFIGS / f"{name}{stage}.yaml") for stage in ("", "_finetune"))
+    crops = {"INPUT.CROP_SIZE": 224, "INPUT.RESIZE": 256, "INPUT.CROP_AREA": (0.08, 1.0)}
+    check_values(frozen, crops | {"MODEL.CNN_FREEZE_EPOCHS": -1, "OPTIMIZATION.LR": 2e-4})
+    check_values(tuned, crops | {"MODEL.CNN_FREEZE_EPOCHS": 0, "OPTIMIZATION.LR": 2e-5})
+    assert tuned.PRETRAINED.DIR == f"out/{frozen.OUTPUT.SAVE_NAME}/best"
+    assert frozen.DATASET.USE_RESTVAL == name.startswith("coco")
 
 
 def check_values(cfg, values):
