@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.pairs import CrossPairs, ListedPairs, Pairs, candidate_pairs, top_candidates
+from datasets.pairs import CrossPairs, JoinedPairs, ListedPairs, Pairs, candidate_pairs, top_candidates
 
 RANDOM = np.random.default_rng(0)
 IMAGE_LENGTHS, CAPTION_LENGTHS = RANDOM.integers(10, 60, size=7), RANDOM.integers(5, 30, size=23)
@@ -73,6 +73,18 @@ def test_listed_pairs_come_once_next_to_those_of_like_length():
     ]
     assert sorted(order) == sorted(set(order))  # an image's pairs follow each other
     assert IMAGE_LENGTHS[order].tolist() == sorted(IMAGE_LENGTHS[order])
+
+
+def test_joined_sets_keep_their_blocks():
+    parts = [
+        CrossPairs(np.arange(3), np.arange(4), np.ones(3), np.ones(4), 5),
+        ListedPairs(Pairs(np.array([6]), np.array([9])), IMAGE_LENGTHS, CAPTION_LENGTHS, 5),
+        CrossPairs(np.arange(2), np.arange(23), np.ones(2), np.ones(23), 50),
+    ]
+    joined = JoinedPairs(parts)
+    assert len(joined) == 3 + 1 + 1 and joined.num_pairs == 12 + 1 + 46
+    expected = [keys(part.block(index)) for part in parts for index in range(len(part))]
+    assert [keys(joined.block(index)) for index in range(len(joined))] == expected
 
 
 def test_candidates_of_both_directions():

@@ -7,8 +7,11 @@ import paddle
 import pytest
 
 from config.errors import UserError
+from datasets.pairs import Pairs
 from datasets.text import Vocabulary
-from engine.swapped import swapped_accuracy
+from engine.pair_scoring import score_pairs
+from engine.swapped import cross_swapped_scores, swapped_accuracy
+from tests.pair_data import PlainScorer, pair_dataset
 
 
 @dataclass
@@ -76,3 +79,22 @@ def test_a_bag_of_words_has_fifty_percent():
 def test_a_pair_of_an_unknown_image_is_named():
     with pytest.raises(UserError, match="'z', which is not in the test split"):
         swapped_accuracy(Reader(True), VOCABULARY, Images(), [Pair("z", "sides", "red dog", "dog red")])
+
+
+def test_a_cross_encoder_scores_each_text_with_its_image(tmp_path):
+    dataset = pair_dataset(tmp_path)
+    texts = [
+        ("7.jpg", "word1 word2", "word2 word1"),
+        ("0.jpg", "word3", "word4"),
+        ("7.jpg", "word5", "word6"),
+    ]
+    pairs = [Pair(image_id, "sides", true, false) for image_id, true, false in texts]
+    scores = cross_swapped_scores(PlainScorer(), dataset, pairs, batch_tokens=20)
+    assert scores.shape == (2, 3)
+    for side in range(2):
+        for place, (image_id, *sentences) in enumerate(texts):
+            one = dataset.with_texts([sentences[side]])
+            pair = Pairs(np.array([int(image_id.removesuffix(".jpg"))]), np.array([0]))
+            assert scores[side, place] == score_pairs(PlainScorer(), one, pair, 100)[0]
+    with pytest.raises(UserError, match="'x', which is not in the test split"):
+        cross_swapped_scores(PlainScorer(), dataset, PAIRS[:1], 100)

@@ -131,14 +131,16 @@ def test_scores_of_another_evaluation_are_refused(runs, left, run_quickly, chang
     assert shards(left) == kept
 
 
-def test_two_processes_share_the_pairs(runs, tmp_path, undisturbed):
+def test_two_processes_share_what_a_killed_one_left(runs, left, tmp_path, undisturbed):
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
     command += ["--log_dir", tmp_path / "logs", ROOT / "tools" / "eval_retrieval.py"]
-    command += [*of_run(runs, "cross", tmp_path / "out"), *SLOWLY]
+    command += [*of_run(runs, "cross", left), *SLOWLY]
+    before = 50 * len(shards(left))
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120)
     logs = [(tmp_path / "logs" / f"workerlog.{rank}").read_text() for rank in range(2)]
     assert done.returncode == 0, logs
-    assert read_result(tmp_path / "out")["metrics"] == undisturbed["metrics"]
+    assert read_result(left)["metrics"] == undisturbed["metrics"]
+    assert f"{before:,} are there from before" in logs[0]
     assert "in each of 2 processes" in logs[0] and "R@1" in logs[0] and "pairs" not in logs[1]
 
 
