@@ -2,7 +2,7 @@
 
 The scores of a stand-in for the model are written as shards, block by block, then ranked both ways, as the
 tool does; each size in a process of its own. The baseline is not a run: it is the size of the matrix of all
-scores in float32, the least that is held by an evaluation that keeps them (the original has a dict of floats).
+scores in float32, the least that is held by an evaluation that keeps them (the original: a dict of floats).
 """
 
 from _report import peak_memory, report, run_child
