@@ -77,7 +77,8 @@ def _merge(lists: _Lists, queries: np.ndarray, gallery: np.ndarray, scores: np.n
     may_enter = scores.max(axis=1) >= lists.scores[queries, -1]
     queries, scores = queries[may_enter], scores[may_enter]
     in_order = np.argsort(gallery)
-    columns = in_order[top_candidates(scores[:, in_order], k)]  # [q,<=k]
+    in_rows = np.ascontiguousarray(scores[:, in_order])
+    columns = in_order[top_candidates(in_rows, k)]  # [q,<=k]
     new = np.take_along_axis(scores, columns, axis=1)
     places = np.concatenate([lists.places[queries], gallery[columns]], axis=1)
     together = np.concatenate([lists.scores[queries], new], axis=1)
