@@ -116,7 +116,7 @@ class Trainer:
                 self.average.update(step)
             self._skipped = 0
             self._window.append(losses)
-        self.optimizer.clear_grad()
+        self.optimizer.clear_grad(set_to_zero=False)
         pairs = sum(len(arrays["image_id"]) for arrays in group)
         self._pairs_since_log += pairs * self.world_size
         if (step + 1) % settings.print_step == 0:

@@ -1,8 +1,9 @@
 """GRU and LSTM over levels of rows, forward and backward, in NumPy: the recurrent layer of the CPU.
 
 A level holds sequences at the same step; each of its rows continues a row of the level before. A block of
-rows stays in the cache while all of a step's element-wise operations pass over it, which is some ten times
-faster than one operation of Paddle's after another; NumPy's products are at least as fast as Paddle's.
+rows stays in the cache from its product through all of a step's element-wise operations, which is some ten
+times faster than one operation of Paddle's after another. Each gate is an array of its own, [G,n,D]: NumPy
+is two to four times slower on a part of the columns. `models/products.py` has the products.
 """
 
 from collections.abc import Sequence
@@ -10,63 +11,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.row_blocks import for_each_block
+from models.products import RepeatedFactors, multiply
+from models.row_blocks import for_each, row_blocks
 
 Rows = np.ndarray | None  # row numbers; None: one after another
 
 
 class GRUSteps:
-    """The element-wise part of a GRU, for up to `size` rows; gates in the order r, z, n.
+    """The element-wise part of a GRU for n rows of a level; gates in the order r, z, n.
 
-    `forward` leaves in the arrays what `backward` needs: r, z and n in `gates` [size,3D], U_n h + c_n in
-    `hidden_n` [size,D].
+    `forward` leaves what `backward` needs: r, z and n in `gates` [3,n,D], U_n h + c_n in `hidden_n` [n,D].
     """
 
-    gates_per_unit, has_memory = 3, False
-
-    def __init__(self, size: int, dim: int, dtype: np.dtype, bias_hh: np.ndarray) -> None:
-        self.dim = dim
-        self.gates, self.hidden_n = np.empty((size, 3 * dim), dtype), np.empty((size, dim), dtype)
-        self._bias_n = bias_hh[2 * dim :]
+    num_gates, has_memory = 3, False
+    scales = 0.5, 0.5, 1.0  # of what comes before a gate's tanh: the logistic function is (1 + tanh(x/2)) / 2
 
     @staticmethod
     def input_bias(bias_ih: np.ndarray, bias_hh: np.ndarray) -> np.ndarray:
-        """Return what is added to W x [3D]: both biases, but for n, where r scales the hidden one."""
-        kept = 2 * len(bias_ih) // 3
-        return np.concatenate([bias_ih[:kept] + bias_hh[:kept], bias_ih[kept:]])
+        """Return what is added to W x [3,D]: both biases, but for n, where r scales the hidden one."""
+        return np.stack([bias_ih[0] + bias_hh[0], bias_ih[1] + bias_hh[1], bias_ih[2]])
 
     def forward(
-        self, rows: slice, hidden: np.ndarray, before: np.ndarray, memory: None, state: np.ndarray
+        self,
+        inputs: np.ndarray,
+        hidden: np.ndarray,
+        bias_hh: np.ndarray,
+        before: np.ndarray,
+        memory: None,
+        state: np.ndarray,
+        new_memory: None,
     ) -> None:
-        """Make the next `state` [n,D] of W x in `gates`, `hidden` = U h [n,3D] and `before` = h [n,D]."""
-        gates, hidden_n = self.gates[rows], self.hidden_n[rows]
-        r, z, n = _split(gates, 3)
-        reset_update = gates[:, : 2 * self.dim]
-        reset_update += hidden[:, : 2 * self.dim]
-        _sigmoid(reset_update)
-        np.add(hidden[:, 2 * self.dim :], self._bias_n, out=hidden_n)
-        n += np.multiply(r, hidden_n, out=state)
+        """Make the next `state` [n,D] of h, in `before`, and scaled W x [3,n,D] and U h [3,n or 1,D]."""
+        self.gates, self.hidden_n = np.empty(inputs.shape, inputs.dtype), np.empty(state.shape, state.dtype)
+        np.add(hidden[2], bias_hh[2], out=self.hidden_n)
+        r, z, n = self.gates
+        reset_update = np.add(inputs[:2], hidden[:2], out=self.gates[:2])
+        _to_logistic(np.tanh(reset_update, out=reset_update))
+        np.multiply(r, self.hidden_n, out=n)
+        n += inputs[2]
         np.tanh(n, out=n)
         np.subtract(before, n, out=state)
         state *= z
         state += n
 
-    def backward(
-        self,
-        rows: slice,
-        before: np.ndarray,
-        memory: None,
-        d_state: np.ndarray,
-        d_memory: None,
-        d_hidden: np.ndarray,
-    ) -> None:
-        """Write the gradient of U h + c to `d_hidden` [n,3D].
+    def backward(self, before: np.ndarray, memory: None, d_state: np.ndarray, d_memory: None) -> np.ndarray:
+        """Return the gradients [3,n,D] of U h + c.
 
         `d_state` [n,D] becomes the gradient that reaches h beside the product. That of n's W x replaces
         `hidden_n`; r's and z's are the same as those of U h.
         """
-        hidden_n = self.hidden_n[rows]
-        (r, z, n), (d_r, d_z, d_n) = _split(self.gates[rows], 3), _split(d_hidden, 3)
+        (r, z, n), hidden_n, d_gates = self.gates, self.hidden_n, np.empty_like(self.gates)
+        d_r, d_z, d_n = d_gates
         fresh = 1 - z
         _tanh_slope(n, out=d_n)
         d_n *= d_state
@@ -80,79 +75,74 @@ class GRUSteps:
         hidden_n[:] = d_n
         d_n *= r
         d_r *= d_n
+        return d_gates
 
     def turn_to_inputs(self, d_hidden: np.ndarray) -> None:
-        """Make the gradients of W x [size,3D] of those of U h + c."""
-        d_hidden[:, 2 * self.dim :] = self.hidden_n
+        """Make the gradients of W x [3,n,D] of those of U h + c."""
+        d_hidden[2] = self.hidden_n
 
 
 class LSTMSteps:
-    """The element-wise part of an LSTM, for up to `size` rows; gates in the order i, f, g, o.
+    """The element-wise part of an LSTM for n rows of a level; gates in the order i, f, g, o.
 
-    `forward` leaves in the arrays what `backward` needs: the gates in `gates` [size,4D], the cell c in
-    `memory` and tanh(c) in `shown` [size,D].
+    `forward` leaves what `backward` needs: the gates in `gates` [4,n,D], tanh(c) in `shown` [n,D].
     """
 
-    gates_per_unit, has_memory = 4, True
-
-    def __init__(self, size: int, dim: int, dtype: np.dtype, bias_hh: np.ndarray) -> None:
-        self.dim = dim
-        self.gates = np.empty((size, 4 * dim), dtype)
-        self.memory, self.shown = np.empty((size, dim), dtype), np.empty((size, dim), dtype)
+    num_gates, has_memory = 4, True
+    scales = 0.5, 0.5, 1.0, 0.5  # as in a GRU
 
     @staticmethod
     def input_bias(bias_ih: np.ndarray, bias_hh: np.ndarray) -> np.ndarray:
-        """Return what is added to W x [4D]: both biases."""
+        """Return what is added to W x [4,D]: both biases."""
         return bias_ih + bias_hh
 
     def forward(
-        self, rows: slice, hidden: np.ndarray, before: np.ndarray, memory: np.ndarray, state: np.ndarray
-    ) -> None:
-        """Make the next `state` [n,D] and cell of W x in `gates`, `hidden` = U h [n,4D] and the old cell."""
-        gates, cell, shown = self.gates[rows], self.memory[rows], self.shown[rows]
-        gates += hidden
-        i, f, g, o = _split(gates, 4)
-        _sigmoid(gates[:, : 2 * self.dim])
-        np.tanh(g, out=g)
-        _sigmoid(o)
-        np.multiply(f, memory, out=cell)
-        cell += np.multiply(i, g, out=state)
-        np.tanh(cell, out=shown)
-        np.multiply(o, shown, out=state)
-
-    def backward(
         self,
-        rows: slice,
+        inputs: np.ndarray,
+        hidden: np.ndarray,
+        bias_hh: np.ndarray,
         before: np.ndarray,
         memory: np.ndarray,
-        d_state: np.ndarray,
-        d_memory: np.ndarray,
-        d_hidden: np.ndarray,
+        state: np.ndarray,
+        new_memory: np.ndarray,
     ) -> None:
-        """Write the gradient of W x and of U h to `d_hidden` [n,4D].
+        """Make the next state and cell [n,D] of the old cell, and scaled W x [4,n,D] and U h [4,n or 1,D]."""
+        self.gates = gates = inputs + hidden
+        np.tanh(gates, out=gates)
+        _to_logistic(gates[:2])
+        _to_logistic(gates[3])
+        i, f, g, o = gates
+        np.multiply(f, memory, out=new_memory)
+        new_memory += np.multiply(i, g, out=state)
+        self.shown = np.tanh(new_memory)
+        np.multiply(o, self.shown, out=state)
+
+    def backward(
+        self, before: np.ndarray, memory: np.ndarray, d_state: np.ndarray, d_memory: np.ndarray
+    ) -> np.ndarray:
+        """Return the gradients [4,n,D] of W x and of U h.
 
         `d_memory` [n,D], the gradient of the cell, becomes that of the cell before, and `d_state` [n,D] what
         reaches h beside the product: nothing.
         """
-        shown = self.shown[rows]
-        (i, f, g, o), (d_i, d_f, d_g, d_o) = _split(self.gates[rows], 4), _split(d_hidden, 4)
-        np.multiply(d_state, o, out=d_f)
-        d_f *= _tanh_slope(shown, out=d_i)
-        d_memory += d_f
-        _sigmoid_slope(o, out=d_o)
-        d_o *= shown
+        (i, f, g, o), d_gates = self.gates, 1 - self.gates
+        d_i, d_f, d_g, d_o = d_gates
+        slope = _tanh_slope(self.shown, out=np.empty_like(d_state))
+        slope *= o
+        slope *= d_state
+        d_memory += slope
+        d_o *= o
+        d_o *= self.shown
         d_o *= d_state
         d_state[:] = 0
-        _tanh_slope(g, out=d_g)
-        d_g *= i
-        d_g *= d_memory
-        _sigmoid_slope(i, out=d_i)
-        d_i *= g
-        d_i *= d_memory
-        _sigmoid_slope(f, out=d_f)
-        d_f *= memory
-        d_f *= d_memory
+        d_g *= np.add(1, g, out=slope)
+        for d_gate, slope_left, factor in ((d_i, i, g), (d_f, f, memory), (d_g, i, None)):
+            d_gate *= slope_left
+            if factor is not None:
+                d_gate *= factor
+            d_gate *= d_memory
         d_memory *= f
+        return d_gates
 
     def turn_to_inputs(self, d_hidden: np.ndarray) -> None:
         """W x and U h are added, so their gradients are equal."""
@@ -170,18 +160,17 @@ class Groups:
             numbers, return_index=True, return_inverse=True, return_counts=True
         )
         self.member = self.member.reshape(-1)
-        self._first, self._alone = first, counts == 1
+        self._first = first
         start = np.cumsum(counts) - counts
         self._several = [
             (group, slice(start[group], start[group] + counts[group]))
-            for group in np.flatnonzero(~self._alone).tolist()
+            for group in np.flatnonzero(counts > 1).tolist()
         ]
 
-    def sum(self, x: np.ndarray) -> np.ndarray:
-        """Return the sums [m,D] of the rows of `x` [N,D] by group (`reduceat` takes ten times as long)."""
-        sums = np.empty((len(self.of), x.shape[1]), x.dtype)
-        sums[self._alone] = x[self._first[self._alone]]
-        for group, part in self._several:
+    def sum(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the sums [m,D] of the rows of `x` [N,D] by group, in `out` where given."""
+        sums = np.take(x, self._first, axis=0, out=out, mode="clip")
+        for group, part in self._several:  # `reduceat` takes ten times as long
             np.add.reduce(x[self._order[part]], axis=0, out=sums[group])
         return sums
 
@@ -202,6 +191,11 @@ class Level:
     def size(self) -> int:
         return self.end - self.start
 
+    @property
+    def num_products(self) -> int:
+        """How many different rows are continued: m."""
+        return self.size if self.parents is None else len(self.parents.of)
+
     def continued(self, before: np.ndarray) -> np.ndarray:
         """Return the different rows [m,D] of the level before that are continued."""
         return before[: self.size] if self.parents is None else before[self.parents.of]
@@ -214,9 +208,19 @@ class Level:
         """Return which of the products serve a part."""
         return part if self.parents is None else self.parents.member[part]
 
-    def sum(self, x: np.ndarray) -> np.ndarray:
-        """Return `x` [n,D] summed over the rows that continue the same one: [m,D]."""
-        return x if self.parents is None else self.parents.sum(x)
+    def multiply(self, part: slice, before: np.ndarray, factors: RepeatedFactors) -> np.ndarray:
+        """Return the products [G,n,D] of what the rows of a part continue, on the calling thread alone."""
+        if self.parents is None:
+            return factors.multiply_here(before[part])
+        different, product_of = np.unique(self.parents.member[part], return_inverse=True)
+        products = factors.multiply_here(before[self.parents.of[different]])
+        return products if len(different) == len(product_of) else products[:, product_of.reshape(-1)]
+
+    def sum(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `x` [n,D] summed over the rows that continue the same one: [m,D], in `out` where given."""
+        if self.parents is not None:
+            return self.parents.sum(x, out)
+        return x if out is None else np.copyto(out, x) or out
 
     def spread(self, sums: np.ndarray, count: int) -> np.ndarray:
         """Return `sums` [m,D] as the rows [count,D] of the level before, zero where nothing continues it."""
@@ -244,6 +248,7 @@ class Recurrence:
         input_row: Rows,
     ) -> None:
         self._kind, self._weights, self._input_row = kind, weights, input_row
+        self._by_gate = [self._gates(weight) for weight in weights]
         self._levels = [
             Level(start, end, None if rows is None else Groups(rows))
             for start, end, rows in zip(starts[:-1], starts[1:], parents, strict=True)
@@ -251,126 +256,142 @@ class Recurrence:
 
     def forward(self, x: np.ndarray, learning: bool) -> np.ndarray:
         """Return the states [P,D] of x [U,E]; `learning` keeps what `backward` needs."""
-        weight_ih, weight_hh, bias_ih, bias_hh = self._weights
-        dim, total = weight_hh.shape[1], self._levels[-1].end
-        widest = max(level.size for level in self._levels)
-        steps = self._kind(total if learning else widest, dim, x.dtype, bias_hh)
-        projected = x @ weight_ih.T
-        projected += self._kind.input_bias(bias_ih, bias_hh)  # [U,G*D]
-        states = np.empty((total, dim), x.dtype)
-        products = np.empty((widest, len(bias_hh)), x.dtype)
-        before, memory = np.zeros((widest, dim), x.dtype), None
-        if steps.has_memory:
-            memory = before
-        for number, level in enumerate(self._levels):
-            if number == 0:  # a state of zeros needs no product
-                products[: level.size] = 0
-            else:
-                continued = level.continued(before)
-                np.matmul(continued, weight_hh.T, out=products[: len(continued)])
-            first = level.start if learning else 0
+        _, weight_hh, _, bias_hh = self._by_gate
+        factors = RepeatedFactors(weight_hh.transpose(0, 2, 1), self._kind.scales)
+        projected = self._project(x)
+        states = np.empty((self._levels[-1].end, weight_hh.shape[2]), x.dtype)
+        before = memory = np.zeros((self._levels[0].size, weight_hh.shape[2]), x.dtype)
+        nothing = np.zeros((len(bias_hh), 1, 1), x.dtype)  # the products of a state of zeros
+        steps, memories = [], []
+        for level in self._levels:
+            tasks = [(part, self._kind()) for part in row_blocks(level.size, projected[:, 0].nbytes)]
+            products = None  # of a large level, each block makes its own and has them in the cache
+            if level.start and len(tasks) == 1:
+                products = factors.multiply(level.continued(before))
+            new_memory = np.empty((level.size, states.shape[1]), x.dtype) if self._kind.has_memory else None
 
             def step(
-                part: slice,
+                task: tuple[slice, GRUSteps | LSTMSteps],
                 level: Level = level,
-                first: int = first,
+                products: np.ndarray | None = products,
                 before: np.ndarray = before,
                 memory: np.ndarray | None = memory,
+                new_memory: np.ndarray | None = new_memory,
             ) -> None:
-                here, rows = _shifted(part, level.start), _shifted(part, first)
-                steps.gates[rows] = projected[here if self._input_row is None else self._input_row[here]]
-                parent = level.parent_of(part)
-                old = None if memory is None else memory[parent]
-                steps.forward(rows, products[level.product_of(part)], before[parent], old, states[here])
+                part, kind = task
+                here, parent = _shifted(part, level.start), level.parent_of(part)
+                inputs = projected[:, here if self._input_row is None else self._input_row[here]]
+                if not level.start:
+                    hidden = nothing
+                elif products is None:
+                    hidden = level.multiply(part, before, factors)
+                else:
+                    hidden = products[:, level.product_of(part)]
+                old, new = (memory[parent], new_memory[part]) if kind.has_memory else (None, None)
+                kind.forward(inputs, hidden, bias_hh, before[parent], old, states[here], new)
 
-            for_each_block(step, level.size, products[0].nbytes)
-            before = states[level.start : level.end]
-            if steps.has_memory:
-                memory = steps.memory[first : first + level.size]
-                memory = memory if learning else memory.copy()  # the next level writes there
+            for_each(step, tasks)
+            before, memory = states[level.start : level.end], new_memory
+            if learning:
+                steps.append(tasks)
+                memories.append(memory)
         if learning:
-            self._x, self._states, self._steps = x, states, steps
+            self._x, self._states, self._steps, self._memories = x, states, steps, memories
         return states
 
     def backward(self, d_states: np.ndarray, need_input: bool) -> tuple[np.ndarray | None, ...]:
         """Return the gradients of x (None unless `need_input`) and of the four weights."""
-        weight_ih, weight_hh, _, bias_hh = self._weights
-        steps, states, levels = self._steps, self._states, self._levels
-        d_hidden = np.empty((len(states), len(bias_hh)), d_states.dtype)
-        d_products, continued = [], []
-        d_state = d_memory = None
-        for number in reversed(range(len(levels))):
-            level = levels[number]
+        d_hidden = np.empty((self._kind.num_gates, *d_states.shape), d_states.dtype)  # [G,P,D]
+        factors = RepeatedFactors(self._by_gate[1])
+        num_products = sum(level.num_products for level in self._levels[1:])
+        d_products = np.empty((self._kind.num_gates, num_products, d_states.shape[1]), d_states.dtype)
+        continued = np.empty(d_products.shape[1:], d_states.dtype)
+        d_state, d_memory = np.zeros((2, self._levels[-1].size, d_states.shape[1]), d_states.dtype)
+        for number in reversed(range(len(self._levels))):
+            level = self._levels[number]
             rows = slice(level.start, level.end)
-            d_state = d_states[rows] + (0 if d_state is None else d_state)
-            if steps.has_memory and d_memory is None:
-                d_memory = np.zeros_like(d_state)
-            previous = slice(levels[number - 1].start, levels[number - 1].end) if number else None
-            self._step_back(level, previous, d_state, d_memory, d_hidden)
-            if previous is not None:
-                before = states[previous]
-                continued.append(level.continued(before))
-                d_products.append(level.sum(d_hidden[rows]))
-                d_before = d_products[-1] @ weight_hh
-                d_before += level.sum(d_state)
-                d_state = level.spread(d_before, len(before))
-                if steps.has_memory:
-                    d_memory = level.spread(level.sum(d_memory), len(before))
-        if d_products:
-            d_weight_hh = np.concatenate(d_products).T @ np.concatenate(continued)
-        else:
-            d_weight_hh = np.zeros_like(weight_hh)
-        d_bias_hh = _sum_of_rows(d_hidden)
-        steps.turn_to_inputs(d_hidden)
-        d_bias_ih = _sum_of_rows(d_hidden)
-        if self._input_row is not None:
-            d_hidden = Groups(self._input_row).sum(d_hidden)  # every row of x is some row's input
-        d_x = d_hidden @ weight_ih if need_input else None
-        return d_x, d_hidden.T @ self._x, d_weight_hh, d_bias_ih, d_bias_hh
+            d_state += d_states[rows]
+            self._step_back(number, d_state, d_memory, d_hidden[:, rows])
+            if number == 0:
+                break
+            before = self._states[self._levels[number - 1].start : level.start]
+            products = slice(num_products - level.num_products, num_products)
+            num_products = products.start
+            continued[products] = level.continued(before)
+            for d_gate, d_product in zip(d_hidden[:, rows], d_products[:, products], strict=True):
+                level.sum(d_gate, out=d_product)
+            d_before = factors.sum_products(d_products[:, products])
+            d_before += level.sum(d_state)
+            d_state = level.spread(d_before, len(before))
+            if self._kind.has_memory:
+                d_memory = level.spread(level.sum(d_memory), len(before))
+        return self._weight_gradients(d_hidden, d_products, continued, need_input)
 
     def _step_back(
-        self,
-        level: Level,
-        previous: slice | None,
-        d_state: np.ndarray,
-        d_memory: np.ndarray | None,
-        d_hidden: np.ndarray,
+        self, number: int, d_state: np.ndarray, d_memory: np.ndarray, d_hidden: np.ndarray
     ) -> None:
         """Write the gradients of a level's products to `d_hidden`, those of what it continues in place."""
-        steps = self._steps
-        if previous is None:
-            before = memory = np.zeros_like(d_state)
-        else:
-            before, memory = self._states[previous], steps.memory[previous] if steps.has_memory else None
+        level, before, memory = self._levels[number], np.zeros_like(d_state), np.zeros_like(d_state)
+        if number:
+            before = self._states[self._levels[number - 1].start : level.start]
+            memory = self._memories[number - 1]
 
-        def step(part: slice) -> None:
-            parent, here = level.parent_of(part), _shifted(part, level.start)
-            old, d_old = (memory[parent], d_memory[part]) if steps.has_memory else (None, None)
-            steps.backward(here, before[parent], old, d_state[part], d_old, d_hidden[here])
+        def step(task: tuple[slice, GRUSteps | LSTMSteps]) -> None:
+            part, kind = task
+            parent = level.parent_of(part)
+            old, d_old = (memory[parent], d_memory[part]) if kind.has_memory else (None, None)
+            d_hidden[:, part] = kind.backward(before[parent], old, d_state[part], d_old)
 
-        for_each_block(step, level.size, d_hidden[0].nbytes)
+        for_each(step, self._steps[number])
+
+    def _weight_gradients(
+        self, d_hidden: np.ndarray, d_products: np.ndarray, continued: np.ndarray, need_input: bool
+    ) -> tuple[np.ndarray | None, ...]:
+        """Return what `backward` does.
+
+        d_hidden: of U h + c [G,P,D]. d_products: of the products [G,M,D]; continued: what they are of [M,D].
+        """
+        weight_ih = self._by_gate[0]
+        grads = [np.empty_like(weight) for weight in self._weights]
+        d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh = map(self._gates, grads)
+        ones = np.ones((1, d_hidden.shape[1]), d_hidden.dtype)
+        for gate, d_gate in enumerate(d_hidden):
+            multiply(d_products[gate].T, continued, out=d_weight_hh[gate])
+            # As a product: `sum` adds row to row, and rounds more.
+            multiply(ones, d_gate, out=d_bias_hh[gate][None])
+        for level, tasks in zip(self._levels, self._steps, strict=True):
+            for part, kind in tasks:
+                kind.turn_to_inputs(d_hidden[:, _shifted(part, level.start)])
+        inputs = None if self._input_row is None else Groups(self._input_row)
+        x = _with_ones(self._x)
+        d_x = np.empty_like(self._x) if need_input else None
+        for gate, d_gate in enumerate(d_hidden):
+            d_gate = d_gate if inputs is None else inputs.sum(d_gate)  # every row of x is some row's input
+            d_affine = multiply(d_gate.T, x)
+            d_weight_ih[gate], d_bias_ih[gate] = d_affine[:, :-1], d_affine[:, -1]
+            if need_input:
+                multiply(d_gate, weight_ih[gate], out=d_x, add=gate > 0)
+        return d_x, *grads
+
+    def _project(self, x: np.ndarray) -> np.ndarray:
+        """Return W x with its bias, scaled, of every gate: [G,U,D]."""
+        weight_ih, _, *biases = self._by_gate
+        bias = self._kind.input_bias(*biases)
+        x, projected = _with_ones(x), np.empty((len(bias), len(x), bias.shape[1]), x.dtype)
+        for gate, scale in enumerate(self._kind.scales):
+            affine = np.column_stack([weight_ih[gate], bias[gate]])
+            multiply(x, affine.T, out=projected[gate], scale=scale)
+        return projected
+
+    def _gates(self, x: np.ndarray) -> np.ndarray:
+        """Return a weight or bias [G*D,...] as [G,D,...], the same memory."""
+        return x.reshape(self._kind.num_gates, -1, *x.shape[1:])
 
 
-def _split(gates: np.ndarray, count: int) -> list[np.ndarray]:
-    """Return views [n,D] of the gates [n,count*D]."""
-    dim = gates.shape[1] // count
-    return [gates[:, number * dim : (number + 1) * dim] for number in range(count)]
-
-
-def _sigmoid(x: np.ndarray) -> None:
-    """Replace `x` by its logistic function 1 / (1 + exp(-x))."""
-    np.negative(x, out=x)
-    with np.errstate(over="ignore"):  # one over infinity is the 0 that it should be
-        np.exp(x, out=x)
-    x += 1
-    np.reciprocal(x, out=x)
-
-
-def _sigmoid_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return the logistic function's slope y (1 - y) where its value is `y`."""
-    np.subtract(1, y, out=out)
-    out *= y
-    return out
+def _to_logistic(x: np.ndarray) -> None:
+    """Make of tanh(x / 2) the logistic function of x."""
+    x *= 0.5
+    x += 0.5
 
 
 def _tanh_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -379,9 +400,9 @@ def _tanh_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:
     return np.subtract(1, out, out=out)
 
 
-def _sum_of_rows(x: np.ndarray) -> np.ndarray:
-    """Return the sum [D] of `x` [P,D] over axis 0, as a product: `sum` adds row to row, and rounds more."""
-    return np.ones(len(x), x.dtype) @ x
+def _with_ones(x: np.ndarray) -> np.ndarray:
+    """Return `x` [U,E] with a column of ones, for the bias."""
+    return np.column_stack([x, np.ones(len(x), x.dtype)])
 
 
 def _shifted(part: slice, start: int) -> slice:

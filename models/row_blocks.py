@@ -6,11 +6,14 @@ block that stays in the cache the passes are cheap, and NumPy releases the inter
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from paddle import Tensor
+
+Item = TypeVar("Item")
 
 _BLOCK_BYTES = 1 << 20  # with what is made of them, about the second-level cache of a core
 
@@ -26,18 +29,37 @@ def row_blocks(count: int, row_bytes: int) -> list[slice]:
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
         blocks = -(-blocks // threads) * threads
-    edges = [count * number // blocks for number in range(blocks + 1)]
-    return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
+    return _cut(count, blocks)
 
 
 def for_each_block(work: Callable[[slice], None], count: int, row_bytes: int) -> None:
     """Call `work` on every block of `count` rows of that size, on all threads."""
-    blocks, threads = row_blocks(count, row_bytes), _threads()
-    if threads == 1 or len(blocks) == 1:
-        for block in blocks:
-            work(block)
-    else:
-        list(_pool(threads).map(work, blocks))
+    for_each(work, row_blocks(count, row_bytes))
+
+
+def equal_parts(count: int) -> list[slice]:
+    """Cut `count` into as many parts as there are threads, or fewer where it is smaller."""
+    return _cut(count, max(1, min(_threads(), count)))
+
+
+def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
+    """Call `work` on each of `items`, on this thread and on those of a pool."""
+    left = iter(items)  # shared: whoever is free takes the next one
+
+    def take() -> None:
+        for item in left:
+            work(item)
+
+    helpers = min(_threads(), len(items)) - 1
+    others = [_pool(_threads()).submit(take) for _ in range(helpers)]
+    take()
+    for other in others:
+        other.result()
+
+
+def _cut(count: int, parts: int) -> list[slice]:
+    edges = [count * number // parts for number in range(parts + 1)]
+    return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _threads() -> int:

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 import numpy as np
 import paddle
 from paddle import Tensor
-from paddle.nn import ClipGradByGlobalNorm, ClipGradByValue
+from paddle.nn import ClipGradByValue
 from paddle.optimizer import SGD, Adam, AdamW, Momentum, Optimizer
 from paddle.regularizer import L2Decay
 from yacs.config import CfgNode
 
 from solvers.bert_adamw import BertAdamW
+from solvers.clipping import ClipByGlobalNorm
 
 NamedParameters = Iterable[tuple[str, Tensor]]
 
@@ -20,10 +21,10 @@ def is_decayed(parameter: Tensor) -> bool:
     return parameter.ndim > 1
 
 
-def _clip(cfg: CfgNode) -> ClipGradByGlobalNorm | ClipGradByValue | None:
+def _clip(cfg: CfgNode) -> ClipByGlobalNorm | ClipGradByValue | None:
     bound = cfg.OPTIMIZATION.CLIP_MAX_NORM
     clips = {
-        "norm": lambda: ClipGradByGlobalNorm(bound),
+        "norm": lambda: ClipByGlobalNorm(bound),
         "value": lambda: ClipGradByValue(bound),
         "none": lambda: None,
     }

@@ -12,7 +12,7 @@ from config.errors import UserError
 from engine.runtime import Runtime, choose_threads, container_quota, mkl_needs_help, usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+OURS = ("OMP_NUM_THREADS", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
 
 AMD = "processor : 0\nvendor_id : AuthenticAMD\nflags : fpu sse2 avx avx2 fma\n"
 INTEL = "processor : 0\nvendor_id : GenuineIntel\nflags : fpu sse2 avx avx2 fma\n"
@@ -183,3 +183,12 @@ def test_the_line_names_the_gpu():
     assert runtime.describe() == (
         "runtime: paddle 3.3.1, gpu (A100), cpu x 8 threads, math library as shipped, seed 123, deterministic"
     )
+
+
+def test_paddles_threads_leave_the_cores_unless_the_user_wants_them_to_wait():
+    code = (
+        "from engine.runtime import prepare_runtime; prepare_runtime('cpu'); import os; "
+        "print(os.environ['KMP_BLOCKTIME'])"
+    )
+    assert run_code(code).stdout.split()[-1] == "1"
+    assert run_code(code, KMP_BLOCKTIME="200").stdout.split()[-1] == "200"

@@ -1,0 +1,32 @@
+"""Clipping gradients by their global norm."""
+
+import math
+
+import paddle
+from paddle import Tensor
+from paddle.nn import ClipGradByGlobalNorm
+from paddle.nn.clip import _squared_l2_norm
+
+
+class ClipByGlobalNorm(ClipGradByGlobalNorm):
+    """Scale all gradients so that the norm of them together is at most `clip_norm` (Pascanu et al. 2013).
+
+    As Paddle's, which on the CPU multiplies by a tensor: ten times slower than by a number.
+    """
+
+    @paddle.no_grad()
+    def _dygraph_clip(
+        self, parameters_and_gradients: list[tuple[Tensor, Tensor | None]]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        gradients = [
+            gradient
+            for parameter, gradient in parameters_and_gradients
+            if gradient is not None and getattr(parameter, "need_clip", True)
+        ]
+        if paddle.get_device() != "cpu" or any(not gradient.is_dense() for gradient in gradients):
+            return super()._dygraph_clip(parameters_and_gradients)
+        norm = math.sqrt(sum(_squared_l2_norm(gradient).item() for gradient in gradients))
+        if norm > self.clip_norm:
+            for gradient in gradients:
+                gradient.scale_(self.clip_norm / norm)
+        return parameters_and_gradients
