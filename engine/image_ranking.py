@@ -1,12 +1,17 @@
 """Ranks and precisions of image-to-image retrieval from embeddings, in bounded memory and without a sort.
 
 The first relevant item's rank is the number of irrelevant items ahead of it, which is counted tile by tile
-(see `engine.ranking`). Where the queries are the gallery, scores are symmetric, and a tile serves its rows and
+(see `engine.ranking`). Where the queries are the gallery, scores are symmetric: a tile serves its rows and
 its columns. Precision at R needs the R best irrelevant scores of each query besides: they are kept on the
 way, and soon hardly any score is among them.
+
+What a tile holds need not be known exactly where it cannot matter. In the axes of the largest variance, the
+first eighth of a CNN's embedding has most of its length, and the product of these parts plus that of the
+lengths of the rest is a bound on the score (Cauchy-Schwarz). Only pairs whose bound is above what matters are
+multiplied in full; where that would be many, the whole tile is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +20,11 @@ from engine.metrics import average_counts, comparisons_of, group_numbers
 from engine.similarity import check_magnitude, inner_products
 from engine.tiles import Block, Items, Tiles, blocks_of
 
+DEEPEST = 1000  # ranks beyond are known to be beyond
+_SAMPLE = 8192  # embeddings that tell the axes; no bounds for fewer
+_WIDEST_PLAIN = 256  # embeddings so narrow are multiplied in full at once
+_SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
+_FEW = 1 / 256  # share of a tile's pairs that is quicker multiplied pair by pair
 _KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
 
 
@@ -22,7 +32,8 @@ _KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries
 class ImageRanks:
     """How well each query with a relevant item found them; all arrays are [C], for C such queries.
 
-    `queries`: their rows, rising. `ranks`: the best relevant item's, 0-based. `r_precision`: the share of
+    `queries`: their rows, rising. `ranks`: the best relevant item's, 0-based; beyond `DEEPEST` it may be
+    smaller than the true one, but not below `DEEPEST`. `r_precision`: the share of
     relevant items among the first R, of a query with R relevant items. `average_precision`: that at R
     (arXiv 2003.08505, sec. 3.3). Shares are in [0, 1].
     """
@@ -95,10 +106,12 @@ class _Ranking:
     def __init__(
         self, gallery: np.ndarray, groups: np.ndarray, own: bool, tie_rule: str, block_size: int
     ) -> None:
-        self._blocks = _blocks(gallery, np.arange(len(gallery)), groups, block_size)
+        wide = gallery.shape[1] > _WIDEST_PLAIN and len(gallery) > _SAMPLE
+        self._axes = _axes(gallery) if wide else None
         self._own = own
         self._tie_rule = tie_rule
         self._block_size = block_size
+        self._blocks = self._cut(gallery, np.arange(len(gallery)), groups)
 
     def of(
         self,
@@ -114,36 +127,105 @@ class _Ranking:
         `mirrored`: they are all of the gallery that has anything relevant. `show` is told the share done.
         """
         rows = np.arange(len(query)) if mirrored else chosen
-        blocks = self._blocks if mirrored else _blocks(query, rows, groups[rows], self._block_size)
+        blocks = self._blocks if mirrored else self._cut(query, rows, groups[rows])
         found = _Found(rows if self._own else None, relevant[rows], self._tie_rule)
         tiles = Tiles(blocks, self._blocks, inner_products)
+        bounds = _Bounds(blocks, self._blocks) if self._axes is not None else None
         related = {tile for tile in tiles.related() if not mirrored or tile[0] <= tile[1]}
         for tile in sorted(related):
-            for queries, items, scores in tiles.scores(tile, keep=True):
-                for side, others, part in _sides(tile, queries, items, scores, mirrored):
-                    found.add_relevant(side, others, part)
+            for side, others, scores in _sides(tile, tiles.scores(tile, keep=True), mirrored):
+                found.add_relevant(side, others, scores)
         found.close_relevant()
         needed = [tile for tile in tiles.all() if not mirrored or tile[0] <= tile[1]]
         for number, tile in enumerate(needed, start=1):
-            for queries, items, scores in tiles.scores(tile, keep=False):
-                for side, others, part in _sides(tile, queries, items, scores, mirrored):
-                    found.add_rivals(side, others, part, tile in related)
+            parts = None
+            if bounds and tile not in related:
+                parts = bounds.scores(tile, found, mirrored)
+            parts = tiles.scores(tile, keep=False) if parts is None else parts
+            for side, others, scores in _sides(tile, parts, mirrored):
+                found.add_rivals(side, others, scores, tile in related)
             show(number / len(needed))
         return found.result(np.searchsorted(rows, chosen) if mirrored else np.arange(len(rows)))
 
+    def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[Block]:
+        turn = None if self._axes is None else lambda vectors: vectors @ self._axes
+        return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size, turn)
 
-def _blocks(embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray, size: int) -> list[Block]:
-    return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), size)
+
+def _axes(embeddings: np.ndarray) -> np.ndarray:
+    """Return the principal axes [D,D] of a sample of `embeddings` [N,D], a column each, the longest first."""
+    sample = embeddings[:: max(1, len(embeddings) // _SAMPLE)]
+    return np.ascontiguousarray(np.linalg.eigh(sample.T @ sample)[1][:, ::-1])
+
+
+class _Bounds:
+    """Scores of a tile that are exact where they may matter, and -infinity elsewhere."""
+
+    def __init__(self, queries: list[Block], items: list[Block]) -> None:
+        self._queries, self._items = queries, items
+        self._heads = [_head(block) for block in queries]
+        self._item_heads = self._heads if items is queries else [_head(block) for block in items]
+        self._in_vain = 0  # tiles in a row that had to be multiplied in full
+        self._asked = 0
+
+    def scores(
+        self, tile: tuple[int, int], found: "_Found", mirrored: bool
+    ) -> list[tuple[Items, Items, np.ndarray]] | None:
+        """Return what `Tiles.scores` yields; nothing where nothing matters, None where all must be known."""
+        rows, columns = self._queries[tile[0]], self._items[tile[1]]
+        portions = rows.portions + columns.portions
+        self._asked += 1
+        hopeless = self._in_vain > 3 and self._asked % 32
+        if hopeless or len(portions) > 2 or any(portion.vectors is not None for portion in portions):
+            return None
+        (queries,), (items,) = rows.portions, columns.portions
+        bounds = self._heads[tile[0]] @ self._item_heads[tile[1]].T
+        slack = _SLACK * np.float32(_longest(rows) * _longest(columns))
+        matters = bounds > (found.bars(queries.places) - slack)[:, None]
+        if mirrored:
+            matters |= bounds > found.bars(items.places) - slack
+        count = np.count_nonzero(matters)
+        self._in_vain = self._in_vain + 1 if count > _FEW * matters.size else 0
+        if self._in_vain:
+            return None
+        if not count:
+            return []
+        bounds.fill(-np.inf)
+        places = np.nonzero(matters)
+        for start in range(0, count, len(rows.vectors)):
+            row, column = (side[start : start + len(rows.vectors)] for side in places)
+            bounds[row, column] = np.einsum("nd,nd->n", rows.vectors[row], columns.vectors[column])
+        return [(queries, items, bounds)]
+
+
+def _head(block: Block) -> np.ndarray:
+    """Return the first eighth of each vector, and the length of its rest: [V, D/8 + 1]."""
+    width = block.vectors.shape[1] // 8
+    rest = np.linalg.norm(block.vectors[:, width:], axis=1, keepdims=True)
+    return np.concatenate([block.vectors[:, :width], rest], axis=1)
+
+
+def _longest(block: Block) -> float:
+    return float(np.sqrt(np.einsum("nd,nd->n", block.vectors, block.vectors).max()))
 
 
 def _sides(
-    tile: tuple[int, int], queries: Items, items: Items, scores: np.ndarray, mirrored: bool
-) -> list[tuple[Items, Items, np.ndarray]]:
-    """Return whose scores [Q,G] a tile's are: those of its rows, and, mirrored, those of its columns."""
-    sides = [(queries, items, scores)]
-    if mirrored and tile[0] != tile[1]:
-        sides.append((items, queries, scores.T))
-    return sides
+    tile: tuple[int, int], parts: Iterable[tuple[Items, Items, np.ndarray]], mirrored: bool
+) -> Iterator[tuple[Items, Items, np.ndarray]]:
+    """Yield whose scores [Q,G] a tile's are: those of its rows, and, mirrored, those of its columns."""
+    for queries, items, scores in parts:
+        yield queries, items, scores
+        if mirrored and tile[0] != tile[1]:
+            yield items, queries, scores.T
+
+
+def _same_group(queries: Items, items: Items) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column [n] of all pairs of one group, row by row."""
+    order = np.argsort(items.groups, kind="stable")
+    low, high = (np.searchsorted(items.groups[order], queries.groups, side) for side in ("left", "right"))
+    row = np.repeat(np.arange(len(low)), high - low)
+    first = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
+    return row, order[first + np.arange(len(row))]
 
 
 class _Found:
@@ -165,14 +247,14 @@ class _Found:
 
     def add_relevant(self, queries: Items, items: Items, scores: np.ndarray) -> None:
         """Take the relevant ones of `scores` [q,g]; each pair comes once."""
-        kin = queries.groups[:, None] == items.groups
+        row, column = _same_group(queries, items)
         if self._rows is not None:
-            kin &= self._rows[queries.places][:, None] != items.places
-        row, column = np.nonzero(kin)
+            others = self._rows[queries.places[row]] != items.places[column]
+            row, column = row[others], column[others]
         place = queries.places[row]
         number = np.arange(len(row)) - np.searchsorted(row, row)  # of this row's, in order
         self._scores[place, self._filled[place] + number] = scores[row, column]
-        self._filled[queries.places] += kin.sum(axis=1)
+        self._filled += np.bincount(place, minlength=len(self._filled))
 
     def close_relevant(self) -> None:
         """Derive from the relevant scores what a rival must exceed to matter."""
@@ -182,16 +264,22 @@ class _Found:
         self._bar = np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))  # to be among the leading
         self._bar[lone] = np.inf
 
+    def bars(self, places: np.ndarray) -> np.ndarray:
+        """Return what an irrelevant score must exceed to change anything for the queries at `places`."""
+        below_best = np.nextafter(self._best[places], np.float32(-np.inf))
+        enough = np.maximum(self._relevant[places], DEEPEST)
+        beyond = self._counts[:, places].min(axis=0) >= enough
+        return np.where(beyond, np.float32(np.inf), np.minimum(below_best, self._bar[places]))
+
     def add_rivals(self, queries: Items, items: Items, scores: np.ndarray, related: bool) -> None:
         """Count the irrelevant ones of `scores` [q,g] that are ahead, and keep the leading ones."""
-        below_best = np.nextafter(self._best[queries.places], np.float32(-np.inf))
-        bar = np.minimum(below_best, self._bar[queries.places])
-        some = np.flatnonzero((scores > bar[:, None]).any(axis=1))
+        if related:
+            scores = np.array(scores)
+            scores[_same_group(queries, items)] = -np.inf
+        some = np.flatnonzero((scores > self.bars(queries.places)[:, None]).any(axis=1))
         if not len(some):
             return
         places, scores = queries.places[some], np.ascontiguousarray(scores[some])
-        if related:
-            scores[queries.groups[some][:, None] == items.groups] = -np.inf
         best = self._best[places, None]
         for count, ahead in zip(self._counts, self._comparisons, strict=True):
             count[places] += ahead(scores, best).sum(axis=1, dtype=np.int32)

@@ -1,7 +1,7 @@
 """Scores in tiles of blocks of vectors: equal vectors are multiplied once and share their scores."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,21 +32,31 @@ class Block:
 
 
 def blocks_of(
-    embeddings: np.ndarray, embedding_of: np.ndarray, groups: np.ndarray, folds: np.ndarray, size: int
+    embeddings: np.ndarray,
+    embedding_of: np.ndarray,
+    groups: np.ndarray,
+    folds: np.ndarray,
+    size: int,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Block]:
-    """Return blocks of up to `size` distinct vectors, those of one group side by side."""
+    """Return blocks of up to `size` distinct vectors, those of one group side by side.
+
+    `prepare` makes what a block holds of its vectors [V,D].
+    """
     by_group = np.argsort(groups, kind="stable")
     label = content_labels(embeddings)[embedding_of][by_group]
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     number = np.argsort(np.argsort(first))[inverse]  # distinct vectors counted as they first appear
     rows = embedding_of[by_group[np.sort(first)]]
-    distinct = embeddings if np.array_equal(rows, np.arange(len(embeddings))) else embeddings[rows]
+    in_order = np.array_equal(rows, np.arange(len(embeddings)))
     by_vector = np.argsort(number, kind="stable")
     number, places = number[by_vector], by_group[by_vector]
     blocks = []
-    for start in range(0, len(distinct), size):
+    for start in range(0, len(rows), size):
         low, high = np.searchsorted(number, (start, start + size))
-        vectors, members = distinct[start : start + size], places[low:high]
+        part = slice(start, start + size)
+        vectors, members = embeddings[part] if in_order else embeddings[rows[part]], places[low:high]
+        vectors = prepare(vectors) if prepare else vectors
         portions = []
         for begin in range(low, high, size):
             end = min(begin + size, high)

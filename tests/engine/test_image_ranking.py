@@ -85,6 +85,58 @@ def test_real_numbers_of_many_classes() -> None:
     check(found, looped(vectors.astype(float), labels, vectors.astype(float), labels, True, "against"))
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
+@pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
+def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
+    monkeypatch.setattr("engine.image_ranking._SAMPLE", 50)
+    monkeypatch.setattr("engine.image_ranking._WIDEST_PLAIN", 16)
+    random = np.random.default_rng(3)
+    scale = np.arange(1, 65) ** -1.0
+    labels = random.permutation(np.arange(400) % 60)
+    vectors = random.standard_normal([60, 64])[labels] * scale
+    vectors += spread * random.standard_normal([400, 64]) * scale + 0.3
+    vectors[11] = vectors[22]  # and of different classes
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    queries = slice(None) if own else slice(0, 150)
+    gallery = () if own else (vectors[150:], labels[150:])
+    found = image_ranks(vectors[queries], labels[queries], *gallery, block_size=24)
+    exact = vectors.astype(float)
+    items = (exact, labels) if own else (exact[150:], labels[150:])
+    expected = looped(exact[queries], labels[queries], *items, own, "against")
+    _, ranks, average, share = map(np.array, zip(*expected, strict=True))
+    # The axes are turned in float32, so that a score may pass another that was as good as equal.
+    assert np.abs(found.ranks - ranks).max() <= 1
+    assert np.count_nonzero(found.ranks != ranks) <= 2
+    np.testing.assert_allclose(found.average_precision.mean(), average.mean(), rtol=1e-3)
+    np.testing.assert_allclose(found.r_precision.mean(), share.mean(), rtol=1e-3)
+
+
+def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None:
+    monkeypatch.setattr("engine.image_ranking._SAMPLE", 50)
+    monkeypatch.setattr("engine.image_ranking._WIDEST_PLAIN", 16)
+    products = []
+    monkeypatch.setattr("engine.image_ranking.inner_products", lambda a, b: products.append(1) or a @ b.T)
+    random = np.random.default_rng(4)
+    labels = np.arange(600) // 6
+    vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[:, 60] = random.normal(0, 1e-3, 600)
+    found = image_ranks(vectors, labels, block_size=24)
+    assert not found.ranks.any()
+    assert found.average_precision.min() == 1
+    assert len(products) < 60  # of 325 tiles, once for those that hold a class
+
+
+def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
+    monkeypatch.setattr("engine.image_ranking.DEEPEST", 20)
+    random = np.random.default_rng(5)
+    vectors, labels = random.standard_normal([300, 6]).astype(np.float32), np.arange(300) // 3
+    exact = np.array([rank for _, rank, *_ in looped(vectors, labels, vectors, labels, True, "against")])
+    found = image_ranks(vectors, labels, block_size=16).ranks
+    np.testing.assert_array_equal(np.minimum(found, 20), np.minimum(exact, 20))
+    assert (found < exact).any()
+
+
 def test_embeddings_that_are_all_equal_find_nothing() -> None:
     labels = np.repeat([1, 2, 3], 50)
     found = image_ranks(np.ones([150, 5], np.float32) / np.float32(5**0.5), labels, block_size=16)
