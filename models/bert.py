@@ -7,6 +7,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
+from models.bert_inference import first_rows
+from models.encoders import on_cpu
 from models.pair_rows import PairRows, pair_rows
 from models.row_layers import Linear, ResidualNorm, gelu
 from models.sequences import Sequences, attend
@@ -145,8 +147,14 @@ class Bert(nn.Layer):
 
         The last layer computes no other rows, and gives them no gradient to pass on.
         """
-        rows, sequences = self._rows_before_last(batch, attends)
-        return self.pool(self.layers[-1].first_rows(rows, sequences))
+        layout = pair_rows(batch, self.regions is not None, attends)
+        different = self._embed(batch, layout)
+        if on_cpu(different) and not (self.training or paddle.is_grad_enabled()):
+            return self.pool(
+                paddle.to_tensor(first_rows(self.layers, different, layout.order, layout.sequences))
+            )
+        rows = self._rows_before_last(different, layout)
+        return self.pool(self.layers[-1].first_rows(rows, layout.sequences))
 
     def encode(self, batch: dict[str, Tensor], attends: np.ndarray | None = None) -> tuple[Tensor, Sequences]:
         """Return the last layer's rows [P,D], each pair's text before its regions, and where they stand.
@@ -157,23 +165,20 @@ class Bert(nn.Layer):
         (rows) to which (columns); None: all to all. Raises ValueError when a text is longer than there are
         positions.
         """
-        rows, sequences = self._rows_before_last(batch, attends)
-        return self.layers[-1](rows, sequences), sequences
+        layout = pair_rows(batch, self.regions is not None, attends)
+        rows = self._rows_before_last(self._embed(batch, layout), layout)
+        return self.layers[-1](rows, layout.sequences), layout.sequences
 
     def pool(self, first: Tensor) -> Tensor:
         """Return tanh(W h + b) [B,D] of the `first` row h of each sequence [B,D]."""
         return paddle.tanh(self.pooler(first))
 
-    def _rows_before_last(
-        self, batch: dict[str, Tensor], attends: np.ndarray | None
-    ) -> tuple[Tensor, Sequences]:
-        """Return the rows [P,D] that the last layer takes.
+    def _rows_before_last(self, different: Tensor, layout: PairRows) -> Tensor:
+        """Return the rows [P,D] that the last layer takes, of the `different` ones that they begin as.
 
-        What begins alike is embedded once, and as long as no dropout sets it apart, the first layer maps it
-        once as well.
+        As long as no dropout sets apart what begins alike, the first layer maps it once.
         """
-        layout = pair_rows(batch, self.regions is not None, attends)
-        different, order = self._embed(batch, layout), paddle.to_tensor(layout.order)
+        order = paddle.to_tensor(layout.order)
         layers = self.layers[:-1]
         if layers and not (self.training and self.dropout):
             rows, layers = layers[0].of_different(different, order, layout.sequences), layers[1:]
@@ -181,7 +186,7 @@ class Bert(nn.Layer):
             rows = functional.dropout(different.gather(order), self.dropout, training=self.training)
         for layer in layers:
             rows = layer(rows, layout.sequences)
-        return rows, layout.sequences
+        return rows
 
     def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
         """Return the vectors of the different tokens, then of the images' regions."""

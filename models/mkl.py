@@ -20,19 +20,32 @@ _P = 0.3275911
 _A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
+def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return `a` [M,K] times `b` [K,N]."""
+    return multiply_each(a[None], b[None])[0]
+
+
 def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Return the products [G,M,N] of each of `a` [G,M,K] with each of `b` [G,K,N], in `out` where given."""
+    """Return the products [...,M,N] of `a` [...,M,K] with `b` [...,K,N], in `out` where given."""
     if out is None:
-        out = np.empty((*a.shape[:2], b.shape[2]), a.dtype)
-    if not _fits(a, b, out) or out.strides[2] != out.itemsize:
+        out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+    if not _fits(a, b, out) or out.strides[-1] != out.itemsize:
         return np.matmul(a, b, out=out)
-    (groups, rows, columns), (a_order, a_leading), (b_order, b_leading) = out.shape, _layout(a), _layout(b)
-    numbers = (a_order, b_order, rows, columns, a.shape[2], a_leading, b_leading, _layout(out)[1], groups)
+    (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(_layout, (a, b, out))
+    starts = [_starts(x) for x in (a, b, out)]
+    numbers = (
+        a_order,
+        b_order,
+        *out.shape[-2:],
+        a.shape[-1],
+        a_leading,
+        b_leading,
+        out_leading,
+        starts[0].size,
+    )
     sizes, factors = np.array(numbers, np.int32), np.array([1, 0], np.float32)
-    starts = np.array([[x.ctypes.data, x.strides[0]] for x in (a, b, out)])
-    starts = starts[:, :1] + np.arange(groups) * starts[:, 1:]
     at, factor = [sizes.ctypes.data + 4 * place for place in range(9)], factors.ctypes.data
-    a_start, b_start, out_start = (starts.ctypes.data + 8 * groups * place for place in range(3))
+    a_start, b_start, out_start = (addresses.ctypes.data for addresses in starts)
     _on_this_thread(
         _mkl().cblas_sgemm_batch,
         *(_BY_ROWS, *at[:5], factor, a_start, at[5], b_start, at[6], factor + 4, out_start, at[7], 1, at[8]),
@@ -59,19 +72,27 @@ def _erf_by_exponentials(x: np.ndarray) -> np.ndarray:
 
 
 def _fits(*matrices: np.ndarray) -> bool:
-    """Whether MKL can read the matrices [G,M,N] as they are: float32, with rows or columns in one piece."""
+    """Whether MKL can read the matrices [...,M,N] as they are: float32, with rows or columns in one piece."""
     return _mkl() is not None and all(
-        x.dtype == np.float32 and x.size and x.itemsize in x.strides[1:] and min(x.strides) > 0
+        x.dtype == np.float32 and x.size and x.itemsize in x.strides[-2:] and min(x.strides) > 0
         for x in matrices
     )
 
 
 def _layout(matrices: np.ndarray) -> tuple[int, int]:
     """Return how MKL is to read each matrix, and the distance from one row (or column) to the next."""
-    _, rows, columns = matrices.strides
+    rows, columns = matrices.strides[-2:]
     if columns == matrices.itemsize:
-        return _AS_IT_IS, max(rows // matrices.itemsize, matrices.shape[2])
-    return _TRANSPOSED, max(columns // matrices.itemsize, matrices.shape[1])
+        return _AS_IT_IS, max(rows // matrices.itemsize, matrices.shape[-1])
+    return _TRANSPOSED, max(columns // matrices.itemsize, matrices.shape[-2])
+
+
+def _starts(matrices: np.ndarray) -> np.ndarray:
+    """Return the address of each of the matrices [...,M,N]."""
+    starts = np.array([matrices.ctypes.data])
+    for count, stride in zip(matrices.shape[:-2], matrices.strides[:-2], strict=True):
+        starts = np.add.outer(starts, np.arange(count) * stride).reshape(-1)
+    return starts
 
 
 def _on_this_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:

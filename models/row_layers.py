@@ -18,7 +18,6 @@ from models.mkl import erf
 from models.row_blocks import array_of, for_each_block
 
 DENSITY_AT_0, SQRT_HALF = 1 / math.sqrt(2 * math.pi), math.sqrt(0.5)
-PASSES = 4  # arrays that a step has in the cache
 
 
 class Linear(nn.Linear):
@@ -44,15 +43,34 @@ class ResidualNorm(nn.LayerNorm):
 
     def __init__(self, dim: int, epsilon: float, dropout: float) -> None:
         super().__init__(dim, epsilon)
-        self.dropout = dropout
+        self.epsilon, self.dropout = epsilon, dropout
 
     def forward(self, rows: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
         """Return [N,D] of [N,D], [D] and [N,D]."""
         dropout = self.dropout if self.training else 0.0
         if on_cpu(rows):
-            settings = self._epsilon, dropout, paddle.is_grad_enabled()
-            return _ResidualNorm.apply(rows, bias, residual, self.weight, self.bias, *settings)
+            weights = self.weight, self.bias
+            return _ResidualNorm.apply(rows, bias, residual, *weights, self.epsilon, dropout)
         return super().forward(functional.dropout(rows + bias, dropout) + residual)
+
+
+def activate(rows: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    """Write the gelu of rows + bias [N,D] to `out`, which may be `rows`."""
+    x = rows + bias
+    np.multiply(x, SQRT_HALF, out=out)
+    erf(out)
+    out += 1  # 2 Phi(x)
+    x *= 0.5
+    out *= x
+
+
+def standardise(rows: np.ndarray, epsilon: float) -> np.ndarray:
+    """Give each of `rows` [N,D] the mean 0 and the deviation 1, in place; return what scaled them, [N,1]."""
+    rows -= rows.mean(axis=1, keepdims=True)
+    variance = np.einsum("nd,nd->n", rows, rows)[:, None] / rows.shape[1]
+    inverse = 1 / np.sqrt(variance + epsilon)
+    rows *= inverse
+    return inverse
 
 
 def dropout_seed() -> int:
@@ -91,15 +109,9 @@ class _Gelu(PyLayer):
         rows, bias = array_of(rows), array_of(bias)
         activated = np.empty_like(rows)
 
-        def activate(block: slice) -> None:
-            x = rows[block] + bias
-            twice_phi = np.multiply(x, SQRT_HALF, out=activated[block])
-            erf(twice_phi)
-            twice_phi += 1
-            x *= 0.5
-            twice_phi *= x
-
-        for_each_block(activate, len(rows), PASSES * rows[:1].nbytes)
+        for_each_block(
+            lambda block: activate(rows[block], bias, activated[block]), len(rows), rows[:1].nbytes
+        )
         ctx.saved = rows, bias, activated
         return paddle.from_dlpack(activated)
 
@@ -124,35 +136,32 @@ class _Gelu(PyLayer):
             density *= d_activated[block]
             sums.add(block.start, density.sum(axis=0))
 
-        for_each_block(step_back, len(rows), PASSES * rows[:1].nbytes)
+        for_each_block(step_back, len(rows), rows[:1].nbytes)
         return unless_frozen(ctx.frozen, d_rows, *sums.totals())
 
 
 class _ResidualNorm(PyLayer):
     @staticmethod
-    def forward(ctx, rows, bias, residual, weight, shift, epsilon, dropout, keeps):
+    def forward(ctx, rows, bias, residual, weight, shift, epsilon, dropout):
         inputs = rows, bias, residual, weight, shift
         ctx.frozen = tuple(tensor.stop_gradient for tensor in inputs)
         rows, bias, residual, weight, shift = map(array_of, inputs)
         kept = kept_by_dropout(rows.shape, dropout, dropout_seed()) if dropout else None
         scale = np.float32(1 / (1 - dropout))
-        standard, normalised = np.empty_like(rows) if keeps else None, np.empty_like(rows)
+        standard, normalised = np.empty_like(rows), np.empty_like(rows)
         inverse = np.empty((len(rows), 1), rows.dtype)
 
-        def normalise(block: slice) -> None:
-            x = np.add(rows[block], bias, out=standard[block] if keeps else None)
+        def step(block: slice) -> None:
+            x = np.add(rows[block], bias, out=standard[block])
             if kept is not None:
                 x *= kept[block]
                 x *= scale
             x += residual[block]
-            x -= x.mean(axis=1, keepdims=True)
-            variance = np.einsum("nd,nd->n", x, x)[:, None] / x.shape[1]
-            inverse[block] = 1 / np.sqrt(variance + epsilon)
-            x *= inverse[block]
+            inverse[block] = standardise(x, epsilon)
             np.multiply(x, weight, out=normalised[block])
             normalised[block] += shift
 
-        for_each_block(normalise, len(rows), PASSES * rows[:1].nbytes)
+        for_each_block(step, len(rows), rows[:1].nbytes)
         ctx.saved = standard, inverse, weight, kept, scale
         return paddle.from_dlpack(normalised)
 
@@ -178,7 +187,7 @@ class _ResidualNorm(PyLayer):
                 d_rows[block] *= scale
             sums.add(block.start, d_rows[block].sum(axis=0), d_weight, d_shift)
 
-        for_each_block(step_back, len(standard), PASSES * standard[:1].nbytes)
+        for_each_block(step_back, len(standard), standard[:1].nbytes)
         d_bias, d_weight, d_shift = sums.totals()
         return unless_frozen(ctx.frozen, d_rows, d_bias, d_residual, d_weight, d_shift)
 

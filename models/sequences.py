@@ -46,6 +46,12 @@ class Sequences:
         """Return the number [B] of each sequence's first row."""
         return paddle.to_tensor(self.ends[:-1])
 
+    def part(self, numbers: slice) -> "Sequences":
+        """Return some sequences that follow one another, as if they stood alone."""
+        rows = slice(self.ends[numbers.start], self.ends[numbers.stop])
+        kinds = None if self.kinds is None else self.kinds[rows]
+        return Sequences(self.length[numbers], kinds, self.attends)
+
     @cached_property
     def places(self) -> Tensor:
         """Return the places [P] of the rows among those of a padded batch, B x L."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models import mkl
-from models.mkl import erf, multiply_each
+from models.mkl import erf, multiply, multiply_each
 
 POINTS = [0.0, -0.0, 1e-30, -1e-20, 1e-4, -0.3, 0.5, 1, -2, 3.7, -6, 40, -1e10]
 GROUPS, ROWS, DEPTH, COLUMNS = 3, 4, 5, 6
@@ -58,3 +58,14 @@ def test_products_of_matrices_in_any_layout(a_layout, b_layout, dtype, rows):
         out = stored_as(np.zeros(expected.shape, dtype), out_layout)
         assert multiply_each(a, b, out) is out
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_products_of_several_sequences_head_by_head():
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((2, DEPTH, GROUPS, COLUMNS)).astype(np.float32)
+    a, b = rows.transpose(0, 2, 3, 1), rows.transpose(0, 2, 1, 3)  # [2,G,N,K], [2,G,K,N]
+    expected = np.einsum("sgmk,sgkn->sgmn", a, b)
+    out = np.zeros((2, COLUMNS, GROUPS, COLUMNS), np.float32).transpose(0, 2, 1, 3)
+    multiply_each(a, b, out)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(multiply(a[0, 0], b[0, 0]), expected[0, 0], rtol=1e-4, atol=1e-5)

@@ -76,7 +76,9 @@ def test_logits_loss_and_probabilities(golden, weights) -> None:
     np.testing.assert_allclose(logits.numpy(), golden["logits"], atol=1e-5)
     loss = match_cross_entropy(logits, paddle.to_tensor(golden["labels"]))
     np.testing.assert_allclose(loss.numpy(), golden["loss"], rtol=1e-5)
-    np.testing.assert_allclose(model.score_pairs(batch).numpy(), golden["probs"], atol=1e-5)
+    for mode in (paddle.enable_grad, paddle.no_grad):
+        with mode():
+            np.testing.assert_allclose(model.score_pairs(batch).numpy(), golden["probs"], atol=1e-5)
 
 
 def test_hidden_states_and_pooled(golden, weights) -> None:
@@ -93,7 +95,9 @@ def test_hidden_states_and_pooled(golden, weights) -> None:
 def test_attention_between_some_parts_alone(golden, weights, attention) -> None:
     model, batch = oscar_of(weights, attention), cross_pairs(golden, 8)
     expected = golden[f"logits_{attention}_first8"]
-    np.testing.assert_allclose(model(batch)["logits"].numpy(), expected, atol=1e-5)
+    for mode in (paddle.enable_grad, paddle.no_grad):
+        with mode():
+            np.testing.assert_allclose(model(batch)["logits"].numpy(), expected, atol=1e-5)
     assert np.abs(expected - golden["logits"][:8]).max() > 1e-3, "the mask matters"
     _, sequences = model.bert.encode(batch, model.attends)
     places = np.flatnonzero(golden["attention_mask"][0])
