@@ -2,6 +2,9 @@
 
 Each side is measured in fresh processes that take turns: the product of two 2048 x 2048 matrices, and a
 training step (forward and backward) of a GRU 300 -> 1024 on a batch of 128 captions of 20 words.
+
+On AMD processors twice the speed is expected, threads and math library together. Where MKL needs no help, threads
+alone are left: n of them cannot give more than n times the speed, and three quarters of that are expected.
 """
 
 from _report import report, run_child, seconds
@@ -9,6 +12,9 @@ from _report import report, run_child, seconds
 import json
 import statistics
 import sys
+from pathlib import Path
+
+from engine.runtime import choose_threads, mkl_needs_help
 
 SIZE = 2048
 WORD_DIM, HIDDEN, BATCH, WORDS = 300, 1024, 128, 20
@@ -31,8 +37,17 @@ def main() -> None:
         f"faster by:  product {tuned['product'] / shipped['product']:.2f}, "
         f"training step {shipped['step'] / tuned['step']:.2f}"
     )
+    cpuinfo = Path("/proc/cpuinfo")
+    helped = cpuinfo.exists() and mkl_needs_help(cpuinfo.read_text())
     name = "tuned runtime: training step of a GRU 300 -> 1024, batch 128, 20 words"
-    report(name, tuned["step"], shipped["step"], goal=2.0, unit="s", higher_is_better=False)
+    report(
+        name,
+        tuned["step"],
+        shipped["step"],
+        goal=2.0 if helped else 0.75 * choose_threads(),
+        unit="s",
+        higher_is_better=False,
+    )
 
 
 def measure(side: str) -> None:
