@@ -3,8 +3,8 @@
 Each side is measured in fresh processes that take turns: the product of two 2048 x 2048 matrices, and a
 training step (forward and backward) of a GRU 300 -> 1024 on a batch of 128 captions of 20 words.
 
-On AMD processors twice the speed is expected, threads and math library together. Where MKL needs no help, threads
-alone are left: n of them cannot give more than n times the speed, and three quarters of that are expected.
+On AMD processors twice the speed is expected, of threads and math library together. Where MKL needs no help,
+threads alone are left: n of them give at most n times the speed; three quarters of that are expected.
 """
 
 from _report import report, run_child, seconds
