@@ -39,7 +39,7 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
         )
 
     def validate(progress: Progress) -> dict[str, float]:
-        metrics = _measure(cfg, model, dev, None, progress).metrics
+        metrics = evaluate_loaded(cfg, model, dev, None, progress).metrics
         for line in unreadables.describe():
             start.say(line)
         return metrics
@@ -76,7 +76,7 @@ def evaluate_image_encoder(
     gallery = None
     if cfg.EVAL.GALLERY:
         gallery = build_image_dataset(cfg, cfg.EVAL.GALLERY, training=False, unreadables=unreadables)
-    result = _measure(cfg, model, dataset, gallery, progress)
+    result = evaluate_loaded(cfg, model, dataset, gallery, progress)
     checkpoint = {
         "folder": str(folder),
         "sha256": checkpoint_hash(state),
@@ -86,13 +86,14 @@ def evaluate_image_encoder(
     return result, checkpoint, unreadables.describe()
 
 
-def _measure(
+def evaluate_loaded(
     cfg: CfgNode,
     model: nn.Layer,
     dataset: ImageDataset,
-    gallery: ImageDataset | None,
-    progress: Progress | None,
+    gallery: ImageDataset | None = None,
+    progress: Progress | None = None,
 ) -> ImageResult:
+    """Measure `model` on `dataset`, searched in `gallery` or in itself, as EVAL says."""
     return evaluate_images(
         model,
         dataset,

@@ -21,8 +21,12 @@ def working_seconds(log: Sequence[dict]) -> list[float]:
     return seconds
 
 
-def draw_curves(logs: Sequence[tuple[str, str, list[dict]]]) -> Image.Image:
-    """Draw the training loss and the mean recall on dev of runs, given as name, colour and log records."""
+def draw_curves(
+    logs: Sequence[tuple[str, str, list[dict]]],
+    metric: str = "mean_recall",
+    label: str = "mean recall on dev, percent",
+) -> Image.Image:
+    """Draw the training loss and a metric of dev of runs, given as name, colour and log records."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     loss_axes, recall_axes = figure.subplots(1, 2)
     longest = max((working_seconds(log)[-1] for _, _, log in logs if log), default=0.0)
@@ -33,12 +37,12 @@ def draw_curves(logs: Sequence[tuple[str, str, list[dict]]]) -> Image.Image:
         scale = abs(losses[0][1]) if losses else 1.0
         relative = [(time, loss / (scale or 1.0)) for time, loss in losses]
         _plot(loss_axes, relative, name, colour, dots=len(relative) == 1)
-        _plot(recall_axes, _points(clock, log, "validation", "mean_recall"), name, colour, dots=True)
+        _plot(recall_axes, _points(clock, log, "validation", metric), name, colour, dots=True)
     if all(y > 0 for line in loss_axes.lines for y in line.get_ydata()):
         loss_axes.set_yscale("log")  # it falls by orders of magnitude
     no_loss = "no step was logged:\nlower MONITOR.PRINT_STEP"
     _finish(loss_axes, "training loss, first logged = 1", unit, no_loss)
-    _finish(recall_axes, "mean recall on dev, percent", unit, "no validation was logged")
+    _finish(recall_axes, label, unit, "no validation was logged")
     return _picture(figure)
 
 

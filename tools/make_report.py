@@ -5,6 +5,7 @@
 
 Several runs are compared: each number with the best marked, and what each finds for the same sentences. Best
 hits and worst misses are the first run's. A run that was evaluated with EVAL.RERANK_DIR gets a section on it.
+Of image encoders it shows which pictures find their class, and which do not.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from yacs.config import CfgNode
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
+from config.families import IMAGE_ENCODERS
 from config.load import load_config
 
 
@@ -30,7 +32,7 @@ def main() -> int:
         "--out", metavar="F.html", help="the page to write (default: <first run>/report.html)"
     )
     parser.add_argument("--images", metavar="DIR", help="folder of the pictures (default: DATASET.IMAGE_DIR)")
-    parser.add_argument("--title", default="Image-text retrieval", help="heading of the page")
+    parser.add_argument("--title", help="heading of the page")
     report_errors_on_one_line(parser)
     arguments = parser.parse_args()
     folders = list(dict.fromkeys(Path(folder) for folder in arguments.runs))
@@ -48,7 +50,11 @@ def main() -> int:
         load_config(folder / "config.yaml", [f"EVAL.CHECKPOINT_DIR={folder}/best"]) for folder in folders
     ]
     start_runtime(configs[0])
-    print(f"written: {make_report(folders, configs, out, arguments.title, arguments.images)}")
+    if any(cfg.MODEL.NAME in IMAGE_ENCODERS for cfg in configs):
+        print(f"written: {make_image_report(folders, configs, out, arguments.title or 'Image retrieval')}")
+        return 0
+    title = arguments.title or "Image-text retrieval"
+    print(f"written: {make_report(folders, configs, out, title, arguments.images)}")
     return 0
 
 
@@ -94,6 +100,30 @@ def make_report(
     if not any(pictures.find(image_id) for image_id in reports[0].searcher.dataset.image_ids):
         print("no pictures to show: name their folder with --images path/to/pictures")
     return write_report(out, title, reports, pictures)
+
+
+def make_image_report(folders: list[Path], configs: list[CfgNode], out: Path, title: str) -> Path:
+    """Measure the best checkpoint of every image encoder on its EVAL.SPLIT and write the page."""
+    from datasets.build_images import build_image_dataset
+    from engine.build import split_name
+    from engine.build_image_task import evaluate_loaded, load_image_encoder
+    from engine.run_folder import read_log
+    from serving.image_report import ImageRun, write_image_report
+
+    others = [cfg.MODEL.NAME for cfg in configs if cfg.MODEL.NAME not in IMAGE_ENCODERS]
+    if others:
+        raise UserError(f"expected image encoders alone in their report, got {others[0]}: write one on each")
+    names, runs = display_names(folders), []
+    for folder, cfg in zip(folders, configs, strict=True):
+        print(f"measuring {folder}", flush=True)
+        model = load_image_encoder(cfg)[0]
+        dataset = build_image_dataset(cfg, split_name(cfg), training=False)
+        gallery = build_image_dataset(cfg, cfg.EVAL.GALLERY, training=False) if cfg.EVAL.GALLERY else None
+        result = evaluate_loaded(cfg, model, dataset, gallery)
+        parameters = sum(parameter.size for parameter in model.parameters())
+        log = read_log(folder / "log.jsonl")
+        runs.append(ImageRun(names[folder], parameters, result, dataset, gallery or dataset, log))
+    return write_image_report(out, title, runs)
 
 
 def display_names(folders: list[Path]) -> dict[Path, str]:

@@ -109,6 +109,13 @@ def test_both_stages_are_trained_measured_and_written_down(run_quickly, task, da
         assert result["metrics"]["r1000"] == 100
         assert result["protocol"]["queries"] == 12
         assert result["checkpoint"]["model"] == "cnn"
+    runs = [tmp_path / name for name in ("soft", "triplet")]
+    good(run_quickly("make_report", *runs, "--out", tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    assert "12 pictures of 3 classes, searched\nin each other" in page
+    assert page.count('<td class="name">') == 2
+    assert page.count("<figure") >= 3 * 6
+    assert "http" not in page
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(run_quickly, task, tmp_path):
