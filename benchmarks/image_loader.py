@@ -6,9 +6,9 @@ middle. Pictures are JPEGs of 500 x 375 pixels, as in COCO and Flickr30k, and ph
 `../shared` (or RETRIEVAL_SHARED) is there, also real ones of 256 pixels, which leave less to save.
 
 The baseline is what one writes with Pillow and torch: the whole picture is decoded, cut, resized, and turned
-into a normalised tensor; workers are processes that stay from epoch to epoch, ours are threads. torch gets one
-thread for its tensors, which is faster than sharing so few numbers among several. Neither side reads from a
-disk: the files are in the page cache.
+into a normalised tensor; workers are processes that stay from epoch to epoch, ours are threads. torch has one
+thread for its tensors, which is faster than sharing so few numbers out. Neither side reads from a disk: the
+files are in the page cache.
 """
 
 from _report import ROOT, alternate, report, seconds

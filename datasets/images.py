@@ -85,7 +85,9 @@ class Picture:
         for view in views:
             if (view.box, view.size) not in made:
                 left, upper, right, lower = view.box
-                box = (left * x_scale, upper * y_scale, right * x_scale, lower * y_scale)
+                # rounding may lead over the edge, which Pillow refuses
+                right, lower = min(right * x_scale, upright.width), min(lower * y_scale, upright.height)
+                box = (left * x_scale, upper * y_scale, right, lower)
                 resized = upright.resize(view.size, resample, box=box, reducing_gap=_GAP)
                 made[view.box, view.size] = np.asarray(resized)
         plain = [made[view.box, view.size] for view in views]

@@ -55,7 +55,8 @@ class Yolox:
         filled = self._filled(size)
         found = find_regions(boxes, scores, filled, self.overlap, least_score, fewest, most)
         scale = np.array([size[0] / filled[0], size[1] / filled[1]] * 2, dtype=np.float32)
-        return Detections(found.boxes * scale, found.scores, found.classes)
+        boxes = np.minimum(found.boxes * scale, np.array([*size, *size], dtype=np.float32))
+        return Detections(boxes, found.scores, found.classes)
 
     def _filled(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return width and height that a picture takes of the input."""

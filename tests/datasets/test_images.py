@@ -117,6 +117,15 @@ def test_a_view_is_the_part_resized_and_flipped():
     np.testing.assert_array_equal(mirrored, np.asarray(quarters())[:, ::-1])
 
 
+@pytest.mark.parametrize("shrink", [1, 4])
+def test_a_box_over_the_edge_by_rounding_ends_at_the_edge(shrink):
+    picture = Picture(encoded(quarters(257, 191), "JPEG"))
+    picture.decode(shrink)
+    over = View((128.5, 95.5, float(np.nextafter(np.float32(257), 300)), 191 * (1 + 1e-7)), (8, 8))
+    (pixels,) = picture.views([over], BILINEAR)
+    assert np.abs(pixels[4:, 4:].astype(int) - CORNERS["lower right"]).max() < 12
+
+
 def test_a_jpeg_decoded_small_looks_as_one_decoded_whole():
     data = encoded(noisy(1200, 900), "JPEG", quality=95)
     picture = Picture(data)

@@ -111,6 +111,17 @@ def test_regions_are_parts_of_the_picture_with_its_own_pixels_as_boxes(tmp_path)
     assert list(reader.unreadables.problems) == ["b.png"]
 
 
+def test_a_region_up_to_the_edge_stays_within_the_picture(tmp_path):
+    pictures = {f"{side}.png": encoded(quarters(side, 48)) for side in range(33, 97)}
+    reader = loader(tmp_path, pictures, Stretch(6))
+    describer = region_describer(reader, SeenDetector([((1, 1, 40, 40), 0, 0.9)]))
+    indices = range(len(reader))
+    for found in describer.describe(reader.names, describer.prepare(indices)):
+        assert (found.boxes[:, 2:] <= found.size).all() and (
+            found.boxes[:, 2:] > np.array(found.size) - 3
+        ).all()
+
+
 def test_the_detector_sees_the_picture_letterboxed_in_its_order_of_colours(tmp_path):
     detector = SeenDetector([((0, 0, 30, 20), 0, 0.9)])
     reader = loader(tmp_path, {"a.png": encoded(quarters(64, 48))}, Stretch(6))
