@@ -45,7 +45,7 @@ class ImageRun:
 
 @dataclass(frozen=True)
 class FoundPictures:
-    """A query: its picture, its class, the rank (from 1) of the best of its class, that one, and the first."""
+    """A query: picture and class, the rank (from 1) of the best of its class, that one, and the nearest."""
 
     query: Hit
     label: str
