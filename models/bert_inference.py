@@ -146,7 +146,7 @@ def _by_head(rows: np.ndarray, count: int, parts: int, heads: int) -> np.ndarray
 
 
 def _groups(ends: np.ndarray) -> list[slice]:
-    """Cut sequences that end at `ends[1:]` into groups of some ROWS_TOGETHER rows, as many for each thread."""
+    """Cut sequences that end at `ends[1:]` into groups of some ROWS_TOGETHER rows, as many a thread."""
     stops = [block.stop for block in row_blocks(int(ends[-1]), ALONE // ROWS_TOGETHER)]
     edges = np.unique([0, *np.searchsorted(ends, stops[:-1]), len(ends) - 1]).tolist()
     return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]

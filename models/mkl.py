@@ -22,7 +22,16 @@ _A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return `a` [M,K] times `b` [K,N]."""
-    return multiply_each(a[None], b[None])[0]
+    out = np.empty((len(a), b.shape[1]), a.dtype)
+    if not _fits(a, b, out):
+        return np.matmul(a, b, out=out)
+    (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(_layout, (a, b, out))
+    _on_this_thread(
+        _mkl().cblas_sgemm,
+        *(_BY_ROWS, a_order, b_order, *out.shape, a.shape[1], 1.0, a.ctypes.data, a_leading),
+        *(b.ctypes.data, b_leading, 0.0, out.ctypes.data, out_leading),
+    )
+    return out
 
 
 def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -113,9 +122,11 @@ def _mkl() -> ctypes.CDLL | None:
     if not path.exists():
         return None
     library = ctypes.CDLL(str(path))
-    integer, pointer = ctypes.c_int, ctypes.c_void_p
+    integer, number, pointer = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    factor_and_out = [pointer, integer, number, pointer, integer]
+    library.cblas_sgemm.argtypes = [integer] * 6 + [number, pointer, integer, *factor_and_out]
     library.cblas_sgemm_batch.argtypes = [integer, *[pointer] * 13, integer, pointer]
     library.vmsErf.argtypes = [integer, pointer, pointer, ctypes.c_longlong]
-    for function in (library.cblas_sgemm_batch, library.vmsErf):
+    for function in (library.cblas_sgemm, library.cblas_sgemm_batch, library.vmsErf):
         function.restype = None
     return library

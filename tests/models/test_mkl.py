@@ -58,6 +58,7 @@ def test_products_of_matrices_in_any_layout(a_layout, b_layout, dtype, rows):
         out = stored_as(np.zeros(expected.shape, dtype), out_layout)
         assert multiply_each(a, b, out) is out
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(multiply(a[0], b[0]), expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_products_of_several_sequences_head_by_head():
@@ -68,4 +69,3 @@ def test_products_of_several_sequences_head_by_head():
     out = np.zeros((2, COLUMNS, GROUPS, COLUMNS), np.float32).transpose(0, 2, 1, 3)
     multiply_each(a, b, out)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(multiply(a[0, 0], b[0, 0]), expected[0, 0], rtol=1e-4, atol=1e-5)
