@@ -114,12 +114,12 @@ def evaluate_cross_encoder(
     scores_path: str | Path | None,
     progress: Progress | None,
     say: Say,
-) -> tuple[Result, dict, dict] | None:
+) -> tuple[Result, dict, dict, ScoreShards] | None:
     """Measure the cross encoder that `cfg` names by all pairs of its split, or by listed candidates.
 
-    Scores go into the folder `shards` as they are made, and leave it when all is measured. `pairs` returns
-    the swapped captions of a split. Returns the result, the checkpoint and further measurements; None in
-    every process but the first.
+    Scores go into the folder `shards` as they are made. `pairs` returns the swapped captions of a split.
+    Returns the result, the checkpoint, further measurements, and the scores, to be deleted when all this is
+    kept; None in every process but the first.
     """
     cross = load_cross_encoder(cfg)
     dataset, split = cross.dataset, split_name(cfg)
@@ -138,9 +138,7 @@ def evaluate_cross_encoder(
         result = rank_cross(blocks, store, dataset, split, cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, scores_path)
     else:
         result = rank_candidates(blocks, store, dataset, cross.candidates, split, cfg.EVAL.TIE_RULE)
-    further = measure_swapped_pairs(cfg, cross, pairs(dataset))
-    store.delete()
-    return result, cross.checkpoint, further
+    return result, cross.checkpoint, measure_swapped_pairs(cfg, cross, pairs(dataset)), store
 
 
 def rerank_lists(
@@ -152,8 +150,8 @@ def rerank_lists(
     pairs: list[Pair],
     progress: Progress | None,
     say: Say,
-) -> dict | None:
-    """Return what `result.json` holds of the re-ranking of `lists`; None in every process but the first.
+) -> tuple[dict, ScoreShards] | None:
+    """Return what `result.json` holds of the re-ranking of `lists`, and the scores, as above.
 
     `first`: the result of the dual encoder that made the lists. `pairs`: the swapped captions of the split.
     """
@@ -165,9 +163,7 @@ def rerank_lists(
     to_choose_from = WEIGHTS if cfg.EVAL.SPLIT == "dev" else ()  # nothing is chosen on test
     found = rerank(cross.dataset, lists, blocks, store, first, weight, to_choose_from).as_dict()
     found |= {"dual_weight": weight, "checkpoint": cross.checkpoint}
-    found |= measure_swapped_pairs(cfg, cross, pairs)
-    store.delete()
-    return found
+    return found | measure_swapped_pairs(cfg, cross, pairs), store
 
 
 def measure_swapped_pairs(cfg: CfgNode, cross: CrossEncoder, pairs: list[Pair]) -> dict:

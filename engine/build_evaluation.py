@@ -32,6 +32,7 @@ from engine.evaluator import (
     rank_encoded,
 )
 from engine.result import Result
+from engine.score_shards import ScoreShards
 from engine.short_lists import ShortLists
 from engine.swapped import Pair, percent_told_apart, swapped_scores
 
@@ -42,12 +43,14 @@ class Evaluation:
 
     `checkpoint`: `folder`, `sha256`, `model` and `step`; of several, a list `members` of these with `weight`
     and `config`, the keys that differ from the first configuration, and `tuning` where weights were searched.
-    `further`: what `result.json` gains, such as `swapped` and `rerank`.
+    `further`: what `result.json` gains, such as `swapped` and `rerank`. `pair_scores`: what a cross encoder
+    scored, to be deleted when the result is kept.
     """
 
     result: Result
     checkpoint: dict
     further: dict[str, dict]
+    pair_scores: ScoreShards | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def evaluate_checkpoints(
 
     `weights`: positive, one a checkpoint, scaled to a sum of 1; none: equal ones, or with `tune` those with
     the highest MONITOR.BEST_METRIC on dev. `scores_path` takes all scores. Models are loaded one at a time.
-    A cross encoder keeps the scores that it has made in the folder `shards` until all is done, and tells by
-    `say` how long it will take; processes of a launched job share its work, and all but the first get None.
+    A cross encoder keeps the scores that it has made in the folder `shards`, and tells by `say` how long it
+    will take; processes of a launched job share its work, and all but the first get None.
     Raises UserError for members whose images or captions differ, and as `evaluate` does.
     """
     cfg = cfgs[0]
@@ -105,15 +108,16 @@ def evaluate_checkpoints(
             lists,
         )
     further = {"swapped": percent_told_apart(swapped, pairs)} if pairs else {}
+    pair_scores = None
     if cross:
         reranked = rerank_lists(cfg, cross, lists, result, shards, pairs, progress, say)
         if reranked is None:
             return None
-        further["rerank"] = reranked
+        further["rerank"], pair_scores = reranked
     if len(cfgs) == 1:
-        return Evaluation(result, checkpoints[0], further)
+        return Evaluation(result, checkpoints[0], further, pair_scores)
     result = replace(result, protocol={**result.protocol, "weights": origin})
-    return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further)
+    return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further, pair_scores)
 
 
 def _check_kinds(cfgs: Sequence[CfgNode], scores_path: str | Path | None) -> None:

@@ -134,6 +134,8 @@ def evaluate(
     if found is None:  # the first process has the result
         return 0
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
+    if found.pair_scores:
+        found.pair_scores.delete()
     print_found(found)
     print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
     return 0

@@ -103,6 +103,17 @@ def test_a_killed_evaluation_goes_on_to_the_same_numbers(runs, left, run_quickly
     assert [path.name for path in left.iterdir()] == ["result.json"]
 
 
+def test_scores_stay_until_the_result_is_written(runs, left, run_quickly, undisturbed):
+    (left / "result.json").mkdir()
+    again = ("eval_retrieval", *of_run(runs, "cross", left), *SLOWLY)
+    refused(run_quickly(*again), "cannot write", "result.json")
+    assert len(shards(left)) == 40
+    (left / "result.json").rmdir()
+    done = run_quickly(*again)
+    assert done.returncode == 0 and "to score" not in done.stdout, done.stderr
+    assert read_result(left)["metrics"] == undisturbed["metrics"] and not (left / "scores").exists()
+
+
 def test_a_damaged_shard_is_named_and_deleting_it_is_enough(runs, left, run_quickly, undisturbed):
     broken = shards(left)[1]
     broken.write_bytes(broken.read_bytes()[:-30])
