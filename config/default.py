@@ -399,6 +399,9 @@ KEYS: dict[str, dict[str, Key]] = {
         "DUAL": Key(
             "", "mined: checkpoint folder of a dual encoder, such as out/scenes_vsepp/best, with its run"
         ),
+        "RANDOM_EPOCHS": Key(
+            0, "epochs on random wrong pairs before those of KIND, which teach little at first", minimum=0
+        ),
         "TOP": Key(20, "mined: highest-scoring captions of an image, and images of a caption", minimum=1),
         "NEIGHBOURS": Key(4, "neighbours: images in a row of the split that belong together", minimum=2),
     },

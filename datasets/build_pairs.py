@@ -109,6 +109,7 @@ def build_pair_sampler(
         bucket=cfg.OPTIMIZATION.BATCHING == "bucket",
         hard=hard,
         hard_share=cfg.NEGATIVES.SHARE,
+        hard_from=cfg.NEGATIVES.RANDOM_EPOCHS,
     )
     if sampler.steps_per_epoch() == 0:
         raise UserError(

@@ -68,7 +68,8 @@ class PairSampler:
     batch has `batch_size` captions a process, first the positive pairs, then the negative pairs in the same
     order.
 
-    hard: take the negative from these lists, where they have any, with probability `hard_share`.
+    hard: take the negative from these lists, where they have any, with probability `hard_share`, from the
+    epoch `hard_from` on.
 
     Everything follows from (seed, epoch), as `BatchSampler` has it, which also shares the captions among
     processes and, with `bucket`, brings pairs of like length together: an interrupted epoch goes on at an
@@ -85,11 +86,12 @@ class PairSampler:
         bucket: bool = True,
         hard: HardNegatives | None = None,
         hard_share: float = 1.0,
+        hard_from: int = 0,
     ) -> None:
         self.dataset = dataset
         self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._batching = "bucket" if bucket else "random"
-        self._hard, self._hard_share = hard, hard_share
+        self._hard, self._hard_share, self._hard_from = hard, hard_share, hard_from
         self._order, starts = captions_by_image(dataset.caption_image, dataset.num_images)
         self._captioned = np.flatnonzero(np.diff(starts))  # images with captions: the others teach nothing
         if len(self._captioned) < 2:
@@ -125,7 +127,7 @@ class PairSampler:
         places = self._starts[others] + random.integers(self._counts[others])
         wrong_captions, wrong_images = self._order[places], self._captioned[others]
         is_caption = random.random(len(images)) < 0.5
-        if self._hard is not None:
+        if self._hard is not None and epoch >= self._hard_from:
             take = random.random(len(images)) < self._hard_share
             draws = random.random(len(images))
             hard_captions = _draw(self._hard.captions_of_image[images], draws)

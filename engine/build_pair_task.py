@@ -57,10 +57,11 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
 
     def batches_of(epoch: int, first: int) -> Batches:
         batches = list(enumerate(sampler.batches(epoch)))
+        hardens = cfg.NEGATIVES.KIND == "batch" and epoch >= cfg.NEGATIVES.RANDOM_EPOCHS
 
         def make(numbered: tuple[int, Pairs]) -> dict[str, np.ndarray]:
             number, pairs = numbered
-            if cfg.NEGATIVES.KIND == "batch":
+            if hardens:
                 random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank])
                 pairs = harden(model, training, pairs, cfg.NEGATIVES.SHARE, random, cfg.EVAL.BATCH_TOKENS)
             return training.batch(pairs)

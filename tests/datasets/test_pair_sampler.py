@@ -141,6 +141,10 @@ def test_hard_negatives_come_from_the_lists(dataset):
     half = PairSampler(dataset, 8, 1, hard=hard, hard_share=0.5).negatives(0)
     share = np.isin(half.captions, [0, 1])[wrong_caption & listed].mean()
     assert 0.3 < share < 0.7
+    # and not before their epoch
+    late = PairSampler(dataset, 8, 1, hard=hard, hard_from=2)
+    for epoch, expected in ((1, PairSampler(dataset, 8, 1)), (2, PairSampler(dataset, 8, 1, hard=hard))):
+        assert late.negatives(epoch).captions.tolist() == expected.negatives(epoch).captions.tolist()
 
 
 @pytest.mark.parametrize("size", [2, 7, IMAGES + 1])
