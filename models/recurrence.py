@@ -363,12 +363,12 @@ class Recurrence:
             for part, kind in tasks:
                 kind.turn_to_inputs(d_hidden[:, _shifted(part, level.start)])
         inputs = None if self._input_row is None else Groups(self._input_row)
-        x = _with_ones(self._x)
+        width, x = self._x.shape[1], _with_column(self._x, 1)
         d_x = np.empty_like(self._x) if need_input else None
         for gate, d_gate in enumerate(d_hidden):
             d_gate = d_gate if inputs is None else inputs.sum(d_gate)  # every row of x is some row's input
             d_affine = multiply(d_gate.T, x)
-            d_weight_ih[gate], d_bias_ih[gate] = d_affine[:, :-1], d_affine[:, -1]
+            d_weight_ih[gate], d_bias_ih[gate] = d_affine[:, :width], d_affine[:, width]
             if need_input:
                 multiply(d_gate, weight_ih[gate], out=d_x, add=gate > 0)
         return d_x, *grads
@@ -377,9 +377,9 @@ class Recurrence:
         """Return W x with its bias, scaled, of every gate: [G,U,D]."""
         weight_ih, _, *biases = self._by_gate
         bias = self._kind.input_bias(*biases)
-        x, projected = _with_ones(x), np.empty((len(bias), len(x), bias.shape[1]), x.dtype)
+        x, projected = _with_column(x, 1), np.empty((len(bias), len(x), bias.shape[1]), x.dtype)
         for gate, scale in enumerate(self._kind.scales):
-            affine = np.column_stack([weight_ih[gate], bias[gate]])
+            affine = _with_column(weight_ih[gate], bias[gate])
             multiply(x, affine.T, out=projected[gate], scale=scale)
         return projected
 
@@ -400,9 +400,12 @@ def _tanh_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:
     return np.subtract(1, out, out=out)
 
 
-def _with_ones(x: np.ndarray) -> np.ndarray:
-    """Return `x` [U,E] with a column of ones, for the bias."""
-    return np.column_stack([x, np.ones(len(x), x.dtype)])
+def _with_column(x: np.ndarray, column: np.ndarray | float) -> np.ndarray:
+    """Return `x` [U,E] with one more column, and columns of zeros up to a whole line of the cache."""
+    count, width = x.shape
+    wider = np.zeros((count, -(-(width + 1) // 16) * 16), x.dtype)
+    wider[:, :width], wider[:, width] = x, column
+    return wider
 
 
 def _shifted(part: slice, start: int) -> slice:
