@@ -61,10 +61,15 @@ def evaluate(run: Path, out: Path, *overrides: str) -> dict:
 
 
 def compare(full: dict[str, float], short: dict) -> None:
-    """Report for each k what R@1 loses, and which share of the pairs was scored."""
+    """Report for each k what R@1 loses, and which share of the pairs was scored.
+
+    Raises RuntimeError where the cross encoder is no better than the dual encoder: the comparison is void.
+    """
     rerank = short["rerank"]
     for name, metrics in (("VSE++", short["metrics"]), ("Oscar", full)):
-        print(f"{name} alone: R@1 {metrics['i2t_r1']:.2f} and {metrics['t2i_r1']:.2f}")
+        print(f"{name} alone: R@1 {metrics['i2t_r1']:.2f} and {metrics['t2i_r1']:.2f}", flush=True)
+    if full["mean_recall"] <= short["metrics"]["mean_recall"]:
+        raise RuntimeError("Oscar alone is no better than VSE++: there is nothing to reach by re-ranking")
     points = {point["k"]: point for point in rerank["curve"]}
     for k, (limit, percent) in LIMITS.items():
         found, share = points[k]["metrics"], 100 * points[k]["pairs_scored"] / rerank["all_pairs"]
