@@ -280,6 +280,11 @@ KEYS: dict[str, dict[str, Key]] = {
             "pairs of the same image, or of the same sentence, are not negatives of each other; "
             "false restores the originals",
         ),
+        "CROSS_RANK_NEGATIVES": Key(
+            True,
+            "several processes: a pair competes with those of all processes, as in one process with the whole "
+            "batch; false: with those of its own",
+        ),
         "CAPTION_WEIGHT": Key(
             1.0, "vsrn: weight of the caption decoder's loss; 0: train no decoder", minimum=0
         ),

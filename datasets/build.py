@@ -152,7 +152,7 @@ def build_sampler(
         same = " of one length" if options.BATCHING == "same_length" else ""
         raise UserError(
             f"{dataset.features.path.parent}: {dataset.num_captions} captions of {dataset.name} for "
-            f"{world_size} processes, expected at least two{same} each: add captions"
+            f"{world_size} processes, expected at least {max(2, world_size)}{same}: add captions"
         )
     return sampler
 

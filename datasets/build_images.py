@@ -71,7 +71,8 @@ def build_image_sampler(cfg: CfgNode, dataset: ImageDataset, rank: int = 0, worl
     sampler = BatchSampler(dataset.labels * 0, size, "random", seed, rank, world_size)
     if not sampler.steps_per_epoch():
         raise UserError(
-            f"{source}: {dataset.num_images} pictures for {world_size} processes, expected at least two each"
+            f"{source}: {dataset.num_images} pictures for {world_size} processes, expected at least "
+            f"{max(2, world_size)}: add pictures"
         )
     return sampler
 

@@ -114,7 +114,7 @@ def build_pair_sampler(
     if sampler.steps_per_epoch() == 0:
         raise UserError(
             f"{dataset.features.path.parent}: {dataset.num_captions} captions of {dataset.name} for "
-            f"{world_size} processes, expected at least two each: add captions"
+            f"{world_size} processes, expected at least {max(2, world_size)}: add captions"
         )
     return sampler
 

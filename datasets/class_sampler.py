@@ -16,8 +16,9 @@ class ClassSampler:
     images when all of its images have (a class of fewer than K images repeats some). An epoch has about as
     many images as the data set, and all classes at least once.
 
-    All processes form the same batches from (seed, epoch) and take turns at them, so there is nothing to
-    communicate and nothing to save. A batch has no class twice; batches of other processes may share one.
+    All processes form the same global batches from (seed, epoch), those of one process with as large a batch,
+    and each takes its share of the classes, so there is nothing to communicate and nothing to save. No class
+    comes twice in a global batch, or, with fewer classes than that takes, in a process's share.
     Raises `UserError` for a class of one image, and for fewer classes than P, naming the `source` of the
     labels and the class by its name, if `class_names` has them.
     """
@@ -54,17 +55,22 @@ class ClassSampler:
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its images, int64 [B], by class."""
+        return [np.split(batch, self.world_size)[self.rank] for batch in self.global_batches(epoch)]
+
+    def global_batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of all processes together, one process's share after another."""
         random = np.random.default_rng([self.seed, epoch])
         drawn = _Rounds(len(self._images_of), random)
         images = [_Rounds(len(members), random) for members in self._images_of]
+        shares, classes = self.world_size, self._classes_per_batch
+        if shares * classes <= len(self._images_of):
+            shares, classes = 1, shares * classes
         batches = []
-        for _ in range(self._steps * self.world_size):
-            batch = []
-            for chosen in drawn.take(self._classes_per_batch):
-                places = images[chosen].take(self._samples_per_class)
-                batch.append(self._images_of[chosen][places])
-            batches.append(np.concatenate(batch))
-        return batches[self.rank :: self.world_size]
+        for _ in range(self._steps):
+            chosen = [number for _ in range(shares) for number in drawn.take(classes)]
+            parts = [self._images_of[each][images[each].take(self._samples_per_class)] for each in chosen]
+            batches.append(np.concatenate(parts))
+        return batches
 
     def _check(self, classes: np.ndarray, source: str, class_names: Sequence[str] | None) -> None:
         sizes = np.array([len(members) for members in self._images_of])
@@ -104,7 +110,7 @@ class TripletSampler:
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.labels = np.asarray(labels)
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         if len(np.unique(self.labels)) < 2:
             raise UserError(f"{source}: one class, expected two or more for triplets: add images of another")
         triplets = min(batch_size // 3, len(np.unique(self.labels)))
@@ -116,8 +122,9 @@ class TripletSampler:
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its images, int64 [B]."""
-        random = np.random.default_rng([self.seed, epoch, 1 + self.rank])
-        return [self._with_negatives(pairs, random) for pairs in self._pairs.batches(epoch)]
+        random = np.random.default_rng([self.seed, epoch, 1])
+        batches = [self._with_negatives(pairs, random) for pairs in self._pairs.global_batches(epoch)]
+        return [np.split(batch, self.world_size)[self.rank] for batch in batches]
 
     def _with_negatives(self, pairs: np.ndarray, random: np.random.Generator) -> np.ndarray:
         pairs = pairs.reshape(-1, 2)

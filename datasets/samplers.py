@@ -16,14 +16,13 @@ class BatchSampler:
     group_of, together: with `together` > 1, up to that many captions of a group (int [captions]: of an image,
     say) follow each other, drawn anew each epoch, so that most share a batch; not with `same_length`.
 
-    All processes form the same global batches of world_size x batch_size from (seed, epoch), and each takes
-    its share, so there is nothing to communicate and nothing to save: an interrupted epoch goes on at an
-    index of `batches(epoch)`. Every process gets equally many batches of equal sizes, none under two pairs
-    (one pair has no negative). Each caption comes once an epoch, but for
-    - captions over a multiple of world_size (random: others each epoch; same_length: per length), and
-    - same_length: a length with fewer than two captions per process. A batch of one, which the original
-      forms, has a loss of zero and no gradient, so nothing is lost.
-    A last batch that would be under two pairs per process joins the one before it.
+    All processes form the same global batches of world_size x batch_size from (seed, epoch), those of one
+    process with as large a batch, and each takes its share, so there is nothing to communicate and nothing to
+    save: an interrupted epoch goes on at an index of `batches(epoch)`. Every process gets equally many
+    batches, each with a pair at least; the sizes of the shares differ by one at most. Each caption comes once
+    an epoch, but for those of a length with fewer captions than processes, or with one (same_length). A batch
+    of one, which the original forms, has a loss of zero and no gradient, so nothing is lost. A last batch of
+    so few joins the one before it.
     """
 
     def __init__(
@@ -68,8 +67,12 @@ class BatchSampler:
             batches = self._cut(*self._bring_together(order, random), random)
         if self.shuffle:
             batches = [batches[index] for index in random.permutation(len(batches))]
-        # Every world_size-th caption, so that no process gets the long end of a sorted batch.
-        return [batch[self.rank :: self.world_size] for batch in batches]
+        return [self._share(batch) for batch in batches]
+
+    def _share(self, batch: np.ndarray) -> np.ndarray:
+        if self._group_of is not None:  # a group's captions stay in one process
+            return np.array_split(batch, self.world_size)[self.rank]
+        return batch[self.rank :: self.world_size]  # so that no process gets the long end of a sorted batch
 
     def _bring_together(
         self, order: np.ndarray, random: np.random.Generator
@@ -114,13 +117,13 @@ class BatchSampler:
 
 
 def _batch_sizes(count: int, batch_size: int, world_size: int) -> list[int]:
-    """Sizes of the global batches for `count` captions: multiples of world_size, two per process or more."""
-    count -= count % world_size
-    if count < 2 * world_size:
+    """Sizes of the global batches for `count` captions: two or more, and one per process."""
+    fewest = max(2, world_size)
+    if count < fewest:
         return []
     full, rest = divmod(count, batch_size)
     sizes = [batch_size] * full
-    if rest >= 2 * world_size:
+    if rest >= fewest:
         sizes.append(rest)
     elif rest:
         sizes[-1] += rest

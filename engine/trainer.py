@@ -120,7 +120,7 @@ class Trainer:
         pairs = sum(len(arrays["image_id"]) for arrays in group)
         self._pairs_since_log += pairs * self.world_size
         if (step + 1) % settings.print_step == 0:
-            self._watch_for_collapse(step + 1, epoch, losses, pairs // len(group), outputs)
+            self._watch_for_collapse(step + 1, epoch, losses, outputs)
 
     def _accumulate_gradients(
         self, group: list[Batch], epoch: int
@@ -153,13 +153,13 @@ class Trainer:
         step: int,
         epoch: int,
         losses: dict[str, float],
-        pairs: int,
         outputs: dict[str, paddle.Tensor],
     ) -> None:
         settings, progress = self.settings, self.progress
         if not settings.collapse_steps or epoch < self._sum_epochs():
             return
-        spread = float(paddle.std(outputs["scores"]))
+        scores = outputs["scores"]
+        pairs, spread = len(scores), float(paddle.std(scores))
         self.guard.stuck_since, self.guard.reported = progress.stuck_since, progress.collapse_reported
         collapsed = self.guard.observe(step, losses["hinge"], pairs, spread)
         progress.stuck_since, progress.collapse_reported = self.guard.stuck_since, self.guard.reported

@@ -8,6 +8,7 @@ from models.bert import BertShape
 from models.captioner import Captioner
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
+from models.gathering import Gather, gather_rows, own_rows
 from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
 from models.metric_losses import (
     MinedLoss,
@@ -94,17 +95,23 @@ def _captioner(cfg: CfgNode, vocab_size: int) -> Captioner | None:
     )
 
 
+def _gather(cfg: CfgNode) -> Gather:
+    return gather_rows if cfg.LOSS.CROSS_RANK_NEGATIVES else own_rows
+
+
 def _vse(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> DualEncoder:
-    return DualEncoder(_image_encoder(cfg, feature_norm), _lstm(cfg, vocab_size), cfg.MODEL.MEASURE)
+    encoders = _image_encoder(cfg, feature_norm), _lstm(cfg, vocab_size)
+    return DualEncoder(*encoders, cfg.MODEL.MEASURE, _gather(cfg))
 
 
 def _vsepp(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> DualEncoder:
-    return DualEncoder(_image_encoder(cfg, feature_norm), _gru(cfg, vocab_size), cfg.MODEL.MEASURE)
+    encoders = _image_encoder(cfg, feature_norm), _gru(cfg, vocab_size)
+    return DualEncoder(*encoders, cfg.MODEL.MEASURE, _gather(cfg))
 
 
 def _vsrn(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> VSRN:
     encoder, captioner = _region_encoder(cfg, feature_norm), _captioner(cfg, vocab_size)
-    return VSRN(encoder, _gru(cfg, vocab_size), cfg.MODEL.MEASURE, captioner)
+    return VSRN(encoder, _gru(cfg, vocab_size), cfg.MODEL.MEASURE, captioner, _gather(cfg))
 
 
 def _oscar(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> Oscar:
@@ -170,11 +177,12 @@ def _hinge(cfg: CfgNode) -> HingeLoss:
         hard_negative=cfg.LOSS.HARD_NEGATIVE,
         sum_epochs=cfg.LOSS.SUM_EPOCHS,
         mask_duplicates=cfg.LOSS.MASK_DUPLICATES,
+        gather=_gather(cfg),
     )
 
 
 def _contrastive(cfg: CfgNode) -> ContrastiveLoss:
-    return ContrastiveLoss(temperature=cfg.LOSS.TEMPERATURE, mask_duplicates=cfg.LOSS.MASK_DUPLICATES)
+    return ContrastiveLoss(cfg.LOSS.TEMPERATURE, cfg.LOSS.MASK_DUPLICATES, _gather(cfg))
 
 
 def _mined(cfg: CfgNode) -> MinedLoss:
@@ -186,7 +194,7 @@ def _mined(cfg: CfgNode) -> MinedLoss:
         "adaptive_quadruplet": adaptive_quadruplet_loss,
         "margin_sample_mining": lambda distances, labels: margin_sample_mining_loss(distances, labels, first),
     }
-    return MinedLoss(cfg.LOSS.NAME, losses[cfg.LOSS.NAME])
+    return MinedLoss(cfg.LOSS.NAME, losses[cfg.LOSS.NAME], _gather(cfg))
 
 
 LOSSES = {

@@ -6,6 +6,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn.functional import cross_entropy, relu
 
+from models.gathering import Gather, own_rows, share_weight
+
 LARGEST_SCALE = 100.0  # CLIP's bound on the inverse temperature (arXiv 2103.00020, 2.5)
 
 
@@ -76,18 +78,31 @@ def caption_loss(word_logits: Tensor, words: Tensor, num_captions: int) -> Tenso
     return cross_entropy(word_logits, words, reduction="sum") / num_captions
 
 
+def _duplicates(batch: dict[str, Tensor], gather: Gather) -> Tensor:
+    return duplicate_pairs(*gather(batch["image_id"], batch["sentence_id"]))
+
+
 class HingeLoss(nn.Layer):
     """The hinge ranking loss on a batch: the sum for `sum_epochs` epochs, then the hardest negatives.
 
-    `sum_epochs` may be raised while training goes on, to return to the sum.
+    `sum_epochs` may be raised while training goes on, to return to the sum. `gather` brings the ids of the
+    rows together that the model has compared.
     """
 
-    def __init__(self, margin: float, hard_negative: bool, sum_epochs: int, mask_duplicates: bool) -> None:
+    def __init__(
+        self,
+        margin: float,
+        hard_negative: bool,
+        sum_epochs: int,
+        mask_duplicates: bool,
+        gather: Gather = own_rows,
+    ) -> None:
         super().__init__()
         self.margin = margin
         self.hard_negative = hard_negative
         self.sum_epochs = sum_epochs
         self.mask_duplicates = mask_duplicates
+        self.gather = gather
 
     def uses_hard_negatives(self, epoch: int) -> bool:
         """Tell whether the 0-based `epoch` trains on the hardest negatives alone."""
@@ -95,24 +110,28 @@ class HingeLoss(nn.Layer):
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `hinge` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
-        masked = duplicate_pairs(batch["image_id"], batch["sentence_id"]) if self.mask_duplicates else None
+        masked = _duplicates(batch, self.gather) if self.mask_duplicates else None
         return {"hinge": hinge_loss(outputs["scores"], self.margin, self.uses_hard_negatives(epoch), masked)}
 
 
 class ContrastiveLoss(nn.Layer):
-    """The contrastive loss with a temperature that is learned: the one parameter `log_scale`."""
+    """The contrastive loss with a temperature that is learned: the one parameter `log_scale`.
 
-    def __init__(self, temperature: float, mask_duplicates: bool) -> None:
+    `gather`: see `HingeLoss`.
+    """
+
+    def __init__(self, temperature: float, mask_duplicates: bool, gather: Gather = own_rows) -> None:
         super().__init__()
         initial = nn.initializer.Constant(-math.log(temperature))
         self.log_scale = self.create_parameter([], default_initializer=initial)
         self.mask_duplicates = mask_duplicates
+        self.gather = gather
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `contrastive` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
         with paddle.no_grad():  # bounding the parameter itself keeps its gradient alive at the bound
             self.log_scale.clip_(max=math.log(LARGEST_SCALE))
-        masked = duplicate_pairs(batch["image_id"], batch["sentence_id"]) if self.mask_duplicates else None
+        masked = _duplicates(batch, self.gather) if self.mask_duplicates else None
         return {"contrastive": contrastive_loss(outputs["scores"], self.log_scale.exp(), masked)}
 
 
@@ -138,5 +157,6 @@ class CaptionedLoss(nn.Layer):
         terms = self.retrieval(outputs, batch, epoch)
         if "word_logits" in outputs:
             count = batch["text_len"].shape[0]
-            terms["caption"] = self.weight * caption_loss(outputs["word_logits"], outputs["words"], count)
+            weight = self.weight * share_weight(count)
+            terms["caption"] = weight * caption_loss(outputs["word_logits"], outputs["words"], count)
         return terms

@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 from paddle.nn.functional import log_softmax, relu
 
 from models.encoders import l2norm
+from models.gathering import Gather, own_rows, share_weight
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]  # distances [B,B] and labels [B] -> a scalar
 
@@ -141,7 +142,8 @@ class SoftmaxLoss(nn.Layer):
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `softmax` from `outputs["image"]` [B,D], not normalised, and the batch's `label` [B]."""
         logits = self.classifier(outputs["image"])
-        return {"softmax": smoothed_softmax_loss(logits, batch["label"], self.smoothing)}
+        loss = smoothed_softmax_loss(logits, batch["label"], self.smoothing)
+        return {"softmax": loss * share_weight(len(logits))}
 
 
 class TripletLoss(nn.Layer):
@@ -154,21 +156,26 @@ class TripletLoss(nn.Layer):
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `triplet` from `outputs["image"]` [3N,D], which is l2-normalised first."""
         rows = l2norm(outputs["image"]).reshape([-1, 3, outputs["image"].shape[1]])  # [N,3,D]
-        return {"triplet": triplet_loss(rows[:, 0], rows[:, 1], rows[:, 2], self.margin)}
+        loss = triplet_loss(rows[:, 0], rows[:, 1], rows[:, 2], self.margin)
+        return {"triplet": loss * share_weight(len(rows))}
 
 
 class MinedLoss(nn.Layer):
-    """A loss that chooses its pairs from all of a batch, by class and distance."""
+    """A loss that chooses its pairs from all of a batch, by class and distance.
 
-    def __init__(self, name: str, pair_loss: PairLoss) -> None:
+    `gather` brings the rows of the batch together, as `gather_rows` does from all processes.
+    """
+
+    def __init__(self, name: str, pair_loss: PairLoss, gather: Gather = own_rows) -> None:
         super().__init__()
         self.name = name
         self.pair_loss = pair_loss
+        self.gather = gather
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return the loss under its name, from `outputs["image"]` [B,D], which is l2-normalised first."""
-        distances = squared_distances(l2norm(outputs["image"]))
-        return {self.name: self.pair_loss(distances, batch["label"])}
+        (rows,), (labels,) = self.gather(l2norm(outputs["image"])), self.gather(batch["label"])
+        return {self.name: self.pair_loss(squared_distances(rows), labels)}
 
 
 def _positives(labels: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from paddle import Tensor, nn
 from paddle.nn import functional
 
+from models.gathering import share_weight
+
 
 def match_cross_entropy(logits: Tensor, match: Tensor) -> Tensor:
     """Return the mean cross-entropy of the softmax over no match and match (arXiv 2004.06165, 4.1).
@@ -41,4 +43,5 @@ class PairLoss(nn.Layer):
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return the loss as `match`."""
-        return {"match": self.function(outputs["logits"], batch["match"])}
+        match = batch["match"]
+        return {"match": self.function(outputs["logits"], match) * share_weight(len(match))}

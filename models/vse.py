@@ -4,6 +4,7 @@ import paddle
 from paddle import Tensor, nn
 
 from models.encoders import SMALLEST_NORM, mean_of
+from models.gathering import Gather, own_rows
 
 
 def cosine_similarity(image: Tensor, text: Tensor) -> Tensor:
@@ -26,9 +27,16 @@ class DualEncoder(nn.Layer):
 
     A batch holds `features` [B,F], or `regions` [B,R,F] with `num_regions` [B], which are averaged, or
     `image` [B,3,H,W], where the image encoder sees pixels; and `token_ids` [B,T] with `text_len` [B].
+    `gather` brings the embeddings to be compared together, as `gather_rows` does from all processes.
     """
 
-    def __init__(self, image_encoder: nn.Layer, text_encoder: nn.Layer, measure: str = "cosine") -> None:
+    def __init__(
+        self,
+        image_encoder: nn.Layer,
+        text_encoder: nn.Layer,
+        measure: str = "cosine",
+        gather: Gather = own_rows,
+    ) -> None:
         """Raise ValueError when `measure` is neither "cosine" nor "order"."""
         super().__init__()
         if measure not in SIMILARITIES:
@@ -36,6 +44,7 @@ class DualEncoder(nn.Layer):
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.measure = measure
+        self.gather = gather
 
     def encode_image(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's images."""
@@ -52,7 +61,10 @@ class DualEncoder(nn.Layer):
         return SIMILARITIES[self.measure](image, text)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `image` [B,D], `text` [B,D] and `scores` [B,B], rows images and columns captions."""
+        """Return `image` [N,D], `text` [N,D] and `scores` [N,N], rows images and columns captions.
+
+        N is B, or the rows of all processes where `gather` brings them.
+        """
         return self.compare(self.encode_image(batch), batch)
 
     def compare(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,5 +77,6 @@ class DualEncoder(nn.Layer):
             image = nn.functional.embedding(batch["image_row"], image)
         text = self.encode_text(batch)
         with paddle.amp.auto_cast(enable=False):  # half precision is coarser than what tells pairs apart
-            scores = self.similarity(image.astype("float32"), text.astype("float32"))
+            image, text = self.gather(image.astype("float32"), text.astype("float32"))
+            scores = self.similarity(image, text)
         return {"image": image, "text": text, "scores": scores}

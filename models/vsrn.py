@@ -8,6 +8,7 @@ from paddle import Tensor, nn
 
 from models.captioner import Captioner
 from models.encoders import FeatureNorm, l2norm, last_state
+from models.gathering import Gather, own_rows
 from models.normalization import BatchNorm
 from models.vse import DualEncoder
 
@@ -188,8 +189,9 @@ class VSRN(DualEncoder):
         text_encoder: nn.Layer,
         measure: str = "cosine",
         captioner: Captioner | None = None,
+        gather: Gather = own_rows,
     ) -> None:
-        super().__init__(image_encoder, text_encoder, measure)
+        super().__init__(image_encoder, text_encoder, measure, gather)
         self.captioner = captioner
 
     def encode_image(self, batch: dict[str, Tensor]) -> Tensor:
@@ -197,8 +199,8 @@ class VSRN(DualEncoder):
         return self.image_encoder(batch["regions"], batch["num_regions"])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `image` [B,D], `text` [B,D], `scores` [B,B], and with a captioner in training the
-        `word_logits` [W,V] and `words` [W] of what it should have written."""
+        """Return what a `DualEncoder` does, and with a captioner in training the `word_logits` [W,V] and
+        `words` [W] of what it should have written."""
         regions, num_regions = batch["regions"], batch["num_regions"]
         reasoned, _ = self.image_encoder.reason(regions, num_regions)
         outputs = self.compare(self.image_encoder.pool(reasoned, num_regions), batch)

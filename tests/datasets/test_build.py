@@ -52,8 +52,8 @@ def test_a_sampler_serves_each_process_from_the_configured_batches(precomp):
     dataset = build_dataset(cfg, "train", build_vocabulary(cfg), training=True)
     shares = [build_sampler(cfg, dataset, rank, 2).batches(0) for rank in range(2)]
     assert sorted(np.concatenate(shares[0] + shares[1])) == list(range(8))
-    with pytest.raises(UserError, match="8 captions of train for 8 processes"):
-        build_sampler(cfg, dataset, 0, 8)
+    with pytest.raises(UserError, match="8 captions of train for 9 processes, expected at least 9"):
+        build_sampler(cfg, dataset, 0, 9)
 
 
 def test_another_feature_width_names_the_file_and_the_override(precomp):

@@ -180,5 +180,5 @@ def test_a_sampler_serves_each_process(precomp_pairs):
     shares = [build_pair_sampler(cfg, dataset, None, rank, 2).batches(0) for rank in range(2)]
     right = [pairs.captions[: len(pairs) // 2] for share in shares for pairs in share]
     assert sorted(np.concatenate(right)) == list(range(8))
-    with pytest.raises(UserError, match="8 captions of train for 8 processes"):
-        build_pair_sampler(cfg, dataset, None, 0, 8)
+    with pytest.raises(UserError, match="8 captions of train for 9 processes"):
+        build_pair_sampler(cfg, dataset, None, 0, 9)

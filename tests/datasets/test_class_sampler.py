@@ -61,12 +61,23 @@ def test_batches_are_a_function_of_seed_and_epoch(make) -> None:
         assert (np.concatenate(first) != np.concatenate(other)).any()
 
 
-def test_processes_share_out_the_batches_of_one() -> None:
-    alone = ClassSampler(LABELS, 8, 2, seed=4).batches(0)
-    shares = [ClassSampler(LABELS, 8, 2, seed=4, rank=rank, world_size=2).batches(0) for rank in range(2)]
-    together = [batch for pair in zip(*shares, strict=True) for batch in pair]
-    for one, other in zip(alone, together, strict=False):
-        np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda factor, *rank: ClassSampler(LABELS, 4 * factor, 2, 4, *rank),
+        lambda factor, *rank: TripletSampler(LABELS, 6 * factor, 4, *rank),
+    ],
+)
+def test_processes_share_out_the_batches_of_one(make) -> None:
+    shares = [make(1, rank, 3).batches(0) for rank in range(3)]
+    for whole, *parts in zip(make(3).batches(0), *shares, strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_a_class_comes_twice_in_a_global_batch_only_if_there_are_too_few() -> None:
+    for shares in zip(*(ClassSampler(LABELS, 8, 2, 4, rank, 2).batches(0) for rank in (0, 1)), strict=True):
+        for batch in shares:
+            assert len(np.unique(LABELS[batch])) == 4
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -22,26 +22,35 @@ def padding(lengths, batches):
 
 @pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_an_epoch_holds_each_caption_once_and_leaves_out_what_cannot_be_shared(batching, world_size):
+def test_an_epoch_holds_each_caption_once_but_for_lengths_that_are_too_few_to_share(batching, world_size):
     ranks = [sampler(batching, rank=rank, world_size=world_size).batches(3) for rank in range(world_size)]
     seen = np.concatenate([batch for batches in ranks for batch in batches])
     assert len(set(seen)) == len(seen)
 
-    # what may be left out: a remainder of the division among processes, or too few of a length
     groups = np.bincount(LENGTHS) if batching == "same_length" else [len(LENGTHS)]
-    shared = sum(count - count % world_size for count in groups if count >= 2 * world_size)
-    assert len(seen) == shared
-    if world_size == 1 and batching != "same_length":
-        assert sorted(seen) == list(range(len(LENGTHS)))
+    assert len(seen) == sum(count for count in groups if count >= max(2, world_size))
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
-def test_processes_have_equal_batches_of_two_or_more_pairs_at_every_step(batching):
-    ranks = [sampler(batching, rank=rank, world_size=3) for rank in range(3)]
-    sizes = [[len(batch) for batch in rank.batches(0)] for rank in ranks]
-    assert sizes[0] == sizes[1] == sizes[2]
-    assert min(sizes[0]) >= 2 and max(sizes[0]) <= 16 + 1
-    assert all(rank.steps_per_epoch(0) == len(sizes[0]) for rank in ranks)
+@pytest.mark.parametrize("together", [1, 3])
+def test_processes_share_out_the_batches_of_one_process_evenly(batching, together):
+    def batches(batch_size, rank=0, world_size=1):
+        group_of = np.arange(len(LENGTHS)) // 5
+        return BatchSampler(
+            LENGTHS, batch_size, batching, 1, rank, world_size, group_of=group_of, together=together
+        ).batches(0)
+
+    ranks = [batches(16, rank, 3) for rank in range(3)]
+    whole_batches = [batch for batch in batches(48) if len(batch) >= 3]
+    assert batching == "same_length" or len(whole_batches) == len(batches(48))
+    shared = [np.concatenate(shares) for shares in zip(*ranks, strict=True)]
+    assert sorted(map(sorted, shared)) == sorted(map(sorted, whole_batches))
+    if batching != "same_length":
+        assert [sorted(batch) for batch in shared] == [sorted(batch) for batch in whole_batches], "in order"
+    for shares in zip(*ranks, strict=True):
+        sizes = [len(share) for share in shares]
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+    assert sampler(batching, rank=1, world_size=3).steps_per_epoch(0) == len(ranks[0])
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -67,7 +76,7 @@ def test_a_remainder_is_a_batch_of_its_own_unless_it_is_one_pair(count):
 
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_too_few_captions_make_no_batch(batching):
-    for lengths, world_size in (([5], 1), ([5, 5, 5], 2), ([], 1)):
+    for lengths, world_size in (([5], 1), ([5, 5, 5], 4), ([], 1)):
         few = sampler(batching, np.array(lengths, int), world_size=world_size)
         assert few.batches(0) == [] and few.steps_per_epoch(0) == 0
 
