@@ -24,6 +24,8 @@ class OnnxNetwork:
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4
+        # Its threads would wait for work on cores that the decoding of pictures needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
