@@ -1,7 +1,8 @@
 """Intel's MKL, which Paddle's wheels for Linux bring, on the thread that calls and on no others.
 
 `row_blocks` shares work among its threads. NumPy's library would start others within each of them, which all
-wait for one another; and NumPy has no error function. Where there is no MKL, NumPy has to do.
+wait for one another; and NumPy has no error function. Without MKL, and for other types than float32,
+NumPy has to do.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import numpy as np
 import paddle
 
 # Constants of MKL's interfaces.
-_BY_ROWS, _AS_IT_IS, _TRANSPOSED = 101, 111, 112
+BY_ROWS, AS_IT_IS, TRANSPOSED = 101, 111, 112
 _HIGH_ACCURACY = 2  # within one unit in the last place
 # erf z = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1 + p z), to 1.5e-7 for z >= 0 (Abramowitz and
 # Stegun 1964, 7.1.26).
@@ -20,16 +21,20 @@ _P = 0.3275911
 _A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
-def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return `a` [M,K] times `b` [K,N]."""
-    out = np.empty((len(a), b.shape[1]), a.dtype)
-    if not _fits(a, b, out):
-        return np.matmul(a, b, out=out)
-    (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(_layout, (a, b, out))
-    _on_this_thread(
-        _mkl().cblas_sgemm,
-        *(_BY_ROWS, a_order, b_order, *out.shape, a.shape[1], 1.0, a.ctypes.data, a_leading),
-        *(b.ctypes.data, b_leading, 0.0, out.ctypes.data, out_leading),
+def multiply_here(
+    a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, scale: float = 1.0, add: bool = False
+) -> np.ndarray:
+    """Return `scale` times `a` [M,K] times `b` [K,N]; write it to `out` [M,N], or `add` it there."""
+    if out is None:
+        out = np.empty((len(a), b.shape[1]), np.result_type(a, b))
+    if not fits(a, b, out) or out.strides[1] != out.itemsize:
+        out[:] = scale * np.matmul(a, b) + (out if add else 0)
+        return out
+    (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(layout, (a, b, out))
+    on_this_thread(
+        library().cblas_sgemm,
+        *(BY_ROWS, a_order, b_order, *out.shape, a.shape[1], scale, a.ctypes.data, a_leading),
+        *(b.ctypes.data, b_leading, float(add), out.ctypes.data, out_leading),
     )
     return out
 
@@ -38,9 +43,9 @@ def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -
     """Return the products [...,M,N] of `a` [...,M,K] with `b` [...,K,N], in `out` where given."""
     if out is None:
         out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
-    if not _fits(a, b, out) or out.strides[-1] != out.itemsize:
+    if not fits(a, b, out) or out.strides[-1] != out.itemsize:
         return np.matmul(a, b, out=out)
-    (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(_layout, (a, b, out))
+    (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(layout, (a, b, out))
     starts = [_starts(x) for x in (a, b, out)]
     numbers = (
         a_order,
@@ -55,19 +60,19 @@ def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -
     sizes, factors = np.array(numbers, np.int32), np.array([1, 0], np.float32)
     at, factor = [sizes.ctypes.data + 4 * place for place in range(9)], factors.ctypes.data
     a_start, b_start, out_start = (addresses.ctypes.data for addresses in starts)
-    _on_this_thread(
-        _mkl().cblas_sgemm_batch,
-        *(_BY_ROWS, *at[:5], factor, a_start, at[5], b_start, at[6], factor + 4, out_start, at[7], 1, at[8]),
+    on_this_thread(
+        library().cblas_sgemm_batch,
+        *(BY_ROWS, *at[:5], factor, a_start, at[5], b_start, at[6], factor + 4, out_start, at[7], 1, at[8]),
     )
     return out
 
 
 def erf(x: np.ndarray) -> None:
     """Replace the values of `x`, in one piece, by their error function."""
-    if _mkl() is None or x.dtype != np.float32:
+    if library() is None or x.dtype != np.float32:
         x[...] = _erf_by_exponentials(x)
     else:
-        _on_this_thread(_mkl().vmsErf, x.size, x.ctypes.data, x.ctypes.data, _HIGH_ACCURACY)
+        on_this_thread(library().vmsErf, x.size, x.ctypes.data, x.ctypes.data, _HIGH_ACCURACY)
 
 
 def _erf_by_exponentials(x: np.ndarray) -> np.ndarray:
@@ -80,20 +85,20 @@ def _erf_by_exponentials(x: np.ndarray) -> np.ndarray:
     return np.copysign(1 - polynomial * np.exp(-size * size), x)
 
 
-def _fits(*matrices: np.ndarray) -> bool:
+def fits(*matrices: np.ndarray) -> bool:
     """Whether MKL can read the matrices [...,M,N] as they are: float32, with rows or columns in one piece."""
-    return _mkl() is not None and all(
+    return library() is not None and all(
         x.dtype == np.float32 and x.size and x.itemsize in x.strides[-2:] and min(x.strides) > 0
         for x in matrices
     )
 
 
-def _layout(matrices: np.ndarray) -> tuple[int, int]:
+def layout(matrices: np.ndarray) -> tuple[int, int]:
     """Return how MKL is to read each matrix, and the distance from one row (or column) to the next."""
     rows, columns = matrices.strides[-2:]
     if columns == matrices.itemsize:
-        return _AS_IT_IS, max(rows // matrices.itemsize, matrices.shape[-1])
-    return _TRANSPOSED, max(columns // matrices.itemsize, matrices.shape[-2])
+        return AS_IT_IS, max(rows // matrices.itemsize, matrices.shape[-1])
+    return TRANSPOSED, max(columns // matrices.itemsize, matrices.shape[-2])
 
 
 def _starts(matrices: np.ndarray) -> np.ndarray:
@@ -104,7 +109,8 @@ def _starts(matrices: np.ndarray) -> np.ndarray:
     return starts
 
 
-def _on_this_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
+def on_this_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
+    """Call a function of MKL that would otherwise start threads of its own."""
     before = _set_threads()(1)
     function(*arguments)
     _set_threads()(before)
@@ -113,20 +119,26 @@ def _on_this_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
 @functools.cache
 def _set_threads() -> ctypes._CFuncPtr:
     """Return what sets the calling thread's number of threads, without letting go of the interpreter."""
-    return ctypes.PyDLL(_mkl()._name).MKL_Set_Num_Threads_Local
+    return ctypes.PyDLL(library()._name).MKL_Set_Num_Threads_Local
 
 
 @functools.cache
-def _mkl() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
+    """Return Paddle's MKL; None where this build of Paddle has none."""
     path = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
     if not path.exists():
         return None
-    library = ctypes.CDLL(str(path))
+    found = ctypes.CDLL(str(path))
     integer, number, pointer = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-    factor_and_out = [pointer, integer, number, pointer, integer]
-    library.cblas_sgemm.argtypes = [integer] * 6 + [number, pointer, integer, *factor_and_out]
-    library.cblas_sgemm_batch.argtypes = [integer, *[pointer] * 13, integer, pointer]
-    library.vmsErf.argtypes = [integer, pointer, pointer, ctypes.c_longlong]
-    for function in (library.cblas_sgemm, library.cblas_sgemm_batch, library.vmsErf):
+    second_and_out = [pointer, integer, number, pointer, integer]
+    found.cblas_sgemm.argtypes = [integer] * 6 + [number, pointer, integer, *second_and_out]
+    found.cblas_sgemm_batch.argtypes = [integer, *[pointer] * 13, integer, pointer]
+    found.cblas_sgemm_compute.argtypes = [integer] * 6 + [pointer, integer, *second_and_out]
+    found.cblas_sgemm_pack.argtypes = [integer] * 6 + [number, pointer, integer, pointer]
+    found.vmsErf.argtypes = [integer, pointer, pointer, ctypes.c_longlong]
+    plain = found.cblas_sgemm, found.cblas_sgemm_batch, found.cblas_sgemm_compute, found.cblas_sgemm_pack
+    for function in (*plain, found.vmsErf):
         function.restype = None
-    return library
+    found.cblas_sgemm_pack_get_size.argtypes = [integer] * 4
+    found.cblas_sgemm_pack_get_size.restype = ctypes.c_size_t
+    return found

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from models import products
+from models import mkl
 from models.products import RepeatedFactors, multiply
 
 
 @pytest.fixture(params=["mkl", "numpy"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
-        monkeypatch.setattr(products, "_mkl", lambda: None)
-    elif products._mkl() is None:
+        monkeypatch.setattr(mkl, "library", lambda: None)
+    elif mkl.library() is None:
         pytest.skip("this build of Paddle brings no MKL")
     return request.param
 
