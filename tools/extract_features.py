@@ -248,14 +248,15 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def stage(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Show how far a stage is, in pictures; yield the function that moves it on."""
+def stage(what: str, total: int, before: int = 0) -> Iterator[Callable[[int], object]]:
+    """Show how far a stage is, in pictures after those done `before`; yield the function that moves it on."""
+    done = 0
     with progress_display() as show:
 
         def move(pictures: int) -> None:
             nonlocal done
             done += pictures
-            show(what, done, total)
+            show(what, done, total - before)
 
         yield move
 

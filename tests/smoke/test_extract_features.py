@@ -117,6 +117,40 @@ def test_pictures_of_a_caption_file_are_named_as_it_names_them(run_quickly, phot
     np.testing.assert_allclose(store[0].features, means_of("a/0 x.jpg"), atol=0.02)
 
 
+@pytest.mark.parametrize("model", ["vsrn", "oscar"])
+def test_own_photos_train_models_of_regions(run_quickly, photos, model):
+    more = {f"c/{n} x.jpg": encoded(noisy(60, 40, seed=n), "JPEG") for n in range(6, 16)}
+    write_folder(photos / "photos", more)
+    rows = ["image,caption,split"]
+    for number in range(16):
+        split = "train" if number < 10 else "dev" if number < 13 else "test"
+        rows += [f"{number} x.jpg,{word} picture of number {number},{split}" for word in ("a", "one")]
+    (photos / "c.csv").write_text("\n".join(rows) + "\n")
+    found = command("--captions", "c.csv", "--detector", "boxes.yaml", "--out", "mine.h5")
+    assert run_quickly(*found, cwd=photos).returncode == 0
+    small = {
+        "vsrn": [
+            "MODEL.EMBED_DIM=8",
+            "MODEL.WORD_DIM=8",
+            "INPUT.IMG_FEATURE_DIM=3",
+            "OPTIMIZATION.BATCH_SIZE=8",
+        ],
+        "oscar": [
+            *("MODEL.BERT_DIM=16", "MODEL.BERT_INNER_DIM=32", "MODEL.BERT_HEADS=2", "MODEL.BERT_LAYERS=1"),
+            *("INPUT.IMG_FEATURE_DIM=9", "OPTIMIZATION.BATCH_SIZE=4", "INPUT.ADD_OD_LABEL=true"),
+        ],
+    }
+    trained = run_quickly(
+        "train_retrieval",
+        *("--cfg_file", ROOT / f"configs/scenes/{model}.yaml", f"DATASET.DATA_DIR={photos}"),
+        *("DATASET.FORMAT=csv", "DATASET.CAPTION_FILE=c.csv", "DATASET.FEAT_FILE=mine.h5"),
+        *("INPUT.VOCAB_THRESHOLD=1", "OPTIMIZATION.EPOCHS=1", "OPTIMIZATION.IMAGES_TOGETHER=1"),
+        *(f"OUTPUT.CHECKPOINT_DIR={photos}", "OUTPUT.SAVE_NAME=run", "RUNTIME.DEVICE=cpu", *small[model]),
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert (photos / "run/best/model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.parametrize("more", [[], ["--detector", "boxes.yaml"]])
 def test_a_stopped_extraction_goes_on_to_the_same_bytes(run_quickly, photos, name, code, more):
