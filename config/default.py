@@ -212,6 +212,11 @@ KEYS: dict[str, dict[str, Key]] = {
             "vsrn: batch-normalise the last state of the GRU over regions, as the released Flickr30K model "
             "does",
         ),
+        "SYNC_BATCHNORM": Key(
+            True,
+            "several processes: batch normalisation (vsrn, CNNs) over the batches of all, as in one process "
+            "with the whole batch; false: each over its own, which saves two messages a layer",
+        ),
         "CAPTION_DIM": Key(512, "vsrn: width of the caption decoder", minimum=1),
         "CAPTION_WORD_DIM": Key(300, "vsrn: width of the caption decoder's word vectors", minimum=1),
         "CAPTION_MAX_LEN": Key(
@@ -233,6 +238,12 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "BERT_NORM_EPSILON": Key(1e-12, "oscar: epsilon of the layer normalisations", above=0),
         "BERT_DEVIATION": Key(0.02, "oscar: standard deviation of new weights", above=0),
+        "BERT_POSITION_START": Key(
+            "random",
+            "oscar: what the vectors of positions are before training; waves: sines and cosines, from which a "
+            "small model learns the order of words sooner",
+            choices=("random", "waves"),
+        ),
         "IMG_LAYERNORM": Key(True, "oscar: layer-normalise the mapped regions"),
         "IMG_LAYERNORM_EPSILON": Key(1e-12, "oscar: epsilon of that normalisation", above=0),
         "CLASSIFIER": Key("linear", "oscar: head over the pair's row", choices=("linear", "mlp")),

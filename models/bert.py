@@ -19,7 +19,7 @@ class BertShape:
     """The sizes of a BERT; the defaults are BERT-base's.
 
     `region_dim` is the width of an image region, 0 for text alone; `region_norm` normalises what
-    becomes of it.
+    becomes of it. `position_waves`: the vectors of positions start as waves, and not at random.
     """
 
     vocab_size: int
@@ -36,6 +36,7 @@ class BertShape:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initial_deviation: float = 0.02
+    position_waves: bool = False
 
 
 def initialised(deviation: float) -> paddle.ParamAttr:
@@ -49,6 +50,18 @@ def linear(in_dim: int, out_dim: int, deviation: float) -> Linear:
     return Linear(in_dim, out_dim, weight_attr=initialised(deviation), bias_attr=zero)
 
 
+def waves(count: int, dim: int) -> np.ndarray:
+    """Return sines and cosines of the positions, [count,dim] of variance 1 (Vaswani et al. 2017, 3.5).
+
+    Near positions are alike, which lets a layer find a word's neighbours long before it has learnt them from
+    random vectors. The waves' lengths rise from 2 pi to 2 pi `count` positions.
+    """
+    pairs = -(-dim // 2)
+    angles = np.arange(count)[:, None] * float(count) ** -(np.arange(pairs) / pairs)
+    values = np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(count, -1)[:, :dim]
+    return (values * np.sqrt(2)).astype(np.float32)
+
+
 class TextEmbedding(nn.Layer):
     """The sum of a token's word, position and segment vectors, normalised."""
 
@@ -57,6 +70,8 @@ class TextEmbedding(nn.Layer):
         dim, attr = shape.hidden_dim, initialised(shape.initial_deviation)
         self.words = nn.Embedding(shape.vocab_size, dim, weight_attr=attr)
         self.positions = nn.Embedding(shape.max_positions, dim, weight_attr=attr)
+        if shape.position_waves:
+            self.positions.weight.set_value(waves(shape.max_positions, dim) * shape.initial_deviation)
         self.segments = nn.Embedding(shape.num_segments, dim, weight_attr=attr)
         self.norm = nn.LayerNorm(dim, shape.norm_epsilon)
 

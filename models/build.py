@@ -142,6 +142,7 @@ def bert_shape(cfg: CfgNode, vocab_size: int) -> BertShape:
         dropout=model.BERT_DROPOUT,
         attention_dropout=model.BERT_ATTENTION_DROPOUT,
         initial_deviation=model.BERT_DEVIATION,
+        position_waves=model.BERT_POSITION_START == "waves",
     )
 
 

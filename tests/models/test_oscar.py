@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -242,3 +245,18 @@ def test_eight_pairs_are_learnt(num_labels, loss):
     model.eval()
     scores = model.score_pairs(batch).numpy()
     assert scores[match.numpy() == 1].min() > 0.8 and scores[match.numpy() == 0].max() < 0.2
+
+
+def test_positions_may_start_as_waves_of_the_initial_deviation():
+    shape = BertShape(vocab_size=9, hidden_dim=12, num_layers=1, num_heads=2, inner_dim=8, max_positions=40)
+    start = Bert(
+        replace(shape, position_waves=True, initial_deviation=0.5)
+    ).embeddings.positions.weight.numpy()
+    for position in range(40):
+        for pair in range(6):
+            angle = position * 40 ** -(pair / 6)
+            expected = [math.sqrt(2) * 0.5 * wave(angle) for wave in (math.sin, math.cos)]
+            np.testing.assert_allclose(start[position, 2 * pair : 2 * pair + 2], expected, atol=1e-6)
+    likeness = start @ start.T
+    assert (likeness.argsort(axis=1)[:, -1] == np.arange(40)).all()
+    assert (np.abs(likeness.argsort(axis=1)[:, -2] - np.arange(40)) == 1).all(), "neighbours are most alike"
