@@ -240,8 +240,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "BERT_DEVIATION": Key(0.02, "oscar: standard deviation of new weights", above=0),
         "BERT_POSITION_START": Key(
             "random",
-            "oscar: what the vectors of positions are before training; waves: sines and cosines, from which a "
-            "small model learns the order of words sooner",
+            "oscar: what the vectors of positions are before training; waves: sines and cosines, from which "
+            "a small model learns the order of words sooner",
             choices=("random", "waves"),
         ),
         "IMG_LAYERNORM": Key(True, "oscar: layer-normalise the mapped regions"),

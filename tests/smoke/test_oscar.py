@@ -32,7 +32,7 @@ def oscar(tiny_run):
 
     def oscar(folder: Path) -> list[str]:
         config = str(ROOT / "configs" / "scenes" / "oscar.yaml")
-        short = ["MONITOR.EVAL_FREQ=1", "MONITOR.DEV_IMAGES=4"]
+        short = ["MONITOR.EVAL_FREQ=1", "MONITOR.DEV_IMAGES=4", "NEGATIVES.RANDOM_EPOCHS=0"]
         shared = [word for word in tiny_run(folder)[2:] if not word.startswith("MODEL.")]
         return ["--cfg_file", config, *shared, *SMALL, *short]
 
