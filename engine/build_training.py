@@ -18,6 +18,7 @@ from engine.run_log import RunLog
 from engine.trainer import Trainer
 from engine.training_state import named_parameters, restore_training, training_state
 from models.build import build_loss
+from models.synchronised_norm import synchronise_batch_norms
 from solvers.optimizer import build_optimizer
 from solvers.scheduler import build_schedule
 
@@ -33,6 +34,8 @@ def build_trainer(
     start = Start(folder.last if resume else None, rank, world_size, log.say)
     task = _task(cfg, start)
     model, vocabulary = task.model, task.vocabulary
+    if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
+        synchronise_batch_norms(model)
     of_images = cfg.MODEL.NAME in IMAGE_ENCODERS
     loss = build_loss(cfg, model.embed_dim, len(vocabulary)) if of_images else build_loss(cfg)
     log.say(_describe(cfg, task))
