@@ -43,15 +43,7 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
     if start.checks_features:
         training.check_features()
         dev.check_features()
-    moments = training.feature_moments() if cfg.INPUT.STANDARDIZE and not checkpoint else (None, None)
-    if pretrained:
-        pretrained.check_shape(bert_shape(cfg, len(word_piece)))
-    model = build_model(cfg, len(word_piece), *moments)
-    if pretrained:
-        fresh = load_pretrained(model, pretrained)
-        start.say(f"weights: {pretrained.path}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
-    elif checkpoint and not start.resume_from:
-        load_model(checkpoint, model, cfg.MODEL.NAME)
+    model = _first_model(cfg, start, training, checkpoint, pretrained)
     hard = _hard_negatives(cfg, training, start)
     sampler = build_pair_sampler(cfg, training, hard, start.rank, start.world_size)
 
@@ -87,6 +79,27 @@ def _word_piece(
     if pretrained:
         return WordPiece.load(pretrained.path / WordPiece.file_name, cfg.INPUT.DO_LOWER_CASE)
     return build_word_piece(cfg, split)
+
+
+def _first_model(
+    cfg: CfgNode,
+    start: Start,
+    training: PairDataset,
+    checkpoint: Path | None,
+    pretrained: PretrainedFolder | None,
+) -> nn.Layer:
+    """Return the model as training begins; what a resumed run goes on with is loaded later."""
+    moments = training.feature_moments() if cfg.INPUT.STANDARDIZE and not checkpoint else (None, None)
+    vocab_size = len(training.word_piece)
+    if pretrained:
+        pretrained.check_shape(bert_shape(cfg, vocab_size))
+    model = build_model(cfg, vocab_size, *moments)
+    if pretrained:
+        fresh = load_pretrained(model, pretrained)
+        start.say(f"weights: {pretrained.path}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    elif checkpoint and not start.resume_from:
+        load_model(checkpoint, model, cfg.MODEL.NAME)
+    return model
 
 
 def _hard_negatives(cfg: CfgNode, training: PairDataset, start: Start) -> HardNegatives | None:
