@@ -1,8 +1,8 @@
 """A training step of ResNet50 at batch 16 and 224 pixels against its PyTorch twin, in turns.
 
 Softmax with label smoothing over 1,000 classes, momentum with weight decay, as the first stage of metric
-learning; both sides start from random weights and see the same images. Reading pictures is `image_loader.py`'s
-matter.
+learning; both sides start from random weights and see the same images. Reading pictures is the matter of
+`image_loader.py`.
 """
 
 from _report import TUNING, alternate, report
