@@ -83,6 +83,9 @@ def _check_kind(values: Values, origins: Origins) -> None:
     if name in DUAL_ENCODERS and (of_pairs or loss in METRIC_LOSSES):
         _refuse("LOSS.NAME", origins, f"expected hinge or contrastive with {name}, got {loss}")
     if name not in CROSS_ENCODERS:
+        if values["LOSS"]["WORD_WEIGHT"]:
+            problem = f"expected 0 with {name}, which guesses no words, got {values['LOSS']['WORD_WEIGHT']}"
+            _refuse("LOSS.WORD_WEIGHT", origins, problem)
         return
     if optimization["BATCHING"] == "same_length":
         _refuse("OPTIMIZATION.BATCHING", origins, f"expected random or bucket with {name}, got same_length")

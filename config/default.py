@@ -296,6 +296,15 @@ KEYS: dict[str, dict[str, Key]] = {
             "several processes: a pair competes with those of all processes, as in one process with the whole "
             "batch; false: with those of its own",
         ),
+        "WORD_WEIGHT": Key(
+            0.0,
+            "oscar: weight of the loss of guessing hidden words of the caption, by which the original was "
+            "pretrained; 0: none",
+            minimum=0,
+        ),
+        "WORD_SHARE": Key(
+            0.15, "oscar with WORD_WEIGHT: share of a caption's tokens that is hidden", above=0, below=1
+        ),
         "CAPTION_WEIGHT": Key(
             1.0, "vsrn: weight of the caption decoder's loss; 0: train no decoder", minimum=0
         ),

@@ -39,6 +39,7 @@ class WordPiece:
         self.lower_case = lower_case
         ids = _ids_of(self.pieces, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[marker] for marker in MARKERS)
+        self.mask_id = ids.get("[MASK]", self.unk_id)
         model = WordPieceModel(ids, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD)
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = _normalizer(lower_case)

@@ -16,6 +16,7 @@ from datasets.build_pairs import (
     pair_dataset_of,
 )
 from datasets.loader import iterate_batches
+from datasets.masked_words import mask_words
 from datasets.pair_dataset import PairDataset
 from datasets.pair_sampler import HardNegatives, neighbour_negatives
 from datasets.pairs import Pairs
@@ -56,7 +57,11 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
             if hardens:
                 random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank])
                 pairs = harden(model, training, pairs, cfg.NEGATIVES.SHARE, random, cfg.EVAL.BATCH_TOKENS)
-            return training.batch(pairs)
+            batch = training.batch(pairs)
+            if cfg.LOSS.WORD_WEIGHT:
+                random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank, 1])
+                batch = mask_words(batch, cfg.LOSS.WORD_SHARE, word_piece.mask_id, random)
+            return batch
 
         return len(batches), iterate_batches(make, batches, cfg.MISC.NUM_WORKERS, first)
 

@@ -122,6 +122,7 @@ def _oscar(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> O
         classifier_scale=cfg.MODEL.CLASSIFIER_SCALE,
         attention=cfg.INPUT.ATT_MASK_TYPE,
         feature_norm=feature_norm,
+        guesses_words=cfg.LOSS.WORD_WEIGHT > 0,
     )
 
 
@@ -201,9 +202,9 @@ def _mined(cfg: CfgNode) -> MinedLoss:
 LOSSES = {
     "hinge": _hinge,
     "contrastive": _contrastive,
-    "match_cross_entropy": lambda cfg: PairLoss(match_cross_entropy),
-    "match_binary": lambda cfg: PairLoss(match_binary),
-    "match_regression": lambda cfg: PairLoss(match_regression),
+    "match_cross_entropy": lambda cfg: PairLoss(match_cross_entropy, cfg.LOSS.WORD_WEIGHT),
+    "match_binary": lambda cfg: PairLoss(match_binary, cfg.LOSS.WORD_WEIGHT),
+    "match_regression": lambda cfg: PairLoss(match_regression, cfg.LOSS.WORD_WEIGHT),
     "triplet": lambda cfg: TripletLoss(cfg.LOSS.MARGIN),
     "batch_hard": _mined,
     "semi_hard": _mined,

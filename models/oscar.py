@@ -5,7 +5,7 @@ Li et al. 2020, arXiv 2004.06165; Zhang et al. 2021, arXiv 2101.00529.
 
 import numpy as np
 from paddle import Tensor, nn
-from paddle.nn.functional import softmax
+from paddle.nn.functional import gelu, softmax
 
 from models.bert import Bert, BertShape, linear
 
@@ -43,12 +43,26 @@ def build_classifier(kind: str, dim: int, num_labels: int, scale: int, deviation
     raise ValueError(f"classifier: expected one of {sorted(CLASSIFIERS)}, got {kind!r}")
 
 
+class WordHead(nn.Layer):
+    """Guess hidden tokens from their rows, by the likeness of what becomes of them to the word vectors."""
+
+    def __init__(self, shape: BertShape) -> None:
+        super().__init__()
+        self.fc = linear(shape.hidden_dim, shape.hidden_dim, shape.initial_deviation)
+        self.norm = nn.LayerNorm(shape.hidden_dim, shape.norm_epsilon)
+        self.bias = self.create_parameter([shape.vocab_size], is_bias=True)
+
+    def forward(self, rows: Tensor, word_vectors: Tensor) -> Tensor:
+        """Return the logits [M,V] of `rows` [M,D] for `word_vectors` [V,D]."""
+        return self.norm(gelu(self.fc(rows))) @ word_vectors.T + self.bias
+
+
 class Oscar(nn.Layer):
     """Score pairs of a caption and an image with its tags, by a classifier over BERT's pooled first row.
 
     A text is `[CLS] caption [SEP] tags [SEP]`, segment 0 up to the first [SEP] and 1 behind it. `num_labels`
     is 2 (no match, match), or 1 for a single value. `attention` is one of `ATTENTION_TYPES`. `feature_norm`
-    standardises the regions' features first.
+    standardises the regions' features first. With `guesses_words`, hidden tokens of a batch are guessed too.
     """
 
     def __init__(
@@ -59,6 +73,7 @@ class Oscar(nn.Layer):
         classifier_scale: int = 2,
         attention: str = "CLR",
         feature_norm: nn.Layer | None = None,
+        guesses_words: bool = False,
     ) -> None:
         """Raise ValueError for an unknown classifier or attention, or another number of labels."""
         super().__init__()
@@ -67,16 +82,30 @@ class Oscar(nn.Layer):
         self.attends = attention_between(attention)
         self.feature_norm = feature_norm
         self.bert = Bert(shape)
+        self.words = WordHead(shape) if guesses_words else None
         self.dropout = nn.Dropout(shape.dropout)
         self.classifier = build_classifier(
             classifier, shape.hidden_dim, num_labels, classifier_scale, shape.initial_deviation
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds."""
+        """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds.
+
+        A batch of `mask_words` also has its M hidden tokens guessed: `word_logits` [M,V].
+        """
         if self.feature_norm is not None:
             batch = {**batch, "regions": self.feature_norm(batch["regions"])}
-        return {"logits": self.classifier(self.dropout(self.bert(batch, self.attends)))}
+        if self.words is None or "masked_pair" not in batch:
+            return {"logits": self._classify(self.bert(batch, self.attends))}
+        rows, sequences = self.bert.encode(batch, self.attends)
+        hidden = rows.gather(sequences.first.gather(batch["masked_pair"]) + batch["masked_place"])
+        return {
+            "logits": self._classify(self.bert.pool(rows.gather(sequences.first))),
+            "word_logits": self.words(hidden, self.bert.embeddings.words.weight),
+        }
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        return self.classifier(self.dropout(pooled))
 
     def score_pairs(self, batch: dict[str, Tensor]) -> Tensor:
         """Return each pair's score [P]: the probability of a match, or the one value itself."""

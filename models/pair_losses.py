@@ -35,13 +35,21 @@ def match_regression(logits: Tensor, match: Tensor) -> Tensor:
 
 
 class PairLoss(nn.Layer):
-    """One of these functions, as the trainer calls a loss: on a model's `logits` and a batch's `match`."""
+    """One of these functions, as the trainer calls a loss: on a model's `logits` and a batch's `match`.
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    word_weight: of the mean cross-entropy of the hidden words (Oscar's masked token loss, arXiv 2004.06165,
+    eq. 1), where a batch has any.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], word_weight: float = 0.0) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.word_weight = function, word_weight
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        """Return the loss as `match`."""
+        """Return the loss as `match` and, weighted, as `words`."""
         match = batch["match"]
-        return {"match": self.function(outputs["logits"], match) * share_weight(len(match))}
+        terms = {"match": self.function(outputs["logits"], match) * share_weight(len(match))}
+        if "word_logits" in outputs:
+            words = functional.cross_entropy(outputs["word_logits"], batch["masked_id"])
+            terms["words"] = words * share_weight(len(batch["masked_id"])) * self.word_weight
+        return terms

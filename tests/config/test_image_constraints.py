@@ -40,7 +40,7 @@ def test_a_task_of_metric_learning_is_accepted(task) -> None:
         ("MODEL.NAME=vsepp", "LOSS.NAME: expected hinge or contrastive with vsepp, got quadruplet"),
         (
             "MONITOR.BEST_METRIC=rsum",
-            "BEST_METRIC: expected one of r1, map_at_r, r_precision with cnn, got \"rsum\"",
+            'BEST_METRIC: expected one of r1, map_at_r, r_precision with cnn, got "rsum"',
         ),
         ("EVAL.FOLDS=5", "EVAL.FOLDS: expected 1 with cnn, got 5"),
         ("INPUT.STANDARDIZE=true", "INPUT.STANDARDIZE: expected false with MODEL.CNN"),
@@ -66,7 +66,7 @@ def test_triplets_come_in_threes(task) -> None:
     [
         (["MODEL.NAME=vsrn", "MODEL.CNN=resnet18"], 'MODEL.CNN: expected "" with vsrn'),
         (["MODEL.CNN=resnet18"], "DATASET.IMAGE_DIR: expected the folder of the pictures with MODEL.CNN"),
-        (["MONITOR.BEST_METRIC=r1"], "BEST_METRIC: expected rsum or mean_recall with vsepp, got \"r1\""),
+        (["MONITOR.BEST_METRIC=r1"], 'BEST_METRIC: expected rsum or mean_recall with vsepp, got "r1"'),
         (["INPUT.UNREADABLE=skip"], "INPUT.UNREADABLE: expected refuse where pictures have captions"),
     ],
 )

@@ -155,8 +155,8 @@ def test_vsepp_from_pixels_is_first_frozen_then_trained_at_a_tenth_of_the_rate(n
     crops = {"INPUT.CROP_SIZE": 224, "INPUT.RESIZE": 256, "INPUT.CROP_AREA": (0.08, 1.0)}
     check_values(frozen, crops | {"MODEL.CNN_FREEZE_EPOCHS": -1, "OPTIMIZATION.LR": 2e-4})
     check_values(tuned, crops | {"MODEL.CNN_FREEZE_EPOCHS": 0, "OPTIMIZATION.LR": 2e-5})
-    assert tuned.PRETRAINED.DIR == f"out/{frozen.OUTPUT.SAVE_NAME}/best"
-    assert frozen.DATASET.USE_RESTVAL == name.startswith("coco")
+    assert f"out/{frozen.OUTPUT.SAVE_NAME}/best" == tuned.PRETRAINED.DIR
+    assert name.startswith("coco") == frozen.DATASET.USE_RESTVAL
 
 
 def check_values(cfg, values):

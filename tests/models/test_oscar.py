@@ -260,3 +260,19 @@ def test_positions_may_start_as_waves_of_the_initial_deviation():
     likeness = start @ start.T
     assert (likeness.argsort(axis=1)[:, -1] == np.arange(40)).all()
     assert (np.abs(likeness.argsort(axis=1)[:, -2] - np.arange(40)) == 1).all(), "neighbours are most alike"
+
+
+def test_hidden_words_are_guessed_from_their_own_rows():
+    paddle.seed(0)
+    model, batch = Oscar(shape_of(), guesses_words=True), batch_of()
+    asked = {"masked_pair": [0, 2, 2], "masked_place": [1, 1, 2]}
+    outputs = model(batch | {name: paddle.to_tensor(places) for name, places in asked.items()})
+    rows, sequences = model.bert.encode(batch)
+    words = model.bert.embeddings.words.weight
+    for number, (pair, place) in enumerate(zip(*asked.values(), strict=True)):
+        row = rows[int(sequences.ends[pair]) + place].unsqueeze(0)
+        hidden = model.words.norm(paddle.nn.functional.gelu(model.words.fc(row)))
+        expected = [float((hidden * word).sum()) for word in words]
+        np.testing.assert_allclose(outputs["word_logits"][number], expected, atol=1e-5)
+    np.testing.assert_allclose(outputs["logits"], model(batch)["logits"], atol=1e-6)
+    assert "word_logits" not in model(batch)

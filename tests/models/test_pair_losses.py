@@ -44,3 +44,16 @@ def test_the_trainer_gets_it_by_name():
     terms = PairLoss(match_binary)({"logits": logits}, {"match": match}, 0)
     assert list(terms) == ["match"]
     assert float(terms["match"]) == float(match_binary(logits, match))
+
+
+def test_guessed_words_add_their_weighted_cross_entropy():
+    random = np.random.default_rng(0)
+    guesses, said = random.standard_normal((3, 6)).astype(np.float32), [4, 0, 4]
+    outputs = {"logits": paddle.to_tensor(LOGITS), "word_logits": paddle.to_tensor(guesses)}
+    batch = {"match": paddle.to_tensor(MATCH), "masked_id": paddle.to_tensor(said)}
+    terms = PairLoss(match_cross_entropy, word_weight=0.5)(outputs, batch, 0)
+    expected = -sum(
+        row[word] - math.log(sum(map(math.exp, row))) for row, word in zip(guesses, said, strict=True)
+    )
+    assert list(terms) == ["match", "words"]
+    assert float(terms["words"]) == pytest.approx(0.5 * expected / 3, rel=1e-5)

@@ -53,12 +53,13 @@ def same_weights(first: Path, second: Path) -> None:
             np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["random", "neighbours", "batch"])
+@pytest.mark.parametrize(("kind", "words"), [("random", 0), ("neighbours", 0.5), ("batch", 0)])
 def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(
-    oscar, run_quickly, run_interrupted, tmp_path, kind
+    oscar, run_quickly, run_interrupted, tmp_path, kind, words
 ):
     settings = [
-        *(f"NEGATIVES.KIND={kind}", "NEGATIVES.SHARE=0.5", "MODEL.BERT_DROPOUT=0.1"),
+        *(f"NEGATIVES.KIND={kind}", f"LOSS.WORD_WEIGHT={words}"),
+        *("NEGATIVES.SHARE=0.5", "MODEL.BERT_DROPOUT=0.1"),
         *("MODEL.BERT_ATTENTION_DROPOUT=0.1", "OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS=2"),
         *("OPTIMIZATION.EMA_DECAY=0.9", "OUTPUT.SAVE_STEP=2", "OUTPUT.SAVE_FREQ=1"),
         *("OPTIMIZATION.EPOCHS=2", "OPTIMIZATION.BATCH_SIZE=30"),
