@@ -293,8 +293,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "CROSS_RANK_NEGATIVES": Key(
             True,
-            "several processes: a pair competes with those of all processes, as in one process with the whole "
-            "batch; false: with those of its own",
+            "several processes: a pair competes with those of all, as in one process with the whole batch; "
+            "false: with those of its own",
         ),
         "WORD_WEIGHT": Key(
             0.0,
@@ -492,13 +492,13 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "BLOCK_PAIRS": Key(
             4096,
-            "oscar: pairs whose scores are written at a time; a killed evaluation goes on behind the last block",
+            "oscar: pairs whose scores are written at a time; a killed evaluation goes on behind them",
             minimum=1,
         ),
         "RERANK_DIR": Key(
             "",
-            "checkpoint folder of an oscar run, such as out/scenes_oscar/best, which puts the short lists of a "
-            "dual encoder in order; empty: no re-ranking (docs/reranking.md)",
+            "checkpoint folder of an oscar run, such as out/scenes_oscar/best, which puts the short lists of "
+            "a dual encoder in order; empty: no re-ranking (docs/reranking.md)",
         ),
         "RERANK_K": Key(20, "length of the short lists, in both directions", minimum=1),
         "RERANK_DUAL_WEIGHT": Key(
