@@ -1,18 +1,24 @@
-"""Run every benchmark of this folder and write what they measured into docs/performance.md."""
+"""Run the benchmarks of this folder and write what they measured into docs/performance.md.
 
+make bench                                           all of them, for three quarters of an hour
+python benchmarks/run_all.py train_vse encode_vse    these; what the others measured before stays
+"""
+
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
+RESULTS = PAGE.with_suffix(".json")  # the same, for the next run
 KEYS = {"name", "ours", "baseline", "ratio", "goal", "unit"}
 
 
@@ -24,24 +30,44 @@ class Outcome:
     lines: list[dict]
     failure: str
     minutes: float
+    date: str
 
 
 def main() -> int:
     sys.path.insert(0, str(HERE.parent))
     scripts = find_scripts(HERE)
-    started, load = datetime.now(timezone.utc), os.getloadavg()[0]
-    outcomes = []
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [script.stem for script in scripts]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all")
+    chosen = parser.parse_args().names
+    unknown = sorted(set(chosen) - set(names))
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(unknown)}; expected some of {', '.join(names)}")
+    outcomes = read_results(RESULTS, names) if chosen else {}
+    load = os.getloadavg()[0]
+    scripts = [script for script in scripts if not chosen or script.stem in chosen]
     for number, script in enumerate(scripts, 1):
         print(f"[{number}/{len(scripts)}] {script.name}", flush=True)
-        outcomes.append(run_script(script))
+        outcomes[script.stem] = run_script(script)
+    ordered = [outcomes[name] for name in names if name in outcomes]
+    loads = f"Load of the last run: {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
     PAGE.parent.mkdir(exist_ok=True)
-    loads = f"Load: {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
-    PAGE.write_text(page(outcomes, f"{describe_machine()}\n{loads}", started.strftime("%Y-%m-%d")))
-    missed = [line["name"] for outcome in outcomes for line in outcome.lines if line["ratio"] < line["goal"]]
-    failed = [outcome.script for outcome in outcomes if outcome.failure]
+    PAGE.write_text(page(ordered, f"{describe_machine()}\n{loads}"))
+    RESULTS.write_text(json.dumps([asdict(outcome) for outcome in ordered], indent=1) + "\n")
+    missed = [line["name"] for outcome in ordered for line in outcome.lines if line["ratio"] < line["goal"]]
+    failed = [outcome.script for outcome in ordered if outcome.failure]
     print(f"goals missed: {'; '.join(missed) or 'none'}; scripts failed: {', '.join(failed) or 'none'}")
     print(f"wrote docs/{PAGE.name}")
     return 1 if failed else 0
+
+
+def read_results(path: Path, names: list[str]) -> dict[str, Outcome]:
+    """Return what the scripts that are still there measured before, by name."""
+    stored = json.loads(path.read_text()) if path.is_file() else []
+    outcomes = [Outcome(**outcome) for outcome in stored]
+    return {Path(each.script).stem: each for each in outcomes if Path(each.script).stem in names}
 
 
 def find_scripts(folder: Path) -> list[Path]:
@@ -68,7 +94,8 @@ def run_script(script: Path) -> Outcome:
         failure = f"ended with {code}: {last}"
     elif not lines:
         failure = f"printed no result; its last line is: {last}"
-    return Outcome(script.name, lines, failure, (time.monotonic() - start) / 60)
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return Outcome(script.name, lines, failure, (time.monotonic() - start) / 60, date)
 
 
 def parse_line(printed: str) -> list[dict]:
@@ -80,7 +107,7 @@ def parse_line(printed: str) -> list[dict]:
     return [line] if isinstance(line, dict) and line.keys() >= KEYS else []
 
 
-def page(outcomes: list[Outcome], machine: str, date: str) -> str:
+def page(outcomes: list[Outcome], machine: str) -> str:
     """Return the text of docs/performance.md."""
     results = [line for outcome in outcomes for line in outcome.lines]
     met = sum(line["ratio"] >= line["goal"] for line in results)
@@ -90,16 +117,27 @@ def page(outcomes: list[Outcome], machine: str, date: str) -> str:
             numbers = [f"{line[key]:.4g} {line['unit']}" for key in ("ours", "baseline")]
             verdict = "yes" if line["ratio"] >= line["goal"] else "**no**"
             ratios = [f"{line['ratio']:.2f}", f"{line['goal']:g}", verdict]
-            rows.append([f"`{outcome.script}`", line["name"], *numbers, *ratios])
+            rows.append([f"`{outcome.script}`", line["name"], *numbers, *ratios, outcome.date])
         if outcome.failure:
-            rows.append([f"`{outcome.script}`", f"**failed**: {outcome.failure}", "", "", "", "", "**no**"])
-    header = ["script", "what", "ours", "baseline", "ratio", "goal", "met"]
+            rows.append(
+                [
+                    f"`{outcome.script}`",
+                    f"**failed**: {outcome.failure}",
+                    "",
+                    "",
+                    "",
+                    "",
+                    "**no**",
+                    outcome.date,
+                ]
+            )
+    header = ["script", "what", "ours", "baseline", "ratio", "goal", "met", "measured"]
     table = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in [header, ["---"] * len(header), *rows])
     minutes = sum(outcome.minutes for outcome in outcomes)
     failures = sum(bool(outcome.failure) for outcome in outcomes)
     return f"""# Performance
 
-Written by `make bench` on {date}, in {minutes:.0f} minutes; do not edit.
+Written by `make bench`, whose scripts take {minutes:.0f} minutes; do not edit.
 {met} of {len(results)} goals are met, and {failures} of {len(outcomes)} scripts failed.
 
 {machine}

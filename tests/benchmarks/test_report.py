@@ -69,12 +69,31 @@ def test_the_page_shows_failures_and_missed_goals(tmp_path):
         (tmp_path / name).write_text(text)
     found = run_all.find_scripts(tmp_path)
     assert [path.name for path in found] == ["broken.py", "good.py", "missed.py", "silent.py"]
-    text = run_all.page([run_all.run_script(path) for path in found], "Machine: a", "2026-01-31")
+    text = run_all.page([run_all.run_script(path) for path in found], "Machine: a")
     assert "1 of 2 goals are met, and 2 of 4 scripts failed" in text
-    assert "| `good.py` | n | 3 pairs/s | 2 pairs/s | 2.50 | 2 | yes |" in text
-    assert "| `missed.py` | n | 3 pairs/s | 2 pairs/s | 1.50 | 2 | **no** |" in text
+    assert "| `good.py` | n | 3 pairs/s | 2 pairs/s | 2.50 | 2 | yes | 20" in text
+    assert "| `missed.py` | n | 3 pairs/s | 2 pairs/s | 1.50 | 2 | **no** | 20" in text
     assert "**failed**: printed no result; its last line is: bye" in text
     assert r"**failed**: ended with 1: out \| of memory" in text
+
+
+def test_running_some_benchmarks_keeps_what_the_others_measured(tmp_path, monkeypatch):
+    line = {"name": "n", "ours": 1.0, "baseline": 2.0, "ratio": 2.0, "goal": 1.0, "unit": "s"}
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(f"print({json.dumps({**line, 'name': name})!r})")
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    monkeypatch.setattr(run_all, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(run_all, "RESULTS", tmp_path / "performance.json")
+    gone = {"script": "gone.py", "lines": [line], "failure": "", "minutes": 1.0, "date": "2026-01-31"}
+    before = [gone, {**gone, "script": "one.py"}, {**gone, "script": "two.py"}]
+    run_all.RESULTS.write_text(json.dumps(before))
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "two"])
+    assert run_all.main() == 0
+    first, second = json.loads(run_all.RESULTS.read_text())
+    assert first == before[1]
+    assert second["lines"][0]["name"] == "two" and second["date"] > "2026-01-31"
+    text = run_all.PAGE.read_text()
+    assert "| `one.py` | n | 1 s | 2 s | 2.00 | 1 | yes | 2026-01-31 |" in text and "gone" not in text
 
 
 def test_the_page_does_not_name_the_machine():
