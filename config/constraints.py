@@ -82,6 +82,7 @@ def _check_kind(values: Values, origins: Origins) -> None:
         )
     if name in DUAL_ENCODERS and (of_pairs or loss in METRIC_LOSSES):
         _refuse("LOSS.NAME", origins, f"expected hinge or contrastive with {name}, got {loss}")
+    _check_queue(values["LOSS"], name, origins)
     if name not in CROSS_ENCODERS:
         if values["LOSS"]["WORD_WEIGHT"]:
             problem = f"expected 0 with {name}, which guesses no words, got {values['LOSS']['WORD_WEIGHT']}"
@@ -95,6 +96,15 @@ def _check_kind(values: Values, origins: Origins) -> None:
                 f"expected 1 with {name}, whose wrong pairs NEGATIVES chooses, got {optimization[together]}"
             )
             _refuse(f"OPTIMIZATION.{together}", origins, problem)
+
+
+def _check_queue(loss: dict, model: str, origins: Origins) -> None:
+    size = loss["QUEUE_SIZE"]
+    if size and model not in DUAL_ENCODERS:
+        _refuse("LOSS.QUEUE_SIZE", origins, f"expected 0 with {model}, which has no such queue, got {size}")
+    if size and not loss["CROSS_RANK_NEGATIVES"]:
+        problem = f"expected LOSS.CROSS_RANK_NEGATIVES=true with a queue, which processes share, got {size}"
+        _refuse("LOSS.QUEUE_SIZE", origins, problem)
 
 
 def _check_pairs(values: Values, origins: Origins) -> None:

@@ -296,6 +296,15 @@ KEYS: dict[str, dict[str, Key]] = {
             "several processes: a pair competes with those of all, as in one process with the whole batch; "
             "false: with those of its own",
         ),
+        "QUEUE_SIZE": Key(
+            0,
+            "hinge and contrastive: pairs of past batches, as they were embedded then, that are negatives "
+            "too: for small batches (XBM); 0: none",
+            minimum=0,
+        ),
+        "QUEUE_START": Key(
+            1000, "batches before the queue is filled, while embeddings still move fast", minimum=0
+        ),
         "WORD_WEIGHT": Key(
             0.0,
             "oscar: weight of the loss of guessing hidden words of the caption, by which the original was "

@@ -10,6 +10,7 @@ from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
 from models.gathering import Gather, gather_rows, own_rows
 from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
+from models.memory_queue import MemoryQueue
 from models.metric_losses import (
     MinedLoss,
     SoftmaxLoss,
@@ -22,7 +23,7 @@ from models.metric_losses import (
 )
 from models.oscar import Oscar
 from models.pair_losses import PairLoss, match_binary, match_cross_entropy, match_regression
-from models.vse import DualEncoder
+from models.vse import SIMILARITIES, DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
 
@@ -173,6 +174,13 @@ def build_model(
     return MODELS[cfg.MODEL.NAME](cfg, vocab_size, norm)
 
 
+def _queue(cfg: CfgNode) -> MemoryQueue | None:
+    if not cfg.LOSS.QUEUE_SIZE:
+        return None
+    similarity = SIMILARITIES[cfg.MODEL.MEASURE]
+    return MemoryQueue(cfg.LOSS.QUEUE_SIZE, cfg.MODEL.EMBED_DIM, cfg.LOSS.QUEUE_START, similarity)
+
+
 def _hinge(cfg: CfgNode) -> HingeLoss:
     return HingeLoss(
         margin=cfg.LOSS.MARGIN,
@@ -180,11 +188,12 @@ def _hinge(cfg: CfgNode) -> HingeLoss:
         sum_epochs=cfg.LOSS.SUM_EPOCHS,
         mask_duplicates=cfg.LOSS.MASK_DUPLICATES,
         gather=_gather(cfg),
+        queue=_queue(cfg),
     )
 
 
 def _contrastive(cfg: CfgNode) -> ContrastiveLoss:
-    return ContrastiveLoss(cfg.LOSS.TEMPERATURE, cfg.LOSS.MASK_DUPLICATES, _gather(cfg))
+    return ContrastiveLoss(cfg.LOSS.TEMPERATURE, cfg.LOSS.MASK_DUPLICATES, _gather(cfg), _queue(cfg))
 
 
 def _mined(cfg: CfgNode) -> MinedLoss:

@@ -7,8 +7,11 @@ from paddle import Tensor, nn
 from paddle.nn.functional import cross_entropy, relu
 
 from models.gathering import Gather, own_rows, share_weight
+from models.memory_queue import MemoryQueue, Rivals
 
 LARGEST_SCALE = 100.0  # CLIP's bound on the inverse temperature (arXiv 2103.00020, 2.5)
+
+_NOTHING = -1e9  # a logit that adds nothing to a denominator
 
 
 def _diagonal(size: int) -> Tensor:
@@ -28,13 +31,18 @@ def duplicate_pairs(image_id: Tensor, sentence_id: Tensor) -> Tensor:
 
 
 def hinge_loss(
-    scores: Tensor, margin: float, hard_negative: bool, not_negative: Tensor | None = None
+    scores: Tensor,
+    margin: float,
+    hard_negative: bool,
+    not_negative: Tensor | None = None,
+    rivals: Rivals | None = None,
 ) -> Tensor:
     """Return the hinge ranking loss, summed over the batch (arXiv 1707.05612, eq. 5 and 6).
 
     Every caption j should score below an image's own caption by `margin`, and every image below a
     caption's own image. `hard_negative` counts the worst offender of each row and each column alone.
-    `scores` are [B,B]; where `not_negative` (bool [B,B]) is true, a pair counts for nothing.
+    `scores` are [B,B]; where `not_negative` (bool [B,B]) is true, a pair counts for nothing. `rivals` are
+    further negatives of each row and each column.
     """
     own = scores.diagonal()  # [B]
     ignored = _diagonal(scores.shape[0])
@@ -42,13 +50,18 @@ def hinge_loss(
         ignored = ignored | not_negative
     caption_cost = relu(margin + scores - own.unsqueeze(1)).masked_fill(ignored, 0.0)
     image_cost = relu(margin + scores - own.unsqueeze(0)).masked_fill(ignored, 0.0)
+    if rivals is not None:
+        further = relu(margin + rivals.captions - own.unsqueeze(1)).masked_fill(rivals.not_negative, 0.0)
+        caption_cost = paddle.concat([caption_cost, further], axis=1)  # [B,B+Q]
+        further = relu(margin + rivals.images - own.unsqueeze(0)).masked_fill(rivals.not_negative.T, 0.0)
+        image_cost = paddle.concat([image_cost, further], axis=0)  # [B+Q,B]
     if hard_negative:
         return _largest(caption_cost, axis=1).sum() + _largest(image_cost, axis=0).sum()
     return caption_cost.sum() + image_cost.sum()
 
 
 def _largest(costs: Tensor, axis: int) -> Tensor:
-    """Return the largest of `costs` [B,B] along `axis`; of several, the first has the gradient.
+    """Return the largest of the matrix `costs` along `axis`; of several, the first has the gradient.
 
     With `max` each of them would have all of it, and on the CPU its gradient takes thirty times as long.
     """
@@ -56,18 +69,27 @@ def _largest(costs: Tensor, axis: int) -> Tensor:
 
 
 def contrastive_loss(
-    scores: Tensor, logit_scale: Tensor | float, not_negative: Tensor | None = None
+    scores: Tensor,
+    logit_scale: Tensor | float,
+    not_negative: Tensor | None = None,
+    rivals: Rivals | None = None,
 ) -> Tensor:
     """Return the symmetric InfoNCE loss, averaged over the batch and both directions (arXiv 2103.00020).
 
     `scores` [B,B] are multiplied by `logit_scale`, the inverse temperature; where `not_negative`
-    (bool [B,B]) is true, a pair leaves the denominators.
+    (bool [B,B]) is true, a pair leaves the denominators. `rivals` join them.
     """
     logits = scores * logit_scale
     if not_negative is not None:
-        logits = logits.masked_fill(not_negative, -1e9)
+        logits = logits.masked_fill(not_negative, _NOTHING)
+    of_images, of_captions = logits, logits.T
+    if rivals is not None:
+        further = (rivals.captions * logit_scale).masked_fill(rivals.not_negative, _NOTHING)
+        of_images = paddle.concat([of_images, further], axis=1)  # [B,B+Q]
+        further = (rivals.images.T * logit_scale).masked_fill(rivals.not_negative, _NOTHING)
+        of_captions = paddle.concat([of_captions, further], axis=1)
     target = paddle.arange(scores.shape[0])
-    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    return (cross_entropy(of_images, target) + cross_entropy(of_captions, target)) / 2
 
 
 def caption_loss(word_logits: Tensor, words: Tensor, num_captions: int) -> Tensor:
@@ -78,15 +100,39 @@ def caption_loss(word_logits: Tensor, words: Tensor, num_captions: int) -> Tenso
     return cross_entropy(word_logits, words, reduction="sum") / num_captions
 
 
-def _duplicates(batch: dict[str, Tensor], gather: Gather) -> Tensor:
-    return duplicate_pairs(*gather(batch["image_id"], batch["sentence_id"]))
+class _Negatives(nn.Layer):
+    """What a loss on scores takes for a negative: pairs of the batch that do not match, and those of a queue.
+
+    `gather` brings the ids of the rows together that the model has compared.
+    """
+
+    def __init__(self, mask_duplicates: bool, gather: Gather, queue: MemoryQueue | None) -> None:
+        super().__init__()
+        self.mask_duplicates = mask_duplicates
+        self.gather = gather
+        self.queue = queue
+
+    def forward(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[Tensor | None, Rivals | None]:
+        """Return what is not a negative in `outputs["scores"]` [N,N], and the queue's rivals; enqueue."""
+        if not self.mask_duplicates and self.queue is None:
+            return None, None
+        ids = self.gather(batch["image_id"], batch["sentence_id"])
+        masked = duplicate_pairs(*ids) if self.mask_duplicates else None
+        if self.queue is None:
+            return masked, None
+        pairs = outputs["image"], outputs["text"], *ids
+        rivals = self.queue.rivals(*pairs)
+        self.queue.add(*pairs)
+        return masked, rivals
 
 
 class HingeLoss(nn.Layer):
     """The hinge ranking loss on a batch: the sum for `sum_epochs` epochs, then the hardest negatives.
 
     `sum_epochs` may be raised while training goes on, to return to the sum. `gather` brings the ids of the
-    rows together that the model has compared.
+    rows together that the model has compared; `queue` holds further negatives.
     """
 
     def __init__(
@@ -96,13 +142,13 @@ class HingeLoss(nn.Layer):
         sum_epochs: int,
         mask_duplicates: bool,
         gather: Gather = own_rows,
+        queue: MemoryQueue | None = None,
     ) -> None:
         super().__init__()
         self.margin = margin
         self.hard_negative = hard_negative
         self.sum_epochs = sum_epochs
-        self.mask_duplicates = mask_duplicates
-        self.gather = gather
+        self.negatives = _Negatives(mask_duplicates, gather, queue)
 
     def uses_hard_negatives(self, epoch: int) -> bool:
         """Tell whether the 0-based `epoch` trains on the hardest negatives alone."""
@@ -110,29 +156,34 @@ class HingeLoss(nn.Layer):
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `hinge` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
-        masked = _duplicates(batch, self.gather) if self.mask_duplicates else None
-        return {"hinge": hinge_loss(outputs["scores"], self.margin, self.uses_hard_negatives(epoch), masked)}
+        hardest = self.uses_hard_negatives(epoch)
+        return {"hinge": hinge_loss(outputs["scores"], self.margin, hardest, *self.negatives(outputs, batch))}
 
 
 class ContrastiveLoss(nn.Layer):
     """The contrastive loss with a temperature that is learned: the one parameter `log_scale`.
 
-    `gather`: see `HingeLoss`.
+    `gather`, `queue`: see `HingeLoss`.
     """
 
-    def __init__(self, temperature: float, mask_duplicates: bool, gather: Gather = own_rows) -> None:
+    def __init__(
+        self,
+        temperature: float,
+        mask_duplicates: bool,
+        gather: Gather = own_rows,
+        queue: MemoryQueue | None = None,
+    ) -> None:
         super().__init__()
         initial = nn.initializer.Constant(-math.log(temperature))
         self.log_scale = self.create_parameter([], default_initializer=initial)
-        self.mask_duplicates = mask_duplicates
-        self.gather = gather
+        self.negatives = _Negatives(mask_duplicates, gather, queue)
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `contrastive` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
         with paddle.no_grad():  # bounding the parameter itself keeps its gradient alive at the bound
             self.log_scale.clip_(max=math.log(LARGEST_SCALE))
-        masked = _duplicates(batch, self.gather) if self.mask_duplicates else None
-        return {"contrastive": contrastive_loss(outputs["scores"], self.log_scale.exp(), masked)}
+        scale, negatives = self.log_scale.exp(), self.negatives(outputs, batch)
+        return {"contrastive": contrastive_loss(outputs["scores"], scale, *negatives)}
 
 
 class CaptionedLoss(nn.Layer):
