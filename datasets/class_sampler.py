@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 
 from config.errors import UserError
+from datasets.samplers import Cut
 
 
 class ClassSampler:
@@ -52,6 +53,14 @@ class ClassSampler:
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Number of batches, the same for all processes and epochs."""
         return self._steps
+
+    def take_up(self, epoch: int, begun: list[Cut]) -> None:
+        """Raise `UserError`: classes come in rounds, of which another batch size has no rest."""
+        raise UserError(
+            f"cannot resume in the midst of epoch {epoch} with another OPTIMIZATION.BATCH_SIZE or number of "
+            "processes: batches by class have no order to go on in; resume with those of before, or from a "
+            "checkpoint at the end of an epoch"
+        )
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its images, int64 [B], by class."""
@@ -119,6 +128,10 @@ class TripletSampler:
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Number of batches, the same for all processes and epochs."""
         return self._pairs.steps_per_epoch(epoch)
+
+    def take_up(self, epoch: int, begun: list[Cut]) -> None:
+        """Raise `UserError`: see `ClassSampler`."""
+        self._pairs.take_up(epoch, begun)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its images, int64 [B]."""

@@ -7,7 +7,7 @@ import numpy as np
 from config.errors import UserError
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs, captions_by_image
-from datasets.samplers import BatchSampler
+from datasets.samplers import BatchSampler, Cut
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class PairSampler:
         self.dataset = dataset
         self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._batching = "bucket" if bucket else "random"
+        self._begun: tuple[int, list[Cut]] | None = None
         self._hard, self._hard_share, self._hard_from = hard, hard_share, hard_from
         self._order, starts = captions_by_image(dataset.caption_image, dataset.num_images)
         self._captioned = np.flatnonzero(np.diff(starts))  # images with captions: the others teach nothing
@@ -104,6 +105,10 @@ class PairSampler:
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Number of batches, the same for all processes and epochs."""
         return self._sampler(np.ones(self.dataset.num_captions, np.int64)).steps_per_epoch(epoch)
+
+    def take_up(self, epoch: int, begun: list[Cut]) -> None:
+        """Let `epoch` go on where `begun` ended: see `BatchSampler`."""
+        self._begun = epoch, begun
 
     def batches(self, epoch: int) -> list[Pairs]:
         """Return this process's batches of one epoch."""
@@ -139,9 +144,12 @@ class PairSampler:
         )
 
     def _sampler(self, lengths: np.ndarray) -> BatchSampler:
-        return BatchSampler(
+        sampler = BatchSampler(
             lengths, self._batch_size, self._batching, self._seed, self._rank, self._world_size
         )
+        if self._begun:
+            sampler.take_up(*self._begun)
+        return sampler
 
 
 def harden_in_batch(

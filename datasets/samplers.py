@@ -1,10 +1,21 @@
 """Which captions form which batch: random, reproducible, and with little padding."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 # Batches that are sorted by length together, and the fewest such pools: with a single one, the longest
 # captions would meet each other every epoch. benchmarks/padding.py shows what remains of the padding.
 _POOL_BATCHES, _MIN_POOLS = 64, 2
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of an epoch: `done` global batches of `size` samples, shared among so many processes."""
+
+    size: int
+    processes: int
+    done: int
 
 
 class BatchSampler:
@@ -23,6 +34,9 @@ class BatchSampler:
     an epoch, but for those of a length with fewer captions than processes, or with one (same_length). A batch
     of one, which the original forms, has a loss of zero and no gradient, so nothing is lost. A last batch of
     so few joins the one before it.
+
+    An epoch that was begun with other batches or processes goes on after `take_up`: what is left of its order
+    is cut anew.
     """
 
     def __init__(
@@ -47,27 +61,54 @@ class BatchSampler:
         self.shuffle = shuffle
         self._group_of = group_of if together > 1 and batching != "same_length" else None
         self._together = together
-        self._global_size = batch_size * world_size
-        groups = np.bincount(self.lengths) if batching == "same_length" else [len(self.lengths)]
-        self._sizes = [_batch_sizes(count, self._global_size, world_size) for count in groups]
+        self._whole = Cut(batch_size * world_size, world_size, 0)
+        self._begun: dict[int, list[Cut]] = {}  # epoch -> how its first batches were cut
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """Number of batches, the same for all processes and epochs."""
-        return sum(map(len, self._sizes))
+        """Number of batches, the same for all processes and epochs, but for one that was taken up."""
+        return len(self.batches(epoch)) if epoch in self._begun else sum(map(len, self._sizes(self._whole)))
+
+    def take_up(self, epoch: int, begun: list[Cut]) -> None:
+        """Let `epoch` go on where `begun` ended: from now on, `batches(epoch)` are those that follow."""
+        self._begun = {epoch: begun}
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its captions, int64 [B]."""
+        first, *later = [*self._begun.get(epoch, []), self._whole]
+        batches = self._draw(epoch, first)[first.done :]
+        for cut in later:
+            batches = self._cut_again(batches, cut)[cut.done :]
+        return [self._share(batch) for batch in batches]
+
+    def _sizes(self, cut: Cut) -> list[list[int]]:
+        """Return the sizes of the batches; same_length: for each length."""
+        groups = np.bincount(self.lengths) if self.batching == "same_length" else [len(self.lengths)]
+        return [_batch_sizes(count, cut) for count in groups]
+
+    def _cut_again(self, batches: list[np.ndarray], cut: Cut) -> list[np.ndarray]:
+        """Cut the captions of `batches` into other batches, in their order."""
+        order = np.concatenate(batches) if batches else np.empty(0, np.int64)
+        parts = [order]
+        if self.batching == "same_length":
+            lengths = self.lengths[order]
+            parts = [order[lengths == length] for length in dict.fromkeys(lengths.tolist())]
+        cuts = [np.split(part, np.cumsum(_batch_sizes(len(part), cut))) for part in parts]
+        return [batch for pieces in cuts for batch in pieces[:-1]]
+
+    def _draw(self, epoch: int, cut: Cut) -> list[np.ndarray]:
+        """Return the global batches of a whole epoch."""
+        sizes = self._sizes(cut)
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
         if self.batching == "same_length":
-            batches = self._by_length(order)
+            batches = self._by_length(order, sizes)
         elif self._group_of is None:
-            batches = self._cut(order, self.lengths, random)
+            batches = self._cut(order, self.lengths, sizes[0], random)
         else:
-            batches = self._cut(*self._bring_together(order, random), random)
+            batches = self._cut(*self._bring_together(order, random), sizes[0], random)
         if self.shuffle:
             batches = [batches[index] for index in random.permutation(len(batches))]
-        return [self._share(batch) for batch in batches]
+        return batches
 
     def _share(self, batch: np.ndarray) -> np.ndarray:
         if self._group_of is not None:  # a group's captions stay in one process
@@ -90,9 +131,11 @@ class BatchSampler:
             run = random.permutation(len(first_of_run))[run]
         return order[np.argsort(run, kind="stable")], longest
 
-    def _cut(self, order: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+    def _cut(
+        self, order: np.ndarray, lengths: np.ndarray, sizes: list[int], random: np.random.Generator
+    ) -> list[np.ndarray]:
         """Cut the order into batches; bucket: sort each pool by `lengths` [captions] first."""
-        sizes = np.array(self._sizes[0], dtype=np.int64)
+        sizes = np.array(sizes, dtype=np.int64)
         if not len(sizes):
             return []
         if self.shuffle:
@@ -105,24 +148,24 @@ class BatchSampler:
             order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
         return np.split(order, ends[:-1])
 
-    def _by_length(self, order: np.ndarray) -> list[np.ndarray]:
+    def _by_length(self, order: np.ndarray, sizes_of: list[list[int]]) -> list[np.ndarray]:
         """Cut the captions of each length into batches."""
         order = order[np.argsort(self.lengths[order], kind="stable")]
         batches, start = [], 0
-        for count, sizes in zip(np.bincount(self.lengths), self._sizes, strict=True):
+        for count, sizes in zip(np.bincount(self.lengths), sizes_of, strict=True):
             ends = start + np.cumsum([0, *sizes])
             batches += [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
             start += count
         return batches
 
 
-def _batch_sizes(count: int, batch_size: int, world_size: int) -> list[int]:
+def _batch_sizes(count: int, cut: Cut) -> list[int]:
     """Sizes of the global batches for `count` captions: two or more, and one per process."""
-    fewest = max(2, world_size)
+    fewest = max(2, cut.processes)
     if count < fewest:
         return []
-    full, rest = divmod(count, batch_size)
-    sizes = [batch_size] * full
+    full, rest = divmod(count, cut.size)
+    sizes = [cut.size] * full
     if rest >= fewest:
         sizes.append(rest)
     elif rest:

@@ -8,6 +8,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from config.errors import UserError
+from config.families import DUAL_ENCODERS
 from config.load import config_as_dict
 from datasets.build import build_dataset
 from datasets.pair_dataset import PairDataset
@@ -21,6 +22,7 @@ from engine.build_cross import (
     rerank_lists,
 )
 from engine.checkpoint import checkpoint_hash
+from engine.distributed import combine, is_main, start_process_group, together, world_size
 from engine.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
 from engine.evaluator import (
     Encoded,
@@ -33,8 +35,9 @@ from engine.evaluator import (
 )
 from engine.result import Result
 from engine.score_shards import ScoreShards
+from engine.shared_evaluation import encode_share, rank_share
 from engine.short_lists import ShortLists
-from engine.swapped import Pair, percent_told_apart, swapped_scores
+from engine.swapped import Pair, percent_told_apart, rows_of, swapped_scores
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def evaluate_checkpoints(
             cfg, shards, lambda dataset: swapped_pairs(cfg, dataset), scores_path, progress, say
         )
         return Evaluation(*found) if found else None
+    if shares_work(cfgs, scores_path):
+        return _evaluate_together(cfg, progress)
     datasets = _open_members(cfgs, cfg.EVAL.SPLIT)
     dataset, pairs = datasets[0], swapped_pairs(cfg, datasets[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
@@ -118,6 +123,52 @@ def evaluate_checkpoints(
         return Evaluation(result, checkpoints[0], further, pair_scores)
     result = replace(result, protocol={**result.protocol, "weights": origin})
     return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further, pair_scores)
+
+
+def shares_work(cfgs: Sequence[CfgNode], scores_path: str | Path | None) -> bool:
+    """Tell whether several processes share the evaluation of a dual encoder's embeddings."""
+    cfg = cfgs[0]
+    alone = len(cfgs) > 1 or scores_path or cfg.EVAL.RERANK_DIR or cfg.MODEL.NAME not in DUAL_ENCODERS
+    return world_size() > 1 and not alone
+
+
+def _evaluate_together(cfg: CfgNode, progress: Progress | None) -> Evaluation | None:
+    """Measure a dual encoder with all processes of the job; the first has the result."""
+    start_process_group()
+    dataset = together(lambda: _open_members([cfg], cfg.EVAL.SPLIT)[0])
+    check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
+    model, vocabulary, state, folder = together(lambda: load_trained(cfg))
+    encoded = encode_share(model, dataset, cfg.EVAL.BATCH_SIZE, progress)
+    result = rank_share(
+        encoded,
+        model.measure,
+        dataset,
+        split_name(cfg),
+        cfg.EVAL.FOLDS,
+        cfg.EVAL.TIE_RULE,
+        cfg.EVAL.BLOCK_SIZE,
+        progress,
+    )
+    pairs, further = swapped_pairs(cfg, dataset), {}
+    if pairs:
+        rows = rows_of(dataset, pairs) - encoded.first_image
+        own = np.flatnonzero((rows >= 0) & (rows < len(encoded.image.vectors)))
+        scores = np.zeros((2, len(pairs)), np.float32)
+        if len(own):
+            chosen, images = [pairs[index] for index in own], encoded.image.vectors[rows[own]]
+            scores[:, own] = swapped_scores(model, vocabulary, chosen, images)
+        further["swapped"] = percent_told_apart(combine(scores, "sum"), pairs)
+    return Evaluation(result, _origin(state, folder), further) if is_main() else None
+
+
+def _origin(state: dict, folder: Path) -> dict:
+    """Return which weights were measured."""
+    return {
+        "folder": str(folder),
+        "sha256": checkpoint_hash(state),
+        "model": state["model"],
+        "step": state["progress"]["step"],
+    }
 
 
 def _check_kinds(cfgs: Sequence[CfgNode], scores_path: str | Path | None) -> None:
@@ -197,14 +248,9 @@ def _encode_member(
     """Load a model, and let go of it when it has encoded the split."""
     model, vocabulary, state, folder = load_trained(cfg)
     encoded = encode(model, dataset, batch_size, progress)
-    checkpoint = {
-        "folder": str(folder),
-        "sha256": checkpoint_hash(state),
-        "model": state["model"],
-        "step": state["progress"]["step"],
-    }
-    swapped = swapped_scores(model, vocabulary, dataset, pairs, encoded.image) if pairs else None
-    return _Member(encoded, checkpoint, swapped)
+    images = encoded.image[rows_of(dataset, pairs)] if pairs else None
+    swapped = swapped_scores(model, vocabulary, pairs, images) if pairs else None
+    return _Member(encoded, _origin(state, folder), swapped)
 
 
 def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning:

@@ -39,12 +39,14 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
         )
 
     def validate(progress: Progress) -> dict[str, float]:
+        if start.rank:  # process 0 measures
+            return {}
         metrics = evaluate_loaded(cfg, model, dev, None, progress).metrics
         for line in unreadables.describe():
             start.say(line)
         return metrics
 
-    return Task(model, ClassNames(training.class_names), training, dev, batches_of, validate)
+    return Task(model, ClassNames(training.class_names), training, dev, batches_of, validate, sampler.take_up)
 
 
 def is_image_encoder(cfg: CfgNode) -> bool:

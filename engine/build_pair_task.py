@@ -65,7 +65,8 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
 
         return len(batches), iterate_batches(make, batches, cfg.MISC.NUM_WORKERS, first)
 
-    return Task(model, word_piece, training, dev, batches_of, _validation(cfg, model, dev, candidates))
+    validate = _validation(cfg, model, dev, candidates)
+    return Task(model, word_piece, training, dev, batches_of, validate, sampler.take_up)
 
 
 def _origin(cfg: CfgNode, start: Start) -> tuple[Path | None, PretrainedFolder | None]:

@@ -13,12 +13,14 @@ from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.loader import iterate_batches
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
+from datasets.samplers import Cut
 from datasets.text import Vocabulary
 from datasets.wordpiece import WordPiece
 from engine.build import read_vocabulary
 from engine.checkpoint import load_model
 from engine.cnn_weights import start_cnn
-from engine.evaluator import Progress, evaluate
+from engine.evaluator import Progress
+from engine.shared_evaluation import evaluate_together
 from models.build import build_model
 
 Batches = tuple[int, Iterable[dict[str, np.ndarray]]]
@@ -46,8 +48,8 @@ class Start:
 class Task:
     """A model, its words, its data and what the trainer asks for.
 
-    `batches_of` is the trainer's; `validate` returns the metrics of the dev split, and tells its argument how
-    far it is.
+    `batches_of` is the trainer's; `validate` is called in all processes, returns the metrics of the dev
+    split, in process 0 at least, and tells its argument how far it is; `take_up` is the sampler's.
     """
 
     model: nn.Layer
@@ -56,6 +58,7 @@ class Task:
     dev: RetrievalDataset | PairDataset | ImageDataset
     batches_of: Callable[[int, int], Batches]
     validate: Callable[[Progress], dict[str, float]]
+    take_up: Callable[[int, list[Cut]], None]
 
 
 def dual_task(cfg: CfgNode, start: Start) -> Task:
@@ -81,7 +84,7 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
         return len(batches), iterate_batches(training.batch, batches, cfg.MISC.NUM_WORKERS, first)
 
     def validate(progress: Progress) -> dict[str, float]:
-        return evaluate(
+        return evaluate_together(
             model,
             dev,
             cfg.DATASET.DEV,
@@ -91,4 +94,4 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
             progress=progress,
         ).metrics
 
-    return Task(model, vocabulary, training, dev, batches_of, validate)
+    return Task(model, vocabulary, training, dev, batches_of, validate, sampler.take_up)

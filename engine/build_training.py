@@ -16,7 +16,7 @@ from engine.progress import TrainingSettings
 from engine.run_folder import RunFolder
 from engine.run_log import RunLog
 from engine.trainer import Trainer
-from engine.training_state import named_parameters, restore_training, training_state
+from engine.training_state import epoch_length, named_parameters, restore_training, training_state
 from models.build import build_loss
 from models.synchronised_norm import synchronise_batch_norms
 from solvers.optimizer import build_optimizer
@@ -64,9 +64,10 @@ def build_trainer(
         save=save,
         rank=rank,
         world_size=world_size,
+        samples=task.training.num_images if of_images else task.training.num_captions,
     )
     if resume:
-        _resume(cfg, folder, trainer, log)
+        _resume(cfg, folder, trainer, task, log)
     return trainer, vocabulary
 
 
@@ -76,7 +77,7 @@ def _task(cfg: CfgNode, start: Start) -> Task:
     return (image_task if cfg.MODEL.NAME in IMAGE_ENCODERS else dual_task)(cfg, start)
 
 
-def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, log: RunLog) -> None:
+def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, task: Task, log: RunLog) -> None:
     state = read_state(folder.last)
     model, rest = (read_arrays(folder.last, name) for name in (MODEL_FILE, TRAINER_FILE))
     verify_files(folder.last, state)
@@ -84,7 +85,12 @@ def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, log: RunLog) -> N
         raise UserError(
             f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
         )
-    restore_training(trainer, model, rest, state)
+    if restore_training(trainer, model, rest, state, task.take_up):
+        before, now = state["epoch_length"], epoch_length(trainer)
+        log.say(
+            f"resuming with batches of {now['batch']} from {now['processes']} processes, before it was "
+            f"{before['batch']} from {before['processes']}: what is left of the epoch is cut anew"
+        )
     changed = changed_keys(state["config"], config_as_dict(cfg))
     if changed:
         log.say(f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one")

@@ -10,7 +10,7 @@ from datasets.pair_dataset import PairDataset
 from datasets.pairs import Blocks, CrossPairs, JoinedPairs, ListedPairs, Pairs, captions_by_image
 from engine.evaluator import Progress, check_protocol, folds_of_images, make_result, open_scores
 from engine.metrics import TIE_RULES, average_counts, comparisons_of, summarize
-from engine.pair_scoring import score_blocks, scored_blocks
+from engine.pair_scoring import score_shared, scored_blocks
 from engine.ranking import Both
 from engine.result import Result
 from engine.score_file import ScoreFile
@@ -43,7 +43,7 @@ def evaluate_cross(
     check_protocol(dataset, split, folds)
     blocks = cross_blocks(dataset, folds, block_pairs)
     store = MemoryScores(len(blocks))
-    score_blocks(model, dataset, blocks, store, batch_tokens, progress=progress)
+    score_shared(model, dataset, blocks, store, batch_tokens, progress)
     return rank_cross(blocks, store, dataset, split, folds, tie_rule)
 
 
@@ -193,7 +193,7 @@ def evaluate_candidates(
     """Measure image to text among listed captions, as VinVL validates, with the scores in memory."""
     blocks = candidate_blocks(dataset, candidates, block_pairs)
     store = MemoryScores(len(blocks))
-    score_blocks(model, dataset, blocks, store, batch_tokens, progress=progress)
+    score_shared(model, dataset, blocks, store, batch_tokens, progress)
     return rank_candidates(blocks, store, dataset, candidates, split, tie_rule)
 
 

@@ -1,12 +1,18 @@
 """Several processes that train one model: each on its share of a batch, with averaged gradients."""
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from config.errors import UserError
 from engine.checkpoint import layer_tensors
+from engine.progress import ValidationStoppedError
+
+Value = TypeVar("Value")
 
 
 def rank() -> int:
@@ -52,6 +58,44 @@ def broadcast_values(values: list[float]) -> list[float]:
     tensor = paddle.to_tensor(np.asarray(values, dtype="float64"))
     dist.broadcast(tensor, src=0)
     return tensor.tolist()
+
+
+def broadcast_array(owner: int, values: np.ndarray) -> np.ndarray:
+    """Return the `values` of process `owner`; the others' give the shape and the type."""
+    tensor = paddle.to_tensor(np.ascontiguousarray(values))
+    dist.broadcast(tensor, src=owner)
+    return tensor.numpy()
+
+
+def combine(values: np.ndarray, how: str) -> np.ndarray:
+    """Return the sum ("sum") or the largest ("max") of all processes' `values`, element by element."""
+    if world_size() == 1:
+        return values
+    tensor = paddle.to_tensor(values)
+    dist.all_reduce(tensor, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[how])
+    return tensor.numpy()
+
+
+def together(action: Callable[[], Value]) -> Value:
+    """Return what `action` does, when every process has done it.
+
+    Where it raises in one process, it raises in all, so that none waits for another that has left: of the
+    others ValidationStoppedError if that is what it was, and else UserError.
+    """
+    value, failure = None, None
+    try:
+        value = action()
+    except Exception as error:
+        failure = error
+    kind = 0 if failure is None else 1 if isinstance(failure, ValidationStoppedError) else 2
+    worst = int(combine(np.array([kind]), "max")[0])
+    if failure is not None:
+        raise failure
+    if worst == 1:
+        raise ValidationStoppedError
+    if worst == 2:
+        raise UserError("another process of the job has failed; its own line says why")
+    return value
 
 
 def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> list[float]:

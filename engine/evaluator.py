@@ -156,13 +156,17 @@ def encode(
 
 
 def encode_images(
-    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 1024, progress: Progress | None = None
+    model: nn.Layer,
+    dataset: RetrievalDataset,
+    batch_size: int = 1024,
+    progress: Progress | None = None,
+    images: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the embeddings [images,D] float32 of all images, each encoded once.
+    """Return the embeddings [images,D] float32 of all images, or of `images` [n], each encoded once.
 
     Raises UserError that names an image whose embedding is not finite.
     """
-    images = np.arange(dataset.num_images)
+    images = np.arange(dataset.num_images) if images is None else images
     return _encode(
         model,
         model.encode_image,
@@ -179,11 +183,25 @@ def encode_captions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings [sentences,D] float32 of the distinct sentences, and the row [captions] of each.
 
-    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once. On the CPU, sentences
-    that begin alike go together, since the text encoder shares what they begin with; elsewhere those of one
-    length. Raises UserError that names a caption whose embedding is not finite.
+    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once. Raises UserError that
+    names a caption whose embedding is not finite.
     """
     _, captions, sentence = np.unique(dataset.sentence_ids, return_index=True, return_inverse=True)
+    return encode_sentences(model, dataset, captions, batch_size, progress), sentence
+
+
+def encode_sentences(
+    model: nn.Layer,
+    dataset: RetrievalDataset,
+    captions: np.ndarray,
+    batch_size: int = 1024,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Return the embeddings [n,D] float32 of `captions` [n], all of different sentences.
+
+    On the CPU, sentences that begin alike go together, since the text encoder shares what they begin with;
+    elsewhere those of one length. Raises UserError that names a caption whose embedding is not finite.
+    """
     if paddle.device.get_device() == "cpu":
         order = order_by_words(dataset, captions)
     else:
@@ -199,7 +217,7 @@ def encode_captions(
     )
     embeddings = np.empty_like(sorted_emb)
     embeddings[order] = sorted_emb
-    return embeddings, sentence
+    return embeddings
 
 
 def order_by_words(dataset: RetrievalDataset, captions: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from paddle import nn
 from config.errors import UserError
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Blocks, Pairs
+from engine.distributed import broadcast_array, rank, together, world_size
 from engine.evaluator import Progress, evaluation_mode
 from engine.score_shards import ScoreStore
 
@@ -44,6 +45,24 @@ def score_blocks(
 
         store.write(index, score_pairs(model, dataset, pairs, batch_tokens, announce))
         done += len(pairs)
+
+
+def score_shared(
+    model: nn.Layer,
+    dataset: PairDataset,
+    blocks: Blocks,
+    store: ScoreStore,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> None:
+    """Bring all scores of the blocks into the empty `store` of every process, which share the work."""
+    own = range(rank(), len(blocks), world_size())
+    together(lambda: score_blocks(model, dataset, blocks, store, batch_tokens, list(own), progress))
+    if world_size() == 1:
+        return
+    for index in range(len(blocks)):
+        known = store.read(index) if index in own else np.empty(len(blocks.block(index)), np.float32)
+        store.write(index, broadcast_array(index % world_size(), known))
 
 
 def score_pairs(

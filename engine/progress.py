@@ -1,7 +1,7 @@
 """What the training loop needs to know, where it stands, and the ways in which it ends early."""
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from yacs.config import CfgNode
 
@@ -17,6 +17,7 @@ class TrainingSettings:
     epochs: int
     seed: int
     accumulation_steps: int = 1
+    batch_size: int = 0  # of one process
     amp: str = "off"
     ema_decay: float = 0.0
     print_step: int = 10
@@ -39,6 +40,7 @@ class TrainingSettings:
             epochs=cfg.OPTIMIZATION.EPOCHS,
             seed=cfg.MISC.SEED,
             accumulation_steps=cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS,
+            batch_size=cfg.OPTIMIZATION.BATCH_SIZE,
             amp=cfg.RUNTIME.AMP,
             ema_decay=cfg.OPTIMIZATION.EMA_DECAY,
             print_step=cfg.MONITOR.PRINT_STEP,
@@ -70,6 +72,15 @@ class Progress:
     stuck_since: int = -1
     collapse_reported: bool = False
     interrupted: bool = False  # stopped by a signal before what was due at this step
+    # How this epoch was cut before, where it was resumed with other batches or processes: size of a global
+    # batch, processes, batches done. `batch` counts those after it.
+    begun: list[list[int]] = field(default_factory=list)
+    schedule_shift: int = 0  # by so much the step of the schedule is ahead of `step`, after such a resume
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Tell whether no batch of `epoch` is done."""
+        return self.batch == 0 and not self.begun
 
 
 def nothing_left(progress: Progress, settings: TrainingSettings) -> str:

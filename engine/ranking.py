@@ -66,7 +66,7 @@ def retrieval_ranks(
     )
     check_magnitude("image", image_emb)
     check_magnitude("sentence", text_emb)
-    image_group, caption_group = _groups(image_ids, caption_image_ids, image_fold, caption_fold)
+    image_group, caption_group = groups_of(image_ids, caption_image_ids, image_fold, caption_fold)
     check_every_group_occurs(image_group, caption_group, image_ids, "image")
     check_every_group_occurs(caption_group, image_group, caption_image_ids, "caption")
 
@@ -90,17 +90,17 @@ def _ranks_over_tiles(
     total = len(related) + len(needed)
     for tile in _announced(related, progress, 0, total):
         for images, captions, scores in tiles.scores(tile, keep=True):
-            _raise_best(best, images, captions, scores)
+            raise_best(best, images, captions, scores)
     counts = tuple(np.zeros((len(comparisons), len(side)), np.int64) for side in best)
     for tile in _announced(needed, progress, len(related), total):
         for images, captions, scores in tiles.scores(tile, keep=False):
-            _count_ahead(counts, best, images, captions, scores, comparisons)
+            count_ahead(counts, best, images, captions, scores, comparisons)
             if scores_out:
                 scores_out.write(images.places, captions.places, scores)
     return average_counts(counts[0]), average_counts(counts[1])
 
 
-def _raise_best(best: Both, images: Items, captions: Items, scores: np.ndarray) -> None:
+def raise_best(best: Both, images: Items, captions: Items, scores: np.ndarray) -> None:
     """Take the relevant `scores` [I,T] into the best ones of their images and captions."""
     relevant = images.groups[:, None] == captions.groups
     scores = np.where(relevant, scores, -np.inf)
@@ -108,7 +108,7 @@ def _raise_best(best: Both, images: Items, captions: Items, scores: np.ndarray) 
     best[1][captions.places] = np.maximum(best[1][captions.places], scores.max(axis=0))
 
 
-def _count_ahead(
+def count_ahead(
     counts: Both,
     best: Both,
     images: Items,
@@ -124,7 +124,9 @@ def _count_ahead(
         of_caption[captions.places] += (ahead(scores, best_of_caption) & rivals).sum(axis=0, dtype=np.int32)
 
 
-def _groups(image_ids: Ids, caption_image_ids: Ids, image_fold: np.ndarray, caption_fold: np.ndarray) -> Both:
+def groups_of(
+    image_ids: Ids, caption_image_ids: Ids, image_fold: np.ndarray, caption_fold: np.ndarray
+) -> Both:
     """Return group numbers, equal where id and fold are equal, counted as the images bring them up."""
     ids, folds = (
         np.concatenate(group_numbers(image_ids, caption_image_ids)),

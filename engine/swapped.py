@@ -31,23 +31,18 @@ def swapped_accuracy(
 
     Raises UserError for a pair whose image is not in the split.
     """
-    scores = swapped_scores(model, vocabulary, dataset, pairs, encode_images(model, dataset))
+    images = encode_images(model, dataset)[rows_of(dataset, pairs)]  # [P,D]
+    scores = swapped_scores(model, vocabulary, pairs, images)
     return percent_told_apart(scores, pairs)
 
 
 def swapped_scores(
     model: paddle.nn.Layer,
     vocabulary: Vocabulary,
-    dataset: RetrievalDataset,
     pairs: Sequence[Pair],
-    image_emb: np.ndarray,
+    images: np.ndarray,
 ) -> np.ndarray:
-    """Return the scores [2,P] of the pairs' true captions, and of the false ones, with their images.
-
-    `image_emb` [images,D] are the embeddings of the split's images. Raises UserError for a pair whose image
-    is not in the split.
-    """
-    images = image_emb[_rows_of(dataset, pairs)]  # [P,D]
+    """Return the scores [2,P] of the pairs' true captions, and of the false ones, with their images [P,D]."""
     sides = [pair.caption for pair in pairs], [pair.swapped for pair in pairs]
     return np.stack([_paired_scores(model, images, _encode(model, vocabulary, texts)) for texts in sides])
 
@@ -57,7 +52,7 @@ def cross_swapped_scores(
 ) -> np.ndarray:
     """Return the scores [2,P] that a cross encoder gives to the same; `batch_tokens`: see `score_pairs`."""
     texts = [pair.caption for pair in pairs] + [pair.swapped for pair in pairs]
-    rows = np.tile(_rows_of(dataset, pairs), 2)
+    rows = np.tile(rows_of(dataset, pairs), 2)
     order = np.argsort(rows, kind="stable")  # an image's captions together, so that it is read once
     scores = np.empty(len(texts), np.float32)
     scores[order] = score_pairs(model, dataset.with_texts(texts), Pairs(rows[order], order), batch_tokens)
@@ -79,7 +74,7 @@ def percent_told_apart(scores: np.ndarray, pairs: Sequence[Pair]) -> dict[str, f
     }
 
 
-def _rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[Pair]) -> np.ndarray:
+def rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[Pair]) -> np.ndarray:
     """Return the image of each pair, int64 [P]; raise UserError for one that is not in the split."""
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)

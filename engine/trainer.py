@@ -27,11 +27,13 @@ Batch = dict[str, np.ndarray]
 class Trainer:
     """Train `model`, which holds its initial weights, with `loss`.
 
-    `batches_of(epoch, start)` returns how many batches an epoch has (always as many), and those from
-    `start` on as named arrays; `schedule` gives the learning rate of a 0-based step; `validate` returns
-    named metrics; `save` writes the checkpoint called `last`, `best` or `epoch_N`. Randomness is a
-    function of seed, step and process, so there is no generator state to save, and a resumed run repeats
-    the undisturbed one bit for bit. Whatever decides where all processes go next is agreed among them.
+    `batches_of(epoch, start)` returns how many batches an epoch has (as many as any, but for one that was
+    taken up), and those from `start` on as named arrays; an epoch is made of `samples`. `schedule` gives the
+    learning rate of a 0-based step; `validate` returns named metrics, in process 0 at least; `save` writes
+    the checkpoint called `last`, `best` or `epoch_N`.
+    Randomness is a function of seed, step and process, so there is no generator state to save, and a resumed
+    run repeats the undisturbed one bit for bit. Whatever decides where all processes go next is agreed among
+    them.
     """
 
     def __init__(
@@ -47,14 +49,14 @@ class Trainer:
         save: Callable[[str], None],
         rank: int = 0,
         world_size: int = 1,
+        samples: int = 0,
     ):
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.batches_of, self.settings, self.log = batches_of, settings, log
         self.validate, self.save = validate, save
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.samples = rank, world_size, samples
         self.batches_per_epoch = batches_of(0, 0)[0]
         self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulation_steps)
-        self.total_steps = self.steps_per_epoch * settings.epochs
         self.progress = Progress()
         self.guard = CollapseGuard(settings.margin, settings.collapse_steps)
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
@@ -66,6 +68,19 @@ class Trainer:
         self._start = 0.0, 0
         self._parameters = [*model.parameters(), *loss.parameters()]
         self._restart_clock()
+
+    @property
+    def total_steps(self) -> int:
+        """The step at which the last epoch ends."""
+        return self.steps_per_epoch * self.settings.epochs - self.progress.schedule_shift
+
+    def take_up_epoch(self) -> None:
+        """Let the schedule go on where the epochs stand, after a resume with another length of an epoch."""
+        progress, left = self.progress, self.batches_of(self.progress.epoch, 0)[0] - self.progress.batch
+        steps_left = -(-left // self.settings.accumulation_steps)
+        progress.schedule_shift = (progress.epoch + 1) * self.steps_per_epoch - steps_left - progress.step
+        if not left:  # too few for a batch: the epoch is over, and what is due at its end
+            progress.epoch, progress.begun, progress.interrupted = progress.epoch + 1, [], True
 
     def fit(self) -> None:
         """Train from where `progress` stands to the last epoch, or to early stopping.
@@ -82,15 +97,15 @@ class Trainer:
             self._train_epoch(self.progress.epoch)
 
     def _train_epoch(self, epoch: int) -> None:
-        _, batches = self.batches_of(epoch, self.progress.batch)
+        count, batches = self.batches_of(epoch, self.progress.batch)
         self.model.train()
         for group in _grouped(batches, self.settings.accumulation_steps):
             self._train_step(group, epoch)
             progress = self.progress
             progress.batch += len(group)
             progress.step += 1
-            if progress.batch == self.batches_per_epoch:
-                progress.epoch, progress.batch = epoch + 1, 0
+            if progress.batch == count:
+                progress.epoch, progress.batch, progress.begun = epoch + 1, 0, []
             self._after_step()
             if self._stopped_early():
                 return
@@ -109,7 +124,7 @@ class Trainer:
         if is_broken(total):
             self._skip_or_fail(step + 1, total)
         else:
-            self.optimizer.set_lr(self.schedule(step))
+            self.optimizer.set_lr(self.schedule(step + self.progress.schedule_shift))
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.average is not None:
@@ -190,10 +205,13 @@ class Trainer:
         validated = self._validation_due()
         if validated:
             self._validate()
-        epoch_ended = progress.batch == 0
-        if epoch_ended and settings.save_epochs and progress.epoch % settings.save_epochs == 0:
+        if progress.epoch_ended and settings.save_epochs and progress.epoch % settings.save_epochs == 0:
             self._save(f"epoch_{progress.epoch}")
-        if validated or epoch_ended or (settings.save_steps and progress.step % settings.save_steps == 0):
+        if (
+            validated
+            or progress.epoch_ended
+            or (settings.save_steps and progress.step % settings.save_steps == 0)
+        ):
             self._save("last")
         self._clock += time.perf_counter() - started  # samples/s is that of training
 
@@ -201,14 +219,15 @@ class Trainer:
         """Log the mean of each loss since the last logged step."""
         progress = self.progress
         now, left = time.perf_counter(), self.total_steps - progress.step
+        scheduled = progress.step + progress.schedule_shift
         terms = {name: sum(losses[name] for losses in self._window) for name in self._window[0]}
         terms = {name: value / len(self._window) for name, value in terms.items()}
         record = {
             "step": progress.step,
-            "epoch": progress.step / self.steps_per_epoch,
+            "epoch": scheduled / self.steps_per_epoch,
             "loss": sum(terms.values()),
             **(terms if len(terms) > 1 else {}),
-            "lr": self.schedule(progress.step - 1),
+            "lr": self.schedule(scheduled - 1),
             "samples_per_second": self._pairs_since_log / (now - self._clock),
         }
         start_time, start_step = self._start
@@ -221,22 +240,22 @@ class Trainer:
 
     def _validation_due(self) -> bool:
         progress, settings = self.progress, self.settings
-        by_epoch = settings.eval_epochs and progress.batch == 0 and progress.epoch % settings.eval_epochs == 0
+        ended = progress.epoch_ended
+        by_epoch = settings.eval_epochs and ended and progress.epoch % settings.eval_epochs == 0
         by_step = settings.eval_steps and progress.step % settings.eval_steps == 0
-        at_end = progress.batch == 0 and progress.epoch == settings.epochs
+        at_end = ended and progress.epoch == settings.epochs
         return bool(by_epoch or by_step or at_end)
 
     def _validate(self) -> None:
-        """Measure the dev split and keep the best checkpoint; other processes wait for process 0's word."""
+        """Measure the dev split and keep the best checkpoint; process 0 has the metrics, and judges."""
         self._check_weights()
         progress, metrics = self.progress, None
-        if self.rank == 0:
-            with contextlib.suppress(ValidationStoppedError):
-                metrics = self._measure()
-        if broadcast_values([float(self.rank == 0 and metrics is None)])[0]:
+        with contextlib.suppress(ValidationStoppedError):
+            metrics = self._measure()
+        if broadcast_values([float(metrics is None)])[0]:
             self._stop()
         progress.last_validation = progress.step
-        if metrics is not None:
+        if self.rank == 0:
             self._judge(metrics)
         best = [progress.best_score or 0.0, progress.best_step, progress.validations_without_gain]
         progress.best_score, *counts = broadcast_values(best)

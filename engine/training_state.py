@@ -1,11 +1,13 @@
 """What a checkpoint holds of a trainer, and how a trainer takes it up again."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
 import paddle
 
 from config.errors import UserError
+from datasets.samplers import Cut
 from engine.checkpoint import assign_arrays, check_arrays, layer_arrays
 from engine.progress import Progress
 from engine.trainer import Trainer
@@ -35,16 +37,24 @@ def training_state(trainer: Trainer) -> tuple[Arrays, Arrays, dict]:
         model = trainer.average.arrays()
     values = {
         "progress": asdict(trainer.progress),
-        "epoch_length": _epoch_length(trainer),
+        "epoch_length": epoch_length(trainer),
         "scaler": {name: np.asarray(value).tolist() for name, value in trainer.scaler.state_dict().items()},
     }
     return model, rest, values
 
 
-def restore_training(trainer: Trainer, model: Arrays, rest: Arrays, values: dict) -> None:
+def restore_training(
+    trainer: Trainer,
+    model: Arrays,
+    rest: Arrays,
+    values: dict,
+    take_up: Callable[[int, list[Cut]], None] | None = None,
+) -> bool:
     """Let `trainer` go on from what `training_state` returned, here or in another process.
 
-    Raises UserError where that belongs to another model, optimizer, length of an epoch or averaging.
+    With other batches or processes, `take_up(epoch, begun)` is told how the epoch was cut so far; without it
+    the length of an epoch must not differ. Returns whether it does. Raises UserError where the state belongs
+    to another model, optimizer, data or averaging.
     """
     try:
         progress, length, scaler = Progress(**values["progress"]), values["epoch_length"], values["scaler"]
@@ -52,14 +62,14 @@ def restore_training(trainer: Trainer, model: Arrays, rest: Arrays, values: dict
         raise UserError(
             f"{SOURCE}: its state.json does not say where training stood ({error}); use another checkpoint"
         ) from error
-    if length != _epoch_length(trainer):
-        before, now = (
-            f"{each['batches']} batches in {each['steps']} steps" for each in (length, _epoch_length(trainer))
-        )
+    now = epoch_length(trainer)
+    other_length = any(length.get(name) != now[name] for name in ("batches", "steps"))
+    other_length = other_length or length.get("batch", now["batch"]) != now["batch"]
+    if other_length and (take_up is None or length.get("samples") != now["samples"]):
+        before, after = (f"{each['batches']} batches in {each['steps']} steps" for each in (length, now))
         raise UserError(
-            f"cannot resume: an epoch was {before}, now it is {now}; resume with the data, the "
-            f"OPTIMIZATION.BATCH_SIZE, BATCHING and GRADIENT_ACCUMULATION_STEPS and the number of processes "
-            f"of before, or start a new run from the weights with PRETRAINED.DIR=<run>/last"
+            f"cannot resume: an epoch was {before}, now it is {after}, and not of the same data; resume with "
+            "the data of before, or start a new run from the weights with PRETRAINED.DIR=<run>/last"
         )
     weights, loss = _under("weights.", rest), _under("loss.", rest)
     if bool(weights) != (trainer.average is not None):
@@ -83,11 +93,26 @@ def restore_training(trainer: Trainer, model: Arrays, rest: Arrays, values: dict
         trainer.average.restore(model)
     if scaler:
         trainer.scaler.load_state_dict(scaler)
+    if other_length and progress.batch:
+        progress.begun.append([length["batch"], length["processes"], progress.batch])
+        progress.batch = 0
+    if progress.begun:
+        take_up(progress.epoch, [Cut(*cut) for cut in progress.begun])
     trainer.progress = progress
+    if other_length:
+        trainer.take_up_epoch()
+    return other_length
 
 
-def _epoch_length(trainer: Trainer) -> dict[str, int]:
-    return {"batches": trainer.batches_per_epoch, "steps": trainer.steps_per_epoch}
+def epoch_length(trainer: Trainer) -> dict[str, int]:
+    """Return how long an epoch is, and how it is shared among processes."""
+    return {
+        "batches": trainer.batches_per_epoch,
+        "steps": trainer.steps_per_epoch,
+        "samples": trainer.samples,
+        "batch": trainer.settings.batch_size * trainer.world_size,
+        "processes": trainer.world_size,
+    }
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

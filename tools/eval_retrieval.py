@@ -10,7 +10,8 @@ Writes result.json into <run>/eval_<split>/ (or --out).
 The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best. Similarities of several --checkpoints are averaged:
 each is read as the config.yaml of its run says; EVAL and RUNTIME are the first one's; KEY=VALUE goes to all.
 A cross encoder (oscar) scores every pair: a killed evaluation goes on where it stopped when the command is
-started again, and python -m paddle.distributed.launch shares the pairs among processes. With EVAL.RERANK_DIR
+started again. python -m paddle.distributed.launch shares the work among processes, but for ensembles,
+--save_scores and image encoders, which one process measures (docs/distributed.md). With EVAL.RERANK_DIR
 it puts the short lists of a dual encoder in order instead.
 An image encoder (cnn) searches the pictures of the split in each other, or in those of EVAL.GALLERY.
 """
@@ -113,13 +114,14 @@ def evaluate(
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
     from engine.build import run_folder
-    from engine.build_evaluation import evaluate_checkpoints
+    from engine.build_evaluation import evaluate_checkpoints, shares_work
     from engine.distributed import is_main
     from engine.result import write_result_json, versions
 
     cfg = cfgs[0]
-    if not is_main() and not (cfg.MODEL.NAME in CROSS_ENCODERS or cfg.EVAL.RERANK_DIR):
-        return 0  # only pairs are shared among processes
+    scores_pairs = cfg.MODEL.NAME in CROSS_ENCODERS or cfg.EVAL.RERANK_DIR
+    if not is_main() and not scores_pairs and not shares_work(cfgs, scores_path):
+        return 0  # the first process works alone
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

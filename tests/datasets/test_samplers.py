@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.samplers import BatchSampler
+from datasets.samplers import BatchSampler, Cut
 
 BATCHINGS = ["random", "bucket", "same_length"]
 LENGTHS = np.random.default_rng(0).poisson(8, size=1003) + 2
@@ -127,3 +127,37 @@ def test_captions_of_an_image_come_together_each_once_and_with_others_each_epoch
     ]
     assert mates[0] != mates[1]
     assert padding(LENGTHS, together.batches(0)) < (0.6 if batching == "bucket" else 1.5)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("cuts", [[Cut(32, 2, 5)], [Cut(32, 2, 5), Cut(9, 1, 7), Cut(48, 3, 1)]])
+def test_an_epoch_taken_up_with_other_batches_shows_what_is_left_once(batching, cuts):
+    lengths = LENGTHS.clip(6, 12)  # enough of each
+
+    def ranks(size, processes, begun):
+        found = []
+        for rank in range(processes):
+            each = sampler(batching, lengths, size // processes, rank=rank, world_size=processes)
+            if begun:
+                each.take_up(3, begun)
+            assert each.steps_per_epoch(3) == len(each.batches(3))
+            found.append(each.batches(3))
+        return [np.concatenate(shares) for shares in zip(*found, strict=True)]
+
+    seen = []
+    for number, cut in enumerate(cuts):
+        batches = ranks(cut.size, cut.processes, cuts[:number])
+        seen += batches[: cut.done]
+    seen += ranks(64, 4, cuts)
+    assert len(np.concatenate(seen)) == len(set(np.concatenate(seen).tolist()))
+    left_out = len(lengths) - len(np.concatenate(seen))
+    assert left_out == 0 if batching != "same_length" else left_out <= 4 * len(set(lengths.tolist()))
+    if batching == "same_length":
+        assert all(len(set(lengths[batch])) == 1 for batch in seen)
+
+
+def test_other_epochs_than_the_one_taken_up_are_whole():
+    taken, fresh = sampler("bucket"), sampler("bucket")
+    taken.take_up(3, [Cut(32, 2, 5)])
+    assert all(map(np.array_equal, taken.batches(4), fresh.batches(4)))
+    assert len(taken.batches(3)) < len(fresh.batches(3))

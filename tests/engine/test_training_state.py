@@ -70,7 +70,9 @@ def test_another_optimizer_cannot_go_on(make_run, state):
 
 def test_another_number_of_batches_is_refused_and_more_epochs_are_not(make_run, state):
     run = make_run(epochs=1, ema_decay=0.9, batches_of=lambda epoch, start: (3, iter(())))
-    with pytest.raises(UserError, match="an epoch was 6 batches.*now it is 3.*BATCH_SIZE.*PRETRAINED.DIR"):
+    with pytest.raises(
+        UserError, match="an epoch was 6 batches.*now it is 3.*not of the same data.*PRETRAINED.DIR"
+    ):
         restore_training(run.trainer, *state)
     longer = make_run(epochs=2, ema_decay=0.9)
     restore_training(longer.trainer, *state)
