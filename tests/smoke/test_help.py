@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
+    "convert_cnn.py": ("--overwirte", "--overwrite"),
     "convert_features.py": ("--dytpe", "--dtype"),
     "convert_oscar.py": ("--overwirte", "--overwrite"),
     "demo.py": ("--hepl", "--help"),
@@ -22,6 +23,7 @@ TYPOS = {
     "prepare_sop.py": ("--uot", "--out"),
     "search_retrieval.py": ("--txet", "--text"),
     "show_config.py": ("--markdwon", "--markdown"),
+    "split_classes.py": ("--sede", "--seed"),
     "train_retrieval.py": ("--ovrewrite", "--overwrite"),
     "visualize.py": ("--regoin", "--region"),
 }
@@ -63,12 +65,14 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
+        "convert_cnn.py": ["resnet18", "a.pth", "b.safetensors"],
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_oscar.py": ["a.pt", "a.json"],
         "extract_features.py": ["--images", "a", "--backbone", "b", "--out", "c.h5"],
         "fetch_pretrained.py": ["bert", "folder"],
         "prepare_sop.py": ["sop"],
         "search_retrieval.py": ["--image", "1"],
+        "split_classes.py": ["a", "b", "--train", "1", "--dev", "1", "--test", "1"],
         "visualize.py": ["--image", "1"],
         "make_report.py": ["out"],
     }
