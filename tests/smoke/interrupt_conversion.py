@@ -26,5 +26,6 @@ def record_and_signal(draft: feature_draft.FeatureDraft, images_done: int) -> No
 
 
 feature_draft.FeatureDraft._record = record_and_signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
 sys.argv = [tool, *arguments]
 runpy.run_path(tool, run_name="__main__")

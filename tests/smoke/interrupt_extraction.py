@@ -25,5 +25,6 @@ def add_and_signal(folder: extraction.ExtractionFolder, *batch: object) -> None:
 
 
 extraction.ExtractionFolder.add = add_and_signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
 sys.argv = [tool, *arguments]
 runpy.run_path(tool, run_name="__main__")
