@@ -1,6 +1,7 @@
 """Evaluate a dual encoder: encode every image and every distinct sentence once, then count ranks."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from engine.score_file import ScoreFile
 from engine.similarity import Similarity, similarity_of
 
 Progress = Callable[[str, int, int], None]
+
+# On the CPU a few long sentences cost a batch as much as many would, and each of its different words is
+# projected once: so a batch of sentences is so many times larger than one of images.
+TEXTS_TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -199,11 +204,14 @@ def encode_sentences(
 ) -> np.ndarray:
     """Return the embeddings [n,D] float32 of `captions` [n], all of different sentences.
 
-    On the CPU, sentences that begin alike go together, since the text encoder shares what they begin with;
-    elsewhere those of one length. Raises UserError that names a caption whose embedding is not finite.
+    On the CPU, sentences that begin alike go together, since the text encoder shares what they begin with,
+    and `TEXTS_TOGETHER` times `batch_size` at once; elsewhere those of one length. Raises UserError that
+    names a caption whose embedding is not finite.
     """
     if paddle.device.get_device() == "cpu":
         order = order_by_words(dataset, captions)
+        steps = max(1, math.ceil(len(captions) / (TEXTS_TOGETHER * batch_size)))
+        batch_size = max(1, math.ceil(len(captions) / steps))
     else:
         order = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
     sorted_emb = _encode(
