@@ -86,10 +86,9 @@ def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, task: Task, log: 
             f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
         )
     if restore_training(trainer, model, rest, state, task.take_up):
-        before, now = state["epoch_length"], epoch_length(trainer)
+        before, now = map(_describe_batches, (state["epoch_length"], epoch_length(trainer)))
         log.say(
-            f"resuming with batches of {now['batch']} from {now['processes']} processes, before it was "
-            f"{before['batch']} from {before['processes']}: what is left of the epoch is cut anew"
+            f"resuming with batches of {now}, before it was {before}: what is left of the epoch is cut anew"
         )
     changed = changed_keys(state["config"], config_as_dict(cfg))
     if changed:
@@ -97,6 +96,11 @@ def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, task: Task, log: 
     if log.enabled:
         folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
     log.say(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
+
+
+def _describe_batches(length: dict) -> str:
+    processes = length["processes"]
+    return f"{length['batch']} from {processes} process{'es' if processes > 1 else ''}"
 
 
 def changed_keys(before: dict, now: dict) -> list[str]:

@@ -202,8 +202,13 @@ def test_the_commands_of_vinvl_train_and_evaluate(vinvl, run_quickly):
     assert done.returncode == 0, done.stderr
     result = json.loads((run / "eval_test" / "result.json").read_text())
     assert (result["protocol"]["images"], result["protocol"]["captions"]) == (2, 10)
-    resumed = run_quickly("train_retrieval", *tool[1:], *QUICK, "PRETRAINED.RESUME=true", cwd=vinvl)
-    one_line(resumed, "cannot resume: an epoch was 3 batches", "now it is 5 batches")
+    more = [*QUICK, "OPTIMIZATION.EPOCHS=4", "PRETRAINED.RESUME=true"]
+    resumed = run_quickly("train_retrieval", *tool[1:], *more, cwd=vinvl)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming with batches of 6 from 1 process, before it was 12 from 2 processes" in resumed.stdout
+    steps = [record for record in read_log(run / "log.jsonl") if record["event"] == "train"]
+    assert [record["step"] for record in steps] == list(range(1, 3 * 3 + 5 + 1))
+    assert steps[-1]["epoch"] == 4
 
 
 def without_a_tag(root: Path) -> None:
