@@ -116,6 +116,7 @@ def evaluate(
     from engine.build import run_folder
     from engine.build_evaluation import evaluate_checkpoints, shares_work
     from engine.distributed import is_main
+    from engine.lifeline import joined_processes
     from engine.result import write_result_json, versions
 
     cfg = cfgs[0]
@@ -131,7 +132,10 @@ def evaluate(
     say(runtime.describe())
     if any(each.MODEL.NAME in IMAGE_ENCODERS for each in cfgs):
         return evaluate_pictures(cfgs, path, scores_path)
-    with progress_display() if is_main() else contextlib.nullcontext() as show:
+    joined = (
+        joined_processes() if scores_pairs or shares_work(cfgs, scores_path) else contextlib.nullcontext()
+    )
+    with joined, progress_display() if is_main() else contextlib.nullcontext() as show:
         found = evaluate_checkpoints(cfgs, path.parent / "scores", weights, tune, scores_path, show, say)
     if found is None:  # the first process has the result
         return 0

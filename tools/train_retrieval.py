@@ -47,7 +47,11 @@ def main() -> int:
     resume = arguments.resume or cfg.PRETRAINED.RESUME
     if resume and arguments.overwrite:
         raise UserError("command line: expected --resume (or PRETRAINED.RESUME) or --overwrite, got both")
-    return train(cfg, start_runtime(cfg), resume, arguments.overwrite)
+    runtime = start_runtime(cfg)
+    from engine.lifeline import joined_processes
+
+    with joined_processes():
+        return train(cfg, runtime, resume, arguments.overwrite)
 
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
@@ -59,7 +63,6 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         broadcast_layer,
         is_main,
         rank,
-        start_process_group,
         wait_for_all,
         world_size,
     )
@@ -72,7 +75,6 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         print(runtime.describe(), flush=True)
     log = RunLog(folder.log_file, folder.path / "curves" if cfg.MONITOR.VISUALDL else None, enabled=is_main())
     try:
-        start_process_group()
         trainer, vocabulary = build_trainer(cfg, folder, log, resume, rank(), world_size())
         broadcast_layer(trainer.model)
         broadcast_layer(trainer.loss)
