@@ -46,8 +46,8 @@ def joined_processes() -> Iterator[None]:
 
 def _leave_soon(lost: int) -> None:
     print(
-        f"error: process {lost} of {world_size()} has died (its output: workerlog.{lost} in the launcher's "
-        "log folder); what was saved is intact, --resume goes on",
+        f"error: process {lost} of {world_size()} has died; its output is in the log folder of its launcher. "
+        "What was saved is intact, and --resume goes on",
         file=sys.stderr,
         flush=True,
     )
