@@ -1,0 +1,85 @@
+"""A process of a side of distributed.py: `python _ours_split.py FOLDER NAME THREADS`, launched or alone.
+
+It trains the first step of turn 0, and some steps of each later turn, when it finds FOLDER/NAME.TURN.go;
+FOLDER/NAME.TURN.json then has the pairs a second of the whole job.
+"""
+
+from _race import SETTINGS, VOCABULARY, WORD_DIM
+from _report import ROOT
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+from config.load import load_config
+from engine.runtime import prepare_runtime
+
+BATCH = 128  # of all processes
+STEPS = 8  # of a turn
+
+
+def main() -> None:
+    """Train with the toolkit's own loop, which waits for its turns between two batches."""
+    folder, name, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    setting = SETTINGS["vsepp"]
+    keys = {
+        "MODEL.EMBED_DIM": setting.embed_dim,
+        "MODEL.WORD_DIM": WORD_DIM,
+        "INPUT.IMG_FEATURE_DIM": setting.features[-1],
+        "INPUT.TOKENIZER": "whitespace",
+        "INPUT.VOCAB_FILE": f"{folder}/{VOCABULARY}",
+        "DATASET.DATA_DIR": folder,
+        "DATASET.CAPTIONS_PER_IMAGE": setting.captions_per_image,
+        "OPTIMIZATION.BATCH_SIZE": BATCH // processes,
+        "OUTPUT.CHECKPOINT_DIR": folder,
+        "OUTPUT.SAVE_NAME": name,
+    }
+    cfg = load_config(
+        ROOT / "configs" / "f30k" / "vsepp.yaml", [f"{key}={value}" for key, value in keys.items()]
+    )
+    prepare_runtime("cpu", threads)
+
+    from engine.build import run_folder
+    from engine.build_training import build_trainer
+    from engine.distributed import broadcast_layer, rank, start_process_group
+    from engine.run_log import RunLog
+
+    start_process_group()
+    log = RunLog(run_folder(cfg).log_file, None, enabled=False)
+    trainer, _ = build_trainer(cfg, run_folder(cfg), log, False, rank(), processes)
+    broadcast_layer(trainer.model)
+    batches_of = trainer.batches_of
+
+    def in_turns(epoch: int, start: int) -> tuple[int, Iterable[dict]]:
+        number, batches = batches_of(epoch, start)
+        return number, take_turns(iter(batches), folder / name, processes, answers=rank() == 0)
+
+    trainer.batches_of = in_turns
+    trainer.fit()
+
+
+def take_turns(batches: Iterator[dict], path: Path, processes: int, answers: bool) -> Iterator[dict]:
+    """Yield the batches of each turn when its file is there; write down how fast they were trained."""
+    for turn in count():
+        go, answer = (path.with_name(f"{path.name}.{turn}.{suffix}") for suffix in ("go", "json"))
+        while not go.exists():
+            time.sleep(0.005)
+        started, pairs = time.perf_counter(), 0
+        for _ in range(STEPS if turn else 1):
+            batch = next(batches)
+            pairs += len(batch["image_id"]) * processes
+            yield batch
+        per_second = pairs / (time.perf_counter() - started)
+        if answers:
+            draft = answer.with_suffix(".new")
+            draft.write_text(json.dumps({"per_second": per_second, "time": time.time()}))
+            draft.rename(answer)
+
+
+if __name__ == "__main__":
+    main()
