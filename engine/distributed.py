@@ -14,6 +14,8 @@ from engine.progress import ValidationStoppedError
 
 Value = TypeVar("Value")
 
+_LARGE = 1 << 18  # numbers
+
 
 def rank() -> int:
     """Return this process's number, from 0; the launcher sets it."""
@@ -101,27 +103,29 @@ def together(action: Callable[[], Value]) -> Value:
 def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> list[float]:
     """Average the gradients of all processes in place, and a few numbers with them.
 
-    One flat buffer makes one message of it all. A parameter without a gradient on this process counts
-    as zero. Returns the averages of `extra`, which tell every process the same loss and the same wish
-    to stop at the same step.
+    Large gradients travel as they are, since copying them costs a quarter of that on the CPU; all others in
+    one message. A parameter without a gradient on this process counts as zero. Returns the averages of
+    `extra`, which tell every process the same loss and the same wish to stop at the same step.
     """
     if world_size() == 1:
         return extra
     trained = [parameter for parameter in parameters if not parameter.stop_gradient]
-    gradients = [
-        paddle.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in trained
-    ]
-    pieces = [gradient.astype("float32").flatten() for gradient in gradients]
-    buffer = paddle.concat([*pieces, paddle.to_tensor(extra, dtype="float32")])
-    dist.all_reduce(buffer)
-    buffer = buffer / world_size()
-    start = 0
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        end = start + gradient.size
-        averaged = buffer[start:end].reshape(gradient.shape).astype(gradient.dtype)
+    for parameter in trained:
         if parameter.grad is None:
-            parameter.grad = averaged
-        else:
-            parameter.grad.set_value(averaged)
+            parameter.grad = paddle.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in trained]
+    large = [gradient for gradient in gradients if gradient.size >= _LARGE]
+    small = [gradient for gradient in gradients if gradient.size < _LARGE]
+    numbers = paddle.to_tensor(extra, dtype="float32")
+    buffer = paddle.concat([*(gradient.astype("float32").flatten() for gradient in small), numbers])
+    for task in [dist.all_reduce(tensor, sync_op=False) for tensor in (*large, buffer)]:
+        task.wait()
+    with paddle.no_grad():
+        for tensor in (*large, buffer):
+            tensor.scale_(1 / world_size())
+    start = 0
+    for gradient in small:
+        end = start + gradient.size
+        gradient.set_value(buffer[start:end].reshape(gradient.shape).astype(gradient.dtype))
         start = end
     return buffer[start:].tolist()

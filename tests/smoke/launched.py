@@ -4,7 +4,7 @@
 
 OUT/rank_N.npz: its gradients of the first step (`own/*`), the averaged ones (`averaged/*`), and its weights
 at the end (`weights/*`). OUT/rank_N.json: the captions it trained on, step by step, the steps where it was
-stopped, and the gradient of a parameter that only process 1 uses. Process 1 alone is told to stop when it has
+stopped, and the gradients of parameters that only process 1 uses. Process 1 alone is told to stop when it has
 averaged step 4, which all hear of in step 5; both go on, and process 0 alone is told to stop in the
 validation after step 6.
 """
@@ -56,7 +56,7 @@ def main(out: Path) -> None:
     weights = {f"weights/{name}": array for name, array in layer_arrays(trainer.model).items()}
     np.savez(out / f"rank_{rank()}.npz", **gradients, **weights)
     best = [trainer.progress.best_score, trainer.progress.best_step]
-    seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradient()}
+    seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradients()}
     (out / f"rank_{rank()}.json").write_text(json.dumps(seen))
 
 
@@ -92,17 +92,18 @@ def watch(trainer) -> tuple[list, dict]:
     return captions, gradients
 
 
-def lonely_gradient() -> list[float]:
-    """Return the averaged gradient of a parameter: it is 3 in process 1 and missing in process 0."""
+def lonely_gradients() -> list[list[float]]:
+    """Return averaged gradients, a small and a large one: 3 in process 1 and missing in process 0."""
+    import numpy as np
     import paddle
 
     from engine.distributed import average_gradients, rank
 
-    lonely = paddle.create_parameter([2], "float32")
+    lonely = [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])]
     if rank() == 1:
-        (lonely * 3).sum().backward()
-    average_gradients([lonely], [])
-    return lonely.grad.tolist()
+        sum((each * 3).sum() for each in lonely).backward()
+    average_gradients(lonely, [])
+    return [np.unique(each.grad.numpy()).tolist() for each in lonely]
 
 
 if __name__ == "__main__":
