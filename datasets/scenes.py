@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 from random import Random
-from signal import SIG_DFL, SIG_IGN, SIGINT, SIGTERM, signal
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import BinaryIO
 
 import numpy as np
@@ -185,8 +185,10 @@ def _write_split(
         step = max(1, _BLOCK_PIXELS // options.image_size**2)
         blocks_of_indices = [range(start, min(start + step, count)) for start in range(0, count, step)]
         if processes > 1:
-            pool = stack.enter_context(Pool(processes, initializer=_leave_signals_to_the_parent))
-            blocks = pool.imap(make_block, blocks_of_indices)
+            pool = ProcessPoolExecutor(processes, initializer=_leave_signals_to_the_parent)
+            # No worker is killed: one that holds a lock of the queue would leave the others waiting for ever.
+            stack.callback(pool.shutdown, cancel_futures=True)
+            blocks = pool.map(make_block, blocks_of_indices)
         else:
             blocks = map(make_block, blocks_of_indices)
         for block in blocks:
@@ -199,7 +201,7 @@ def _write_split(
 
 def _leave_signals_to_the_parent() -> None:
     signal(SIGINT, SIG_IGN)
-    signal(SIGTERM, SIG_DFL)  # this is how the parent ends its workers
+    signal(SIGTERM, SIG_IGN)
 
 
 def _write_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
