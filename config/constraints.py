@@ -136,6 +136,10 @@ def _check_negatives(values: Values, origins: Origins) -> None:
     if bool(dual) != (kind == "mined"):
         problem = "expected a dual encoder's checkpoint with NEGATIVES.KIND=mined, and none otherwise"
         _refuse("NEGATIVES.DUAL", origins, f"{problem}, got {show(dual)} with {kind}")
+    count = values["NEGATIVES"]["COUNT"]
+    if kind == "batch" and count > 1:
+        problem = "expected 1 with NEGATIVES.KIND=batch, which takes the hardest"
+        _refuse("NEGATIVES.COUNT", origins, f"{problem}, got {count}")
     workers = values["MISC"]["NUM_WORKERS"]
     if kind == "batch" and workers:
         problem = "expected 0 with NEGATIVES.KIND=batch, which scores each batch when its step comes"

@@ -255,7 +255,8 @@ KEYS: dict[str, dict[str, Key]] = {
             "hinge: hinge ranking loss (VSE, VSE++), summed over the batch; contrastive: symmetric "
             "InfoNCE with a learned temperature, averaged over the batch; of pairs (oscar), averaged over "
             "them: match_cross_entropy: softmax over no match and match; match_binary: a sigmoid for each; "
-            "match_regression: squared distance of one value from 0 or 1; of images and their classes (cnn): "
+            "match_regression: squared distance of one value from 0 or 1; match_choice: softmax over a right "
+            "pair and its wrong ones (NEGATIVES.COUNT); of images and their classes (cnn): "
             "softmax: a classifier, with LABEL_SMOOTHING; triplet: batches of anchor, positive, negative; "
             "batch_hard: the farthest positive and the nearest negative of each; semi_hard: the nearest "
             "negative beyond each positive; quadruplet: all quadruplets of two margins; adaptive_quadruplet: "
@@ -268,6 +269,7 @@ KEYS: dict[str, dict[str, Key]] = {
                 "match_cross_entropy",
                 "match_binary",
                 "match_regression",
+                "match_choice",
             ),
         ),
         "MARGIN": Key(
@@ -307,8 +309,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "WORD_WEIGHT": Key(
             0.0,
-            "oscar: weight of the loss of guessing hidden words of the caption, by which the original was "
-            "pretrained; 0: none",
+            "oscar: weight of the loss of guessing hidden words of a caption, from a second copy of each right "
+            "pair; the original was pretrained by it; 0: none",
             minimum=0,
         ),
         "WORD_SHARE": Key(
@@ -426,6 +428,11 @@ KEYS: dict[str, dict[str, Key]] = {
             "original; mined: the dual encoder at DUAL takes it for right; neighbours: images in a row of "
             "the split; batch: of the batch, what the model itself scores highest",
             choices=("random", "mined", "neighbours", "batch"),
+        ),
+        "COUNT": Key(
+            1,
+            "oscar: wrong pairs beside each right one: all its captions or all its images are wrong",
+            minimum=1,
         ),
         "SHARE": Key(
             1.0, "share of the wrong pairs that are of KIND; the others are random", minimum=0, maximum=1

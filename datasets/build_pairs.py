@@ -110,6 +110,7 @@ def build_pair_sampler(
         hard=hard,
         hard_share=cfg.NEGATIVES.SHARE,
         hard_from=cfg.NEGATIVES.RANDOM_EPOCHS,
+        count=cfg.NEGATIVES.COUNT,
     )
     if sampler.steps_per_epoch() == 0:
         raise UserError(

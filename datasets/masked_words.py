@@ -3,30 +3,33 @@
 import numpy as np
 
 
-def mask_words(
+def add_masked_pairs(
     batch: dict[str, np.ndarray], share: float, mask_id: int, random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Return a batch of `PairDataset` in which a `share` of the captions' tokens is replaced by `mask_id`.
+    """Return a batch of `PairDataset` with a second copy of each right pair, in which words are hidden.
 
-    Each token of a caption, markers aside, is replaced with that probability, in right pairs and in wrong
-    ones, so that it does not tell which they are. Those of right pairs are to be guessed, M of them: int64
-    [M] `masked_pair` and `masked_place`, where they stand, and `masked_id`, what stood there (the masked
-    token loss of Oscar, arXiv 2004.06165, 3.2; the original leaves a tenth as it was and replaces a tenth by
-    others). M is at least 1: where chance takes none, the first marker is to be told, and is not hidden.
+    Each token of the copy's caption, markers aside, is replaced by `mask_id` with the probability `share`.
+    The copies stand behind the batch's P pairs in `token_ids`, `segment_ids`, `text_len` and `image_row`, and
+    nowhere else: `match` still has P places. The M hidden tokens are to be guessed: int64 [M] `masked_pair`
+    and `masked_place`, where they stand, and `masked_id`, what stood there (the masked token loss of Oscar,
+    arXiv 2004.06165, 3.2; the original leaves a tenth as it was, replaces a tenth by others, and hides words
+    in the pairs whose match it asks for). M is at least 1: where chance takes none, a first marker is told.
     """
-    tokens = batch["token_ids"]
+    right = np.flatnonzero(batch["match"])
+    texts = {name: batch[name][right] for name in ("token_ids", "segment_ids", "text_len", "image_row")}
+    tokens = texts["token_ids"]
     columns = np.arange(tokens.shape[1])
-    in_caption = (batch["segment_ids"] == 0) & (columns < batch["text_len"][:, None])
+    in_caption = (texts["segment_ids"] == 0) & (columns < texts["text_len"][:, None])
     ends = in_caption.sum(axis=1, keepdims=True) - 1  # the places of [SEP]
-    masked = (columns > 0) & (columns < ends) & (random.random(tokens.shape) < share)  # [P,T]
-    told = masked & (batch["match"] == 1)[:, None]
-    if not told.any():
-        told[0, 0] = True
-    pairs, places = np.nonzero(told)
+    masked = (columns > 0) & (columns < ends) & (random.random(tokens.shape) < share)
+    if not masked.any():
+        masked[0, 0] = True
+    rows, places = np.nonzero(masked)
+    texts["token_ids"] = np.where(masked & (columns > 0), mask_id, tokens)
     return {
         **batch,
-        "token_ids": np.where(masked, mask_id, tokens),
-        "masked_pair": pairs,
+        **{name: np.concatenate([batch[name], values]) for name, values in texts.items()},
+        "masked_pair": len(batch["match"]) + rows,
         "masked_place": places,
-        "masked_id": tokens[told],
+        "masked_id": tokens[masked],
     }

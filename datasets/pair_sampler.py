@@ -68,6 +68,9 @@ class PairSampler:
     batch has `batch_size` captions a process, first the positive pairs, then the negative pairs in the same
     order.
 
+    count: negative pairs of each caption, all of them with its image or all with the caption; a batch has
+    the first ones of all captions, then the second ones, and so on.
+
     hard: take the negative from these lists, where they have any, with probability `hard_share`, from the
     epoch `hard_from` on.
 
@@ -87,8 +90,10 @@ class PairSampler:
         hard: HardNegatives | None = None,
         hard_share: float = 1.0,
         hard_from: int = 0,
+        count: int = 1,
     ) -> None:
         self.dataset = dataset
+        self._count = count
         self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._batching = "bucket" if bucket else "random"
         self._begun: tuple[int, list[Cut]] | None = None
@@ -114,20 +119,19 @@ class PairSampler:
         """Return this process's batches of one epoch."""
         positives = Pairs(self.dataset.caption_image, np.arange(self.dataset.num_captions))
         negatives = self.negatives(epoch)
-        lengths = np.maximum(self.dataset.pair_lengths(positives), self.dataset.pair_lengths(negatives))
+        images = np.vstack([positives.images, negatives.images])  # [1+N,captions]
+        captions = np.vstack([positives.captions, negatives.captions])
+        lengths = self.dataset.pair_lengths(Pairs(images, captions)).max(axis=0)
         return [
-            Pairs(
-                np.concatenate([positives.images[batch], negatives.images[batch]]),
-                np.concatenate([positives.captions[batch], negatives.captions[batch]]),
-            )
+            Pairs(images[:, batch].reshape(-1), captions[:, batch].reshape(-1))
             for batch in self._sampler(lengths).batches(epoch)
         ]
 
     def negatives(self, epoch: int) -> Pairs:
-        """Draw each caption's negative pair, a place a caption."""
+        """Draw the N negative pairs of each caption, [N,captions]."""
         random = np.random.default_rng([self._seed, epoch, 1])  # BatchSampler draws from (seed, epoch)
         images, captions = self.dataset.caption_image, np.arange(self.dataset.num_captions)
-        others = random.integers(len(self._captioned) - 1, size=len(images))
+        others = random.integers(len(self._captioned) - 1, size=(self._count, len(images)))
         others += others >= np.searchsorted(self._captioned, images)  # all but its own, alike
         places = self._starts[others] + random.integers(self._counts[others])
         wrong_captions, wrong_images = self._order[places], self._captioned[others]
@@ -135,8 +139,8 @@ class PairSampler:
         if self._hard is not None and epoch >= self._hard_from:
             take = random.random(len(images)) < self._hard_share
             draws = random.random(len(images))
-            hard_captions = _draw(self._hard.captions_of_image[images], draws)
-            hard_images = _draw(self._hard.images_of_caption, draws)
+            hard_captions = _draw(self._hard.captions_of_image[images], draws, self._count)
+            hard_images = _draw(self._hard.images_of_caption, draws, self._count)
             wrong_captions = np.where(take & (hard_captions >= 0), hard_captions, wrong_captions)
             wrong_images = np.where(take & (hard_images >= 0), hard_images, wrong_images)
         return Pairs(
@@ -186,9 +190,14 @@ def _check_lists(lists: np.ndarray, rows: int, bound: int) -> None:
         )
 
 
-def _draw(lists: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Return one entry of each row, `draws` [N] of the way through those that are not -1; -1 without."""
-    counts = (lists >= 0).sum(axis=1)
+def _draw(lists: np.ndarray, draws: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` different entries of each row, [count,N], of those that are not -1; -1 where they end.
+
+    The first is `draws` [N] of the way through them, the others follow at equal distances.
+    """
+    present = (lists >= 0).sum(axis=1)
     ordered = np.take_along_axis(lists, np.argsort(lists < 0, axis=1, kind="stable"), axis=1)
-    places = (draws * counts).astype(np.int64)
-    return np.where(counts > 0, ordered[np.arange(len(lists)), places], -1)
+    numbers = np.arange(count)[:, None]
+    steps = (draws * present).astype(np.int64) + numbers * np.maximum(1, present // count)
+    drawn = ordered[np.arange(len(lists)), steps % np.maximum(1, present)]
+    return np.where(numbers < present, drawn, -1)

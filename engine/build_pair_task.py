@@ -16,7 +16,7 @@ from datasets.build_pairs import (
     pair_dataset_of,
 )
 from datasets.loader import iterate_batches
-from datasets.masked_words import mask_words
+from datasets.masked_words import add_masked_pairs
 from datasets.pair_dataset import PairDataset
 from datasets.pair_sampler import HardNegatives, neighbour_negatives
 from datasets.pairs import Pairs
@@ -60,7 +60,7 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
             batch = training.batch(pairs)
             if cfg.LOSS.WORD_WEIGHT:
                 random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank, 1])
-                batch = mask_words(batch, cfg.LOSS.WORD_SHARE, word_piece.mask_id, random)
+                batch = add_masked_pairs(batch, cfg.LOSS.WORD_SHARE, word_piece.mask_id, random)
             return batch
 
         return len(batches), iterate_batches(make, batches, cfg.MISC.NUM_WORKERS, first)

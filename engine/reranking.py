@@ -17,7 +17,7 @@ from engine.short_lists import ShortLists
 # The sizes of short lists that a curve shows, as far as they go.
 CURVE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)
 # What the dual encoder's similarity may weigh beside the cross encoder's score, to choose from on dev.
-WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,28 @@ class Bert(nn.Layer):
         rows = self._rows_before_last(self._embed(batch, layout), layout)
         return self.layers[-1](rows, layout.sequences), layout.sequences
 
+    def encode_parts(
+        self,
+        batch: dict[str, Tensor],
+        count: int,
+        pairs: Tensor,
+        places: Tensor,
+        attends: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pooled first rows [count,D] of the first pairs, and single rows [M,D] of the others.
+
+        The M rows are those at `places` [M] of the `pairs` [M], all of them behind the first `count`. The last
+        layer computes no other rows of the first pairs.
+        """
+        layout = pair_rows(batch, self.regions is not None, attends)
+        sequences, last = layout.sequences, self.layers[-1]
+        rows = self._rows_before_last(self._embed(batch, layout), layout)
+        start = int(sequences.ends[count])
+        firsts = last.first_rows(rows[:start], sequences.part(slice(0, count)))
+        others = sequences.part(slice(count, len(sequences.length)))
+        wanted = others.first.gather(pairs - count) + places
+        return self.pool(firsts), last(rows[start:], others).gather(wanted)
+
     def pool(self, first: Tensor) -> Tensor:
         """Return tanh(W h + b) [B,D] of the `first` row h of each sequence [B,D]."""
         return paddle.tanh(self.pooler(first))

@@ -22,7 +22,7 @@ from models.metric_losses import (
     semi_hard_loss,
 )
 from models.oscar import Oscar
-from models.pair_losses import PairLoss, match_binary, match_cross_entropy, match_regression
+from models.pair_losses import PairLoss, match_binary, match_choice, match_cross_entropy, match_regression
 from models.vse import SIMILARITIES, DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
@@ -214,6 +214,7 @@ LOSSES = {
     "match_cross_entropy": lambda cfg: PairLoss(match_cross_entropy, cfg.LOSS.WORD_WEIGHT),
     "match_binary": lambda cfg: PairLoss(match_binary, cfg.LOSS.WORD_WEIGHT),
     "match_regression": lambda cfg: PairLoss(match_regression, cfg.LOSS.WORD_WEIGHT),
+    "match_choice": lambda cfg: PairLoss(match_choice, cfg.LOSS.WORD_WEIGHT),
     "triplet": lambda cfg: TripletLoss(cfg.LOSS.MARGIN),
     "batch_hard": _mined,
     "semi_hard": _mined,

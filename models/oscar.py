@@ -5,9 +5,10 @@ Li et al. 2020, arXiv 2004.06165; Zhang et al. 2021, arXiv 2101.00529.
 
 import numpy as np
 from paddle import Tensor, nn
-from paddle.nn.functional import gelu, softmax
+from paddle.nn.functional import gelu
 
 from models.bert import Bert, BertShape, linear
+from models.pair_losses import match_value
 
 # Which of caption (C), tags (L, the labels) and regions (R) attend to each other; each attends to itself.
 ATTENTION_TYPES = {"CLR": ("CL", "CR", "LR"), "CL": ("CL",), "CR": ("CR",), "LR": ("LR",)}
@@ -91,16 +92,17 @@ class Oscar(nn.Layer):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds.
 
-        A batch of `mask_words` also has its M hidden tokens guessed: `word_logits` [M,V].
+        Behind the pairs of a batch of `add_masked_pairs` stand those of whose hidden tokens the M are guessed:
+        `word_logits` [M,V].
         """
         if self.feature_norm is not None:
             batch = {**batch, "regions": self.feature_norm(batch["regions"])}
         if self.words is None or "masked_pair" not in batch:
             return {"logits": self._classify(self.bert(batch, self.attends))}
-        rows, sequences = self.bert.encode(batch, self.attends)
-        hidden = rows.gather(sequences.first.gather(batch["masked_pair"]) + batch["masked_place"])
+        places = batch["masked_pair"], batch["masked_place"]
+        pooled, hidden = self.bert.encode_parts(batch, len(batch["match"]), *places, self.attends)
         return {
-            "logits": self._classify(self.bert.pool(rows.gather(sequences.first))),
+            "logits": self._classify(pooled),
             "word_logits": self.words(hidden, self.bert.embeddings.words.weight),
         }
 
@@ -108,6 +110,9 @@ class Oscar(nn.Layer):
         return self.classifier(self.dropout(pooled))
 
     def score_pairs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return each pair's score [P]: the probability of a match, or the one value itself."""
-        logits = self(batch)["logits"]
-        return softmax(logits, axis=1)[:, 1] if logits.shape[1] == 2 else logits[:, 0]
+        """Return each pair's score [P]: the log-odds of a match, or the one value itself.
+
+        The original's score is the probability of a match: the same order, but in 32 bits all pairs of which
+        the model is sure come to 1.
+        """
+        return match_value(self(batch)["logits"])

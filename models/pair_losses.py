@@ -8,6 +8,11 @@ from paddle.nn import functional
 from models.gathering import share_weight
 
 
+def match_value(logits: Tensor) -> Tensor:
+    """Return how well each pair matches, [P]: the one logit of [P,1], or the log-odds of [P,2]."""
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+
+
 def match_cross_entropy(logits: Tensor, match: Tensor) -> Tensor:
     """Return the mean cross-entropy of the softmax over no match and match (arXiv 2004.06165, 4.1).
 
@@ -32,6 +37,16 @@ def match_binary(logits: Tensor, match: Tensor) -> Tensor:
 def match_regression(logits: Tensor, match: Tensor) -> Tensor:
     """Return the mean squared distance of the one value [P,1] from `match` [P], 0 or 1."""
     return functional.mse_loss(logits.squeeze(1), match.astype(logits.dtype))
+
+
+def match_choice(logits: Tensor, match: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the softmax over each right pair and its N wrong ones.
+
+    `logits` [B(1+N),2] or [B(1+N),1]: of B right pairs, then of the first wrong pair of each, and so on, with
+    `match` 1 for the right ones and 0 for the others.
+    """
+    by_choice = match_value(logits).reshape([-1, int(match.sum())])
+    return (by_choice.logsumexp(axis=0) - by_choice[0]).mean()
 
 
 class PairLoss(nn.Layer):

@@ -171,6 +171,26 @@ def texts_of(dataset, image: int) -> set[str]:
     return {dataset.captions[caption] for caption in captions_of(image)}
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_several_negatives_are_all_captions_or_all_images_and_differ_while_lists_last(dataset, count):
+    hard = neighbour_negatives(dataset, 4)
+    sampler = PairSampler(dataset, 8, 1, hard=hard, count=count)
+    negatives = sampler.negatives(0)
+    assert negatives.images.shape == negatives.captions.shape == (count, CAPTIONS)
+    for caption, image in enumerate(CAPTION_IMAGE):
+        images, captions = negatives.images[:, caption], negatives.captions[:, caption]
+        if (images == image).all():
+            drawn, listed = captions, hard.captions_of_image[image]
+        else:
+            assert (captions == caption).all()
+            drawn, listed = images, hard.images_of_caption[caption]
+        listed = set(listed.tolist()) - {-1}
+        assert len(listed & set(drawn.tolist())) >= min(count, len(listed))
+    for pairs in sampler.batches(0):
+        match = dataset.batch(pairs)["match"].reshape(1 + count, -1)
+        assert match[0].all() and not match[1:].any()
+
+
 def test_lists_of_other_data_are_refused(dataset):
     of_images, of_captions = np.zeros((IMAGES, 2), int), np.zeros((CAPTIONS, 2), int)
     for lists in (

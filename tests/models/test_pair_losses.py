@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models.pair_losses import PairLoss, match_binary, match_cross_entropy, match_regression
+from models.pair_losses import PairLoss, match_binary, match_choice, match_cross_entropy, match_regression
 
 MATCH = [1, 0, 0, 1, 0]
 LOGITS = np.random.default_rng(0).normal(0, 2, (5, 2)).astype(np.float32)
@@ -37,6 +37,18 @@ def test_regression_by_loops():
     total = sum((logits[0] - match) ** 2 for logits, match in zip(LOGITS, MATCH, strict=True))
     found = float(match_regression(paddle.to_tensor(LOGITS[:, :1]), paddle.to_tensor(MATCH)))
     assert found == pytest.approx(total / 5, rel=1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_choice_by_loops(labels):
+    logits = np.random.default_rng(1).normal(0, 2, (6, labels)).astype(np.float32)  # 2 right, 4 wrong pairs
+    values = [row[1] - row[0] if labels == 2 else row[0] for row in logits]
+    total = 0.0
+    for right in range(2):
+        chosen_from = values[right], values[2 + right], values[4 + right]
+        total -= math.log(math.exp(values[right]) / sum(map(math.exp, chosen_from)))
+    found = match_choice(paddle.to_tensor(logits), paddle.to_tensor([1, 1, 0, 0, 0, 0]))
+    assert float(found) == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_the_trainer_gets_it_by_name():

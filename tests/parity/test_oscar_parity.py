@@ -78,7 +78,8 @@ def test_logits_loss_and_probabilities(golden, weights) -> None:
     np.testing.assert_allclose(loss.numpy(), golden["loss"], rtol=1e-5)
     for mode in (paddle.enable_grad, paddle.no_grad):
         with mode():
-            np.testing.assert_allclose(model.score_pairs(batch).numpy(), golden["probs"], atol=1e-5)
+            log_odds = model.score_pairs(batch).numpy()
+            np.testing.assert_allclose(1 / (1 + np.exp(-log_odds)), golden["probs"], atol=1e-5)
 
 
 def test_hidden_states_and_pooled(golden, weights) -> None:
