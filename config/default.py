@@ -309,8 +309,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "WORD_WEIGHT": Key(
             0.0,
-            "oscar: weight of the loss of guessing hidden words of a caption, from a second copy of each right "
-            "pair; the original was pretrained by it; 0: none",
+            "oscar: weight of the loss of guessing hidden words of a caption, in a second copy of each "
+            "right pair; the original was pretrained by it; 0: none",
             minimum=0,
         ),
         "WORD_SHARE": Key(

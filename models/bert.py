@@ -194,8 +194,8 @@ class Bert(nn.Layer):
     ) -> tuple[Tensor, Tensor]:
         """Return the pooled first rows [count,D] of the first pairs, and single rows [M,D] of the others.
 
-        The M rows are those at `places` [M] of the `pairs` [M], all of them behind the first `count`. The last
-        layer computes no other rows of the first pairs.
+        The M rows are those at `places` [M] of the `pairs` [M], all behind the first `count`. The last layer
+        computes no other rows of the first pairs.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         sequences, last = layout.sequences, self.layers[-1]

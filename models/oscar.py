@@ -92,7 +92,7 @@ class Oscar(nn.Layer):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds.
 
-        Behind the pairs of a batch of `add_masked_pairs` stand those of whose hidden tokens the M are guessed:
+        Behind the pairs of a batch of `add_masked_pairs` stand those whose M hidden tokens are guessed:
         `word_logits` [M,V].
         """
         if self.feature_norm is not None:
