@@ -1,5 +1,7 @@
 """Build the trainer of a run from its configuration."""
 
+from collections.abc import Callable
+
 from yacs.config import CfgNode
 
 from config.errors import UserError
@@ -43,13 +45,19 @@ def build_trainer(
     def validate() -> dict[str, float]:
         return task.validate(lambda *_: trainer.check_signal())
 
-    def save(name: str) -> None:
-        if rank == 0:
-            model_arrays, trainer_arrays, values = training_state(trainer)
-            state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
-            words = vocabulary.to_text(), vocabulary.file_name
-            save_checkpoint(folder.path / name, model_arrays, trainer_arrays, state, *words)
+    def save(names: list[str]) -> Callable[[], None]:
+        if rank != 0:
+            return lambda: None
+        model_arrays, trainer_arrays, values = training_state(trainer)
+        state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
+        words = vocabulary.to_text(), vocabulary.file_name
+
+        def write() -> None:
+            for name in names:
+                save_checkpoint(folder.path / name, model_arrays, trainer_arrays, state, *words)
             folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
+
+        return write
 
     accumulation = cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS
     trainer = Trainer(

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from engine.checkpoint import layer_arrays
+from engine.checkpoint_writer import CheckpointWriter
 from engine.distributed import average_gradients, broadcast_values
 from engine.guard import MAX_SKIPPED, CollapseGuard, broken_loss, broken_weights, is_broken
 from engine.progress import (
@@ -29,8 +30,9 @@ class Trainer:
 
     `batches_of(epoch, start)` returns how many batches an epoch has (as many as any, but for one that was
     taken up), and those from `start` on as named arrays; an epoch is made of `samples`. `schedule` gives the
-    learning rate of a 0-based step; `validate` returns named metrics, in process 0 at least; `save` writes
-    the checkpoint called `last`, `best` or `epoch_N`.
+    learning rate of a 0-based step; `validate` returns named metrics, in process 0 at least; `save` takes
+    names of checkpoints (`best`, `epoch_N`, `last`), copies the state that they are to hold, and returns what
+    writes them, in that order, which is called in a thread.
     Randomness is a function of seed, step and process, so there is no generator state to save, and a resumed
     run repeats the undisturbed one bit for bit. Whatever decides where all processes go next is agreed among
     them.
@@ -46,7 +48,7 @@ class Trainer:
         settings: TrainingSettings,
         log: RunLog,
         validate: Callable[[], dict[str, float]],
-        save: Callable[[str], None],
+        save: Callable[[list[str]], Callable[[], None]],
         rank: int = 0,
         world_size: int = 1,
         samples: int = 0,
@@ -66,6 +68,7 @@ class Trainer:
         self._stopping = False  # agreed among the processes
         self._skipped = 0  # steps in a row
         self._start = 0.0, 0
+        self._writer = CheckpointWriter()
         self._parameters = [*model.parameters(), *loss.parameters()]
         self._restart_clock()
 
@@ -85,8 +88,17 @@ class Trainer:
     def fit(self) -> None:
         """Train from where `progress` stands to the last epoch, or to early stopping.
 
-        Raises TrainingStoppedError after a signal (the state is saved) and TrainingFailedError.
+        Raises TrainingStoppedError after a signal (the state is saved), TrainingFailedError, and UserError
+        where a checkpoint cannot be written. All writing is done at the end.
         """
+        try:
+            self._train()
+        except Exception:
+            self._writer.finish()
+            raise
+        self._writer.finish()
+
+    def _train(self) -> None:
         self.log.start(self.total_steps, self.progress.step)
         self._start = time.perf_counter(), self.progress.step
         self._restart_clock()
@@ -192,6 +204,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         self.log.advance()
+        self._writer.check()
         if self.progress.step % self.settings.print_step == 0 and self._window:
             self._log_step()
         if self._stopping:
@@ -203,16 +216,17 @@ class Trainer:
         progress, settings = self.progress, self.settings
         started = time.perf_counter()
         validated = self._validation_due()
-        if validated:
-            self._validate()
+        names = ["best"] if validated and self._validate() else []
         if progress.epoch_ended and settings.save_epochs and progress.epoch % settings.save_epochs == 0:
-            self._save(f"epoch_{progress.epoch}")
+            names.append(f"epoch_{progress.epoch}")
         if (
             validated
             or progress.epoch_ended
             or (settings.save_steps and progress.step % settings.save_steps == 0)
         ):
-            self._save("last")
+            names.append("last")  # behind `best`: it must not know of a score whose weights are lost
+        if names:
+            self._save(names)
         self._clock += time.perf_counter() - started  # samples/s is that of training
 
     def _log_step(self) -> None:
@@ -246,8 +260,8 @@ class Trainer:
         at_end = ended and progress.epoch == settings.epochs
         return bool(by_epoch or by_step or at_end)
 
-    def _validate(self) -> None:
-        """Measure the dev split and keep the best checkpoint; process 0 has the metrics, and judges."""
+    def _validate(self) -> bool:
+        """Measure the dev split; process 0 has the metrics, and is told whether they are the best."""
         self._check_weights()
         progress, metrics = self.progress, None
         with contextlib.suppress(ValidationStoppedError):
@@ -255,11 +269,11 @@ class Trainer:
         if broadcast_values([float(metrics is None)])[0]:
             self._stop()
         progress.last_validation = progress.step
-        if self.rank == 0:
-            self._judge(metrics)
+        better = self._judge(metrics) if self.rank == 0 else False
         best = [progress.best_score or 0.0, progress.best_step, progress.validations_without_gain]
         progress.best_score, *counts = broadcast_values(best)
         progress.best_step, progress.validations_without_gain = map(int, counts)
+        return better
 
     def _measure(self) -> dict[str, float]:
         """Return the metrics of the averaged weights if there are any, else of the model's own."""
@@ -268,7 +282,7 @@ class Trainer:
         with self.average.applied():
             return self.validate()
 
-    def _judge(self, metrics: dict[str, float]) -> None:
+    def _judge(self, metrics: dict[str, float]) -> bool:
         progress, score = self.progress, metrics[self.settings.best_metric]
         better = progress.best_score is None or score > progress.best_score
         if better:
@@ -279,8 +293,7 @@ class Trainer:
         record = {"step": progress.step, **metrics, "best": better}
         best = None if better else (progress.best_score, progress.best_step)
         self.log.validation(record, validation_line(progress.step, metrics, best))
-        if better:
-            self.save("best")
+        return better
 
     def check_signal(self) -> None:
         """Leave a validation early after a signal; a resume does it again."""
@@ -289,12 +302,13 @@ class Trainer:
 
     def _stop(self) -> None:
         self.progress.interrupted = True
-        self._save("last")
+        self._save(["last"])
         raise TrainingStoppedError(self.stop_signal or signal.SIGTERM)
 
-    def _save(self, name: str) -> None:
+    def _save(self, names: list[str]) -> None:
         self._check_weights()
-        self.save(name)
+        self._writer.finish()  # first, so that there is never a second copy
+        self._writer.start(self.save(names))
 
     def _check_weights(self) -> None:
         """Keep weights that are not numbers out of every checkpoint: a resume must be able to go on."""

@@ -81,6 +81,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         optimizer: str = "adam",
         dropout: float = 0.0,
         rate: float = 0.1,
+        write: Callable[[], None] = lambda: None,
         **settings,
     ) -> Run:
         model, loss = model or Line(dropout), loss or SquaredError()
@@ -89,9 +90,11 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         log_file = tmp_path / f"log{len(list(tmp_path.iterdir()))}.jsonl"
         log = RunLog(log_file, None, enabled=True)
 
-        def save(name: str) -> None:
-            run.saved.append((name, run.trainer.progress.step))
-            run.states[name] = training_state(run.trainer)
+        def save(names: list[str]) -> Callable[[], None]:
+            state = training_state(run.trainer)
+            run.saved += [(name, run.trainer.progress.step) for name in names]
+            run.states |= dict.fromkeys(names, state)
+            return write
 
         trainer = Trainer(
             model=model,
