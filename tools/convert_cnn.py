@@ -3,9 +3,10 @@
     python tools/convert_cnn.py resnet152 resnet152-394f9c45.pth data/resnet152.safetensors
     python tools/convert_cnn.py resnet50 resnet50.pdparams data/resnet50.safetensors
     python tools/convert_cnn.py resnet50 zoo data/resnet50.safetensors
+    python tools/convert_cnn.py resnet18 out/ucm_softmax/best data/ucm/resnet18.safetensors
 
-INPUT is a state dict of torchvision (.pth or .pt), weights of Paddle's vision models (.pdparams), or `zoo`,
-which downloads these from Paddle's model zoo. Nothing in a file is run: at anything but plain containers and
+INPUT is a state dict of torchvision (.pth or .pt), weights of Paddle's vision models (.pdparams), `zoo`, which
+downloads these from Paddle's model zoo, or a checkpoint of a run with MODEL.CNN (a folder). Nothing in a file is run: at anything but plain containers and
 tensors the conversion stops, and says at what. The classifier is left out.
 """
 
@@ -34,7 +35,9 @@ def main() -> None:
     report_errors_on_one_line(parser)
     names = [name for name in KEYS["MODEL"]["CNN"].choices if name]
     parser.add_argument("network", metavar="NETWORK", choices=names, help=", ".join(names))
-    parser.add_argument("input", metavar="INPUT", help=".pth, .pt or .pdparams file, or zoo")
+    parser.add_argument(
+        "input", metavar="INPUT", help=".pth, .pt or .pdparams file, zoo, or checkpoint folder"
+    )
     parser.add_argument("output", metavar="OUTPUT", type=Path, help=".safetensors file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     arguments = parser.parse_args()
@@ -50,10 +53,31 @@ def convert(network: str, source: str, output: Path) -> str:
     from models.cnn import Cnn
 
     path = download(network) if source == "zoo" else Path(source)
-    arrays = read_paddle_file(path) if path.suffix == ".pdparams" else from_torch(path)
+    if path.is_dir():
+        arrays = from_checkpoint(path)
+    else:
+        arrays = read_paddle_file(path) if path.suffix == ".pdparams" else from_torch(path)
     fitting = fitting_arrays(path, Cnn(network), arrays)
     write(output, fitting)
     return f"{output}: {network}, {sum(array.size for array in fitting.values()) / 1e6:.2f} million numbers"
+
+
+def from_checkpoint(folder: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of the CNN that is part of a trained model, without what names its place there."""
+    from engine.checkpoint import MODEL_FILE, read_arrays, read_state, verify_files
+
+    state = read_state(folder)
+    verify_files(folder, state)
+    arrays = {}
+    for name, array in read_arrays(folder, MODEL_FILE).items():
+        _, part, own = f".{name}".partition(".cnn.network.")
+        if part:
+            arrays[own] = array
+    if not arrays:
+        raise UserError(
+            f"{folder}: its {state.get('model')} model has no CNN, expected one that was trained with MODEL.CNN"
+        )
+    return arrays
 
 
 def from_torch(path: Path) -> dict[str, np.ndarray]:

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from safetensors.numpy import load_file, save_file
 
 from config.errors import UserError
+from engine.checkpoint import layer_arrays, save_checkpoint
 from engine.cnn_weights import load_cnn, start_cnn
-from models.cnn import Cnn, ImageEmbedder
+from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
+from models.encoders import ImageEncoder
 
 
 class _Storage:
@@ -103,6 +106,38 @@ def test_paddle_weights_are_taken_as_they_are(run_quickly, cnn, tmp_path) -> Non
     found = load_file(tmp_path / "r.safetensors")
     for name, tensor in cnn.network.state_dict().items():
         np.testing.assert_array_equal(found[name], tensor.numpy())
+
+
+def save_run(folder: Path, model: nn.Layer) -> None:
+    """Write a checkpoint of a model as training does, without what a resume needs."""
+    state = {"model": "cnn", "progress": {"step": 1}}
+    save_checkpoint(folder, layer_arrays(model), {}, state, "")
+
+
+@pytest.mark.parametrize("around", ["image encoder", "VSE++"])
+def test_the_network_of_a_trained_run_starts_another(run_quickly, cnn, tmp_path, around) -> None:
+    head = ImageEncoder(cnn.feature_dim, 4)
+    model = ImageEmbedder(cnn, 3) if around == "image encoder" else CnnImageEncoder(cnn, head)
+    save_run(tmp_path / "out/ucm/best", model)
+    done = run_quickly("convert_cnn", "resnet18", "out/ucm/best", "r.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = load_file(tmp_path / "r.safetensors")
+    assert found.keys() == layer_arrays(cnn.network).keys()
+    for name, array in layer_arrays(cnn.network).items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_run_without_a_network_and_a_folder_that_is_none_are_refused(run_quickly, tmp_path) -> None:
+    save_run(tmp_path / "out/vse/best", nn.Linear(2, 2))
+    done = run_quickly("convert_cnn", "resnet18", "out/vse/best", "r.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: out/vse/best: its cnn model has no CNN, expected one that was trained with MODEL.CNN\n"
+    )
+    done = run_quickly("convert_cnn", "resnet18", "out", "r.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: no checkpoint at out: it has no state.json")
+    assert not (tmp_path / "r.safetensors").exists()
 
 
 def test_weights_of_another_network_are_refused(run_quickly, cnn, tmp_path) -> None:
