@@ -5,9 +5,10 @@
     python tools/convert_cnn.py resnet50 zoo data/resnet50.safetensors
     python tools/convert_cnn.py resnet18 out/ucm_softmax/best data/ucm/resnet18.safetensors
 
-INPUT is a state dict of torchvision (.pth or .pt), weights of Paddle's vision models (.pdparams), `zoo`, which
-downloads these from Paddle's model zoo, or a checkpoint of a run with MODEL.CNN (a folder). Nothing in a file is run: at anything but plain containers and
-tensors the conversion stops, and says at what. The classifier is left out.
+INPUT is a state dict of torchvision (.pth or .pt), weights of Paddle's vision models (.pdparams), `zoo`,
+which downloads these from Paddle's model zoo, or the checkpoint folder of a run with MODEL.CNN. Nothing in a
+file is run: at anything but plain containers and tensors the conversion stops, and says at what. The
+classifier is left out.
 """
 
 import argparse
@@ -35,9 +36,7 @@ def main() -> None:
     report_errors_on_one_line(parser)
     names = [name for name in KEYS["MODEL"]["CNN"].choices if name]
     parser.add_argument("network", metavar="NETWORK", choices=names, help=", ".join(names))
-    parser.add_argument(
-        "input", metavar="INPUT", help=".pth, .pt or .pdparams file, zoo, or checkpoint folder"
-    )
+    parser.add_argument("input", metavar="INPUT", help=".pth, .pt, .pdparams, zoo, or a checkpoint")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help=".safetensors file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     arguments = parser.parse_args()
@@ -75,7 +74,7 @@ def from_checkpoint(folder: Path) -> dict[str, np.ndarray]:
             arrays[own] = array
     if not arrays:
         raise UserError(
-            f"{folder}: its {state.get('model')} model has no CNN, expected one that was trained with MODEL.CNN"
+            f"{folder}: its {state.get('model')} model has no CNN, expected one trained with MODEL.CNN"
         )
     return arrays
 

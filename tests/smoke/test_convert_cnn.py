@@ -132,7 +132,7 @@ def test_a_run_without_a_network_and_a_folder_that_is_none_are_refused(run_quick
     done = run_quickly("convert_cnn", "resnet18", "out/vse/best", "r.safetensors", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: out/vse/best: its cnn model has no CNN, expected one that was trained with MODEL.CNN\n"
+        "error: out/vse/best: its cnn model has no CNN, expected one trained with MODEL.CNN\n"
     )
     done = run_quickly("convert_cnn", "resnet18", "out", "r.safetensors", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
