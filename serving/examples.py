@@ -26,6 +26,16 @@ class Example:
 
 
 @dataclass
+class ImageExample:
+    """One picture as a query: the rank (from 1) of its best caption, and the first captions and pictures."""
+
+    image_id: str
+    rank: int
+    captions: list[Hit]
+    pictures: list[Hit]
+
+
+@dataclass
 class Comparison:
     """The answers of several models to one caption, and how many captions fared as it did."""
 
@@ -90,19 +100,16 @@ def comparisons(
     return chosen
 
 
-def image_examples(searcher: Searcher, ranks: np.ndarray, count: int = 3) -> list[tuple[str, int, list[Hit]]]:
-    """Return pictures spread over the split, the rank of their best caption, and their first captions."""
+def image_examples(searcher: Searcher, ranks: np.ndarray, count: int = 3) -> list[ImageExample]:
+    """Return what pictures spread over the split find; `ranks` [images]: of their captions, 0-based."""
     dataset: RetrievalDataset = searcher.dataset
-    return [
-        (
-            dataset.image_ids[row],
-            int(ranks[row]) + 1,
-            searcher.captions_for_image(
-                searcher.images[row : row + 1], SHOWN_HITS, image_id=dataset.image_ids[row]
-            ),
-        )
-        for row in _spread(np.arange(dataset.num_images), count)
-    ]
+    examples = []
+    for row in _spread(np.arange(dataset.num_images), count):
+        image_id, embedding = dataset.image_ids[row], searcher.images[row : row + 1]
+        captions = searcher.captions_for_image(embedding, SHOWN_HITS, image_id=image_id)
+        alike = searcher.images_for_image(embedding, SHOWN_HITS, leave_out=image_id)
+        examples.append(ImageExample(image_id, int(ranks[row]) + 1, captions, alike))
+    return examples
 
 
 def _spread(rows: np.ndarray, count: int) -> list[int]:

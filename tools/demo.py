@@ -43,7 +43,9 @@ def main() -> int:
             "--cfg_file",
             f"{OUT}/{model}/config.yaml",
         )
-    step("Search", "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml", "--text", QUERY)
+    searched = "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml"
+    step("Search by sentence", *searched, "--text", QUERY)
+    step("Search by picture", *searched, "--image", IMAGE)
     looking = "--cfg_file", f"{OUT}/vsrn/config.yaml", "--image", IMAGE, "--text", QUERY
     step("Look where VSRN looks", "visualize.py", *looking)
     runs = [f"{OUT}/{model}" for model in MODELS]

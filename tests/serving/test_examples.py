@@ -1,6 +1,7 @@
 """What a report shows is chosen by rank alone: hits that are hits, misses that are misses."""
 
 import numpy as np
+import pytest
 
 from serving.examples import (
     best_captions,
@@ -68,12 +69,23 @@ def test_models_are_compared_on_what_all_one_and_none_of_them_find(searcher):
 
 def test_sentences_of_a_picture_are_marked_as_its_own(searcher):
     dataset = searcher.dataset
-    for image_id, rank, hits in image_examples(searcher, np.arange(6)):
-        image = dataset.image_ids.index(image_id)
+    for shown in image_examples(searcher, np.arange(6)):
+        image = dataset.image_ids.index(shown.image_id)
         own = {
             caption
             for caption, of in zip(dataset.captions, dataset.caption_image, strict=True)
             if of == image
         }
-        assert rank == image + 1
-        assert [hit.right for hit in hits] == [hit.name in own for hit in hits]
+        assert shown.rank == image + 1
+        assert [hit.right for hit in shown.captions] == [hit.name in own for hit in shown.captions]
+
+
+def test_a_picture_finds_the_others_by_the_cosine_of_their_embeddings(searcher):
+    unit = searcher.images / np.linalg.norm(searcher.images, axis=1, keepdims=True)
+    ids = searcher.dataset.image_ids
+    for shown in image_examples(searcher, np.arange(6)):
+        row = ids.index(shown.image_id)
+        scores = {name: float(unit[row] @ other) for name, other in zip(ids, unit, strict=True)}
+        del scores[shown.image_id]
+        assert [hit.name for hit in shown.pictures] == sorted(scores, key=scores.get, reverse=True)[:5]
+        assert [hit.score for hit in shown.pictures] == pytest.approx(sorted(scores.values())[::-1][:5])

@@ -54,6 +54,15 @@ def test_a_report_compares_runs_and_shows_examples(run, pictures, tmp_path):
     assert set(re.findall(r'src="([^,]*),', page)) == {"data:image/jpeg;base64", "data:image/png;base64"}
 
 
+def test_a_report_shows_which_pictures_are_nearest_to_a_picture(run, pictures, tmp_path):
+    section = written(tmp_path, [run], pictures).partition("Pictures find sentences and pictures")[2]
+    first = run.searcher.dataset.image_ids[0]
+    (nearest, *_) = run.searcher.images_for_image(run.searcher.images[:1], 5, leave_out=first)
+    asked, found = re.findall(r'alt="([^"]*)"', section)[:2]
+    assert (asked, found) == (first, nearest.name)
+    assert f"{nearest.name}</span> {nearest.score:.3f}" in section
+
+
 def test_the_heads_of_the_table_span_its_columns(run, pictures, tmp_path):
     groups, heads, row = re.findall(r"<tr.*?</tr>", written(tmp_path, [run], pictures), re.DOTALL)[:3]
     spans = [int(span or 1) for span in re.findall(r'<th(?: colspan="(\d)")?>', groups)]
