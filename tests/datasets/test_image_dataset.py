@@ -8,11 +8,15 @@ import pytest
 
 from config.default import default_config
 from config.errors import UserError
+from config.load import load_config
+from datasets.build import load_split
 from datasets.build_images import build_image_dataset, build_image_sampler, build_picture_store
 from datasets.class_sampler import ClassSampler, TripletSampler
 from datasets.image_dataset import ClassNames
 from datasets.samplers import BatchSampler
 from tests.datasets.pictures import encoded, noisy, write_folder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -138,3 +142,19 @@ def test_pictures_with_captions_are_cut_by_epoch(folder: Path) -> None:
     np.testing.assert_array_equal(store.gather(np.arange(4), pool=False), first)
     with pytest.raises(UserError, match="pictures have no feature vectors: extract features"):
         store.vectors(np.arange(2))
+
+
+def test_ids_of_ucm_captions_mean_pictures_of_their_class(shared: Path) -> None:
+    folder = shared / "data" / "ucm_precomp"
+    cfg = load_config(
+        ROOT / "configs/ucm/vsepp.yaml", [f"DATASET.DATA_DIR={folder}", "DATASET.IMAGE_DIR=../ucm_images"]
+    )
+    seen: set[str] = set()
+    for split, images in (("train", 1680), ("dev", 210), ("test", 210)):
+        store = build_picture_store(cfg, split, training=False)
+        captions = load_split(cfg, split, store, training=False)
+        pictures = [store.image_ids[row] for row in captions.image_rows]
+        classes = (folder / f"{split}_class.txt").read_text().split()
+        assert [picture.split("/")[0] for picture in pictures] == classes
+        assert len(set(pictures) - seen) == images and len(captions.captions) == 5 * images
+        seen.update(pictures)
