@@ -44,7 +44,7 @@ def train(cfg: CfgNode) -> None:
 
     folder = run_folder(cfg)
     trainer, vocabulary = build_trainer(
-        cfg, folder, RunLog(folder.log_file, None, enabled=False), resume=False
+        cfg, folder, RunLog(folder.log_file, None, enabled=False), resume_from=None
     )
     batches_of, setting = trainer.batches_of, SETTINGS[cfg.MODEL.NAME]
     mean_length = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=True).lengths.mean()

@@ -46,7 +46,7 @@ def train(cfg: CfgNode, folder: Path) -> None:
     from engine.run_log import RunLog
 
     run = run_folder(cfg)
-    trainer, _ = build_trainer(cfg, run, RunLog(run.log_file, None, enabled=False), resume=False)
+    trainer, _ = build_trainer(cfg, run, RunLog(run.log_file, None, enabled=False), resume_from=None)
     batches_of, dataset = trainer.batches_of, open_corpus(folder)
     own = Pairs(dataset.caption_image, np.arange(dataset.num_captions))
     mean_length = 2 * float(dataset.pair_lengths(own).mean())  # of a right and a wrong pair

@@ -51,7 +51,7 @@ def main() -> None:
 
     start_process_group()
     log = RunLog(run_folder(cfg).log_file, None, enabled=False)
-    trainer, _ = build_trainer(cfg, run_folder(cfg), log, False, rank(), processes)
+    trainer, _ = build_trainer(cfg, run_folder(cfg), log, None, rank(), processes)
     broadcast_layer(trainer.model)
     batches_of = trainer.batches_of
 

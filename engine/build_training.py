@@ -1,6 +1,7 @@
 """Build the trainer of a run from its configuration."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from yacs.config import CfgNode
 
@@ -13,7 +14,7 @@ from datasets.wordpiece import WordPiece
 from engine.build_image_task import image_task
 from engine.build_pair_task import pair_task
 from engine.build_tasks import Start, Task, dual_task
-from engine.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint, verify_files
+from engine.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint
 from engine.progress import TrainingSettings
 from engine.run_folder import RunFolder
 from engine.run_log import RunLog
@@ -26,14 +27,20 @@ from solvers.scheduler import build_schedule
 
 
 def build_trainer(
-    cfg: CfgNode, folder: RunFolder, log: RunLog, resume: bool, rank: int = 0, world_size: int = 1
+    cfg: CfgNode,
+    folder: RunFolder,
+    log: RunLog,
+    resume_from: Path | None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> tuple[Trainer, Vocabulary | WordPiece | ClassNames]:
     """Return the trainer of a new run, of one that starts from PRETRAINED.DIR, or of one that goes on.
 
-    The vocabulary is built anew, or is the one of the checkpoint that training starts from; of an image
-    encoder it is the classes of the training split.
+    It goes on from the checkpoint `resume_from`, whose files were checked (`newest_whole`). The vocabulary is
+    built anew, or is the one of the checkpoint that training starts from; of an image encoder it is the
+    classes of the training split.
     """
-    start = Start(folder.last if resume else None, rank, world_size, log.say)
+    start = Start(resume_from, rank, world_size, log.say)
     task = _task(cfg, start)
     model, vocabulary = task.model, task.vocabulary
     if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
@@ -54,7 +61,8 @@ def build_trainer(
 
         def write() -> None:
             for name in names:
-                save_checkpoint(folder.path / name, model_arrays, trainer_arrays, state, *words)
+                path = folder.path / name
+                save_checkpoint(path, model_arrays, trainer_arrays, state, *words, path == folder.last)
             folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
 
         return write
@@ -74,8 +82,8 @@ def build_trainer(
         world_size=world_size,
         samples=task.training.num_images if of_images else task.training.num_captions,
     )
-    if resume:
-        _resume(cfg, folder, trainer, task, log)
+    if resume_from is not None:
+        _resume(cfg, folder, resume_from, trainer, task, log)
     return trainer, vocabulary
 
 
@@ -85,13 +93,14 @@ def _task(cfg: CfgNode, start: Start) -> Task:
     return (image_task if cfg.MODEL.NAME in IMAGE_ENCODERS else dual_task)(cfg, start)
 
 
-def _resume(cfg: CfgNode, folder: RunFolder, trainer: Trainer, task: Task, log: RunLog) -> None:
-    state = read_state(folder.last)
-    model, rest = (read_arrays(folder.last, name) for name in (MODEL_FILE, TRAINER_FILE))
-    verify_files(folder.last, state)
+def _resume(
+    cfg: CfgNode, folder: RunFolder, checkpoint: Path, trainer: Trainer, task: Task, log: RunLog
+) -> None:
+    state = read_state(checkpoint)
+    model, rest = (read_arrays(checkpoint, name) for name in (MODEL_FILE, TRAINER_FILE))
     if state["model"] != cfg.MODEL.NAME:
         raise UserError(
-            f"{folder.last} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
+            f"{checkpoint} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
         )
     if restore_training(trainer, model, rest, state, task.take_up):
         before, now = map(_describe_batches, (state["epoch_length"], epoch_length(trainer)))

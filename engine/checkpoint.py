@@ -7,7 +7,8 @@
         vocab.json             the vocabulary that the weights belong to; of a cross encoder vocab.txt
 
 A new checkpoint is written beside its target and renamed over it. The one before is moved aside first
-and deleted last, so that a crash at any moment leaves one that is whole; `resolve_checkpoint` finds it.
+and deleted last, so that a crash at any moment leaves one that is whole; `resolve_checkpoint` finds it. That
+before `last/` is kept, as `.last.old/`: `newest_whole` falls back on it where `last/` is damaged or gone.
 """
 
 import hashlib
@@ -103,10 +104,12 @@ def save_checkpoint(
     state: dict,
     vocabulary_text: str,
     vocabulary_file: str = VOCABULARY_FILE,
+    keep_before: bool = False,
 ) -> None:
     """Write a checkpoint folder; `folder` holds either the old one or the whole new one at any time.
 
-    Raises UserError when the disk is full or refuses; `folder` is then as it was.
+    keep_before: leave the one that it replaces in `.<name>.old`. Raises UserError when the disk is full or
+    refuses; `folder` is then as it was.
     """
     folder = Path(folder)
     new = folder.with_name(f".{folder.name}.new")
@@ -118,12 +121,12 @@ def save_checkpoint(
             save_file(arrays, new / name)
             shutil.copymode(new / vocabulary_file, new / name)  # the library makes its files private
         files = {path.name: _fingerprint(path) for path in sorted(new.iterdir())}
-        (new / STATE_FILE).write_text(
-            json.dumps({"format": FORMAT, **state, "files": files}, indent=1), encoding="utf-8"
-        )
+        content = {"format": FORMAT, **state, "files": files}
+        content["checksum"] = _state_checksum(content)
+        (new / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
         for path in (*new.iterdir(), new):
             _sync(path)
-        _replace_folder(new, folder)
+        _replace_folder(new, folder, keep_before)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
@@ -133,14 +136,15 @@ def save_checkpoint(
         ) from error
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
+def _replace_folder(new: Path, folder: Path, keep_before: bool) -> None:
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
     os.rename(new, folder)
     _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if not keep_before:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -157,6 +161,12 @@ def _fingerprint(path: Path) -> dict:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _state_checksum(state: dict) -> str:
+    """Return the SHA-256 of the values in `state.json`, as they are read back."""
+    text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _candidates(folder: Path) -> tuple[Path, Path]:
@@ -185,8 +195,11 @@ def resolve_checkpoint(folder: str | Path) -> Path:
 
 
 def read_state(folder: str | Path) -> dict:
-    """Return `state.json` of a checkpoint."""
-    folder = resolve_checkpoint(folder)
+    """Return `state.json` of a checkpoint; raise UserError where it is damaged or of another format."""
+    return _read_state(resolve_checkpoint(folder))
+
+
+def _read_state(folder: Path) -> dict:
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state["files"][MODEL_FILE]["sha256"], state["progress"]["step"]
@@ -200,7 +213,38 @@ def read_state(folder: str | Path) -> dict:
             f"{folder / STATE_FILE}: expected a checkpoint of format {FORMAT}, got {version}; use the "
             f"version of the toolkit that wrote it"
         )
+    checksum = state.pop("checksum", None)  # those of earlier versions have none
+    if checksum is not None and checksum != _state_checksum(state):
+        raise UserError(
+            f"{folder / STATE_FILE} is damaged: its values do not add up to its checksum; use another "
+            f"checkpoint"
+        )
     return state
+
+
+def newest_whole(folder: str | Path) -> tuple[Path, str]:
+    """Return the checkpoint `folder`, or the one before where it is damaged or gone; check all its files.
+
+    The text is empty, or says what is wrong with `folder`. Raises UserError where no checkpoint is whole.
+    """
+    folder = Path(folder)
+    if not is_checkpoint(folder):
+        resolve_checkpoint(folder)
+    problems = []
+    for candidate in _candidates(folder):
+        if not (candidate / STATE_FILE).is_file():
+            problems.append(f"{candidate} is gone, or lacks {STATE_FILE}")
+            continue
+        try:
+            verify_files(candidate, _read_state(candidate))
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            return candidate, problems[0].partition(";")[0] if problems else ""
+    raise UserError(
+        f"no checkpoint to go on from: {'; '.join(problem.partition(';')[0] for problem in problems)}; start "
+        f"again with --overwrite, or in another OUTPUT.SAVE_NAME with PRETRAINED.DIR={folder.parent / 'best'}"
+    )
 
 
 def verify_files(folder: str | Path, state: dict) -> None:

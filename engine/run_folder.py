@@ -78,9 +78,17 @@ class RunFolder:
         """Tell whether there is any checkpoint, such as a `best/` from before the first `last/`."""
         return any(self.path.glob(f"*/{STATE_FILE}"))
 
+    def set_aside_damaged(self) -> None:
+        """Move a `last/` that cannot be resumed from away, so that it never replaces the one before it."""
+        damaged = self.path / ".last.damaged"
+        if self.last.exists():
+            shutil.rmtree(damaged, ignore_errors=True)
+            self.last.rename(damaged)
+
     def clear(self) -> None:
         """Delete the checkpoints, log and curves of an earlier run."""
-        unfinished = [path for pattern in (".*.new", ".*.old") for path in self.path.glob(pattern)]
+        patterns = (".*.new", ".*.old", ".*.damaged")
+        unfinished = [path for pattern in patterns for path in self.path.glob(pattern)]
         epochs = [folder for _, folder in self.kept_epochs()]
         for folder in (self.best, self.last, self.path / "curves", *epochs, *unfinished):
             shutil.rmtree(folder, ignore_errors=True)

@@ -29,6 +29,7 @@ from config.load import add_config_arguments, config_from_arguments, save_config
 from engine.runtime import Runtime
 
 if TYPE_CHECKING:
+    from engine.run_log import RunLog
     from engine.trainer import Trainer
 
 
@@ -58,7 +59,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     """Build everything that `cfg` names, and train; return the exit code."""
     from engine.build import run_folder
     from engine.build_training import build_trainer
-    from engine.checkpoint import write_atomically
+    from engine.checkpoint import newest_whole, write_atomically
     from engine.distributed import (
         broadcast_layer,
         is_main,
@@ -66,7 +67,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         wait_for_all,
         world_size,
     )
-    from engine.progress import TrainingFailedError, TrainingStoppedError, nothing_left
+    from engine.progress import nothing_left
     from engine.run_log import RunLog
 
     folder = run_folder(cfg)
@@ -74,8 +75,13 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         folder.open_for_training(resume, overwrite)
         print(runtime.describe(), flush=True)
     log = RunLog(folder.log_file, folder.path / "curves" if cfg.MONITOR.VISUALDL else None, enabled=is_main())
+    resume_from = None
     try:
-        trainer, vocabulary = build_trainer(cfg, folder, log, resume, rank(), world_size())
+        if resume:
+            resume_from, problem = newest_whole(folder.last)
+            if problem:
+                log.say(f"{problem}: going on from the checkpoint before it")
+        trainer, vocabulary = build_trainer(cfg, folder, log, resume_from, rank(), world_size())
         broadcast_layer(trainer.model)
         broadcast_layer(trainer.loss)
         wait_for_all()
@@ -89,8 +95,23 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     if is_main():  # only now, when nothing that the user gave can be wrong any more, in any process
         if not resume:
             folder.clear()
+        elif resume_from != folder.last:
+            folder.set_aside_damaged()
         save_config(cfg, folder.config_file)
         write_atomically(folder.path / vocabulary.file_name, vocabulary.to_text())
+    code = fit(trainer, log)
+    if is_main() and code == 0:
+        best = trainer.progress
+        print(f"done: best {cfg.MONITOR.BEST_METRIC} {best.best_score:.1f} at step {best.best_step}")
+        evaluate = Path(sys.argv[0]).with_name("eval_retrieval.py")
+        print(f"next: python {shlex.join([str(evaluate), '--cfg_file', str(folder.config_file)])}")
+    return code
+
+
+def fit(trainer: "Trainer", log: "RunLog") -> int:
+    """Train to the end, a signal or a failure; return the exit code."""
+    from engine.progress import TrainingFailedError, TrainingStoppedError
+
     stop_on_signals(trainer)
     try:
         trainer.fit()
@@ -100,16 +121,11 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         return stop.exit_code
     except TrainingFailedError as failure:
         log.note("failed", trainer.progress.step, str(failure))
-        if is_main():
+        if trainer.rank == 0:
             print(f"error: {failure}", file=sys.stderr)
         return 1
     finally:
         log.close()
-    if is_main():
-        best = trainer.progress
-        print(f"done: best {cfg.MONITOR.BEST_METRIC} {best.best_score:.1f} at step {best.best_step}")
-        evaluate = Path(sys.argv[0]).with_name("eval_retrieval.py")
-        print(f"next: python {shlex.join([str(evaluate), '--cfg_file', str(folder.config_file)])}")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from engine.checkpoint import (
     check_arrays,
     layer_arrays,
     load_model,
+    newest_whole,
     read_state,
     resolve_checkpoint,
     save_checkpoint,
@@ -28,11 +31,10 @@ def layer() -> paddle.nn.Layer:
     return paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.BatchNorm1D(4))
 
 
-def save(folder: Path, layer: paddle.nn.Layer, step: int = 1) -> None:
-    trainer = {"optimizer.moment": np.ones(3, np.float32)}
-    save_checkpoint(
-        folder, layer_arrays(layer), trainer, {"model": "vsepp", "progress": {"step": step}}, "{}"
-    )
+def save(folder: Path, layer: paddle.nn.Layer, step: int = 1, keep_before: bool = False) -> None:
+    trainer, state = {"optimizer.moment": np.ones(3, np.float32)}, {"step": step, "loss": 0.1}
+    state = {"model": "vsepp", "progress": state}
+    save_checkpoint(folder, layer_arrays(layer), trainer, state, "{}", keep_before=keep_before)
 
 
 def test_parameters_and_buffers_return_bit_for_bit(tmp_path, layer):
@@ -74,6 +76,63 @@ def test_a_crash_between_the_two_renames_leaves_the_checkpoint_before(tmp_path, 
     assert read_state(tmp_path / "last")["progress"]["step"] == 1
     save(tmp_path / "last", layer, step=3)
     assert read_state(tmp_path / "last")["progress"]["step"] == 3
+
+
+def flip_in(name: str):
+    """Return a damage: one bit, in the midst of a file of a checkpoint."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 4
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (flip_in("model.safetensors"), "model.safetensors is damaged: its checksum differs"),
+        (flip_in("trainer.safetensors"), "trainer.safetensors is damaged: its checksum differs"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 100), "expected .* bytes, found 100"),
+        (lambda folder: (folder / "state.json").unlink(), "last is gone, or lacks state.json"),
+        (shutil.rmtree, "last is gone"),
+    ],
+    ids=["model", "trainer", "truncated", "no state", "deleted"],
+)
+def test_a_damaged_checkpoint_has_one_before_it(tmp_path, layer, damage, told):
+    for step in (1, 2, 3):
+        save(tmp_path / "last", layer, step, keep_before=True)
+    assert newest_whole(tmp_path / "last") == (tmp_path / "last", "")
+    damage(tmp_path / "last")
+    found, problem = newest_whole(tmp_path / "last")
+    assert found == tmp_path / ".last.old" and read_state(found)["progress"]["step"] == 2
+    assert re.search(told, problem) and "\n" not in problem and ";" not in problem
+    flip_in("model.safetensors")(found)
+    with pytest.raises(UserError, match=f"no checkpoint to go on from: .*{told}.*old/model.safetensors is"):
+        newest_whole(tmp_path / "last")
+
+
+def test_any_bit_of_the_state_that_flips_is_found_or_changes_nothing(tmp_path, layer):
+    save(tmp_path / "last", layer)
+    path = tmp_path / "last" / "state.json"
+    whole, state = path.read_bytes(), read_state(tmp_path / "last")
+    found = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            _, problem = newest_whole(tmp_path / "last")
+        except UserError:
+            found += 1
+        else:
+            changed = read_state(tmp_path / "last")
+            assert {name: changed[name] for name in state} == state, "white space, or the checksum's name"
+    assert found > len(whole) / 2
+
+
+def test_no_checkpoint_at_all_is_said(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at .*last: no such folder"):
+        newest_whole(tmp_path / "last")
 
 
 @pytest.mark.parametrize(

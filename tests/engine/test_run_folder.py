@@ -81,11 +81,32 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_clearing_removes_a_run_and_nothing_else(folder):
-    checkpoint(folder, "best", "last", ".last.old", ".epoch_3.new", "epoch_3", "curves", "mine", "epoch_mine")
+    checkpoint(
+        folder,
+        "best",
+        "last",
+        ".last.old",
+        ".last.damaged",
+        ".epoch_3.new",
+        "epoch_3",
+        "curves",
+        "mine",
+        "epoch_mine",
+    )
     for name in ("log.jsonl", "notes.txt"):
         (folder.path / name).write_text("")
     folder.clear()
     assert sorted(path.name for path in folder.path.iterdir()) == ["epoch_mine", "mine", "notes.txt"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_not_kept_as_the_one_before(folder):
+    checkpoint(folder, "last", ".last.old", ".last.damaged")
+    (folder.last / "mine").touch()
+    folder.set_aside_damaged()
+    assert sorted(path.name for path in folder.path.iterdir()) == [".last.damaged", ".last.old"]
+    assert (folder.path / ".last.damaged" / "mine").exists(), "the newest"
+    folder.set_aside_damaged()
+    assert folder.has_last()
 
 
 def test_the_newest_epochs_are_kept_by_number(folder):

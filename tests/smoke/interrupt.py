@@ -1,4 +1,4 @@
-"""Run a tool to which something happens right after a step of training is logged.
+"""Run a tool to which something happens right after a step of training is logged and checkpoints are written.
 
     python interrupt.py SIGTERM 7 tools/train_retrieval.py --cfg_file F
 
@@ -11,6 +11,7 @@ import resource
 import runpy
 import signal
 import sys
+import threading
 from pathlib import Path
 
 event, at_step, tool, *arguments = sys.argv[1:]
@@ -26,6 +27,9 @@ def happen(log: RunLog, record: dict, seconds_left: float) -> None:
     log_step(log, record, seconds_left)
     if record["step"] != int(at_step):
         return
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
     if event.startswith("full:"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(event.partition(":")[2]), resource.RLIM_INFINITY))

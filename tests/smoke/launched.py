@@ -41,7 +41,7 @@ def main(out: Path) -> None:
     if rank() == 0:
         folder.open_for_training(resume=False, overwrite=False)
     log = RunLog(folder.log_file, None, enabled=rank() == 0)
-    trainer, _ = build_trainer(cfg, folder, log, False, rank(), world_size())
+    trainer, _ = build_trainer(cfg, folder, log, None, rank(), world_size())
     if rank() == 1:  # as if the processes had begun apart
         trainer.model.image_encoder.fc.bias.set_value(trainer.model.image_encoder.fc.bias + 1)
     broadcast_layer(trainer.model)

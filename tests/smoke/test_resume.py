@@ -175,6 +175,7 @@ def rewrite(change):
         change(arrays)
         save_file(arrays, path)
         state = json.loads((checkpoint / "state.json").read_text())
+        del state["checksum"]
         content = path.read_bytes()
         state["files"][path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         (checkpoint / "state.json").write_text(json.dumps(state))
@@ -183,8 +184,10 @@ def rewrite(change):
 
 
 def cut_in_half(checkpoint: Path) -> None:
-    path = checkpoint / "trainer.safetensors"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    """Damage a checkpoint and the one before it, which is there for a damaged one."""
+    for folder in (checkpoint, checkpoint.with_name(".last.old")):
+        path = folder / "trainer.safetensors"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 BIAS = "image_encoder.fc.bias"
@@ -196,7 +199,11 @@ BIAS = "image_encoder.fc.bias"
         (rewrite(lambda arrays: arrays.pop(BIAS)), [], ["lacks", BIAS]),
         (rewrite(lambda arrays: arrays.update(stray=arrays[BIAS])), [], ["unexpected stray"]),
         (rewrite(lambda arrays: arrays.update({BIAS: arrays[BIAS][1:]})), [], [BIAS, "shape [15]", "[16]"]),
-        (cut_in_half, [], ["trainer.safetensors", "cannot be read"]),
+        (
+            cut_in_half,
+            [],
+            ["no checkpoint", "last/trainer.safetensors", ".last.old/trainer.safetensors is damaged"],
+        ),
         (None, ["MODEL.NAME=vse"], ["holds a vsepp model", "MODEL.NAME"]),
     ],
     ids=["missing", "extra", "misshapen", "cut in half", "another model"],
