@@ -49,8 +49,12 @@ def build_trainer(
     loss = build_loss(cfg, model.embed_dim, len(vocabulary)) if of_images else build_loss(cfg)
     log.say(_describe(cfg, task))
 
+    def during_validation(*_: object) -> None:
+        log.beat()
+        trainer.check_signal()
+
     def validate() -> dict[str, float]:
-        return task.validate(lambda *_: trainer.check_signal())
+        return task.validate(during_validation)
 
     def save(names: list[str]) -> Callable[[], None]:
         if rank != 0:

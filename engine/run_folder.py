@@ -10,6 +10,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from engine.checkpoint import STATE_FILE, write_atomically
+from engine.run_status import STATUS_FILE
 
 
 class RunFolder:
@@ -86,13 +87,14 @@ class RunFolder:
             self.last.rename(damaged)
 
     def clear(self) -> None:
-        """Delete the checkpoints, log and curves of an earlier run."""
+        """Delete the checkpoints, log, status and curves of an earlier run."""
         patterns = (".*.new", ".*.old", ".*.damaged")
         unfinished = [path for pattern in patterns for path in self.path.glob(pattern)]
         epochs = [folder for _, folder in self.kept_epochs()]
         for folder in (self.best, self.last, self.path / "curves", *epochs, *unfinished):
             shutil.rmtree(folder, ignore_errors=True)
-        self.log_file.unlink(missing_ok=True)
+        for file in (self.log_file, self.path / STATUS_FILE):
+            file.unlink(missing_ok=True)
 
     def epoch_folder(self, epoch: int) -> Path:
         """Return the folder of the checkpoint kept after `epoch` epochs."""

@@ -1,4 +1,4 @@
-"""Where a run writes what happens: the terminal, `log.jsonl`, and VisualDL curves."""
+"""Where a run writes what happens: the terminal, `log.jsonl`, `status.json` and VisualDL curves."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from engine.curves import Curves
+from engine.run_status import STATUS_FILE, RunStatus
 
 
 class RunLog:
@@ -26,22 +27,34 @@ class RunLog:
         self._log_file = log_file
         self._file = None
         self._bar = None
+        self._status = RunStatus(log_file.with_name(STATUS_FILE)) if enabled else None
 
-    def start(self, total_steps: int, done: int) -> None:
-        """Begin the progress display at step `done` of `total_steps`."""
+    def start(self, total_steps: int, done: int, best_score: float | None) -> None:
+        """Begin the progress display at step `done` of `total_steps`; the best score so far is kept."""
+        if self._status is not None:
+            self._status.start(done, total_steps, best_score)
         if self.enabled and sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1)
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
+        if self._status is not None:
+            self._status.advance()
         if self._bar is not None:
             self._bar.update(1)
+
+    def beat(self) -> None:
+        """Give a sign of life in what takes long."""
+        if self._status is not None:
+            self._status.beat()
 
     def step(self, record: dict, seconds_left: float) -> None:
         """Log one training step: loss terms, rate, samples/s."""
         self._write({"event": "train", **record}, curves="train")
         if not self.enabled:
             return
+        speed = {name: round(record[name], 3) for name in ("epoch", "samples_per_second")}
+        self._status.set({**speed, "seconds_left": round(seconds_left, 1)})
         line = (
             f"loss {record['loss']:.4g}  lr {record['lr']:.3g}  {record['samples_per_second']:.0f} samples/s"
         )
@@ -53,9 +66,12 @@ class RunLog:
                 flush=True,
             )
 
-    def validation(self, record: dict, line: str) -> None:
+    def validation(self, record: dict, line: str, best_score: float) -> None:
         """Log one validation and print its line."""
         self._write({"event": "validation", **record}, curves="validation")
+        if self._status is not None:
+            self._status.set({"best_score": best_score})
+            self._status.beat()
         self.say(line)
 
     def say(self, line: str) -> None:
@@ -72,8 +88,13 @@ class RunLog:
         """Keep a line in the log as an event of its own."""
         self._write({"event": event, "step": step, "message": line})
 
-    def close(self) -> None:
-        """Flush everything; a full disk was told of when a line was written."""
+    def close(self, state: str) -> None:
+        """Flush everything, and say how the run ended: finished, stopped or failed.
+
+        A full disk was told of when a line was written.
+        """
+        if self._status is not None:
+            self._status.end(state)
         if self._bar is not None:
             self._bar.close()
         for file in (self._curves, self._file):

@@ -99,7 +99,7 @@ class Trainer:
         self._writer.finish()
 
     def _train(self) -> None:
-        self.log.start(self.total_steps, self.progress.step)
+        self.log.start(self.total_steps, self.progress.step, self.progress.best_score)
         self._start = time.perf_counter(), self.progress.step
         self._restart_clock()
         if self.progress.interrupted:
@@ -292,7 +292,8 @@ class Trainer:
             progress.validations_without_gain += 1
         record = {"step": progress.step, **metrics, "best": better}
         best = None if better else (progress.best_score, progress.best_step)
-        self.log.validation(record, validation_line(progress.step, metrics, best))
+        line = validation_line(progress.step, metrics, best)
+        self.log.validation(record, line, progress.best_score)
         return better
 
     def check_signal(self) -> None:

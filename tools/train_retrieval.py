@@ -4,7 +4,8 @@
     python tools/train_retrieval.py --cfg_file configs/scenes/vsepp.yaml OPTIMIZATION.EPOCHS=5 --resume
     python -m paddle.distributed.launch --nproc_per_node 2 tools/train_retrieval.py --cfg_file F
 
-The run's folder is OUTPUT.CHECKPOINT_DIR/OUTPUT.SAVE_NAME: config.yaml, log.jsonl, curves/, best/ and last/.
+The run's folder is OUTPUT.CHECKPOINT_DIR/OUTPUT.SAVE_NAME: config.yaml, log.jsonl, status.json (tools/runs.py
+lists runs), curves/, best/ and last/.
 Ctrl-C and SIGTERM save and leave; --resume goes on from there, to the same weights bit for bit on the CPU.
 A finished run goes on with --resume and more OPTIMIZATION.EPOCHS.
 The launcher copies the output of process 0, and keeps that of all in log/ where it is started (or --log_dir).
@@ -113,10 +114,12 @@ def fit(trainer: "Trainer", log: "RunLog") -> int:
     from engine.progress import TrainingFailedError, TrainingStoppedError
 
     stop_on_signals(trainer)
+    state = "failed"
     try:
         trainer.fit()
+        state = "finished"
     except TrainingStoppedError as stop:
-        step = trainer.progress.step
+        state, step = "stopped", trainer.progress.step
         log.remark("stopped", step, f"{stop} at step {step}; saved, --resume goes on")
         return stop.exit_code
     except TrainingFailedError as failure:
@@ -124,8 +127,11 @@ def fit(trainer: "Trainer", log: "RunLog") -> int:
         if trainer.rank == 0:
             print(f"error: {failure}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
     finally:
-        log.close()
+        log.close(state)
     return 0
 
 

@@ -20,12 +20,12 @@ class Terminal(io.StringIO):
 
 
 def run(log: RunLog) -> None:
-    log.start(20, 9)
+    log.start(20, 9, best_score=None)
     log.advance()
     log.step(RECORD, seconds_left=3725.4)
-    log.validation({"step": 10, "rsum": 1.0}, "validated")
+    log.validation({"step": 10, "rsum": 1.0}, "validated", best_score=1.0)
     log.remark("stopped", 10, "stopping")
-    log.close()
+    log.close("stopped")
 
 
 def test_without_a_terminal_each_logged_step_is_a_plain_line(tmp_path, capsys):

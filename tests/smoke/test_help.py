@@ -21,6 +21,7 @@ TYPOS = {
     "make_report.py": ("--titel", "--title"),
     "make_scenes.py": ("--image_sise", "--image_size"),
     "prepare_sop.py": ("--uot", "--out"),
+    "runs.py": ("--jsno", "--json"),
     "search_retrieval.py": ("--txet", "--text"),
     "show_config.py": ("--markdwon", "--markdown"),
     "split_classes.py": ("--sede", "--seed"),
