@@ -12,7 +12,7 @@ runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
 dev := $(venv)/requirements-dev.installed
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test faults lint bench clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
@@ -23,6 +23,9 @@ demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 
 test: $(runs) $(dev)  ## run the tests, and name the slowest
 	$(python) -m pytest --durations=10 $(TESTS)
+
+faults: $(runs)  ## kill, fill and damage training many times, and print what survived (under 20 minutes)
+	$(python) tests/faults/run_all.py
 
 lint: $(dev)  ## check style, formatting and the layers
 	$(python) -m ruff check .
