@@ -190,6 +190,10 @@ OSCAR_MISTAKES = {
         ["NEGATIVES.KIND=batch", "MISC.NUM_WORKERS=1"],
         ["MISC.NUM_WORKERS: expected 0 with NEGATIVES.KIND=batch", "got 1"],
     ),
+    "several of the hardest": (
+        ["NEGATIVES.KIND=batch", "NEGATIVES.COUNT=2"],
+        ["NEGATIVES.COUNT: expected 1 with NEGATIVES.KIND=batch", "got 2"],
+    ),
     "all pairs and candidates": (
         ["EVAL.EVAL_CAPTION_INDEX_FILE=index.json"],
         ["EVAL.EVAL_CROSS_IMAGE: expected true, or false with candidates", 'got true and "index.json"'],
