@@ -106,8 +106,11 @@ class LSTMSteps:
         state: np.ndarray,
         new_memory: np.ndarray,
     ) -> None:
-        """Make the next state and cell [n,D] of the old cell, and scaled W x [4,n,D] and U h [4,n or 1,D]."""
-        self.gates = gates = inputs + hidden
+        """Make the next state and cell [n,D] of the old cell, and scaled W x [4,n,D] and U h [4,n or 1,D].
+
+        The gates take the place of `inputs`.
+        """
+        self.gates = gates = np.add(inputs, hidden, out=inputs)
         np.tanh(gates, out=gates)
         _to_logistic(gates[:2])
         _to_logistic(gates[3])
