@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import paddle
 
-from engine.checkpoint import layer_arrays
+from engine.checkpoint import layer_tensors
 from engine.checkpoint_writer import CheckpointWriter
 from engine.distributed import average_gradients, broadcast_values
 from engine.guard import MAX_SKIPPED, CollapseGuard, broken_loss, broken_weights, is_broken
@@ -313,8 +313,8 @@ class Trainer:
 
     def _check_weights(self) -> None:
         """Keep weights that are not numbers out of every checkpoint: a resume must be able to go on."""
-        for name, array in layer_arrays(self.model).items():
-            if not np.isfinite(array).all():
+        for name, tensor in layer_tensors(self.model).items():
+            if not np.isfinite(tensor.numpy()).all():
                 raise TrainingFailedError(broken_weights(self.progress.step, name))
 
     def _stopped_early(self) -> bool:
