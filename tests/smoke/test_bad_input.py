@@ -105,7 +105,7 @@ def with_value(row: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def tensors(change: Callable[[dict[str, np.ndarray]], object], checkpoint: str = "out/run/best") -> Callable:
-    """Return a change of a checkpoint's tensors, with the checksum to match."""
+    """Return a change of a checkpoint's tensors, with the checksum to match, as another program might."""
 
     def damage(folder: Path) -> None:
         path = folder / checkpoint / "model.safetensors"
@@ -115,6 +115,7 @@ def tensors(change: Callable[[dict[str, np.ndarray]], object], checkpoint: str =
         state = json.loads((path.parent / "state.json").read_text())
         content = path.read_bytes()
         state["files"][path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        del state["checksum"]  # of `state.json` itself, which earlier versions wrote without
         (path.parent / "state.json").write_text(json.dumps(state))
 
     return damage

@@ -53,12 +53,14 @@ def same_weights(first: Path, second: Path) -> None:
             np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("random", 0), ("neighbours", 0.5), ("batch", 0)])
+@pytest.mark.parametrize(
+    ("kind", "count", "words"), [("random", 2, 0), ("neighbours", 3, 0.5), ("batch", 1, 0)]
+)
 def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(
-    oscar, run_quickly, run_interrupted, tmp_path, kind, words
+    oscar, run_quickly, run_interrupted, tmp_path, kind, count, words
 ):
     settings = [
-        *(f"NEGATIVES.KIND={kind}", f"LOSS.WORD_WEIGHT={words}"),
+        *(f"NEGATIVES.KIND={kind}", f"NEGATIVES.COUNT={count}", f"LOSS.WORD_WEIGHT={words}"),
         *("NEGATIVES.SHARE=0.5", "MODEL.BERT_DROPOUT=0.1"),
         *("MODEL.BERT_ATTENTION_DROPOUT=0.1", "OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS=2"),
         *("OPTIMIZATION.EMA_DECAY=0.9", "OUTPUT.SAVE_STEP=2", "OUTPUT.SAVE_FREQ=1"),
