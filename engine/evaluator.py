@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 # On the CPU a few long sentences cost a batch as much as many would, and each of its different words is
 # projected once: so a batch of sentences is so many times larger than one of images.
-TEXTS_TOGETHER = 4
+TEXTS_TOGETHER = 8
 
 
 @dataclass(frozen=True)

@@ -266,8 +266,9 @@ class Recurrence:
         before = memory = np.zeros((self._levels[0].size, weight_hh.shape[2]), x.dtype)
         nothing = np.zeros((len(bias_hh), 1, 1), x.dtype)  # the products of a state of zeros
         steps, memories = [], []
+        row_bytes = projected[:, 0].nbytes // (1 if learning else 2)  # nothing is kept for `backward`
         for level in self._levels:
-            tasks = [(part, self._kind()) for part in row_blocks(level.size, projected[:, 0].nbytes)]
+            tasks = [(part, self._kind()) for part in row_blocks(level.size, row_bytes)]
             products = None  # of a large level, each block makes its own and has them in the cache
             if level.start and len(tasks) == 1:
                 products = factors.multiply(level.continued(before))
