@@ -66,8 +66,8 @@ def test_training_losses_and_gradients(case: Case) -> None:
     norm = torch.nn.utils.get_total_norm([weight.grad for weight in case.twin.parameters()])
     case.check(norm, "grad_norm_unique")
     for name, weight in case.twin.named_parameters():
-        # What batch norm subtracts again has a gradient of rounding noise, beside a norm of over 100. The
-        # rest rounds in proportion to its largest value, and otherwise on another number of threads.
+        # What batch norm subtracts again has a gradient of rounding noise, up to 2e-4 beside a norm of over
+        # 100. The rest rounds in proportion to its largest value, and otherwise on another number of threads.
         largest = float(weight.grad.abs().max())
-        atol = 1e-4 if name.endswith("W.0.bias") else max(1e-5, 3e-5 * largest)
+        atol = 4e-6 * float(norm) if name.endswith("W.0.bias") else max(1e-5, 3e-5 * largest)
         case.check(weight.grad, f"grad_{name}", atol=atol)
