@@ -16,23 +16,28 @@ from engine.runtime import prepare_runtime
 
 def main() -> None:
     task, model, folder = sys.argv[1:]
+    cfg = our_config(model, Path(folder))
+    prepare_runtime("cpu")
+    {"train": train, "encode": encode}[task](cfg)
+
+
+def our_config(model: str, folder: Path, changes: dict[str, object] | None = None) -> CfgNode:
+    """Return the configuration of `model` in a race on the corpus in `folder`, with `changes` of keys."""
     setting = SETTINGS[model]
     keys = {
         "MODEL.EMBED_DIM": setting.embed_dim,
         "MODEL.WORD_DIM": WORD_DIM,
         "INPUT.IMG_FEATURE_DIM": setting.features[-1],
         "INPUT.TOKENIZER": "whitespace",
-        "INPUT.VOCAB_FILE": f"{folder}/{VOCABULARY}",
+        "INPUT.VOCAB_FILE": folder / VOCABULARY,
         "DATASET.DATA_DIR": folder,
         "DATASET.CAPTIONS_PER_IMAGE": setting.captions_per_image,
         "OPTIMIZATION.BATCH_SIZE": setting.batch,
         "OUTPUT.CHECKPOINT_DIR": folder,
+        **(changes or {}),
     }
-    cfg = load_config(
-        ROOT / "configs" / "f30k" / f"{model}.yaml", [f"{key}={value}" for key, value in keys.items()]
-    )
-    prepare_runtime("cpu")
-    {"train": train, "encode": encode}[task](cfg)
+    overrides = [f"{key}={value}" for key, value in keys.items()]
+    return load_config(ROOT / "configs" / "f30k" / f"{model}.yaml", overrides)
 
 
 def train(cfg: CfgNode) -> None:

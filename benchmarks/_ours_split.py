@@ -4,8 +4,7 @@ It trains the first step of turn 0, and some steps of each later turn, when it f
 FOLDER/NAME.TURN.json then has the pairs a second of the whole job.
 """
 
-from _race import SETTINGS, VOCABULARY, WORD_DIM
-from _report import ROOT
+from _ours import our_config
 
 import json
 import os
@@ -15,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
-from config.load import load_config
 from engine.runtime import prepare_runtime
 
 BATCH = 128  # of all processes
@@ -26,22 +24,8 @@ def main() -> None:
     """Train with the toolkit's own loop, which waits for its turns between two batches."""
     folder, name, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    setting = SETTINGS["vsepp"]
-    keys = {
-        "MODEL.EMBED_DIM": setting.embed_dim,
-        "MODEL.WORD_DIM": WORD_DIM,
-        "INPUT.IMG_FEATURE_DIM": setting.features[-1],
-        "INPUT.TOKENIZER": "whitespace",
-        "INPUT.VOCAB_FILE": f"{folder}/{VOCABULARY}",
-        "DATASET.DATA_DIR": folder,
-        "DATASET.CAPTIONS_PER_IMAGE": setting.captions_per_image,
-        "OPTIMIZATION.BATCH_SIZE": BATCH // processes,
-        "OUTPUT.CHECKPOINT_DIR": folder,
-        "OUTPUT.SAVE_NAME": name,
-    }
-    cfg = load_config(
-        ROOT / "configs" / "f30k" / "vsepp.yaml", [f"{key}={value}" for key, value in keys.items()]
-    )
+    changes = {"OPTIMIZATION.BATCH_SIZE": BATCH // processes, "OUTPUT.SAVE_NAME": name}
+    cfg = our_config("vsepp", folder, changes)
     prepare_runtime("cpu", threads)
 
     from engine.build import run_folder

@@ -4,7 +4,9 @@ Steps with a checkpoint among them against the same steps without, so that the c
 what the thread that writes takes from the steps beside it. In the foreground the loop waits for the disk.
 """
 
-from _report import ROOT, report
+from _ours import our_config
+from _race import random_captions, write_corpus
+from _report import report
 
 import contextlib
 import statistics
@@ -14,9 +16,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from _race import SETTINGS, VOCABULARY, WORD_DIM, random_captions, write_corpus
-
-from config.load import load_config
 from engine.runtime import prepare_runtime
 
 IMAGES, STEPS, ROUNDS = 1000, 24, 5  # a round: STEPS with and STEPS without a checkpoint, for each way
@@ -50,21 +49,7 @@ def train(folder: Path) -> list[float]:
     After 2 x STEPS, and then after as many again, there is a checkpoint, every second one in the foreground.
     """
     write_corpus(folder, random_captions(5 * IMAGES), IMAGES, "vsepp")
-    setting = SETTINGS["vsepp"]
-    keys = {
-        "MODEL.EMBED_DIM": setting.embed_dim,
-        "MODEL.WORD_DIM": WORD_DIM,
-        "INPUT.IMG_FEATURE_DIM": setting.features[-1],
-        "INPUT.TOKENIZER": "whitespace",
-        "INPUT.VOCAB_FILE": folder / VOCABULARY,
-        "DATASET.DATA_DIR": folder,
-        "OPTIMIZATION.BATCH_SIZE": setting.batch,
-        "OUTPUT.CHECKPOINT_DIR": folder,
-        "OUTPUT.SAVE_STEP": 2 * STEPS,
-    }
-    cfg = load_config(
-        ROOT / "configs" / "f30k" / "vsepp.yaml", [f"{key}={value}" for key, value in keys.items()]
-    )
+    cfg = our_config("vsepp", folder, {"OUTPUT.SAVE_STEP": 2 * STEPS})
     prepare_runtime("cpu")
 
     from engine.build import run_folder
