@@ -35,7 +35,7 @@ def _refuse(name: str, origins: Origins, problem: str) -> NoReturn:
 
 def _check_dataset(values: Values, origins: Origins) -> None:
     dataset = values["DATASET"]
-    if dataset["FORMAT"] in ("karpathy", "csv") and not dataset["CAPTION_FILE"]:
+    if dataset["FORMAT"] in ("karpathy", "csv", "json") and not dataset["CAPTION_FILE"]:
         _refuse(
             "DATASET.FORMAT", origins, f"expected DATASET.CAPTION_FILE with {dataset['FORMAT']}, got none"
         )

@@ -122,9 +122,10 @@ KEYS: dict[str, dict[str, Key]] = {
         "FORMAT": Key(
             "precomp",
             "where captions come from; precomp: SPLIT_caps.txt; karpathy: CAPTION_FILE in Karpathy's "
-            "JSON; csv: CAPTION_FILE with the columns image,caption and optionally split; vinvl: "
+            "JSON; csv: CAPTION_FILE with the columns image,caption and optionally split; json: "
+            "CAPTION_FILE from images to captions, a list of records, or COCO's captions file; vinvl: "
             "CAPTION_FILE in JSON, image key -> captions (empty: SPLIT_captions.json)",
-            choices=("precomp", "karpathy", "csv", "vinvl"),
+            choices=("precomp", "karpathy", "csv", "json", "vinvl"),
         ),
         "DATA_DIR": Key("", "folder that holds SPLIT_ims.npy (and captions and ids)"),
         "FEAT_FILE": Key(
@@ -133,7 +134,9 @@ KEYS: dict[str, dict[str, Key]] = {
             "LXMERT; {split} in it stands for the split's name, and without, one file holds all splits' "
             "images; empty: SPLIT_ims.npy",
         ),
-        "CAPTION_FILE": Key("", "caption file of the formats karpathy, csv and vinvl, relative to DATA_DIR"),
+        "CAPTION_FILE": Key(
+            "", "caption file of the formats karpathy, csv, json and vinvl, relative to DATA_DIR"
+        ),
         "TAG_FILE": Key(
             "",
             "oscar: file of the images' tags, relative to DATA_DIR: a detector's predictions (.tsv) or a "

@@ -53,8 +53,11 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
     images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise UserError(f"{path}: expected an object with the list 'images', as in Karpathy's split files")
+    if not isinstance(images, list) or all(isinstance(image, dict) for image in images):
+        raise UserError(
+            f"{path}: expected an object with the list 'images', each with its sentences, as in Karpathy's "
+            "split files; DATASET.FORMAT=json reads other JSON"
+        )
 
     listing = Listing({"filename": [], "cocoid": [], "imgid": []})
     for index, image in enumerate(images):
@@ -72,7 +75,7 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
         for column, name in zip(listing.names.values(), names, strict=True):
             column.append(str(name))
     if not listing.captions:
-        raise _no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
+        raise no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
     refuse_duplicates(path, listing.names["filename"], f"image {{}} of {splits[0]}")
     return listing
 
@@ -110,7 +113,7 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
             listing.captions.append(caption)
             listing.caption_image.append(images.setdefault(image, len(images)))
     if not images:
-        raise _no_such_split(path, split, others)
+        raise no_such_split(path, split, others)
     listing.names["image"] = list(images)
     return listing
 
@@ -163,6 +166,14 @@ def refuse_duplicates(path: Path, names: Sequence[str], place: str = "line {}") 
     return positions
 
 
+def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
+    """Return the error that a file has no captions of a split, but of `others`."""
+    return UserError(
+        f"{path}: no captions of the split {split!r}, it holds {', '.join(sorted(others)) or 'none'}: "
+        "set DATASET.TRAIN, DEV and TEST to its names"
+    )
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with its last line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
@@ -184,10 +195,3 @@ def _column(path: Path, header: list[str], name: str) -> int:
         else "the first line must be image,caption or image,caption,split"
     )
     raise UserError(f"{path} line 1: no column {name!r} among {', '.join(header)}: {hint}")
-
-
-def _no_such_split(path: Path, split: str, others: set[str]) -> UserError:
-    return UserError(
-        f"{path}: no captions of the split {split!r}, it holds {', '.join(sorted(others)) or 'none'}: "
-        "set DATASET.TRAIN, DEV and TEST to its names"
-    )

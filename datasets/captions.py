@@ -13,6 +13,7 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.caption_files import Listing, read_csv, read_karpathy, read_lines, refuse_duplicates
+from datasets.caption_json import read_json
 from datasets.feature_store import FeatureStore
 
 # image ids, image rows, caption images: the parts of a CaptionSplit that tie it together
@@ -45,7 +46,7 @@ def load_captions(
 ) -> CaptionSplit:
     """Read a split's captions and tie them to the rows of its features: by ids, where the features have them.
 
-    format: precomp, karpathy or csv; caption_file: of the last two, relative to data_dir.
+    format: precomp, karpathy, csv or json; caption_file: of all but the first, relative to data_dir.
     captions_per_image: precomp without ids; 0 finds out. use_restval: karpathy; adds that split.
     Raises `UserError` naming file and line for captions and images that do not fit each other.
     """
@@ -89,7 +90,8 @@ def caption_path(format: str, data_dir: str | Path, split: str, caption_file: st
 def _read_listing(format: str, path: Path, split: str, caption_file: str, use_restval: bool) -> Listing:
     if format == "karpathy":
         return read_karpathy(path, (split, "restval") if use_restval else (split,))
-    return read_csv(path, split, file_per_split="{split}" in caption_file)
+    read = {"csv": read_csv, "json": read_json}[format]
+    return read(path, split, file_per_split="{split}" in caption_file)
 
 
 def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: FeatureStore) -> Ties:

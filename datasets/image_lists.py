@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.caption_files import Listing, read_csv, read_karpathy, read_lines, read_text, refuse_duplicates
+from datasets.caption_json import has_splits, is_karpathy, list_captions, load_json
 from datasets.picture_files import PictureFiles
 
 _SOP_COLUMNS = ("image_id", "class_id", "super_class_id", "path")
@@ -68,7 +68,7 @@ def read_list_rows(path: str | Path) -> list[tuple[str, str]]:
 def read_captioned(
     files: PictureFiles, path: str | Path, splits: Sequence[str] = ()
 ) -> tuple[Listing, list[str]]:
-    """Read a caption file and find its pictures: CSV, Karpathy's JSON, or JSON from names to captions.
+    """Read a caption file and find its pictures: CSV, Karpathy's JSON, or plain JSON.
 
     splits: those to take, () for all. Returns what the file lists, and the picture of each of its images.
     Raises `UserError` naming the row of a picture that is missing.
@@ -131,6 +131,8 @@ def _read_csv_splits(path: Path, splits: Sequence[str]) -> Listing:
     header, *rows = [*csv.reader(io.StringIO(read_text(path), newline=""))] or [[]]
     names = [name.strip().lower() for name in header]
     if "split" not in names:
+        if splits:
+            raise _without_splits(path)
         return read_csv(path, "", file_per_split=True)
     at = names.index("split")
     found = dict.fromkeys(row[at].strip() for row in rows if len(row) == len(header))
@@ -151,21 +153,13 @@ def _joined(path: Path, listings: list[Listing]) -> Listing:
 
 
 def _read_json(path: Path, splits: Sequence[str]) -> Listing:
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
-    if isinstance(content, dict) and isinstance(content.get("images"), list):
+    content = load_json(path)
+    if is_karpathy(content):
         return read_karpathy(path, splits or _KARPATHY_SPLITS)
-    if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"{path}: expected Karpathy's JSON, or an object from pictures' names to lists of captions"
-        )
-    listing = Listing({"image": list(content)})
-    for image, (name, captions) in enumerate(content.items()):
-        good = isinstance(captions, list) and captions
-        if not good or not all(isinstance(text, str) and text.strip() for text in captions):
-            raise UserError(f"{path}: {name!r}: expected a list of captions, got {str(captions)[:60]!r}")
-        listing.captions += [text.strip() for text in captions]
-        listing.caption_image += [image] * len(captions)
-    return listing
+    if splits and not has_splits(content):
+        raise _without_splits(path)
+    return list_captions(path, content, splits)
+
+
+def _without_splits(path: Path) -> UserError:
+    return UserError(f"{path}: it names no splits to choose from: take all its pictures, or add their splits")

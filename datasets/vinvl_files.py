@@ -1,13 +1,12 @@
 """VinVL's text files: captions by image key, lists of image keys, and candidate captions of images."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import UserError
-from datasets.caption_files import read_lines, read_text, refuse_duplicates
+from datasets.caption_files import read_lines, refuse_duplicates
+from datasets.caption_json import load_json
 from datasets.captions import CaptionSplit, find_rows
 from datasets.feature_store import FeatureStore
 from datasets.pairs import Pairs, captions_by_image
@@ -115,19 +114,7 @@ def _read_keys(keys_path: Path, path: Path, captions_of: dict[str, object]) -> l
 
 def _read_object(path: Path, what: str) -> dict[str, object]:
     """Read a JSON object that is not empty, and refuse a key that comes twice."""
-
-    def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-        content = {}
-        for key, value in pairs:
-            if key in content:
-                raise UserError(f"{path}: the key {key!r} comes twice: give each image one list")
-            content[key] = value
-        return content
-
-    try:
-        content = json.loads(read_text(path), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
+    content = load_json(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: expected a JSON object from {what}")
     return content

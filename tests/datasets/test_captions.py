@@ -139,6 +139,62 @@ def test_csv_without_a_split_column_is_one_file_a_split(tmp_path):
     assert split.image_rows.tolist() == [1, 0]
 
 
+RECORDS = [
+    {"image": "b 1.jpg", "caption": " A dog, and a cat ", "split": "train"},
+    {"image": "x.jpg", "captions": ["a cat"], "split": "val"},
+    {"image": "a.jpg", "captions": ["two dogs"], "split": "train", "url": "further keys are ignored"},
+    {"image": "b 1.jpg", "caption": ["again"], "split": "train"},
+]
+COCO = {
+    "info": {"year": 2014},
+    "images": [{"id": 7, "file_name": "b 1.jpg"}, {"id": 5, "file_name": "a.jpg"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "caption": " A dog, and a cat "},
+        {"id": 2, "image_id": 5, "caption": "two dogs"},
+        {"id": 3, "image_id": 7, "caption": "again"},
+    ],
+}
+BY_IMAGE = {"b 1.jpg": ["A dog, and a cat", "again"], "a.jpg": ["two dogs"]}
+WITHOUT_SPLITS = {
+    "records": [
+        {key: value for key, value in record.items() if key != "split"}
+        for record in RECORDS
+        if record["split"] == "train"
+    ],
+    "COCO": COCO,
+    "by image": BY_IMAGE,
+}
+
+
+def test_json_takes_the_records_of_its_split_wherever_they_stand(tmp_path):
+    (tmp_path / "all.json").write_text(json.dumps(RECORDS))
+    save_features(tmp_path, 2)
+    split = load(tmp_path, "json", caption_file="all.json")
+    assert split.image_ids == ["b 1.jpg", "a.jpg"]
+    assert split.captions == ["A dog, and a cat", "two dogs", "again"]
+    assert split.caption_image.tolist() == [0, 1, 0]
+    assert read_captions("json", tmp_path, "val", "all.json", False) == ["a cat"]
+
+
+@pytest.mark.parametrize("form", WITHOUT_SPLITS)
+def test_json_without_splits_is_one_file_a_split(tmp_path, form):
+    (tmp_path / "captions_train.json").write_text("\ufeff" + json.dumps(WITHOUT_SPLITS[form]), "utf-8")
+    (tmp_path / "train_ids.txt").write_text("a.jpg\nb 1.jpg\n")
+    save_features(tmp_path, 2)
+    split = load(tmp_path, "json", caption_file="captions_{split}.json")
+    assert (split.image_ids, split.image_rows.tolist()) == (["b 1.jpg", "a.jpg"], [1, 0])
+    of_image = [[], []]
+    for caption, image in zip(split.captions, split.caption_image, strict=True):
+        of_image[image].append(caption)
+    assert of_image == [["A dog, and a cat", "again"], ["two dogs"]]
+
+
+@pytest.mark.parametrize("row_ids", [["5", "9", "7"], ["a.jpg", "x", "b 1.jpg"], ["a", "x", "b 1"]], ids=str)
+def test_features_with_ids_are_found_by_any_name_in_cocos_file(tmp_path, row_ids):
+    (tmp_path / "train.json").write_text(json.dumps(COCO))
+    assert load_by_id(tmp_path, row_ids, "json", "{split}.json").image_rows.tolist() == [2, 0]
+
+
 PRECOMP_FAULTS = {
     "captions missing": (lambda d: (d / "train_caps.txt").unlink(), ["train_caps.txt: no such file"]),
     "captions no multiple": (
@@ -216,6 +272,7 @@ LISTING_FAULTS = {
     "missing": ("karpathy", "other.json", "", ["other.json: no such file"]),
     "not json": ("karpathy", "c", '{"images":\n [}', ["c line 2: not JSON"]),
     "no images": ("karpathy", "c", "[]", ["the list 'images'"]),
+    "another JSON": ("karpathy", "c", '{"images": [{"id": 7}]}', ["its sentences", "DATASET.FORMAT=json"]),
     "no such split": (
         "karpathy",
         "c",
@@ -248,6 +305,78 @@ LISTING_FAULTS = {
     "open quote": ("csv", "c", CSV + '"x', ["c line 6: not CSV"]),
     "rows": ("csv", "c", CSV + "z.jpg,new,train\n", ["3 images for the 2 rows", "train_ims.npy"]),
 }
+
+
+def record(number, **entries):
+    return json.dumps([{**RECORDS[k], **(entries if k == number - 1 else {})} for k in range(4)])
+
+
+def coco(**entries):
+    return json.dumps({**COCO, **entries})
+
+
+JSON_FAULTS = {
+    "not json": ('{\n"a.jpg": ["one" "two"]}', ["c.json line 2: not JSON"]),
+    "neither form": ('"a caption"', ["c.json: expected", "COCO"]),
+    "nothing": ("[]", ["c.json: expected", "COCO"]),
+    "Karpathy's": (json.dumps(KARPATHY), ["c.json: this is Karpathy's", "DATASET.FORMAT=karpathy"]),
+    "no such split": (record(2, split="dev").replace("train", "test"), ["'train', it holds dev, test"]),
+    "no split": (record(3, split=None), ["c.json: record 3: expected the name of a split", "got nothing"]),
+    "no record": ('["a.jpg"]', ['c.json: record 1: "a.jpg": expected']),
+    "no image": (record(2, image=" "), ["c.json: record 2: expected the name of a picture", 'got " "']),
+    "two keys": (
+        record(1, captions=["x"]),
+        ["record 1 ('b 1.jpg'): expected", "got both"],
+    ),
+    "no key": ('[{"image": "a.jpg"}]', ["record 1 ('a.jpg'): expected 'caption' or", "got neither"]),
+    "empty caption": (record(3, captions=["x", " "]), ["c.json: record 3 ('a.jpg'): empty caption"]),
+    "no text": (record(4, caption=7), ["record 4 ('b 1.jpg'): expected a list of captions, got 7"]),
+    "two splits": (
+        record(4, split="val"),
+        ["record 4: 'b 1.jpg' is of the split 'val', and of 'train'"],
+    ),
+    "an image's text": (
+        '{"a.jpg": "a dog"}',
+        ["c.json: 'a.jpg': expected a list of captions, got"],
+    ),
+    "an image twice": ('{"a.jpg": ["x"], "b.jpg": ["x"], "a.jpg": ["y"]}', ["the key 'a.jpg' comes twice"]),
+    "no annotations": (coco(annotations=[]), ["c.json: expected the list 'annotations'"]),
+    "no images": (coco(images=None), ["c.json: expected the list 'images'"]),
+    "no file name": (coco(images=[{"id": 7}]), ["c.json: images[0]: expected 'file_name', got nothing"]),
+    "an id twice": (
+        coco(images=[COCO["images"][0]] * 2),
+        ["image 2: duplicate image id 'b 1.jpg', also image 1"],
+    ),
+    "no such image": (
+        coco(annotations=[*COCO["annotations"], {"image_id": 8, "caption": "x"}]),
+        ["c.json: annotations[3]: expected the id of one of the images as 'image_id', got 8"],
+    ),
+    "no caption": (coco(annotations=[{"image_id": 7}]), ["annotations[0]: empty caption", "got nothing"]),
+    "a bare image": (
+        coco(annotations=COCO["annotations"][:1]),
+        ["c.json: images[1] ('a.jpg'): no annotation has a caption of it"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", JSON_FAULTS)
+def test_plain_json_that_is_wrong_is_refused_with_its_record(tmp_path, fault):
+    text, expected = JSON_FAULTS[fault]
+    (tmp_path / "c.json").write_text(text)
+    with_splits = "split" in text
+    (tmp_path / "train.json").symlink_to(tmp_path / "c.json")
+    save_features(tmp_path, 2)
+    name = "c.json" if with_splits else "{split}.json"
+    expected = [part if with_splits else part.replace("c.json", "train.json") for part in expected]
+    check_refused(lambda: load(tmp_path, "json", caption_file=name), expected)
+
+
+@pytest.mark.parametrize("form", WITHOUT_SPLITS)
+def test_one_json_for_all_splits_must_name_them(tmp_path, form):
+    (tmp_path / "c.json").write_text(json.dumps(WITHOUT_SPLITS[form]))
+    save_features(tmp_path, 2)
+    expected = ["c.json: it names no splits", "DATASET.CAPTION_FILE={split}.json"]
+    check_refused(lambda: load(tmp_path, "json", caption_file="c.json"), expected)
 
 
 @pytest.mark.parametrize("fault", LISTING_FAULTS)

@@ -122,10 +122,30 @@ def write_karpathy(path):
     path.write_text(json.dumps({"images": images}))
 
 
+def write_records(path):
+    records = [
+        {"image": name, "captions": texts, "split": "train" if "dog" in name else "test"}
+        for name, texts in CAPTIONS.items()
+    ]
+    path.write_text(json.dumps(records))
+
+
+def write_coco(path):
+    images = [{"id": number, "file_name": name} for number, name in enumerate(CAPTIONS)]
+    annotations = [
+        {"image_id": number, "caption": text}
+        for number, texts in enumerate(CAPTIONS.values())
+        for text in texts
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+
+
 WRITERS = {
     "split.csv": lambda path: write_csv(path, True),
     "plain.csv": lambda path: write_csv(path, False),
     "karpathy.json": write_karpathy,
+    "records.json": write_records,
+    "plain coco.json": write_coco,
     "plain.json": lambda path: path.write_text(json.dumps(CAPTIONS)),
 }
 
@@ -136,7 +156,10 @@ def test_pictures_of_a_caption_file(files, tmp_path, name):
     listing, pictures = read_captioned(files, tmp_path / name)
     assert pictures == ["dog/1.png", "cat dir/a b.jpg"]
     assert listing.captions == ["a dog", "the dog", "a cat"] and listing.caption_image == [0, 0, 1]
-    if "plain" not in name:
+    if "plain" in name:
+        with pytest.raises(UserError, match="names no splits to choose from"):
+            read_captioned(files, tmp_path / name, ["test"])
+    else:
         listing, pictures = read_captioned(files, tmp_path / name, ["test"])
         assert (pictures, listing.captions) == (["cat dir/a b.jpg"], ["a cat"])
         with pytest.raises(UserError, match="no captions of the split 'dev'"):
@@ -148,7 +171,7 @@ def test_mistakes_of_caption_files_are_named(files, tmp_path):
     with pytest.raises(UserError, match=r"a.csv: no picture for 'none.png' in .*: add it"):
         read_captioned(files, tmp_path / "a.csv")
     (tmp_path / "a.json").write_text('{"dog/1.png": "a dog"}')
-    with pytest.raises(UserError, match="'dog/1.png': expected a list of captions, got 'a dog'"):
+    with pytest.raises(UserError, match="'dog/1.png': expected a list of captions, got \"a dog\""):
         read_captioned(files, tmp_path / "a.json")
     (tmp_path / "a.csv").write_text("image,caption,split\ndog/1.png,a dog,train\ndog/1.png,a dog,test\n")
     with pytest.raises(UserError, match="a.csv image 2: duplicate image id 'dog/1.png', also image 1"):
