@@ -17,7 +17,6 @@ command goes on where it stopped. What is written is then read again and compare
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -74,8 +73,6 @@ def convert(source: FeatureStore, output: Path, ids: list[str] | None, dtype: st
     """Convert an open source, compare, and say what was done."""
     with bar("reading annotations", len(source)) as progress:
         contents = read_contents(source, ids, progress)
-    if output.suffix == ".npy":
-        contents = replace(contents, image_sizes=None)  # no file beside it has them
     draft = FeatureDraft(output, source, contents, dtype)
     if draft.images_done:
         print(f"{draft.folder}: going on after {draft.images_done} of {len(source)} images", flush=True)

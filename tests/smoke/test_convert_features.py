@@ -58,9 +58,13 @@ def test_regions_go_to_hdf5_and_back_to_the_same_files(run_tool, tmp_path):
         done = run_tool("convert_features", *command, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert "values equal the source's, bit for bit" in done.stdout
-    for name in ("ims.npy", "boxes.npy", "ids.txt", "tags.txt"):
+    for name in ("ims.npy", "boxes.npy", "sizes.npy", "ids.txt", "tags.txt"):
         assert (tmp_path / f"again_{name}").read_bytes() == (tmp_path / f"dev_{name}").read_bytes()
     assert open_features(tmp_path / "a.h5").image_ids == list(images)
+    store = open_features(tmp_path / "again_ims.npy")
+    assert [store.annotations(row).image_size for row in range(3)] == [
+        regions.image_size for regions in images.values()
+    ]
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
