@@ -8,7 +8,6 @@ import numpy as np
 from yacs.config import CfgNode
 
 from config.errors import UserError
-from config.families import DUAL_ENCODERS
 from config.load import config_as_dict
 from datasets.build import build_dataset
 from datasets.pair_dataset import PairDataset
@@ -22,20 +21,19 @@ from engine.build_cross import (
     rerank_lists,
 )
 from engine.checkpoint import checkpoint_hash
-from engine.distributed import combine, is_main, start_process_group, together, world_size
+from engine.distributed import broadcast_values, combine, is_main, start_process_group, together, world_size
 from engine.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
 from engine.evaluator import (
     Encoded,
     Progress,
     check_protocol,
-    encode,
     folds_of_images,
     open_scores,
     rank_encoded,
 )
 from engine.result import Result
 from engine.score_shards import ScoreShards
-from engine.shared_evaluation import encode_share, rank_share
+from engine.shared_evaluation import encode_share, encode_together, rank_share
 from engine.short_lists import ShortLists
 from engine.swapped import Pair, percent_told_apart, rows_of, swapped_scores
 
@@ -58,7 +56,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Member:
-    """What a checkpoint made of a split: embeddings, and scores [2,P] of its swapped captions, if any."""
+    """What a checkpoint made of a split: embeddings, and scores [2,P] of its swapped captions, if any.
+
+    The first process alone has these scores.
+    """
 
     encoded: Encoded
     checkpoint: dict
@@ -79,7 +80,7 @@ def evaluate_checkpoints(
     `weights`: positive, one a checkpoint, scaled to a sum of 1; none: equal ones, or with `tune` those with
     the highest MONITOR.BEST_METRIC on dev. `scores_path` takes all scores. Models are loaded one at a time.
     A cross encoder keeps the scores that it has made in the folder `shards`, and tells by `say` how long it
-    will take; processes of a launched job share its work, and all but the first get None.
+    will take. Processes of a launched job share the work, and all but the first get None.
     Raises UserError for members whose images or captions differ, and as `evaluate` does.
     """
     cfg = cfgs[0]
@@ -89,18 +90,21 @@ def evaluate_checkpoints(
             cfg, shards, lambda dataset: swapped_pairs(cfg, dataset), scores_path, progress, say
         )
         return Evaluation(*found) if found else None
-    if shares_work(cfgs, scores_path):
-        return _evaluate_together(cfg, progress)
-    datasets = _open_members(cfgs, cfg.EVAL.SPLIT)
+    start_process_group()
+    if world_size() > 1 and not (len(cfgs) > 1 or scores_path or cfg.EVAL.RERANK_DIR):
+        return _evaluate_shares(cfg, progress)
+    datasets = together(lambda: _open_members(cfgs, cfg.EVAL.SPLIT))
     dataset, pairs = datasets[0], swapped_pairs(cfg, datasets[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
     cross = load_reranker(cfg, dataset) if cfg.EVAL.RERANK_DIR else None
     lists = _short_lists(cfg, cross.dataset) if cross else None
     tuning = _tune_on_dev(cfgs, progress) if tune else None
     origin = _tuned_where(cfg) if tuning else "given" if weights else "equal"
-    weights = tuning.weights if tuning else normalized(weights or [1] * len(cfgs))
-    with open_scores(scores_path, dataset) as scores:
-        encoded, checkpoints, swapped = _encode_together(cfgs, datasets, pairs, weights, progress)
+    weights = broadcast_values(tuning.weights if tuning else normalized(weights or [1] * len(cfgs)))
+    with open_scores(scores_path if is_main() else None, dataset) as scores:
+        encoded, checkpoints, swapped = _encode_weighted(cfgs, datasets, pairs, weights, progress)
+        if not (is_main() or cross):
+            return None
         result = rank_encoded(
             encoded,
             dataset,
@@ -112,7 +116,7 @@ def evaluate_checkpoints(
             progress,
             lists,
         )
-    further = {"swapped": percent_told_apart(swapped, pairs)} if pairs else {}
+    further = {} if swapped is None else {"swapped": percent_told_apart(swapped, pairs)}
     pair_scores = None
     if cross:
         reranked = rerank_lists(cfg, cross, lists, result, shards, pairs, progress, say)
@@ -125,16 +129,8 @@ def evaluate_checkpoints(
     return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further, pair_scores)
 
 
-def shares_work(cfgs: Sequence[CfgNode], scores_path: str | Path | None) -> bool:
-    """Tell whether several processes share the evaluation of a dual encoder's embeddings."""
-    cfg = cfgs[0]
-    alone = len(cfgs) > 1 or scores_path or cfg.EVAL.RERANK_DIR or cfg.MODEL.NAME not in DUAL_ENCODERS
-    return world_size() > 1 and not alone
-
-
-def _evaluate_together(cfg: CfgNode, progress: Progress | None) -> Evaluation | None:
-    """Measure a dual encoder with all processes of the job; the first has the result."""
-    start_process_group()
+def _evaluate_shares(cfg: CfgNode, progress: Progress | None) -> Evaluation | None:
+    """Measure a dual encoder with all processes of the job, none of which ever holds all embeddings."""
     dataset = together(lambda: _open_members([cfg], cfg.EVAL.SPLIT)[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
     model, vocabulary, state, folder = together(lambda: load_trained(cfg))
@@ -209,7 +205,7 @@ def _open_members(cfgs: Sequence[CfgNode], split: str) -> list[RetrievalDataset]
     return datasets
 
 
-def _encode_together(
+def _encode_weighted(
     cfgs: Sequence[CfgNode],
     datasets: Sequence[RetrievalDataset],
     pairs: Sequence[Pair],
@@ -219,10 +215,11 @@ def _encode_together(
     """Return the members' embeddings as one, where they come from, and the mean scores [2,P] of `pairs`."""
     members = _encode_members(cfgs, datasets, pairs, progress)
     encoded = [member.encoded for member in members]
+    swapped = [member.swapped for member in members if member.swapped is not None]
     return (
         encoded[0] if len(encoded) == 1 else Ensemble(encoded).weighted(weights),
         [member.checkpoint for member in members],
-        np.tensordot(weights, np.stack([member.swapped for member in members]), axes=1) if pairs else None,
+        np.tensordot(weights, np.stack(swapped), axes=1) if swapped else None,
     )
 
 
@@ -246,19 +243,25 @@ def _encode_member(
     progress: Progress | None,
 ) -> _Member:
     """Load a model, and let go of it when it has encoded the split."""
-    model, vocabulary, state, folder = load_trained(cfg)
-    encoded = encode(model, dataset, batch_size, progress)
-    images = encoded.image[rows_of(dataset, pairs)] if pairs else None
-    swapped = swapped_scores(model, vocabulary, pairs, images) if pairs else None
+    model, vocabulary, state, folder = together(lambda: load_trained(cfg))
+    encoded = encode_together(model, dataset, batch_size, progress)
+    swapped = None
+    if pairs and is_main():
+        swapped = swapped_scores(model, vocabulary, pairs, encoded.image[rows_of(dataset, pairs)])
     return _Member(encoded, _origin(state, folder), swapped)
 
 
-def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning:
-    """Search the weights as validations in training measure: on all of the dev split, without folds."""
+def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning | None:
+    """Search the weights as validations in training measure: on all of the dev split, without folds.
+
+    All processes encode, the first searches; the others get None.
+    """
     cfg = cfgs[0]
-    datasets = _open_members(cfgs, "dev")
+    datasets = together(lambda: _open_members(cfgs, "dev"))
     check_protocol(datasets[0], split_name(cfg, "dev"), folds=1)
     members = _encode_members(cfgs, datasets, [], progress)
+    if not is_main():
+        return None
     ensemble = Ensemble([member.encoded for member in members])
     del members
 

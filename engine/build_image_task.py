@@ -39,8 +39,6 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
         )
 
     def validate(progress: Progress) -> dict[str, float]:
-        if start.rank:  # process 0 measures
-            return {}
         metrics = evaluate_loaded(cfg, model, dev, None, progress).metrics
         for line in unreadables.describe():
             start.say(line)

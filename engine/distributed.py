@@ -11,6 +11,7 @@ import paddle.distributed as dist
 from config.errors import UserError
 from engine.checkpoint import layer_tensors
 from engine.progress import ValidationStoppedError
+from models.gathering import gather_counts, gather_rows
 
 Value = TypeVar("Value")
 
@@ -67,6 +68,17 @@ def broadcast_array(owner: int, values: np.ndarray) -> np.ndarray:
     tensor = paddle.to_tensor(np.ascontiguousarray(values))
     dist.broadcast(tensor, src=owner)
     return tensor.numpy()
+
+
+def gather_bytes(data: bytes) -> list[bytes]:
+    """Return what every process calls with, in their order."""
+    if world_size() == 1:
+        return [data]
+    sizes = gather_counts(len(data))
+    (joined,) = gather_rows(paddle.to_tensor(np.frombuffer(data, np.uint8)))
+    ends = np.cumsum(sizes)
+    whole = joined.numpy().tobytes()
+    return [whole[end - size : end] for size, end in zip(sizes, ends.tolist(), strict=True)]
 
 
 def combine(values: np.ndarray, how: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Evaluate an image encoder: encode every picture once, then search pictures of the same class."""
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,10 +10,12 @@ from paddle import nn
 from config.errors import UserError
 from datasets.image_dataset import ImageDataset
 from datasets.loader import iterate_batches
+from engine.distributed import combine, gather_bytes, rank, together, world_size
 from engine.evaluator import Progress, evaluation_mode
 from engine.image_metrics import IMAGE_RECALLS, summarize_images
 from engine.image_ranking import ImageRanks, image_ranks
 from engine.metrics import TIE_RULES
+from models.gathering import gather_rows
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def evaluate_images(
 
     A picture of the same class is relevant; classes are known by their names. `batch_size` counts pictures
     per encoding step, `num_workers` threads that decode ahead. `progress` is called with a stage, what is
-    done of it and its size; what it raises ends the evaluation. Raises UserError where no picture has another
+    done of it and its size; what it raises ends the evaluation. Processes of a job share the pictures to
+    encode and the queries to rank, and all have the result. Raises UserError where no picture has another
     of its class to find, and for an embedding that is not finite.
     """
     queries = encode_pictures(model, dataset, batch_size, num_workers, progress)
@@ -66,14 +70,19 @@ def evaluate_images(
             + (f" in {gallery.name}" if gallery else "")
             + f", such as one of {queries.classes[0]}: add pictures, or check the classes"
         )
-    ranks = image_ranks(
-        queries.embeddings,
-        queries.classes,
-        *others,
-        tie_rule=tie_rule,
-        block_size=block_size,
-        progress=(lambda done, total: progress("rank", done, total)) if progress else None,
+    ranks = together(
+        lambda: image_ranks(
+            queries.embeddings,
+            queries.classes,
+            *others,
+            tie_rule=tie_rule,
+            block_size=block_size,
+            progress=(lambda done, total: progress("rank", done, total)) if progress else None,
+            part=(rank(), world_size()),
+        )
     )
+    if world_size() > 1:
+        ranks = _ranks_of_all(ranks)
     protocol = {
         "split": dataset.name,
         "images": len(queries.places),
@@ -104,9 +113,32 @@ def encode_pictures(
     num_workers: int = 0,
     progress: Progress | None = None,
 ) -> EncodedPictures:
-    """Encode every readable picture of `dataset` once."""
+    """Encode every readable picture of `dataset` once; processes of a job share the batches."""
     batches = np.split(np.arange(dataset.num_images), range(batch_size, dataset.num_images, batch_size))
+    numbers = np.array_split(np.arange(len(batches)), world_size())[rank()]
+    own = [batches[number] for number in numbers]
+    embeddings, kept = together(lambda: _encode(model, dataset, own, num_workers, progress))
+    if world_size() > 1:
+        width = combine(np.array([embeddings.shape[1]]), "max")[0]
+        embeddings = embeddings.reshape(-1, width)  # that of no pictures is not known before
+        embeddings, kept = (gather_rows(paddle.to_tensor(rows))[0].numpy() for rows in (embeddings, kept))
+        for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
+            dataset.loader.unreadables.problems.update(json.loads(problems))
+    return EncodedPictures(embeddings, kept, np.array(dataset.class_names)[dataset.labels[kept]])
+
+
+def _encode(
+    model: nn.Layer,
+    dataset: ImageDataset,
+    batches: list[np.ndarray],
+    num_workers: int,
+    progress: Progress | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings [n,D] of the readable pictures of some batches, and their places [n]."""
+    if not batches:
+        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
     embeddings, places = [], []
+    done = np.cumsum([len(batch) for batch in batches])
     with evaluation_mode(model), paddle.no_grad():
         for batch in iterate_batches(lambda images: dataset.batch(images, 0), batches, num_workers):
             encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
@@ -120,10 +152,16 @@ def encode_pictures(
             embeddings.append(encoded)
             places.append(batch["image_id"])
             if progress:
-                progress("encode pictures", int(places[-1][-1]) + 1, dataset.num_images)
-    kept = np.concatenate(places)
-    classes = np.array(dataset.class_names)[dataset.labels[kept]]
-    return EncodedPictures(np.concatenate(embeddings), kept, classes)
+                progress("encode pictures", int(done[len(places) - 1]), int(done[-1]))
+    return np.concatenate(embeddings), np.concatenate(places)
+
+
+def _ranks_of_all(part: ImageRanks) -> ImageRanks:
+    """Return the ranks of all processes' queries; each has ranked a part of them, in order."""
+    columns = part.queries, part.ranks, part.average_precision, part.r_precision
+    (rows,) = gather_rows(paddle.to_tensor(np.stack(columns, axis=1, dtype=np.float64)))
+    queries, *rest = rows.numpy().T
+    return ImageRanks(queries.astype(np.int64), *rest)
 
 
 def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[int, float]]:

@@ -52,12 +52,14 @@ def image_ranks(
     tie_rule: str = "against",
     block_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> ImageRanks:
     """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product; of equal labels means relevant.
 
     Without a gallery the queries are each other's, and none finds itself. Equal scores: `tie_rule`, see
-    `engine.metrics.ranks`. `progress` is called with the queries done and their number. Raises ValueError for
-    labels that do not fit, an embedding that is not finite, and where no query has a relevant item.
+    `engine.metrics.ranks`. `progress` is called with the queries done and their number. `part`: number and
+    count of the equal parts of the queries, of which one is ranked. Raises ValueError for labels that do not
+    fit, an embedding that is not finite, and where no query has a relevant item.
     """
     own = gallery is None
     if own:
@@ -73,8 +75,12 @@ def image_ranks(
     counted = np.flatnonzero(relevant > 0)
     if not len(counted):
         raise ValueError("expected a query with a relevant item in the gallery, got none")
+    counted = np.array_split(counted, part[1])[part[0]]
+    if not len(counted):
+        return ImageRanks(counted, *np.empty((3, 0)))
     ranking = _Ranking(gallery, gallery_group, own, tie_rule, block_size)
     chunks = _chunks(relevant, counted)
+    mirrored = len(chunks) == 1 and own and part[1] == 1
     found, done = [], 0
     for chunk in chunks:
 
@@ -82,7 +88,7 @@ def image_ranks(
             if progress:
                 progress(done + round(share * queries), len(counted))
 
-        found.append(ranking.of(query, query_group, chunk, relevant, len(chunks) == 1 and own, show))
+        found.append(ranking.of(query, query_group, chunk, relevant, mirrored, show))
         done += len(chunk)
     order = np.argsort(np.concatenate(chunks), kind="stable")
     return ImageRanks(counted, *(np.concatenate(values)[order] for values in zip(*found, strict=True)))

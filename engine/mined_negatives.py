@@ -12,7 +12,8 @@ from datasets.pair_dataset import PairDataset
 from datasets.pair_sampler import HardNegatives, mine_hard_negatives
 from engine.build import load_trained
 from engine.ensemble import check_same_pairs
-from engine.evaluator import Encoded, encode
+from engine.evaluator import Encoded
+from engine.shared_evaluation import encode_together
 from engine.short_lists import ShortLists
 
 TILE_IMAGES, TILE_CAPTIONS = 512, 4096
@@ -21,9 +22,10 @@ TILE_IMAGES, TILE_CAPTIONS = 512, 4096
 def mine_with_dual(checkpoint: str | Path, dataset: PairDataset, top: int) -> HardNegatives:
     """Return what the dual encoder at `checkpoint` scores highest on the images and captions of `dataset`.
 
-    top: captions of an image, and images of a caption; what is right among them is left out. Memory is that
-    of the embeddings and of a block of scores. Raises UserError for a checkpoint outside a run, one of a
-    cross encoder, and one that was trained on other images or captions.
+    top: captions of an image, and images of a caption; what is right among them is left out. Called in every
+    process of a job, which share the encoding. Memory is that of the embeddings and of a block of scores.
+    Raises UserError for a checkpoint outside a run, one of a cross encoder, and one that was trained on other
+    images or captions.
     """
     every_caption = ["INPUT.LONG_CAPTIONS=cut", "DATASET.DISTINCT_CAPTIONS=false"]
     cfg = config_of_checkpoint(str(checkpoint), every_caption, "NEGATIVES.DUAL")
@@ -35,7 +37,7 @@ def mine_with_dual(checkpoint: str | Path, dataset: PairDataset, top: int) -> Ha
     model, vocabulary, _, _ = load_trained(cfg)
     data = build_dataset(cfg, dataset.name, vocabulary, training=True)
     check_same_pairs(dataset, "the pairs", data, str(checkpoint))
-    encoded = encode(model, data, cfg.EVAL.BATCH_SIZE)
+    encoded = encode_together(model, data, cfg.EVAL.BATCH_SIZE)
     lists = short_lists(encoded, dataset.sentence_ids, top)
     return mine_hard_negatives(dataset, lists.captions_of_image, lists.images_of_caption)
 

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.distributed import combine, rank, together, world_size
 from engine.evaluator import (
+    Encoded,
     Progress,
     check_protocol,
+    encode,
     encode_images,
     encode_sentences,
     evaluate,
@@ -19,6 +22,7 @@ from engine.evaluator import (
 from engine.result import Result
 from engine.shared_ranking import Share, shared_ranks
 from engine.similarity import similarity_of
+from models.gathering import gather_rows
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,22 @@ def evaluate_together(
     check_protocol(dataset, split, folds)
     encoded = encode_share(model, dataset, batch_size, progress)
     return rank_share(encoded, model.measure, dataset, split, folds, tie_rule, block_size, progress)
+
+
+def encode_together(
+    model: nn.Layer, dataset: RetrievalDataset, batch_size: int, progress: Progress | None = None
+) -> Encoded:
+    """Return what `evaluator.encode` does, whole in every process of the job; each encodes its share.
+
+    Rows of `text` may come in another order, in which `sentence` finds them.
+    """
+    if world_size() == 1:
+        return encode(model, dataset, batch_size, progress)
+    share = encode_share(model, dataset, batch_size, progress)
+    image, text = (
+        gather_rows(paddle.to_tensor(side.vectors))[0].numpy() for side in (share.image, share.text)
+    )
+    return Encoded(image, text, share.text.vector_of, model.measure, similarity_of(model.measure))
 
 
 def encode_share(

@@ -10,9 +10,8 @@ Writes result.json into <run>/eval_<split>/ (or --out).
 The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best. Similarities of several --checkpoints are averaged:
 each is read as the config.yaml of its run says; EVAL and RUNTIME are the first one's; KEY=VALUE goes to all.
 A cross encoder (oscar) scores every pair: a killed evaluation goes on where it stopped when the command is
-started again. python -m paddle.distributed.launch shares the work among processes, but for ensembles,
---save_scores and image encoders, which one process measures (docs/distributed.md). With EVAL.RERANK_DIR
-it puts the short lists of a dual encoder in order instead.
+started again. With EVAL.RERANK_DIR it puts the short lists of a dual encoder in order instead.
+python -m paddle.distributed.launch shares the work among processes (docs/distributed.md).
 An image encoder (cnn) searches the pictures of the split in each other, or in those of EVAL.GALLERY.
 """
 
@@ -30,7 +29,7 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
-from config.families import CROSS_ENCODERS, IMAGE_ENCODERS
+from config.families import IMAGE_ENCODERS
 from config.load import (
     FrozenConfig,
     add_config_arguments,
@@ -114,15 +113,12 @@ def evaluate(
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
     from engine.build import run_folder
-    from engine.build_evaluation import evaluate_checkpoints, shares_work
+    from engine.build_evaluation import evaluate_checkpoints
     from engine.distributed import is_main
     from engine.lifeline import joined_processes
     from engine.result import write_result_json, versions
 
     cfg = cfgs[0]
-    scores_pairs = cfg.MODEL.NAME in CROSS_ENCODERS or cfg.EVAL.RERANK_DIR
-    if not is_main() and not scores_pairs and not shares_work(cfgs, scores_path):
-        return 0  # the first process works alone
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,10 +128,7 @@ def evaluate(
     say(runtime.describe())
     if any(each.MODEL.NAME in IMAGE_ENCODERS for each in cfgs):
         return evaluate_pictures(cfgs, path, scores_path)
-    joined = (
-        joined_processes() if scores_pairs or shares_work(cfgs, scores_path) else contextlib.nullcontext()
-    )
-    with joined, progress_display() if is_main() else contextlib.nullcontext() as show:
+    with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
         found = evaluate_checkpoints(cfgs, path.parent / "scores", weights, tune, scores_path, show, say)
     if found is None:  # the first process has the result
         return 0
@@ -150,7 +143,9 @@ def evaluate(
 def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | None) -> int:
     """Evaluate an image encoder; print the table and write result.json."""
     from engine.build_image_task import evaluate_image_encoder
+    from engine.distributed import is_main
     from engine.image_evaluation import format_images
+    from engine.lifeline import joined_processes
     from engine.result import describe_checkpoint, versions, write_result_json
 
     if len(cfgs) > 1 or scores_path:
@@ -158,8 +153,10 @@ def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | No
         raise refusal(
             WHERE, f"expected one checkpoint and no --save_scores with an image encoder, got {problem}"
         )
-    with progress_display() as show:
+    with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
         result, checkpoint, unreadable = evaluate_image_encoder(cfgs[0], show)
+    if not is_main():
+        return 0
     write_result_json(path, result, checkpoint, config_as_dict(cfgs[0]), versions())
     lines = [*unreadable, describe_checkpoint(checkpoint, result.protocol), format_images(result)]
     print("\n".join([*lines, f"written: {path}"]))

@@ -73,6 +73,17 @@ def start_tool() -> Callable[..., subprocess.Popen]:
     return start_tool
 
 
+@pytest.fixture
+def run_launched(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs a tool in two processes, whose own output goes to logs/workerlog.N."""
+
+    def run_launched(name: str, *arguments: str | Path, cwd: Path = tmp_path) -> subprocess.CompletedProcess:
+        launcher = "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path / "logs"
+        return run(sys.executable, *launcher, ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd)
+
+    return run_launched
+
+
 @pytest.fixture(scope="session")
 def run_interrupted() -> Callable[..., subprocess.CompletedProcess]:
     """Return a function that runs a tool to which something happens at a step of training (interrupt.py)."""

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -142,12 +141,9 @@ def test_scores_of_another_evaluation_are_refused(runs, left, run_quickly, chang
     assert shards(left) == kept
 
 
-def test_two_processes_share_what_a_killed_one_left(runs, left, tmp_path, undisturbed):
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
-    command += ["--log_dir", tmp_path / "logs", ROOT / "tools" / "eval_retrieval.py"]
-    command += [*of_run(runs, "cross", left), *SLOWLY]
+def test_two_processes_share_what_a_killed_one_left(runs, left, run_launched, tmp_path, undisturbed):
     before = 50 * len(shards(left))
-    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = run_launched("eval_retrieval", *of_run(runs, "cross", left), *SLOWLY)
     logs = [(tmp_path / "logs" / f"workerlog.{rank}").read_text() for rank in range(2)]
     assert done.returncode == 0, logs
     assert read_result(left)["metrics"] == undisturbed["metrics"]

@@ -102,6 +102,21 @@ def test_weights_are_tuned_on_dev_alone(measure):
     assert result["metrics"]["rsum"] == pytest.approx(tuning["tuned"])
 
 
+def test_two_processes_measure_what_one_does(measure, run_launched, runs, tmp_path):
+    both = ["--checkpoints", "run/best", "vse/best", "--tune_weights"]
+    alone, scores, _ = measure(*both)
+    together = "--out", tmp_path / "new", "--save_scores", tmp_path / "new.npz"
+    done = run_launched("eval_retrieval", *both, *together, cwd=runs)
+    logs = [(tmp_path / "logs" / f"workerlog.{rank}").read_text() for rank in range(2)]
+    assert done.returncode == 0, logs
+    found = json.loads((tmp_path / "new" / "result.json").read_text())
+    for name in ("metrics", "swapped", "protocol", "checkpoint"):
+        assert found[name] == alone[name]
+    with np.load(tmp_path / "new.npz") as saved:
+        np.testing.assert_allclose(saved["scores"], scores, atol=1e-6)
+    assert "R@1" in logs[0] and "R@1" not in logs[1]
+
+
 BOTH = ["--checkpoints", "run/best", "vse/best", "--out", "new"]
 MISTAKES = {
     "a weight too few": ([*BOTH, "--weights", "1"], ["--weights", "each of the 2 checkpoints, got 1\n"]),

@@ -142,6 +142,22 @@ def test_queries_are_searched_in_another_split(run_quickly, task, data, tmp_path
     assert "got 2 --checkpoints" in problem
 
 
+def test_two_processes_measure_what_one_does(run_quickly, run_launched, task, data, tmp_path):
+    shutil.copytree(data, tmp_path / "copy")
+    (tmp_path / "copy/test/class 2/3.png").write_bytes(b"")  # of the last batch, which process 1 reads
+    keys = [f"DATASET.DATA_DIR={tmp_path / 'copy'}", "OPTIMIZATION.EPOCHS=1", "INPUT.UNREADABLE=skip"]
+    good(run_quickly("train_retrieval", *task("run", *keys)))
+    evaluate = ["eval_retrieval", "--cfg_file", tmp_path / "run/config.yaml", "EVAL.BATCH_SIZE=5"]
+    good(run_quickly(*evaluate, "--out", tmp_path / "one"))
+    done = run_launched(*evaluate, "--out", tmp_path / "two")
+    logs = [(tmp_path / "logs" / f"workerlog.{rank}").read_text() for rank in range(2)]
+    assert done.returncode == 0, logs
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert two["metrics"] == one["metrics"] and two["protocol"] == one["protocol"]
+    assert "class 2/3.png: skipped, unreadable picture: zero bytes" in logs[0]
+    assert "R@1" in logs[0] and "R@1" not in logs[1]
+
+
 def test_unreadable_pictures_are_named_or_skipped(run_quickly, task, data, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
