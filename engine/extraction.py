@@ -1,6 +1,6 @@
 """From pictures to features: a vector a picture, a grid of regions, or the regions that a detector finds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +47,22 @@ def extract(
     done since its last call. Raises `UserError` for an unreadable picture if such are refused; what came
     before is kept.
     """
-    starts = range(folder.done, len(ids), batch_size)
-    batches = [range(start, min(start + batch_size, len(ids))) for start in starts]
+    batches = batches_of(len(ids), folder.done, batch_size)
+    for indices, found in zip(batches, describe_batches(describer, ids, batches, workers), strict=True):
+        folder.add(*found)
+        progress(len(indices))
+
+
+def batches_of(pictures: int, done: int, batch_size: int) -> list[range]:
+    """Return the batches, by index, of the pictures that are not done."""
+    starts = range(done, pictures, batch_size)
+    return [range(start, min(start + batch_size, pictures)) for start in starts]
+
+
+def describe_batches(
+    describer: Describer, ids: Sequence[str], batches: Sequence[range], workers: int
+) -> Iterator[tuple[list[Extracted], dict[str, str]]]:
+    """Yield of each batch what `ExtractionFolder.add` takes; see `extract` for the arguments."""
     reasons, names = describer.loader.unreadables.problems, describer.loader.names
     for indices, prepared in zip(batches, iterate_batches(describer.prepare, batches, workers), strict=True):
         pictures = describer.describe([ids[index] for index in indices], prepared)
@@ -60,8 +74,7 @@ def extract(
                 )
         made = {picture.image_id for picture in pictures}
         problems = {ids[index]: reasons[names[index]] for index in indices if ids[index] not in made}
-        folder.add(pictures, problems)
-        progress(len(indices))
+        yield pictures, problems
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@
 
 A picture's id is its path in the folder, or the name that the caption file gives it. Unreadable pictures are
 named, left out and counted. While it is at work, everything is in OUT.extraction: after Ctrl-C, a kill or a
-full disk the same command goes on where it stopped, and ends with the same bytes.
+full disk the same command goes on where it stopped, and ends with the same bytes. So it does under
+python -m paddle.distributed.launch, where processes share the pictures.
 """
 
 import argparse
@@ -55,18 +56,12 @@ def main() -> None:
     leave_on_sigterm()
     output = arguments.out
     refuse_existing(output, arguments.overwrite)
-    backbone = read_backbone(arguments.backbone)
-    if arguments.model and backbone.kind == "paddle":
-        backbone = replace(backbone, weights=arguments.model)
-    elif arguments.model:
-        backbone = replace(backbone, model=arguments.model)
-    detector = read_detector(arguments.detector) if arguments.detector else None
-    if detector and arguments.detector_model:
-        detector = replace(detector, model=arguments.detector_model)
+    backbone, detector = read_networks(arguments)
     files = PictureFiles(arguments.images)
     ids, names = choose_pictures(files, arguments.captions, arguments.split)
     threads = choose_threads()
-    if backbone.kind == "paddle":
+    launched = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    if launched or backbone.kind == "paddle":
         prepare_runtime(threads=threads)
     loader = PictureLoader(
         files,
@@ -77,17 +72,47 @@ def main() -> None:
     )
     batch_size = _PICTURES_WITH_REGIONS if detector else arguments.batch_size
     job = describe_job(arguments, backbone, detector, ids, names, batch_size)
-    with contextlib.closing(ExtractionFolder(output, job, arguments.overwrite)) as folder:
-        if folder.done:
-            print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
-        if folder.done < len(ids):
+    joined, is_first, extract_all = processes(launched)
+    with joined, contextlib.ExitStack() as opened:
+        folder = None
+        if is_first:
+            folder = ExtractionFolder(output, job, arguments.overwrite)
+            opened.enter_context(contextlib.closing(folder))
+            if folder.done:
+                print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
+        if launched or folder.done < len(ids):
             describer = build_describer(arguments, loader, backbone, detector, threads)
-            with stage("extracting", len(ids), folder.done) as progress:
-                extract(describer, ids, folder, batch_size, arguments.workers, progress)
-        write_store(folder, output, arguments.dtype)
-        for line in describe_unreadable(folder.problems):
-            print(line)
-        folder.remove()
+            with stage("extracting", len(ids), folder.done) if folder else unseen() as progress:
+                extract_all(describer, ids, folder, batch_size, arguments.workers, progress)
+        if folder:
+            write_store(folder, output, arguments.dtype)
+            for line in describe_unreadable(folder.problems):
+                print(line)
+            folder.remove()
+
+
+def processes(launched: bool) -> tuple[contextlib.AbstractContextManager, bool, Callable[..., None]]:
+    """Return what holds the processes of a job together, whether this is the first, and how it extracts."""
+    if not launched:
+        return contextlib.nullcontext(), True, extract
+    from engine.distributed import is_main
+    from engine.lifeline import joined_processes
+    from engine.shared_extraction import extract_together
+
+    return joined_processes(), is_main(), extract_together
+
+
+def read_networks(arguments: argparse.Namespace) -> tuple[Backbone, Detector | None]:
+    """Return what the YAML files and the command line say of the networks."""
+    backbone = read_backbone(arguments.backbone)
+    if arguments.model and backbone.kind == "paddle":
+        backbone = replace(backbone, weights=arguments.model)
+    elif arguments.model:
+        backbone = replace(backbone, model=arguments.model)
+    detector = read_detector(arguments.detector) if arguments.detector else None
+    if detector and arguments.detector_model:
+        detector = replace(detector, model=arguments.detector_model)
+    return backbone, detector
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -245,6 +270,11 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
         raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
     if there and not overwrite and (output in there or not partial_folder(output).exists()):
         raise UserError(f"{there[0]}: already there: give another --out, or --overwrite to replace it")
+
+
+def unseen() -> contextlib.AbstractContextManager[Callable[[int], object]]:
+    """Return what `stage` does, for a process that does not speak."""
+    return contextlib.nullcontext(lambda pictures: None)
 
 
 @contextlib.contextmanager

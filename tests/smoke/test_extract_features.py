@@ -179,6 +179,25 @@ def test_a_stopped_extraction_goes_on_to_the_same_bytes(run_quickly, photos, nam
     assert not (photos / "a.h5.extraction").exists()
 
 
+def test_two_processes_go_on_with_what_one_has_left_to_the_same_bytes(run_quickly, run_launched, photos):
+    for number in range(6, 11):
+        (photos / "photos" / f"{number}.jpg").write_bytes(encoded(noisy(60, 40, seed=number), "JPEG"))
+    (photos / "photos" / "b" / "9.jpg").write_bytes(b"")
+    options = command("--detector", "boxes.yaml", "--regions", 1, 3, "--out")  # eight pictures are a batch
+    assert run_quickly(*options, "whole.h5", cwd=photos).returncode == 0
+    done = run_launched(*options, "fresh.h5", cwd=photos)
+    assert done.returncode == 0, done.stdout + done.stderr
+    words = [sys.executable, INTERRUPT, "SIGKILL", "2", ROOT / "tools" / "extract_features.py"]
+    subprocess.run([str(word) for word in [*words, *options[1:], "left.h5"]], cwd=photos, check=False)
+    done = run_launched(*options, "left.h5", cwd=photos)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after 8 of 12 pictures" in done.stdout
+    assert "b/9.jpg: skipped, unreadable picture: zero bytes" in done.stdout
+    assert "pictures" not in (photos / "logs/workerlog.1").read_text(), "one process speaks"
+    for name in ("fresh.h5", "left.h5"):
+        assert (photos / name).read_bytes() == (photos / "whole.h5").read_bytes()
+
+
 def other_size(folder: Path) -> None:
     backbone_yaml(folder / "means.yaml", folder / "means.onnx", SIZE=16)
 
