@@ -20,12 +20,14 @@ class Listing:
     """Images in the order of the file, and their captions.
 
     names: the images' names, and under other keys other names of the same images (each list [images]).
-    captions: stripped text. caption_image: [captions], index of each caption's image.
+    captions: stripped text. caption_image: [captions], index of each caption's image. places: [images], where
+    the file first names each, such as `line 3`.
     """
 
     names: dict[str, list[str]]
     captions: list[str] = field(default_factory=list)
     caption_image: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
 
 def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
@@ -74,6 +76,7 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
             listing.caption_image.append(len(listing.names["filename"]))
         for column, name in zip(listing.names.values(), names, strict=True):
             column.append(str(name))
+        listing.places.append(f"images[{index}]")
     if not listing.captions:
         raise no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
     refuse_duplicates(path, listing.names["filename"], f"image {{}} of {splits[0]}")
@@ -110,8 +113,11 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
                 f"{path} line {line}: empty {'caption' if image else 'image'}: fill it in or delete the line"
             )
         else:
+            if image not in images:
+                images[image] = len(images)
+                listing.places.append(f"line {line}")
             listing.captions.append(caption)
-            listing.caption_image.append(images.setdefault(image, len(images)))
+            listing.caption_image.append(images[image])
     if not images:
         raise no_such_split(path, split, others)
     listing.names["image"] = list(images)
@@ -170,7 +176,7 @@ def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
     """Return the error that a file has no captions of a split, but of `others`."""
     return UserError(
         f"{path}: no captions of the split {split!r}, it holds {', '.join(sorted(others)) or 'none'}: "
-        "set DATASET.TRAIN, DEV and TEST to its names"
+        "name its splits (DATASET.TRAIN, DEV and TEST, or --split)"
     )
 
 

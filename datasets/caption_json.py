@@ -8,7 +8,7 @@ from pathlib import Path
 from config.errors import UserError
 from datasets.caption_files import Listing, no_such_split, read_text, refuse_duplicates
 
-Row = tuple[str, str, str | None, list[str]]  # where it stands, image, split, captions
+Row = tuple[str, str, str | None, list[str]]  # place in the file, image, split, captions
 _FORMS = (
     'expected {"a.jpg": ["a caption", ...], ...}, a list of {"image": "a.jpg", "caption": "a caption"}, or '
     "COCO's images and annotations"
@@ -74,8 +74,8 @@ def list_captions(path: Path, content: object, splits: Sequence[str] = ()) -> Li
         raise UserError(f"{path}: {_FORMS}")
     if isinstance(content, dict):
         rows: Iterable[Row] = (
-            (f"{path}: {image!r}", image, None, _texts(f"{path}: {image!r}", texts))
-            for image, texts in content.items()
+            (f"image {number}", image, None, _texts(f"{path}: {image!r}", texts))
+            for number, (image, texts) in enumerate(content.items(), 1)
         )
     else:
         rows = _records(path, content)
@@ -101,7 +101,7 @@ def _records(path: Path, records: list) -> Iterator[Row]:
             raise UserError(f"{where} ({image!r}): expected 'caption' or 'captions', got {found}")
         texts = record[keys[0]]
         captions = _texts(f"{where} ({image!r})", [texts] if isinstance(texts, str) else texts)
-        yield where, str(image).strip(), split.strip() if with_splits else None, captions
+        yield f"record {number}", str(image).strip(), split.strip() if with_splits else None, captions
 
 
 def _gather(path: Path, rows: Iterable[Row], splits: Sequence[str]) -> Listing:
@@ -109,15 +109,19 @@ def _gather(path: Path, rows: Iterable[Row], splits: Sequence[str]) -> Listing:
     images: dict[str, int] = {}
     split_of: dict[str, str | None] = {}
     listing = Listing({})
-    for where, image, split, captions in rows:
+    for place, image, split, captions in rows:
         if split_of.setdefault(image, split) != split:
             raise UserError(
-                f"{where}: {image!r} is of the split {split!r}, and of {split_of[image]!r} before: keep each "
-                "image in one split"
+                f"{path}: {place}: {image!r} is of the split {split!r}, and of {split_of[image]!r} "
+                "before: keep each image in one split"
             )
-        if not splits or split in splits:
-            listing.captions += captions
-            listing.caption_image += [images.setdefault(image, len(images))] * len(captions)
+        if splits and split not in splits:
+            continue
+        if image not in images:
+            images[image] = len(images)
+            listing.places.append(place)
+        listing.captions += captions
+        listing.caption_image += [images[image]] * len(captions)
     if not images:
         raise no_such_split(path, splits[0], {split for split in split_of.values() if split})
     listing.names["image"] = list(images)
@@ -140,6 +144,7 @@ def _list_coco(path: Path, content: dict) -> Listing:
             if not _is_name(name):
                 raise UserError(f"{path}: images[{index}]: expected {key!r}, got {_shown(name)}")
             names.append(str(name))
+        listing.places.append(f"images[{index}]")
     refuse_duplicates(path, listing.names["file_name"], "image {}")
     image_of = refuse_duplicates(path, listing.names["id"], "image {}")
     for index, entry in enumerate(content["annotations"]):

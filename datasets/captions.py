@@ -98,7 +98,10 @@ def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: Feature
     """Rows are found by the ids of the features or of an ids file, else they follow the listing."""
     image_ids, rows = next(iter(listing.names.values())), len(features)
     if features.row_of is not None:
-        found = find_rows(listing.names.values(), features.row_of, path, f"{features.path}: no row")
+        problem = f"{features.path}: no {features.row}"
+        found = find_rows(
+            listing.names.values(), features.row_of, path, problem, listing.places, features.mend
+        )
         return image_ids, found, listing.caption_image
     if not ids_path.is_file():
         if len(image_ids) != rows:
@@ -114,14 +117,22 @@ def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: Feature
             f"{_miscount(len(ids), rows)}: mend the file"
         )
     row_of = refuse_duplicates(ids_path, ids)
-    found = find_rows(listing.names.values(), row_of, path, f"{ids_path}: no line")
+    found = find_rows(listing.names.values(), row_of, path, f"{ids_path}: no line", listing.places)
     return image_ids, found, listing.caption_image
 
 
-def find_rows(kinds: Iterable[list[str]], row_of: dict[str, int], path: Path, problem: str) -> list[int]:
+def find_rows(
+    kinds: Iterable[list[str]],
+    row_of: dict[str, int],
+    path: Path,
+    problem: str,
+    places: Sequence[str] = (),
+    mend: str = FeatureStore.mend,
+) -> list[int]:
     """Return the row of each image, by the kind of names of which most are known, or names without `.jpg`.
 
-    path: where the images are named. problem: how the message begins if not all of them are known.
+    path: where the images are named, and places: of each in there, if known. problem, mend: how the message
+    begins and ends if not all of them are known.
     """
     kinds = list(kinds)
     stems = [[os.path.splitext(name)[0] for name in names] for names in kinds]
@@ -130,9 +141,8 @@ def find_rows(kinds: Iterable[list[str]], row_of: dict[str, int], path: Path, pr
     missing = [name for name in names if name not in row_of]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UserError(
-            f"{problem} for the image {missing[0]!r}{others} of {path}: extract its features and add its id"
-        )
+        place = f" {places[names.index(missing[0])]}" if places else ""
+        raise UserError(f"{problem} for the image {missing[0]!r}{others} of {path}{place}: {mend}")
     return [row_of[name] for name in names]
 
 

@@ -43,7 +43,8 @@ class FeatureStore(ABC):
 
     path: the file. dim: width F of a vector. dtype: how vectors are stored. max_regions: regions of the
     image that has most; None for one global vector an image. image_ids: the names of the rows, and row_of:
-    the row of each name; None where the file names none.
+    the row of each name; None where the file names none. row, mend: what a row is called, and what is to be
+    done where an image has none.
     """
 
     path: Path
@@ -52,6 +53,8 @@ class FeatureStore(ABC):
     max_regions: int | None
     image_ids: list[str] | None = None
     row_of: dict[str, int] | None = None
+    row = "row"
+    mend = "extract its features and add its id"
 
     @abstractmethod
     def __len__(self) -> int:

@@ -81,7 +81,7 @@ def read_captioned(
     else:
         raise UserError(f"{path}: expected a caption file that ends with .csv or .json")
     names = next(iter(listing.names.values()))
-    return listing, files.find(names, [str(path)] * len(names))
+    return listing, files.find(names, (f"{path} {place}" for place in listing.places))
 
 
 def _read_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
@@ -147,6 +147,7 @@ def _joined(path: Path, listings: list[Listing]) -> Listing:
         for name, column in whole.names.items():
             column += listing.names[name]
         whole.captions += listing.captions
+        whole.places += listing.places
         whole.caption_image += [images + image for image in listing.caption_image]
     refuse_duplicates(path, next(iter(whole.names.values())), "image {}")
     return whole

@@ -6,6 +6,7 @@ import threading
 import warnings
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -145,10 +146,12 @@ class Unreadables:
         self.problems: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def add(self, name: str, error: UnreadableError) -> None:
-        """Note a picture; raise `UserError` naming it if unreadable pictures are refused."""
+    def add(self, name: str, error: UnreadableError, folder: Path = Path()) -> None:
+        """Note a picture of a folder; raise `UserError` naming it if unreadable pictures are refused."""
         if self.refuse:
-            raise UserError(f"{name}: unreadable picture: {error}: mend or remove it, or skip such pictures")
+            raise UserError(
+                f"{folder / name}: unreadable picture: {error}: mend or remove it, or skip such pictures"
+            )
         with self._lock:
             self.problems[name] = str(error)
 

@@ -60,7 +60,7 @@ class PictureLoader:
                 views = self._cut(picture, int(index), epoch)
                 cuts = picture.views(views, self.resample)
             except UnreadableError as error:
-                self.unreadables.add(self.names[index], error)
+                self.unreadables.add(self.names[index], error, self.files.path)
                 continue
             if not kept:
                 height, width, _ = cuts[0].shape

@@ -19,6 +19,8 @@ class PictureStore(FeatureStore):
     dtype = np.dtype(np.float32)
     max_regions = None
     dim = 0
+    row = "picture"
+    mend = "add it, or correct its name"
 
     def __init__(self, files: PictureFiles, loader: PictureLoader) -> None:
         self.path = files.path

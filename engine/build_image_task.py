@@ -15,7 +15,7 @@ from engine.build_tasks import Batches, Start, Task
 from engine.checkpoint import check_family, checkpoint_hash, load_model, resolve_checkpoint
 from engine.cnn_weights import start_cnn
 from engine.evaluator import Progress
-from engine.image_evaluation import ImageResult, evaluate_images
+from engine.image_evaluation import ImageResult, check_searchable, evaluate_images
 from models.build import build_model
 
 
@@ -24,6 +24,7 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
     training = build_image_dataset(cfg, cfg.DATASET.TRAIN, training=True)
     unreadables = training.loader.unreadables
     dev = build_image_dataset(cfg, cfg.DATASET.DEV, training=False, unreadables=unreadables)
+    check_searchable(dev)
     sampler = build_image_sampler(cfg, training, start.rank, start.world_size)
     model = build_model(cfg, 0)
     fresh = not start.resume_from and not cfg.PRETRAINED.DIR
@@ -76,6 +77,7 @@ def evaluate_image_encoder(
     gallery = None
     if cfg.EVAL.GALLERY:
         gallery = build_image_dataset(cfg, cfg.EVAL.GALLERY, training=False, unreadables=unreadables)
+    check_searchable(dataset, gallery)
     result = evaluate_loaded(cfg, model, dataset, gallery, progress)
     checkpoint = {
         "folder": str(folder),

@@ -163,7 +163,7 @@ class RegionDescriber:
                 picture.decode(min(picture.size) / _DETAIL)
                 found.append((place, picture, self.yolox.letterbox(picture)))
             except UnreadableError as error:
-                self.loader.unreadables.add(name, error)
+                self.loader.unreadables.add(name, error, self.loader.files.path)
         return found
 
     def describe(

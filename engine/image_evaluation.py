@@ -64,12 +64,7 @@ def evaluate_images(
     queries = encode_pictures(model, dataset, batch_size, num_workers, progress)
     found = encode_pictures(model, gallery, batch_size, num_workers, progress) if gallery else queries
     others = (found.embeddings, found.classes) if gallery else ()
-    if not np.isin(queries.classes, _searchable(queries, found, gallery is None)).any():
-        raise UserError(
-            f"{dataset.name}: no picture has another of its class to find"
-            + (f" in {gallery.name}" if gallery else "")
-            + f", such as one of {queries.classes[0]}: add pictures, or check the classes"
-        )
+    _refuse_lonely(dataset, queries.classes, gallery, found.classes)
     ranks = together(
         lambda: image_ranks(
             queries.embeddings,
@@ -100,10 +95,28 @@ def evaluate_images(
     return ImageResult(metrics, protocol, ranks, queries, found)
 
 
-def _searchable(queries: EncodedPictures, gallery: EncodedPictures, own: bool) -> np.ndarray:
-    """Return the classes that a query can find."""
-    classes, counts = np.unique(gallery.classes, return_counts=True)
-    return classes[counts > own]
+def check_searchable(dataset: ImageDataset, gallery: ImageDataset | None = None) -> None:
+    """Raise `UserError` where no picture has another of its class to find, before any is encoded."""
+    found = dataset if gallery is None else gallery
+    _refuse_lonely(dataset, _class_of(dataset), gallery, _class_of(found))
+
+
+def _class_of(dataset: ImageDataset) -> np.ndarray:
+    return np.array(dataset.class_names)[dataset.labels]
+
+
+def _refuse_lonely(
+    dataset: ImageDataset, classes: np.ndarray, gallery: ImageDataset | None, found: np.ndarray
+) -> None:
+    """Raise `UserError` unless a class of the queries is among those `found`, twice without gallery."""
+    names, counts = np.unique(found, return_counts=True)
+    if np.isin(classes, names[counts > (gallery is None)]).any():
+        return
+    where = f" in {gallery.loader.files.path}, {gallery.name}" if gallery else ""
+    raise UserError(
+        f"{dataset.loader.files.path}, {dataset.name}: no picture has another of its class to find{where}, "
+        f"such as one of {classes[0]}: add pictures, or check the classes"
+    )
 
 
 def encode_pictures(
@@ -124,7 +137,7 @@ def encode_pictures(
         embeddings, kept = (gather_rows(paddle.to_tensor(rows))[0].numpy() for rows in (embeddings, kept))
         for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
             dataset.loader.unreadables.problems.update(json.loads(problems))
-    return EncodedPictures(embeddings, kept, np.array(dataset.class_names)[dataset.labels[kept]])
+    return EncodedPictures(embeddings, kept, _class_of(dataset)[kept])
 
 
 def _encode(

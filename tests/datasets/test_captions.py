@@ -391,7 +391,14 @@ def test_an_image_without_a_row_is_named(tmp_path):
     (tmp_path / "all.csv").write_text(CSV)
     (tmp_path / "train_ids.txt").write_text("b 1.jpg\nc.jpg\n")
     save_features(tmp_path, 2)
-    check_refused(lambda: load(tmp_path, "csv", caption_file="all.csv"), ["no line for the image 'a.jpg'"])
+    expected = ["train_ids.txt: no line for the image 'a.jpg' of", "all.csv line 4: extract"]
+    check_refused(lambda: load(tmp_path, "csv", caption_file="all.csv"), expected)
+    (tmp_path / "all.json").write_text(json.dumps(RECORDS))
+    expected[1] = "all.json record 3: extract"
+    check_refused(lambda: load(tmp_path, "json", caption_file="all.json"), expected)
+    (tmp_path / "dataset.json").write_text(json.dumps(KARPATHY))
+    expected[1] = "dataset.json images[3]: extract"
+    check_refused(lambda: load(tmp_path, "karpathy", caption_file="dataset.json"), expected)
 
 
 def load_by_id(folder, row_ids, format="precomp", caption_file="", per_image=0):

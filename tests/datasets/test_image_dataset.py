@@ -133,6 +133,19 @@ def test_pictures_are_known_by_every_name_that_is_theirs_alone(folder: Path) -> 
     assert store.gather(np.array([3, 8]), pool=False).shape == (2, 3, 32, 32)
 
 
+def test_captions_of_a_picture_that_is_missing_are_named_with_their_record(folder: Path) -> None:
+    cfg = config(folder, DATASET__FORMAT="json", DATASET__CAPTION_FILE="{split}.json")
+    records = [{"image": name, "caption": "a picture"} for name in ("dog/1.png", "cat/1", "3")]
+    (folder / "train.json").write_text(json.dumps(records))
+    store = build_picture_store(cfg, "train", training=False)
+    assert load_split(cfg, "train", store, training=False).image_rows.tolist() == [3, 1, 8]
+    records[1]["image"] = "cow.png"
+    (folder / "train.json").write_text(json.dumps(records))
+    problem = r"train: no picture for the image 'cow.png' of .*train.json record 2: add it"
+    with pytest.raises(UserError, match=problem):
+        load_split(cfg, "train", store, training=False)
+
+
 def test_pictures_with_captions_are_cut_by_epoch(folder: Path) -> None:
     store = build_picture_store(config(folder), "train", training=True)
     first = store.gather(np.arange(4), pool=False)

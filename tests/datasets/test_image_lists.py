@@ -168,8 +168,16 @@ def test_pictures_of_a_caption_file(files, tmp_path, name):
 
 def test_mistakes_of_caption_files_are_named(files, tmp_path):
     (tmp_path / "a.csv").write_text("image,caption\ndog/1.png,a dog\nnone.png,nothing\n")
-    with pytest.raises(UserError, match=r"a.csv: no picture for 'none.png' in .*: add it"):
+    with pytest.raises(UserError, match=r"a.csv line 3: no picture for 'none.png' in .*: add it"):
         read_captioned(files, tmp_path / "a.csv")
+    records = [{"image": name, "caption": "a picture"} for name in ("dog/1.png", "x")]
+    (tmp_path / "b.json").write_text(json.dumps(records))
+    with pytest.raises(UserError, match=r"b.json record 2: no picture for 'x' in .*: add it"):
+        read_captioned(files, tmp_path / "b.json")
+    write_coco(tmp_path / "c.json")
+    (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("a b.jpg", "x.jpg"))
+    with pytest.raises(UserError, match=r"c.json images\[1\]: no picture for 'x.jpg' in .*: add it"):
+        read_captioned(files, tmp_path / "c.json")
     (tmp_path / "a.json").write_text('{"dog/1.png": "a dog"}')
     with pytest.raises(UserError, match="'dog/1.png': expected a list of captions, got \"a dog\""):
         read_captioned(files, tmp_path / "a.json")

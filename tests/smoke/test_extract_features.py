@@ -75,10 +75,8 @@ def test_broken_pictures_of_a_zip_file_are_named_left_out_and_counted(run_quickl
         *extraction, "--images", "photos.zip", "--unreadable", "refuse", "--overwrite", cwd=photos
     )
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "error: a/0 x.jpg: unreadable picture: zero bytes: mend or remove it, or skip such pictures\n"
-    )
+    expected = "error: photos.zip/a/0 x.jpg: unreadable picture: zero bytes: mend or remove it, or skip such "
+    assert done.stderr == f"{expected}pictures\n"
     assert open_features(photos / "z_ims.npy").image_ids == store.image_ids, "what was there is there still"
 
 
@@ -244,7 +242,7 @@ MISTAKES = {
     "a missing picture": (
         missing_picture,
         ["--captions", "c.csv"],
-        "c.csv: no picture for 'none.jpg' in photos",
+        "c.csv line 2: no picture for 'none.jpg' in photos",
     ),
     "an empty folder": (no_pictures, [], "photos: no pictures among its 0 files"),
     "nothing readable": (only_broken, [], "a.jpg: not a picture of a known format; none of 1 pictures"),

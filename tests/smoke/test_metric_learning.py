@@ -165,7 +165,7 @@ def test_unreadable_pictures_are_named_or_skipped(run_quickly, task, data, tmp_p
     (copy / "test/class 1/2.png").write_bytes((copy / "test/class 1/2.png").read_bytes()[:500])
     keys = [f"DATASET.DATA_DIR={copy}", "OPTIMIZATION.EPOCHS=1"]
     problem = bad(run_quickly("train_retrieval", *task("refuse", *keys)))
-    assert "class 0/1.png: unreadable picture: zero bytes" in problem
+    assert f"error: {copy}/train/class 0/1.png: unreadable picture: zero bytes" in problem
     printed = good(run_quickly("train_retrieval", *task("skip", *keys, "INPUT.UNREADABLE=skip")))
     assert "class 0/1.png: skipped, unreadable picture: zero bytes" in printed
     assert "unreadable pictures skipped: 1" in printed
@@ -221,3 +221,13 @@ def test_a_class_of_one_picture_cannot_be_sampled(run_quickly, task, data, tmp_p
     keys = ["LOSS.NAME=triplet", f"DATASET.DATA_DIR={copy}"]
     problem = bad(run_quickly("train_retrieval", *task("run", *keys)))
     assert "train: class class 3 has one image, expected two or more" in problem
+
+
+def test_a_dev_split_without_pairs_is_refused_before_training(run_quickly, task, data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    for path in (copy / "dev").glob("*/[12].png"):
+        path.unlink()
+    problem = bad(run_quickly("train_retrieval", *task("run", f"DATASET.DATA_DIR={copy}")))
+    assert f"{copy}/dev, dev: no picture has another of its class to find, such as one of class 0" in problem
+    assert not (tmp_path / "run").exists()
