@@ -73,7 +73,7 @@ class Picture:
     def views(self, views: list[View], resample: Image.Resampling) -> list[np.ndarray]:
         """Return each view as uint8 [height,width,3] in RGB; equal boxes are brought to size once.
 
-        The picture is decoded as small as these views allow, unless `decode` came before. Raises
+        In memory, each channel is in one piece, as networks want it. The picture is decoded as small as these views allow, unless `decode` came before. Raises
         `UnreadableError`.
         """
         shrink = min(
@@ -82,17 +82,15 @@ class Picture:
         )
         upright = self.decode(shrink)
         x_scale, y_scale = upright.width / self.size[0], upright.height / self.size[1]
-        made: dict[tuple, np.ndarray] = {}
+        made: dict[tuple, Image.Image] = {}
         for view in views:
             if (view.box, view.size) not in made:
                 left, upper, right, lower = view.box
                 # rounding may lead over the edge, which Pillow refuses
                 right, lower = min(right * x_scale, upright.width), min(lower * y_scale, upright.height)
                 box = (left * x_scale, upper * y_scale, right, lower)
-                resized = upright.resize(view.size, resample, box=box, reducing_gap=_GAP)
-                made[view.box, view.size] = np.asarray(resized)
-        plain = [made[view.box, view.size] for view in views]
-        return [pixels[:, ::-1] if view.flip else pixels for view, pixels in zip(views, plain, strict=True)]
+                made[view.box, view.size] = upright.resize(view.size, resample, box=box, reducing_gap=_GAP)
+        return [_pixels(made[view.box, view.size], view.flip) for view in views]
 
     def decode(self, shrink: float) -> Image.Image:
         """Return the upright picture in RGB, which is decoded once: whole, or shrunk by at most `shrink`.
@@ -115,6 +113,15 @@ class Picture:
             return to_rgb(image)
         except _BROKEN as error:
             raise _unreadable(error) from error
+
+
+def _pixels(image: Image.Image, flip: bool) -> np.ndarray:
+    if flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    channels = np.empty((3, image.height, image.width), dtype=np.uint8)
+    for channel, band in zip(channels, image.split(), strict=True):
+        channel[:] = np.asarray(band)
+    return channels.transpose(1, 2, 0)  # [height,width,3]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
