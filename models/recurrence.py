@@ -16,6 +16,8 @@ from models.row_blocks import for_each, row_blocks
 
 Rows = np.ndarray | None  # row numbers; None: one after another
 
+_ALIKE = 0.7  # so many different inputs a row, and fewer, are added up before they are multiplied
+
 
 class GRUSteps:
     """The element-wise part of a GRU for n rows of a level; gates in the order r, z, n.
@@ -24,6 +26,7 @@ class GRUSteps:
     """
 
     num_gates, has_memory = 3, False
+    differ = (2,)  # gates whose two biases have different gradients
     scales = 0.5, 0.5, 1.0  # of what comes before a gate's tanh: the logistic function is (1 + tanh(x/2)) / 2
 
     @staticmethod
@@ -54,13 +57,15 @@ class GRUSteps:
         state *= z
         state += n
 
-    def backward(self, before: np.ndarray, memory: None, d_state: np.ndarray, d_memory: None) -> np.ndarray:
-        """Return the gradients [3,n,D] of U h + c.
+    def backward(
+        self, before: np.ndarray, memory: None, d_state: np.ndarray, d_memory: None, d_gates: np.ndarray
+    ) -> None:
+        """Write the gradients of U h + c to `d_gates` [3,n,D].
 
         `d_state` [n,D] becomes the gradient that reaches h beside the product. That of n's W x replaces
         `hidden_n`; r's and z's are the same as those of U h.
         """
-        (r, z, n), hidden_n, d_gates = self.gates, self.hidden_n, np.empty_like(self.gates)
+        (r, z, n), hidden_n = self.gates, self.hidden_n
         d_r, d_z, d_n = d_gates
         fresh = 1 - z
         _tanh_slope(n, out=d_n)
@@ -75,7 +80,6 @@ class GRUSteps:
         hidden_n[:] = d_n
         d_n *= r
         d_r *= d_n
-        return d_gates
 
     def turn_to_inputs(self, d_hidden: np.ndarray) -> None:
         """Make the gradients of W x [3,n,D] of those of U h + c."""
@@ -89,6 +93,7 @@ class LSTMSteps:
     """
 
     num_gates, has_memory = 4, True
+    differ = ()
     scales = 0.5, 0.5, 1.0, 0.5  # as in a GRU
 
     @staticmethod
@@ -121,14 +126,20 @@ class LSTMSteps:
         np.multiply(o, self.shown, out=state)
 
     def backward(
-        self, before: np.ndarray, memory: np.ndarray, d_state: np.ndarray, d_memory: np.ndarray
-    ) -> np.ndarray:
-        """Return the gradients [4,n,D] of W x and of U h.
+        self,
+        before: np.ndarray,
+        memory: np.ndarray,
+        d_state: np.ndarray,
+        d_memory: np.ndarray,
+        d_gates: np.ndarray,
+    ) -> None:
+        """Write the gradients of W x and of U h to `d_gates` [4,n,D].
 
         `d_memory` [n,D], the gradient of the cell, becomes that of the cell before, and `d_state` [n,D] what
         reaches h beside the product: nothing.
         """
-        (i, f, g, o), d_gates = self.gates, 1 - self.gates
+        i, f, g, o = self.gates
+        np.subtract(1, self.gates, out=d_gates)
         d_i, d_f, d_g, d_o = d_gates
         slope = _tanh_slope(self.shown, out=np.empty_like(d_state))
         slope *= o
@@ -145,7 +156,6 @@ class LSTMSteps:
                 d_gate *= factor
             d_gate *= d_memory
         d_memory *= f
-        return d_gates
 
     def turn_to_inputs(self, d_hidden: np.ndarray) -> None:
         """W x and U h are added, so their gradients are equal."""
@@ -308,7 +318,10 @@ class Recurrence:
         d_hidden = np.empty((self._kind.num_gates, *d_states.shape), d_states.dtype)  # [G,P,D]
         factors = RepeatedFactors(self._by_gate[1])
         num_products = sum(level.num_products for level in self._levels[1:])
-        d_products = np.empty((self._kind.num_gates, num_products, d_states.shape[1]), d_states.dtype)
+        shared = any(level.parents is not None for level in self._levels[1:])
+        d_products = d_hidden[:, self._levels[0].end :]  # as long as each row has a product of its own
+        if shared:
+            d_products = np.empty((len(d_hidden), num_products, d_states.shape[1]), d_states.dtype)
         continued = np.empty(d_products.shape[1:], d_states.dtype)
         d_state, d_memory = np.zeros((2, self._levels[-1].size, d_states.shape[1]), d_states.dtype)
         for number in reversed(range(len(self._levels))):
@@ -322,8 +335,9 @@ class Recurrence:
             products = slice(num_products - level.num_products, num_products)
             num_products = products.start
             continued[products] = level.continued(before)
-            for d_gate, d_product in zip(d_hidden[:, rows], d_products[:, products], strict=True):
-                level.sum(d_gate, out=d_product)
+            if shared:
+                for d_gate, d_product in zip(d_hidden[:, rows], d_products[:, products], strict=True):
+                    level.sum(d_gate, out=d_product)
             d_before = factors.sum_products(d_products[:, products])
             d_before += level.sum(d_state)
             d_state = level.spread(d_before, len(before))
@@ -344,7 +358,7 @@ class Recurrence:
             part, kind = task
             parent = level.parent_of(part)
             old, d_old = (memory[parent], d_memory[part]) if kind.has_memory else (None, None)
-            d_hidden[:, part] = kind.backward(before[parent], old, d_state[part], d_old)
+            kind.backward(before[parent], old, d_state[part], d_old, d_hidden[:, part])
 
         for_each(step, self._steps[number])
 
@@ -358,23 +372,30 @@ class Recurrence:
         weight_ih = self._by_gate[0]
         grads = [np.empty_like(weight) for weight in self._weights]
         d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh = map(self._gates, grads)
+        for gate, d_product in enumerate(d_products):
+            multiply(d_product.T, continued, out=d_weight_hh[gate])
         ones = np.ones((1, d_hidden.shape[1]), d_hidden.dtype)
-        for gate, d_gate in enumerate(d_hidden):
-            multiply(d_products[gate].T, continued, out=d_weight_hh[gate])
-            # As a product: `sum` adds row to row, and rounds more.
-            multiply(ones, d_gate, out=d_bias_hh[gate][None])
+        for gate in self._kind.differ:  # a product, since `sum` adds row to row, and rounds more
+            multiply(ones, d_hidden[gate], out=d_bias_hh[gate][None])
         for level, tasks in zip(self._levels, self._steps, strict=True):
             for part, kind in tasks:
                 kind.turn_to_inputs(d_hidden[:, _shifted(part, level.start)])
+        # Every row of x is some row's input. Few alike are quicker multiplied twice than added up.
         inputs = None if self._input_row is None else Groups(self._input_row)
-        width, x = self._x.shape[1], _with_column(self._x, 1)
-        d_x = np.empty_like(self._x) if need_input else None
+        adds_first = inputs is not None and len(self._x) < _ALIKE * d_hidden.shape[1]
+        own = self._x if inputs is None or adds_first else self._x[self._input_row]
+        width, x = own.shape[1], _with_column(own, 1)
+        d_x = np.empty_like(own) if need_input else None
         for gate, d_gate in enumerate(d_hidden):
-            d_gate = d_gate if inputs is None else inputs.sum(d_gate)  # every row of x is some row's input
+            d_gate = inputs.sum(d_gate) if adds_first else d_gate
             d_affine = multiply(d_gate.T, x)
             d_weight_ih[gate], d_bias_ih[gate] = d_affine[:, :width], d_affine[:, width]
+            if gate not in self._kind.differ:
+                d_bias_hh[gate] = d_bias_ih[gate]
             if need_input:
                 multiply(d_gate, weight_ih[gate], out=d_x, add=gate > 0)
+        if need_input and own is not self._x:
+            d_x = inputs.sum(d_x)
         return d_x, *grads
 
     def _project(self, x: np.ndarray) -> np.ndarray:
