@@ -5,10 +5,7 @@ The first relevant item's rank is the number of irrelevant items ahead of it, wh
 its columns. Precision at R needs the R best irrelevant scores of each query besides: they are kept on the
 way, and soon hardly any score is among them.
 
-What a tile holds need not be known exactly where it cannot matter. In the axes of the largest variance, the
-first eighth of a CNN's embedding has most of its length, and the product of these parts plus that of the
-lengths of the rest is a bound on the score (Cauchy-Schwarz). Only pairs whose bound is above what matters are
-multiplied in full; where that would be many, the whole tile is.
+What a tile holds need not be known exactly where it cannot matter (see `engine.score_bounds`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.metrics import average_counts, comparisons_of, group_numbers
+from engine.score_bounds import Bounds, heads_of, long_axes
 from engine.similarity import check_magnitude, inner_products
 from engine.tiles import Block, Items, Tiles, blocks_of
 
 DEEPEST = 1000  # ranks beyond are known to be beyond
-_SAMPLE = 8192  # embeddings that tell the axes; no bounds for fewer
-_WIDEST_PLAIN = 256  # embeddings so narrow are multiplied in full at once
-_SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
-_FEW = 1 / 256  # share of a tile's pairs that is quicker multiplied pair by pair
 _KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
 
 
@@ -112,12 +106,12 @@ class _Ranking:
     def __init__(
         self, gallery: np.ndarray, groups: np.ndarray, own: bool, tie_rule: str, block_size: int
     ) -> None:
-        wide = gallery.shape[1] > _WIDEST_PLAIN and len(gallery) > _SAMPLE
-        self._axes = _axes(gallery) if wide else None
         self._own = own
         self._tie_rule = tie_rule
         self._block_size = block_size
         self._blocks = self._cut(gallery, np.arange(len(gallery)), groups)
+        self._axes = long_axes(gallery)
+        self._heads = heads_of(self._blocks, self._axes)
 
     def of(
         self,
@@ -136,7 +130,10 @@ class _Ranking:
         blocks = self._blocks if mirrored else self._cut(query, rows, groups[rows])
         found = _Found(rows if self._own else None, relevant[rows], self._tie_rule)
         tiles = Tiles(blocks, self._blocks, inner_products)
-        bounds = _Bounds(blocks, self._blocks) if self._axes is not None else None
+        bounds = None
+        if self._axes is not None:
+            heads = self._heads if mirrored else heads_of(blocks, self._axes)
+            bounds = Bounds(blocks, self._blocks, heads, self._heads)
         related = {tile for tile in tiles.related() if not mirrored or tile[0] <= tile[1]}
         for tile in sorted(related):
             for side, others, scores in _sides(tile, tiles.scores(tile, keep=True), mirrored):
@@ -146,7 +143,7 @@ class _Ranking:
         for number, tile in enumerate(needed, start=1):
             parts = None
             if bounds and tile not in related:
-                parts = bounds.scores(tile, found, mirrored)
+                parts = bounds.scores(tile, found.bars, mirrored)
             parts = tiles.scores(tile, keep=False) if parts is None else parts
             for side, others, scores in _sides(tile, parts, mirrored):
                 found.add_rivals(side, others, scores, tile in related)
@@ -154,65 +151,7 @@ class _Ranking:
         return found.result(np.searchsorted(rows, chosen) if mirrored else np.arange(len(rows)))
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[Block]:
-        turn = None if self._axes is None else lambda vectors: vectors @ self._axes
-        return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size, turn)
-
-
-def _axes(embeddings: np.ndarray) -> np.ndarray:
-    """Return the principal axes [D,D] of a sample of `embeddings` [N,D], a column each, the longest first."""
-    sample = embeddings[:: max(1, len(embeddings) // _SAMPLE)]
-    return np.ascontiguousarray(np.linalg.eigh(sample.T @ sample)[1][:, ::-1])
-
-
-class _Bounds:
-    """Scores of a tile that are exact where they may matter, and -infinity elsewhere."""
-
-    def __init__(self, queries: list[Block], items: list[Block]) -> None:
-        self._queries, self._items = queries, items
-        self._heads = [_head(block) for block in queries]
-        self._item_heads = self._heads if items is queries else [_head(block) for block in items]
-        self._in_vain = 0  # tiles in a row that had to be multiplied in full
-        self._asked = 0
-
-    def scores(
-        self, tile: tuple[int, int], found: "_Found", mirrored: bool
-    ) -> list[tuple[Items, Items, np.ndarray]] | None:
-        """Return what `Tiles.scores` yields; nothing where nothing matters, None where all must be known."""
-        rows, columns = self._queries[tile[0]], self._items[tile[1]]
-        portions = rows.portions + columns.portions
-        self._asked += 1
-        hopeless = self._in_vain > 3 and self._asked % 32
-        if hopeless or len(portions) > 2 or any(portion.vectors is not None for portion in portions):
-            return None
-        (queries,), (items,) = rows.portions, columns.portions
-        bounds = self._heads[tile[0]] @ self._item_heads[tile[1]].T
-        slack = _SLACK * np.float32(_longest(rows) * _longest(columns))
-        matters = bounds > (found.bars(queries.places) - slack)[:, None]
-        if mirrored:
-            matters |= bounds > found.bars(items.places) - slack
-        count = np.count_nonzero(matters)
-        self._in_vain = self._in_vain + 1 if count > _FEW * matters.size else 0
-        if self._in_vain:
-            return None
-        if not count:
-            return []
-        bounds.fill(-np.inf)
-        places = np.nonzero(matters)
-        for start in range(0, count, len(rows.vectors)):
-            row, column = (side[start : start + len(rows.vectors)] for side in places)
-            bounds[row, column] = np.einsum("nd,nd->n", rows.vectors[row], columns.vectors[column])
-        return [(queries, items, bounds)]
-
-
-def _head(block: Block) -> np.ndarray:
-    """Return the first eighth of each vector, and the length of its rest: [V, D/8 + 1]."""
-    width = block.vectors.shape[1] // 8
-    rest = np.linalg.norm(block.vectors[:, width:], axis=1, keepdims=True)
-    return np.concatenate([block.vectors[:, :width], rest], axis=1)
-
-
-def _longest(block: Block) -> float:
-    return float(np.sqrt(np.einsum("nd,nd->n", block.vectors, block.vectors).max()))
+        return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size)
 
 
 def _sides(
@@ -232,6 +171,18 @@ def _same_group(queries: Items, items: Items) -> tuple[np.ndarray, np.ndarray]:
     row = np.repeat(np.arange(len(low)), high - low)
     first = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
     return row, order[first + np.arange(len(row))]
+
+
+def _above(scores: np.ndarray, bars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return row [n], rising, and value [n] of the `scores` [Q,G] above the bar [Q] of their row."""
+    if scores.flags.c_contiguous:
+        place = np.flatnonzero(scores > bars[:, None])
+        return place // scores.shape[1], scores.ravel()[place]
+    upright = np.ascontiguousarray(scores.T)  # [G,Q], without a copy where it was turned
+    place = np.flatnonzero(upright > bars)
+    row = place % len(scores)
+    order = np.argsort(row, kind="stable")
+    return row[order], upright.ravel()[place[order]]
 
 
 class _Found:
@@ -282,19 +233,23 @@ class _Found:
         if related:
             scores = np.array(scores)
             scores[_same_group(queries, items)] = -np.inf
-        some = np.flatnonzero((scores > self.bars(queries.places)[:, None]).any(axis=1))
-        if not len(some):
+        row, values = _above(scores, self.bars(queries.places))
+        if not len(row):
             return
-        places, scores = queries.places[some], np.ascontiguousarray(scores[some])
-        best = self._best[places, None]
+        place = queries.places[row]
         for count, ahead in zip(self._counts, self._comparisons, strict=True):
-            count[places] += ahead(scores, best).sum(axis=1, dtype=np.int32)
-        leads = np.flatnonzero((scores > self._bar[places, None]).any(axis=1))
-        if len(leads):
-            self._keep_leading(places[leads], scores[leads])
+            count[queries.places] += np.bincount(row[ahead(values, self._best[place])], minlength=len(scores))
+        leads = values > self._bar[place]
+        if leads.any():
+            self._keep_leading(queries.places, row[leads], values[leads])
 
-    def _keep_leading(self, places: np.ndarray, scores: np.ndarray) -> None:
-        width = self._leading.shape[1]
+    def _keep_leading(self, places: np.ndarray, row: np.ndarray, values: np.ndarray) -> None:
+        """Merge `values` [n] of the queries at `places[row]`, row by row, into the leading ones."""
+        rows, first, counts = np.unique(row, return_index=True, return_counts=True)
+        places, width = places[rows], self._leading.shape[1]
+        scores = np.full((len(rows), counts.max()), -np.inf, np.float32)
+        number = np.arange(len(row)) - np.repeat(first, counts)  # of this row's, in order
+        scores[np.repeat(np.arange(len(rows)), counts), number] = values
         merged = np.concatenate([self._leading[places], scores], axis=1)
         merged = np.partition(merged, -width, axis=1)[:, -width:]
         merged[:] = np.sort(merged, axis=1)[:, ::-1]

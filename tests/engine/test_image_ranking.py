@@ -88,8 +88,8 @@ def test_real_numbers_of_many_classes() -> None:
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
 @pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
 def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
-    monkeypatch.setattr("engine.image_ranking._SAMPLE", 50)
-    monkeypatch.setattr("engine.image_ranking._WIDEST_PLAIN", 16)
+    monkeypatch.setattr("engine.score_bounds._SAMPLE", 50)
+    monkeypatch.setattr("engine.score_bounds._WIDEST_PLAIN", 16)
     random = np.random.default_rng(3)
     scale = np.arange(1, 65) ** -1.0
     labels = random.permutation(np.arange(400) % 60)
@@ -112,8 +112,8 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
 
 
 def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None:
-    monkeypatch.setattr("engine.image_ranking._SAMPLE", 50)
-    monkeypatch.setattr("engine.image_ranking._WIDEST_PLAIN", 16)
+    monkeypatch.setattr("engine.score_bounds._SAMPLE", 50)
+    monkeypatch.setattr("engine.score_bounds._WIDEST_PLAIN", 16)
     products = []
     monkeypatch.setattr("engine.image_ranking.inner_products", lambda a, b: products.append(1) or a @ b.T)
     random = np.random.default_rng(4)
