@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,29 @@ print(json.dumps({
     assert facts["same"]
     assert (facts["threads"], facts["flag"]) == ("1", "1")
     assert facts["device"].startswith(("cpu", "gpu"))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="where the switch is known")
+def test_numbers_too_small_to_be_normal_are_zero_in_every_thread():
+    code = """
+import warnings
+warnings.simplefilter("error")
+from engine.runtime import prepare_runtime
+import numpy as np
+tiny = np.full(10_000, 1e-20, np.float32)
+assert (tiny * tiny > 0).all(), "as it is before"
+prepare_runtime("cpu", threads=2)
+import paddle
+from models.products import multiply
+from models.row_blocks import for_each
+found = []
+for_each(lambda part: found.append((part * part).max()), [tiny] * 50)
+found.append(multiply(tiny[None, :1].repeat(64, 0), tiny[None, :64]).max())
+found.append(float((paddle.to_tensor(tiny) ** 2).max()))
+print(max(found), np.finfo(np.float32).eps > 0)
+"""
+    done = run_code(code)
+    assert (done.stdout, done.stderr) == ("0.0 True\n", "")
 
 
 def test_the_start_is_quiet_and_the_environment_reaches_paddle():
