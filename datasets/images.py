@@ -73,8 +73,8 @@ class Picture:
     def views(self, views: list[View], resample: Image.Resampling) -> list[np.ndarray]:
         """Return each view as uint8 [height,width,3] in RGB; equal boxes are brought to size once.
 
-        In memory, each channel is in one piece, as networks want it. The picture is decoded as small as these views allow, unless `decode` came before. Raises
-        `UnreadableError`.
+        In memory, each channel is in one piece, as networks want it. The picture is decoded as small as these
+        views allow, unless `decode` came before. Raises `UnreadableError`.
         """
         shrink = min(
             min((view.box[2] - view.box[0]) / view.size[0], (view.box[3] - view.box[1]) / view.size[1])
@@ -118,10 +118,8 @@ class Picture:
 def _pixels(image: Image.Image, flip: bool) -> np.ndarray:
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    channels = np.empty((3, image.height, image.width), dtype=np.uint8)
-    for channel, band in zip(channels, image.split(), strict=True):
-        channel[:] = np.asarray(band)
-    return channels.transpose(1, 2, 0)  # [height,width,3]
+    channels = np.frombuffer(b"".join(band.tobytes() for band in image.split()), dtype=np.uint8)
+    return channels.reshape(3, image.height, image.width).transpose(1, 2, 0)  # [height,width,3]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

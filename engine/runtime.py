@@ -79,7 +79,7 @@ def prepare_runtime(
     _import_paddle_quietly()
     import paddle
 
-    _keep_freed_memory()
+    keep_freed_memory()
     chosen = _set_device(device)
     set_seed(seed)
     name = paddle.device.cuda.get_device_name() if chosen == "gpu" else "cpu"
@@ -209,10 +209,11 @@ def _flush_subnormals() -> None:
             libm.fesetenv(environment)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let large arrays use the memory of those before them; glibc would ask the system each time.
 
-    New pages are zeroed by the system at first touch, a tenth of a training step on the CPU.
+    New pages are zeroed by the system at first touch, a tenth of a training step on the CPU, and threads that
+    make batches wait for each other there.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: it does what it does
         libc = ctypes.CDLL("libc.so.6")
