@@ -349,10 +349,12 @@ class Recurrence:
         self, number: int, d_state: np.ndarray, d_memory: np.ndarray, d_hidden: np.ndarray
     ) -> None:
         """Write the gradients of a level's products to `d_hidden`, those of what it continues in place."""
-        level, before, memory = self._levels[number], np.zeros_like(d_state), np.zeros_like(d_state)
+        level = self._levels[number]
         if number:
             before = self._states[self._levels[number - 1].start : level.start]
             memory = self._memories[number - 1]
+        else:
+            before = memory = np.zeros_like(d_state)
 
         def step(task: tuple[slice, GRUSteps | LSTMSteps]) -> None:
             part, kind = task
