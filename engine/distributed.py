@@ -11,6 +11,7 @@ import paddle.distributed as dist
 from config.errors import UserError
 from engine.checkpoint import layer_tensors
 from engine.progress import ValidationStoppedError
+from engine.shared_memory import take_means
 from models.gathering import gather_counts, gather_rows
 
 Value = TypeVar("Value")
@@ -130,11 +131,12 @@ def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> li
     small = [gradient for gradient in gradients if gradient.size < _LARGE]
     numbers = paddle.to_tensor(extra, dtype="float32")
     buffer = paddle.concat([*(gradient.astype("float32").flatten() for gradient in small), numbers])
-    for task in [dist.all_reduce(tensor, sync_op=False) for tensor in (*large, buffer)]:
-        task.wait()
-    with paddle.no_grad():
-        for tensor in (*large, buffer):
-            tensor.scale_(1 / world_size())
+    if not take_means([*large, buffer]):
+        for task in [dist.all_reduce(tensor, sync_op=False) for tensor in (*large, buffer)]:
+            task.wait()
+        with paddle.no_grad():
+            for tensor in (*large, buffer):
+                tensor.scale_(1 / world_size())
     start = 0
     for gradient in small:
         end = start + gradient.size
