@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.metrics import average_counts, comparisons_of, group_numbers
-from engine.score_bounds import Bounds, heads_of, long_axes
+from engine.score_bounds import Bounds, Heads, long_axes
 from engine.similarity import check_magnitude, inner_products
 from engine.tiles import Block, Items, Tiles, blocks_of
 
@@ -111,7 +111,7 @@ class _Ranking:
         self._block_size = block_size
         self._blocks = self._cut(gallery, np.arange(len(gallery)), groups)
         self._axes = long_axes(gallery)
-        self._heads = heads_of(self._blocks, self._axes)
+        self._heads = Heads(self._blocks, self._axes)
 
     def of(
         self,
@@ -132,26 +132,42 @@ class _Ranking:
         tiles = Tiles(blocks, self._blocks, inner_products)
         bounds = None
         if self._axes is not None:
-            heads = self._heads if mirrored else heads_of(blocks, self._axes)
-            bounds = Bounds(blocks, self._blocks, heads, self._heads)
-        related = {tile for tile in tiles.related() if not mirrored or tile[0] <= tile[1]}
-        for tile in sorted(related):
-            for side, others, scores in _sides(tile, tiles.scores(tile, keep=True), mirrored):
-                found.add_relevant(side, others, scores)
-        found.close_relevant()
+            bounds = Bounds(self._heads if mirrored else Heads(blocks, self._axes), self._heads)
         needed = [tile for tile in tiles.all() if not mirrored or tile[0] <= tile[1]]
-        for number, tile in enumerate(needed, start=1):
-            parts = None
-            if bounds and tile not in related:
-                parts = bounds.scores(tile, found.bars, mirrored)
+        related = sorted(set(tiles.related()) & set(needed))
+        for cluster in _clusters(related, mirrored):
+            for tile in cluster:
+                for side, others, scores in _sides(tile, tiles.scores(tile, keep=True), mirrored):
+                    found.add_relevant(side, others, scores)
+            for number in {number for tile in cluster for number in tile[: 1 + mirrored]}:
+                found.close_relevant(np.concatenate([part.places for part in blocks[number].portions]))
+            for tile in cluster:
+                for side, others, scores in _sides(tile, tiles.scores(tile, keep=False), mirrored):
+                    found.add_rivals(side, others, scores, related=True)
+        rest = sorted(set(needed) - set(related))
+        for number, tile in enumerate(rest, start=len(related) + 1):
+            parts = bounds.scores(tile, found.bars, mirrored) if bounds else None
             parts = tiles.scores(tile, keep=False) if parts is None else parts
             for side, others, scores in _sides(tile, parts, mirrored):
-                found.add_rivals(side, others, scores, tile in related)
+                found.add_rivals(side, others, scores, related=False)
             show(number / len(needed))
+        show(1)
         return found.result(np.searchsorted(rows, chosen) if mirrored else np.arange(len(rows)))
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[Block]:
         return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size)
+
+
+def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:
+    """Part the tiles that hold relevant pairs, in order, so that all of a query's are in one list."""
+    clusters: list[list[tuple[int, int]]] = []
+    reach = -1  # the last block of queries in the list
+    for tile in related:
+        if tile[0] > reach:
+            clusters.append([])
+        clusters[-1].append(tile)
+        reach = max(reach, tile[1] if mirrored else tile[0])
+    return clusters
 
 
 def _sides(
@@ -201,6 +217,8 @@ class _Found:
         self._filled = np.zeros(len(relevant), np.int64)
         self._leading = np.full(shape, -np.inf, np.float32)  # falling
         self._counts = np.zeros((len(self._comparisons), len(relevant)), np.int64)
+        self._best = np.full(len(relevant), np.inf, np.float32)
+        self._bar = np.full(len(relevant), np.inf, np.float32)  # to be among the leading
 
     def add_relevant(self, queries: Items, items: Items, scores: np.ndarray) -> None:
         """Take the relevant ones of `scores` [q,g]; each pair comes once."""
@@ -213,13 +231,13 @@ class _Found:
         self._scores[place, self._filled[place] + number] = scores[row, column]
         self._filled += np.bincount(place, minlength=len(self._filled))
 
-    def close_relevant(self) -> None:
-        """Derive from the relevant scores what a rival must exceed to matter."""
-        lone = self._relevant == 0
-        self._best = np.where(lone, np.inf, self._scores.max(axis=1, initial=-np.inf)).astype(np.float32)
-        lowest = np.where(np.isinf(self._scores), np.inf, self._scores).min(axis=1, initial=np.inf)
-        self._bar = np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))  # to be among the leading
-        self._bar[lone] = np.inf
+    def close_relevant(self, places: np.ndarray) -> None:
+        """Derive from the relevant scores of the queries at `places` what a rival must exceed to matter."""
+        places = places[self._relevant[places] > 0]
+        scores = self._scores[places]
+        self._best[places] = scores.max(axis=1, initial=-np.inf)
+        lowest = np.where(np.isinf(scores), np.float32(np.inf), scores).min(axis=1, initial=np.inf)
+        self._bar[places] = np.nextafter(lowest, np.float32(-np.inf))
 
     def bars(self, places: np.ndarray) -> np.ndarray:
         """Return what an irrelevant score must exceed to change anything for the queries at `places`."""

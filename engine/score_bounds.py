@@ -35,26 +35,32 @@ def long_axes(embeddings: np.ndarray) -> np.ndarray | None:
     return axes
 
 
-def heads_of(blocks: list[Block], axes: np.ndarray | None) -> list[np.ndarray]:
-    """Return of each block its vectors in A `axes`, and at least the lengths of their rests: [V,A+1]."""
-    return [] if axes is None else [_head(block.vectors, axes) for block in blocks]
+class Heads:
+    """Blocks, and their vectors in A `axes`, with at least the lengths of the rests, made when asked for."""
+
+    def __init__(self, blocks: list[Block], axes: np.ndarray | None) -> None:
+        self.blocks = blocks
+        self._axes = axes
+        self._made: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """Return [V,A+1] for a block's V vectors."""
+        if number not in self._made:
+            vectors = self.blocks[number].vectors
+            head, squares = vectors @ self._axes, _squares(vectors)
+            rest = np.sqrt(np.maximum(squares - _squares(head), 0) + _SLACK * squares)
+            self._made[number] = np.concatenate([head, rest[:, None]], axis=1)
+        return self._made[number]
 
 
 class Bounds:
     """Scores of a tile that are exact where they may matter, and -infinity elsewhere.
 
-    queries, items: the blocks whose scores are asked for; heads, item_heads: what `heads_of` returns of them.
+    queries, items: the blocks whose scores are asked for.
     """
 
-    def __init__(
-        self,
-        queries: list[Block],
-        items: list[Block],
-        heads: list[np.ndarray],
-        item_heads: list[np.ndarray],
-    ) -> None:
+    def __init__(self, queries: Heads, items: Heads) -> None:
         self._queries, self._items = queries, items
-        self._heads, self._item_heads = heads, item_heads
         self._in_vain = 0  # tiles in a row that had to be multiplied in full
         self._asked = 0
 
@@ -66,14 +72,14 @@ class Bounds:
         bars: returns of the queries at some places [n] what a score must exceed to matter. mirrored: items
         are queries too.
         """
-        rows, columns = self._queries[tile[0]], self._items[tile[1]]
+        rows, columns = self._queries.blocks[tile[0]], self._items.blocks[tile[1]]
         portions = rows.portions + columns.portions
         self._asked += 1
         hopeless = self._in_vain > 3 and self._asked % 32
         if hopeless or len(portions) > 2 or any(portion.vectors is not None for portion in portions):
             return None
         (queries,), (items,) = rows.portions, columns.portions
-        bounds = self._heads[tile[0]] @ self._item_heads[tile[1]].T
+        bounds = self._queries[tile[0]] @ self._items[tile[1]].T
         slack = _SLACK * np.float32(_longest(rows) * _longest(columns))
         matters = bounds > (bars(queries.places) - slack)[:, None]
         if mirrored:
@@ -90,13 +96,6 @@ class Bounds:
             row, column = (side[start : start + len(rows.vectors)] for side in places)
             bounds[row, column] = np.einsum("nd,nd->n", rows.vectors[row], columns.vectors[column])
         return [(queries, items, bounds)]
-
-
-def _head(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    head = vectors @ axes
-    squares = _squares(vectors)
-    rest = np.sqrt(np.maximum(squares - _squares(head), 0) + _SLACK * squares)
-    return np.concatenate([head, rest[:, None]], axis=1)
 
 
 def _longest(block: Block) -> float:

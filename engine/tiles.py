@@ -1,8 +1,9 @@
 """Scores in tiles of blocks of vectors: equal vectors are multiplied once and share their scores."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,26 +38,22 @@ def blocks_of(
     groups: np.ndarray,
     folds: np.ndarray,
     size: int,
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Block]:
-    """Return blocks of up to `size` distinct vectors, those of one group side by side.
-
-    `prepare` makes what a block holds of its vectors [V,D].
-    """
+    """Return blocks of up to `size` distinct vectors, those of one group side by side, few of them parted."""
     by_group = np.argsort(groups, kind="stable")
     label = content_labels(embeddings)[embedding_of][by_group]
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     number = np.argsort(np.argsort(first))[inverse]  # distinct vectors counted as they first appear
-    rows = embedding_of[by_group[np.sort(first)]]
+    leaders = by_group[np.sort(first)]  # of each distinct vector the first item
+    rows = embedding_of[leaders]
     in_order = np.array_equal(rows, np.arange(len(embeddings)))
     by_vector = np.argsort(number, kind="stable")
     number, places = number[by_vector], by_group[by_vector]
     blocks = []
-    for start in range(0, len(rows), size):
-        low, high = np.searchsorted(number, (start, start + size))
-        part = slice(start, start + size)
+    for start, stop in pairwise(_cuts(groups[leaders], size)):
+        low, high = np.searchsorted(number, (start, stop))
+        part = slice(start, stop)
         vectors, members = embeddings[part] if in_order else embeddings[rows[part]], places[low:high]
-        vectors = prepare(vectors) if prepare else vectors
         portions = []
         for begin in range(low, high, size):
             end = min(begin + size, high)
@@ -65,6 +62,16 @@ def blocks_of(
             portions.append(Items(chosen, which, groups[chosen], folds[chosen]))
         blocks.append(Block(vectors, portions, np.unique(groups[members]), np.unique(folds[members])))
     return blocks
+
+
+def _cuts(groups: np.ndarray, size: int) -> list[int]:
+    """Return where blocks begin and the last one ends: before a group that would be parted, if small."""
+    cuts = [0]
+    while cuts[-1] + size < len(groups):
+        end = cuts[-1] + size
+        whole = int(np.searchsorted(groups, groups[end]))
+        cuts.append(whole if whole > end - size // 2 else end)
+    return [*cuts, len(groups)] if len(groups) else []
 
 
 class Tiles:
@@ -97,6 +104,8 @@ class Tiles:
         scores = self._kept.pop(tile, None)
         if scores is None:
             scores = self._similarity(images.vectors, captions.vectors)
+        else:
+            self._free_bytes += scores.nbytes
         if keep and scores.nbytes <= self._free_bytes:
             self._kept[tile] = scores
             self._free_bytes -= scores.nbytes

@@ -127,6 +127,21 @@ def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None
     assert len(products) < 60  # of 325 tiles, once for those that hold a class
 
 
+@pytest.mark.parametrize(("each", "blocks", "again"), [(5, 30, 0), (7, 29, 0), (40, 30, 30)])
+def test_classes_that_fit_into_a_block_are_multiplied_once(
+    monkeypatch, each: int, blocks: int, again: int
+) -> None:
+    monkeypatch.setattr("engine.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
+    products = []
+    monkeypatch.setattr("engine.image_ranking.inner_products", lambda a, b: products.append(1) or a @ b.T)
+    random = np.random.default_rng(6)
+    labels = random.permutation(np.arange(600) // each)
+    vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
+    found = image_ranks(vectors, labels, block_size=24)
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+    assert len(products) == blocks * (blocks + 1) // 2 + again
+
+
 def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
     monkeypatch.setattr("engine.image_ranking.DEEPEST", 20)
     random = np.random.default_rng(5)
