@@ -4,9 +4,9 @@
 
 OUT/rank_N.npz: its gradients of the first step (`own/*`), the averaged ones (`averaged/*`), and its weights
 at the end (`weights/*`). OUT/rank_N.json: the captions it trained on, step by step, the steps where it was
-stopped, and the gradients of parameters that only process 1 uses. Process 1 alone is told to stop when it has
-averaged step 4, which all hear of in step 5; both go on, and process 0 alone is told to stop in the
-validation after step 6.
+stopped, and the gradients of parameters that only process 1 uses, also where memory is not shared. Process 1
+alone is told to stop when it has averaged step 4, which all hear of in step 5; both go on, and process 0
+alone is told to stop in the validation after step 6.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def main(out: Path) -> None:
     np.savez(out / f"rank_{rank()}.npz", **gradients, **weights)
     best = [trainer.progress.best_score, trainer.progress.best_step]
     seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradients()}
+    seen["through sockets"] = lonely_gradients(shared=rank() == 0)
     (out / f"rank_{rank()}.json").write_text(json.dumps(seen))
 
 
@@ -92,13 +93,20 @@ def watch(trainer) -> tuple[list, dict]:
     return captions, gradients
 
 
-def lonely_gradients() -> list[list[float]]:
-    """Return averaged gradients, a small and a large one: 3 in process 1 and missing in process 0."""
+def lonely_gradients(shared: bool = True) -> list[list[float]]:
+    """Return averaged gradients, a small and a large one: 3 in process 1 and missing in process 0.
+
+    shared: whether the process can see the other's memory, as on one machine.
+    """
     import numpy as np
     import paddle
 
+    from engine import shared_memory
     from engine.distributed import average_gradients, rank
 
+    shared_memory._memory.cache_clear()
+    if not shared:
+        shared_memory._open = lambda *segment: None
     lonely = [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])]
     if rank() == 1:
         sum((each * 3).sum() for each in lonely).backward()
