@@ -58,10 +58,10 @@ def embeddings(kind: str):
     for start in range(0, PICTURES, 1000):
         rows = slice(start, start + 1000)
         noise = random.standard_normal((len(labels[rows]), WIDTH), dtype=np.float32)
-        vectors[rows] = centres[labels[rows]] + spread * scale * noise
-    if KINDS[kind]:
-        vectors[:, 0] += 2 * scale.sum() / len(scale) * WIDTH**0.5
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        part = centres[labels[rows]] + spread * scale * noise
+        if KINDS[kind]:
+            part[:, 0] += 2 * scale.sum() / len(scale) * WIDTH**0.5
+        vectors[rows] = part / np.linalg.norm(part, axis=1, keepdims=True)
     return vectors, labels
 
 

@@ -15,6 +15,7 @@ from engine.tiles import Block, Items
 _SAMPLE = 8192  # embeddings that tell the axes; no bounds for fewer
 _WIDEST_PLAIN = 256  # embeddings so narrow are multiplied in full at once
 _ITERATIONS = 4  # that turn a sample's vectors into its longest axes
+_PATIENCE = 3  # tiles in vain, then one in 32 is tried
 _SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
 _FEW = 1 / 256  # share of a tile's pairs that is quicker multiplied pair by pair
 
@@ -52,6 +53,10 @@ class Heads:
             self._made[number] = np.concatenate([head, rest[:, None]], axis=1)
         return self._made[number]
 
+    def forget(self) -> None:
+        """Free what was made."""
+        self._made.clear()
+
 
 class Bounds:
     """Scores of a tile that are exact where they may matter, and -infinity elsewhere.
@@ -75,7 +80,7 @@ class Bounds:
         rows, columns = self._queries.blocks[tile[0]], self._items.blocks[tile[1]]
         portions = rows.portions + columns.portions
         self._asked += 1
-        hopeless = self._in_vain > 3 and self._asked % 32
+        hopeless = self._in_vain > _PATIENCE and self._asked % 32
         if hopeless or len(portions) > 2 or any(portion.vectors is not None for portion in portions):
             return None
         (queries,), (items,) = rows.portions, columns.portions
@@ -87,6 +92,9 @@ class Bounds:
         count = np.count_nonzero(matters)
         self._in_vain = self._in_vain + 1 if count > _FEW * matters.size else 0
         if self._in_vain:
+            if self._in_vain > _PATIENCE:
+                self._queries.forget()
+                self._items.forget()
             return None
         if not count:
             return []
