@@ -70,6 +70,15 @@ class RepeatedFactors:
                 self._multiply_part(x, g, part, out)
         return out
 
+    def add_here(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Add what `multiply` returns to `out` [G,M,N], on the calling thread alone."""
+        if not self._laid_out:
+            out += np.matmul(x, self._matrices)
+            return
+        for matrix, of_matrix in zip(self._laid_out, out, strict=True):
+            for part, columns in zip(matrix, self._columns, strict=True):
+                part.multiply(x, of_matrix[:, columns], add=True)
+
     def sum_products(self, xs: Sequence[np.ndarray]) -> np.ndarray:
         """Return the sum [M,N] of the products of G `xs` [M,K], rows in one piece, with a matrix each."""
         if not self._laid_out:
@@ -77,6 +86,14 @@ class RepeatedFactors:
         out = self._room(1, len(xs[0]), xs[0].dtype)[0]
         for_each(lambda part: self._sum_part(xs, part, out), range(len(self._columns)))
         return out
+
+    def sum_products_here(self, xs: Sequence[np.ndarray], out: np.ndarray) -> None:
+        """Write what `sum_products` returns to `out` [M,N], on the calling thread alone."""
+        if not self._laid_out:
+            out[:] = sum(map(np.matmul, xs, self._matrices))
+            return
+        for part in range(len(self._columns)):
+            self._sum_part(xs, part, out)
 
     def _room(self, count: int, rows: int, dtype: np.dtype) -> np.ndarray:
         return np.empty((count, rows, self._matrices.shape[2]), dtype)

@@ -25,7 +25,7 @@ class GRUSteps:
     `forward` leaves what `backward` needs: r, z and n in `gates` [3,n,D], U_n h + c_n in `hidden_n` [n,D].
     """
 
-    num_gates, has_memory = 3, False
+    num_gates, has_memory, adds_products = 3, False, False
     differ = (2,)  # gates whose two biases have different gradients
     scales = 0.5, 0.5, 1.0  # of what comes before a gate's tanh: the logistic function is (1 + tanh(x/2)) / 2
 
@@ -92,7 +92,7 @@ class LSTMSteps:
     `forward` leaves what `backward` needs: the gates in `gates` [4,n,D], tanh(c) in `shown` [n,D].
     """
 
-    num_gates, has_memory = 4, True
+    num_gates, has_memory, adds_products = 4, True, True
     differ = ()
     scales = 0.5, 0.5, 1.0, 0.5  # as in a GRU
 
@@ -104,7 +104,7 @@ class LSTMSteps:
     def forward(
         self,
         inputs: np.ndarray,
-        hidden: np.ndarray,
+        hidden: np.ndarray | None,
         bias_hh: np.ndarray,
         before: np.ndarray,
         memory: np.ndarray,
@@ -113,9 +113,9 @@ class LSTMSteps:
     ) -> None:
         """Make the next state and cell [n,D] of the old cell, and scaled W x [4,n,D] and U h [4,n or 1,D].
 
-        The gates take the place of `inputs`.
+        `hidden` may be None, and be part of `inputs`, whose place the gates take.
         """
-        self.gates = gates = np.add(inputs, hidden, out=inputs)
+        self.gates = gates = inputs if hidden is None else np.add(inputs, hidden, out=inputs)
         np.tanh(gates, out=gates)
         _to_logistic(gates[:2])
         _to_logistic(gates[3])
@@ -221,10 +221,15 @@ class Level:
         """Return which of the products serve a part."""
         return part if self.parents is None else self.parents.member[part]
 
+    @property
+    def all_differ(self) -> bool:
+        """Whether no two rows continue the same one."""
+        return self.num_products == self.size
+
     def multiply(self, part: slice, before: np.ndarray, factors: RepeatedFactors) -> np.ndarray:
         """Return the products [G,n,D] of what the rows of a part continue, on the calling thread alone."""
-        if self.parents is None:
-            return factors.multiply_here(before[part])
+        if self.all_differ:
+            return factors.multiply_here(before[self.parent_of(part)])
         different, product_of = np.unique(self.parents.member[part], return_inverse=True)
         products = factors.multiply_here(before[self.parents.of[different]])
         return products if len(different) == len(product_of) else products[:, product_of.reshape(-1)]
@@ -295,12 +300,15 @@ class Recurrence:
                 part, kind = task
                 here, parent = _shifted(part, level.start), level.parent_of(part)
                 inputs = projected[:, here if self._input_row is None else self._input_row[here]]
+                hidden = None
                 if not level.start:
                     hidden = nothing
-                elif products is None:
-                    hidden = level.multiply(part, before, factors)
-                else:
+                elif products is not None:
                     hidden = products[:, level.product_of(part)]
+                elif kind.adds_products and level.all_differ:
+                    factors.add_here(before[parent], inputs)
+                else:
+                    hidden = level.multiply(part, before, factors)
                 old, new = (memory[parent], new_memory[part]) if kind.has_memory else (None, None)
                 kind.forward(inputs, hidden, bias_hh, before[parent], old, states[here], new)
 
@@ -328,7 +336,10 @@ class Recurrence:
             level = self._levels[number]
             rows = slice(level.start, level.end)
             d_state += d_states[rows]
-            self._step_back(number, d_state, d_memory, d_hidden[:, rows])
+            d_before = None
+            if number and level.parents is None and len(self._steps[number]) > 1:
+                d_before = np.empty_like(d_state)
+            self._step_back(number, d_state, d_memory, d_hidden[:, rows], factors, d_before)
             if number == 0:
                 break
             before = self._states[self._levels[number - 1].start : level.start]
@@ -338,17 +349,27 @@ class Recurrence:
             if shared:
                 for d_gate, d_product in zip(d_hidden[:, rows], d_products[:, products], strict=True):
                     level.sum(d_gate, out=d_product)
-            d_before = factors.sum_products(d_products[:, products])
-            d_before += level.sum(d_state)
+            if d_before is None:
+                d_before = factors.sum_products(d_products[:, products])
+                d_before += level.sum(d_state)
             d_state = level.spread(d_before, len(before))
             if self._kind.has_memory:
                 d_memory = level.spread(level.sum(d_memory), len(before))
         return self._weight_gradients(d_hidden, d_products, continued, need_input)
 
     def _step_back(
-        self, number: int, d_state: np.ndarray, d_memory: np.ndarray, d_hidden: np.ndarray
+        self,
+        number: int,
+        d_state: np.ndarray,
+        d_memory: np.ndarray,
+        d_hidden: np.ndarray,
+        factors: RepeatedFactors,
+        d_before: np.ndarray | None,
     ) -> None:
-        """Write the gradients of a level's products to `d_hidden`, those of what it continues in place."""
+        """Write the gradients of a level's products to `d_hidden`, those of what it continues in place.
+
+        `d_before`, if given, takes those of the states that it continues, while their parts are in the cache.
+        """
         level = self._levels[number]
         if number:
             before = self._states[self._levels[number - 1].start : level.start]
@@ -361,6 +382,9 @@ class Recurrence:
             parent = level.parent_of(part)
             old, d_old = (memory[parent], d_memory[part]) if kind.has_memory else (None, None)
             kind.backward(before[parent], old, d_state[part], d_old, d_hidden[:, part])
+            if d_before is not None:
+                factors.sum_products_here(d_hidden[:, part], d_before[part])
+                d_before[part] += d_state[part]
 
         for_each(step, self._steps[number])
 
