@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.metrics import average_counts, comparisons_of, group_numbers
+from engine.runtime import choose_threads
 from engine.score_bounds import Bounds, Heads, long_axes
-from engine.similarity import check_magnitude, inner_products
+from engine.similarity import check_magnitude, inner_products, inner_products_here
 from engine.tiles import Block, Items, Tiles, blocks_of
 
 DEEPEST = 1000  # ranks beyond are known to be beyond
+_UNTRIED = 32  # tiles in a row that are multiplied in full, once bounds were in vain
 _KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
 
 
@@ -145,9 +147,9 @@ class _Ranking:
                 for side, others, scores in _sides(tile, tiles.scores(tile, keep=False), mirrored):
                     found.add_rivals(side, others, scores, related=True)
         rest = sorted(set(needed) - set(related))
-        for number, tile in enumerate(rest, start=len(related) + 1):
-            parts = bounds.scores(tile, found.bars, mirrored) if bounds else None
-            parts = tiles.scores(tile, keep=False) if parts is None else parts
+        for number, (tile, parts) in enumerate(
+            _scores_that_matter(rest, tiles, bounds, found.bars, mirrored), start=len(related) + 1
+        ):
             for side, others, scores in _sides(tile, parts, mirrored):
                 found.add_rivals(side, others, scores, related=False)
             show(number / len(needed))
@@ -156,6 +158,30 @@ class _Ranking:
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[Block]:
         return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size)
+
+
+def _scores_that_matter(
+    wanted: list[tuple[int, int]],
+    tiles: Tiles,
+    bounds: Bounds | None,
+    bars: Callable[[np.ndarray], np.ndarray],
+    mirrored: bool,
+) -> Iterator[tuple[tuple[int, int], Iterable[tuple[Items, Items, np.ndarray]]]]:
+    """Yield the `wanted` tiles with their scores, at least those that matter.
+
+    As long as bounds spare no products, threads make them ahead, while the caller looks at those before.
+    """
+    start = 0
+    while start < len(wanted):
+        tile = wanted[start]
+        parts = bounds.scores(tile, bars, mirrored) if bounds else None
+        if bounds and not bounds.in_vain:
+            yield tile, tiles.scores(tile, keep=False) if parts is None else parts
+            start += 1
+            continue
+        run = wanted[start : start + _UNTRIED] if bounds else wanted
+        yield from zip(run, tiles.scores_ahead(run, inner_products_here, choose_threads()), strict=True)
+        start += len(run)
 
 
 def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:

@@ -15,7 +15,7 @@ from engine.tiles import Block, Items
 _SAMPLE = 8192  # embeddings that tell the axes; no bounds for fewer
 _WIDEST_PLAIN = 256  # embeddings so narrow are multiplied in full at once
 _ITERATIONS = 4  # that turn a sample's vectors into its longest axes
-_PATIENCE = 3  # tiles in vain, then one in 32 is tried
+_PATIENCE = 3  # tiles in vain, then few are tried
 _SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
 _FEW = 1 / 256  # share of a tile's pairs that is quicker multiplied pair by pair
 
@@ -66,8 +66,12 @@ class Bounds:
 
     def __init__(self, queries: Heads, items: Heads) -> None:
         self._queries, self._items = queries, items
-        self._in_vain = 0  # tiles in a row that had to be multiplied in full
-        self._asked = 0
+        self._failures = 0  # tiles in a row that had to be multiplied in full
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether several tiles in a row had to be multiplied in full."""
+        return self._failures > _PATIENCE
 
     def scores(
         self, tile: tuple[int, int], bars: Callable[[np.ndarray], np.ndarray], mirrored: bool
@@ -79,9 +83,8 @@ class Bounds:
         """
         rows, columns = self._queries.blocks[tile[0]], self._items.blocks[tile[1]]
         portions = rows.portions + columns.portions
-        self._asked += 1
-        hopeless = self._in_vain > _PATIENCE and self._asked % 32
-        if hopeless or len(portions) > 2 or any(portion.vectors is not None for portion in portions):
+        if len(portions) > 2 or any(portion.vectors is not None for portion in portions):
+            self._failures += 1
             return None
         (queries,), (items,) = rows.portions, columns.portions
         bounds = self._queries[tile[0]] @ self._items[tile[1]].T
@@ -90,9 +93,9 @@ class Bounds:
         if mirrored:
             matters |= bounds > bars(items.places) - slack
         count = np.count_nonzero(matters)
-        self._in_vain = self._in_vain + 1 if count > _FEW * matters.size else 0
-        if self._in_vain:
-            if self._in_vain > _PATIENCE:
+        self._failures = self._failures + 1 if count > _FEW * matters.size else 0
+        if self._failures:
+            if self.in_vain:
                 self._queries.forget()
                 self._items.forget()
             return None

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from datasets.loader import iterate_batches
 from engine.similarity import Similarity
 
 _KEPT_BYTES = 128 << 20
@@ -99,16 +100,34 @@ class Tiles:
         ]
 
     def scores(self, tile: tuple[int, int], keep: bool) -> Iterator[tuple[Items, Items, np.ndarray]]:
-        """Yield a tile's scores, item by item, in portions; the same numbers whenever it is asked for."""
-        images, captions = self._blocks_of(tile)
+        """Return a tile's scores, item by item, in portions; the same numbers whenever it is asked for."""
         scores = self._kept.pop(tile, None)
         if scores is None:
+            images, captions = self._blocks_of(tile)
             scores = self._similarity(images.vectors, captions.vectors)
         else:
             self._free_bytes += scores.nbytes
         if keep and scores.nbytes <= self._free_bytes:
             self._kept[tile] = scores
             self._free_bytes -= scores.nbytes
+        return self._portions(tile, scores)
+
+    def scores_ahead(
+        self, tiles: list[tuple[int, int]], similarity: Similarity, threads: int
+    ) -> Iterator[Iterator[tuple[Items, Items, np.ndarray]]]:
+        """Yield for each of `tiles` what `scores` returns, whose next ones threads make by `similarity`."""
+
+        def make(tile: tuple[int, int]) -> np.ndarray:
+            images, captions = self._blocks_of(tile)
+            return similarity(images.vectors, captions.vectors)
+
+        for tile, scores in zip(tiles, iterate_batches(make, tiles, threads), strict=True):
+            yield self._portions(tile, scores)
+
+    def _portions(
+        self, tile: tuple[int, int], scores: np.ndarray
+    ) -> Iterator[tuple[Items, Items, np.ndarray]]:
+        images, captions = self._blocks_of(tile)
         for columns in captions.portions:
             part = scores if columns.vectors is None else scores.take(columns.vectors, axis=1)
             for rows in images.portions:

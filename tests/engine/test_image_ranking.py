@@ -115,7 +115,8 @@ def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None
     monkeypatch.setattr("engine.score_bounds._SAMPLE", 50)
     monkeypatch.setattr("engine.score_bounds._WIDEST_PLAIN", 16)
     products = []
-    monkeypatch.setattr("engine.image_ranking.inner_products", lambda a, b: products.append(1) or a @ b.T)
+    for name in ("inner_products", "inner_products_here"):
+        monkeypatch.setattr(f"engine.image_ranking.{name}", lambda a, b: products.append(1) or a @ b.T)
     random = np.random.default_rng(4)
     labels = np.arange(600) // 6
     vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
@@ -133,7 +134,8 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 ) -> None:
     monkeypatch.setattr("engine.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
     products = []
-    monkeypatch.setattr("engine.image_ranking.inner_products", lambda a, b: products.append(1) or a @ b.T)
+    for name in ("inner_products", "inner_products_here"):
+        monkeypatch.setattr(f"engine.image_ranking.{name}", lambda a, b: products.append(1) or a @ b.T)
     random = np.random.default_rng(6)
     labels = random.permutation(np.arange(600) // each)
     vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
