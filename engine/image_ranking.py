@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.loader import iterate_batches
 from engine.metrics import average_counts, comparisons_of, group_numbers
 from engine.runtime import choose_threads
-from engine.score_bounds import Bounds, Heads, long_axes
+from engine.score_bounds import Bounds
 from engine.similarity import check_magnitude, inner_products, inner_products_here
 from engine.tiles import Block, Items, Tiles, blocks_of
 
 DEEPEST = 1000  # ranks beyond are known to be beyond
-_UNTRIED = 32  # tiles in a row that are multiplied in full, once bounds were in vain
+_RUN = 32  # tiles in a row that threads multiply ahead
 _KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
 
 
@@ -112,8 +113,7 @@ class _Ranking:
         self._tie_rule = tie_rule
         self._block_size = block_size
         self._blocks = self._cut(gallery, np.arange(len(gallery)), groups)
-        self._axes = long_axes(gallery)
-        self._heads = Heads(self._blocks, self._axes)
+        self._has_bounds = Bounds.are_worthwhile(gallery)
 
     def of(
         self,
@@ -132,9 +132,7 @@ class _Ranking:
         blocks = self._blocks if mirrored else self._cut(query, rows, groups[rows])
         found = _Found(rows if self._own else None, relevant[rows], self._tie_rule)
         tiles = Tiles(blocks, self._blocks, inner_products)
-        bounds = None
-        if self._axes is not None:
-            bounds = Bounds(self._heads if mirrored else Heads(blocks, self._axes), self._heads)
+        bounds = Bounds(blocks, self._blocks) if self._has_bounds else None
         needed = [tile for tile in tiles.all() if not mirrored or tile[0] <= tile[1]]
         related = sorted(set(tiles.related()) & set(needed))
         for cluster in _clusters(related, mirrored):
@@ -147,41 +145,49 @@ class _Ranking:
                 for side, others, scores in _sides(tile, tiles.scores(tile, keep=False), mirrored):
                     found.add_rivals(side, others, scores, related=True)
         rest = sorted(set(needed) - set(related))
-        for number, (tile, parts) in enumerate(
-            _scores_that_matter(rest, tiles, bounds, found.bars, mirrored), start=len(related) + 1
-        ):
-            for side, others, scores in _sides(tile, parts, mirrored):
-                found.add_rivals(side, others, scores, related=False)
-            show(number / len(needed))
+        for start in range(0, len(rest), _RUN):
+            run = rest[start : start + _RUN]
+            if bounds is None or bounds.in_vain():
+                _add_all(run, tiles, found, mirrored)
+            else:
+                _add_what_matters(run, tiles, bounds, found, mirrored)
+            show((len(related) + start + len(run)) / len(needed))
         show(1)
         return found.result(np.searchsorted(rows, chosen) if mirrored else np.arange(len(rows)))
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[Block]:
-        return blocks_of(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size)
+        folds = np.zeros(len(rows), np.int8)
+        return blocks_of(embeddings, rows, groups, folds, self._block_size, copies=False)
 
 
-def _scores_that_matter(
-    wanted: list[tuple[int, int]],
-    tiles: Tiles,
-    bounds: Bounds | None,
-    bars: Callable[[np.ndarray], np.ndarray],
-    mirrored: bool,
-) -> Iterator[tuple[tuple[int, int], Iterable[tuple[Items, Items, np.ndarray]]]]:
-    """Yield the `wanted` tiles with their scores, at least those that matter.
+def _add_all(run: list[tuple[int, int]], tiles: Tiles, found: "_Found", mirrored: bool) -> None:
+    """Look at all scores of some tiles without relevant pairs."""
+    parts = tiles.scores_ahead(run, inner_products_here, choose_threads())
+    for tile, of_tile in zip(run, parts, strict=True):
+        _add_tile(tile, of_tile, found, mirrored)
 
-    As long as bounds spare no products, threads make them ahead, while the caller looks at those before.
-    """
-    start = 0
-    while start < len(wanted):
-        tile = wanted[start]
-        parts = bounds.scores(tile, bars, mirrored) if bounds else None
-        if bounds and not bounds.in_vain:
-            yield tile, tiles.scores(tile, keep=False) if parts is None else parts
-            start += 1
+
+def _add_what_matters(
+    run: list[tuple[int, int]], tiles: Tiles, bounds: Bounds, found: "_Found", mirrored: bool
+) -> None:
+    """Look at those scores that can matter, by bounds that threads make ahead."""
+    for tile, products in zip(run, iterate_batches(bounds.products, run, choose_threads()), strict=True):
+        pairs = bounds.pairs(tile, products, found.bars, mirrored)
+        if pairs is None:
+            _add_tile(tile, tiles.scores(tile, keep=False), found, mirrored)
             continue
-        run = wanted[start : start + _UNTRIED] if bounds else wanted
-        yield from zip(run, tiles.scores_ahead(run, inner_products_here, choose_threads()), strict=True)
-        start += len(run)
+        row, column, scores = pairs
+        for side, number in zip(bounds.items(tile)[: 1 + mirrored], (row, column), strict=False):
+            above = np.flatnonzero(scores > found.bars(side.places)[number])
+            above = above[np.argsort(number[above], kind="stable")]
+            found.add_pairs(side.places, number[above], scores[above])
+
+
+def _add_tile(
+    tile: tuple[int, int], parts: Iterable[tuple[Items, Items, np.ndarray]], found: "_Found", mirrored: bool
+) -> None:
+    for side, others, scores in _sides(tile, parts, mirrored):
+        found.add_rivals(side, others, scores, related=False)
 
 
 def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:
@@ -277,15 +283,18 @@ class _Found:
         if related:
             scores = np.array(scores)
             scores[_same_group(queries, items)] = -np.inf
-        row, values = _above(scores, self.bars(queries.places))
+        self.add_pairs(queries.places, *_above(scores, self.bars(queries.places)))
+
+    def add_pairs(self, places: np.ndarray, row: np.ndarray, values: np.ndarray) -> None:
+        """Do so with irrelevant `values` [n] above the bars of the queries at `places[row]`, row by row."""
         if not len(row):
             return
-        place = queries.places[row]
+        place = places[row]
         for count, ahead in zip(self._counts, self._comparisons, strict=True):
-            count[queries.places] += np.bincount(row[ahead(values, self._best[place])], minlength=len(scores))
+            count[places] += np.bincount(row[ahead(values, self._best[place])], minlength=len(places))
         leads = values > self._bar[place]
         if leads.any():
-            self._keep_leading(queries.places, row[leads], values[leads])
+            self._keep_leading(places, row[leads], values[leads])
 
     def _keep_leading(self, places: np.ndarray, row: np.ndarray, values: np.ndarray) -> None:
         """Merge `values` [n] of the queries at `places[row]`, row by row, into the leading ones."""

@@ -1,9 +1,9 @@
-"""Which scores of a tile can matter, from bounds that cost an eighth of the product.
+"""Which scores of a tile can matter, from products of whole numbers, which take half the time.
 
-In the axes of the largest variance, an eighth as many as an embedding is wide, a CNN's embedding has most of
-its length. The product of these parts plus that of the lengths of the rest is a bound on the score
-(Cauchy-Schwarz). Only pairs whose bound is above what matters are multiplied in full; where that would be
-many, the whole tile is.
+A vector a is s q + r: whole numbers q of 16 bits, one scale s for all, and a rest r of length rho at most.
+The products of the whole numbers are exact, and with L the longest vector's length
+|a b - s s q_a q_b| <= 2 L rho + rho rho (Cauchy-Schwarz), about a thousandth of L L. Only pairs that may be
+above what matters are multiplied in full; where that would be many, the whole tile is.
 """
 
 from collections.abc import Callable
@@ -11,107 +11,112 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.tiles import Block, Items
+from models.mkl import library, multiply_integers_here
+from models.row_blocks import for_each_block
 
-_SAMPLE = 8192  # embeddings that tell the axes; no bounds for fewer
-_WIDEST_PLAIN = 256  # embeddings so narrow are multiplied in full at once
-_ITERATIONS = 4  # that turn a sample's vectors into its longest axes
-_PATIENCE = 3  # tiles in vain, then few are tried
+_FEWEST = 8192  # vectors; and so many numbers each, or the products are no matter
+_NARROWEST = 256
+_LONGEST = 46000  # of whole numbers: the products' sums fit into 32 bits, whatever their order
+_LARGEST = 32767
+_ROUNDING = 0.51  # the largest rest of a number, in scales
 _SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
-_FEW = 1 / 256  # share of a tile's pairs that is quicker multiplied pair by pair
+_FEW = 1 / 64
+_PATIENCE = 3  # tiles in a row with more
 
-
-def long_axes(embeddings: np.ndarray) -> np.ndarray | None:
-    """Return about the D/8 longest principal axes [D,D/8] of `embeddings` [N,D], a column each.
-
-    They are a sample's; None where bounds are not worth their while. Any axes at right angles give bounds:
-    those of power iterations come near the best, much sooner than eigenvectors do.
-    """
-    if embeddings.shape[1] <= _WIDEST_PLAIN or len(embeddings) <= _SAMPLE:
-        return None
-    sample = embeddings[:: max(1, len(embeddings) // _SAMPLE)]
-    spread = sample.T @ sample
-    axes = sample[: sample.shape[1] // 8].T
-    for _ in range(_ITERATIONS):
-        axes = np.linalg.qr(spread @ axes)[0]
-    return axes
-
-
-class Heads:
-    """Blocks, and their vectors in A `axes`, with at least the lengths of the rests, made when asked for."""
-
-    def __init__(self, blocks: list[Block], axes: np.ndarray | None) -> None:
-        self.blocks = blocks
-        self._axes = axes
-        self._made: dict[int, np.ndarray] = {}
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        """Return [V,A+1] for a block's V vectors."""
-        if number not in self._made:
-            vectors = self.blocks[number].vectors
-            head, squares = vectors @ self._axes, _squares(vectors)
-            rest = np.sqrt(np.maximum(squares - _squares(head), 0) + _SLACK * squares)
-            self._made[number] = np.concatenate([head, rest[:, None]], axis=1)
-        return self._made[number]
-
-    def forget(self) -> None:
-        """Free what was made."""
-        self._made.clear()
+Bars = Callable[[np.ndarray], np.ndarray]  # places [n] -> what a score must exceed to matter [n]
 
 
 class Bounds:
-    """Scores of a tile that are exact where they may matter, and -infinity elsewhere.
+    """The pairs of a tile that can matter.
 
-    queries, items: the blocks whose scores are asked for.
+    queries, items: the blocks whose scores are asked for, of float32 vectors. `are_worthwhile` says whether
+    to make them at all.
     """
 
-    def __init__(self, queries: Heads, items: Heads) -> None:
+    def __init__(self, queries: list[Block], items: list[Block]) -> None:
         self._queries, self._items = queries, items
-        self._failures = 0  # tiles in a row that had to be multiplied in full
+        longest, largest, width = _sizes(items if queries is items else [*queries, *items])
+        self._scale = max(longest / _LONGEST, largest / _LARGEST, np.finfo(np.float32).tiny)
+        rest = _ROUNDING * self._scale * width**0.5
+        self._margin = rest * (2 * longest + rest) + _SLACK * longest**2
+        self._made: dict[int, np.ndarray] = {}
+        self._failures = 0
 
-    @property
+    @staticmethod
+    def are_worthwhile(embeddings: np.ndarray) -> bool:
+        """Whether bounds can spare work on `embeddings` [N,D]."""
+        large = len(embeddings) > _FEWEST and embeddings.shape[1] > _NARROWEST
+        return large and embeddings.dtype == np.float32 and library() is not None
+
     def in_vain(self) -> bool:
-        """Whether several tiles in a row had to be multiplied in full."""
-        return self._failures > _PATIENCE
+        """Whether several tiles in a row had to be multiplied in full; asked again, it has patience again."""
+        if self._failures <= _PATIENCE:
+            return False
+        self._failures = 0
+        return True
 
-    def scores(
-        self, tile: tuple[int, int], bars: Callable[[np.ndarray], np.ndarray], mirrored: bool
-    ) -> list[tuple[Items, Items, np.ndarray]] | None:
-        """Return what `Tiles.scores` yields; nothing where nothing matters, None where all must be known.
+    def products(self, tile: tuple[int, int]) -> np.ndarray | None:
+        """Return the products [Q,G] of a tile's whole numbers; None where vectors have several items.
 
-        bars: returns of the queries at some places [n] what a score must exceed to matter. mirrored: items
-        are queries too.
+        Threads may ask for several tiles.
         """
-        rows, columns = self._queries.blocks[tile[0]], self._items.blocks[tile[1]]
+        rows, columns = self._queries[tile[0]], self._items[tile[1]]
         portions = rows.portions + columns.portions
         if len(portions) > 2 or any(portion.vectors is not None for portion in portions):
+            return None
+        return multiply_integers_here(self._whole(rows), self._whole(columns).T)
+
+    def items(self, tile: tuple[int, int]) -> tuple[Items, Items]:
+        """Return the items of both sides of a tile that has `pairs`."""
+        return self._queries[tile[0]].portions[0], self._items[tile[1]].portions[0]
+
+    def pairs(
+        self, tile: tuple[int, int], products: np.ndarray | None, bars: Bars, mirrored: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return row, column and score [n] of the pairs that can matter, row by row; None: of too many.
+
+        `products` are the tile's. mirrored: items are queries too.
+        """
+        rows, columns = self._queries[tile[0]], self._items[tile[1]]
+        queries, items = self.items(tile)
+        matters = None
+        if products is not None:
+            matters = products > self._wholes(bars(queries.places))[:, None]
+            if mirrored:
+                matters |= products > self._wholes(bars(items.places))
+        if matters is None or np.count_nonzero(matters) > _FEW * matters.size:
             self._failures += 1
             return None
-        (queries,), (items,) = rows.portions, columns.portions
-        bounds = self._queries[tile[0]] @ self._items[tile[1]].T
-        slack = _SLACK * np.float32(_longest(rows) * _longest(columns))
-        matters = bounds > (bars(queries.places) - slack)[:, None]
-        if mirrored:
-            matters |= bounds > bars(items.places) - slack
-        count = np.count_nonzero(matters)
-        self._failures = self._failures + 1 if count > _FEW * matters.size else 0
-        if self._failures:
-            if self.in_vain:
-                self._queries.forget()
-                self._items.forget()
-            return None
-        if not count:
-            return []
-        bounds.fill(-np.inf)
-        places = np.nonzero(matters)
-        for start in range(0, count, len(rows.vectors)):
-            row, column = (side[start : start + len(rows.vectors)] for side in places)
-            bounds[row, column] = np.einsum("nd,nd->n", rows.vectors[row], columns.vectors[column])
-        return [(queries, items, bounds)]
+        self._failures = 0
+        place = np.flatnonzero(matters)
+        row, column = np.divmod(place, matters.shape[1])
+        scores = np.empty(len(place), np.float32)
+
+        def multiply(part: slice) -> None:
+            scores[part] = np.einsum("nd,nd->n", rows.take(row[part]), columns.take(column[part]))
+
+        for_each_block(multiply, len(place), 2 * rows.source[0].nbytes)
+        return row, column, scores
+
+    def _whole(self, block: Block) -> np.ndarray:
+        """Return a block's whole numbers, int16 [V,D]."""
+        if id(block) not in self._made:
+            scaled = block.vectors * np.float32(1 / self._scale)
+            self._made[id(block)] = np.rint(scaled, out=scaled).astype(np.int16)
+        return self._made[id(block)]
+
+    def _wholes(self, bars: np.ndarray) -> np.ndarray:
+        """Return int32 [n]: products up to these stay below scores of `bars` [n]."""
+        lowest = np.floor((bars.astype(np.float64) - self._margin) / self._scale**2) - 1
+        limits = np.iinfo(np.int32)
+        return np.clip(lowest, limits.min, limits.max).astype(np.int32)
 
 
-def _longest(block: Block) -> float:
-    return float(np.sqrt(_squares(block.vectors).max()))
-
-
-def _squares(vectors: np.ndarray) -> np.ndarray:
-    return np.einsum("nd,nd->n", vectors, vectors)
+def _sizes(blocks: list[Block]) -> tuple[float, float, int]:
+    """Return the length of the longest vector, the largest number, and how many numbers a vector has."""
+    longest = largest = 0.0
+    for block in blocks:
+        vectors = block.vectors
+        longest = max(longest, float(np.einsum("nd,nd->n", vectors, vectors).max()))
+        largest = max(largest, float(vectors.max()), -float(vectors.min()))
+    return longest**0.5, largest, vectors.shape[1]

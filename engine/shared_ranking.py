@@ -148,4 +148,5 @@ class _Travelling:
             part = places[start : start + self._size]
             vector_of = None if items_count == vectors_count else which[start : start + self._size]
             portions.append(Items(part, vector_of, self._groups[part], self._folds[part]))
-        return Block(vectors, portions, np.unique(self._groups[places]), np.unique(self._folds[places]))
+        groups, folds = np.unique(self._groups[places]), np.unique(self._folds[places])
+        return Block(vectors, slice(None), portions, groups, folds)

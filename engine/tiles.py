@@ -25,12 +25,24 @@ class Items:
 
 @dataclass(frozen=True)
 class Block:
-    """Distinct vectors [V,D] of one side, and the items that have them."""
+    """Distinct vectors [V,D] of one side, the `rows` of `source`, and the items that have them."""
 
-    vectors: np.ndarray
+    source: np.ndarray
+    rows: slice | np.ndarray
     portions: list[Items]
     groups: np.ndarray
     folds: np.ndarray
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Return the vectors, copied where they do not lie side by side."""
+        return self.source[self.rows]
+
+    def take(self, which: np.ndarray) -> np.ndarray:
+        """Return some of the vectors [n,D], by their numbers in the block."""
+        if isinstance(self.rows, slice):
+            return self.source[self.rows][which]
+        return self.source[self.rows[which]]
 
 
 def blocks_of(
@@ -39,8 +51,12 @@ def blocks_of(
     groups: np.ndarray,
     folds: np.ndarray,
     size: int,
+    copies: bool = True,
 ) -> list[Block]:
-    """Return blocks of up to `size` distinct vectors, those of one group side by side, few of them parted."""
+    """Return blocks of up to `size` distinct vectors, those of one group side by side, few of them parted.
+
+    copies: hold a block's vectors side by side, and not only where they are in `embeddings`.
+    """
     by_group = np.argsort(groups, kind="stable")
     label = content_labels(embeddings)[embedding_of][by_group]
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
@@ -54,14 +70,17 @@ def blocks_of(
     for start, stop in pairwise(_cuts(groups[leaders], size)):
         low, high = np.searchsorted(number, (start, stop))
         part = slice(start, stop)
-        vectors, members = embeddings[part] if in_order else embeddings[rows[part]], places[low:high]
+        source, chosen_rows, members = embeddings, part if in_order else rows[part], places[low:high]
+        if copies:
+            source, chosen_rows = embeddings[chosen_rows], slice(None)
         portions = []
         for begin in range(low, high, size):
             end = min(begin + size, high)
             chosen = places[begin:end]
-            which = None if len(members) == len(vectors) else number[begin:end] - start
+            which = None if len(members) == stop - start else number[begin:end] - start
             portions.append(Items(chosen, which, groups[chosen], folds[chosen]))
-        blocks.append(Block(vectors, portions, np.unique(groups[members]), np.unique(folds[members])))
+        ends = np.unique(groups[members]), np.unique(folds[members])
+        blocks.append(Block(source, chosen_rows, portions, *ends))
     return blocks
 
 

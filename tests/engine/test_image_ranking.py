@@ -85,11 +85,16 @@ def test_real_numbers_of_many_classes() -> None:
     check(found, looped(vectors.astype(float), labels, vectors.astype(float), labels, True, "against"))
 
 
+def bounded(monkeypatch) -> None:
+    """Let few narrow embeddings in small blocks have bounds."""
+    for name, value in (("_FEWEST", 50), ("_NARROWEST", 16), ("_FEW", 0.25)):
+        monkeypatch.setattr(f"engine.score_bounds.{name}", value)
+
+
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
 @pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
 def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
-    monkeypatch.setattr("engine.score_bounds._SAMPLE", 50)
-    monkeypatch.setattr("engine.score_bounds._WIDEST_PLAIN", 16)
+    bounded(monkeypatch)
     random = np.random.default_rng(3)
     scale = np.arange(1, 65) ** -1.0
     labels = random.permutation(np.arange(400) % 60)
@@ -104,7 +109,7 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
     items = (exact, labels) if own else (exact[150:], labels[150:])
     expected = looped(exact[queries], labels[queries], *items, own, "against")
     _, ranks, average, share = map(np.array, zip(*expected, strict=True))
-    # The axes are turned in float32, so that a score may pass another that was as good as equal.
+    # A pair is not multiplied as a tile is: a score may pass another that was as good as equal.
     assert np.abs(found.ranks - ranks).max() <= 1
     assert np.count_nonzero(found.ranks != ranks) <= 2
     np.testing.assert_allclose(found.average_precision.mean(), average.mean(), rtol=1e-3)
@@ -112,8 +117,7 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
 
 
 def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None:
-    monkeypatch.setattr("engine.score_bounds._SAMPLE", 50)
-    monkeypatch.setattr("engine.score_bounds._WIDEST_PLAIN", 16)
+    bounded(monkeypatch)
     products = []
     for name in ("inner_products", "inner_products_here"):
         monkeypatch.setattr(f"engine.image_ranking.{name}", lambda a, b: products.append(1) or a @ b.T)
