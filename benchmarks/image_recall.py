@@ -4,8 +4,8 @@ The seed (PaddlePaddle's and MindSpore's metric_learn) takes the queries in 100 
 all embeddings, a full sort of each row, and a search for the query's class among the first 1,000. There its
 blocks go to a pool of processes that each fetch all embeddings for each block; here they follow each other in
 one process whose products have all cores. Ours finds R@1 to R@1000, MAP@R and R-precision at once. The 11,316
-classes of embeddings have the spectrum of a CNN's features, or, the worst case for ours, none at all. Every
-measurement is a process of its own; ours are taken before and after the baseline's.
+classes of embeddings have the spectrum of a CNN's features, or none at all. Every measurement is a
+process of its own; ours are taken before and after the baseline's.
 """
 
 from _report import peak_memory, report, run_child, seconds
