@@ -25,7 +25,7 @@ class GRUSteps:
     `forward` leaves what `backward` needs: r, z and n in `gates` [3,n,D], U_n h + c_n in `hidden_n` [n,D].
     """
 
-    num_gates, has_memory, adds_products = 3, False, False
+    num_gates, has_memory, adds_products, passes_state = 3, False, False, True
     differ = (2,)  # gates whose two biases have different gradients
     scales = 0.5, 0.5, 1.0  # of what comes before a gate's tanh: the logistic function is (1 + tanh(x/2)) / 2
 
@@ -89,10 +89,10 @@ class GRUSteps:
 class LSTMSteps:
     """The element-wise part of an LSTM for n rows of a level; gates in the order i, f, g, o.
 
-    `forward` leaves what `backward` needs: the gates in `gates` [4,n,D], tanh(c) in `shown` [n,D].
+    `forward` leaves what `backward` needs: `gates` [4,n,D], h in `state` and tanh(c) in `shown`, [n,D].
     """
 
-    num_gates, has_memory, adds_products = 4, True, True
+    num_gates, has_memory, adds_products, passes_state = 4, True, True, False
     differ = ()
     scales = 0.5, 0.5, 1.0, 0.5  # as in a GRU
 
@@ -122,7 +122,7 @@ class LSTMSteps:
         i, f, g, o = gates
         np.multiply(f, memory, out=new_memory)
         new_memory += np.multiply(i, g, out=state)
-        self.shown = np.tanh(new_memory)
+        self.state, self.shown = state, np.tanh(new_memory)
         np.multiply(o, self.shown, out=state)
 
     def backward(
@@ -135,20 +135,18 @@ class LSTMSteps:
     ) -> None:
         """Write the gradients of W x and of U h to `d_gates` [4,n,D].
 
-        `d_memory` [n,D], the gradient of the cell, becomes that of the cell before, and `d_state` [n,D] what
-        reaches h beside the product: nothing.
+        `d_memory` [n,D], the gradient of the cell, becomes that of the cell before. Nothing reaches h beside
+        the product.
         """
         i, f, g, o = self.gates
         np.subtract(1, self.gates, out=d_gates)
         d_i, d_f, d_g, d_o = d_gates
-        slope = _tanh_slope(self.shown, out=np.empty_like(d_state))
-        slope *= o
+        slope = self.state * self.shown
+        np.subtract(o, slope, out=slope)  # o (1 - tanh(c)^2)
         slope *= d_state
         d_memory += slope
-        d_o *= o
-        d_o *= self.shown
+        d_o *= self.state
         d_o *= d_state
-        d_state[:] = 0
         d_g *= np.add(1, g, out=slope)
         for d_gate, slope_left, factor in ((d_i, i, g), (d_f, f, memory), (d_g, i, None)):
             d_gate *= slope_left
@@ -351,7 +349,8 @@ class Recurrence:
                     level.sum(d_gate, out=d_product)
             if d_before is None:
                 d_before = factors.sum_products(d_products[:, products])
-                d_before += level.sum(d_state)
+                if self._kind.passes_state:
+                    d_before += level.sum(d_state)
             d_state = level.spread(d_before, len(before))
             if self._kind.has_memory:
                 d_memory = level.spread(level.sum(d_memory), len(before))
@@ -384,7 +383,8 @@ class Recurrence:
             kind.backward(before[parent], old, d_state[part], d_old, d_hidden[:, part])
             if d_before is not None:
                 factors.sum_products_here(d_hidden[:, part], d_before[part])
-                d_before[part] += d_state[part]
+                if kind.passes_state:
+                    d_before[part] += d_state[part]
 
         for_each(step, self._steps[number])
 
