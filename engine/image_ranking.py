@@ -51,7 +51,7 @@ def image_ranks(
     progress: Callable[[int, int], None] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> ImageRanks:
-    """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product; of equal labels means relevant.
+    """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product in float32; equal labels mean relevant.
 
     Without a gallery the queries are each other's, and none finds itself. Equal scores: `tie_rule`, see
     `engine.metrics.ranks`. `progress` is called with the queries done and their number. `part`: number and
@@ -59,8 +59,10 @@ def image_ranks(
     fit, an embedding that is not finite, and where no query has a relevant item.
     """
     own = gallery is None
+    query = np.asarray(query, np.float32)
     if own:
         gallery, gallery_labels = query, query_labels
+    gallery = np.asarray(gallery, np.float32)
     for what, embeddings, labels in (("query", query, query_labels), ("gallery", gallery, gallery_labels)):
         if len(embeddings) != len(labels):
             raise ValueError(
@@ -233,6 +235,12 @@ def _above(scores: np.ndarray, bars: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return row[order], upright.ravel()[place[order]]
 
 
+def _just_below(scores: np.ndarray) -> np.ndarray:
+    """Return numbers [n] that `scores` [n] exceed, also where subnormal numbers count as zero."""
+    smallest = np.finfo(np.float32).tiny  # that is normal
+    return np.where(np.abs(scores) < smallest, -smallest, np.nextafter(scores, np.float32(-np.inf)))
+
+
 class _Found:
     """What is known of each of Q queries: its relevant scores, the leading irrelevant ones, and counts.
 
@@ -269,14 +277,14 @@ class _Found:
         scores = self._scores[places]
         self._best[places] = scores.max(axis=1, initial=-np.inf)
         lowest = np.where(np.isinf(scores), np.float32(np.inf), scores).min(axis=1, initial=np.inf)
-        self._bar[places] = np.nextafter(lowest, np.float32(-np.inf))
+        self._bar[places] = _just_below(lowest)
 
     def bars(self, places: np.ndarray) -> np.ndarray:
         """Return what an irrelevant score must exceed to change anything for the queries at `places`."""
-        below_best = np.nextafter(self._best[places], np.float32(-np.inf))
         enough = np.maximum(self._relevant[places], DEEPEST)
         beyond = self._counts[:, places].min(axis=0) >= enough
-        return np.where(beyond, np.float32(np.inf), np.minimum(below_best, self._bar[places]))
+        lowest = np.minimum(_just_below(self._best[places]), self._bar[places])
+        return np.where(beyond, np.float32(np.inf), lowest)
 
     def add_rivals(self, queries: Items, items: Items, scores: np.ndarray, related: bool) -> None:
         """Count the irrelevant ones of `scores` [q,g] that are ahead, and keep the leading ones."""

@@ -1,10 +1,13 @@
 """Ranks and precisions of image retrieval against plain loops, whatever the blocks."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from engine.image_metrics import summarize_images
 from engine.image_ranking import ImageRanks, image_ranks
+from engine.runtime import _flush_subnormals
 
 
 def looped(query, query_labels, gallery, gallery_labels, own: bool, tie_rule: str) -> list[tuple]:
@@ -165,9 +168,18 @@ def test_embeddings_that_are_all_equal_find_nothing() -> None:
     assert not found.average_precision.any()
 
 
-def test_the_same_picture_in_two_classes_ties_wherever_it_lies() -> None:
+@pytest.mark.parametrize("value", [0, 1], ids=["all are zeros", "relevant ones are orthogonal"])
+def test_scores_of_zero_tie_where_subnormal_numbers_are_zero(value: int) -> None:
+    vectors, labels = value * np.eye(30, dtype=np.float32), np.arange(30) % 10
+    with ThreadPoolExecutor(1, initializer=_flush_subnormals) as pool:  # as `prepare_runtime` does
+        found = pool.submit(image_ranks, vectors, labels, block_size=8).result()
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_same_picture_in_two_classes_ties_wherever_it_lies(dtype: type) -> None:
     random = np.random.default_rng(2)
-    vectors = random.standard_normal([400, 33]).astype(np.float32)
+    vectors = random.standard_normal([400, 33]).astype(dtype)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[200:] = vectors[:200]
     labels = np.arange(400) // 2
