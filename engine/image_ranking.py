@@ -137,6 +137,7 @@ class _Ranking:
         bounds = Bounds(blocks, self._blocks) if self._has_bounds else None
         needed = [tile for tile in tiles.all() if not mirrored or tile[0] <= tile[1]]
         related = sorted(set(tiles.related()) & set(needed))
+        done = 0
         for cluster in _clusters(related, mirrored):
             for tile in cluster:
                 for side, others, scores in _sides(tile, tiles.scores(tile, keep=True), mirrored):
@@ -146,15 +147,16 @@ class _Ranking:
             for tile in cluster:
                 for side, others, scores in _sides(tile, tiles.scores(tile, keep=False), mirrored):
                     found.add_rivals(side, others, scores, related=True)
+                done += 1
+                show(done / len(needed))
         rest = sorted(set(needed) - set(related))
-        for start in range(0, len(rest), _RUN):
-            run = rest[start : start + _RUN]
+        for run in (rest[start : start + _RUN] for start in range(0, len(rest), _RUN)):
             if bounds is None or bounds.in_vain():
                 _add_all(run, tiles, found, mirrored)
             else:
                 _add_what_matters(run, tiles, bounds, found, mirrored)
-            show((len(related) + start + len(run)) / len(needed))
-        show(1)
+            done += len(run)
+            show(done / len(needed))
         return found.result(np.searchsorted(rows, chosen) if mirrored else np.arange(len(rows)))
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[Block]:

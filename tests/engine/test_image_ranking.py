@@ -79,6 +79,15 @@ def test_few_queries_at_a_time_where_memory_is_short(embeddings, monkeypatch, ke
     check(found, looped(vectors, labels, vectors, labels, True, "against"))
 
 
+@pytest.mark.parametrize("classes", [2, 60], ids=["all tiles hold a class", "few do"])
+def test_progress_is_told_on_the_way(classes: int) -> None:
+    done = []
+    vectors, labels = np.random.default_rng(7).standard_normal([120, 5]), np.arange(120) % classes
+    image_ranks(vectors, labels, block_size=20, progress=lambda *numbers: done.append(numbers))
+    assert len({number for number, _ in done}) >= 6
+    assert sorted(done) == done and done[-1] == (120, 120)
+
+
 def test_real_numbers_of_many_classes() -> None:
     random = np.random.default_rng(1)
     labels = random.integers(0, 40, 200)
