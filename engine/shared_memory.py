@@ -42,7 +42,8 @@ class _SharedMemory:
         self._places = [slice(start, start + size) for start, size in zip(edges[:-1], sizes, strict=True)]
         self._segments = [np.frombuffer(segment, np.float32, edges[-1], _HEAD) for segment in segments]
         self._rank = rank
-        self._share = np.array_split(np.arange(0, edges[-1], _LINE), len(segments))[rank]
+        lines = edges[-1] // _LINE
+        self._share = range(lines * rank // len(segments), lines * (rank + 1) // len(segments))
 
     def take_means(self, tensors: list[Tensor]) -> None:
         """Replace `tensors` by their means: each process adds up a share, in the first segment."""
@@ -58,8 +59,8 @@ class _SharedMemory:
             paddle.assign(paddle.from_dlpack(mean), output=tensor)
 
     def _add_up(self, lines: slice) -> None:
-        start = self._share[lines.start]
-        block = slice(start, start + (lines.stop - lines.start) * _LINE)
+        start = self._share.start
+        block = slice((start + lines.start) * _LINE, (start + lines.stop) * _LINE)
         first, *others = (segment[block] for segment in self._segments)
         for other in others:
             first += other
@@ -75,17 +76,26 @@ def _edges(sizes: tuple[int, ...]) -> list[int]:
 def _memory(sizes: tuple[int, ...]) -> _SharedMemory | None:
     """Return memory that all processes share; None, in all, where one cannot see another's."""
     size, token = _HEAD + 4 * _edges(sizes)[-1], secrets.randbits(62)
-    descriptor = -1
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("gradients")
-        os.ftruncate(descriptor, size)
-        os.pwrite(descriptor, token.to_bytes(8, "little"), 0)
+    descriptor = _make(size, token)
     (rows,) = gather_rows(paddle.to_tensor([[os.getpid(), descriptor, token]]))
     segments = [_open(*row, size) for row in rows.tolist()]
     failed = gather_counts(int(None in segments))  # and then all have opened them
     if descriptor >= 0:
         os.close(descriptor)
     return None if any(failed) else _SharedMemory(segments, dist.get_rank(), sizes)
+
+
+def _make(size: int, token: int) -> int:
+    """Return the descriptor of a new segment; -1 where the system has no such memory, or refuses it."""
+    if not hasattr(os, "memfd_create"):
+        return -1
+    try:
+        descriptor = os.memfd_create("gradients")
+    except OSError:
+        return -1
+    os.ftruncate(descriptor, size)
+    os.pwrite(descriptor, token.to_bytes(8, "little"), 0)
+    return descriptor
 
 
 def _open(process: int, descriptor: int, token: int, size: int) -> mmap.mmap | None:

@@ -1,5 +1,6 @@
 """Processes of one machine average arrays in memory that they share."""
 
+import errno
 import mmap
 import os
 import threading
@@ -44,9 +45,7 @@ def test_each_process_has_the_means_of_all_call_after_call(monkeypatch, processe
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux has such memory")
 def test_only_the_segment_that_was_told_of_is_taken():
-    descriptor = os.memfd_create("segment")
-    os.truncate(descriptor, 128)
-    os.pwrite(descriptor, (7).to_bytes(8, "little"), 0)
+    descriptor = shared_memory._make(128, 7)
     mine = os.getpid(), descriptor
     assert shared_memory._open(*mine, 7, 128) is not None
     assert shared_memory._open(*mine, 8, 128) is None, "another job's, on another machine"
@@ -54,6 +53,18 @@ def test_only_the_segment_that_was_told_of_is_taken():
     assert shared_memory._open(os.getpid(), -1, 7, 128) is None
     os.close(descriptor)
     assert shared_memory._open(*mine, 7, 128) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux has such memory")
+def test_a_system_that_refuses_memory_leaves_the_means_to_paddle(monkeypatch):
+    def refuse(name: str) -> int:
+        raise OSError(errno.ENOSYS, "no such call")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    shared_memory._memory.cache_clear()
+    tensor = paddle.ones([3])
+    assert not shared_memory.take_means([tensor]) and tensor.tolist() == [1, 1, 1]
+    shared_memory._memory.cache_clear()
 
 
 def test_numbers_of_other_types_are_left_to_paddle():
