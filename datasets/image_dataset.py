@@ -38,14 +38,21 @@ class ImageDataset:
 
         image float32 [B,3,H,W]; label, image_id int64 [B]. Raises `UserError` where none can be read.
         """
-        read = self.loader.read(images, epoch)
-        group = read.kept // self._together
-        whole = np.flatnonzero(np.bincount(group, minlength=1)[group] == self._together)
-        if not len(whole):
+        found = self.readable(images, epoch)
+        if found is None:
             raise UserError(
                 f"{self.loader.files.path}: none of the {len(images)} pictures of a batch can be read, such "
                 f"as {self.image_ids[images[0]]}: mend or remove them"
             )
+        return found
+
+    def readable(self, images: np.ndarray, epoch: int) -> dict[str, np.ndarray] | None:
+        """Return what `batch` does; None where none can be read."""
+        read = self.loader.read(images, epoch)
+        group = read.kept // self._together
+        whole = np.flatnonzero(np.bincount(group, minlength=1)[group] == self._together)
+        if not len(whole):
+            return None
         chosen = np.asarray(images)[read.kept[whole]]
         views = read.images[:, 0]
         if len(whole) < len(views):

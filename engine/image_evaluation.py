@@ -126,13 +126,21 @@ def encode_pictures(
     num_workers: int = 0,
     progress: Progress | None = None,
 ) -> EncodedPictures:
-    """Encode every readable picture of `dataset` once; processes of a job share the batches."""
+    """Encode every readable picture of `dataset` once; processes of a job share the batches.
+
+    Raises UserError where no picture can be read, and for an embedding that is not finite.
+    """
     batches = np.split(np.arange(dataset.num_images), range(batch_size, dataset.num_images, batch_size))
     numbers = np.array_split(np.arange(len(batches)), world_size())[rank()]
     own = [batches[number] for number in numbers]
     embeddings, kept = together(lambda: _encode(model, dataset, own, num_workers, progress))
+    most, width = combine(np.array([len(kept), embeddings.shape[1]]), "max").tolist()
+    if not most:
+        raise UserError(
+            f"{dataset.loader.files.path}, {dataset.name}: none of the {dataset.num_images} pictures can be "
+            f"read, such as {dataset.image_ids[0]}: mend or remove them"
+        )
     if world_size() > 1:
-        width = combine(np.array([embeddings.shape[1]]), "max")[0]
         embeddings = embeddings.reshape(-1, width)  # that of no pictures is not known before
         embeddings, kept = (gather_rows(paddle.to_tensor(rows))[0].numpy() for rows in (embeddings, kept))
         for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
@@ -148,25 +156,32 @@ def _encode(
     progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings [n,D] of the readable pictures of some batches, and their places [n]."""
-    if not batches:
-        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
     embeddings, places = [], []
-    done = np.cumsum([len(batch) for batch in batches])
+    done = np.cumsum([len(batch) for batch in batches]).tolist()
     with evaluation_mode(model), paddle.no_grad():
-        for batch in iterate_batches(lambda images: dataset.batch(images, 0), batches, num_workers):
-            encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
-            broken = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
-            if len(broken):
-                raise UserError(
-                    "expected finite embeddings, got NaN or infinity for picture "
-                    f"{dataset.image_ids[batch['image_id'][broken[0]]]}: the weights are broken, as after "
-                    "training that diverged; use an earlier checkpoint"
-                )
-            embeddings.append(encoded)
-            places.append(batch["image_id"])
+        made = iterate_batches(lambda images: dataset.readable(images, 0), batches, num_workers)
+        for number, batch in zip(done, made, strict=True):
+            if batch:
+                embeddings.append(_embeddings(model, dataset, batch))
+                places.append(batch["image_id"])
             if progress:
-                progress("encode pictures", int(done[len(places) - 1]), int(done[-1]))
+                progress("encode pictures", number, done[-1])
+    if not places:
+        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
     return np.concatenate(embeddings), np.concatenate(places)
+
+
+def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the embeddings [B,D] of a batch; raise `UserError` for one that is not finite."""
+    encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
+    broken = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
+    if len(broken):
+        raise UserError(
+            "expected finite embeddings, got NaN or infinity for picture "
+            f"{dataset.image_ids[batch['image_id'][broken[0]]]}: the weights are broken, as after "
+            "training that diverged; use an earlier checkpoint"
+        )
+    return encoded
 
 
 def _ranks_of_all(part: ImageRanks) -> ImageRanks:

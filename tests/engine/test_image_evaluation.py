@@ -81,6 +81,24 @@ def test_pictures_find_their_class(animals: Path, batch_size: int) -> None:
     assert lines[3].split() == ["100.00"] * 6
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batches_of_which_nothing_can_be_read_are_left_out(animals: Path, batch_size: int) -> None:
+    for name in ("cat/0.png", "cat/1.png", "lone/0.png"):
+        (animals / name).write_bytes(b"")
+    result = evaluate_images(Pooled(), dataset_of(animals), batch_size=batch_size)
+    assert (result.protocol["images"], result.protocol["unreadable"]) == (3, 3)
+    assert result.metrics["r1"] == 100
+
+
+def test_a_split_of_which_nothing_can_be_read_is_one_line(animals: Path) -> None:
+    for path in animals.glob("*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(
+        UserError, match="a, test: none of the 6 pictures can be read, such as cat/0.png: mend"
+    ):
+        evaluate_images(Pooled(), dataset_of(animals), batch_size=4)
+
+
 def test_a_gallery_has_classes_of_the_same_names(animals: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "b", {"dog": 2, "eel": 4}, {"dog": 2, "eel": 1})  # its eels look like cats
     result = evaluate_images(Pooled(), dataset_of(animals), dataset_of(other, "shop"))
