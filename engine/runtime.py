@@ -29,7 +29,7 @@ _NEVER = 1 << 30  # bytes
 
 # glibc's fenv_t on x86-64 is eight words, the last of which is MXCSR.
 _FENV_WORDS, _MXCSR = 8, 7
-_FLUSH_TO_ZERO, _READ_AS_ZERO = 1 << 15, 1 << 6
+_FLUSH_TO_ZERO = 1 << 15
 
 # What Paddle prints on import about settings that are made here on purpose.
 _KNOWN_NOTICES = ("OMP_NUM_THREADS", "OpenBlas does not support", "No ccache found")
@@ -190,22 +190,19 @@ def set_seed(seed: int) -> None:
 
 
 def _flush_subnormals() -> None:
-    """Take numbers below the smallest normal one (1e-38 in 32 bits) for zero, in all threads to come.
+    """Let results below the smallest normal number (1e-38 in 32 bits) be zero, in all threads to come.
 
     Such numbers take the CPU a hundred times as long. They come up where gates saturate, and in Adam's
-    moments of rare words, which shrink for ever.
+    moments of rare words, which shrink for ever. What is read stays as it is: features of 16 bits become
+    such numbers on their way to 32.
     """
-    import numpy
-
-    for kind in (numpy.float16, numpy.float32, numpy.float64, numpy.longdouble):
-        numpy.finfo(kind)  # looks for the smallest number, once; finding none, it would warn
     if platform.machine() != "x86_64":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library: slower, no less right
         libm = ctypes.CDLL("libm.so.6")
         environment = (ctypes.c_uint32 * _FENV_WORDS)()
         if libm.fegetenv(environment) == 0:
-            environment[_MXCSR] |= _FLUSH_TO_ZERO | _READ_AS_ZERO
+            environment[_MXCSR] |= _FLUSH_TO_ZERO
             libm.fesetenv(environment)
 
 
