@@ -250,9 +250,10 @@ class Level:
 class Recurrence:
     """One recurrent layer over levels: level t is the rows `starts[t]` to `starts[t + 1]` of P.
 
-    `parents[t]` are the rows of level t - 1 (counted from 0 there) that those of level t continue; None:
-    its first rows, in order (level 0 continues nothing). The input of row p is row `input_row[p]` of x, or p.
-    Weights have PyTorch's and Paddle's layout: `weight_ih` [G*D,E], `weight_hh` [G*D,D], biases [G*D].
+    `parents[t]`, rising, are the rows of level t - 1 (counted from 0 there) that those of level t continue;
+    None: its first rows, in order (level 0 continues nothing). The input of row p is row `input_row[p]` of x,
+    or p. Weights have PyTorch's and Paddle's layout: `weight_ih` [G*D,E], `weight_hh` [G*D,D], biases
+    [G*D].
     """
 
     def __init__(

@@ -24,12 +24,12 @@ def array_of(tensor: Tensor) -> np.ndarray:
 
 
 def row_blocks(count: int, row_bytes: int) -> list[slice]:
-    """Cut `count` rows of that size into blocks, equally many for every thread."""
+    """Cut `count` rows of that size into blocks, equally many for every thread where the rows suffice."""
     threads = _threads()
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
         blocks = -(-blocks // threads) * threads
-    return _cut(count, blocks)
+    return _cut(count, min(blocks, max(1, count)))
 
 
 def for_each_block(work: Callable[[slice], None], count: int, row_bytes: int) -> None:
