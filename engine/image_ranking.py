@@ -237,12 +237,6 @@ def _above(scores: np.ndarray, bars: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return row[order], upright.ravel()[place[order]]
 
 
-def _just_below(scores: np.ndarray) -> np.ndarray:
-    """Return numbers [n] that `scores` [n] exceed, also where subnormal numbers count as zero."""
-    smallest = np.finfo(np.float32).tiny  # that is normal
-    return np.where(np.abs(scores) < smallest, -smallest, np.nextafter(scores, np.float32(-np.inf)))
-
-
 class _Found:
     """What is known of each of Q queries: its relevant scores, the leading irrelevant ones, and counts.
 
@@ -279,14 +273,14 @@ class _Found:
         scores = self._scores[places]
         self._best[places] = scores.max(axis=1, initial=-np.inf)
         lowest = np.where(np.isinf(scores), np.float32(np.inf), scores).min(axis=1, initial=np.inf)
-        self._bar[places] = _just_below(lowest)
+        self._bar[places] = np.nextafter(lowest, np.float32(-np.inf))
 
     def bars(self, places: np.ndarray) -> np.ndarray:
         """Return what an irrelevant score must exceed to change anything for the queries at `places`."""
         enough = np.maximum(self._relevant[places], DEEPEST)
         beyond = self._counts[:, places].min(axis=0) >= enough
-        lowest = np.minimum(_just_below(self._best[places]), self._bar[places])
-        return np.where(beyond, np.float32(np.inf), lowest)
+        below_best = np.nextafter(self._best[places], np.float32(-np.inf))
+        return np.where(beyond, np.float32(np.inf), np.minimum(below_best, self._bar[places]))
 
     def add_rivals(self, queries: Items, items: Items, scores: np.ndarray, related: bool) -> None:
         """Count the irrelevant ones of `scores` [q,g] that are ahead, and keep the leading ones."""

@@ -178,9 +178,9 @@ def test_embeddings_that_are_all_equal_find_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1], ids=["all are zeros", "relevant ones are orthogonal"])
-def test_scores_of_zero_tie_where_subnormal_numbers_are_zero(value: int) -> None:
+def test_scores_of_zero_tie_as_the_runtime_rounds(value: int) -> None:
     vectors, labels = value * np.eye(30, dtype=np.float32), np.arange(30) % 10
-    with ThreadPoolExecutor(1, initializer=_flush_subnormals) as pool:  # as `prepare_runtime` does
+    with ThreadPoolExecutor(1, initializer=_flush_subnormals) as pool:  # bars of zeros are subnormal
         found = pool.submit(image_ranks, vectors, labels, block_size=8).result()
     check(found, looped(vectors, labels, vectors, labels, True, "against"))
 
