@@ -72,14 +72,15 @@ def list_captions(path: Path, content: object, splits: Sequence[str] = ()) -> Li
         return _list_coco(path, content)
     if not isinstance(content, dict | list) or not content:
         raise UserError(f"{path}: {_FORMS}")
-    if isinstance(content, dict):
-        rows: Iterable[Row] = (
-            (f"image {number}", image, None, _texts(f"{path}: {image!r}", texts))
-            for number, (image, texts) in enumerate(content.items(), 1)
-        )
-    else:
-        rows = _records(path, content)
+    rows = _entries(path, content) if isinstance(content, dict) else _records(path, content)
     return _gather(path, rows, splits if has_splits(content) else ())
+
+
+def _entries(path: Path, content: dict[str, object]) -> Iterator[Row]:
+    for number, (image, texts) in enumerate(content.items(), 1):
+        if not image.strip():
+            raise UserError(f"{path}: image {number}: expected the name of a picture, got {_shown(image)}")
+        yield f"image {number}", image.strip(), None, _texts(f"{path}: {image!r}", texts)
 
 
 def _records(path: Path, records: list) -> Iterator[Row]:

@@ -154,7 +154,7 @@ COCO = {
         {"id": 3, "image_id": 7, "caption": "again"},
     ],
 }
-BY_IMAGE = {"b 1.jpg": ["A dog, and a cat", "again"], "a.jpg": ["two dogs"]}
+BY_IMAGE = {"b 1.jpg ": ["A dog, and a cat", "again"], "a.jpg": ["two dogs"]}
 WITHOUT_SPLITS = {
     "records": [
         {key: value for key, value in record.items() if key != "split"}
@@ -339,6 +339,7 @@ JSON_FAULTS = {
         '{"a.jpg": "a dog"}',
         ["c.json: 'a.jpg': expected a list of captions, got"],
     ),
+    "a key without a name": ('{" ": ["x"]}', ["c.json: image 1: expected the name of a picture, got", '" "']),
     "an image twice": ('{"a.jpg": ["x"], "b.jpg": ["x"], "a.jpg": ["y"]}', ["the key 'a.jpg' comes twice"]),
     "no annotations": (coco(annotations=[]), ["c.json: expected the list 'annotations'"]),
     "no images": (coco(images=None), ["c.json: expected the list 'images'"]),
