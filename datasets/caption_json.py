@@ -45,6 +45,8 @@ def load_json(path: Path) -> object:
         return json.loads(read_text(path), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: expected captions, got thousands of lists within each other") from error
 
 
 def is_karpathy(content: object) -> bool:

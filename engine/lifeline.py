@@ -47,7 +47,7 @@ def joined_processes() -> Iterator[None]:
 def _leave_soon(lost: int) -> None:
     print(
         f"error: process {lost} of {world_size()} has died; its output is in the log folder of its launcher. "
-        "What was saved is intact, and --resume goes on",
+        "What was saved is intact: training goes on with --resume, other work with the same command",
         file=sys.stderr,
         flush=True,
     )

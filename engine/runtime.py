@@ -25,7 +25,7 @@ MKL_AVX2 = "5"  # the value of MKL_DEBUG_CPU_TYPE that means AVX2
 
 # Parameters of glibc's mallopt, as malloc.h has them.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER = 1 << 30  # bytes
+_NEVER, _OLDEST_MOST = 1 << 30, 32 << 20  # bytes; what glibc takes, and before 2.35
 
 # glibc's fenv_t on x86-64 is eight words, the last of which is MXCSR.
 _FENV_WORDS, _MXCSR = 8, 7
@@ -71,7 +71,7 @@ def prepare_runtime(
     RuntimeError where Paddle was imported before.
     """
     threads, math = set_environment(threads, local_processes)
-    _flush_subnormals()
+    flush_subnormals()
     if deterministic:
         os.environ["FLAGS_cudnn_deterministic"] = "1"
         os.environ["FLAGS_embedding_deterministic"] = "1"
@@ -189,7 +189,7 @@ def set_seed(seed: int) -> None:
     paddle.seed(seed)
 
 
-def _flush_subnormals() -> None:
+def flush_subnormals() -> None:
     """Let results below the smallest normal number (1e-38 in 32 bits) be zero, in all threads to come.
 
     Such numbers take the CPU a hundred times as long. They come up where gates saturate, and in Adam's
@@ -214,7 +214,7 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: it does what it does
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)
+        libc.mallopt(_M_MMAP_THRESHOLD, _NEVER) or libc.mallopt(_M_MMAP_THRESHOLD, _OLDEST_MOST)
         libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 

@@ -45,8 +45,7 @@ class Bounds:
     @staticmethod
     def are_worthwhile(embeddings: np.ndarray) -> bool:
         """Whether bounds can spare work on `embeddings` [N,D]."""
-        large = len(embeddings) > _FEWEST and embeddings.shape[1] > _NARROWEST
-        return large and embeddings.dtype == np.float32 and library() is not None
+        return len(embeddings) > _FEWEST and embeddings.shape[1] > _NARROWEST and library() is not None
 
     def in_vain(self) -> bool:
         """Whether several tiles in a row had to be multiplied in full; asked again, it has patience again."""

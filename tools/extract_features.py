@@ -41,7 +41,7 @@ from datasets.picture_files import PictureFiles
 from datasets.picture_loader import PictureLoader
 from engine.build_extraction import build_grid, build_pooled, build_regions, build_transform, normalization_of
 from engine.extraction import Describer, extract
-from engine.runtime import choose_threads, keep_freed_memory, prepare_runtime
+from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
 _UNREADABLE = "what happens to a picture that cannot be read: left out and counted, or the end (default skip)"
@@ -61,6 +61,7 @@ def main() -> None:
     ids, names = choose_pictures(files, arguments.captions, arguments.split)
     threads = choose_threads()
     keep_freed_memory()
+    flush_subnormals()
     launched = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
     if launched or backbone.kind == "paddle":
         prepare_runtime(threads=threads)

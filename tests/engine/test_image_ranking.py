@@ -7,7 +7,7 @@ import pytest
 
 from engine.image_metrics import summarize_images
 from engine.image_ranking import ImageRanks, image_ranks
-from engine.runtime import _flush_subnormals
+from engine.runtime import flush_subnormals
 
 
 def looped(query, query_labels, gallery, gallery_labels, own: bool, tie_rule: str) -> list[tuple]:
@@ -180,7 +180,7 @@ def test_embeddings_that_are_all_equal_find_nothing() -> None:
 @pytest.mark.parametrize("value", [0, 1], ids=["all are zeros", "relevant ones are orthogonal"])
 def test_scores_of_zero_tie_as_the_runtime_rounds(value: int) -> None:
     vectors, labels = value * np.eye(30, dtype=np.float32), np.arange(30) % 10
-    with ThreadPoolExecutor(1, initializer=_flush_subnormals) as pool:  # bars of zeros are subnormal
+    with ThreadPoolExecutor(1, initializer=flush_subnormals) as pool:  # bars of zeros are subnormal
         found = pool.submit(image_ranks, vectors, labels, block_size=8).result()
     check(found, looped(vectors, labels, vectors, labels, True, "against"))
 

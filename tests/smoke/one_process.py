@@ -28,7 +28,7 @@ def prepare_again(
     device: str, threads: int, seed: int, deterministic: bool, local_processes: int = 1
 ) -> runtime.Runtime:
     """Seed everything random as the real function does; what else it does has been done."""
-    runtime._flush_subnormals()  # again: ONNX Runtime switches that off
+    runtime.flush_subnormals()  # again: ONNX Runtime switches that off
     runtime.set_seed(seed)
     return dataclasses.replace(prepared, seed=seed, deterministic=deterministic)
 
