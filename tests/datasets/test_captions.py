@@ -340,6 +340,7 @@ JSON_FAULTS = {
         ["c.json: 'a.jpg': expected a list of captions, got"],
     ),
     "a key without a name": ('{" ": ["x"]}', ["c.json: image 1: expected the name of a picture, got", '" "']),
+    "lists in lists": ("[" * 100_000, ["expected captions, got thousands of lists within each other"]),
     "an image twice": ('{"a.jpg": ["x"], "b.jpg": ["x"], "a.jpg": ["y"]}', ["the key 'a.jpg' comes twice"]),
     "no annotations": (coco(annotations=[]), ["c.json: expected the list 'annotations'"]),
     "no images": (coco(images=None), ["c.json: expected the list 'images'"]),
@@ -444,7 +445,6 @@ BY_ID_FAULTS = {
         "a b c d",
         ["6 captions for the 4 images of", "such as 8 (2 an image"],
     ),
-    "lists in lists": ("[" * 100_000, ["expected captions, got thousands of lists within each other"]),
     "an image twice": ("a b", "a b a", ["train_ids.txt line 3: duplicate image id 'a', also line 1"]),
     "an image apart": ("a b", "a a b a b b", ["train_ids.txt line 4: duplicate image id 'a'", "succession"]),
 }
