@@ -71,14 +71,18 @@ def broadcast_array(owner: int, values: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
+def gather_array(values: np.ndarray) -> np.ndarray:
+    """Return the rows of all processes' `values` [n,...], in their order; n may differ."""
+    return gather_rows(paddle.to_tensor(values))[0].numpy()
+
+
 def gather_bytes(data: bytes) -> list[bytes]:
     """Return what every process calls with, in their order."""
     if world_size() == 1:
         return [data]
     sizes = gather_counts(len(data))
-    (joined,) = gather_rows(paddle.to_tensor(np.frombuffer(data, np.uint8)))
+    whole = gather_array(np.frombuffer(data, np.uint8)).tobytes()
     ends = np.cumsum(sizes)
-    whole = joined.numpy().tobytes()
     return [whole[end - size : end] for size, end in zip(sizes, ends.tolist(), strict=True)]
 
 

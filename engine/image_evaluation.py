@@ -10,12 +10,11 @@ from paddle import nn
 from config.errors import UserError
 from datasets.image_dataset import ImageDataset
 from datasets.loader import iterate_batches
-from engine.distributed import combine, gather_bytes, rank, together, world_size
+from engine.distributed import combine, gather_array, gather_bytes, rank, together, world_size
 from engine.evaluator import Progress, evaluation_mode
 from engine.image_metrics import IMAGE_RECALLS, summarize_images
 from engine.image_ranking import ImageRanks, image_ranks
 from engine.metrics import TIE_RULES
-from models.gathering import gather_rows
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def encode_pictures(
         )
     if world_size() > 1:
         embeddings = embeddings.reshape(-1, width)  # that of no pictures is not known before
-        embeddings, kept = (gather_rows(paddle.to_tensor(rows))[0].numpy() for rows in (embeddings, kept))
+        embeddings, kept = map(gather_array, (embeddings, kept))
         for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
             dataset.loader.unreadables.problems.update(json.loads(problems))
     return EncodedPictures(embeddings, kept, _class_of(dataset)[kept])
@@ -187,8 +186,7 @@ def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndar
 def _ranks_of_all(part: ImageRanks) -> ImageRanks:
     """Return the ranks of all processes' queries; each has ranked a part of them, in order."""
     columns = part.queries, part.ranks, part.average_precision, part.r_precision
-    (rows,) = gather_rows(paddle.to_tensor(np.stack(columns, axis=1, dtype=np.float64)))
-    queries, *rest = rows.numpy().T
+    queries, *rest = gather_array(np.stack(columns, axis=1, dtype=np.float64)).T
     return ImageRanks(queries.astype(np.int64), *rest)
 
 

@@ -14,13 +14,13 @@ from engine.tiles import Block, Items
 from models.mkl import library, multiply_integers_here
 from models.row_blocks import for_each_block
 
-_FEWEST = 8192  # vectors; and so many numbers each, or the products are no matter
-_NARROWEST = 256
+_FEWEST = 8192  # vectors, or their products are no matter
+_NARROWEST = 256  # numbers a vector
 _LONGEST = 46000  # of whole numbers: the products' sums fit into 32 bits, whatever their order
 _LARGEST = 32767
 _ROUNDING = 0.51  # the largest rest of a number, in scales
 _SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
-_FEW = 1 / 64
+_FEW = 1 / 64  # share of a tile's pairs that is quicker multiplied pair by pair
 _PATIENCE = 3  # tiles in a row with more
 
 Bars = Callable[[np.ndarray], np.ndarray]  # places [n] -> what a score must exceed to matter [n]
@@ -29,8 +29,7 @@ Bars = Callable[[np.ndarray], np.ndarray]  # places [n] -> what a score must exc
 class Bounds:
     """The pairs of a tile that can matter.
 
-    queries, items: the blocks whose scores are asked for, of float32 vectors. `are_worthwhile` says whether
-    to make them at all.
+    queries, items: the blocks whose scores are asked for. `are_worthwhile` says whether to make them at all.
     """
 
     def __init__(self, queries: list[Block], items: list[Block]) -> None:

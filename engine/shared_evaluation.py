@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import paddle
 from paddle import nn
 
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.distributed import combine, rank, together, world_size
+from engine.distributed import combine, gather_array, rank, together, world_size
 from engine.evaluator import (
     Encoded,
     Progress,
@@ -22,7 +21,6 @@ from engine.evaluator import (
 from engine.result import Result
 from engine.shared_ranking import Share, shared_ranks
 from engine.similarity import similarity_of
-from models.gathering import gather_rows
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,7 @@ def encode_together(
     if world_size() == 1:
         return encode(model, dataset, batch_size, progress)
     share = encode_share(model, dataset, batch_size, progress)
-    image, text = (
-        gather_rows(paddle.to_tensor(side.vectors))[0].numpy() for side in (share.image, share.text)
-    )
+    image, text = (gather_array(side.vectors) for side in (share.image, share.text))
     return Encoded(image, text, share.text.vector_of, model.measure, similarity_of(model.measure))
 
 
