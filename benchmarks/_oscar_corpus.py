@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
-from datasets.tsv_features import TsvFeatures
+from datasets.features.tsv import TsvFeatures
 
 SCORED_IMAGES, SCORED_CAPTIONS = 8, 16
 BERT_WORDS = 30522

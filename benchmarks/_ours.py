@@ -42,10 +42,10 @@ def our_config(model: str, folder: Path, changes: dict[str, object] | None = Non
 
 def train(cfg: CfgNode) -> None:
     """Train with the toolkit's own loop, which takes its turns between two batches."""
-    from datasets.build import build_dataset
-    from engine.build import run_folder
-    from engine.build_training import build_trainer
-    from engine.run_log import RunLog
+    from datasets.build.dual import build_dataset
+    from engine.tasks.loading import run_folder
+    from engine.tasks.training import build_trainer
+    from engine.runs.run_log import RunLog
 
     folder = run_folder(cfg)
     trainer, vocabulary = build_trainer(
@@ -64,8 +64,8 @@ def train(cfg: CfgNode) -> None:
 
 def encode(cfg: CfgNode) -> None:
     """Encode the split as the evaluator does: every image and every sentence once; VSRN: images alone."""
-    from datasets.build import build_dataset, build_vocabulary
-    from engine.evaluator import encode_captions, encode_images
+    from datasets.build.dual import build_dataset, build_vocabulary
+    from engine.evaluation.dual import encode_captions, encode_images
     from models.build import build_model
 
     vocabulary = build_vocabulary(cfg)

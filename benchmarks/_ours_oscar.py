@@ -41,9 +41,9 @@ def main() -> None:
 
 def train(cfg: CfgNode, folder: Path) -> None:
     """Train with the toolkit's own loop, which takes its turns between two batches."""
-    from engine.build import run_folder
-    from engine.build_training import build_trainer
-    from engine.run_log import RunLog
+    from engine.tasks.loading import run_folder
+    from engine.tasks.training import build_trainer
+    from engine.runs.run_log import RunLog
 
     run = run_folder(cfg)
     trainer, _ = build_trainer(cfg, run, RunLog(run.log_file, None, enabled=False), resume_from=None)
@@ -64,7 +64,7 @@ def train(cfg: CfgNode, folder: Path) -> None:
 
 def score(cfg: CfgNode, folder: Path) -> None:
     """Score pairs as the evaluation does, in the order in which it takes them."""
-    from engine.pair_scoring import score_pairs
+    from engine.evaluation.pair_scoring import score_pairs
     from models.build import build_model
 
     dataset = open_corpus(folder)

@@ -28,10 +28,10 @@ def main() -> None:
     cfg = our_config("vsepp", folder, changes)
     prepare_runtime("cpu", threads)
 
-    from engine.build import run_folder
-    from engine.build_training import build_trainer
-    from engine.distributed import broadcast_layer, rank, start_process_group
-    from engine.run_log import RunLog
+    from engine.tasks.loading import run_folder
+    from engine.tasks.training import build_trainer
+    from engine.parallel.processes import broadcast_layer, rank, start_process_group
+    from engine.runs.run_log import RunLog
 
     start_process_group()
     log = RunLog(run_folder(cfg).log_file, None, enabled=False)

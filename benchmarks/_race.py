@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.text import Vocabulary, tokenize
+from datasets.words.vocabulary import Vocabulary, tokenize
 
 HERE = Path(__file__).resolve().parent
 WORD_DIM = 300

@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn import functional
 
 from datasets.pair_dataset import PairDataset
-from datasets.pair_sampler import PairSampler
+from datasets.samplers.pairs import PairSampler
 from datasets.pairs import Pairs
-from models.bert_weights import original_names
+from engine.weights.bert_names import original_names
 
 NORM_EPSILON, MASKED = 1e-12, -10000.0
 RATE, DECAY, EPSILON, BETAS, LARGEST_NORM = 2e-5, 0.05, 1e-8, (0.9, 0.999), 1.0

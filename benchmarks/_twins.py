@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from datasets.text import Vocabulary
+from datasets.words.vocabulary import Vocabulary
 from engine.runtime import usable_cores
 
 MARGIN, RATE, LARGEST_NORM = 0.2, 2e-4, 2.0

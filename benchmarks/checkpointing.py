@@ -52,9 +52,9 @@ def train(folder: Path) -> list[float]:
     cfg = our_config("vsepp", folder, {"OUTPUT.SAVE_STEP": 2 * STEPS})
     prepare_runtime("cpu")
 
-    from engine.build import run_folder
-    from engine.build_training import build_trainer
-    from engine.run_log import RunLog
+    from engine.tasks.loading import run_folder
+    from engine.tasks.training import build_trainer
+    from engine.runs.run_log import RunLog
 
     run = run_folder(cfg)
     trainer, _ = build_trainer(cfg, run, RunLog(run.log_file, None, enabled=False), resume_from=None)

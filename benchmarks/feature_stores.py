@@ -22,13 +22,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from datasets.feature_codec import compare
-from datasets.feature_contents import read_contents
-from datasets.feature_draft import FeatureDraft
-from datasets.feature_store import FeatureStore, half_to_single
-from datasets.features import NpyFeatures
-from datasets.hdf5_features import Hdf5Features
-from datasets.tsv_features import TsvFeatures
+from datasets.conversion.precision import compare
+from datasets.conversion.contents import read_contents
+from datasets.conversion.writer import FeatureDraft
+from datasets.features.store import FeatureStore, half_to_single
+from datasets.features.npy import NpyFeatures
+from datasets.features.hdf5 import Hdf5Features
+from datasets.features.tsv import TsvFeatures
 
 IMAGES, REGIONS, WIDTH, BATCH, BATCHES = 8192, 36, 2048, 128, 16
 TSV_IMAGES, TSV_READS = 128, 128

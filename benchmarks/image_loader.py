@@ -27,11 +27,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.images import Unreadables
-from datasets.loader import iterate_batches
-from datasets.picture_files import PictureFiles
-from datasets.picture_loader import PictureLoader
-from datasets.transforms import Normalization, RandomResizedCrop, ResizeCentreCrop
+from datasets.pictures.picture import Unreadables
+from datasets.prefetch import iterate_batches
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.loader import PictureLoader
+from datasets.pictures.transforms import Normalization, RandomResizedCrop, ResizeCentreCrop
 from engine.runtime import keep_freed_memory
 
 CROP, SHORT, BATCH = 224, 256, 32

@@ -69,8 +69,8 @@ def ours(kind: str) -> dict:
     from engine.runtime import prepare_runtime
 
     prepare_runtime("cpu")  # Paddle's memory is part of an evaluation's
-    from engine.image_metrics import summarize_images
-    from engine.image_ranking import image_ranks
+    from engine.ranking.image_metrics import summarize_images
+    from engine.ranking.image_ranks import image_ranks
 
     vectors, labels = embeddings(kind)
     found = []

@@ -61,8 +61,8 @@ def measure(path: str, setting: str, threads: str) -> None:
     step = make_step(int(threads))
     import numpy as np
 
-    from datasets.features import NpyFeatures
-    from datasets.loader import iterate_batches
+    from datasets.features.npy import NpyFeatures
+    from datasets.prefetch import iterate_batches
 
     features = NpyFeatures(path)
     random = np.random.default_rng(1)

@@ -43,9 +43,9 @@ def measure(images: int, captions: int) -> dict[str, float]:
     from engine.runtime import prepare_runtime
 
     prepare_runtime(device="cpu")
-    from engine.cross_evaluation import cross_blocks, rank_cross
-    from engine.pair_scoring import data_identity, pairs_identity
-    from engine.score_shards import ScoreShards
+    from engine.evaluation.cross import cross_blocks, rank_cross
+    from engine.evaluation.pair_scoring import data_identity, pairs_identity
+    from engine.evaluation.score_shards import ScoreShards
 
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), images, captions)
@@ -62,10 +62,10 @@ def measure(images: int, captions: int) -> dict[str, float]:
 
 def make_dataset(folder: Path, images: int, captions: int):
     """Return so many images, each with its share of captions of random words."""
-    from datasets.captions import CaptionSplit
-    from datasets.features import NpyFeatures
+    from datasets.captions.load import CaptionSplit
+    from datasets.features.npy import NpyFeatures
     from datasets.pair_dataset import PairDataset
-    from datasets.wordpiece import MARKERS, WordPiece
+    from datasets.words.wordpiece import MARKERS, WordPiece
 
     random = np.random.default_rng(0)
     np.save(folder / "test_ims.npy", random.random((images, REGIONS, WIDTH), dtype=np.float32))

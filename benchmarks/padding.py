@@ -8,7 +8,7 @@ from _report import report
 
 import numpy as np
 
-from datasets.samplers import BatchSampler
+from datasets.samplers.batches import BatchSampler
 
 # captions of each length
 RSICD = {

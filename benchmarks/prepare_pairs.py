@@ -25,17 +25,17 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.feature_contents import read_contents
-from datasets.feature_draft import FeatureDraft
-from datasets.feature_store import FeatureStore
-from datasets.hdf5_features import Hdf5Features
+from datasets.conversion.contents import read_contents
+from datasets.conversion.writer import FeatureDraft
+from datasets.features.store import FeatureStore
+from datasets.features.hdf5 import Hdf5Features
 from datasets.pair_dataset import PairDataset
-from datasets.pair_sampler import PairSampler
+from datasets.samplers.pairs import PairSampler
 from datasets.pairs import CrossPairs, Pairs
-from datasets.tags import tags_of_features
-from datasets.tsv_features import TsvFeatures
-from datasets.vinvl_files import load_vinvl_captions
-from datasets.wordpiece import WordPiece
+from datasets.captions.tags import tags_of_features
+from datasets.features.tsv import TsvFeatures
+from datasets.captions.vinvl import load_vinvl_captions
+from datasets.words.wordpiece import WordPiece
 
 IMAGES, WIDTH, CAPTIONS, NAMES = 400, 2054, 5, 1600
 TOKENS, REGIONS = 70, 50

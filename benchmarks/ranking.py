@@ -96,8 +96,8 @@ def ours() -> dict:
     prepare_runtime("cpu")  # Paddle's memory is part of an evaluation's
     import numpy as np
 
-    from engine.metrics import mean_rank
-    from engine.ranking import retrieval_ranks
+    from engine.ranking.metrics import mean_rank
+    from engine.ranking.ranks import retrieval_ranks
 
     image_emb, text_emb = embeddings(COSINE_IMAGES)
     ids = np.arange(COSINE_IMAGES)
@@ -171,7 +171,7 @@ def order_ours() -> dict:
     set_environment()
     import numpy as np
 
-    from engine.ranking import retrieval_ranks
+    from engine.ranking.ranks import retrieval_ranks
 
     image_emb, text_emb = map(np.abs, embeddings(ORDER_IMAGES))
     ids = np.arange(ORDER_IMAGES)

@@ -87,11 +87,11 @@ def count_large(folder: Path, dual: Path) -> None:
     prepare_runtime()
     import numpy as np
 
-    from datasets.build import build_dataset
+    from datasets.build.dual import build_dataset
     from datasets.pairs import candidate_pairs
-    from engine.build import load_trained
-    from engine.evaluator import encode, rank_encoded
-    from engine.short_lists import ShortLists
+    from engine.tasks.loading import load_trained
+    from engine.evaluation.dual import encode, rank_encoded
+    from engine.ranking.short_lists import ShortLists
 
     tool("make_scenes", "--out", folder / "large", "--train", "8", "--dev", "4", "--test", str(LARGE))
     cfg = load_config(dual / "config.yaml", [f"DATASET.DATA_DIR={folder / 'large'}"])

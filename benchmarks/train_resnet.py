@@ -83,7 +83,7 @@ def ours(folder: Path) -> None:
     prepare_runtime("cpu")
     import paddle
 
-    from engine.training_state import named_parameters
+    from engine.training.training_state import named_parameters
     from models.build import build_loss, build_model
     from solvers.optimizer import build_optimizer
 

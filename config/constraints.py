@@ -3,12 +3,13 @@
 from pathlib import PurePath
 from typing import NoReturn
 
-from config.families import CROSS_ENCODERS, DUAL_ENCODERS, METRIC_LOSSES
-from config.image_constraints import check_images
+from config.families import CROSS_ENCODERS, DUAL_ENCODERS, IMAGE_ENCODERS, METRIC_LOSSES
 from config.values import refusal, show
 
 Values = dict[str, dict]  # section -> key -> value
 Origins = dict[str, str]  # full key -> where its value was given
+IMAGE_METRICS = ("r1", "map_at_r", "r_precision")
+PIXEL_MODELS = ("vsepp", "vse", *IMAGE_ENCODERS)
 VINVL_KEYS = (
     ("INPUT", "NUM_CAPTIONS_PER_IMAGE_TRN"),
     ("INPUT", "NUM_CAPTIONS_PER_IMAGE_DEV"),
@@ -25,12 +26,19 @@ def check_constraints(values: Values, origins: Origins) -> None:
     _check_model(values["MODEL"], origins)
     _check_captioner(values, origins)
     _check_schedule(values, origins)
-    check_images(values, origins)
+    _check_pictures(values, origins)
+    _check_classes(values, origins)
+    _check_crops(values, origins)
     _check_save_name(values["OUTPUT"]["SAVE_NAME"], origins)
 
 
 def _refuse(name: str, origins: Origins, problem: str) -> NoReturn:
     raise refusal(origins.get(name, "defaults"), f"{name}: {problem}")
+
+
+def _refuse_value(name: str, values: Values, origins: Origins, expected: str) -> NoReturn:
+    section, key = name.split(".")
+    _refuse(name, origins, f"expected {expected}, got {show(values[section][key])}")
 
 
 def _check_dataset(values: Values, origins: Origins) -> None:
@@ -182,3 +190,59 @@ def _check_save_name(name: str, origins: Origins) -> None:
     if not plain or path.is_absolute() or ".." in path.parts or not path.parts:
         problem = f'expected the name of a folder inside OUTPUT.CHECKPOINT_DIR (no ".."), got {show(name)}'
         _refuse("OUTPUT.SAVE_NAME", origins, problem)
+
+
+def _check_pictures(values: Values, origins: Origins) -> None:
+    """What must hold where a CNN sees pictures, and where classes are all that is known of them."""
+    model, name = values["MODEL"], values["MODEL"]["NAME"]
+    image_only, metric = name in IMAGE_ENCODERS, values["MONITOR"]["BEST_METRIC"]
+    if image_only and not model["CNN"]:
+        _refuse_value("MODEL.CNN", values, origins, f"a network such as resnet50 with {name}")
+    if model["CNN"] and name not in PIXEL_MODELS:
+        _refuse_value("MODEL.CNN", values, origins, f'"" with {name}, which takes regions from a file')
+    if model["CNN"] and not values["DATASET"]["IMAGE_DIR"]:
+        _refuse_value("DATASET.IMAGE_DIR", values, origins, "the folder of the pictures with MODEL.CNN")
+    if image_only != (values["LOSS"]["NAME"] in METRIC_LOSSES) and name not in CROSS_ENCODERS:
+        losses = ", ".join(METRIC_LOSSES)
+        expected = f"one of {losses} with cnn alone, here MODEL.NAME={name}"
+        _refuse_value("LOSS.NAME", values, origins, expected)
+    if image_only != (metric in IMAGE_METRICS):
+        metrics = f"one of {', '.join(IMAGE_METRICS)}" if image_only else "rsum or mean_recall"
+        _refuse_value("MONITOR.BEST_METRIC", values, origins, f"{metrics} with {name}")
+    if image_only and values["EVAL"]["FOLDS"] > 1:
+        _refuse_value("EVAL.FOLDS", values, origins, f"1 with {name}")
+    if model["CNN"] and values["INPUT"]["STANDARDIZE"]:
+        expected = "false with MODEL.CNN, whose features are learned"
+        _refuse_value("INPUT.STANDARDIZE", values, origins, expected)
+
+
+def _check_classes(values: Values, origins: Origins) -> None:
+    """What must hold between a metric-learning loss and how a batch is made of classes."""
+    name, each = values["LOSS"]["NAME"], values["OPTIMIZATION"]["SAMPLES_PER_CLASS"]
+    size = values["OPTIMIZATION"]["BATCH_SIZE"]
+    if values["MODEL"]["NAME"] not in IMAGE_ENCODERS:
+        return
+    if name == "triplet":
+        if size % 3:
+            _refuse_value("OPTIMIZATION.BATCH_SIZE", values, origins, "a multiple of 3 with triplets")
+        return
+    if name != "softmax" and each < 2:
+        expected = f"2 or more with LOSS.NAME={name}"
+        _refuse_value("OPTIMIZATION.SAMPLES_PER_CLASS", values, origins, expected)
+    if each and (size % each or size == each):
+        expected = f"a multiple of SAMPLES_PER_CLASS ({each}), of two classes or more"
+        _refuse_value("OPTIMIZATION.BATCH_SIZE", values, origins, expected)
+    if each == 1:
+        _refuse_value("OPTIMIZATION.SAMPLES_PER_CLASS", values, origins, "0, or 2 and more")
+
+
+def _check_crops(values: Values, origins: Origins) -> None:
+    """What must hold between the sizes to which pictures are cut, and of pictures that cannot be read."""
+    inputs = values["INPUT"]
+    if inputs["RESIZE"] < inputs["CROP_SIZE"]:
+        expected = f"at least INPUT.CROP_SIZE ({inputs['CROP_SIZE']})"
+        _refuse_value("INPUT.RESIZE", values, origins, expected)
+    if inputs["CROP_AREA"][0] > inputs["CROP_AREA"][1]:
+        _refuse_value("INPUT.CROP_AREA", values, origins, "the least share before the largest")
+    if inputs["UNREADABLE"] == "skip" and values["MODEL"]["NAME"] not in IMAGE_ENCODERS:
+        _refuse_value("INPUT.UNREADABLE", values, origins, "refuse where pictures have captions")

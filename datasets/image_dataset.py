@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from config.errors import UserError
-from datasets.image_lists import LabelledPictures
-from datasets.picture_loader import PictureLoader
+from datasets.pictures.lists import LabelledPictures
+from datasets.pictures.loader import PictureLoader
 
 
 class ImageDataset:

@@ -5,11 +5,11 @@ from copy import copy
 
 import numpy as np
 
-from datasets.captions import CaptionSplit
-from datasets.feature_store import FeatureStore
-from datasets.packed_tokens import PackedTokens
+from datasets.captions.load import CaptionSplit
+from datasets.features.store import FeatureStore
 from datasets.pairs import Pairs
-from datasets.wordpiece import WordPiece
+from datasets.words.packed_tokens import PackedTokens
+from datasets.words.wordpiece import WordPiece
 
 
 class PairDataset:

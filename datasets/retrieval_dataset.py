@@ -6,9 +6,9 @@ from itertools import chain
 import numpy as np
 
 from config.errors import UserError
-from datasets.captions import CaptionSplit
-from datasets.feature_store import FeatureStore, ImageRegions
-from datasets.text import Vocabulary
+from datasets.captions.load import CaptionSplit
+from datasets.features.store import FeatureStore, ImageRegions
+from datasets.words.vocabulary import Vocabulary
 
 
 class RetrievalDataset:

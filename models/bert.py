@@ -7,11 +7,11 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.bert_inference import first_rows
-from models.encoders import on_cpu
-from models.pair_rows import PairRows, pair_rows
-from models.row_layers import Linear, ResidualNorm, gelu
-from models.sequences import Sequences, attend
+from models.kernels.row_blocks import on_cpu
+from models.layers.bert_inference import first_rows
+from models.layers.fused import Linear, ResidualNorm, gelu
+from models.layers.pair_rows import PairRows, pair_rows
+from models.layers.sequences import Sequences, attend
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from models.captioner import Captioner
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
 from models.gathering import Gather, gather_rows, own_rows
-from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
-from models.memory_queue import MemoryQueue
-from models.metric_losses import (
+from models.losses.matching import PairLoss, match_binary, match_choice, match_cross_entropy, match_regression
+from models.losses.memory_queue import MemoryQueue
+from models.losses.metric_learning import (
     MinedLoss,
     SoftmaxLoss,
     TripletLoss,
@@ -21,8 +21,8 @@ from models.metric_losses import (
     quadruplet_loss,
     semi_hard_loss,
 )
+from models.losses.ranking import CaptionedLoss, ContrastiveLoss, HingeLoss
 from models.oscar import Oscar
-from models.pair_losses import PairLoss, match_binary, match_choice, match_cross_entropy, match_regression
 from models.vse import SIMILARITIES, DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 

@@ -5,8 +5,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.attention import additive_attention
 from models.encoders import recurrent_states
+from models.layers.additive_attention import additive_attention
 
 PAD, START, END = 0, 1, 2  # as the vocabulary layout vsepp numbers them
 

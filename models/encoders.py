@@ -7,7 +7,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.prefix_encoding import PrefixTree, prefix_states, prefix_tree
+from models.kernels.row_blocks import on_cpu
+from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
 
@@ -76,11 +77,6 @@ def _states_by_step(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Ten
     tree = prefix_tree(places, length, share=False)
     rows = sequences.reshape([-1, sequences.shape[2]]).gather(tree.words)
     return prefix_states(rnn, rows, tree), tree
-
-
-def on_cpu(tensor: Tensor) -> bool:
-    """Tell whether `tensor` is computed on the CPU now, where our recurrent layers are the faster ones."""
-    return paddle.in_dynamic_mode() and tensor.place.is_cpu_place()
 
 
 POOLINGS = {"last": last_of, "mean": mean_of, "max": max_of}

@@ -8,7 +8,6 @@ from paddle import Tensor, nn
 from paddle.nn.functional import gelu
 
 from models.bert import Bert, BertShape, linear
-from models.pair_losses import match_value
 
 # Which of caption (C), tags (L, the labels) and regions (R) attend to each other; each attends to itself.
 ATTENTION_TYPES = {"CLR": ("CL", "CR", "LR"), "CL": ("CL",), "CR": ("CR",), "LR": ("LR",)}
@@ -116,3 +115,8 @@ class Oscar(nn.Layer):
         the model is sure come to 1.
         """
         return match_value(self(batch)["logits"])
+
+
+def match_value(logits: Tensor) -> Tensor:
+    """Return how well each pair matches, [P]: the one logit of [P,1], or the log-odds of [P,2]."""
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]

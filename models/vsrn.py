@@ -9,7 +9,7 @@ from paddle import Tensor, nn
 from models.captioner import Captioner
 from models.encoders import FeatureNorm, l2norm, last_state
 from models.gathering import Gather, own_rows
-from models.normalization import BatchNorm
+from models.layers.batch_norm import BatchNorm
 from models.vse import DualEncoder
 
 

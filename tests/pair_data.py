@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from datasets.captions import CaptionSplit
-from datasets.features import NpyFeatures
+from datasets.captions.load import CaptionSplit
+from datasets.features.npy import NpyFeatures
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
-from datasets.wordpiece import MARKERS, WordPiece
+from datasets.words.wordpiece import MARKERS, WordPiece
 
 WORDS = [f"word{number}" for number in range(30)]
 REGIONS, WIDTH = 3, 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from datasets.feature_store import ImageRegions
+from datasets.features.store import ImageRegions
 
 NAMES = ["dog", "traffic light", "café", "tree"]
 

@@ -47,7 +47,7 @@ class ProgressLines:
             self._stage, self._start, self._last = stage, now, now
         if now - self._last < SECONDS_BETWEEN_LINES or done >= total:
             return
-        from engine.run_log import duration
+        from engine.runs.run_log import duration
 
         self._last = now
         speed = done / (now - self._start)

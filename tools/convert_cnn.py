@@ -16,9 +16,9 @@ import os
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _bert_folder import refuse_existing
+from engine.weights.bert_folder import refuse_existing
 from _command import leave_on_sigterm, run
-from _plain_pickle import read_paddle_file, read_torch_file
+from engine.weights.plain_pickle import read_paddle_file, read_torch_file
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 def convert(network: str, source: str, output: Path) -> str:
     """Write the weights of `network` that `source` names; return what was written."""
-    from engine.cnn_weights import fitting_arrays
+    from engine.weights.cnn_weights import fitting_arrays
     from models.cnn import Cnn
 
     path = download(network) if source == "zoo" else Path(source)
@@ -63,7 +63,7 @@ def convert(network: str, source: str, output: Path) -> str:
 
 def from_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     """Return the tensors of the CNN that is part of a trained model, without what names its place there."""
-    from engine.checkpoint import MODEL_FILE, read_arrays, read_state, verify_files
+    from engine.runs.checkpoint import MODEL_FILE, read_arrays, read_state, verify_files
 
     state = read_state(folder)
     verify_files(folder, state)

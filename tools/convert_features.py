@@ -27,14 +27,14 @@ from tqdm import tqdm
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from datasets.caption_files import read_lines, refuse_duplicates
-from datasets.feature_codec import STORED, compare
-from datasets.feature_contents import Contents, read_contents
-from datasets.feature_draft import FeatureDraft, partial_folder
-from datasets.feature_files import file_names
-from datasets.feature_store import FeatureStore
-from datasets.open_features import open_features
-from datasets.tsv_features import TsvFeatures
+from datasets.text_files import read_lines, refuse_duplicates
+from datasets.conversion.precision import STORED, compare
+from datasets.conversion.contents import Contents, read_contents
+from datasets.conversion.writer import FeatureDraft, partial_folder
+from datasets.conversion.targets import file_names
+from datasets.features.store import FeatureStore
+from datasets.features.formats import open_features
+from datasets.features.tsv import TsvFeatures
 
 
 def main() -> None:

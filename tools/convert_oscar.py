@@ -17,9 +17,9 @@ import os
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _bert_folder import convert_folder, refuse_existing
+from engine.weights.bert_folder import convert_folder, refuse_existing
 from _command import leave_on_sigterm, run
-from _plain_pickle import read_torch_file
+from engine.weights.plain_pickle import read_torch_file
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError

@@ -41,7 +41,7 @@ from config.values import refusal
 from engine.runtime import Runtime
 
 if TYPE_CHECKING:
-    from engine.build_evaluation import Evaluation
+    from engine.tasks.evaluation import Evaluation
 
 
 def main() -> int:
@@ -112,11 +112,11 @@ def evaluate(
     scores_path: str | None,
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
-    from engine.build import run_folder
-    from engine.build_evaluation import evaluate_checkpoints
-    from engine.distributed import is_main
-    from engine.lifeline import joined_processes
-    from engine.result import write_result_json, versions
+    from engine.tasks.loading import run_folder
+    from engine.tasks.evaluation import evaluate_checkpoints
+    from engine.parallel.processes import is_main
+    from engine.parallel.lifeline import joined_processes
+    from engine.evaluation.result import write_result_json, versions
 
     cfg = cfgs[0]
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
@@ -142,11 +142,11 @@ def evaluate(
 
 def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | None) -> int:
     """Evaluate an image encoder; print the table and write result.json."""
-    from engine.build_image_task import evaluate_image_encoder
-    from engine.distributed import is_main
-    from engine.image_evaluation import format_images
-    from engine.lifeline import joined_processes
-    from engine.result import describe_checkpoint, versions, write_result_json
+    from engine.tasks.image import evaluate_image_encoder
+    from engine.parallel.processes import is_main
+    from engine.evaluation.image import format_images
+    from engine.parallel.lifeline import joined_processes
+    from engine.evaluation.result import describe_checkpoint, versions, write_result_json
 
     if len(cfgs) > 1 or scores_path:
         problem = "--save_scores" if scores_path else f"{len(cfgs)} --checkpoints"
@@ -165,7 +165,7 @@ def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | No
 
 def print_found(found: "Evaluation") -> None:
     """Print what was measured, as tables."""
-    from engine.result import describe_checkpoint, format_reranked, format_table
+    from engine.evaluation.result import describe_checkpoint, format_reranked, format_table
 
     print(describe_checkpoint(found.checkpoint, found.result.protocol))
     print(format_table(found.result))

@@ -29,18 +29,18 @@ from _progress import progress_display
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from config.network_files import Backbone, Detector, read_backbone, read_detector
-from datasets.extraction import ExtractionFolder
-from datasets.feature_codec import STORED, compare
-from datasets.feature_contents import read_contents
-from datasets.feature_draft import FeatureDraft, partial_folder
-from datasets.feature_files import FORMATS, file_names
-from datasets.image_lists import read_captioned
-from datasets.images import Unreadables, describe_unreadable
-from datasets.open_features import open_features
-from datasets.picture_files import PictureFiles
-from datasets.picture_loader import PictureLoader
-from engine.build_extraction import build_grid, build_pooled, build_regions, build_transform, normalization_of
-from engine.extraction import Describer, extract
+from datasets.conversion.extraction_folder import ExtractionFolder
+from datasets.conversion.precision import STORED, compare
+from datasets.conversion.contents import read_contents
+from datasets.conversion.writer import FeatureDraft, partial_folder
+from datasets.conversion.targets import FORMATS, file_names
+from datasets.pictures.lists import read_captioned
+from datasets.pictures.picture import Unreadables, describe_unreadable
+from datasets.features.formats import open_features
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.loader import PictureLoader
+from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
+from engine.extraction.describers import Describer, extract
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
@@ -97,9 +97,9 @@ def processes(launched: bool) -> tuple[contextlib.AbstractContextManager, bool, 
     """Return what holds the processes of a job together, whether this is the first, and how it extracts."""
     if not launched:
         return contextlib.nullcontext(), True, extract
-    from engine.distributed import is_main
-    from engine.lifeline import joined_processes
-    from engine.shared_extraction import extract_together
+    from engine.parallel.processes import is_main
+    from engine.parallel.lifeline import joined_processes
+    from engine.extraction.shared import extract_together
 
     return joined_processes(), is_main(), extract_together
 

@@ -21,7 +21,13 @@ import warnings
 from pathlib import Path
 
 import _init_paths
-from _bert_folder import CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE, convert_folder, refuse_existing
+from engine.weights.bert_folder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    VOCABULARY_FILE,
+    convert_folder,
+    refuse_existing,
+)
 from _command import leave_on_sigterm, run
 
 from config.command_line import report_errors_on_one_line

@@ -62,15 +62,15 @@ def make_report(
     folders: list[Path], configs: list[CfgNode], out: Path, title: str, images: str | None
 ) -> Path:
     """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page."""
-    from datasets.build import build_dataset
-    from engine.build import evaluate_split, load_trained, measure_swapped, split_name
-    from engine.build_cross import refuse_cross_encoder
-    from engine.checkpoint import checkpoint_hash
-    from engine.result import read_reranked
-    from engine.run_folder import read_log
-    from serving.pictures import PictureFolder, image_folder
-    from serving.report import RunReport, refuse_others, write_report
-    from serving.searcher import Searcher
+    from datasets.build.dual import build_dataset
+    from engine.tasks.loading import evaluate_split, load_trained, measure_swapped, split_name
+    from engine.tasks.cross_evaluation import refuse_cross_encoder
+    from engine.runs.checkpoint import checkpoint_hash
+    from engine.evaluation.result import read_reranked
+    from engine.runs.run_folder import read_log
+    from serving.reports.pictures import PictureFolder, image_folder
+    from serving.reports.report import RunReport, refuse_others, write_report
+    from serving.search.searcher import Searcher
 
     data = configs[0].DATASET
     pictures = PictureFolder(
@@ -104,11 +104,11 @@ def make_report(
 
 def make_image_report(folders: list[Path], configs: list[CfgNode], out: Path, title: str) -> Path:
     """Measure the best checkpoint of every image encoder on its EVAL.SPLIT and write the page."""
-    from datasets.build_images import build_image_dataset
-    from engine.build import split_name
-    from engine.build_image_task import evaluate_loaded, load_image_encoder
-    from engine.run_folder import read_log
-    from serving.image_report import ImageRun, write_image_report
+    from datasets.build.image import build_image_dataset
+    from engine.tasks.loading import split_name
+    from engine.tasks.image import evaluate_loaded, load_image_encoder
+    from engine.runs.run_folder import read_log
+    from serving.reports.image_report import ImageRun, write_image_report
 
     others = [cfg.MODEL.NAME for cfg in configs if cfg.MODEL.NAME not in IMAGE_ENCODERS]
     if others:

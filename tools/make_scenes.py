@@ -15,7 +15,7 @@ from _command import leave_on_sigterm, run
 from tqdm import tqdm
 
 from config.command_line import report_errors_on_one_line
-from datasets.scenes import ScenesOptions, make_scenes
+from datasets.scenes.generate import ScenesOptions, make_scenes
 from engine.runtime import usable_cores
 
 _HELP = {

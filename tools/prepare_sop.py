@@ -18,7 +18,7 @@ from _command import run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from datasets.image_lists import read_list_rows
+from datasets.pictures.lists import read_list_rows
 
 # pictures and classes of each list, by the list that its lines come from
 LISTS = {

@@ -28,7 +28,7 @@ import yaml
 from config.command_line import report_errors_on_one_line
 from config.default import default_config
 from config.errors import UserError
-from engine.run_status import STATUS_FILE, read_status
+from engine.runs.run_status import STATUS_FILE, read_status
 
 CONFIG_FILE = "config.yaml"
 

@@ -22,8 +22,8 @@ from config.load import add_config_arguments, config_from_arguments
 
 if TYPE_CHECKING:
     from datasets.retrieval_dataset import RetrievalDataset
-    from serving.reranker import Reranker
-    from serving.searcher import Hit
+    from serving.search.reranker import Reranker
+    from serving.search.searcher import Hit
 
 
 def main() -> int:
@@ -54,12 +54,12 @@ def main() -> int:
 
 def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: str | None) -> int:
     """Answer one query on the terminal, as a contact sheet and as a page."""
-    from datasets.build import build_dataset
-    from engine.build import load_trained, run_folder, split_name
-    from engine.build_cross import refuse_cross_encoder
-    from serving.pages import write_search_page
-    from serving.pictures import PictureFolder, Tile, contact_sheet, image_folder
-    from serving.searcher import Searcher
+    from datasets.build.dual import build_dataset
+    from engine.tasks.loading import load_trained, run_folder, split_name
+    from engine.tasks.cross_evaluation import refuse_cross_encoder
+    from serving.reports.pages import write_search_page
+    from serving.reports.pictures import PictureFolder, Tile, contact_sheet, image_folder
+    from serving.search.searcher import Searcher
 
     refuse_cross_encoder(cfg)
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
@@ -103,8 +103,8 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
 
 def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker | None", str]:
     """Return what re-ranks hits in `dataset` as EVAL.RERANK_DIR says, and words on it; without it nothing."""
-    from engine.build_cross import load_reranker
-    from serving.reranker import Reranker
+    from engine.tasks.cross_evaluation import load_reranker
+    from serving.search.reranker import Reranker
 
     if not cfg.EVAL.RERANK_DIR:
         return None, ""

@@ -20,8 +20,8 @@ import numpy as np
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from datasets.image_lists import LabelledPictures, class_folders
-from datasets.picture_files import PictureFiles
+from datasets.pictures.lists import LabelledPictures, class_folders
+from datasets.pictures.files import PictureFiles
 
 SPLITS = ("train", "dev", "test")
 

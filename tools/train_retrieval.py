@@ -30,8 +30,8 @@ from config.load import add_config_arguments, config_from_arguments, save_config
 from engine.runtime import Runtime
 
 if TYPE_CHECKING:
-    from engine.run_log import RunLog
-    from engine.trainer import Trainer
+    from engine.runs.run_log import RunLog
+    from engine.training.trainer import Trainer
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
     if resume and arguments.overwrite:
         raise UserError("command line: expected --resume (or PRETRAINED.RESUME) or --overwrite, got both")
     runtime = start_runtime(cfg)
-    from engine.lifeline import joined_processes
+    from engine.parallel.lifeline import joined_processes
 
     with joined_processes():
         return train(cfg, runtime, resume, arguments.overwrite)
@@ -58,18 +58,19 @@ def main() -> int:
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     """Build everything that `cfg` names, and train; return the exit code."""
-    from engine.build import run_folder
-    from engine.build_training import build_trainer
-    from engine.checkpoint import newest_whole, write_atomically
-    from engine.distributed import (
+    from engine.tasks.loading import run_folder
+    from engine.tasks.training import build_trainer
+    from engine.runs.checkpoint import newest_whole
+    from config.files import write_atomically
+    from engine.parallel.processes import (
         broadcast_layer,
         is_main,
         rank,
         wait_for_all,
         world_size,
     )
-    from engine.progress import nothing_left
-    from engine.run_log import RunLog
+    from engine.training.progress import nothing_left
+    from engine.runs.run_log import RunLog
 
     folder = run_folder(cfg)
     if is_main():
@@ -111,7 +112,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
 
 def fit(trainer: "Trainer", log: "RunLog") -> int:
     """Train to the end, a signal or a failure; return the exit code."""
-    from engine.progress import TrainingFailedError, TrainingStoppedError
+    from engine.training.progress import TrainingFailedError, TrainingStoppedError
 
     stop_on_signals(trainer)
     state = "failed"

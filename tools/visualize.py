@@ -23,7 +23,7 @@ from config.load import add_config_arguments, config_from_arguments
 
 if TYPE_CHECKING:
     from datasets.retrieval_dataset import RetrievalDataset
-    from serving.attention import Attention
+    from serving.reports.explanation import Attention
 
 
 def main() -> int:
@@ -58,14 +58,14 @@ def visualize(
     cfg: CfgNode, image: str, text: str | None, region: int | None, top_k: int, out: str | None
 ) -> int:
     """Draw what the model made of one image, and say it on the terminal."""
-    from datasets.build import build_dataset
-    from engine.build import load_trained, run_folder, split_name
-    from engine.build_cross import refuse_cross_encoder
-    from serving.attention import attend, read_sentence
-    from serving.attention_page import attention_section, write_attention
-    from serving.pictures import PictureFolder, image_folder
-    from serving.region_view import region_view
-    from serving.searcher import Searcher
+    from datasets.build.dual import build_dataset
+    from engine.tasks.loading import load_trained, run_folder, split_name
+    from engine.tasks.cross_evaluation import refuse_cross_encoder
+    from serving.reports.explanation import attend, read_sentence
+    from serving.reports.explanation_page import attention_section, write_attention
+    from serving.reports.pictures import PictureFolder, image_folder
+    from serving.reports.region_view import region_view
+    from serving.search.searcher import Searcher
 
     refuse_cross_encoder(cfg)
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
@@ -96,7 +96,7 @@ def visualize(
 
 def find_row(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> int:
     """Return the row of an image; raise UserError with the split that has it, or with the nearest names."""
-    from serving.searcher import image_row
+    from serving.search.searcher import image_row
 
     try:
         return image_row(dataset, image)
@@ -112,9 +112,9 @@ def find_row(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> int:
 
 def splits_with(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> list[str]:
     """Return which of train, dev and test have an image, as far as they are there."""
-    from datasets.build import build_dataset
-    from engine.build import split_name
-    from serving.searcher import image_row
+    from datasets.build.dual import build_dataset
+    from engine.tasks.loading import split_name
+    from serving.search.searcher import image_row
 
     found = []
     for split in ("train", "dev", "test"):

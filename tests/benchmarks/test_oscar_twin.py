@@ -7,10 +7,10 @@ import numpy as np
 import paddle
 import pytest
 
+from engine.weights.bert_names import from_original, original_names
 from models.bert import BertShape
-from models.bert_weights import from_original, original_names
+from models.losses.matching import match_cross_entropy
 from models.oscar import Oscar
-from models.pair_losses import match_cross_entropy
 
 torch = pytest.importorskip("torch", reason="the twins need torch (requirements-bench.txt)")
 

@@ -9,12 +9,12 @@ import pytest
 from config.default import default_config
 from config.errors import UserError
 from config.load import load_config
-from datasets.build import load_split
-from datasets.build_images import build_image_dataset, build_image_sampler, build_picture_store
-from datasets.class_sampler import ClassSampler, TripletSampler
+from datasets.build.dual import load_split
+from datasets.build.image import build_image_dataset, build_image_sampler, build_picture_store
 from datasets.image_dataset import ClassNames
-from datasets.samplers import BatchSampler
-from tests.datasets.pictures import encoded, noisy, write_folder
+from datasets.samplers.batches import BatchSampler
+from datasets.samplers.classes import ClassSampler, TripletSampler
+from tests.picture_files import encoded, noisy, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from datasets.captions import CaptionSplit
-from datasets.features import NpyFeatures
+from datasets.captions.load import CaptionSplit
+from datasets.features.npy import NpyFeatures
+from datasets.features.tsv import TsvFeatures
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
-from datasets.tsv_features import TsvFeatures
-from datasets.wordpiece import MARKERS, WordPiece
+from datasets.words.wordpiece import MARKERS, WordPiece
 from tests.region_files import make_regions, write_tsv
 
 WORDS = ["a", "dog", "tree", "red", "blue", "traffic", "light", "cafe"]

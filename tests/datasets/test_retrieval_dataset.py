@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from datasets.captions import CaptionSplit
-from datasets.features import NpyFeatures
+from datasets.captions.load import CaptionSplit
+from datasets.features.npy import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
-from datasets.text import Vocabulary
+from datasets.words.vocabulary import Vocabulary
 
 CAPTIONS = ["a dog runs", "A dog runs", "a red dog", "the cat sleeps on the red mat", "a blue dog", "cat"]
 VOCABULARY = Vocabulary(

@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 import pytest
 
-from engine.progress import TrainingSettings
-from engine.run_log import RunLog
-from engine.trainer import Trainer
-from engine.training_state import training_state
+from engine.runs.run_log import RunLog
+from engine.training.progress import TrainingSettings
+from engine.training.trainer import Trainer
+from engine.training.training_state import training_state
 
 BATCHES, PAIRS, WIDTH = 6, 4, 3
 

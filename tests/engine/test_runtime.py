@@ -147,13 +147,13 @@ tiny = np.full(10_000, 1e-20, np.float32)
 assert (tiny * tiny > 0).all(), "as it is before"
 prepare_runtime("cpu", threads=2)
 import paddle
-from models.products import multiply
-from models.row_blocks import for_each
+from models.kernels.products import multiply
+from models.kernels.row_blocks import for_each
 found = []
 for_each(lambda part: found.append((part * part).max()), [tiny] * 50)
 found.append(multiply(tiny[None, :1].repeat(64, 0), tiny[None, :64]).max())
 found.append(float((paddle.to_tensor(tiny) ** 2).max()))
-from datasets.feature_store import half_to_single
+from datasets.features.store import half_to_single
 half = np.arange(1, 1024, dtype=np.uint16).view(np.float16)  # below what is normal, but not in 32 bits
 assert (half_to_single(half) == np.arange(1, 1024) * 2.0**-24).all(), "what is read stays"
 print(max(found), np.finfo(np.float32).eps > 0)

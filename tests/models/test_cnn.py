@@ -6,7 +6,7 @@ import pytest
 
 from models.cnn import CNNS, Cnn, CnnImageEncoder, ImageEmbedder, cnn_of
 from models.encoders import ImageEncoder
-from models.metric_losses import MinedLoss, batch_hard_loss
+from models.losses.metric_learning import MinedLoss, batch_hard_loss
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import numpy as np
 import paddle
 import pytest
 
-from models import row_layers, sequences
 from models.bert import Bert, BertShape
+from models.layers import fused, sequences
+from models.losses.matching import match_cross_entropy, match_regression
 from models.oscar import Oscar, attention_between
-from models.pair_losses import match_cross_entropy, match_regression
 
 FEATURES, VOCABULARY = 5, 20
 
@@ -205,7 +205,7 @@ def test_the_ways_of_cpu_and_gpu_agree(monkeypatch):
         logits = model(batch)["logits"]
         match_cross_entropy(logits, paddle.to_tensor([1, 0, 0, 1])).backward()
         found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
-        for module in (row_layers, sequences):
+        for module in (fused, sequences):
             monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     for ours, paddles in zip(*found, strict=True):
         np.testing.assert_allclose(ours, paddles, rtol=1e-3, atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 
 from models.captioner import END, PAD, START, Captioner
 from models.encoders import GRUTextEncoder, l2norm
-from models.losses import CaptionedLoss, HingeLoss, caption_loss
+from models.losses.ranking import CaptionedLoss, HingeLoss, caption_loss
 from models.vsrn import VSRN, GraphBlock, RegionEncoder, RegionLayout
 
 FEATURES, DIM, VOCABULARY = 6, 16, 11

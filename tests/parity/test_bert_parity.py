@@ -14,7 +14,7 @@ import paddle
 import pytest
 from safetensors.numpy import load_file
 
-from engine.pretrained import load_pretrained, open_pretrained
+from engine.weights.pretrained import load_pretrained, open_pretrained
 from models.oscar import Oscar
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.box_features import open_regions
+from datasets.captions.tags import tags_of_features
+from datasets.captions.vinvl import load_vinvl_captions, read_caption_index
+from datasets.features.box_terms import open_regions
 from datasets.pair_dataset import PairDataset
-from datasets.tags import tags_of_features
-from datasets.vinvl_files import load_vinvl_captions, read_caption_index
-from datasets.wordpiece import WordPiece
-from engine.cross_evaluation import cross_blocks, evaluate_candidates, evaluate_cross, rank_cross
-from engine.pair_scoring import score_blocks
-from engine.score_shards import MemoryScores
+from datasets.words.wordpiece import WordPiece
+from engine.evaluation.cross import cross_blocks, evaluate_candidates, evaluate_cross, rank_cross
+from engine.evaluation.pair_scoring import score_blocks
+from engine.evaluation.score_shards import MemoryScores
 from tests.parity.test_oscar_parity import oscar_of
 
 TOKENS, REGIONS, WIDTH = 24, 10, 54

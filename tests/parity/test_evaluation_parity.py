@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.ensemble import Ensemble
-from engine.evaluator import Encoded, rank_encoded
-from engine.metrics import ranks, summarize
-from engine.ranking import retrieval_ranks
-from engine.result import Result, format_table
-from engine.similarity import inner_products
+from engine.evaluation.dual import Encoded, rank_encoded
+from engine.evaluation.ensemble import Ensemble
+from engine.evaluation.result import Result, format_table
+from engine.ranking.metrics import ranks, summarize
+from engine.ranking.ranks import retrieval_ranks
+from engine.ranking.similarity import inner_products
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = ("r1", "r5", "r10", "medr", "meanr")

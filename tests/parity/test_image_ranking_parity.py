@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.image_ranking import image_ranks
-from engine.metrics import recall_at_k
+from engine.ranking.image_ranks import image_ranks
+from engine.ranking.metrics import recall_at_k
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from paddle import Tensor
 
 from models.encoders import l2norm
-from models.metric_losses import (
+from models.losses.metric_learning import (
     TripletLoss,
     adaptive_margin,
     adaptive_quadruplet_loss,

@@ -11,10 +11,10 @@ import paddle
 import pytest
 from paddle.nn import ClipGradByGlobalNorm
 
+from engine.weights.bert_names import from_original, original_names
 from models.bert import BertShape
-from models.bert_weights import from_original, original_names
+from models.losses.matching import match_cross_entropy
 from models.oscar import Oscar
-from models.pair_losses import match_cross_entropy
 from solvers.bert_adamw import BertAdamW
 
 TEXT, REGIONS = 24, 10

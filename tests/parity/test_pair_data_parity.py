@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.box_features import open_regions
-from datasets.captions import CaptionSplit
+from datasets.captions.load import CaptionSplit
+from datasets.captions.tags import tags_of_features
+from datasets.captions.vinvl import load_vinvl_captions, read_caption_index
+from datasets.features.box_terms import open_regions
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import CrossPairs, Pairs
-from datasets.tags import tags_of_features
-from datasets.vinvl_files import load_vinvl_captions, read_caption_index
-from datasets.wordpiece import WordPiece
+from datasets.words.wordpiece import WordPiece
 
 TOKENS, REGIONS, WIDTH = 24, 10, 54  # max_seq_length, max_img_seq_length, img_feature_dim
 CROSS = ("input_ids", "segment_ids", "attention_mask", "img_feats")  # of all pairs, in the original's order

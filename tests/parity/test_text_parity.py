@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from config.load import load_config
-from datasets.build import build_dataset, build_vocabulary
-from datasets.text import Vocabulary, tokenize
+from datasets.build.dual import build_dataset, build_vocabulary
+from datasets.words.vocabulary import Vocabulary, tokenize
 
 
 @pytest.fixture(scope="module")

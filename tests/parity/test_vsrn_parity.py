@@ -11,10 +11,10 @@ import pytest
 from paddle.nn.functional import log_softmax
 
 from config.default import default_config
-from engine.checkpoint import layer_tensors
-from engine.training_state import named_parameters
+from engine.training.training_state import named_parameters
+from engine.weights.tensors import layer_tensors
 from models.build import build_loss, build_model
-from models.losses import caption_loss, hinge_loss
+from models.losses.ranking import caption_loss, hinge_loss
 from solvers.optimizer import build_optimizer
 
 VARIANTS = {

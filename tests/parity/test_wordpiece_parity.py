@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks._plain_wordpiece import PlainWordPiece
-from datasets.wordpiece import WordPiece
+from datasets.words.wordpiece import WordPiece
 
 
 def read_lines(path: Path) -> list[str]:

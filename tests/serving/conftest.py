@@ -8,16 +8,16 @@ import paddle
 import pytest
 from PIL import Image
 
-from datasets.captions import CaptionSplit
-from datasets.features import NpyFeatures
+from datasets.captions.load import CaptionSplit
+from datasets.features.npy import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
-from datasets.text import Vocabulary
+from datasets.words.vocabulary import Vocabulary
 from models.captioner import Captioner
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.vse import DualEncoder
 from models.vsrn import VSRN, RegionEncoder
-from serving.pictures import PictureFolder
-from serving.searcher import Searcher
+from serving.reports.pictures import PictureFolder
+from serving.search.searcher import Searcher
 
 CAPTIONS = ["a red dog", "a dog", "the blue cat", "a cat", "the red sun", "a sun"] * 2
 

@@ -17,7 +17,7 @@ from pathlib import Path
 event, at_step, tool, *arguments = sys.argv[1:]
 sys.path[:0] = [str(Path(tool).parent), str(Path(tool).parents[1])]
 
-from engine.run_log import RunLog  # noqa: E402
+from engine.runs.run_log import RunLog  # noqa: E402
 
 log_step = RunLog.step
 

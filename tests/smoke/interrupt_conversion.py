@@ -12,20 +12,20 @@ from pathlib import Path
 name, at_image, tool, *arguments = sys.argv[1:]
 sys.path[:0] = [str(Path(tool).parent), str(Path(tool).parents[1])]
 
-from datasets import feature_draft  # noqa: E402
+from datasets.conversion import writer  # noqa: E402
 
-feature_draft._BLOCK_BYTES = feature_draft._RECORD_BYTES = 1
-record = feature_draft.FeatureDraft._record
+writer._BLOCK_BYTES = writer._RECORD_BYTES = 1
+record = writer.FeatureDraft._record
 
 
-def record_and_signal(draft: feature_draft.FeatureDraft, images_done: int) -> None:
+def record_and_signal(draft: writer.FeatureDraft, images_done: int) -> None:
     """Record what is complete, and let the signal come if it is time."""
     record(draft, images_done)
     if images_done == int(at_image):
         os.kill(os.getpid(), signal.Signals[name])
 
 
-feature_draft.FeatureDraft._record = record_and_signal
+writer.FeatureDraft._record = record_and_signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
 sys.argv = [tool, *arguments]
 runpy.run_path(tool, run_name="__main__")

@@ -12,19 +12,19 @@ from pathlib import Path
 name, at_picture, tool, *arguments = sys.argv[1:]
 sys.path[:0] = [str(Path(tool).parent), str(Path(tool).parents[1])]
 
-from datasets import extraction  # noqa: E402
+from datasets.conversion import extraction_folder  # noqa: E402
 
-add = extraction.ExtractionFolder.add
+add = extraction_folder.ExtractionFolder.add
 
 
-def add_and_signal(folder: extraction.ExtractionFolder, *batch: object) -> None:
+def add_and_signal(folder: extraction_folder.ExtractionFolder, *batch: object) -> None:
     """Record a batch, and let the signal come if it is time."""
     add(folder, *batch)
     if folder.done >= int(at_picture):
         os.kill(os.getpid(), signal.Signals[name])
 
 
-extraction.ExtractionFolder.add = add_and_signal
+extraction_folder.ExtractionFolder.add = add_and_signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
 sys.argv = [tool, *arguments]
 runpy.run_path(tool, run_name="__main__")

@@ -29,12 +29,12 @@ def main(out: Path) -> None:
 
     import numpy as np
 
-    from engine.build import run_folder
-    from engine.build_training import build_trainer
-    from engine.checkpoint import layer_arrays
-    from engine.distributed import broadcast_layer, rank, start_process_group, world_size
-    from engine.progress import TrainingStoppedError
-    from engine.run_log import RunLog
+    from engine.parallel.processes import broadcast_layer, rank, start_process_group, world_size
+    from engine.runs.run_log import RunLog
+    from engine.tasks.loading import run_folder
+    from engine.tasks.training import build_trainer
+    from engine.training.progress import TrainingStoppedError
+    from engine.weights.tensors import layer_arrays
 
     start_process_group()
     folder = run_folder(cfg)
@@ -63,9 +63,9 @@ def main(out: Path) -> None:
 
 def watch(trainer) -> tuple[list, dict]:
     """Ask for the stops; return what will hold the captions of each step and the first step's gradients."""
-    import engine.trainer
+    import engine.training.trainer
     from datasets.retrieval_dataset import RetrievalDataset
-    from engine.distributed import average_gradients
+    from engine.parallel.processes import average_gradients
 
     captions, gradients = [], {}
     make_batch, validate = RetrievalDataset.batch, trainer.validate
@@ -89,7 +89,7 @@ def watch(trainer) -> tuple[list, dict]:
         return validate()
 
     RetrievalDataset.batch, trainer.validate = watched_batch, stopped_validation
-    engine.trainer.average_gradients = watched_average
+    engine.training.trainer.average_gradients = watched_average
     return captions, gradients
 
 
@@ -101,8 +101,8 @@ def lonely_gradients(shared: bool = True) -> list[list[float]]:
     import numpy as np
     import paddle
 
-    from engine import shared_memory
-    from engine.distributed import average_gradients, rank
+    from engine.parallel import shared_memory
+    from engine.parallel.processes import average_gradients, rank
 
     shared_memory._memory.cache_clear()
     if not shared:

@@ -15,17 +15,17 @@ import numpy as np
 import paddle
 from paddle import nn
 
-import engine.trainer
-from engine.distributed import average_gradients, rank, start_process_group, together, world_size
-from engine.progress import TrainingSettings
-from engine.run_log import RunLog
-from engine.shared_evaluation import evaluate_together
-from engine.trainer import Trainer
+import engine.training.trainer
+from engine.evaluation.shared_dual import evaluate_together
+from engine.parallel.processes import average_gradients, rank, start_process_group, together, world_size
+from engine.runs.run_log import RunLog
+from engine.training.progress import TrainingSettings
+from engine.training.trainer import Trainer
 from models.captioner import Captioner
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.gathering import gather_rows
-from models.losses import CaptionedLoss, ContrastiveLoss, HingeLoss
-from models.metric_losses import (
+from models.layers.synchronised_norm import synchronise_batch_norms
+from models.losses.metric_learning import (
     MinedLoss,
     SoftmaxLoss,
     TripletLoss,
@@ -35,7 +35,7 @@ from models.metric_losses import (
     quadruplet_loss,
     semi_hard_loss,
 )
-from models.synchronised_norm import synchronise_batch_norms
+from models.losses.ranking import CaptionedLoss, ContrastiveLoss, HingeLoss
 from models.vse import DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
@@ -202,9 +202,9 @@ def train(case: Case, rank: int, world_size: int) -> dict[str, np.ndarray]:
             world_size=world_size,
         )
         trainer._validation_due = lambda: False
-        engine.trainer.average_gradients = watched_average
+        engine.training.trainer.average_gradients = watched_average
         trainer.fit()
-    engine.trainer.average_gradients = average_gradients
+    engine.training.trainer.average_gradients = average_gradients
     weights = [*model.state_dict().items(), *loss.state_dict().items()]
     return found | {f"weight/{name}": value.numpy() for name, value in weights}
 

@@ -12,8 +12,9 @@ from paddle import nn
 from safetensors.numpy import load_file, save_file
 
 from config.errors import UserError
-from engine.checkpoint import layer_arrays, save_checkpoint
-from engine.cnn_weights import load_cnn, start_cnn
+from engine.runs.checkpoint import save_checkpoint
+from engine.weights.cnn_weights import load_cnn, start_cnn
+from engine.weights.tensors import layer_arrays
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import ImageEncoder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.open_features import open_features
+from datasets.features.formats import open_features
 from tests.region_files import make_regions, write_tsv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.metrics import ranks, summarize
+from engine.ranking.metrics import ranks, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
 

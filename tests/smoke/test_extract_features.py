@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.box_features import open_regions
-from datasets.open_features import open_features
-from tests.datasets.pictures import encoded, noisy, write_folder, write_zip
+from datasets.features.box_terms import open_regions
+from datasets.features.formats import open_features
 from tests.onnx_networks import backbone_yaml, detector_yaml, write_detector, write_means, yolox_output
+from tests.picture_files import encoded, noisy, write_folder, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPT = Path(__file__).with_name("interrupt_extraction.py")

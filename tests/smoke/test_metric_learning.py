@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.datasets.pictures import encoded, noisy, write_folder, write_zip
+from tests.picture_files import encoded, noisy, write_folder, write_zip
 
 TASK = {
     "DATASET": {"NAME": "blobs", "IMAGE_DIR": "{split}"},

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from engine.checkpoint import read_arrays
-from engine.run_folder import read_log
+from engine.runs.checkpoint import read_arrays
+from engine.runs.run_folder import read_log
+from engine.weights.bert_names import original_names
 from models.bert import BertShape
-from models.bert_weights import original_names
 from models.oscar import Oscar
 from tests.region_files import NAMES, make_regions, write_tsv
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from engine.run_folder import RunFolder, read_log
+from engine.runs.run_folder import RunFolder, read_log
 
 EVERYTHING = [
     "MODEL.TEXT_DROPOUT=0.2",

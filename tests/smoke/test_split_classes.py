@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.pictures import write_folder
+from tests.picture_files import write_folder
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.checkpoint import read_arrays
+from engine.runs.checkpoint import read_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["MODEL.EMBED_DIM=16", "MODEL.WORD_DIM=8", "MODEL.CAPTION_DIM=8", "MODEL.CAPTION_WORD_DIM=8"]

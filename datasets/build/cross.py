@@ -1,0 +1,145 @@
+"""From the configuration to what a cross encoder reads: word pieces, pairs and their sampler."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from datasets.build.dual import data_folder, feature_path, load_split
+from datasets.captions.load import CaptionSplit
+from datasets.captions.tags import tags_of_classes, tags_of_features, tags_of_predictions
+from datasets.captions.vinvl import read_caption_index
+from datasets.features.box_terms import open_regions, widened
+from datasets.features.npy import NpyFeatures
+from datasets.features.store import FeatureStore
+from datasets.pair_dataset import PairDataset
+from datasets.pairs import Pairs
+from datasets.samplers.pairs import HardNegatives, PairSampler
+from datasets.words.wordpiece import WordPiece
+
+
+@dataclass(frozen=True)
+class PairSplit:
+    """A split as its files have it, before words are ids. tag_file: None takes the features' own tags."""
+
+    features: FeatureStore
+    captions: CaptionSplit
+    has_tags: bool
+    tag_file: Path | None
+
+    def tags(self) -> Iterator[list[str]] | None:
+        """Yield the tags of each image; `UserError` for an image without. None where none are wanted."""
+        if not self.has_tags:
+            return None
+        if self.tag_file is None:
+            return tags_of_features(self.features, self.captions)
+        return TAG_READERS[self.tag_file.suffix](self.tag_file, self.captions)
+
+
+TAG_READERS = {".tsv": tags_of_predictions, ".txt": tags_of_classes}
+
+
+def open_pair_split(cfg: CfgNode, split: str, training: bool, num_images: int = 0) -> PairSplit:
+    """Open the split of that name, or its first `num_images` images (0: all).
+
+    Raises `UserError` for data that is missing or does not fit together.
+    """
+    path, named = feature_path(cfg, split)
+    dim = cfg.INPUT.IMG_FEATURE_DIM
+    features = open_regions(path, dim) if named else widened(NpyFeatures(path), dim)
+    captions = load_split(cfg, split, features, training)
+    if num_images:
+        captions = _first_images(captions, num_images)
+    return PairSplit(features, captions, cfg.INPUT.ADD_OD_LABEL, _tag_file(cfg, split))
+
+
+def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
+    """Load INPUT.VOCAB_FILE, or make a vocabulary of the captions and tags of the training split."""
+    lower_case = cfg.INPUT.DO_LOWER_CASE
+    if cfg.INPUT.VOCAB_FILE:
+        return WordPiece.load(cfg.INPUT.VOCAB_FILE, lower_case)
+    texts = chain(training.captions.captions, chain.from_iterable(training.tags() or ()))
+    return WordPiece.build(texts, cfg.INPUT.VOCAB_THRESHOLD, lower_case)
+
+
+def build_pair_dataset(
+    cfg: CfgNode, split: str, word_piece: WordPiece, training: bool = False, num_images: int = 0
+) -> PairDataset:
+    """Open the split of that name, or its first `num_images` images (0: all), as pairs.
+
+    Raises `UserError` for data that is missing or does not fit together.
+    """
+    return pair_dataset_of(cfg, open_pair_split(cfg, split, training, num_images), word_piece)
+
+
+def pair_dataset_of(cfg: CfgNode, split: PairSplit, word_piece: WordPiece) -> PairDataset:
+    """Return the pairs of a split that is open."""
+    return PairDataset(
+        split.features,
+        split.captions,
+        word_piece,
+        split.tags(),
+        cfg.INPUT.MAX_SEQ_LEN,
+        cfg.INPUT.MAX_REGION,
+    )
+
+
+def build_candidates(cfg: CfgNode, split: PairSplit) -> Pairs | None:
+    """Read the pairs that EVAL.EVAL_CAPTION_INDEX_FILE lists for a split; None without that file."""
+    name = cfg.EVAL.EVAL_CAPTION_INDEX_FILE.replace("{split}", split.captions.name)
+    if not name:
+        return None
+    return read_caption_index(data_folder(cfg) / name, split.captions, cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_DEV)
+
+
+def build_pair_sampler(
+    cfg: CfgNode, dataset: PairDataset, hard: HardNegatives | None, rank: int = 0, world_size: int = 1
+) -> PairSampler:
+    """Return the training batches of process `rank` of `world_size`; `UserError` where there are none."""
+    sampler = PairSampler(
+        dataset,
+        cfg.OPTIMIZATION.BATCH_SIZE,
+        cfg.MISC.SEED,
+        rank,
+        world_size,
+        bucket=cfg.OPTIMIZATION.BATCHING == "bucket",
+        hard=hard,
+        hard_share=cfg.NEGATIVES.SHARE,
+        hard_from=cfg.NEGATIVES.RANDOM_EPOCHS,
+        count=cfg.NEGATIVES.COUNT,
+    )
+    if sampler.steps_per_epoch() == 0:
+        raise UserError(
+            f"{dataset.features.path.parent}: {dataset.num_captions} captions of {dataset.name} for "
+            f"{world_size} processes, expected at least {max(2, world_size)}: add captions"
+        )
+    return sampler
+
+
+def _first_images(split: CaptionSplit, count: int) -> CaptionSplit:
+    kept = np.flatnonzero(split.caption_image < count)
+    return replace(
+        split,
+        image_ids=split.image_ids[:count],
+        image_rows=split.image_rows[:count],
+        captions=[split.captions[index] for index in kept],
+        caption_image=split.caption_image[kept],
+    )
+
+
+def _tag_file(cfg: CfgNode, split: str) -> Path | None:
+    if not cfg.DATASET.TAG_FILE or not cfg.INPUT.ADD_OD_LABEL:
+        return None
+    path = data_folder(cfg) / cfg.DATASET.TAG_FILE.replace("{split}", split)
+    if path.suffix not in TAG_READERS:
+        raise UserError(
+            f"{path}: expected a detector's predictions (.tsv) or a class an image (.txt): check "
+            "DATASET.TAG_FILE"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected the tags of {split}: check DATASET.TAG_FILE")
+    return path

@@ -1,0 +1,174 @@
+"""From the configuration to vocabulary, data set and sampler."""
+
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from datasets.build.image import build_picture_store
+from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
+from datasets.captions.vinvl import load_vinvl_captions, read_vinvl_captions
+from datasets.features.formats import open_features
+from datasets.features.npy import NpyFeatures
+from datasets.features.store import FeatureStore
+from datasets.retrieval_dataset import RetrievalDataset
+from datasets.samplers.batches import BatchSampler
+from datasets.words.vocabulary import Vocabulary
+
+REGION_MODELS = ("vsrn",)  # they see every region; the others see the mean of an image's regions
+
+
+def build_vocabulary(cfg: CfgNode) -> Vocabulary:
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
+
+    Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
+    """
+    tokenizer, path = cfg.INPUT.TOKENIZER, cfg.INPUT.VOCAB_FILE
+    if path:
+        vocabulary = Vocabulary.load(path, tokenizer)
+        if vocabulary.tokenizer != tokenizer:
+            raise UserError(
+                f"{path}: made with the tokenizer {vocabulary.tokenizer}, INPUT.TOKENIZER is {tokenizer}: "
+                f"add INPUT.TOKENIZER={vocabulary.tokenizer}"
+            )
+        return vocabulary
+    splits = list(cfg.INPUT.VOCAB_SPLITS) or [cfg.DATASET.TRAIN]
+    captions = [caption for split in splits for caption in _read_captions(cfg, split)]
+    source = _caption_path(cfg, splits[0])
+    return Vocabulary.build(
+        captions, tokenizer, cfg.INPUT.VOCAB_THRESHOLD, cfg.INPUT.VOCAB_LAYOUT, str(source)
+    )
+
+
+def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bool) -> RetrievalDataset:
+    """Open the split of that name (such as DATASET.DEV); only in training may long captions be dropped.
+
+    Raises `UserError` for data that is missing or does not fit together.
+    """
+    sees_pictures = bool(cfg.MODEL.CNN)
+    features = build_picture_store(cfg, split, training) if sees_pictures else build_features(cfg, split)
+    sees_regions = cfg.MODEL.NAME in REGION_MODELS
+    if sees_regions and features.max_regions is None:
+        raise UserError(
+            f"{features.path}: one vector an image, but MODEL.NAME={cfg.MODEL.NAME} needs regions "
+            "[images, regions, features]: extract regions, or train MODEL.NAME=vsepp"
+        )
+    captions = load_split(cfg, split, features, training)
+    long_captions = cfg.INPUT.LONG_CAPTIONS if training else "cut"
+    distinct = training and cfg.DATASET.DISTINCT_CAPTIONS
+    return RetrievalDataset(
+        features,
+        captions,
+        vocabulary,
+        cfg.INPUT.MAX_SEQ_LEN,
+        long_captions,
+        distinct_captions=distinct,
+        pool_regions=not (sees_regions or sees_pictures),
+    )
+
+
+def build_features(cfg: CfgNode, split: str) -> FeatureStore:
+    """Open the features of a split: DATASET.FEAT_FILE, or `SPLIT_ims.npy` where that is empty.
+
+    The rows of `SPLIT_ims.npy` are tied to captions by order and `SPLIT_ids.txt`, those of other files by
+    the ids that they hold. Raises `UserError` for a file that is missing or broken.
+    """
+    path, named = feature_path(cfg, split)
+    return (open_features if named else NpyFeatures)(path, cfg.INPUT.IMG_FEATURE_DIM)
+
+
+def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
+    """Return the file of a split's features, and whether images are found in it by its ids."""
+    data_dir = data_folder(cfg)
+    usual = data_dir / f"{split}_ims.npy"
+    path = data_dir / cfg.DATASET.FEAT_FILE.replace("{split}", split) if cfg.DATASET.FEAT_FILE else usual
+    if path != usual and not path.is_file():
+        raise UserError(f"{path}: no such file, expected the features of {split}: check DATASET.FEAT_FILE")
+    return path, path != usual or cfg.DATASET.FORMAT == "vinvl"
+
+
+def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool) -> CaptionSplit:
+    """Read a split's images and captions; INPUT and EVAL may limit them, otherwise in training than after it.
+
+    Raises `UserError` for captions and images that do not fit each other.
+    """
+    dataset = cfg.DATASET
+    if dataset.FORMAT == "vinvl":
+        keys = "" if training else cfg.EVAL.EVAL_IMG_KEYS_FILE.replace("{split}", split)
+        return load_vinvl_captions(
+            _caption_path(cfg, split),
+            features,
+            data_folder(cfg) / keys if keys else None,
+            _captions_per_image(cfg, training),
+            split,
+        )
+    return load_captions(
+        dataset.FORMAT,
+        data_folder(cfg),
+        split,
+        dataset.CAPTION_FILE,
+        features,
+        dataset.CAPTIONS_PER_IMAGE,
+        _with_restval(cfg, split),
+    )
+
+
+def _captions_per_image(cfg: CfgNode, training: bool) -> int:
+    if training:
+        return cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_TRN
+    # With an index the number is that of an image's candidates, which may be any captions.
+    return 0 if cfg.EVAL.EVAL_CAPTION_INDEX_FILE else cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_DEV
+
+
+def _read_captions(cfg: CfgNode, split: str) -> list[str]:
+    if cfg.DATASET.FORMAT == "vinvl":
+        return read_vinvl_captions(_caption_path(cfg, split))
+    return read_captions(
+        cfg.DATASET.FORMAT, data_folder(cfg), split, cfg.DATASET.CAPTION_FILE, _with_restval(cfg, split)
+    )
+
+
+def _caption_path(cfg: CfgNode, split: str) -> Path:
+    usual = "{split}_captions.json" if cfg.DATASET.FORMAT == "vinvl" else ""
+    return caption_path(cfg.DATASET.FORMAT, data_folder(cfg), split, cfg.DATASET.CAPTION_FILE or usual)
+
+
+def build_sampler(
+    cfg: CfgNode, dataset: RetrievalDataset, rank: int = 0, world_size: int = 1
+) -> BatchSampler:
+    """Return the training batches of process `rank` of `world_size`; `UserError` where there are none."""
+    options = cfg.OPTIMIZATION
+    sampler = BatchSampler(
+        dataset.lengths,
+        options.BATCH_SIZE,
+        options.BATCHING,
+        cfg.MISC.SEED,
+        rank,
+        world_size,
+        group_of=dataset.caption_image // options.IMAGES_TOGETHER,
+        together=options.CAPTIONS_TOGETHER * options.IMAGES_TOGETHER,
+    )
+    if sampler.steps_per_epoch() == 0:
+        same = " of one length" if options.BATCHING == "same_length" else ""
+        raise UserError(
+            f"{dataset.features.path.parent}: {dataset.num_captions} captions of {dataset.name} for "
+            f"{world_size} processes, expected at least {max(2, world_size)}{same}: add captions"
+        )
+    return sampler
+
+
+def _with_restval(cfg: CfgNode, split: str) -> bool:
+    return cfg.DATASET.USE_RESTVAL and split == cfg.DATASET.TRAIN
+
+
+def data_folder(cfg: CfgNode) -> Path:
+    """Return DATASET.DATA_DIR; raise `UserError` where it is not there."""
+    data_dir = Path(cfg.DATASET.DATA_DIR)
+    if not cfg.DATASET.DATA_DIR or not data_dir.is_dir():
+        what = f"{data_dir}: no such folder" if cfg.DATASET.DATA_DIR else "DATASET.DATA_DIR is empty"
+        if cfg.DATASET.NAME == "scenes":
+            raise UserError(
+                f"{what}: run python tools/make_scenes.py --out {cfg.DATASET.DATA_DIR or 'data/scenes'}"
+            )
+        raise UserError(f"{what}, expected the data set: set DATASET.DATA_DIR to its folder (docs/data.md)")
+    return data_dir

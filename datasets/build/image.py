@@ -1,0 +1,91 @@
+"""From the configuration to what a CNN sees: pictures, cut and normalised, with classes or captions."""
+
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from datasets.image_dataset import ImageDataset
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.lists import LabelledPictures, class_folders, read_label_list
+from datasets.pictures.loader import PictureLoader
+from datasets.pictures.picture import Unreadables
+from datasets.pictures.store import PictureStore
+from datasets.pictures.transforms import Normalization, RandomResizedCrop, ResizeCentreCrop, Transform
+from datasets.samplers.batches import BatchSampler
+from datasets.samplers.classes import ClassSampler, TripletSampler
+
+Sampler = BatchSampler | ClassSampler | TripletSampler
+
+
+def build_image_dataset(
+    cfg: CfgNode, split: str, training: bool, unreadables: Unreadables | None = None
+) -> ImageDataset:
+    """Open the pictures of a split and their classes; `unreadables` notes those that cannot be read.
+
+    Raises `UserError` for pictures or lists that are missing or do not fit together.
+    """
+    files = picture_files(cfg, split)
+    pictures = _labelled(cfg, split, files)
+    together = 3 if training and cfg.LOSS.NAME == "triplet" else 1
+    loader = build_picture_loader(cfg, files, pictures.names, training, unreadables)
+    return ImageDataset(split, loader, pictures, together)
+
+
+def picture_files(cfg: CfgNode, split: str) -> PictureFiles:
+    """Return the pictures in DATASET.IMAGE_DIR."""
+    return PictureFiles(Path(cfg.DATASET.DATA_DIR) / cfg.DATASET.IMAGE_DIR.replace("{split}", split))
+
+
+def build_picture_loader(
+    cfg: CfgNode,
+    files: PictureFiles,
+    names: list[str],
+    training: bool,
+    unreadables: Unreadables | None = None,
+) -> PictureLoader:
+    """Return what reads pictures as the CNN is to see them, cut at random in training."""
+    unreadables = unreadables or Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
+    return PictureLoader(files, names, _transform(cfg, training), Normalization(), unreadables, cfg.MISC.SEED)
+
+
+def build_picture_store(cfg: CfgNode, split: str, training: bool) -> PictureStore:
+    """Open all pictures of a split, to which captions are tied by their names."""
+    files = picture_files(cfg, split)
+    return PictureStore(files, build_picture_loader(cfg, files, files.names, training))
+
+
+def build_image_sampler(cfg: CfgNode, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Sampler:
+    """Return the training batches of process `rank` of `world_size`, as LOSS and SAMPLES_PER_CLASS ask.
+
+    Raises `UserError` for classes that do not fill a batch.
+    """
+    size, seed = cfg.OPTIMIZATION.BATCH_SIZE, cfg.MISC.SEED
+    source = f"{dataset.loader.files.path}, {dataset.name}"
+    names = dataset.class_names
+    if cfg.LOSS.NAME == "triplet":
+        return TripletSampler(dataset.labels, size, seed, rank, world_size, source, names)
+    if cfg.OPTIMIZATION.SAMPLES_PER_CLASS:
+        each = cfg.OPTIMIZATION.SAMPLES_PER_CLASS
+        return ClassSampler(dataset.labels, size, each, seed, rank, world_size, source, names)
+    sampler = BatchSampler(dataset.labels * 0, size, "random", seed, rank, world_size)
+    if not sampler.steps_per_epoch():
+        raise UserError(
+            f"{source}: {dataset.num_images} pictures for {world_size} processes, expected at least "
+            f"{max(2, world_size)}: add pictures"
+        )
+    return sampler
+
+
+def _labelled(cfg: CfgNode, split: str, files: PictureFiles) -> LabelledPictures:
+    if not cfg.DATASET.LABEL_FILE:
+        return class_folders(files)
+    path = Path(cfg.DATASET.DATA_DIR) / cfg.DATASET.LABEL_FILE.replace("{split}", split)
+    return read_label_list(path, files)
+
+
+def _transform(cfg: CfgNode, training: bool) -> Transform:
+    inputs = cfg.INPUT
+    if training:
+        return RandomResizedCrop(inputs.CROP_SIZE, tuple(inputs.CROP_AREA), flip=inputs.FLIP)
+    return ResizeCentreCrop(inputs.RESIZE, inputs.CROP_SIZE)

@@ -1,0 +1,156 @@
+"""Readers of caption files: lines of text, Karpathy's split JSON, and CSV.
+
+A reader returns a `Listing`: which images a file names, and their captions. Feature files are no
+concern of theirs.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from config.errors import UserError
+from datasets.text_files import read_text, refuse_duplicates
+
+
+@dataclass
+class Listing:
+    """Images in the order of the file, and their captions.
+
+    names: the images' names, and under other keys other names of the same images (each list [images]).
+    captions: stripped text. caption_image: [captions], index of each caption's image. places: [images], where
+    the file first names each, such as `line 3`.
+    """
+
+    names: dict[str, list[str]]
+    captions: list[str] = field(default_factory=list)
+    caption_image: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+
+
+def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
+    """Read the images whose split is one of `splits`; they are named by filename, cocoid and imgid.
+
+    Raises `UserError` naming the entry that has no filename, no sentences, or an empty one.
+    """
+
+    def reduce(entry: dict) -> object:
+        # Called for each object as it is parsed: what is not needed is freed at once, which keeps
+        # COCO's 144 MB of JSON within a few hundred MB.
+        if "sentences" in entry:
+            wanted = entry.get("split") in splits
+            return (
+                (*map(entry.get, ("filename", "cocoid", "imgid", "sentences")),)
+                if wanted
+                else entry.get("split")
+            )
+        if "raw" in entry:
+            return entry["raw"]
+        return " ".join(entry["tokens"]) if "tokens" in entry else entry
+
+    try:
+        content = json.loads(read_text(path), object_hook=reduce)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or all(isinstance(image, dict) for image in images):
+        raise UserError(
+            f"{path}: expected an object with the list 'images', each with its sentences, as in Karpathy's "
+            "split files; DATASET.FORMAT=json reads other JSON"
+        )
+
+    listing = Listing({"filename": [], "cocoid": [], "imgid": []})
+    for index, image in enumerate(images):
+        if not isinstance(image, tuple):
+            continue
+        *names, sentences = image
+        where = f"{path}: images[{index}] ({names[0]!r})"
+        if not names[0] or not isinstance(sentences, list) or not sentences:
+            raise UserError(f"{where}: expected a filename and sentences")
+        for number, sentence in enumerate(sentences):
+            if not isinstance(sentence, str) or not sentence.strip():
+                raise UserError(f"{where}.sentences[{number}]: empty caption: fill it in or remove it")
+            listing.captions.append(sentence.strip())
+            listing.caption_image.append(len(listing.names["filename"]))
+        for column, name in zip(listing.names.values(), names, strict=True):
+            column.append(str(name))
+        listing.places.append(f"images[{index}]")
+    if not listing.captions:
+        raise no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
+    refuse_duplicates(path, listing.names["filename"], f"image {{}} of {splits[0]}")
+    return listing
+
+
+def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
+    """Read the columns image, caption and split; without the last, the file must be the split's own.
+
+    Raises `UserError` naming the line.
+    """
+    rows = _csv_rows(path)
+    _, header = next(rows, (1, []))
+    header = [name.strip().lower() for name in header]
+    image_at, caption_at = _column(path, header, "image"), _column(path, header, "caption")
+    split_at = header.index("split") if "split" in header else None
+    if split_at is None and not file_per_split:
+        raise UserError(
+            f"{path} line 1: no column 'split' among {', '.join(header)}: add it, or give each split "
+            "a file of its own and name them all, such as DATASET.CAPTION_FILE={split}.csv"
+        )
+    images, others, listing = {}, set(), Listing({})
+    for line, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{path} line {line}: {len(row)} columns, expected {len(header)} ({', '.join(header)}): "
+                "put a caption that holds a comma in double quotes"
+            )
+        image, caption = row[image_at].strip(), row[caption_at].strip()
+        if split_at is not None and row[split_at].strip() != split:
+            others.add(row[split_at].strip())
+        elif not image or not caption:
+            raise UserError(
+                f"{path} line {line}: empty {'caption' if image else 'image'}: fill it in or delete the line"
+            )
+        else:
+            if image not in images:
+                images[image] = len(images)
+                listing.places.append(f"line {line}")
+            listing.captions.append(caption)
+            listing.caption_image.append(images[image])
+    if not images:
+        raise no_such_split(path, split, others)
+    listing.names["image"] = list(images)
+    return listing
+
+
+def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
+    """Return the error that a file has no captions of a split, but of `others`."""
+    return UserError(
+        f"{path}: no captions of the split {split!r}, it holds {', '.join(sorted(others)) or 'none'}: "
+        "name its splits (DATASET.TRAIN, DEV and TEST, or --split)"
+    )
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with its last line."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: not CSV: {error}") from error
+
+
+def _column(path: Path, header: list[str], name: str) -> int:
+    if name in header:
+        return header.index(name)
+    close = get_close_matches(name, header, n=1, cutoff=0.5)
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else "the first line must be image,caption or image,caption,split"
+    )
+    raise UserError(f"{path} line 1: no column {name!r} among {', '.join(header)}: {hint}")

@@ -1,0 +1,257 @@
+"""Which caption belongs to which image, and which feature row is that image's.
+
+Whatever a data set's layout, images, captions and rows are tied by explicit indices from here on:
+nothing later assumes a number of captions an image.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.captions.files import Listing, read_csv, read_karpathy
+from datasets.captions.json_files import read_json
+from datasets.features.store import FeatureStore
+from datasets.text_files import read_lines, refuse_duplicates
+
+# image ids, image rows, caption images: the parts of a CaptionSplit that tie it together
+Ties = tuple[list[str], Sequence[int], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class CaptionSplit:
+    """The images and captions of one split.
+
+    image_ids: names, one an image. image_rows: int64 [images], 0-based row in the feature file.
+    captions: stripped text. caption_image: int64 [captions], index into image_ids.
+    """
+
+    name: str
+    image_ids: list[str]
+    image_rows: np.ndarray
+    captions: list[str]
+    caption_image: np.ndarray
+
+
+def load_captions(
+    format: str,
+    data_dir: str | Path,
+    split: str,
+    caption_file: str,
+    features: FeatureStore,
+    captions_per_image: int = 0,
+    use_restval: bool = False,
+) -> CaptionSplit:
+    """Read a split's captions and tie them to the rows of its features: by ids, where the features have them.
+
+    format: precomp, karpathy, csv or json; caption_file: of all but the first, relative to data_dir.
+    captions_per_image: precomp without ids; 0 finds out. use_restval: karpathy; adds that split.
+    Raises `UserError` naming file and line for captions and images that do not fit each other.
+    """
+    path = caption_path(format, data_dir, split, caption_file)
+    ids_path = Path(data_dir) / f"{split}_ids.txt"
+    if format == "precomp":
+        captions = read_lines(path, "caption")
+        tie = _tie_precomp if features.row_of is None else _tie_precomp_by_id
+        ties = tie(path, ids_path, len(captions), features, captions_per_image)
+    else:
+        listing = _read_listing(format, path, split, caption_file, use_restval)
+        captions = listing.captions
+        ties = _tie_listing(path, ids_path, listing, features)
+    image_ids, image_rows, caption_image = ties
+    return CaptionSplit(
+        split, image_ids, np.asarray(image_rows, np.int64), captions, np.asarray(caption_image, np.int64)
+    )
+
+
+def read_captions(
+    format: str, data_dir: str | Path, split: str, caption_file: str, use_restval: bool
+) -> list[str]:
+    """Return a split's captions alone, as vocabularies need them; arguments as in `load_captions`."""
+    path = caption_path(format, data_dir, split, caption_file)
+    if format == "precomp":
+        return read_lines(path, "caption")
+    return _read_listing(format, path, split, caption_file, use_restval).captions
+
+
+def caption_path(format: str, data_dir: str | Path, split: str, caption_file: str) -> Path:
+    """Return the file that holds a split's captions; `{split}` in caption_file stands for its name."""
+    if format == "precomp":
+        return Path(data_dir) / f"{split}_caps.txt"
+    if not caption_file:
+        raise UserError(
+            f"DATASET.FORMAT={format} needs DATASET.CAPTION_FILE, the file of captions in {data_dir}"
+        )
+    return Path(data_dir) / caption_file.replace("{split}", split)
+
+
+def _read_listing(format: str, path: Path, split: str, caption_file: str, use_restval: bool) -> Listing:
+    if format == "karpathy":
+        return read_karpathy(path, (split, "restval") if use_restval else (split,))
+    read = {"csv": read_csv, "json": read_json}[format]
+    return read(path, split, file_per_split="{split}" in caption_file)
+
+
+def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: FeatureStore) -> Ties:
+    """Rows are found by the ids of the features or of an ids file, else they follow the listing."""
+    image_ids, rows = next(iter(listing.names.values())), len(features)
+    if features.row_of is not None:
+        problem = f"{features.path}: no {features.row}"
+        found = find_rows(
+            listing.names.values(), features.row_of, path, problem, listing.places, features.mend
+        )
+        return image_ids, found, listing.caption_image
+    if not ids_path.is_file():
+        if len(image_ids) != rows:
+            raise UserError(
+                f"{path}: {len(image_ids)} images for the {rows} rows of {features.path}, expected a row for "
+                f"each image in the order of this file: mend the files, or name the rows in {ids_path.name}"
+            )
+        return image_ids, range(rows), listing.caption_image
+    ids = read_lines(ids_path, "image id")
+    if len(ids) != rows:
+        raise UserError(
+            f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path}: "
+            f"{_miscount(len(ids), rows)}: mend the file"
+        )
+    row_of = refuse_duplicates(ids_path, ids)
+    found = find_rows(listing.names.values(), row_of, path, f"{ids_path}: no line", listing.places)
+    return image_ids, found, listing.caption_image
+
+
+def find_rows(
+    kinds: Iterable[list[str]],
+    row_of: dict[str, int],
+    path: Path,
+    problem: str,
+    places: Sequence[str] = (),
+    mend: str = FeatureStore.mend,
+) -> list[int]:
+    """Return the row of each image, by the kind of names of which most are known, or names without `.jpg`.
+
+    path: where the images are named, and places: of each in there, if known. problem, mend: how the message
+    begins and ends if not all of them are known.
+    """
+    kinds = list(kinds)
+    stems = [[os.path.splitext(name)[0] for name in names] for names in kinds]
+    candidates = [*kinds, *(names for names in stems if len(set(names)) == len(names))]
+    names = max(candidates, key=lambda names: sum(name in row_of for name in names))
+    missing = [name for name in names if name not in row_of]
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        place = f" {places[names.index(missing[0])]}" if places else ""
+        raise UserError(f"{problem} for the image {missing[0]!r}{others} of {path}{place}: {mend}")
+    return [row_of[name] for name in names]
+
+
+def _tie_precomp_by_id(
+    path: Path, ids_path: Path, num_captions: int, features: FeatureStore, captions_per_image: int
+) -> Ties:
+    """Rows are found by ids, of which the split has one for each image or for each caption."""
+    if not ids_path.is_file():
+        raise UserError(
+            f"{ids_path}: no such file, expected the image ids of {path}, which tell the rows of "
+            f"{features.path}: write one a line, for each image or for each caption"
+        )
+    ids = read_lines(ids_path, "image id")
+    if len(ids) == num_captions:
+        first_lines, caption_image = _group_lines(ids_path, ids)
+        image_ids = list(first_lines)
+    else:
+        refuse_duplicates(ids_path, ids)
+        image_ids = ids
+        caption_image = _share(path, ids_path, num_captions, len(ids), ids_path, captions_per_image)
+    rows = find_rows([image_ids], features.row_of, ids_path, f"{features.path}: no row")
+    return image_ids, rows, caption_image
+
+
+def _tie_precomp(
+    path: Path, ids_path: Path, num_captions: int, features: FeatureStore, captions_per_image: int
+) -> Ties:
+    """A row per image or a row per caption, with ids per image, per caption, or none."""
+    rows = len(features)
+    ids = read_lines(ids_path, "image id") if ids_path.is_file() else []
+    if len(ids) == num_captions and rows <= num_captions:
+        return _tie_caption_ids(ids_path, ids, features)
+    if ids and len(ids) != rows:
+        raise UserError(
+            f"{ids_path}: {len(ids)} image ids, expected one for each of the {rows} rows of {features.path} "
+            f"({_miscount(len(ids), rows)}), or one for each of the {num_captions} captions of {path} "
+            f"({_miscount(len(ids), num_captions)}): mend the files"
+        )
+    if ids:
+        refuse_duplicates(ids_path, ids)
+    elif rows == num_captions and captions_per_image != 1:
+        return _tie_repeated_rows(path, features, captions_per_image)
+    caption_image = _share(path, ids_path, num_captions, rows, features.path, captions_per_image)
+    return ids or list(map(str, range(rows))), range(rows), caption_image
+
+
+def _share(
+    path: Path, ids_path: Path, num_captions: int, num_images: int, images: Path, captions_per_image: int
+) -> np.ndarray:
+    """Share captions equally among images, in order; `images` is the file that tells how many there are."""
+    per_image = captions_per_image or max(1, int(num_captions / num_images + 0.5))  # the nearest fit
+    expected = per_image * num_images
+    if expected != num_captions:
+        evenly, mend_count = "the same number for each image, such as ", ""
+        if captions_per_image:
+            evenly, mend_count = "", " or DATASET.CAPTIONS_PER_IMAGE"
+        raise UserError(
+            f"{path}: {num_captions} captions for the {num_images} images of {images}, expected {evenly}"
+            f"{expected} ({per_image} an image; {_miscount(num_captions, expected)}): mend the files"
+            f"{mend_count}, or write {ids_path.name} with the image id of each caption"
+        )
+    return np.repeat(np.arange(num_images), per_image)
+
+
+def _miscount(found: int, expected: int) -> str:
+    off = abs(found - expected)
+    return f"{off} line{'s' if off > 1 else ''} {'missing' if found < expected else 'too many'}"
+
+
+def _group_lines(path: Path, ids: list[str]) -> tuple[dict[str, int], list[int]]:
+    """Return the first line of each image, and each caption's image; lines of an image follow each other."""
+    first, caption_image = {}, []
+    for line, image in enumerate(ids):
+        if image not in first:
+            first[image] = line
+        elif ids[line - 1] != image:
+            raise UserError(
+                f"{path} line {line + 1}: duplicate image id {image!r}, also on line {first[image] + 1}: "
+                "expected the lines of one image in succession"
+            )
+        caption_image.append(len(first) - 1)
+    return first, caption_image
+
+
+def _tie_caption_ids(path: Path, ids: list[str], features: FeatureStore) -> Ties:
+    """An id per caption, and a row for each image or for each caption."""
+    first, caption_image = _group_lines(path, ids)
+    if len(features) == len(ids):
+        return list(first), list(first.values()), caption_image
+    if len(features) != len(first):
+        raise UserError(
+            f"{path}: {len(first)} different image ids, but {features.path} has {len(features)} rows: "
+            f"expected one row an image, or one a caption ({len(ids)})"
+        )
+    return list(first), range(len(first)), caption_image
+
+
+def _tie_repeated_rows(path: Path, features: FeatureStore, captions_per_image: int) -> Ties:
+    """A row per caption without ids: equal rows in succession are one image, unless a count is given."""
+    rows = len(features)
+    if captions_per_image == 0:
+        starts = ~features.repeats_previous()
+    elif rows % captions_per_image == 0:
+        starts = np.arange(rows) % captions_per_image == 0
+    else:
+        raise UserError(
+            f"{path}: {rows} captions and rows, expected a multiple of DATASET.CAPTIONS_PER_IMAGE "
+            f"({captions_per_image}): mend the files, or set it to 0 to tell images by their rows"
+        )
+    image_rows = np.flatnonzero(starts)
+    return list(map(str, range(len(image_rows)))), image_rows, np.cumsum(starts) - 1

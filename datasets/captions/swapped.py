@@ -1,0 +1,40 @@
+"""Swapped captions: a true sentence of an image, and a false one of the same words."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.errors import UserError
+
+
+@dataclass(frozen=True)
+class SwappedPair:
+    """A true sentence about a picture and a false one of exactly the same words.
+
+    `kind` says what changes places: "colours" of the two objects, or their "sides".
+    """
+
+    image_id: str
+    kind: str
+    caption: str
+    swapped: str
+
+
+def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
+    """Read the swapped captions of a Scenes folder; raise UserError where there are none."""
+    path = Path(folder) / f"{split}_swapped.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"expected swapped captions in {path}, got none: make them with tools/make_scenes.py"
+        ) from error
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            pairs.append(SwappedPair(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"expected image_id, kind, caption and swapped, got {line[:30]!r} ({path}, line {number})"
+            ) from error
+    return pairs

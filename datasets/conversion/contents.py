@@ -1,0 +1,95 @@
+"""What a file of features holds beside its vectors, collected from any source before it is converted."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.features.store import Annotations, FeatureStore
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything but vectors and boxes, for N images; None where the source does not say, or not of each.
+
+    counts: int64 [N], vectors an image; of one global vector an image where not `has_regions`.
+    image_sizes: int32 [N,2]. tag_names: each different tag once; tags: int32 [T], index into it;
+    tag_counts: int64 [N]; confidences: float32 [T].
+    """
+
+    dim: int
+    has_regions: bool
+    counts: np.ndarray
+    ids: list[str] | None
+    has_boxes: bool
+    image_sizes: np.ndarray | None
+    tag_names: list[str] | None
+    tags: np.ndarray | None
+    tag_counts: np.ndarray | None
+    confidences: np.ndarray | None
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self.counts)
+
+    @property
+    def num_vectors(self) -> int:
+        """Number of vectors of all images."""
+        return int(self.counts.sum())
+
+    def digest(self) -> str:
+        """Return a checksum that two different contents do not share."""
+        parts = (self.counts, self.image_sizes, self.tags, self.tag_counts, self.confidences)
+        texts = (self.dim, self.has_regions, self.has_boxes, self.ids, self.tag_names)
+        checksum = hashlib.sha256(repr(texts).encode())
+        for part in parts:
+            checksum.update(b"-" if part is None else part.tobytes())
+        return checksum.hexdigest()
+
+    def describe(self) -> str:
+        """Return what is there, such as `ids, boxes, tags with confidences`."""
+        tags = "tags" if self.confidences is None else "tags with confidences"
+        present = {
+            "ids": self.ids is not None,
+            "boxes": self.has_boxes,
+            "image sizes": self.image_sizes is not None,
+            tags: self.tags is not None,
+        }
+        return ", ".join(name for name, there in present.items() if there) or "no ids, boxes or tags"
+
+
+def read_contents(source: FeatureStore, ids: list[str] | None, progress: Callable[[int], object]) -> Contents:
+    """Read the annotations of all images; `ids` name them in place of the source's own.
+
+    `progress` is called with the number of images done since its last call.
+    """
+    with_boxes, with_confidences, with_tags = True, True, False
+    sizes: list[tuple[int, int] | None] = []
+    codes: dict[str, int] = {}
+    tags, tag_counts, confidences = [], [], []
+    for row in range(len(source)):
+        notes: Annotations = source.annotations(row)
+        with_boxes = with_boxes and notes.boxes is not None
+        sizes.append(notes.image_size)
+        with_tags = with_tags or notes.tags is not None
+        names = notes.tags or []
+        tags.append(np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int32))
+        tag_counts.append(len(names))
+        with_confidences = with_confidences and (notes.confidences is not None or not names)
+        if notes.confidences is not None:
+            confidences.append(notes.confidences)
+        progress(1)
+    return Contents(
+        dim=source.dim,
+        has_regions=source.max_regions is not None,
+        counts=source.counts(np.arange(len(source))),
+        ids=source.image_ids if ids is None else ids,
+        has_boxes=with_boxes,
+        image_sizes=None if None in sizes else np.array(sizes, dtype=np.int32),
+        tag_names=list(codes) if with_tags else None,
+        tags=np.concatenate(tags) if with_tags else None,
+        tag_counts=np.array(tag_counts, dtype=np.int64) if with_tags else None,
+        confidences=np.concatenate(confidences) if with_tags and with_confidences and confidences else None,
+    )

@@ -1,0 +1,227 @@
+"""Features as they are extracted: batch by batch into a folder, so that a stop loses one batch."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.features.store import Annotations, FeatureStore
+
+_JOB, _JOURNAL, _VECTORS, _BOXES = "job.json", "journal.jsonl", "vectors.float32", "boxes.float32"
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was made of a picture.
+
+    vectors: float32 [R,F]; R is 1 for a global vector. size: width and height in pixels. boxes: float32
+    [R,4], x1, y1, x2, y2 in pixels. tags: names, and their confidences.
+    """
+
+    image_id: str
+    vectors: np.ndarray
+    size: tuple[int, int]
+    boxes: np.ndarray | None = None
+    tags: list[str] | None = None
+    confidences: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A picture in the journal."""
+
+    image_id: str
+    count: int
+    size: tuple[int, int]
+    tags: list[str] | None
+    confidences: list[float] | None
+
+
+class ExtractionFolder:
+    """The folder `TARGET.extraction`, which fills batch by batch.
+
+    job: what is extracted, and how, in values that JSON holds; a folder of another job is refused, unless
+    `replace`, which begins it anew. done: pictures that are complete, read or unreadable. problems: why
+    pictures were left out, by id.
+    Vectors reach the disk before the line of the journal that counts them: after a kill at any moment, what
+    the journal says is there. Raises `UserError` where the folder cannot be written, is of another job, or
+    another process writes it.
+    """
+
+    def __init__(self, target: Path, job: dict[str, object], replace: bool = False) -> None:
+        self.path = target.with_name(f"{target.name}.extraction")
+        self.entries: list[_Entry] = []
+        self.problems: dict[str, str] = {}
+        self._bytes = {_VECTORS: 0, _BOXES: 0}
+        self._lock: int | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY)
+            self._acquire()
+            if replace and self._other_part(job):
+                (self.path / _JOB).unlink()
+            self._check_job(job)
+            self._read_journal()
+        except OSError as error:
+            self._release()
+            raise self._disk_error(error) from error
+        except UserError:
+            self._release()
+            raise
+
+    @property
+    def done(self) -> int:
+        """Pictures that are complete."""
+        return len(self.entries) + len(self.problems)
+
+    def add(self, pictures: Sequence[Extracted], problems: dict[str, str]) -> None:
+        """Write a batch: what was extracted, and which pictures could not be read, and why."""
+        data = {_VECTORS: b"".join(picture.vectors.astype("<f4").tobytes() for picture in pictures)}
+        if any(picture.boxes is not None for picture in pictures):
+            data[_BOXES] = b"".join(picture.boxes.astype("<f4").tobytes() for picture in pictures)
+        entries = [
+            _Entry(picture.image_id, len(picture.vectors), picture.size, picture.tags, picture.confidences)
+            for picture in pictures
+        ]
+        try:
+            for name, values in data.items():
+                self._append(name, values)
+                self._bytes[name] += len(values)
+            width = pictures[0].vectors.shape[1] if pictures else None
+            line = {"width": width, "bytes": self._bytes, "problems": problems}
+            line["pictures"] = [list(vars(entry).values()) for entry in entries]
+            self._append(_JOURNAL, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise self._disk_error(error) from error
+        self.entries += entries
+        self.problems |= problems
+
+    def store(self) -> "ExtractedFeatures":
+        """Return what was extracted, to read; where no picture could be, remove all and raise `UserError`."""
+        if not self.entries:
+            self.remove()
+            name, problem = next(iter(self.problems.items()))
+            raise UserError(
+                f"{name}: {problem}; none of {self.done} pictures could be read: mend or convert them"
+            )
+        return ExtractedFeatures(self.path, self.entries)
+
+    def remove(self) -> None:
+        """Remove the folder: what it held is elsewhere, or not wanted."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
+
+    def close(self) -> None:
+        """Let other processes go on with the folder; one in which nothing is complete is removed."""
+        if self.done:
+            self._release()
+        else:
+            self.remove()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _acquire(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.path}: another process is writing it: wait for it to end") from error
+
+    def _check_job(self, job: dict[str, object]) -> None:
+        path = self.path / _JOB
+        if not path.exists():
+            for name in (_JOURNAL, _VECTORS, _BOXES):
+                (self.path / name).unlink(missing_ok=True)
+            draft = path.with_suffix(".new")
+            draft.write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
+            draft.replace(path)
+        if part := self._other_part(job):
+            raise UserError(
+                f"{self.path}: an extraction was stopped here with other {part}: give its command again to "
+                "go on, or --overwrite to begin anew"
+            )
+
+    def _other_part(self, job: dict[str, object]) -> str | None:
+        """Return the first part of a job in which that of the folder differs; None where there is none."""
+        path = self.path / _JOB
+        if not path.exists():
+            return None
+        found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(job))
+        return next((name for name in wanted if found.get(name) != wanted[name]), None)
+
+    def _read_journal(self) -> None:
+        """Take what whole lines say; cut off what a stopped batch left behind them."""
+        journal = self.path / _JOURNAL
+        text = journal.read_bytes() if journal.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            record = json.loads(line)
+            self.entries += [
+                _Entry(image_id, count, tuple(size), tags, confidences)
+                for image_id, count, size, tags, confidences in record["pictures"]
+            ]
+            self.problems |= record["problems"]
+            self._bytes = record["bytes"]
+        for name, size in {**self._bytes, _JOURNAL: len(whole)}.items():
+            with open(self.path / name, "ab") as file:
+                file.truncate(size)
+
+    def _append(self, name: str, data: bytes) -> None:
+        with open(self.path / name, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _disk_error(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self.path}: {error.strerror or error}: mend that and give the command again, "
+            "which goes on from there"
+        )
+
+
+class ExtractedFeatures(FeatureStore):
+    """The features in an `ExtractionFolder`, float32, with boxes, tags and sizes as far as they were made."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, folder: Path, entries: Sequence[_Entry]) -> None:
+        self.path = folder / _VECTORS
+        self._entries = entries
+        self._counts = np.array([entry.count for entry in entries], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)])
+        total = int(self._starts[-1])
+        boxes = folder / _BOXES
+        has_boxes = boxes.stat().st_size > 0
+        self._boxes = np.memmap(boxes, "<f4", "r", shape=(total, 4)) if has_boxes else None
+        self._vectors = np.memmap(self.path, "<f4", "r").reshape(total, -1)
+        self.dim = self._vectors.shape[1]
+        self.max_regions = int(self._counts.max()) if has_boxes else None
+        self._name_rows(self.path, [entry.image_id for entry in entries], "picture {}")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return the regions of each row: int64 [B]."""
+        return self._counts[rows]
+
+    def annotations(self, row: int) -> Annotations:
+        """Return a row's boxes, tags and image size."""
+        entry = self._entries[row]
+        boxes = None if self._boxes is None else np.array(self._boxes[self._run(row)])
+        confidences = None if entry.confidences is None else np.array(entry.confidences, dtype=np.float32)
+        return Annotations(boxes, entry.tags, confidences, entry.size)
+
+    def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._vectors[self._run(row)] for row in rows.tolist()])
+
+    def _run(self, row: int) -> slice:
+        return slice(self._starts[row], self._starts[row + 1])

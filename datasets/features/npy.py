@@ -1,0 +1,188 @@
+"""Precomputed image features in a `.npy` file, with boxes and tags in the files beside it."""
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
+from datasets.features.store import FLOATS, Annotations, FeatureStore
+from datasets.text_files import read_lines
+
+
+class NpyFeatures(FeatureStore):
+    """The feature rows of one split: `[N,F]` (an image a row) or `[N,R,F]` (R regions a row).
+
+    Rows are read by position into the batch that needs them. A memory map would be as lazy, but every page
+    of it that was ever touched counts as resident memory: after an epoch, the whole file.
+
+    ids_path: a file of image ids, a line for each row (or for each caption) in order; None leaves rows
+    without names. Beside `X_ims.npy` (or `X.npy`) may be `X_boxes.npy`, boxes [N,R,4], `X_sizes.npy`, the
+    images' width and height [N,2], and `X_tags.txt`, the tags of an image a line.
+    Raises `UserError` for a file that is missing, cut short, of another kind, or not `expected_dim` wide.
+    """
+
+    def __init__(
+        self, path: str | Path, expected_dim: int | None = None, ids_path: Path | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.shape, self.dtype, offset = _read_header(self.path)
+        self.dim = self.shape[-1]
+        self.max_regions = self.shape[1] if len(self.shape) == 3 else None
+        self._check_width(expected_dim)
+        vectors = (len(self) * (self.max_regions or 1), self.dim)
+        self._vectors_in_file = PackedArray(PositionalFile(self.path), offset, vectors, self.dtype)
+        if ids_path:
+            ids = read_lines(ids_path, "image id")
+            if len(ids) != len(self):  # a line a caption: the lines of an image follow each other
+                ids = list(dict.fromkeys(ids))
+            if len(ids) != len(self):
+                raise UserError(
+                    f"{ids_path}: {len(ids)} different image ids, expected one for each of the {len(self)} "
+                    f"rows of {self.path}: mend the file"
+                )
+            self._name_rows(ids_path, ids)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return the regions of each row, which all rows have alike: int64 [B]."""
+        return np.full(len(rows), self.max_regions or 1, dtype=np.int64)
+
+    def annotations(self, row: int) -> Annotations:
+        """Return what `X_boxes.npy`, `X_sizes.npy` and `X_tags.txt` say of a row."""
+        boxes = tags = confidences = None
+        if self._boxes is not None:
+            boxes = self._boxes.gather(np.array([row]), pool=False)[0]
+        if self._tag_lines is not None:
+            tags, confidences = _parse_tags(self._tag_lines, row)
+        size = None if self._sizes is None else tuple(self._sizes[row].tolist())
+        return Annotations(boxes, tags, confidences, size)
+
+    def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        try:
+            return self._vectors_in_file.read(rows * (self.max_regions or 1), counts)
+        except ShortReadError as error:
+            row = rows[error.run] + 1
+            raise UserError(
+                f"{self.path}: row {row} ends too early: the file shrank, write it anew"
+            ) from error
+
+    @cached_property
+    def _boxes(self) -> "NpyFeatures | None":
+        path = beside(self.path, "boxes.npy")
+        if self.max_regions is None or not path.is_file():
+            return None
+        boxes = NpyFeatures(path)
+        expected = (*self.shape[:2], 4)
+        if boxes.shape != expected:
+            raise UserError(
+                f"{path}: expected boxes {list(expected)} for the regions of {self.path.name}, "
+                f"got {list(boxes.shape)}: extract both again"
+            )
+        return boxes
+
+    @cached_property
+    def _sizes(self) -> np.ndarray | None:
+        path = beside(self.path, "sizes.npy")
+        if not path.is_file():
+            return None
+        try:
+            sizes = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
+        if sizes.dtype.kind not in "iu" or sizes.shape != (len(self), 2):
+            raise UserError(
+                f"{path}: expected the width and height of each image, whole numbers [{len(self)}, 2], got "
+                f"{sizes.dtype} {list(sizes.shape)}: write it with numpy.save"
+            )
+        return sizes
+
+    @cached_property
+    def _tag_lines(self) -> LineFile | None:
+        path = beside(self.path, "tags.txt")
+        if not path.is_file():
+            return None
+        lines = LineFile(PositionalFile(path))
+        if len(lines) != len(self):
+            raise UserError(
+                f"{path}: {len(lines)} lines, expected one for each of the {len(self)} rows of "
+                f"{self.path.name}: mend the file"
+            )
+        return lines
+
+
+def beside(path: Path, name: str) -> Path:
+    """Return the file that belongs to a `.npy` of features: `X_name` for `X_ims.npy` or `X.npy`."""
+    return path.with_name(f"{path.stem.removesuffix('_ims')}_{name}")
+
+
+def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None]:
+    """Read a line of tags: `{"tags": [...], "confidences": [...]}` (the latter optional), or plain words."""
+    line = lines.line(row)
+    try:
+        text = line.decode("utf-8")
+        if not text.startswith("{"):
+            return text.split(), None
+        content = json.loads(text)
+        tags = [str(tag) for tag in content["tags"]]
+        if "confidences" not in content:
+            return tags, None
+        confidences = np.array(content["confidences"], dtype=np.float32)
+        if confidences.shape == (len(tags),) and np.isfinite(confidences).all():
+            return tags, confidences
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(
+        f"{lines.path} line {row + 1}: expected words, or an object with tags and as many confidences, "
+        f"got {line[:40]!r}: mend the line"
+    )
+
+
+def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Return shape, dtype and the offset of the first row, having checked that the data is all there."""
+    if not os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
+        found = ", ".join(sorted(p.name for p in path.parent.glob("*_ims.npy")))
+        raise UserError(
+            f"{path}: no such file, expected the features of a split"
+            + (
+                f"; the folder holds {found}: check DATASET.TRAIN, DEV and TEST"
+                if found
+                else ": check DATASET.DATA_DIR"
+            )
+        )
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran_order, dtype = read(file)
+            offset = file.tell()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
+    if dtype not in FLOATS:
+        raise UserError(
+            f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"
+        )
+    if fortran_order and min(shape, default=1) > 1:
+        raise UserError(f"{path}: expected rows in C order: save numpy.ascontiguousarray(array)")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise UserError(
+            f"{path}: expected shape [images, features] or [images, regions, features], got {list(shape)}"
+        )
+    expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = path.stat().st_size
+    if size < expected:
+        raise UserError(f"{path}: cut short: expected {expected} bytes, got {size}: copy or extract it again")
+    return shape, dtype, offset

@@ -1,0 +1,66 @@
+"""What a detector saw, in VinVL's `predictions.tsv`: an image a line, its id and a JSON object."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.features.positional import LineFile, PositionalFile
+from datasets.features.store import Annotations
+from datasets.text_files import refuse_duplicates
+
+_ID_BYTES = 512
+
+
+class Predictions:
+    """The objects of images by image id; a line is parsed when its image is asked for.
+
+    A line holds the id, a tab, and `{"image_w", "image_h", "objects": [{"class", "rect", "conf"}]}`, or the
+    list of objects alone. Raises `UserError` naming the line that is malformed, or comes twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = LineFile(PositionalFile(path), path.with_suffix(".lineidx"))
+        ids = []
+        for line in range(len(self._lines)):
+            image_id, tab, _ = self._lines.head(line, _ID_BYTES).partition(b"\t")
+            if not tab:
+                raise self._malformed(line, repr(image_id[:30]))
+            ids.append(image_id.decode("utf-8", errors="replace").strip())
+        self._line_of = refuse_duplicates(path, ids)
+
+    def annotations(self, image_id: str, num_regions: int) -> Annotations:
+        """Return an image's tags, size, and boxes where there is one for each of its `num_regions`."""
+        if image_id not in self._line_of:
+            raise UserError(
+                f"{self.path}: no line for the image {image_id!r}: run the detector on it, or delete the file"
+            )
+        line = self._line_of[image_id]
+        _, _, text = self._lines.line(line).partition(b"\t")
+        try:
+            content = json.loads(text)
+            whole = content if isinstance(content, dict) else {"objects": content}
+            objects = whole["objects"]
+            tags = [str(item["class"]) for item in objects]
+            boxes = [item["rect"] for item in objects if "rect" in item]
+            boxes = np.array(boxes, dtype=np.float32).reshape(len(boxes), 4)
+            confidences = np.array([item["conf"] for item in objects if "conf" in item], dtype=np.float32)
+            size = (int(whole["image_w"]), int(whole["image_h"])) if "image_w" in whole else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._malformed(line, repr(text[:60])) from error
+        if not np.isfinite(boxes).all() or not np.isfinite(confidences).all():
+            raise self._malformed(line, "NaN or infinity")
+        return Annotations(
+            boxes if len(boxes) == num_regions else None,
+            tags,
+            confidences if len(confidences) == len(tags) else None,
+            size,
+        )
+
+    def _malformed(self, line: int, found: str) -> UserError:
+        return UserError(
+            f"{self.path} line {line + 1}: expected an image id, a tab and JSON with objects, each with "
+            f"a class (and rect, four numbers, and conf), got {found}: run the detector again"
+        )

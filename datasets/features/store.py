@@ -1,0 +1,238 @@
+"""What every file of image features offers, whatever its format: rows by position, never loaded whole."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.text_files import refuse_duplicates
+
+FLOATS = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
+_CHUNK_VALUES = 1 << 18  # values that are converted at a time: 1 MB as float32, which stays in the cache
+_BLOCK_BYTES = 4 << 20  # bytes per read when the whole file is streamed
+_CHECKED_AHEAD_BYTES = 2 << 30  # what a disk reads in seconds
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a detector says of an image, None where the file does not say.
+
+    boxes: float32 [R,4], x1, y1, x2, y2 in pixels, a row a region. tags: names of what is seen, and
+    confidences float32 [len(tags)]; where there are as many as regions, they are the regions' own.
+    image_size: width and height in pixels.
+    """
+
+    boxes: np.ndarray | None = None
+    tags: list[str] | None = None
+    confidences: np.ndarray | None = None
+    image_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ImageRegions(Annotations):
+    """An image's features, float32 [R,F] or, for one global vector, [F], with its annotations."""
+
+    features: np.ndarray | None = None
+
+
+class FeatureStore(ABC):
+    """The features of images by row, in any format; threads and processes may read one together.
+
+    path: the file. dim: width F of a vector. dtype: how vectors are stored. max_regions: regions of the
+    image that has most; None for one global vector an image. image_ids: the names of the rows, and row_of:
+    the row of each name; None where the file names none. row, mend: what a row is called, and what is to be
+    done where an image has none.
+    """
+
+    path: Path
+    dim: int
+    dtype: np.dtype
+    max_regions: int | None
+    image_ids: list[str] | None = None
+    row_of: dict[str, int] | None = None
+    row = "row"
+    mend = "extract its features and add its id"
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many regions each row holds, int64 [B], at least 1; 1 for global features."""
+
+    @abstractmethod
+    def annotations(self, row: int) -> Annotations:
+        """Return a row's boxes, tags and image size without reading its features."""
+
+    @abstractmethod
+    def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Return the vectors of rows [B] one after another: [sum of counts, F], of a type of `FLOATS`."""
+
+    def _place(self, row: int) -> str:
+        """Return where in the file a row stands, as messages say it."""
+        return f"row {row + 1}"
+
+    def __getitem__(self, row: int) -> ImageRegions:
+        """Return an image's features with its annotations."""
+        features = self.gather(np.array([row]), pool=False)[0]
+        notes = self.annotations(row)
+        return ImageRegions(notes.boxes, notes.tags, notes.confidences, notes.image_size, features)
+
+    def gather(self, rows: np.ndarray, pool: bool) -> np.ndarray:
+        """Read some rows, in the order asked for.
+
+        rows: int [B], 0-based. Returns float32 [B,F]: global features, or the mean of an image's regions
+        when `pool`; float32 [B,R,F] for regions otherwise, padded with zeros to the most regions of the
+        rows. Raises `UserError` naming the row that holds NaN or infinity.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of a file with {len(self)} rows")
+        counts = self.counts(rows)
+        most = int(counts.max(initial=0))
+        flat = pool or self.max_regions is None
+        # Not zeros, which numpy does not take from huge pages: their page faults cost as much as the reading.
+        out = np.empty((len(rows), self.dim) if flat else (len(rows), most, self.dim), dtype=np.float32)
+        step = max(1, _CHUNK_VALUES // (max(1, most) * self.dim))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            if self.max_regions is None:
+                self.vectors(rows[part], out[part])
+            elif pool:
+                values = _padded(self.vectors(rows[part]), counts[part])  # [b,r,F]
+                out[part] = values.sum(axis=1) / counts[part, None].astype(np.float32)
+            elif (counts[part] == most).all():
+                self.vectors(rows[part], out[part].reshape(-1, self.dim))
+            else:
+                for place in range(start, min(start + step, len(rows))):
+                    self.vectors(rows[place : place + 1], out[place, : counts[place]])
+                    out[place, counts[place] :] = 0
+        return out
+
+    def vectors(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Read the vectors of some rows one after another: float32 [sum of their counts, F].
+
+        rows: int [B], 0-based. out: an array of that shape to put them into. Raises `UserError` naming the
+        row that holds NaN or infinity.
+        """
+        counts = self.counts(rows)
+        raw = self._read(rows, counts)
+        if raw.dtype == np.float16:
+            # numpy's isfinite is slow on float16; all exponent bits set is what makes NaN and infinity
+            all_finite = raw.view(np.int16).max() < 0x7C00 and raw.view(np.uint16).max() < 0xFC00
+            values, checked = half_to_single(raw, out), raw
+        else:
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+                values = checked = raw.astype(np.float32, copy=False)
+            all_finite = np.isfinite(values).all()
+            if out is not None:
+                out[:] = values
+        if not all_finite:  # where converted, NaN and infinity came out as numbers
+            vector = np.flatnonzero(~np.isfinite(checked).all(axis=1))[0]
+            row = rows[np.searchsorted(np.cumsum(counts), vector, side="right")]
+            raise UserError(
+                f"{self.path}: {self._place(row)} holds NaN or infinity, expected finite numbers: "
+                "extract that image's features again"
+            )
+        return values
+
+    def check(self, rows: np.ndarray | None = None) -> None:
+        """Read rows (None: all) of up to 2 GB once; raise `UserError` naming one that holds NaN or infinity.
+
+        More would take minutes: rows are checked when they are read, too.
+        """
+        share = 1.0 if rows is None else len(rows) / len(self)
+        if self.path.stat().st_size * share > _CHECKED_AHEAD_BYTES:
+            return
+        for block in self.blocks(rows):
+            self.vectors(block)
+
+    def moments(self, rows: np.ndarray | None = None, pool: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and (population) standard deviation over rows (None: all), or over all their regions.
+
+        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file and
+        merges its blocks in float64 (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum
+        of squares would.
+        """
+        count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
+        for block in self.blocks(rows):
+            values = (self.gather(block, pool=True) if pool else self.vectors(block)).astype(np.float64)
+            block_mean = values.mean(axis=0)
+            shift = block_mean - mean
+            total = count + len(values)
+            spread += (
+                np.square(values - block_mean).sum(axis=0) + np.square(shift) * count * len(values) / total
+            )
+            mean += shift * len(values) / total
+            count = total
+        return mean.astype(np.float32), np.sqrt(spread / count).astype(np.float32)
+
+    def repeats_previous(self) -> np.ndarray:
+        """Whether each row's vectors equal, bit for bit, those of the row above: bool [N], first False.
+
+        This is how one image stands in a file that repeats its row for each of its captions.
+        """
+        repeats = np.zeros(len(self), dtype=bool)
+        for rows in self.blocks():
+            rows = np.arange(max(rows[0] - 1, 0), rows[-1] + 1)  # with the row above
+            counts = self.counts(rows)
+            raw = _padded(self._read(rows, counts), counts).reshape(len(rows), -1)
+            raw = raw.view(f"u{raw.dtype.itemsize}")
+            repeats[rows[1:]] = (counts[1:] == counts[:-1]) & (raw[1:] == raw[:-1]).all(axis=1)
+        return repeats
+
+    def blocks(self, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Yield rows (None: all) in the order of the file, a few megabytes at a time."""
+        ordered = np.arange(len(self)) if rows is None else np.sort(rows)
+        step = max(1, _BLOCK_BYTES // ((self.max_regions or 1) * self.dim * self.dtype.itemsize))
+        for start in range(0, len(ordered), step):
+            yield ordered[start : start + step]
+
+    def describe(self, rows: np.ndarray | None = None) -> str:
+        """Return what each of rows (None: all) has, such as `10 to 100 regions x 2048 features`."""
+        if self.max_regions is None:
+            return f"{self.dim} features"
+        counts = self.counts(np.arange(len(self)) if rows is None else rows)
+        fewest, most = int(counts.min()), int(counts.max())
+        regions = f"{fewest} to {most}" if fewest < most else f"{most}"
+        return f"{regions} regions x {self.dim} features"
+
+    def _name_rows(self, path: Path, ids: list[str], place: str = "line {}") -> None:
+        """Take the ids of all rows, which stand at each `place` of `path`; refuse one that comes twice."""
+        self.image_ids, self.row_of = ids, refuse_duplicates(path, ids, place)
+
+    def _check_width(self, expected_dim: int | None) -> None:
+        if expected_dim is not None and expected_dim != self.dim:
+            raise UserError(
+                f"{self.path}: features are {self.dim} wide, but INPUT.IMG_FEATURE_DIM is {expected_dim}: "
+                f"add INPUT.IMG_FEATURE_DIM={self.dim} (a trained model keeps its own width)"
+            )
+
+
+def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return vectors [sum of counts, F] as [B,R,F], zeros behind an image's own."""
+    most = int(counts.max())
+    if (counts == most).all():
+        return vectors.reshape(len(counts), most, -1)
+    padded = np.zeros((len(counts), most, vectors.shape[1]), dtype=vectors.dtype)
+    padded[np.arange(most) < counts[:, None]] = vectors
+    return padded
+
+
+def half_to_single(half: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Convert finite float16 to float32 exactly, some five times faster than `astype` does.
+
+    Shifts sign, exponent and mantissa to their places in a float32; the exponents differ in bias by
+    112, which one product mends, for subnormal numbers too. NaN and infinity come out wrong.
+    """
+    single = np.empty(half.shape, np.float32) if out is None else out
+    bits = single.view(np.int32)
+    bits[:] = half.view(np.int16)  # widening repeats the sign bit
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # 0x8fffe000: the sign, five exponent bits and the mantissa
+    single *= np.float32(2.0**112)
+    return single

@@ -1,0 +1,131 @@
+"""Where pictures lie: a folder with folders in it, or a zip file of one."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from config.errors import UserError
+from datasets.pictures.picture import UnreadableError
+
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".jfif"),
+)
+_MAX_BYTES = 1 << 30  # of one picture's file
+
+
+class PictureFiles:
+    """The pictures of a folder, or of a zip file, with all folders in it; threads may read them together.
+
+    path: as given. names: the pictures' paths inside it, with `/`, in the order of their characters. Hidden
+    files, and files without a picture's ending, are left out. Raises `UserError` where there is no picture.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        if self.path.is_dir():
+            found = _walk(self.path)
+        elif self.path.is_file():
+            self._zip = _open_zip(self.path)
+            found = [info.filename for info in self._zip.infolist() if not info.is_dir()]
+        else:
+            raise UserError(f"{self.path}: no such folder, expected one with pictures, or a zip file of one")
+        self.names = sorted(name for name in found if _is_picture(name))
+        if not self.names:
+            raise UserError(
+                f"{self.path}: no pictures among its {len(found)} files, expected names that end with "
+                f"{', '.join(ENDINGS)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, name: str) -> bytes:
+        """Return a picture's file; raise `UnreadableError` where that fails."""
+        try:
+            if self._zip is None:
+                return (self.path / name).read_bytes()
+            info = self._zip.getinfo(name)
+            if info.file_size > _MAX_BYTES:
+                raise UnreadableError(f"{info.file_size:,} bytes in the zip file (a bomb?)")
+            return self._zip.read(info)
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise UnreadableError(f"damaged in the zip file ({error})") from error
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): unzip it yourself") from error
+
+    def find(self, wanted: Sequence[str], places: Iterable[str]) -> list[str]:
+        """Return the pictures that another file calls `wanted`; `places` say where, such as `a.csv line 3`.
+
+        A name is a picture's path, or the end of one, or begins above the folder; its ending may be missing.
+        Raises `UserError` for a name that fits no picture, or several.
+        """
+        paths = set(self.names)
+        by_file: dict[str, list[str]] = {}
+        found = []
+        for name, place in zip(wanted, places, strict=True):
+            if name in paths:
+                found.append(name)
+                continue
+            by_file = by_file or _by_file(self.names)
+            given = PurePosixPath(name.replace("\\", "/"))
+            fits = [str(given)] if str(given) in paths else _agreeing(given, by_file.get(given.name, []))
+            if len(fits) != 1:
+                several = f"{len(fits)} pictures, such as {fits[0]} and {fits[1]}" if fits else "no picture"
+                fix = "name it with its folder" if fits else "add it, or remove the line"
+                raise UserError(f"{place}: {several} for {name!r} in {self.path}: {fix}")
+            found.append(fits[0])
+        return found
+
+
+def _by_file(names: list[str]) -> dict[str, list[str]]:
+    """Return paths by the name of their file, with and without its ending."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        for key in {path.name, path.stem}:
+            found.setdefault(key, []).append(name)
+    return found
+
+
+def _agreeing(given: PurePosixPath, candidates: list[str]) -> list[str]:
+    """Return the candidates whose folders are those of `given`, counted from the last, as far as both go."""
+    folders = given.parent.parts[::-1]
+    return [
+        name
+        for name in candidates
+        if all(
+            ours == theirs
+            for ours, theirs in zip(PurePosixPath(name).parent.parts[::-1], folders, strict=False)
+        )
+    ]
+
+
+def _walk(folder: Path) -> list[str]:
+    names = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(parent).relative_to(folder)
+        names += [(inside / name).as_posix() for name in files]
+    return names
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(
+            f"{path}: expected a folder of pictures, or a zip file of one ({error}): unpack it, and name the "
+            "folder"
+        ) from error
+
+
+def _is_picture(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+    return not hidden and name.lower().endswith(ENDINGS)

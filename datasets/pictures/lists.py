@@ -1,0 +1,167 @@
+"""Which pictures belong to a data set: with captions, or with classes from folders and lists."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.captions.files import Listing, read_csv, read_karpathy
+from datasets.captions.json_files import has_splits, is_karpathy, list_captions, load_json
+from datasets.pictures.files import PictureFiles
+from datasets.text_files import read_lines, read_text, refuse_duplicates
+
+_SOP_COLUMNS = ("image_id", "class_id", "super_class_id", "path")
+_KARPATHY_SPLITS = ("train", "restval", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures with a class each.
+
+    names: of pictures in their `PictureFiles`. labels: int64 [N], 0 to K-1 without gaps. class_names: what
+    the source calls each of the K classes, numbers by size and words by their letters.
+    """
+
+    names: list[str]
+    labels: np.ndarray
+    class_names: list[str]
+
+
+def class_folders(files: PictureFiles) -> LabelledPictures:
+    """Take the folder of each picture as its class: `cat/1.jpg`, or `Greek/alpha/1.png` of `Greek/alpha`.
+
+    Raises `UserError` for pictures that lie in no folder.
+    """
+    folders = [PurePosixPath(name).parent.as_posix() for name in files.names]
+    loose = [name for name, folder in zip(files.names, folders, strict=True) if folder == "."]
+    if loose:
+        raise UserError(
+            f"{files.path}: {len(loose)} of {len(files)} pictures lie in no folder, such as {loose[0]}, "
+            "expected a folder for each class: sort them into folders, or give a list of `path label` lines"
+        )
+    return _labelled(list(files.names), folders)
+
+
+def read_label_list(path: str | Path, files: PictureFiles) -> LabelledPictures:
+    """Read a list of pictures with their classes: lines `path label`, or Stanford Online Products' own.
+
+    The label is a line's last word, so that a path may hold spaces. A list of Stanford Online Products
+    begins with the line `image_id class_id super_class_id path`. Raises `UserError` naming the line without
+    a label, of a picture that is missing, or that came before.
+    """
+    path = Path(path)
+    listed, first = _read_rows(path)
+    places = (f"{path} line {number}" for number in range(first, first + len(listed)))
+    names = files.find([name for name, _ in listed], places)
+    _refuse_repeated(path, names, first)
+    return _labelled(names, [label for _, label in listed])
+
+
+def read_list_rows(path: str | Path) -> list[tuple[str, str]]:
+    """Read the paths and labels of a list as they stand there; `UserError` naming a line without."""
+    return _read_rows(Path(path))[0]
+
+
+def read_captioned(
+    files: PictureFiles, path: str | Path, splits: Sequence[str] = ()
+) -> tuple[Listing, list[str]]:
+    """Read a caption file and find its pictures: CSV, Karpathy's JSON, or plain JSON.
+
+    splits: those to take, () for all. Returns what the file lists, and the picture of each of its images.
+    Raises `UserError` naming the row of a picture that is missing.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        listing = _read_csv_splits(path, splits)
+    elif path.suffix == ".json":
+        listing = _read_json(path, splits)
+    else:
+        raise UserError(f"{path}: expected a caption file that ends with .csv or .json")
+    names = next(iter(listing.names.values()))
+    return listing, files.find(names, (f"{path} {place}" for place in listing.places))
+
+
+def _read_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
+    """Return paths with their labels, and the number of the first one's line."""
+    lines = read_lines(path, "picture and label")
+    first, row = (2, _sop_row) if tuple(lines[0].split()) == _SOP_COLUMNS else (1, _plain_row)
+    rows = [row(path, number, line) for number, line in enumerate(lines[first - 1 :], first)]
+    if not rows:
+        raise UserError(f"{path}: a header and no pictures, expected a line for each")
+    return rows, first
+
+
+def _plain_row(path: Path, number: int, line: str) -> tuple[str, str]:
+    name, *label = line.rsplit(None, 1)
+    if not label:
+        raise UserError(f"{path} line {number}: expected a picture's path and its label, got {line!r}")
+    return name, label[0]
+
+
+def _sop_row(path: Path, number: int, line: str) -> tuple[str, str]:
+    values = line.split(None, 3)
+    if len(values) != len(_SOP_COLUMNS):
+        raise UserError(f"{path} line {number}: expected {' '.join(_SOP_COLUMNS)}, got {line!r}")
+    return values[3], values[1]
+
+
+def _refuse_repeated(path: Path, names: list[str], first: int) -> None:
+    line_of: dict[str, int] = {}
+    for number, name in enumerate(names, first):
+        if line_of.setdefault(name, number) != number:
+            raise UserError(
+                f"{path} line {number}: {name} again, also on line {line_of[name]}: give each one label"
+            )
+
+
+def _labelled(names: list[str], classes: list[str]) -> LabelledPictures:
+    different = set(classes)
+    numbers = all(name.isascii() and name.isdigit() for name in different)
+    class_names = sorted(different, key=int if numbers else None)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return LabelledPictures(
+        names, np.array([label_of[name] for name in classes], dtype=np.int64), class_names
+    )
+
+
+def _read_csv_splits(path: Path, splits: Sequence[str]) -> Listing:
+    header, *rows = [*csv.reader(io.StringIO(read_text(path), newline=""))] or [[]]
+    names = [name.strip().lower() for name in header]
+    if "split" not in names:
+        if splits:
+            raise _without_splits(path)
+        return read_csv(path, "", file_per_split=True)
+    at = names.index("split")
+    found = dict.fromkeys(row[at].strip() for row in rows if len(row) == len(header))
+    return _joined(path, [read_csv(path, split, file_per_split=False) for split in splits or found])
+
+
+def _joined(path: Path, listings: list[Listing]) -> Listing:
+    """Return one listing of several splits; an image may not be in two of them."""
+    whole = Listing({name: [] for name in listings[0].names})
+    for listing in listings:
+        images = len(next(iter(whole.names.values())))
+        for name, column in whole.names.items():
+            column += listing.names[name]
+        whole.captions += listing.captions
+        whole.places += listing.places
+        whole.caption_image += [images + image for image in listing.caption_image]
+    refuse_duplicates(path, next(iter(whole.names.values())), "image {}")
+    return whole
+
+
+def _read_json(path: Path, splits: Sequence[str]) -> Listing:
+    content = load_json(path)
+    if is_karpathy(content):
+        return read_karpathy(path, splits or _KARPATHY_SPLITS)
+    if splits and not has_splits(content):
+        raise _without_splits(path)
+    return list_captions(path, content, splits)
+
+
+def _without_splits(path: Path) -> UserError:
+    return UserError(f"{path}: it names no splits to choose from: take all its pictures, or add their splits")

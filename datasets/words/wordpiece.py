@@ -1,0 +1,130 @@
+"""BERT's WordPiece: from text to the ids of a `vocab.txt`."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece as WordPieceModel
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from config.errors import UserError
+from datasets.text_files import read_text
+from datasets.words.packed_tokens import PackedTokens
+
+MARKERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_LONGEST_WORD = 100  # characters; a longer one is unknown, as in the original
+_ENCODED_TOGETHER = 10_000  # texts: bounds what the tokenizer's own objects take
+
+
+class WordPiece:
+    """The pieces of words that a BERT knows, each with its id, and how text is cut into them.
+
+    pieces: every entry by id. lower_case: text loses case and accents first. Text is split at white space,
+    punctuation and Chinese characters; then the longest piece that begins a word is taken, again and again,
+    continuations being written `##piece` (BERT, arXiv 1810.04805; the tokens of pytorch-transformers' and
+    PaddleNLP's BertTokenizer). Text that spells a marker, such as `[SEP]`, is text.
+
+    Raises `UserError` naming `source` where the pieces lack a marker or hold one twice.
+    """
+
+    file_name = "vocab.txt"
+
+    def __init__(self, pieces: Sequence[str], lower_case: bool = True, source: str = "vocabulary") -> None:
+        self.pieces = list(pieces)
+        self.lower_case = lower_case
+        ids = _ids_of(self.pieces, source)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[marker] for marker in MARKERS)
+        self.mask_id = ids.get("[MASK]", self.unk_id)
+        model = WordPieceModel(ids, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD)
+        self._tokenizer = Tokenizer(model)
+        self._tokenizer.normalizer = _normalizer(lower_case)
+        self._tokenizer.pre_tokenizer = BertPreTokenizer()
+
+    @classmethod
+    def load(cls, path: str | Path, lower_case: bool = True) -> "WordPiece":
+        """Read a `vocab.txt`, a piece a line; raises `UserError` for a file that is missing or none."""
+        path = Path(path)
+        if path.is_dir():
+            raise UserError(f"{path}: a folder, expected a vocabulary: name its vocab.txt")
+        if not path.is_file():
+            raise UserError(f"{path}: no such vocabulary, expected BERT's vocab.txt: check the name")
+        lines = [line.rstrip("\r") for line in read_text(path).split("\n")]
+        return cls(lines[:-1] if not lines[-1] else lines, lower_case, str(path))
+
+    @classmethod
+    def build(cls, texts: Iterable[str], threshold: int = 1, lower_case: bool = True) -> "WordPiece":
+        """Make a vocabulary of the whole words that occur `threshold` times, for a BERT from scratch.
+
+        The words follow the markers by frequency, equals by first sight.
+        """
+        normalizer, splitter = _normalizer(lower_case), BertPreTokenizer()
+        counts: Counter[str] = Counter()
+        for text, times in Counter(texts).items():
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
+                counts[word] += times
+        words = [word for word, count in counts.most_common() if count >= threshold and word not in MARKERS]
+        return cls([*MARKERS, *words], lower_case)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def to_text(self) -> str:
+        """Return the vocabulary as BERT's `vocab.txt`, a piece a line."""
+        return "".join(f"{piece}\n" for piece in self.pieces)
+
+    def save(self, path: str | Path) -> None:
+        """Write a `vocab.txt`; an older file stays whole if this fails."""
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            draft.write_text(self.to_text(), encoding="utf-8")
+            os.replace(draft, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without markers."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_all(self, texts: Sequence[str]) -> PackedTokens:
+        """Return the ids of many texts, without markers."""
+        ids, lengths = [], []
+        for start in range(0, len(texts), _ENCODED_TOGETHER):
+            part = list(texts[start : start + _ENCODED_TOGETHER])
+            encoded = self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
+            rows = [encoding.ids for encoding in encoded]
+            lengths += map(len, rows)
+            ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
+        return PackedTokens(np.concatenate(ids or [np.empty(0, np.int32)]), np.array(lengths, dtype=np.int64))
+
+
+def _normalizer(lower_case: bool) -> BertNormalizer:
+    return BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=lower_case, lowercase=lower_case
+    )
+
+
+def _ids_of(pieces: list[str], source: str) -> dict[str, int]:
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    missing = [marker for marker in MARKERS if marker not in ids]
+    if missing:
+        raise UserError(
+            f"{source}: no {', '.join(missing)} among {len(pieces)} lines, expected BERT's vocabulary with a "
+            "piece a line: name the vocab.txt of the model"
+        )
+    for index, piece in enumerate(pieces):
+        if not piece:
+            raise UserError(f"{source} line {index + 1}: empty, expected a piece a line: copy the file again")
+        if ids[piece] != index:
+            raise UserError(
+                f"{source} line {index + 1}: {piece!r} stands on line {ids[piece] + 1} too, expected each "
+                "piece once: copy the file again"
+            )
+    return ids

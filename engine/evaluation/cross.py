@@ -1,0 +1,243 @@
+"""Evaluate a cross encoder: score every image with every distinct sentence once, or listed candidates."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+
+from datasets.pair_dataset import PairDataset
+from datasets.pairs import Blocks, CrossPairs, JoinedPairs, ListedPairs, Pairs, captions_by_image
+from engine.evaluation.dual import Progress, check_protocol, folds_of_images, make_result, open_scores
+from engine.evaluation.pair_scoring import score_shared, scored_blocks
+from engine.evaluation.result import Result
+from engine.evaluation.score_file import ScoreFile
+from engine.evaluation.score_shards import MemoryScores, ScoreStore
+from engine.ranking.metrics import TIE_RULES, average_counts, comparisons_of, summarize
+from engine.ranking.ranks import Both
+
+MEASURE = "cross-encoder"
+CANDIDATES_RULE = (
+    "image to text alone, each image against its listed captions; an image with none of its own among them "
+    "ranks behind all of them"
+)
+
+ScoredPairs = Callable[[], Iterator[tuple[Pairs, np.ndarray]]]
+
+
+def evaluate_cross(
+    model: nn.Layer,
+    dataset: PairDataset,
+    split: str,
+    folds: int = 1,
+    tie_rule: str = "against",
+    batch_tokens: int = 8192,
+    block_pairs: int = 4096,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure retrieval in both directions by the score of every pair, with the scores in memory.
+
+    `batch_tokens`: see `pair_scoring.score_pairs`. The other arguments, and what is raised, are those of
+    `evaluator.evaluate`.
+    """
+    check_protocol(dataset, split, folds)
+    blocks = cross_blocks(dataset, folds, block_pairs)
+    store = MemoryScores(len(blocks))
+    score_shared(model, dataset, blocks, store, batch_tokens, progress)
+    return rank_cross(blocks, store, dataset, split, folds, tie_rule)
+
+
+def cross_blocks(dataset: PairDataset, folds: int, block_pairs: int) -> Blocks:
+    """Return the pairs that a full evaluation scores: each image with each distinct sentence of its fold.
+
+    A pair names a sentence by the first caption of the split that says it.
+    """
+    image_fold = folds_of_images(dataset.num_images, folds)
+    parts = []
+    for fold in range(folds):
+        images = np.flatnonzero(image_fold == fold)
+        in_fold = image_fold[dataset.caption_image] == fold
+        captions = dataset.distinct_captions[np.unique(dataset.sentence_ids[in_fold])]
+        parts.append(
+            CrossPairs(
+                images,
+                captions,
+                dataset.image_lengths[images],
+                dataset.caption_lengths[captions],
+                block_pairs,
+            )
+        )
+    return JoinedPairs(parts)
+
+
+def rank_cross(
+    blocks: Blocks,
+    store: ScoreStore,
+    dataset: PairDataset,
+    split: str,
+    folds: int = 1,
+    tie_rule: str = "against",
+    scores_path: str | Path | None = None,
+) -> Result:
+    """Measure retrieval from the scores of `blocks`, which hold all pairs that compete.
+
+    `scores_path` takes all scores: `blocks` are then those of one fold.
+    """
+    image_fold = folds_of_images(dataset.num_images, folds)
+    with open_scores(scores_path, dataset) as scores_out:
+        i2t_ranks, t2i_ranks = cross_ranks(
+            lambda: scored_blocks(blocks, store), dataset, image_fold, tie_rule, scores_out
+        )
+        if scores_out:
+            scores_out.save(dataset.image_ids, [dataset.image_ids[image] for image in dataset.caption_image])
+    sentences = len(dataset.distinct_captions)
+    result = make_result(dataset, split, (i2t_ranks, t2i_ranks), image_fold, tie_rule, sentences, MEASURE)
+    result.protocol["pairs_scored"] = blocks.num_pairs
+    return result
+
+
+def cross_ranks(
+    scored: ScoredPairs,
+    dataset: PairDataset,
+    image_fold: np.ndarray,
+    tie_rule: str = "against",
+    scores_out: ScoreFile | None = None,
+) -> Both:
+    """Return the 0-based ranks of every image's best caption [N] and of every caption's image [M].
+
+    `scored` begins anew with each call and yields pairs of an image and a sentence, by its first caption,
+    with their scores [P]; together all that compete, each once. No more than a block is held.
+    """
+    comparisons = comparisons_of(tie_rule)
+    captions_of = _CaptionsOfSentences(dataset.sentence_ids)
+    best = (
+        np.full(dataset.num_images, -np.inf, np.float32),
+        np.full(dataset.num_captions, -np.inf, np.float32),
+    )
+    counts = tuple(np.zeros((len(comparisons), len(side)), np.int64) for side in best)
+
+    def competing() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield images, captions, scores and whether they are right, a place a pair of one fold."""
+        for pairs, scores in scored():
+            rows, captions = captions_of.expand(pairs.captions)
+            images, scores = pairs.images[rows], scores[rows]
+            right = dataset.caption_image[captions] == images
+            same_fold = image_fold[dataset.caption_image[captions]] == image_fold[images]
+            yield images[same_fold], captions[same_fold], scores[same_fold], right[same_fold]
+
+    for images, captions, scores, right in competing():
+        np.maximum.at(best[0], images[right], scores[right])
+        best[1][captions[right]] = scores[right]
+    for images, captions, scores, right in competing():
+        for side, places in enumerate((images, captions)):
+            for count, ahead in zip(counts[side], comparisons, strict=True):
+                wrong = places[ahead(scores, best[side][places]) & ~right]
+                count += np.bincount(wrong, minlength=len(count))
+    if scores_out:
+        for pairs, scores in scored():
+            rows, captions = captions_of.expand(pairs.captions)
+            scores_out.write_pairs(pairs.images[rows], captions, scores[rows])
+    return average_counts(counts[0]), average_counts(counts[1])
+
+
+class _CaptionsOfSentences:
+    """The captions that say the same, by any one of them."""
+
+    def __init__(self, sentence_ids: np.ndarray) -> None:
+        self._sentence_ids = sentence_ids
+        self._order, self._starts = captions_by_image(sentence_ids, 0)
+
+    def expand(self, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all captions that say what `captions` [P] say, behind the places of those among these."""
+        sentences = self._sentence_ids[captions]
+        counts = np.diff(self._starts)[sentences]
+        rows = np.repeat(np.arange(len(captions)), counts)
+        begins = np.cumsum(counts) - counts
+        offsets = np.arange(len(rows)) - begins[rows]
+        return rows, self._order[self._starts[sentences[rows]] + offsets]
+
+
+def candidate_blocks(dataset: PairDataset, candidates: Pairs, block_pairs: int) -> ListedPairs:
+    """Return the pairs that listed candidates need, each image with each distinct sentence once."""
+    distinct = dataset.distinct_captions[dataset.sentence_ids[candidates.captions]]
+    return ListedPairs(
+        Pairs(candidates.images, distinct), dataset.image_lengths, dataset.caption_lengths, block_pairs
+    )
+
+
+def scores_of_candidates(
+    blocks: Blocks, store: ScoreStore, dataset: PairDataset, candidates: Pairs
+) -> np.ndarray:
+    """Return the score of each of `candidates` [P] from the `blocks` that `candidate_blocks` made of them."""
+    width = dataset.num_captions
+    keys, scores = [], []
+    for pairs, block_scores in scored_blocks(blocks, store):
+        keys.append(pairs.images * width + pairs.captions)
+        scores.append(block_scores)
+    keys, scores = np.concatenate(keys), np.concatenate(scores)
+    order = np.argsort(keys)
+    wanted = candidates.images * width + dataset.distinct_captions[dataset.sentence_ids[candidates.captions]]
+    return scores[order][np.searchsorted(keys, wanted, sorter=order)]
+
+
+def evaluate_candidates(
+    model: nn.Layer,
+    dataset: PairDataset,
+    candidates: Pairs,
+    split: str,
+    tie_rule: str = "against",
+    batch_tokens: int = 8192,
+    block_pairs: int = 4096,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure image to text among listed captions, as VinVL validates, with the scores in memory."""
+    blocks = candidate_blocks(dataset, candidates, block_pairs)
+    store = MemoryScores(len(blocks))
+    score_shared(model, dataset, blocks, store, batch_tokens, progress)
+    return rank_candidates(blocks, store, dataset, candidates, split, tie_rule)
+
+
+def rank_candidates(
+    blocks: Blocks,
+    store: ScoreStore,
+    dataset: PairDataset,
+    candidates: Pairs,
+    split: str,
+    tie_rule: str = "against",
+) -> Result:
+    """Measure image to text from the scores of listed captions.
+
+    The rank of an image is the number of wrong captions ahead of its best own one on its list, and the
+    length of the list where that holds none of its own: the captions that were not scored stand behind it, as
+    in VinVL. Every image has a list.
+    """
+    scores = scores_of_candidates(blocks, store, dataset, candidates)
+    right = dataset.caption_image[candidates.captions] == candidates.images
+    best = np.full(dataset.num_images, -np.inf, np.float32)
+    np.maximum.at(best, candidates.images[right], scores[right])
+    comparisons = comparisons_of(tie_rule)
+    ranks = average_counts(
+        np.stack(
+            [
+                np.bincount(
+                    candidates.images[ahead(scores, best[candidates.images]) & ~right],
+                    minlength=dataset.num_images,
+                )
+                for ahead in comparisons
+            ]
+        )
+    )
+    protocol = {
+        "split": split,
+        "images": dataset.num_images,
+        "captions": dataset.num_captions,
+        "distinct_sentences": len(dataset.distinct_captions),
+        "folds": 1,
+        "candidates": len(candidates),
+        "candidates_text": CANDIDATES_RULE,
+        "tie_rule": tie_rule,
+        "tie_rule_text": TIE_RULES[tie_rule],
+        "measure": MEASURE,
+        "pairs_scored": blocks.num_pairs,
+    }
+    return Result(summarize(ranks), protocol, [], ranks, None)

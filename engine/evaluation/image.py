@@ -1,0 +1,225 @@
+"""Evaluate an image encoder: encode every picture once, then search pictures of the same class."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from config.errors import UserError
+from datasets.image_dataset import ImageDataset
+from datasets.prefetch import iterate_batches
+from engine.evaluation.dual import Progress, evaluation_mode
+from engine.parallel.processes import combine, gather_array, gather_bytes, rank, together, world_size
+from engine.ranking.image_metrics import IMAGE_RECALLS, summarize_images
+from engine.ranking.image_ranks import ImageRanks, image_ranks
+from engine.ranking.metrics import TIE_RULES
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """The embeddings [n,D] of the readable pictures of a split, their places in it [n] and classes [n]."""
+
+    embeddings: np.ndarray
+    places: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The outcome of an evaluation of image retrieval.
+
+    `metrics`: see `engine.ranking.image_metrics`. `protocol`: split, sizes, gallery and tie rule. `folds` is
+    empty. `ranks` are those of `queries`; `gallery` is `queries` where they were searched in each other.
+    """
+
+    metrics: dict[str, float]
+    protocol: dict
+    ranks: ImageRanks
+    queries: EncodedPictures
+    gallery: EncodedPictures
+    folds: list = field(default_factory=list)
+
+
+def evaluate_images(
+    model: nn.Layer,
+    dataset: ImageDataset,
+    gallery: ImageDataset | None = None,
+    tie_rule: str = "against",
+    batch_size: int = 64,
+    block_size: int = 1024,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> ImageResult:
+    """Search the pictures of `dataset` in `gallery`, or in each other, where none finds itself.
+
+    A picture of the same class is relevant; classes are known by their names. `batch_size` counts pictures
+    per encoding step, `num_workers` threads that decode ahead. `progress` is called with a stage, what is
+    done of it and its size; what it raises ends the evaluation. Processes of a job share the pictures to
+    encode and the queries to rank, and all have the result. Raises UserError where no picture has another
+    of its class to find, and for an embedding that is not finite.
+    """
+    queries = encode_pictures(model, dataset, batch_size, num_workers, progress)
+    found = encode_pictures(model, gallery, batch_size, num_workers, progress) if gallery else queries
+    others = (found.embeddings, found.classes) if gallery else ()
+    _refuse_lonely(dataset, queries.classes, gallery, found.classes)
+    ranks = together(
+        lambda: image_ranks(
+            queries.embeddings,
+            queries.classes,
+            *others,
+            tie_rule=tie_rule,
+            block_size=block_size,
+            progress=(lambda done, total: progress("rank", done, total)) if progress else None,
+            part=(rank(), world_size()),
+        )
+    )
+    if world_size() > 1:
+        ranks = _ranks_of_all(ranks)
+    protocol = {
+        "split": dataset.name,
+        "images": len(queries.places),
+        "classes": len(np.unique(queries.classes)),
+        "queries": len(ranks.queries),
+        "unreadable": dataset.num_images - len(queries.places),
+        "gallery": gallery.name if gallery else "",
+        "gallery_images": len(found.places),
+        "folds": 1,
+        "tie_rule": tie_rule,
+        "tie_rule_text": TIE_RULES[tie_rule],
+        "measure": model.measure,
+    }
+    metrics = summarize_images(ranks.ranks, ranks.average_precision, ranks.r_precision)
+    return ImageResult(metrics, protocol, ranks, queries, found)
+
+
+def check_searchable(dataset: ImageDataset, gallery: ImageDataset | None = None) -> None:
+    """Raise `UserError` where no picture has another of its class to find, before any is encoded."""
+    found = dataset if gallery is None else gallery
+    _refuse_lonely(dataset, _class_of(dataset), gallery, _class_of(found))
+
+
+def _class_of(dataset: ImageDataset) -> np.ndarray:
+    return np.array(dataset.class_names)[dataset.labels]
+
+
+def _refuse_lonely(
+    dataset: ImageDataset, classes: np.ndarray, gallery: ImageDataset | None, found: np.ndarray
+) -> None:
+    """Raise `UserError` unless a class of the queries is among those `found`, twice without gallery."""
+    names, counts = np.unique(found, return_counts=True)
+    if np.isin(classes, names[counts > (gallery is None)]).any():
+        return
+    where = f" in {gallery.loader.files.path}, {gallery.name}" if gallery else ""
+    raise UserError(
+        f"{dataset.loader.files.path}, {dataset.name}: no picture has another of its class to find{where}, "
+        f"such as one of {classes[0]}: add pictures, or check the classes"
+    )
+
+
+def encode_pictures(
+    model: nn.Layer,
+    dataset: ImageDataset,
+    batch_size: int,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> EncodedPictures:
+    """Encode every readable picture of `dataset` once; processes of a job share the batches.
+
+    Raises UserError where no picture can be read, and for an embedding that is not finite.
+    """
+    batches = np.split(np.arange(dataset.num_images), range(batch_size, dataset.num_images, batch_size))
+    numbers = np.array_split(np.arange(len(batches)), world_size())[rank()]
+    own = [batches[number] for number in numbers]
+    embeddings, kept = together(lambda: _encode(model, dataset, own, num_workers, progress))
+    most, width = combine(np.array([len(kept), embeddings.shape[1]]), "max").tolist()
+    if not most:
+        raise UserError(
+            f"{dataset.loader.files.path}, {dataset.name}: none of the {dataset.num_images} pictures can be "
+            f"read, such as {dataset.image_ids[0]}: mend or remove them"
+        )
+    if world_size() > 1:
+        embeddings = embeddings.reshape(-1, width)  # that of no pictures is not known before
+        embeddings, kept = map(gather_array, (embeddings, kept))
+        for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
+            dataset.loader.unreadables.problems.update(json.loads(problems))
+    return EncodedPictures(embeddings, kept, _class_of(dataset)[kept])
+
+
+def _encode(
+    model: nn.Layer,
+    dataset: ImageDataset,
+    batches: list[np.ndarray],
+    num_workers: int,
+    progress: Progress | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings [n,D] of the readable pictures of some batches, and their places [n]."""
+    embeddings, places = [], []
+    done = np.cumsum([len(batch) for batch in batches]).tolist()
+    with evaluation_mode(model), paddle.no_grad():
+        made = iterate_batches(lambda images: dataset.readable(images, 0), batches, num_workers)
+        for number, batch in zip(done, made, strict=True):
+            if batch:
+                embeddings.append(_embeddings(model, dataset, batch))
+                places.append(batch["image_id"])
+            if progress:
+                progress("encode pictures", number, done[-1])
+    if not places:
+        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
+    return np.concatenate(embeddings), np.concatenate(places)
+
+
+def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the embeddings [B,D] of a batch; raise `UserError` for one that is not finite."""
+    encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
+    broken = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
+    if len(broken):
+        raise UserError(
+            "expected finite embeddings, got NaN or infinity for picture "
+            f"{dataset.image_ids[batch['image_id'][broken[0]]]}: the weights are broken, as after "
+            "training that diverged; use an earlier checkpoint"
+        )
+    return encoded
+
+
+def _ranks_of_all(part: ImageRanks) -> ImageRanks:
+    """Return the ranks of all processes' queries; each has ranked a part of them, in order."""
+    columns = part.queries, part.ranks, part.average_precision, part.r_precision
+    queries, *rest = gather_array(np.stack(columns, axis=1, dtype=np.float64)).T
+    return ImageRanks(queries.astype(np.int64), *rest)
+
+
+def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[int, float]]:
+    """Return place and score of the `count` pictures of the gallery that are nearest to row `query`."""
+    scores = result.gallery.embeddings @ result.queries.embeddings[query]
+    if result.gallery is result.queries:
+        scores[query] = -np.inf
+    rows = np.argsort(-scores, kind="stable")[: min(count, np.isfinite(scores).sum())]
+    return [(int(result.gallery.places[row]), float(scores[row])) for row in rows]
+
+
+def format_images(result: ImageResult) -> str:
+    """Return the result as a text table that says how it was counted."""
+    protocol, metrics = result.protocol, result.metrics
+    where = (
+        f"in {protocol['gallery_images']} of {protocol['gallery']}"
+        if protocol["gallery"]
+        else "in each other"
+    )
+    lone, unreadable = protocol["images"] - protocol["queries"], protocol["unreadable"]
+    left_out = f"; {lone} without another of their class do not count" if lone else ""
+    left_out += f"; {unreadable} unreadable" if unreadable else ""
+    names = [*(f"R@{k}" for k in IMAGE_RECALLS), "MAP@R", "R-precision"]
+    return "\n".join(
+        [
+            f"{protocol['split']}: {protocol['images']} pictures of {protocol['classes']} classes, searched "
+            f"{where}{left_out}",
+            "",
+            "".join(f"{name:>12}" for name in names),
+            "".join(f"{value:>12.2f}" for value in metrics.values()),
+            "",
+            "in percent; R is the number of a picture's relevant ones",
+            f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
+        ]
+    )

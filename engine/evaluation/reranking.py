@@ -1,0 +1,207 @@
+"""Two-stage retrieval: a dual encoder proposes a short list, a cross encoder puts it in order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.pair_dataset import PairDataset
+from datasets.pairs import ListedPairs, candidate_pairs
+from engine.evaluation.cross import candidate_blocks, cross_blocks, scores_of_candidates
+from engine.evaluation.dual import folds_of_images, make_result
+from engine.evaluation.result import Result
+from engine.evaluation.score_shards import ScoreStore
+from engine.ranking.metrics import average_counts, comparisons_of
+from engine.ranking.short_lists import ShortLists
+
+# The sizes of short lists that a curve shows, as far as they go.
+CURVE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)
+# What the dual encoder's similarity may weigh beside the cross encoder's score, to choose from on dev.
+WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What short lists of `k` reach: the pairs that they need scored, and the metrics."""
+
+    k: int
+    pairs_scored: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """The outcome of re-ranking lists of `k`, and of all shorter ones, which needs no further scores.
+
+    `result` has the metrics, folds and ranks at `k`. `pairs_scored` counts different pairs of an image and a
+    sentence, of `all_pairs` that the cross encoder alone would score. `weighted`: the metrics at `k` with
+    other weights of the dual encoder.
+    """
+
+    k: int
+    pairs_scored: int
+    all_pairs: int
+    result: Result
+    curve: list[Point]
+    weighted: dict[float, dict[str, float]]
+
+    def as_dict(self) -> dict:
+        """Return what `result.json` holds of it."""
+        return {
+            "k": self.k,
+            "pairs_scored": self.pairs_scored,
+            "all_pairs": self.all_pairs,
+            "metrics": self.result.metrics,
+            "folds": self.result.folds,
+            "curve": [
+                {"k": point.k, "pairs_scored": point.pairs_scored, "metrics": point.metrics}
+                for point in self.curve
+            ],
+            "weighted": [
+                {"dual_weight": weight, "metrics": metrics} for weight, metrics in self.weighted.items()
+            ],
+        }
+
+
+def listed_blocks(dataset: PairDataset, lists: ShortLists, block_pairs: int) -> ListedPairs:
+    """Return the pairs of both directions' short lists, each image with each distinct sentence once."""
+    return candidate_blocks(
+        dataset, candidate_pairs(lists.captions_of_image, lists.images_of_caption), block_pairs
+    )
+
+
+def rerank(
+    dataset: PairDataset,
+    lists: ShortLists,
+    blocks: ListedPairs,
+    store: ScoreStore,
+    first: Result,
+    dual_weight: float = 0.0,
+    other_weights: Sequence[float] = (),
+) -> Reranked:
+    """Put the short lists in the order of the scores in `store`, those of `blocks`, and measure.
+
+    `first`: the result of the dual encoder that made the lists, whose order the items behind a list keep;
+    its protocol holds. A list is ordered by the cross encoder's score plus `dual_weight` times the dual
+    encoder's.
+    """
+    protocol = first.protocol
+    image_fold = folds_of_images(dataset.num_images, protocol["folds"])
+    sides = _sides(dataset, lists, _cross_scores(dataset, lists, blocks, store), image_fold, first)
+
+    def result_of(k: int, weight: float) -> Result:
+        i2t_ranks, t2i_ranks = (side.ranks(k, weight, protocol["tie_rule"]) for side in sides)
+        return make_result(
+            dataset,
+            protocol["split"],
+            (i2t_ranks, t2i_ranks),
+            image_fold,
+            protocol["tie_rule"],
+            protocol["distinct_sentences"],
+            protocol["measure"],
+        )
+
+    longest = max(int((side.places >= 0).sum(axis=1).max()) for side in sides)
+    curve = [
+        Point(k, count_pairs(dataset, lists, k), result_of(k, dual_weight).metrics)
+        for k in (*(k for k in CURVE if k < longest), longest)
+    ]
+    all_pairs = cross_blocks(dataset, protocol["folds"], 1).num_pairs
+    weighted = {weight: result_of(longest, weight).metrics for weight in other_weights}
+    result = result_of(longest, dual_weight)
+    return Reranked(longest, blocks.num_pairs, all_pairs, result, curve, weighted)
+
+
+def count_pairs(dataset: PairDataset, lists: ShortLists, k: int) -> int:
+    """Return how many different pairs of an image and a sentence stand in the first `k` of the lists."""
+    pairs = candidate_pairs(lists.captions_of_image[:, :k], lists.images_of_caption[:, :k])
+    return len(np.unique(pairs.images * dataset.num_captions + dataset.sentence_ids[pairs.captions]))
+
+
+def short_list_ranks(
+    right: np.ndarray,
+    wrong: np.ndarray,
+    scores: np.ndarray,
+    first_ranks: np.ndarray,
+    tie_rule: str = "against",
+) -> np.ndarray:
+    """Return the 0-based rank [Q] of each query's best right item, when its list goes by `scores` [Q,k].
+
+    `right` bool [Q,k]: whether a right item stands there; `wrong` int [Q,k]: how many wrong ones do, 0 behind
+    the end of a list. A query without a right item on its list keeps its rank in `first_ranks` [Q], which is
+    behind the list.
+    """
+    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+    counts = np.stack([(ahead(scores, best) * wrong).sum(axis=1) for ahead in comparisons_of(tie_rule)])
+    # Where ties count in favour, equals that made the list were not ahead, and now are.
+    behind = np.maximum(first_ranks, wrong.sum(axis=1))
+    return np.where(right.any(axis=1), average_counts(counts), behind)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One direction's lists: `places`, `right`, `wrong`, both models' scores [Q,k], and `first_ranks` [Q]."""
+
+    places: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    cross: np.ndarray
+    dual: np.ndarray
+    first_ranks: np.ndarray
+
+    def ranks(self, k: int, dual_weight: float, tie_rule: str) -> np.ndarray:
+        """Return the ranks [Q] of lists of `k`."""
+        scores = self.cross + np.float32(dual_weight) * self.dual if dual_weight else self.cross
+        return short_list_ranks(
+            self.right[:, :k], self.wrong[:, :k], scores[:, :k], self.first_ranks, tie_rule
+        )
+
+
+def _sides(
+    dataset: PairDataset, lists: ShortLists, cross: list[np.ndarray], image_fold: np.ndarray, first: Result
+) -> tuple[_Side, _Side]:
+    """Return both directions' lists; on those of images a caption stands for all that say the same."""
+    captions, images = lists.captions_of_image, lists.images_of_caption
+    own, competing = _count_captions(dataset, captions, image_fold)
+    right, listed = images == dataset.caption_image[:, None], images >= 0
+    return (
+        _Side(captions, own > 0, competing - own, cross[0], lists.image_scores, first.i2t_ranks),
+        _Side(
+            images,
+            right & listed,
+            (listed & ~right).astype(np.int64),
+            cross[1],
+            lists.caption_scores,
+            first.t2i_ranks,
+        ),
+    )
+
+
+def _count_captions(
+    dataset: PairDataset, captions: np.ndarray, image_fold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many captions say what each of `captions` [images,k] does: own ones, and its fold's."""
+    sentences, width = dataset.sentence_ids, len(dataset.distinct_captions)
+    found = []
+    for owner_of_image in (np.arange(dataset.num_images), image_fold):
+        keys, counts = np.unique(
+            owner_of_image[dataset.caption_image] * width + sentences, return_counts=True
+        )
+        wanted = owner_of_image[:, None] * width + sentences[captions]
+        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found.append(np.where((keys[place] == wanted) & (captions >= 0), counts[place], 0))
+    return found[0], found[1]
+
+
+def _cross_scores(
+    dataset: PairDataset, lists: ShortLists, blocks: ListedPairs, store: ScoreStore
+) -> list[np.ndarray]:
+    """Return the cross encoder's scores of the lists, of images [images,k] and of captions [captions,k]."""
+    captions, images = lists.captions_of_image, lists.images_of_caption
+    found = scores_of_candidates(blocks, store, dataset, candidate_pairs(captions, images))
+    of_images = np.count_nonzero(captions >= 0)
+    scores = []
+    for places, values in ((captions, found[:of_images]), (images, found[of_images:])):
+        scores.append(np.full(places.shape, -np.inf, np.float32))
+        scores[-1][places >= 0] = values
+    return scores

@@ -1,0 +1,153 @@
+"""What an evaluation found: its numbers, how they were counted, and how they are written down."""
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from config.files import write_atomically
+from engine.ranking.metrics import RECALLS
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of an evaluation.
+
+    `metrics`: see `engine.ranking.metrics.summarize`; with several folds their mean, and `folds` has each
+    fold's. `protocol`: split, sizes, folds, tie rule and measure. Ranks are 0-based and within the fold:
+    `i2t_ranks` [images], `t2i_ranks` [captions], in the order of the data set; None where one direction alone
+    was measured.
+    """
+
+    metrics: dict[str, float]
+    protocol: dict
+    folds: list[dict[str, float]]
+    i2t_ranks: np.ndarray
+    t2i_ranks: np.ndarray | None
+
+
+def write_result_json(
+    path: str | Path,
+    result: Result,
+    checkpoint: dict,
+    config: dict,
+    versions: dict[str, str],
+    further: dict[str, dict] | None = None,
+) -> None:
+    """Write `result.json`, whole or not at all.
+
+    `checkpoint` says which weights were measured (folder, SHA-256, step), `config` is the merged
+    configuration, `further` holds other measurements of the same weights, each under a name of its own.
+    Raises UserError where the disk refuses.
+    """
+    content = {
+        "metrics": result.metrics,
+        **(further or {}),
+        "protocol": result.protocol,
+        "folds": result.folds,
+        "checkpoint": checkpoint,
+        "versions": versions,
+        "config": config,
+    }
+    write_atomically(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_reranked(path: Path, checkpoint_sha256: str, protocol: dict) -> dict:
+    """Return the `rerank` of a `result.json` that measured these weights by this protocol, or nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        alike = content["checkpoint"]["sha256"] == checkpoint_sha256 and content["protocol"] == protocol
+        return content["rerank"] if alike else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def format_table(result: Result) -> str:
+    """Return the result as a text table that says how it was counted."""
+    protocol, metrics = result.protocol, result.metrics
+    folds = f", mean of {protocol['folds']} folds" if protocol["folds"] > 1 else ""
+    lines = [
+        f"{protocol['split']}: {protocol['images']} images, {protocol['captions']} captions "
+        f"({protocol['distinct_sentences']} distinct sentences), {protocol['measure']} similarity{folds}",
+        "",
+        f"{'':<15}" + "".join(f"{name:>10}" for name in [*(f"R@{k}" for k in RECALLS), "median", "mean"]),
+    ]
+    for title, direction in (("image to text", "i2t"), ("text to image", "t2i")):
+        if f"{direction}_r1" not in metrics:
+            continue
+        recalls = "".join(f"{metrics[f'{direction}_r{k}']:>10.2f}" for k in RECALLS)
+        lines.append(
+            f"{title:<15}{recalls}{metrics[f'{direction}_medr']:>10.1f}{metrics[f'{direction}_meanr']:>10.2f}"
+        )
+    sums = f"rsum {metrics['rsum']:.2f}, mean recall {metrics['mean_recall']:.2f}"
+    lines += [
+        "",
+        f"{sums} (recalls in percent; median and mean ranks are from 1, one more than the rule's)",
+        f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
+    ]
+    if "candidates_text" in protocol:
+        lines.append(protocol["candidates_text"])
+    return "\n".join(lines)
+
+
+def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
+    """Return the `rerank` of a result as a table of list lengths, headed by the dual encoder's `metrics`."""
+    recalls = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 10)]
+    lines = [
+        f"re-ranked by {rerank['checkpoint']['folder']}, step {rerank['checkpoint']['step']}:",
+        "",
+        f"{'k':>5}{'pairs scored':>16}{'share':>9}"
+        + "".join(f"{name:>10}" for name in ["i2t R@1", "i2t R@10", "t2i R@1", "t2i R@10", "rsum"]),
+    ]
+    rows = [(0, 0, metrics)] + [
+        (each["k"], each["pairs_scored"], each["metrics"]) for each in rerank["curve"]
+    ]
+    for k, pairs, found in rows:
+        values = "".join(f"{found[name]:>10.2f}" for name in [*recalls, "rsum"])
+        lines.append(f"{k or 'none':>5}{pairs:>16,}{pairs / rerank['all_pairs']:>9.2%}{values}")
+    if rerank["weighted"]:
+        sums = [f"{each['dual_weight']:g}: {each['metrics']['rsum']:.2f}" for each in rerank["weighted"]]
+        lines += ["", f"rsum at k = {rerank['k']} by EVAL.RERANK_DUAL_WEIGHT: {', '.join(sums)}"]
+    return "\n".join(lines)
+
+
+def describe_checkpoint(checkpoint: dict, protocol: dict) -> str:
+    """Return which weights were measured; of several, a line for each and how they were weighted."""
+    if "members" not in checkpoint:
+        return f"checkpoint: {checkpoint['folder']}, step {checkpoint['step']}"
+    lines = [f"mean of {len(checkpoint['members'])} models, weights {protocol['weights']}:"]
+    lines += [
+        f"  {member['weight']:.3f}  {member['folder']}, {member['model']}, step {member['step']}"
+        for member in checkpoint["members"]
+    ]
+    if "tuning" in checkpoint:
+        tuning = checkpoint["tuning"]
+        lines.append(
+            f"{tuning['metric']} on {tuning['split']}: {tuning['equal']:.2f} with equal weights, "
+            f"{tuning['tuned']:.2f} with these ({tuning['evaluations']} evaluations)"
+        )
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, Paddle, NumPy and, in a git checkout, of the toolkit."""
+    found = {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__}
+    commit = _commit()
+    return found | {"toolkit": commit} if commit else found
+
+
+def _commit() -> str:
+    """Return the checked-out commit, marked where tracked files differ from it; empty without git."""
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    if not (_ROOT / ".git").exists():  # an unpacked archive may lie inside somebody else's repository
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,214 @@
+"""From pictures to features: a vector a picture, a grid of regions, or the regions that a detector finds."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from config.errors import UserError
+from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
+from datasets.pictures.loader import PictureBatch, PictureLoader
+from datasets.pictures.picture import Picture, UnreadableError, View
+from datasets.prefetch import iterate_batches
+from engine.extraction.yolox import Yolox
+
+Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
+
+_DETAIL = 800  # pixels of the shorter side that a picture keeps where parts of it are looked at
+
+
+class Describer(Protocol):
+    """A way to features: `prepare` reads some pictures, in threads; `describe` makes of them what it can.
+
+    loader: of the pictures, whose `unreadables` says which were left out.
+    """
+
+    loader: PictureLoader
+
+    def prepare(self, indices: Sequence[int]) -> object:
+        """Read some pictures."""
+
+    def describe(self, ids: Sequence[str], prepared: object) -> list[Extracted]:
+        """Return what was made of the readable ones; `ids` are of all that were asked for."""
+
+
+def extract(
+    describer: Describer,
+    ids: Sequence[str],
+    folder: ExtractionFolder,
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int], object],
+) -> None:
+    """Describe all pictures that `folder` does not hold yet, batch by batch.
+
+    ids: of the loader's pictures. workers: threads that read ahead. `progress` is called with the pictures
+    done since its last call. Raises `UserError` for an unreadable picture if such are refused; what came
+    before is kept.
+    """
+    batches = batches_of(len(ids), folder.done, batch_size)
+    for indices, found in zip(batches, describe_batches(describer, ids, batches, workers), strict=True):
+        folder.add(*found)
+        progress(len(indices))
+
+
+def batches_of(pictures: int, done: int, batch_size: int) -> list[range]:
+    """Return the batches, by index, of the pictures that are not done."""
+    starts = range(done, pictures, batch_size)
+    return [range(start, min(start + batch_size, pictures)) for start in starts]
+
+
+def describe_batches(
+    describer: Describer, ids: Sequence[str], batches: Sequence[range], workers: int
+) -> Iterator[tuple[list[Extracted], dict[str, str]]]:
+    """Yield of each batch what `ExtractionFolder.add` takes; see `extract` for the arguments."""
+    reasons, names = describer.loader.unreadables.problems, describer.loader.names
+    for indices, prepared in zip(batches, iterate_batches(describer.prepare, batches, workers), strict=True):
+        pictures = describer.describe([ids[index] for index in indices], prepared)
+        for picture in pictures:
+            if not np.isfinite(picture.vectors).all():
+                raise UserError(
+                    f"{picture.image_id}: the network makes NaN or infinity of this picture: check MEAN and "
+                    "SCALE of its YAML file"
+                )
+        made = {picture.image_id for picture in pictures}
+        problems = {ids[index]: reasons[names[index]] for index in indices if ids[index] not in made}
+        yield pictures, problems
+
+
+@dataclass(frozen=True)
+class PooledDescriber:
+    """A vector a picture: the mean of its views', and of the cells of a map."""
+
+    loader: PictureLoader
+    network: Network
+
+    def prepare(self, indices: Sequence[int]) -> PictureBatch:
+        """Read and cut."""
+        return self.loader.read(indices)
+
+    def describe(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
+        """Return vectors [1,F]."""
+        batch, views = prepared.images.shape[:2]
+        if not batch:
+            return []
+        vectors = pooled(self.network(prepared.images.reshape(-1, *prepared.images.shape[2:])))  # [B*V,F]
+        vectors = vectors.reshape(batch, views, -1).mean(axis=1)
+        return [
+            Extracted(ids[place], vector[None], tuple(size))
+            for place, vector, size in zip(
+                prepared.kept.tolist(), vectors, prepared.sizes.tolist(), strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class GridDescriber:
+    """side x side regions a picture: the cells of the network's map, averaged; with their boxes."""
+
+    loader: PictureLoader
+    network: Network
+    side: int
+
+    def prepare(self, indices: Sequence[int]) -> PictureBatch:
+        """Read and cut."""
+        return self.loader.read(indices)
+
+    def describe(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
+        """Return vectors [side*side,F], row by row."""
+        if not len(prepared.images):
+            return []
+        cells = self.network(prepared.images[:, 0])  # [B,F,h,w]
+        if cells.ndim != 4 or self.side > min(cells.shape[2:]):
+            raise UserError(
+                f"--grid {self.side}: the network makes {list(cells.shape[1:])} of a picture, expected "
+                f"[features, {self.side} or more, {self.side} or more]: take fewer cells, or another output"
+            )
+        weights = [averages(length, self.side) for length in cells.shape[2:]]
+        regions = np.einsum("ih,jw,bfhw->bijf", *weights, cells, optimize=True)
+        boxes = grid_boxes(prepared.boxes[:, 0], *(cells.shape[axis] for axis in (2, 3)), self.side)
+        return [
+            Extracted(ids[place], vectors.reshape(self.side**2, -1), tuple(size), own)
+            for place, vectors, size, own in zip(
+                prepared.kept.tolist(), regions, prepared.sizes.tolist(), boxes, strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class RegionDescriber:
+    """The regions that a YOLOX finds, each described by the network from the part of the picture that it is.
+
+    Regions of one picture are a batch of the network (R-CNN's way: Girshick et al. 2014, arXiv 1311.2524). A
+    picture in which nothing is found is one region, without a tag.
+    crop: pixels a side of the network's input. least_score, fewest, most: as `find_regions` takes them.
+    """
+
+    loader: PictureLoader
+    network: Network
+    crop: int
+    yolox: Yolox
+    least_score: float
+    fewest: int
+    most: int
+
+    def prepare(self, indices: Sequence[int]) -> list[tuple[int, Picture, np.ndarray]]:
+        """Return of each readable picture its place, itself, decoded, and what the detector is to see."""
+        found = []
+        for place, index in enumerate(indices):
+            name = self.loader.names[index]
+            try:
+                picture = Picture(self.loader.files.read(name))
+                picture.decode(min(picture.size) / _DETAIL)
+                found.append((place, picture, self.yolox.letterbox(picture)))
+            except UnreadableError as error:
+                self.loader.unreadables.add(name, error, self.loader.files.path)
+        return found
+
+    def describe(
+        self, ids: Sequence[str], prepared: list[tuple[int, Picture, np.ndarray]]
+    ) -> list[Extracted]:
+        """Return vectors [R,F] with boxes, tags and confidences, the surest region first."""
+        return [self._describe(ids[place], picture, boxed) for place, picture, boxed in prepared]
+
+    def _describe(self, image_id: str, picture: Picture, boxed: np.ndarray) -> Extracted:
+        found = self.yolox.find(picture.size, boxed, self.least_score, self.fewest, self.most)
+        boxes = found.boxes if len(found.boxes) else np.array([[0, 0, *picture.size]], dtype=np.float32)
+        views = [View(tuple(box), (self.crop, self.crop)) for box in boxes.tolist()]
+        images = np.empty((len(views), 3, self.crop, self.crop), dtype=np.float32)
+        for cut, out in zip(picture.views(views, self.loader.resample), images, strict=True):
+            self.loader.normalization.write(cut, out)
+        tags = [self.yolox.classes[label] for label in found.classes]
+        return Extracted(
+            image_id, pooled(self.network(images)), picture.size, boxes, tags, found.scores.tolist()
+        )
+
+
+def pooled(output: np.ndarray) -> np.ndarray:
+    """Return the mean over the cells of a map [B,F,h,w], or vectors [B,F] as they are."""
+    return output.reshape(*output.shape[:2], -1).mean(axis=2)
+
+
+def averages(length: int, parts: int) -> np.ndarray:
+    """Return the weights [parts,length] that average cells into parts, which overlap unless they fit in."""
+    weights = np.zeros((parts, length), dtype=np.float32)
+    for part, (start, end) in enumerate(_ends(length, parts)):
+        weights[part, start:end] = 1 / (end - start)
+    return weights
+
+
+def grid_boxes(shown: np.ndarray, height: int, width: int, side: int) -> np.ndarray:
+    """Return where the regions of a grid lie: float32 [B,side*side,4], row by row.
+
+    shown: [B,4], the box of the picture that the map of height x width cells shows.
+    """
+    rows, columns = (np.array(_ends(length, side)) / length for length in (height, width))  # [side,2]
+    shares = [[left, upper, right, lower] for upper, lower in rows for left, right in columns]
+    corner, extent = shown[:, None, :2], shown[:, None, 2:] - shown[:, None, :2]
+    boxes = np.tile(corner, 2) + np.array(shares)[None] * np.tile(extent, 2)
+    return boxes.astype(np.float32)
+
+
+def _ends(length: int, parts: int) -> list[tuple[int, int]]:
+    return [(part * length // parts, -(-(part + 1) * length // parts)) for part in range(parts)]

@@ -1,0 +1,44 @@
+"""A CNN of Paddle as a network that describes pictures."""
+
+import numpy as np
+import paddle
+
+from config.errors import UserError
+from engine.weights.cnn_weights import load_cnn
+from models.cnn import CNNS, Cnn
+
+
+class PaddleNetwork:
+    """One of `CNNS` with weights, in evaluation mode: float32 [B,3,H,W] -> [B,F], or its last map [B,F,h,w].
+
+    weights: as `tools/convert_cnn.py` writes them. Raises `UserError` for an unknown name, and for weights
+    that are missing or do not fit.
+    """
+
+    def __init__(self, name: str, weights: str, as_map: bool) -> None:
+        if name not in CNNS:
+            raise UserError(
+                f"MODEL: expected one of {', '.join(sorted(CNNS))} with KIND: paddle, got {name!r}"
+            )
+        if not weights:
+            raise UserError(
+                f"WEIGHTS: expected the file of weights of {name}, got none: write it with "
+                f"python tools/convert_cnn.py {name} zoo {name}.safetensors"
+            )
+        cnn = Cnn(name)
+        load_cnn(weights, cnn)
+        cnn.eval()
+        self._network = map_of(cnn) if as_map else cnn
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the output for pictures."""
+        with paddle.no_grad():
+            return self._network(paddle.to_tensor(images)).numpy()
+
+
+def map_of(cnn: Cnn) -> paddle.nn.Layer:
+    """Return what makes the map before the pooling: VGG keeps it apart, the others can leave that off."""
+    if isinstance(cnn.network, paddle.vision.models.VGG):
+        return cnn.network.features
+    cnn.network.with_pool = False
+    return cnn.network

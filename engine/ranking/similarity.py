@@ -1,0 +1,69 @@
+"""Scores of images and captions from embeddings, in NumPy: on a CPU it multiplies faster than Paddle."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from engine.runtime import choose_threads
+from models.kernels.mkl import multiply_here
+
+Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_PIECE_BYTES = 256 << 10  # well inside the second-level cache of one core
+
+
+def similarity_of(measure: str) -> Similarity:
+    """Return the function of `measure`, "cosine" or "order"; raise ValueError for another."""
+    similarities = {"cosine": inner_products, "order": order_similarity}
+    if measure not in similarities:
+        raise ValueError(f"unknown measure {measure!r}; expected one of {', '.join(similarities)}")
+    return similarities[measure]
+
+
+def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the inner products [I,T] of `images` [I,D] and `texts` [T,D]: cosines of normalised vectors."""
+    return images @ texts.T
+
+
+def inner_products_here(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Do as `inner_products`, on the calling thread alone."""
+    return multiply_here(images, texts.T)
+
+
+def order_similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return -||max(0, text - image)|| [I,T] of `images` [I,D] and `texts` [T,D] (arXiv 1511.06361, eq. 2).
+
+    Works in pieces that fit the processor's cache, on as many threads as the run time has chosen.
+    """
+    scores = np.empty((len(images), len(texts)), np.result_type(images, texts))
+    threads = choose_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        shares = zip(np.array_split(images, threads), np.array_split(scores, threads), strict=True)
+        list(pool.map(lambda share: _fill_order_similarity(share[0], texts, share[1]), shares))
+    return scores
+
+
+def _fill_order_similarity(images: np.ndarray, texts: np.ndarray, scores: np.ndarray) -> None:
+    size = max(1, _PIECE_BYTES // texts[0].nbytes)
+    buffer = np.empty((min(size, len(texts)), texts.shape[1]), scores.dtype)
+    for start in range(0, len(texts), size):
+        piece = texts[start : start + size]
+        excess = buffer[: len(piece)]  # [P,D]
+        for image, row in zip(images, scores, strict=True):
+            # max(text, image) - image is max(0, text - image), but NumPy compares faster with an array
+            np.subtract(np.maximum(piece, image, out=excess), image, out=excess)
+            row[start : start + size] = (excess[:, None, :] @ excess[:, :, None])[:, 0, 0]
+    np.negative(np.sqrt(scores, out=scores), out=scores)
+
+
+def check_magnitude(what: str, embeddings: np.ndarray) -> None:
+    """Raise ValueError that names a row of `embeddings` whose scores could be anything but finite."""
+    # |a b| <= |a| |b| and |a - b| <= |a| + |b|: below this bound no sum in a score can overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", embeddings, embeddings)
+        bad = np.flatnonzero(~(squares < np.finfo(squares.dtype).max / 8))
+    if len(bad):
+        finite = np.isfinite(embeddings[bad[0]]).all()
+        problem = "values too large to multiply" if finite else "a value that is not finite"
+        raise ValueError(f"expected finite embeddings, got {problem} in {what} embedding {bad[0]}")

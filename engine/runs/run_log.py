@@ -1,0 +1,146 @@
+"""Where a run writes what happens: the terminal, `log.jsonl`, `status.json` and VisualDL curves."""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from config.errors import UserError
+from engine.runs.run_status import STATUS_FILE, RunStatus
+from engine.runs.visualdl_curves import Curves
+
+
+class RunLog:
+    """Write logged steps, validations and remarks of one run.
+
+    On a terminal there is a progress bar; elsewhere plain lines, one per logged step. Only the main
+    process of a job has `enabled` set; the others stay silent.
+    """
+
+    def __init__(self, log_file: Path, curves: Path | None, enabled: bool):
+        self.enabled = enabled
+        self._curves_folder = curves
+        self._curves = None
+        self._log_file = log_file
+        self._file = None
+        self._bar = None
+        self._status = RunStatus(log_file.with_name(STATUS_FILE)) if enabled else None
+
+    def start(self, total_steps: int, done: int, best_score: float | None) -> None:
+        """Begin the progress display at step `done` of `total_steps`; the best score so far is kept."""
+        if self._status is not None:
+            self._status.start(done, total_steps, best_score)
+        if self.enabled and sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        if self._status is not None:
+            self._status.advance()
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def beat(self) -> None:
+        """Give a sign of life in what takes long."""
+        if self._status is not None:
+            self._status.beat()
+
+    def step(self, record: dict, seconds_left: float) -> None:
+        """Log one training step: loss terms, rate, samples/s."""
+        self._write({"event": "train", **record}, curves="train")
+        if not self.enabled:
+            return
+        speed = {name: round(record[name], 3) for name in ("epoch", "samples_per_second")}
+        self._status.set({**speed, "seconds_left": round(seconds_left, 1)})
+        line = (
+            f"loss {record['loss']:.4g}  lr {record['lr']:.3g}  {record['samples_per_second']:.0f} samples/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(line)
+        else:
+            print(
+                f"epoch {record['epoch']:.2f}  step {record['step']}  {line}  left {duration(seconds_left)}",
+                flush=True,
+            )
+
+    def validation(self, record: dict, line: str, best_score: float) -> None:
+        """Log one validation and print its line."""
+        self._write({"event": "validation", **record}, curves="validation")
+        if self._status is not None:
+            self._status.set({"best_score": best_score})
+            self._status.beat()
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        if self.enabled:
+            tqdm.write(line, file=sys.stdout) if self._bar is not None else print(line, flush=True)
+
+    def remark(self, event: str, step: int, line: str) -> None:
+        """Print a line and keep it in the log as an event of its own."""
+        self.note(event, step, line)
+        self.say(line)
+
+    def note(self, event: str, step: int, line: str) -> None:
+        """Keep a line in the log as an event of its own."""
+        self._write({"event": event, "step": step, "message": line})
+
+    def close(self, state: str) -> None:
+        """Flush everything, and say how the run ended: finished, stopped or failed.
+
+        A full disk was told of when a line was written.
+        """
+        if self._status is not None:
+            self._status.end(state)
+        if self._bar is not None:
+            self._bar.close()
+        for file in (self._curves, self._file):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+    def _write(self, record: dict, curves: str = "") -> None:
+        """Add a line to the log, and its numbers to the group of `curves` of that name."""
+        if not self.enabled:
+            return
+        try:
+            if self._file is None:
+                self._file = open(self._log_file, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+            self._file.flush()
+            if curves and self._curves_folder is not None:
+                self._curves = self._curves or Curves(self._curves_folder)
+                numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+                self._curves.add(
+                    {f"{curves}/{name}": value for name, value in numbers.items()}, record["step"]
+                )
+        except OSError as error:
+            raise UserError(
+                f"cannot write the log in {self._log_file.parent}: {error.strerror}; free some space, then "
+                f"go on with --resume"
+            ) from error
+
+
+def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int] | None) -> str:
+    """Return the terminal's line for one validation; `best` is the better score there was, and its step."""
+    verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
+    if "map_at_r" in metrics:
+        recalls = "/".join(f"{metrics[f'r{k}']:.1f}" for k in (1, 10, 100, 1000))
+        found = f"R@1/10/100/1000 {recalls}  MAP@R {metrics['map_at_r']:.1f}"
+        return f"validation at step {step}: {found}  ({verdict})"
+    recalls = "  ".join(
+        f"{direction} " + "/".join(f"{metrics[f'{key}_r{k}']:.1f}" for k in (1, 5, 10))
+        for direction, key in (("image-to-text", "i2t"), ("text-to-image", "t2i"))
+        if f"{key}_r1" in metrics
+    )
+    return f"validation at step {step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}  ({verdict})"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds, such as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,58 @@
+"""Wrong captions and images that a trained dual encoder takes for right."""
+
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from config.families import DUAL_ENCODERS
+from config.load import config_of_checkpoint
+from datasets.build.dual import build_dataset
+from datasets.pair_dataset import PairDataset
+from datasets.samplers.pairs import HardNegatives, mine_hard_negatives
+from engine.evaluation.dual import Encoded
+from engine.evaluation.ensemble import check_same_pairs
+from engine.evaluation.shared_dual import encode_together
+from engine.ranking.short_lists import ShortLists
+from engine.tasks.loading import load_trained
+
+TILE_IMAGES, TILE_CAPTIONS = 512, 4096
+
+
+def mine_with_dual(checkpoint: str | Path, dataset: PairDataset, top: int) -> HardNegatives:
+    """Return what the dual encoder at `checkpoint` scores highest on the images and captions of `dataset`.
+
+    top: captions of an image, and images of a caption; what is right among them is left out. Called in every
+    process of a job, which share the encoding. Memory is that of the embeddings and of a block of scores.
+    Raises UserError for a checkpoint outside a run, one of a cross encoder, and one that was trained on other
+    images or captions.
+    """
+    every_caption = ["INPUT.LONG_CAPTIONS=cut", "DATASET.DISTINCT_CAPTIONS=false"]
+    cfg = config_of_checkpoint(str(checkpoint), every_caption, "NEGATIVES.DUAL")
+    if cfg.MODEL.NAME not in DUAL_ENCODERS:
+        raise UserError(
+            f"NEGATIVES.DUAL: expected the checkpoint of a dual encoder ({', '.join(DUAL_ENCODERS)}), got "
+            f"{checkpoint}, of a run of {cfg.MODEL.NAME}"
+        )
+    model, vocabulary, _, _ = load_trained(cfg)
+    data = build_dataset(cfg, dataset.name, vocabulary, training=True)
+    check_same_pairs(dataset, "the pairs", data, str(checkpoint))
+    encoded = encode_together(model, data, cfg.EVAL.BATCH_SIZE)
+    lists = short_lists(encoded, dataset.sentence_ids, top)
+    return mine_hard_negatives(dataset, lists.captions_of_image, lists.images_of_caption)
+
+
+def short_lists(encoded: Encoded, sentence_ids: np.ndarray, top: int) -> ShortLists:
+    """Return the `top` captions that score highest with each image, and images with each caption.
+
+    sentence_ids [captions]: of captions that say the same, one is listed. Scores are made tile by tile.
+    """
+    num_images, num_captions = len(encoded.image), len(encoded.sentence)
+    lists = ShortLists(top, np.zeros(num_images, int), np.zeros(num_captions, int), sentence_ids)
+    for image in range(0, num_images, TILE_IMAGES):
+        images = np.arange(image, min(image + TILE_IMAGES, num_images))
+        for caption in range(0, num_captions, TILE_CAPTIONS):
+            captions = np.arange(caption, min(caption + TILE_CAPTIONS, num_captions))
+            scores = encoded.similarity(encoded.image[images], encoded.text[encoded.sentence[captions]])
+            lists.write(images, captions, scores)
+    return lists

@@ -1,0 +1,146 @@
+"""Build the trainer of a run from its configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from config.families import CROSS_ENCODERS, IMAGE_ENCODERS
+from config.load import config_as_dict
+from datasets.image_dataset import ClassNames
+from datasets.words.vocabulary import Vocabulary
+from datasets.words.wordpiece import WordPiece
+from engine.runs.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint
+from engine.runs.run_folder import RunFolder
+from engine.runs.run_log import RunLog
+from engine.tasks.cross import pair_task
+from engine.tasks.dual import Start, Task, dual_task
+from engine.tasks.image import image_task
+from engine.training.progress import TrainingSettings
+from engine.training.trainer import Trainer
+from engine.training.training_state import epoch_length, named_parameters, restore_training, training_state
+from models.build import build_loss
+from models.layers.synchronised_norm import synchronise_batch_norms
+from solvers.optimizer import build_optimizer
+from solvers.scheduler import build_schedule
+
+
+def build_trainer(
+    cfg: CfgNode,
+    folder: RunFolder,
+    log: RunLog,
+    resume_from: Path | None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> tuple[Trainer, Vocabulary | WordPiece | ClassNames]:
+    """Return the trainer of a new run, of one that starts from PRETRAINED.DIR, or of one that goes on.
+
+    It goes on from the checkpoint `resume_from`, whose files were checked (`newest_whole`). The vocabulary is
+    built anew, or is the one of the checkpoint that training starts from; of an image encoder it is the
+    classes of the training split.
+    """
+    start = Start(resume_from, rank, world_size, log.say)
+    task = _task(cfg, start)
+    model, vocabulary = task.model, task.vocabulary
+    if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
+        synchronise_batch_norms(model)
+    of_images = cfg.MODEL.NAME in IMAGE_ENCODERS
+    loss = build_loss(cfg, model.embed_dim, len(vocabulary)) if of_images else build_loss(cfg)
+    log.say(_describe(cfg, task))
+
+    def during_validation(*_: object) -> None:
+        log.beat()
+        trainer.check_signal()
+
+    def validate() -> dict[str, float]:
+        return task.validate(during_validation)
+
+    def save(names: list[str]) -> Callable[[], None]:
+        if rank != 0:
+            return lambda: None
+        model_arrays, trainer_arrays, values = training_state(trainer)
+        state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
+        words = vocabulary.to_text(), vocabulary.file_name
+
+        def write() -> None:
+            for name in names:
+                path = folder.path / name
+                save_checkpoint(path, model_arrays, trainer_arrays, state, *words, path == folder.last)
+            folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
+
+        return write
+
+    accumulation = cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS
+    trainer = Trainer(
+        model=model,
+        loss=loss,
+        optimizer=build_optimizer(cfg, named_parameters(model, loss)),
+        schedule=build_schedule(cfg, -(-task.batches_of(0, 0)[0] // accumulation)),
+        batches_of=task.batches_of,
+        settings=TrainingSettings.from_config(cfg),
+        log=log,
+        validate=validate,
+        save=save,
+        rank=rank,
+        world_size=world_size,
+        samples=task.training.num_images if of_images else task.training.num_captions,
+    )
+    if resume_from is not None:
+        _resume(cfg, folder, resume_from, trainer, task, log)
+    return trainer, vocabulary
+
+
+def _task(cfg: CfgNode, start: Start) -> Task:
+    if cfg.MODEL.NAME in CROSS_ENCODERS:
+        return pair_task(cfg, start)
+    return (image_task if cfg.MODEL.NAME in IMAGE_ENCODERS else dual_task)(cfg, start)
+
+
+def _resume(
+    cfg: CfgNode, folder: RunFolder, checkpoint: Path, trainer: Trainer, task: Task, log: RunLog
+) -> None:
+    state = read_state(checkpoint)
+    model, rest = (read_arrays(checkpoint, name) for name in (MODEL_FILE, TRAINER_FILE))
+    if state["model"] != cfg.MODEL.NAME:
+        raise UserError(
+            f"{checkpoint} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
+        )
+    if restore_training(trainer, model, rest, state, task.take_up):
+        before, now = map(_describe_batches, (state["epoch_length"], epoch_length(trainer)))
+        log.say(
+            f"resuming with batches of {now}, before it was {before}: what is left of the epoch is cut anew"
+        )
+    changed = changed_keys(state["config"], config_as_dict(cfg))
+    if changed:
+        log.say(f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one")
+    if log.enabled:
+        folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
+    log.say(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
+
+
+def _describe_batches(length: dict) -> str:
+    processes = length["processes"]
+    return f"{length['batch']} from {processes} process{'es' if processes > 1 else ''}"
+
+
+def changed_keys(before: dict, now: dict) -> list[str]:
+    """Return the keys that steer training and differ between two configurations."""
+    steering = ("INPUT", "DATASET", "MODEL", "LOSS", "OPTIMIZATION", "NEGATIVES", "RUNTIME", "MISC")
+    return [
+        f"{section}.{name}"
+        for section in steering
+        for name, value in now[section].items()
+        if before.get(section, {}).get(name) != value and name != "NUM_WORKERS"
+    ]
+
+
+def _describe(cfg: CfgNode, task: Task) -> str:
+    parameters = sum(parameter.size for parameter in task.model.parameters())
+    name = cfg.DATASET.NAME or cfg.DATASET.DATA_DIR
+    words = f"{len(task.vocabulary)} {'classes' if cfg.MODEL.NAME in IMAGE_ENCODERS else 'words'}"
+    return (
+        f"data: {name}; {task.training.describe()}; {task.dev.describe()}\n"
+        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {words}; "
+        f"loss: {cfg.LOSS.NAME}"
+    )

@@ -1,0 +1,119 @@
+"""What a checkpoint holds of a trainer, and how a trainer takes it up again."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import paddle
+
+from config.errors import UserError
+from datasets.samplers.batches import Cut
+from engine.training.progress import Progress
+from engine.training.trainer import Trainer
+from engine.weights.tensors import assign_arrays, check_arrays, layer_arrays
+from solvers.optimizer import optimizer_state, restore_optimizer_state
+
+Arrays = dict[str, np.ndarray]
+
+SOURCE = "the checkpoint to resume from"
+
+
+def named_parameters(model: paddle.nn.Layer, loss: paddle.nn.Layer) -> list[tuple[str, paddle.Tensor]]:
+    """Return what is trained: the model's parameters, and the loss's own (a temperature) under `loss.`."""
+    return [*model.named_parameters(), *((f"loss.{name}", value) for name, value in loss.named_parameters())]
+
+
+def training_state(trainer: Trainer) -> tuple[Arrays, Arrays, dict]:
+    """Return the tensors of the model, what else a resume needs, and the plain values for `state.json`.
+
+    With weight averaging the model's tensors are the averaged ones, and `weights.*` the trained ones.
+    """
+    model = layer_arrays(trainer.model)
+    moments = optimizer_state(trainer.optimizer, named_parameters(trainer.model, trainer.loss))
+    rest = {f"optimizer.{name}": array for name, array in moments.items()}
+    rest |= {f"loss.{name}": array for name, array in layer_arrays(trainer.loss).items()}
+    if trainer.average is not None:
+        rest |= {f"weights.{name}": array for name, array in model.items()}
+        model = trainer.average.arrays()
+    values = {
+        "progress": asdict(trainer.progress),
+        "epoch_length": epoch_length(trainer),
+        "scaler": {name: np.asarray(value).tolist() for name, value in trainer.scaler.state_dict().items()},
+    }
+    return model, rest, values
+
+
+def restore_training(
+    trainer: Trainer,
+    model: Arrays,
+    rest: Arrays,
+    values: dict,
+    take_up: Callable[[int, list[Cut]], None] | None = None,
+) -> bool:
+    """Let `trainer` go on from what `training_state` returned, here or in another process.
+
+    With other batches or processes, `take_up(epoch, begun)` is told how the epoch was cut so far; without it
+    the length of an epoch must not differ. Returns whether it does. Raises UserError where the state belongs
+    to another model, optimizer, data or averaging.
+    """
+    try:
+        progress, length, scaler = Progress(**values["progress"]), values["epoch_length"], values["scaler"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{SOURCE}: its state.json does not say where training stood ({error}); use another checkpoint"
+        ) from error
+    now = epoch_length(trainer)
+    other_length = any(length.get(name) != now[name] for name in ("batches", "steps"))
+    other_length = other_length or length.get("batch", now["batch"]) != now["batch"]
+    if other_length and (take_up is None or length.get("samples") != now["samples"]):
+        before, after = (f"{each['batches']} batches in {each['steps']} steps" for each in (length, now))
+        raise UserError(
+            f"cannot resume: an epoch was {before}, now it is {after}, and not of the same data; resume with "
+            "the data of before, or start a new run from the weights with PRETRAINED.DIR=<run>/last"
+        )
+    weights, loss = _under("weights.", rest), _under("loss.", rest)
+    if bool(weights) != (trainer.average is not None):
+        raise UserError(
+            "cannot resume: OPTIMIZATION.EMA_DECAY was switched on or off since the checkpoint; resume with "
+            "the value it had"
+        )
+    check_arrays(trainer.model, model, SOURCE)
+    check_arrays(trainer.model, weights or model, f"{SOURCE} (trained weights)")
+    check_arrays(trainer.loss, loss, f"{SOURCE} (loss)")
+    try:
+        parameters = named_parameters(trainer.model, trainer.loss)
+        restore_optimizer_state(trainer.optimizer, parameters, _under("optimizer.", rest))
+    except ValueError as error:
+        raise UserError(
+            f"cannot resume: {error}; resume with the OPTIMIZATION.OPTIMIZER it was saved with"
+        ) from error
+    assign_arrays(trainer.model, weights or model)
+    assign_arrays(trainer.loss, loss)
+    if trainer.average is not None:
+        trainer.average.restore(model)
+    if scaler:
+        trainer.scaler.load_state_dict(scaler)
+    if other_length and progress.batch:
+        progress.begun.append([length["batch"], length["processes"], progress.batch])
+        progress.batch = 0
+    if progress.begun:
+        take_up(progress.epoch, [Cut(*cut) for cut in progress.begun])
+    trainer.progress = progress
+    if other_length:
+        trainer.take_up_epoch()
+    return other_length
+
+
+def epoch_length(trainer: Trainer) -> dict[str, int]:
+    """Return how long an epoch is, and how it is shared among processes."""
+    return {
+        "batches": trainer.batches_per_epoch,
+        "steps": trainer.steps_per_epoch,
+        "samples": trainer.samples,
+        "batch": trainer.settings.batch_size * trainer.world_size,
+        "processes": trainer.world_size,
+    }
+
+
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,49 @@
+"""An exponential moving average of the weights, which is evaluated and saved in their place."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+
+from engine.weights.tensors import assign_arrays, layer_arrays, layer_tensors
+
+
+class WeightAverage:
+    """The moving average of a layer's parameters and buffers: average += (value - average) (1 - decay).
+
+    It starts from the weights that the layer has when it is made. In the first steps the decay is lower,
+    min(decay, (1 + step) / (10 + step)), so that the early weights are soon forgotten.
+    """
+
+    def __init__(self, layer: paddle.nn.Layer, decay: float):
+        self.layer, self.decay = layer, decay
+        self._averages = {name: tensor.detach().clone() for name, tensor in layer_tensors(layer).items()}
+
+    def update(self, step: int) -> None:
+        """Take in the weights after the 0-based `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        with paddle.no_grad():
+            for name, tensor in layer_tensors(self.layer).items():
+                average = self._averages[name]
+                moving = tensor.is_floating_point()
+                average.set_value(average + (tensor - average) * (1 - decay) if moving else tensor)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the layer hold the averaged weights for a while, then its own again, to the bit."""
+        trained = layer_arrays(self.layer)
+        assign_arrays(self.layer, self.arrays())
+        try:
+            yield
+        finally:
+            assign_arrays(self.layer, trained)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of the averages by structured name."""
+        return {name: tensor.numpy() for name, tensor in self._averages.items()}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take up checked averages, as `arrays()` returned them."""
+        for name, average in self._averages.items():
+            average.set_value(arrays[name])

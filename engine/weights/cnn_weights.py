@@ -1,0 +1,75 @@
+"""Start a CNN from a file of its weights, as `tools/convert_cnn.py` writes it, and freeze it for a while."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from config.errors import UserError
+from engine.weights.tensors import assign_arrays, layer_tensors
+from models.cnn import Cnn, cnn_of
+
+HEADS = ("fc.", "classifier.")  # the classifiers that `Cnn` leaves out
+
+
+def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[int], None]:
+    """Load the file `weights` (empty: none) into the CNN of `model`, and return what freezes it by epoch.
+
+    What is returned is to be called with each 0-based epoch before it is trained. `freeze_epochs`: how many
+    epochs the CNN stays as it is; -1: all. A model without a CNN is left alone.
+    """
+    cnn = cnn_of(model)
+    if cnn is None:
+        return lambda epoch: None
+    if weights:
+        load_cnn(weights, cnn)
+    if freeze_epochs < 0:
+        for parameter in cnn.parameters():
+            parameter.stop_gradient = True  # the optimizer keeps nothing of it then
+
+    def freeze(epoch: int) -> None:
+        cnn.frozen = freeze_epochs < 0 or epoch < freeze_epochs
+
+    return freeze
+
+
+def load_cnn(path: str | Path, cnn: Cnn) -> None:
+    """Load the weights of a network into `cnn`; its classifier may be there and is left aside.
+
+    Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
+    """
+    path = Path(path)
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be read as safetensors ({error}); write it with tools/convert_cnn.py"
+        ) from error
+    assign_arrays(cnn.network, fitting_arrays(path, cnn, arrays))
+
+
+def fitting_arrays(path: Path, cnn: Cnn, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return those of `arrays`, which come from `path`, that `cnn` has, float32, without its classifier."""
+    tensors = layer_tensors(cnn.network)
+    missing = sorted(tensors.keys() - arrays.keys())
+    if missing:
+        raise UserError(
+            f"{path}: no tensor {missing[0]}; {len(missing)} of the network's have no weights there"
+        )
+    unexpected = sorted(name for name in arrays.keys() - tensors.keys() if not name.startswith(HEADS))
+    if unexpected:
+        raise UserError(
+            f"{path}: unexpected tensor {unexpected[0]}: is it of another network than MODEL.CNN?"
+        )
+    for name, tensor in tensors.items():
+        array = arrays[name]
+        if list(array.shape) != list(tensor.shape):
+            raise UserError(
+                f"{path}: tensor {name} is {list(array.shape)}, the network expects {list(tensor.shape)}"
+            )
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise UserError(f"{path}: tensor {name} has values that are not finite numbers")
+    return {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in tensors}

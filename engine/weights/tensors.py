@@ -1,0 +1,58 @@
+"""The tensors of a layer by name: read, checked against those of a file, and assigned."""
+
+import numpy as np
+import paddle
+
+from config.errors import UserError
+
+
+def layer_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """Return parameters and persistent buffers by structured name, each once.
+
+    `state_dict` lists a GRU's weights twice; `named_buffers` holds buffers that are not to be saved.
+    """
+    persistent = layer.state_dict()
+    buffers = {name: buffer for name, buffer in layer.named_buffers() if name in persistent}
+    return dict(layer.named_parameters()) | buffers
+
+
+def layer_arrays(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    """Return copies of parameters and buffers by structured name."""
+    return {name: tensor.numpy() for name, tensor in layer_tensors(layer).items()}
+
+
+def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
+    """Raise UserError that names the missing, unexpected or misshapen tensors of `source`, if any."""
+    tensors = layer_tensors(layer)
+    missing = sorted(tensors.keys() - arrays.keys())
+    unexpected = sorted(arrays.keys() - tensors.keys())
+    if missing or unexpected:
+        parts = [
+            f"lacks {_some(missing)}" if missing else "",
+            f"has unexpected {_some(unexpected)}" if unexpected else "",
+        ]
+        raise UserError(
+            f"{source}: not a checkpoint of the configured model: it {' and '.join(filter(None, parts))}; "
+            f"evaluate it with the config.yaml of its own run"
+        )
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != arrays[name].shape:
+            raise UserError(
+                f"{source}: tensor {name} has shape {list(arrays[name].shape)}, the configured model expects "
+                f"{list(tensor.shape)}; check MODEL.*, INPUT.IMG_FEATURE_DIM and the vocabulary"
+            )
+        if arrays[name].dtype != tensor.numpy().dtype:
+            raise UserError(
+                f"{source}: tensor {name} is {arrays[name].dtype}, expected {tensor.numpy().dtype}"
+            )
+
+
+def assign_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
+    """Write checked `arrays` into the parameters and buffers of `layer`."""
+    for name, tensor in layer_tensors(layer).items():
+        tensor.set_value(arrays[name])
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,148 @@
+"""What a model made of an image and a sentence: where its graph listened, which region answers which word."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+
+from config.errors import UserError
+from datasets.features.store import ImageRegions
+from datasets.words.vocabulary import Vocabulary, tokenize
+from engine.evaluation.dual import evaluation_mode
+from engine.evaluation.occlusion import Relevance, measure_relevance
+from models.vsrn import VSRN
+from serving.search.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence as the model reads it: token ids with markers, its words, and their places among the ids."""
+
+    text: str
+    token_ids: list[int]
+    words: list[str]
+    places: range
+
+
+@dataclass(frozen=True)
+class JudgedCaption:
+    """A sentence about an image, its score with the image, and the rank (from 1) of the image for it.
+
+    `origin` is "asked", "true" or "generated"; the rank is among all images of the split.
+    """
+
+    origin: str
+    text: str
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What was seen of one image with one sentence.
+
+    `listening` float [R,R] sums to 1: row i, column j is the share of all taking that region i does from j;
+    None for a model without a graph.
+    """
+
+    image_id: str
+    sentence: Sentence
+    relevance: Relevance
+    listening: np.ndarray | None
+    captions: list[JudgedCaption]
+
+
+def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Attention:
+    """Look at the image in `row` of the searcher's split with a sentence: `text`, else its own first caption.
+
+    Raises UserError for a sentence without words, and where there is none.
+    """
+    dataset, vocabulary = searcher.dataset, searcher.vocabulary
+    image_id = dataset.image_ids[row]
+    features = np.asarray(regions.features, np.float32)
+    own = list(
+        dict.fromkeys(dataset.captions[place] for place in np.flatnonzero(dataset.caption_image == row))
+    )
+    if text is None and not own:
+        raise UserError(f"image {image_id} has no caption; give a sentence with --text")
+    sentence = read_sentence(own[0] if text is None else text, vocabulary)
+    captions = [("true", read_sentence(caption, vocabulary)) for caption in own]
+    if text is not None and text not in own:
+        captions.insert(0, ("asked", sentence))
+    captions += [("generated", written) for written in _write_caption(searcher.model, features, vocabulary)]
+    return Attention(
+        image_id,
+        sentence,
+        measure_relevance(searcher.model, features, sentence.token_ids, sentence.places),
+        graph_listening(searcher.model, features),
+        [judge(searcher, image_id, origin, caption) for origin, caption in captions],
+    )
+
+
+def read_sentence(text: str, vocabulary: Vocabulary) -> Sentence:
+    """Return a sentence as the model reads it; raise UserError where it has no words."""
+    tokens = tokenize(text, vocabulary.tokenizer)
+    if not tokens:
+        raise UserError("--text: expected a sentence, got none; write it in quotes")
+    known = set(vocabulary.words)
+    words = [token if token in known else f"{token} (unknown)" for token in tokens]
+    first = 0 if vocabulary.start_id is None else 1
+    return Sentence(text, vocabulary.encode(text), words, range(first, first + len(words)))
+
+
+def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) -> JudgedCaption:
+    """Return a sentence with its score and the rank of the image for it; ties count against the image."""
+    batch = {
+        "token_ids": paddle.to_tensor([sentence.token_ids]),
+        "text_len": paddle.to_tensor([len(sentence.token_ids)]),
+    }
+    with evaluation_mode(searcher.model), paddle.no_grad():
+        embedding = searcher.model.encode_text(batch).numpy()
+    scores, ids = (found[0] for found in searcher.image_index.search(embedding, len(searcher.images)))
+    own = scores[ids == image_id].max()
+    rank = 1 + int((scores[ids != image_id] >= own).sum())
+    return JudgedCaption(origin, sentence.text, float(own), rank)
+
+
+def graph_listening(model: paddle.nn.Layer, features: np.ndarray) -> np.ndarray | None:
+    """Return `listening_shares` of the model's graph for `features` [R,F]; None without a graph."""
+    if not isinstance(model, VSRN) or not len(model.image_encoder.blocks):
+        return None
+    batch = _image_batch(features)
+    with evaluation_mode(model), paddle.no_grad():
+        affinities = model.image_encoder.affinities(batch["regions"], batch["num_regions"])
+    return listening_shares([affinity.numpy()[0] for affinity in affinities])
+
+
+def listening_shares(affinities: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean over blocks of the absolute affinities [R,R] (1909.02701, eq. 2), each of sum 1.
+
+    A region's affinity to itself is left out. Affinities carry the scale of their block's weights, so every
+    block counts alike. Their sign turns a message around in a space whose directions nobody reads.
+    """
+    shares = []
+    for affinity in affinities:
+        strength = np.abs(affinity.astype(np.float64)) * (1 - np.eye(len(affinity)))
+        shares.append(strength / max(strength.sum(), np.finfo(np.float64).tiny))
+    return np.mean(shares, axis=0)
+
+
+def _write_caption(model: paddle.nn.Layer, features: np.ndarray, vocabulary: Vocabulary) -> list[Sentence]:
+    """Return the caption that the model writes, if it is one that writes."""
+    if not isinstance(model, VSRN) or model.captioner is None:
+        return []
+    with evaluation_mode(model), paddle.no_grad():
+        written = model.write_captions(_image_batch(features), model.captioner.max_len).numpy()[0].tolist()
+    ids = written[: written.index(vocabulary.end_id)] if vocabulary.end_id in written else written
+    framed = [
+        vocabulary.start_id,
+        *ids,
+        vocabulary.end_id,
+    ]  # not encoded anew: "<unk>" is no word to a tokenizer
+    words = [vocabulary.words[index] for index in ids]
+    return [Sentence(" ".join(words), framed, words, range(1, 1 + len(words)))]
+
+
+def _image_batch(features: np.ndarray) -> dict[str, paddle.Tensor]:
+    return {"regions": paddle.to_tensor(features[None]), "num_regions": paddle.to_tensor([len(features)])}

@@ -1,0 +1,136 @@
+"""Pictures of what a model made of an image's regions: where its graph listened, what answers which word."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from serving.reports.drawing import (
+    View,
+    beside_bar,
+    diverging,
+    fitted,
+    font,
+    framed,
+    heat_of,
+    heated,
+    labelled,
+    linked,
+    sign_colour,
+    signed,
+)
+from serving.reports.pictures import BACKGROUND, FAINT, GAP, INK
+
+SIDE, TILE = 470, 180  # pixels of the longer side of a picture, and of one of many
+COLUMNS = 5  # pictures in a row
+CELL, ROW, CROP = 48, 38, 34  # width and height of a cell of the matrix, side of a region's picture beside it
+MATRIX_ROWS = 36
+LISTENED, TAKER = (232, 89, 12), (28, 126, 214)  # orange, blue
+
+
+def draw_listened(view: View, shares: np.ndarray, top: int) -> Image.Image:
+    """Frame the `top` regions with the largest `shares` [R], wide and opaque by share."""
+    view = view.scaled(SIDE)
+    regions = strongest(shares, top)
+    for region in regions[::-1]:  # the first lies on top
+        view = framed(view, region, LISTENED, shares[region] / max(shares.max(), 1e-12))
+    return labelled(view, regions, [LISTENED] * len(regions))
+
+
+def draw_links(view: View, taker: int, shares: np.ndarray, top: int) -> Image.Image:
+    """Draw lines from region `taker` to the `top` others that it takes most from, by `shares` [R]."""
+    view = view.scaled(SIDE)
+    sources = [region for region in strongest(shares, len(shares)) if region != taker][:top]
+    strengths = [shares[region] / max(shares[sources].max(), 1e-12) for region in sources]
+    for region in sources[::-1]:
+        view = framed(view, region, LISTENED, 0.0)
+    view = framed(view, taker, TAKER, 0.6)
+    view = linked(view, taker, sources[::-1], strengths[::-1], LISTENED)
+    return labelled(view, [taker, *sources], [TAKER] + [LISTENED] * len(sources))
+
+
+def draw_sentence(view: View, relevance: np.ndarray, top: int) -> Image.Image:
+    """Lay the `relevance` [R] of the regions over the picture as heat, and frame the `top` largest."""
+    view = view.scaled(SIDE)
+    heat = heat_of(view, relevance)
+    view = heated(view, heat, np.abs(heat).max())
+    regions = strongest(np.abs(relevance), top)
+    colours = [sign_colour(relevance[region]) for region in regions]
+    for region, colour in zip(regions[::-1], colours[::-1], strict=True):
+        view = framed(view, region, colour, 0.2)
+    return beside_bar(labelled(view, regions, colours), np.abs(heat).max())
+
+
+def draw_words(view: View, words: Sequence[str], pair: np.ndarray) -> Image.Image:
+    """Lay each word's column of `pair` [R,W] over a picture of its own, its best region framed; one scale."""
+    view = view.scaled(TILE)
+    heats = [heat_of(view, column) for column in pair.T]
+    limit = max(np.abs(heat).max() for heat in heats)
+    columns = min(COLUMNS, len(words))
+    width, height = view.picture.width + GAP, view.picture.height + 38
+    sheet = Image.new("RGB", (columns * width, -(-len(words) // columns) * height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for number, (word, heat) in enumerate(zip(words, heats, strict=True)):
+        left, top = number % columns * width, number // columns * height
+        best = int(pair[:, number].argmax())
+        colour = sign_colour(pair[best, number])
+        label = fitted(view.labels[best], view.picture.width // 2, 12)
+        room = view.picture.width - round(font(12).getlength(label)) - 8
+        draw.text((left, top + 20), fitted(word, room, 15), fill=INK, font=font(15), anchor="ls")
+        draw.text((left + view.picture.width, top + 20), label, fill=colour, font=font(12), anchor="rs")
+        sheet.paste(framed(heated(view, heat, limit), best, colour, 0.2).picture, (left, top + 26))
+    return beside_bar(sheet, limit, top=26)
+
+
+def draw_matrix(
+    view: View, words: Sequence[str], pair: np.ndarray, region: np.ndarray, word: np.ndarray
+) -> Image.Image:
+    """Draw `pair` [R,W] as a matrix: regions down the side with their pictures, words along the top.
+
+    Beside each row stands its `region` [R], below each column its `word` [W]. Rows are in order of `region`,
+    largest first; of many regions, those furthest from 0 are kept.
+    """
+    kept = np.sort(strongest(np.abs(region), MATRIX_ROWS))
+    kept = kept[np.argsort(-region[kept], kind="stable")]
+    names = [_slanted(fitted(name, 120, 14)) for name in words]
+    head = max(name.height for name in names) + 10
+    label = max(round(font(14).getlength(view.labels[row])) for row in kept) + 14
+    left = CROP + 8 + label + 58
+    ends = [column * CELL + CELL // 2 - 8 + name.width for column, name in enumerate(names)]
+    overhang = max(0, *(end - len(names) * CELL for end in ends))
+    size = left + len(words) * CELL + overhang + GAP, head + (len(kept) + 1) * ROW
+    sheet = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    limit = np.abs(pair[kept]).max()
+    draw.text((left - 8, head - 6), "sentence", fill=FAINT, font=font(12), anchor="rs")
+    for number, row in enumerate(kept):
+        top = head + number * ROW
+        sheet.paste(_crop(view, row), (0, top + 1))
+        draw.text((CROP + 8, top + ROW // 2), view.labels[row], fill=INK, font=font(14), anchor="lm")
+        draw.text((left - 8, top + ROW // 2), signed(region[row]), fill=FAINT, font=font(12), anchor="rm")
+        for column, colour in enumerate(diverging(pair[row] / max(limit, 1e-12)).tolist()):
+            x = left + column * CELL
+            draw.rectangle((x, top, x + CELL - 2, top + ROW - 2), fill=tuple(colour), outline="#e8ebef")
+    below = head + len(kept) * ROW + ROW // 2
+    draw.text((left - 8, below), "image", fill=FAINT, font=font(12), anchor="rm")
+    for column, (name, value) in enumerate(zip(names, word, strict=True)):
+        middle = left + column * CELL + CELL // 2
+        sheet.paste(name, (middle - 8, head - 4 - name.height), name)
+        draw.text((middle, below), signed(value), fill=FAINT, font=font(12), anchor="mm")
+    return beside_bar(sheet, limit, top=head)
+
+
+def strongest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the places of the `count` largest of `values` [R], largest first, equal ones in order."""
+    return np.argsort(-values, kind="stable")[:count]
+
+
+def _crop(view: View, region: int) -> Image.Image:
+    return ImageOps.pad(view.picture.crop(view.pixels(region)), (CROP, CROP), color="#e8ebef")
+
+
+def _slanted(text: str) -> Image.Image:
+    """Return text that rises to the right, on a transparent ground."""
+    flat = Image.new("RGBA", (round(font(14).getlength(text)) + 4, 18))
+    ImageDraw.Draw(flat).text((2, 9), text, fill=INK, font=font(14), anchor="lm")
+    return flat.rotate(45, Image.Resampling.BICUBIC, expand=True)

@@ -1,0 +1,148 @@
+"""The report of image encoders: recalls, training, and which pictures some pictures find."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from config.errors import UserError
+from datasets.image_dataset import ImageDataset
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.picture import Picture, UnreadableError
+from engine.evaluation.image import ImageResult, nearest_pictures
+from serving.reports.curves import draw_curves, working_seconds
+from serving.reports.pages import write_page
+from serving.reports.pictures import BACKGROUND, THUMBNAIL, PictureFolder, image_uri
+from serving.reports.report import COLOURS, mark_best
+from serving.search.searcher import Hit
+
+SHOWN_HITS, SHOWN_QUERIES = 5, 5
+IMAGE_COLUMNS = ("r1", "r10", "r100", "r1000", "map_at_r", "r_precision")
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """One run of the report: its name, how many weights training fits, what was measured, and its log.
+
+    `gallery` is `dataset` where its pictures were searched in each other.
+    """
+
+    name: str
+    parameters: int
+    result: ImageResult
+    dataset: ImageDataset
+    gallery: ImageDataset
+    log: list[dict]
+
+    @property
+    def seconds(self) -> float:
+        """How long training was at work, from the first log record on."""
+        return working_seconds(self.log)[-1] if self.log else 0.0
+
+
+@dataclass(frozen=True)
+class FoundPictures:
+    """A query: picture and class, the rank (from 1) of the best of its class, that one, and the nearest."""
+
+    query: Hit
+    label: str
+    rank: int
+    own: Hit
+    hits: list[Hit]
+
+
+class SplitPictures(PictureFolder):
+    """The pictures of a split, from a folder or a zip file."""
+
+    def __init__(self, files: PictureFiles) -> None:
+        super().__init__(None)
+        self._files = files
+
+    def thumbnail(self, image_id: str, side: int = THUMBNAIL) -> Image.Image:
+        """Return a square thumbnail, or a card with the name where the picture cannot be read."""
+        try:
+            picture = Picture(self._files.read(image_id))
+            upright = picture.decode(max(1.0, min(picture.size) / side))
+        except UnreadableError:
+            return super().thumbnail(image_id, side)
+        return ImageOps.pad(upright, (side, side), color=BACKGROUND)
+
+
+def write_image_report(path: Path, title: str, runs: Sequence[ImageRun]) -> Path:
+    """Write the page; the pictures that are found are those of the first run.
+
+    Raises UserError unless all runs were measured on the same pictures and by the same rule.
+    """
+    for run in runs[1:]:
+        _refuse_others(runs[0], run)
+    colours = {run.name: colour for run, colour in zip(runs, cycle(COLOURS), strict=False)}
+    logs = [(run.name, colours[run.name], run.log) for run in runs]
+    first = runs[0]
+    best, worst = chosen_queries(first.result)
+    values = {
+        "title": title,
+        "runs": runs,
+        "protocol": first.result.protocol,
+        "colours": colours,
+        "metrics": mark_best([run.result.metrics for run in runs], IMAGE_COLUMNS),
+        "curves": image_uri(draw_curves(logs, "r1", "R@1 on dev, percent"), "png"),
+        "best": [found_pictures(first, place) for place in best],
+        "worst": [found_pictures(first, place) for place in worst],
+        "pictures": SplitPictures(first.dataset.loader.files),
+        "gallery": SplitPictures(first.gallery.loader.files),
+    }
+    return write_page(path, "image_report.html", values)
+
+
+def chosen_queries(result: ImageResult) -> tuple[list[int], list[int]]:
+    """Return places in `result.ranks` of queries that found their class first, and of those that came last.
+
+    Both are of different classes, as far as there are so many.
+    """
+    ranks = result.ranks.ranks
+    classes = result.queries.classes[result.ranks.queries]
+    right = np.flatnonzero(ranks == ranks.min())
+    spread = right[np.linspace(0, len(right) - 1, min(len(right), 20 * SHOWN_QUERIES)).round().astype(int)]
+    order = np.argsort(-ranks, kind="stable")
+    wrong = order[ranks[order] > 0]
+    return _of_different_classes(spread, classes), _of_different_classes(wrong, classes)
+
+
+def _of_different_classes(places: np.ndarray, classes: np.ndarray) -> list[int]:
+    _, first = np.unique(classes[places], return_index=True)
+    return places[np.sort(first)][:SHOWN_QUERIES].tolist()
+
+
+def found_pictures(run: ImageRun, place: int) -> FoundPictures:
+    """Return what the query at `place` of the result's ranks found."""
+    result, row = run.result, int(run.result.ranks.queries[place])
+    label = str(result.queries.classes[row])
+    classes = np.array(run.gallery.class_names)[run.gallery.labels]
+
+    def hit(at: int, score: float) -> Hit:
+        return Hit(run.gallery.image_ids[at], score, right=bool(classes[at] == label))
+
+    nearest = nearest_pictures(result, row, len(result.gallery.places))
+    own = next(hit(at, score) for at, score in nearest if classes[at] == label)
+    query = Hit(run.dataset.image_ids[result.queries.places[row]], None)
+    return FoundPictures(
+        query, label, int(result.ranks.ranks[place]) + 1, own, [hit(*each) for each in nearest[:SHOWN_HITS]]
+    )
+
+
+def _refuse_others(first: ImageRun, other: ImageRun) -> None:
+    ours, theirs = first.result.protocol, other.result.protocol
+    alike = {
+        "pictures": first.dataset.image_ids == other.dataset.image_ids,
+        "EVAL.GALLERY": ours["gallery"] == theirs["gallery"],
+        "EVAL.TIE_RULE": ours["tie_rule"] == theirs["tie_rule"],
+    }
+    different = [what for what, same in alike.items() if not same]
+    if different:
+        raise UserError(
+            f"{other.name} was measured with other {different[0]} than {first.name}, expected the same in "
+            "all runs of a report; write a report on each"
+        )

@@ -1,0 +1,187 @@
+"""The report of one or several runs: recalls, word order, training, and what they find, with the pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from engine.evaluation.result import Result
+from serving.reports.curves import draw_curves, draw_reranking, working_seconds
+from serving.reports.examples import (
+    best_captions,
+    comparisons,
+    example,
+    image_examples,
+    relating_captions,
+    worst_captions,
+)
+from serving.reports.explanation_page import AttentionSection, report_sections
+from serving.reports.pages import write_page
+from serving.reports.pictures import PictureFolder, image_uri
+from serving.search.searcher import Searcher
+
+COLUMNS = (
+    "i2t_r1",
+    "i2t_r5",
+    "i2t_r10",
+    "i2t_medr",
+    "t2i_r1",
+    "t2i_r5",
+    "t2i_r10",
+    "t2i_medr",
+    "rsum",
+    "mean_recall",
+)
+SMALLER_IS_BETTER = ("i2t_medr", "t2i_medr")
+COLOURS = ("#2f6db5", "#d9822b", "#7b52ab", "#17879c", "#b8436d", "#6b7280")
+RELATING_FAMILIES = ("vsrn",)  # which relate the regions of a picture, and so can tell what is where
+RELATING_MARK = 65.0  # percent of swapped captions that such a model should tell from the true ones
+
+
+@dataclass
+class RunReport:
+    """One run of the report: its name, its family, its model (as a searcher of the split), what was measured.
+
+    `log` holds the records of log.jsonl; `swapped` the percent of swapped captions that are told from the
+    true ones, by kind and for `all`, and nothing where the split has none. `rerank`: what `result.json` holds
+    of the re-ranking of this model's short lists, and nothing where there was none.
+    """
+
+    name: str
+    family: str
+    searcher: Searcher
+    result: Result
+    log: list[dict]
+    swapped: dict[str, float]
+    rerank: dict = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights that training fits."""
+        return sum(parameter.size for parameter in self.searcher.model.parameters())
+
+    @property
+    def seconds(self) -> float:
+        """How long training was at work, from the first log record on."""
+        return working_seconds(self.log)[-1] if self.log else 0.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, None where there is none; `best` marks the best of its column."""
+
+    value: float | None
+    best: bool
+
+
+def write_report(path: Path, title: str, runs: list[RunReport], pictures: PictureFolder) -> Path:
+    """Write the page; best hits, worst misses and what pictures find are those of the first run."""
+    colours = {run.name: colour for run, colour in zip(runs, cycle(COLOURS), strict=False)}
+    kinds = list(dict.fromkeys(kind for run in runs for kind in run.swapped))
+    values = {
+        "title": title,
+        "runs": runs,
+        "protocol": runs[0].result.protocol,
+        "pictures": pictures,
+        "colours": colours,
+        "recalls": mark_best([run.result.metrics for run in runs], COLUMNS),
+        "swapped": mark_best([run.swapped for run in runs], kinds),
+        "verdicts": [
+            relating_verdict(run) for run in runs if run.family in RELATING_FAMILIES and run.swapped
+        ],
+        "curves": image_uri(draw_curves([(run.name, colours[run.name], run.log) for run in runs]), "png"),
+        "reranked": [_reranked(run, colours[run.name]) for run in runs if run.rerank],
+        "looks": {run.name: _looks(run, pictures) for run in runs if run.family in RELATING_FAMILIES},
+        **_examples(runs[0]),
+        **(_comparisons(runs) if len(runs) > 1 else {}),
+    }
+    return write_page(path, "report.html", values)
+
+
+def refuse_others(first: RunReport, other: RunReport) -> None:
+    """Raise UserError unless two runs were measured alike, on the same images and captions."""
+    ours, theirs = first.searcher.dataset, other.searcher.dataset
+    alike = {
+        "images": ours.image_ids == theirs.image_ids,
+        "captions": ours.captions == theirs.captions,
+        "EVAL.FOLDS": first.result.protocol["folds"] == other.result.protocol["folds"],
+        "EVAL.TIE_RULE": first.result.protocol["tie_rule"] == other.result.protocol["tie_rule"],
+    }
+    different = [what for what, same in alike.items() if not same]
+    if different:
+        raise UserError(
+            f"{other.name} was measured with other {different[0]} than {first.name}, expected the same in "
+            "all runs of a report; write a report on each"
+        )
+
+
+def mark_best(rows: Sequence[dict[str, float]], columns: Sequence[str]) -> list[dict[str, Cell]]:
+    """Return the table of `columns`; the best of each are marked where they differ, to the decimal shown."""
+    table: list[dict[str, Cell]] = [{} for _ in rows]
+    for column in columns:
+        shown = [round(row[column], 1) if column in row else None for row in rows]
+        known = [value for value in shown if value is not None]
+        best = min(known) if column in SMALLER_IS_BETTER else max(known)
+        for cells, value in zip(table, shown, strict=True):
+            cells[column] = Cell(value, value == best and len(set(known)) > 1)
+    return table
+
+
+def relating_verdict(run: RunReport) -> str:
+    """Return a sentence on whether a model that relates regions tells swapped captions apart."""
+    accuracy = run.swapped["all"]
+    kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in run.swapped.items() if kind != "all")
+    short = f"{RELATING_MARK - accuracy:.1f} points short of" if accuracy < RELATING_MARK else "above"
+    return (
+        f"{run.name} tells {accuracy:.1f}% of the pairs apart ({kinds}): {short} the {RELATING_MARK:.0f}% "
+        f"that a model which relates regions ({run.family}) should reach."
+    )
+
+
+def _reranked(run: RunReport, colour: str) -> dict:
+    """Return what the page shows of a re-ranking: a table of both stages, and curves over their cost."""
+    rerank = run.rerank
+    after = {kind: rerank["swapped"][kind] for kind in run.swapped} if "swapped" in rerank else {}
+    return {
+        "name": run.name,
+        "model": rerank["checkpoint"]["model"],
+        "k": rerank["k"],
+        "pairs": rerank["pairs_scored"],
+        "share": 100 * rerank["pairs_scored"] / rerank["all_pairs"],
+        "recalls": mark_best([run.result.metrics, rerank["metrics"]], COLUMNS),
+        "swapped": mark_best([run.swapped, after], list(after)),
+        "curves": image_uri(draw_reranking(rerank, run.result.metrics, colour), "png"),
+    }
+
+
+def _examples(run: RunReport) -> dict:
+    searcher, ranks = run.searcher, run.result.t2i_ranks
+    caption_image = searcher.dataset.caption_image
+    return {
+        "best": [example(searcher, row, ranks) for row in best_captions(ranks, caption_image)],
+        "worst": [example(searcher, row, ranks) for row in worst_captions(ranks, caption_image)],
+        "image_examples": image_examples(searcher, run.result.i2t_ranks),
+    }
+
+
+def _looks(run: RunReport, pictures: PictureFolder) -> list[AttentionSection]:
+    """Look at one picture that its sentence found first, and at one that it found last."""
+    ranks, caption_image = run.result.t2i_ranks, run.searcher.dataset.caption_image
+    captions = best_captions(ranks, caption_image, 1) + worst_captions(ranks, caption_image, 1)
+    return report_sections(run.searcher, captions, pictures)
+
+
+def _comparisons(runs: list[RunReport]) -> dict:
+    captions = runs[0].searcher.dataset.captions
+    relating = relating_captions(captions)
+    candidates = relating if len(relating) else np.arange(len(captions))
+    searchers = {run.name: run.searcher for run in runs}
+    ranks = {run.name: run.result.t2i_ranks for run in runs}
+    return {
+        "comparisons": comparisons(searchers, ranks, candidates),
+        "candidates": len(candidates),
+        "relating": len(relating) > 0,
+    }

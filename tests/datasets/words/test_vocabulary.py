@@ -1,0 +1,175 @@
+"""Captions become tokens, tokens become ids, and a vocabulary survives its file."""
+
+import builtins
+import json
+
+import pytest
+
+from config.errors import UserError
+from datasets.words import vocabulary as vocabulary_module
+from datasets.words.vocabulary import Vocabulary, tokenize
+
+CAPTIONS = ["a dog runs", "the dog runs fast", "a cat sleeps on the mat", "the cat", "a dog on the mat"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("Two dogs, and a CAT.", ["two", "dogs", ",", "and", "a", "cat", "."]),
+        ("the man's dog isn't here", ["the", "man", "'s", "dog", "isn't", "here"]),
+        ("the man’s t-shirt", ["the", "man", "'s", "t-shirt"]),
+        ("a snow-covered 'roof' - red", ["a", "snow-covered", "'", "roof", "'", "-", "red"]),
+        ("3,000 croissants at 5:30, 2.5 m", ["3,000", "croissants", "at", "5", ":", "30", ",", "2.5", "m"]),
+        ("ÉRIC et Zoë", ["éric", "et", "zoë"]),
+        ("stray  spaces .", ["stray", "spaces", "."]),
+    ],
+)
+def test_simple_tokens(caption, tokens):
+    assert tokenize(caption, "simple") == tokens
+
+
+def test_whitespace_keeps_what_stands_between_spaces():
+    assert tokenize(" A dog's life . ", "whitespace") == ["A", "dog's", "life", "."]
+
+
+def test_nltk_lower_cases_ascii_letters_alone_as_the_originals_do():
+    assert tokenize("Éric's DOG isn't here!", "nltk") == ["Éric", "'s", "dog", "is", "n't", "here", "!"]
+
+
+def test_missing_nltk_names_the_package(monkeypatch):
+    def refuse(name, *rest, **named):
+        if name.startswith("nltk"):
+            raise ImportError(name)
+        return original(name, *rest, **named)
+
+    original = builtins.__import__
+    vocabulary_module._nltk_tokenizer.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UserError, match="pip install nltk"):
+        tokenize("a dog", "nltk")
+
+
+def test_unknown_tokenizer_lists_the_choices():
+    with pytest.raises(ValueError, match="simple, nltk, whitespace"):
+        tokenize("a dog", "spacy")
+
+
+def test_vsepp_layout_orders_words_by_first_sight():
+    vocabulary = Vocabulary.build(CAPTIONS, "simple", 2, "vsepp")
+    assert vocabulary.words == [
+        "<pad>",
+        "<start>",
+        "<end>",
+        "<unk>",
+        "a",
+        "dog",
+        "runs",
+        "the",
+        "cat",
+        "on",
+        "mat",
+    ]
+    assert vocabulary.encode("a fast dog") == [1, 4, 3, 5, 2]
+    assert vocabulary.decode([1, 4, 3, 5, 2, 0, 0]) == "a <unk> dog"
+    assert vocabulary.pad_id == 0
+
+
+def test_vse_layout_orders_words_by_frequency_and_has_no_start():
+    vocabulary = Vocabulary.build(CAPTIONS, "whitespace", 1, "vse")
+    assert vocabulary.words[:5] == ["<end>", "<unk>", "the", "a", "dog"]
+    assert vocabulary.encode("a dog barks") == [3, 4, 1, 0]
+    assert vocabulary.decode([3, 4, 0]) == "a dog"
+
+
+def test_markers_in_captions_are_no_words():
+    vocabulary = Vocabulary.build(["<unk> dog <end>"], "whitespace", 1, "vsepp")
+    assert vocabulary.words == ["<pad>", "<start>", "<end>", "<unk>", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("captions", "remedy"),
+    [
+        (["a dog"], "lower INPUT.VOCAB_THRESHOLD"),
+        ([], "check the captions"),
+        ([". . . ."], "check the captions"),
+    ],
+)
+def test_a_vocabulary_without_words_is_refused(captions, remedy):
+    with pytest.raises(UserError, match=f"train_caps.txt: a vocabulary without words.*{remedy}"):
+        Vocabulary.build(captions, "simple", 4, "vsepp", "train_caps.txt")
+
+
+@pytest.mark.parametrize("layout", ["vsepp", "vse"])
+def test_a_saved_vocabulary_is_the_same_and_readable(tmp_path, layout):
+    saved = Vocabulary.build([*CAPTIONS, "Zoë"], "simple", 1, layout)
+    saved.save(tmp_path / "vocab.json")
+    loaded = Vocabulary.load(tmp_path / "vocab.json")
+    assert loaded.words == saved.words
+    assert (loaded.tokenizer, loaded.layout, loaded.threshold) == ("simple", layout, 1)
+    assert loaded.digest == saved.digest
+    assert '\n  "zoë"' in (tmp_path / "vocab.json").read_text(encoding="utf-8")  # one word a line
+    assert [path.name for path in tmp_path.iterdir()] == ["vocab.json"]  # nothing temporary is left
+
+
+def test_the_digest_tells_vocabularies_apart():
+    built = [
+        Vocabulary.build(CAPTIONS, tokenizer, threshold, layout).digest
+        for tokenizer, threshold, layout in [
+            ("simple", 1, "vse"),
+            ("simple", 1, "vsepp"),
+            ("simple", 2, "vse"),
+        ]
+    ]
+    assert len(set(built)) == 3
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    vocabulary = Vocabulary.build(CAPTIONS, "simple", 1, "vsepp")
+    (tmp_path / "vocab.json").write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match="vocab.json: .*No space left"):
+        vocabulary.save(tmp_path / "vocab.json")
+    assert (tmp_path / "vocab.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["vocab.json"]
+
+
+def original_json(*words):
+    return json.dumps(
+        {"word2idx": {word: index for index, word in enumerate(words)}, "idx2word": {}, "idx": 0}
+    )
+
+
+def test_a_vocabulary_of_the_originals_is_read(tmp_path):
+    (tmp_path / "f8k.json").write_text(original_json("<pad>", "<start>", "<end>", "<unk>", "dog"))
+    vocabulary = Vocabulary.load(tmp_path / "f8k.json")
+    assert (vocabulary.tokenizer, vocabulary.layout, len(vocabulary)) == ("nltk", "vsepp", 5)
+    assert vocabulary.encode("a dog") == [1, 3, 4, 2]
+
+
+BROKEN = {
+    "not JSON": ("dog\n", "not a vocabulary in JSON"),
+    "another file": ('{"images": []}', "expected tokenizer, layout"),
+    "a list": ("[1, 2]", "expected tokenizer, layout"),
+    "ids with a gap": ('{"word2idx": {"<pad>": 0, "<unk>": 1, "dog": 5}}', "expected tokenizer, layout"),
+    "no words": (original_json("<pad>", "<start>", "<end>", "<unk>"), "a vocabulary without words"),
+    "no unknown": (original_json("<pad>", "dog"), "without <unk>"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_vocabulary_file_is_refused_by_name(tmp_path, fault):
+    content, expected = BROKEN[fault]
+    (tmp_path / "v.json").write_text(content)
+    with pytest.raises(UserError, match=f"v.json: .*{expected}"):
+        Vocabulary.load(tmp_path / "v.json")
+
+
+def test_a_missing_vocabulary_file_is_refused_by_name(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("v.json", "folder"):
+        with pytest.raises(UserError, match=f"{name}: no such vocabulary"):
+            Vocabulary.load(tmp_path / name)

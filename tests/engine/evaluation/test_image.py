@@ -1,0 +1,138 @@
+"""Image encoders are measured on readable pictures, by the names of their classes."""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from config.errors import UserError
+from datasets.image_dataset import ImageDataset
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.lists import class_folders
+from datasets.pictures.loader import PictureLoader
+from datasets.pictures.picture import Unreadables
+from datasets.pictures.transforms import Normalization, Stretch
+from engine.evaluation.image import evaluate_images, format_images, nearest_pictures
+from models.encoders import l2norm
+from tests.picture_files import encoded, noisy, write_folder
+
+
+class Pooled(paddle.nn.Layer):
+    """Coarse pixels for an embedding: pictures of one seed are alike."""
+
+    measure = "cosine"
+
+    def encode_image(self, batch: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        return l2norm(paddle.nn.functional.adaptive_avg_pool2d(batch["image"], 4).flatten(1))
+
+
+def write(folder: Path, classes: dict[str, int], seed_of: dict[str, int]) -> Path:
+    pictures = {
+        f"{name}/{number}.png": encoded(noisy(32 + number, 32, seed_of[name]))
+        for name, count in classes.items()
+        for number in range(count)
+    }
+    return write_folder(folder, pictures)
+
+
+def dataset_of(folder: Path, name: str = "test") -> ImageDataset:
+    files = PictureFiles(folder)
+    pictures = class_folders(files)
+    loader = PictureLoader(files, pictures.names, Stretch(16), Normalization(), Unreadables(refuse=False))
+    return ImageDataset(name, loader, pictures)
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    return write(tmp_path / "a", {"cat": 3, "dog": 2, "lone": 1}, {"cat": 1, "dog": 2, "lone": 3})
+
+
+@pytest.mark.parametrize("batch_size", [2, 100])
+def test_pictures_find_their_class(animals: Path, batch_size: int) -> None:
+    (animals / "cat/broken.png").write_bytes(b"")
+    done = []
+    result = evaluate_images(
+        Pooled(),
+        dataset_of(animals),
+        batch_size=batch_size,
+        num_workers=2,
+        progress=lambda *numbers: done.append(numbers),
+    )
+    assert result.metrics == {
+        "r1": 100,
+        "r10": 100,
+        "r100": 100,
+        "r1000": 100,
+        "map_at_r": 100,
+        "r_precision": 100,
+    }
+    protocol = result.protocol
+    assert (protocol["images"], protocol["classes"], protocol["queries"]) == (6, 3, 5)
+    assert (protocol["unreadable"], protocol["gallery"], protocol["gallery_images"]) == (1, "", 6)
+    assert ("encode pictures", 7, 7) in done
+    assert done[-1] == ("rank", 5, 5)
+    lines = format_images(result).splitlines()
+    assert lines[0] == (
+        "test: 6 pictures of 3 classes, searched in each other; 1 without another of their class do not "
+        "count; 1 unreadable"
+    )
+    assert lines[2].split() == ["R@1", "R@10", "R@100", "R@1000", "MAP@R", "R-precision"]
+    assert lines[3].split() == ["100.00"] * 6
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batches_of_which_nothing_can_be_read_are_left_out(animals: Path, batch_size: int) -> None:
+    for name in ("cat/0.png", "cat/1.png", "lone/0.png"):
+        (animals / name).write_bytes(b"")
+    result = evaluate_images(Pooled(), dataset_of(animals), batch_size=batch_size)
+    assert (result.protocol["images"], result.protocol["unreadable"]) == (3, 3)
+    assert result.metrics["r1"] == 100
+
+
+def test_a_split_of_which_nothing_can_be_read_is_one_line(animals: Path) -> None:
+    for path in animals.glob("*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(
+        UserError, match="a, test: none of the 6 pictures can be read, such as cat/0.png: mend"
+    ):
+        evaluate_images(Pooled(), dataset_of(animals), batch_size=4)
+
+
+def test_a_gallery_has_classes_of_the_same_names(animals: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "b", {"dog": 2, "eel": 4}, {"dog": 2, "eel": 1})  # its eels look like cats
+    result = evaluate_images(Pooled(), dataset_of(animals), dataset_of(other, "shop"))
+    assert result.protocol["gallery"] == "shop"
+    assert result.protocol["queries"] == 2
+    assert result.metrics["r1"] == 100
+    assert "searched in 6 of shop" in format_images(result)
+    cat = [place for place, _ in nearest_pictures(result, 0, 4)]
+    assert {dataset_of(other).image_ids[place].split("/")[0] for place in cat} == {"eel"}
+
+
+def test_the_nearest_pictures_leave_out_the_query(animals: Path) -> None:
+    dataset = dataset_of(animals)
+    result = evaluate_images(Pooled(), dataset)
+    hits = nearest_pictures(result, 3, 10)
+    assert len(hits) == 5
+    assert dataset.image_ids[hits[0][0]] == "dog/1.png"
+    assert [score for _, score in hits] == sorted((score for _, score in hits), reverse=True)
+
+
+def test_nothing_to_find_is_one_line(tmp_path: Path) -> None:
+    lone = write(tmp_path / "c", {"x": 1, "y": 1}, {"x": 1, "y": 2})
+    with pytest.raises(
+        UserError, match="test: no picture has another of its class to find, such as one of x"
+    ):
+        evaluate_images(Pooled(), dataset_of(lone))
+
+
+def test_an_embedding_that_is_not_a_number_names_its_picture(animals: Path) -> None:
+    class Broken(Pooled):
+        def encode_image(self, batch: dict[str, paddle.Tensor]) -> paddle.Tensor:
+            found = super().encode_image(batch).numpy()
+            found[-1] = np.nan
+            return paddle.to_tensor(found)
+
+    with pytest.raises(UserError, match=r"NaN or infinity for picture cat/1.png: the weights are broken"):
+        evaluate_images(Broken(), dataset_of(animals), batch_size=2)

@@ -1,0 +1,66 @@
+"""Networks in ONNX files run, and those that do not fit say what they have and what was expected."""
+
+import builtins
+
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from engine.extraction.onnx_backbone import OnnxNetwork
+from tests.onnx_networks import write_means
+
+
+def images(batch: int, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).random((batch, 3, size, size), dtype=np.float32)
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_outputs_come_by_name_whatever_batch_the_network_is_made_for(tmp_path, batch):
+    path = write_means(tmp_path / "a.onnx", batch=batch)
+    values = images(6)
+    pool = OnnxNetwork(path, "image", "pool", 8, threads=1)(values)
+    np.testing.assert_allclose(pool[:, :, 0, 0], values.mean(axis=(2, 3)), rtol=1e-5)
+    grid = OnnxNetwork(path, "", "grid", 8, threads=1)(values)
+    np.testing.assert_allclose(grid[:, :, 0, 1], values[:, :, :4, 4:].mean(axis=(2, 3)), rtol=1e-5)
+
+
+MISTAKES = {
+    "no file": (("none.onnx", "image", "pool", 8), "none.onnx: no such file, expected a network"),
+    "no network": (("text.onnx", "image", "pool", 8), "text.onnx: not a network that ONNX Runtime can run"),
+    "no such input": (
+        ("a.onnx", "img", "pool", 8),
+        "there is no input 'img', it has image ['n', 3, 8, 8]: set INPUT",
+    ),
+    "no such output": (
+        ("a.onnx", "image", "pol", 8),
+        "there is no output 'pol', it has pool ['n', 3, 1, 1], grid",
+    ),
+    "which output": (("a.onnx", "image", "", 8), "several outputs, it has pool"),
+    "another size": (
+        ("a.onnx", "image", "pool", 16),
+        "input image is tensor(float) ['n', 3, 8, 8], expected tensor(float) [n, 3, 16, 16]: set SIZE",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_does_not_fit_is_one_line(tmp_path, name):
+    write_means(tmp_path / "a.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    (file, *words), message = MISTAKES[name]
+    with pytest.raises(UserError) as caught:
+        OnnxNetwork(tmp_path / file, *words, threads=1)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_without_onnx_runtime_the_requirements_are_named(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **keywords):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match="pip install -r requirements-onnx.txt"):
+        OnnxNetwork(write_means(tmp_path / "a.onnx"), "image", "pool", 8, threads=1)

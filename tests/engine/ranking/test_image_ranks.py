@@ -1,0 +1,217 @@
+"""Ranks and precisions of image retrieval against plain loops, whatever the blocks."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from engine.ranking.image_metrics import summarize_images
+from engine.ranking.image_ranks import ImageRanks, image_ranks
+from engine.runtime import flush_subnormals
+
+
+def looped(query, query_labels, gallery, gallery_labels, own: bool, tie_rule: str) -> list[tuple]:
+    """Return query, rank, average precision at R and R-precision of the queries with a relevant item."""
+    if tie_rule == "average":
+        against, favour = (
+            looped(query, query_labels, gallery, gallery_labels, own, rule) for rule in ("against", "favour")
+        )
+        return [tuple(np.mean(pair, axis=0)) for pair in zip(against, favour, strict=True)]
+    found = []
+    for number, (vector, label) in enumerate(zip(query, query_labels, strict=True)):
+        items = [
+            (-float(vector @ other), (other_label == label) == (tie_rule == "against"), other_label == label)
+            for place, (other, other_label) in enumerate(zip(gallery, gallery_labels, strict=True))
+            if not (own and place == number)
+        ]
+        hits = [relevant for _, _, relevant in sorted(items)]
+        count = sum(hits)
+        if count:
+            precisions = [sum(hits[: place + 1]) / (place + 1) for place in range(count) if hits[place]]
+            found.append((number, hits.index(True), sum(precisions) / count, sum(hits[:count]) / count))
+    return found
+
+
+def check(found: ImageRanks, expected: list[tuple]) -> None:
+    queries, ranks, average, share = map(np.array, zip(*expected, strict=True))
+    np.testing.assert_array_equal(found.queries, queries)
+    np.testing.assert_array_equal(found.ranks, ranks)
+    np.testing.assert_allclose(found.average_precision, average, rtol=1e-12)
+    np.testing.assert_allclose(found.r_precision, share, rtol=1e-12)
+
+
+@pytest.fixture
+def embeddings() -> tuple[np.ndarray, np.ndarray]:
+    """Return 90 vectors of small integers, whose products are exact and often tie, and labels with gaps."""
+    random = np.random.default_rng(0)
+    labels = random.choice([2, 3, 5, 8, 900, 1000], 90, p=[0.5, 0.2, 0.1, 0.1, 0.05, 0.05])
+    labels[7] = 77  # a class of one
+    vectors = random.integers(-2, 3, [90, 4]).astype(np.float32)
+    return vectors, labels
+
+
+@pytest.mark.parametrize("tie_rule", ["against", "favour", "average"])
+@pytest.mark.parametrize("block_size", [7, 64, 1000])
+def test_queries_among_themselves(embeddings, block_size: int, tie_rule: str) -> None:
+    vectors, labels = embeddings
+    found = image_ranks(vectors, labels, tie_rule=tie_rule, block_size=block_size)
+    check(found, looped(vectors, labels, vectors, labels, True, tie_rule))
+    assert 7 not in found.queries
+
+
+@pytest.mark.parametrize("tie_rule", ["against", "favour", "average"])
+@pytest.mark.parametrize("block_size", [7, 1000])
+def test_queries_and_a_gallery(embeddings, block_size: int, tie_rule: str) -> None:
+    vectors, labels = embeddings
+    found = image_ranks(vectors[:30], labels[:30], vectors[30:], labels[30:], tie_rule, block_size)
+    check(found, looped(vectors[:30], labels[:30], vectors[30:], labels[30:], False, tie_rule))
+
+
+@pytest.mark.parametrize("kept", [1, 100, 700])
+def test_few_queries_at_a_time_where_memory_is_short(embeddings, monkeypatch, kept: int) -> None:
+    vectors, labels = embeddings
+    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
+    done = []
+    found = image_ranks(vectors, labels, block_size=16, progress=lambda *numbers: done.append(numbers))
+    assert len(done) > 2
+    assert done[-1] == (len(found.queries), len(found.queries))
+    assert sorted(done) == done
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+
+
+@pytest.mark.parametrize("classes", [2, 60], ids=["all tiles hold a class", "few do"])
+def test_progress_is_told_on_the_way(classes: int) -> None:
+    done = []
+    vectors, labels = np.random.default_rng(7).standard_normal([120, 5]), np.arange(120) % classes
+    image_ranks(vectors, labels, block_size=20, progress=lambda *numbers: done.append(numbers))
+    assert len({number for number, _ in done}) >= 6
+    assert sorted(done) == done and done[-1] == (120, 120)
+
+
+def test_real_numbers_of_many_classes() -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 40, 200)
+    vectors = random.standard_normal([40, 8])[labels] + random.standard_normal([200, 8])
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    found = image_ranks(vectors, labels, block_size=32)
+    check(found, looped(vectors.astype(float), labels, vectors.astype(float), labels, True, "against"))
+
+
+def bounded(monkeypatch) -> None:
+    """Let few narrow embeddings in small blocks have bounds."""
+    for name, value in (("_FEWEST", 50), ("_NARROWEST", 16), ("_FEW", 0.25)):
+        monkeypatch.setattr(f"engine.ranking.score_bounds.{name}", value)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
+@pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
+def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
+    bounded(monkeypatch)
+    random = np.random.default_rng(3)
+    scale = np.arange(1, 65) ** -1.0
+    labels = random.permutation(np.arange(400) % 60)
+    vectors = random.standard_normal([60, 64])[labels] * scale
+    vectors += spread * random.standard_normal([400, 64]) * scale + 0.3
+    vectors[11] = vectors[22]  # and of different classes
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    queries = slice(None) if own else slice(0, 150)
+    gallery = () if own else (vectors[150:], labels[150:])
+    found = image_ranks(vectors[queries], labels[queries], *gallery, block_size=24)
+    exact = vectors.astype(float)
+    items = (exact, labels) if own else (exact[150:], labels[150:])
+    expected = looped(exact[queries], labels[queries], *items, own, "against")
+    _, ranks, average, share = map(np.array, zip(*expected, strict=True))
+    # A pair is not multiplied as a tile is: a score may pass another that was as good as equal.
+    assert np.abs(found.ranks - ranks).max() <= 1
+    assert np.count_nonzero(found.ranks != ranks) <= 2
+    np.testing.assert_allclose(found.average_precision.mean(), average.mean(), rtol=1e-3)
+    np.testing.assert_allclose(found.r_precision.mean(), share.mean(), rtol=1e-3)
+
+
+def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None:
+    bounded(monkeypatch)
+    products = []
+    for name in ("inner_products", "inner_products_here"):
+        monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
+    random = np.random.default_rng(4)
+    labels = np.arange(600) // 6
+    vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[:, 60] = random.normal(0, 1e-3, 600)
+    found = image_ranks(vectors, labels, block_size=24)
+    assert not found.ranks.any()
+    assert found.average_precision.min() == 1
+    assert len(products) < 60  # of 325 tiles, once for those that hold a class
+
+
+@pytest.mark.parametrize(("each", "blocks", "again"), [(5, 30, 0), (7, 29, 0), (40, 30, 30)])
+def test_classes_that_fit_into_a_block_are_multiplied_once(
+    monkeypatch, each: int, blocks: int, again: int
+) -> None:
+    monkeypatch.setattr("engine.ranking.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
+    products = []
+    for name in ("inner_products", "inner_products_here"):
+        monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
+    random = np.random.default_rng(6)
+    labels = random.permutation(np.arange(600) // each)
+    vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
+    found = image_ranks(vectors, labels, block_size=24)
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+    assert len(products) == blocks * (blocks + 1) // 2 + again
+
+
+def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
+    monkeypatch.setattr("engine.ranking.image_ranks.DEEPEST", 20)
+    random = np.random.default_rng(5)
+    vectors, labels = random.standard_normal([300, 6]).astype(np.float32), np.arange(300) // 3
+    exact = np.array([rank for _, rank, *_ in looped(vectors, labels, vectors, labels, True, "against")])
+    found = image_ranks(vectors, labels, block_size=16).ranks
+    np.testing.assert_array_equal(np.minimum(found, 20), np.minimum(exact, 20))
+    assert (found < exact).any()
+
+
+def test_embeddings_that_are_all_equal_find_nothing() -> None:
+    labels = np.repeat([1, 2, 3], 50)
+    found = image_ranks(np.ones([150, 5], np.float32) / np.float32(5**0.5), labels, block_size=16)
+    assert set(found.ranks) == {100}
+    assert not found.average_precision.any()
+
+
+@pytest.mark.parametrize("value", [0, 1], ids=["all are zeros", "relevant ones are orthogonal"])
+def test_scores_of_zero_tie_as_the_runtime_rounds(value: int) -> None:
+    vectors, labels = value * np.eye(30, dtype=np.float32), np.arange(30) % 10
+    with ThreadPoolExecutor(1, initializer=flush_subnormals) as pool:  # bars of zeros are subnormal
+        found = pool.submit(image_ranks, vectors, labels, block_size=8).result()
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_same_picture_in_two_classes_ties_wherever_it_lies(dtype: type) -> None:
+    random = np.random.default_rng(2)
+    vectors = random.standard_normal([400, 33]).astype(dtype)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[200:] = vectors[:200]
+    labels = np.arange(400) // 2
+    vectors[1::2] = vectors[::2]  # the nearest is the own partner, and as near are two of another class
+    found = image_ranks(vectors, labels, block_size=48)
+    assert set(found.ranks) == {2}
+    assert set(image_ranks(vectors, labels, tie_rule="favour", block_size=48).ranks) == {0}
+
+
+def test_mistakes_are_named() -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    with pytest.raises(ValueError, match="query: expected a label an embedding, got 3 for 4"):
+        image_ranks(vectors, np.arange(3))
+    with pytest.raises(ValueError, match="expected a query with a relevant item in the gallery, got none"):
+        image_ranks(vectors, np.arange(4))
+    vectors[2, 1] = np.nan
+    with pytest.raises(ValueError, match="not finite in query embedding 2"):
+        image_ranks(vectors, np.zeros(4, int))
+
+
+def test_summary_in_percent() -> None:
+    ranks = np.array([0, 9, 10, 99, 999, 1000])
+    found = summarize_images(ranks, np.array([1, 0, 0.5, 0, 0, 0]), np.array([1, 0, 0.5, 0.3, 0, 0]))
+    assert found == pytest.approx(
+        {"r1": 100 / 6, "r10": 200 / 6, "r100": 400 / 6, "r1000": 500 / 6, "map_at_r": 25, "r_precision": 30}
+    )

@@ -1,0 +1,70 @@
+"""Bounds on scores: nothing that matters is missed, and little else is multiplied."""
+
+import numpy as np
+import pytest
+
+from engine.ranking.score_bounds import Bounds
+from engine.ranking.tiles import Block, Items
+from models.kernels.mkl import library, multiply_integers_here
+
+pytestmark = pytest.mark.skipif(library() is None, reason="whole numbers are multiplied by MKL")
+
+
+def block(vectors: np.ndarray) -> Block:
+    nothing = np.zeros(len(vectors), int)
+    items = Items(np.arange(len(vectors)), None, nothing, nothing)
+    return Block(vectors, slice(None), [items], nothing, nothing)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+RANDOM = np.random.default_rng(0)
+VECTORS = {
+    "unit": unit(RANDOM.standard_normal((300, 500))),
+    "one axis": unit(RANDOM.standard_normal((300, 500)) + 300 * np.eye(500)[0]),
+    "of all lengths": (RANDOM.standard_normal((300, 500)) * 10.0 ** RANDOM.uniform(-3, 3, (300, 1))).astype(
+        np.float32
+    ),
+    "positive": unit(np.abs(RANDOM.standard_normal((300, 500)))),
+    "zeros": np.zeros((300, 500), np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", VECTORS)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_every_pair_above_a_bar_is_found_with_its_score(monkeypatch, kind: str, mirrored: bool) -> None:
+    monkeypatch.setattr("engine.ranking.score_bounds._FEW", 1)
+    vectors = VECTORS[kind]
+    queries, items = block(vectors[:100]), block(vectors[100:])
+    exact = vectors[:100].astype(float) @ vectors[100:].T.astype(float)
+    bar = np.quantile(exact, 0.999).astype(np.float32)
+    bounds = Bounds([queries], [items])
+    bars = lambda places: np.full(len(places), bar)  # noqa: E731
+    row, column, scores = bounds.pairs((0, 0), bounds.products((0, 0)), bars, mirrored)
+    np.testing.assert_allclose(scores, exact[row, column], rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    found = np.zeros(exact.shape, bool)
+    found[row, column] = True
+    assert found[exact > bar].all()
+    if kind in ("unit", "positive"):
+        assert found.sum() < 2.2 * (exact > bar).sum()
+
+
+def test_a_bar_out_of_reach_spares_all_and_a_low_one_nothing() -> None:
+    queries, items = block(VECTORS["unit"][:100]), block(VECTORS["unit"][100:])
+    bounds = Bounds([queries], [items])
+    products = bounds.products((0, 0))
+    assert not len(bounds.pairs((0, 0), products, lambda places: np.full(len(places), np.inf), True)[0])
+    for _ in range(4):
+        assert not bounds.in_vain()
+        assert bounds.pairs((0, 0), products, lambda places: np.full(len(places), -np.inf), True) is None
+    assert bounds.in_vain() and not bounds.in_vain()
+
+
+def test_products_of_whole_numbers_are_exact() -> None:
+    a, b = RANDOM.integers(-1000, 1001, (70, 900)), RANDOM.integers(-1000, 1001, (50, 900))
+    found = multiply_integers_here(a.astype(np.int16), b.astype(np.int16).T)
+    np.testing.assert_array_equal(found, a @ b.T)
+    largest = np.full((3, 2), 32767, np.int16)
+    assert (multiply_integers_here(largest, -largest.T[:, :1]) == -2 * 32767**2).all()

@@ -1,0 +1,91 @@
+"""Products on all threads equal NumPy's, whatever the memory looks like, with MKL and without."""
+
+import numpy as np
+import pytest
+
+from models.kernels import mkl
+from models.kernels.products import RepeatedFactors, multiply
+
+
+@pytest.fixture(params=["mkl", "numpy"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "numpy":
+        monkeypatch.setattr(mkl, "library", lambda: None)
+    elif mkl.library() is None:
+        pytest.skip("this build of Paddle brings no MKL")
+    return request.param
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(request.param))
+    return request.param
+
+
+def random(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+LAYOUTS = {
+    "rows in one piece": lambda x: np.ascontiguousarray(x),
+    "columns in one piece": lambda x: np.asfortranarray(x),
+    "part of wider rows": lambda x: np.concatenate([x, x], axis=1)[:, : x.shape[1]],
+    "every second column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "rows in reverse": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "double precision": lambda x: x.astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize("second", LAYOUTS)
+def test_a_product_does_not_depend_on_the_memory_of_its_factors(library, threads, first, second):
+    a, b = random(37, 19), random(19, 23)
+    product = multiply(LAYOUTS[first](a), LAYOUTS[second](b))
+    np.testing.assert_allclose(product, a.astype(np.float64) @ b, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 1), (5, 1, 9), (64, 70, 3), (2, 300, 130)])
+def test_a_product_has_any_shape_is_scaled_and_added_to_what_is_there(library, threads, shape):
+    rows, depth, columns = shape
+    a, b, there = random(rows, depth), random(depth, columns), random(rows, columns)
+    out = there.copy()
+    assert multiply(a, b, out=out, scale=0.5, add=True) is out
+    np.testing.assert_allclose(out, there + 0.5 * (a.astype(np.float64) @ b), atol=5e-5)
+
+
+def test_a_product_is_written_into_a_part_of_an_array_and_nowhere_else(library, threads):
+    a, b = random(8, 6), random(6, 10)
+    room = np.full((10, 14), 7, np.float32)
+    multiply(a, b, out=room[1:9, 2:12])
+    np.testing.assert_allclose(room[1:9, 2:12], a @ b, atol=1e-5)
+    room[1:9, 2:12] = 7
+    assert (room == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 2, 50])
+def test_repeated_factors_multiply_as_numpy_does(library, threads, rows, transposed, dtype):
+    stored = random(3, 31, 18, dtype=dtype)
+    matrices = stored.transpose(0, 2, 1) if transposed else stored
+    factors, scales = RepeatedFactors(matrices, (0.5, 1.0, 2.0)), np.array([0.5, 1, 2])[:, None, None]
+    x = random(rows, matrices.shape[1], dtype=dtype)
+    expected = np.matmul(x.astype(np.float64), matrices * scales)  # [3,rows,N]
+    for multiplied in (factors.multiply(x), factors.multiply_here(x)):
+        assert multiplied.dtype == dtype
+        np.testing.assert_allclose(multiplied, expected, atol=1e-4)
+    xs = random(3, rows, matrices.shape[1], dtype=dtype)
+    summed = sum(each.astype(np.float64) @ matrix for each, matrix in zip(xs, matrices * scales, strict=True))
+    np.testing.assert_allclose(factors.sum_products(xs), summed, atol=1e-4)
+
+
+def test_a_row_has_the_same_product_in_every_run(library, threads):
+    """A resumed training repeats the undisturbed one; so must a product, wherever its memory is."""
+    factors, room = RepeatedFactors(random(2, 130, 70)), np.empty(40 * 130 + 64, np.float32)
+    x = random(40, 130)
+    first = factors.multiply(x)
+    for offset in (0, 1, 3, 17):
+        moved = room[offset : offset + x.size].reshape(x.shape)
+        moved[:] = x
+        np.testing.assert_array_equal(factors.multiply(moved), first)
+        np.testing.assert_array_equal(multiply(moved.T, moved), multiply(x.T, x))

@@ -1,0 +1,20 @@
+"""Blocks of rows, shared among threads."""
+
+import pytest
+
+from models.kernels import row_blocks
+
+
+@pytest.mark.parametrize("threads", [1, 3, 96])
+@pytest.mark.parametrize("row_bytes", [4, 16 << 10, 3 << 20])
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+def test_every_row_is_in_one_block_and_no_block_is_empty(monkeypatch, count, row_bytes, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    blocks = row_blocks.row_blocks(count, row_bytes)
+    assert [row for block in blocks for row in range(count)[block]] == list(range(count))
+    assert all(block.start < block.stop for block in blocks)
+
+
+def test_large_blocks_are_equally_many_for_every_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert len(row_blocks.row_blocks(1000, 4 << 10)) % 3 == 0

@@ -1,0 +1,64 @@
+import numpy as np
+import paddle
+import pytest
+
+from models.layers.batch_norm import BatchNorm
+
+
+@pytest.fixture
+def norm():
+    paddle.seed(0)
+    layer = BatchNorm(3)
+    layer.weight.set_value(paddle.rand([3]) + 0.5)
+    layer.bias.set_value(paddle.rand([3]))
+    return layer
+
+
+@pytest.mark.parametrize("count", [2, 40, 200_000])  # one block of rows, and several
+def test_a_batch_is_normalised_by_its_own_mean_and_biased_variance(norm, count):
+    rows = np.random.default_rng(0).standard_normal((count, 3)) * [1, 5, 0.1] + [0, 100, -2]
+    found = norm(paddle.to_tensor(rows.astype(np.float32))).numpy()
+    standard = (rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + 1e-5)
+    expected = standard * norm.weight.numpy() + norm.bias.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_running_statistics_take_a_tenth_of_the_mean_and_of_the_unbiased_variance(norm):
+    rows = paddle.randn([5, 3]) * 2 + 1
+    norm(rows)
+    np.testing.assert_allclose(norm._mean.numpy(), 0.1 * rows.numpy().mean(axis=0), rtol=1e-5)
+    expected = 0.9 + 0.1 * rows.numpy().var(axis=0, ddof=1)
+    np.testing.assert_allclose(norm._variance.numpy(), expected, rtol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics_and_leaves_them(norm):
+    norm(paddle.randn([5, 3]))
+    norm.eval()
+    mean, variance = norm._mean.numpy(), norm._variance.numpy()
+    rows = paddle.randn([4, 3])
+    expected = (rows.numpy() - mean) / np.sqrt(variance + 1e-5) * norm.weight.numpy() + norm.bias.numpy()
+    np.testing.assert_allclose(norm(rows).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(norm._mean.numpy(), mean)
+
+
+def test_gradients_are_those_of_the_formula(norm):
+    found = []
+    for ours in (True, False):
+        paddle.seed(1)
+        rows = paddle.randn([20, 3])
+        rows.stop_gradient = False
+        if ours:
+            normalised = norm(rows)
+        else:
+            centered = rows - rows.mean(axis=0)
+            deviation = paddle.sqrt((centered**2).mean(axis=0) + 1e-5)
+            normalised = centered / deviation * norm.weight + norm.bias
+        (normalised**3).sum().backward()
+        found.append([tensor.grad.numpy().copy() for tensor in (rows, norm.weight, norm.bias)])
+        norm.clear_gradients()
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_one_row_counts_as_its_own_mean(norm):
+    np.testing.assert_allclose(norm(paddle.randn([1, 3])).numpy(), norm.bias.numpy()[None], atol=1e-6)
