@@ -30,18 +30,18 @@ def main() -> None:
 
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
-    from engine.parallel.processes import broadcast_layer, rank, start_process_group
+    from engine.parallel.processes import broadcast_layer, process_number, start_process_group
     from engine.runs.run_log import RunLog
 
     start_process_group()
     log = RunLog(run_folder(cfg).log_file, None, enabled=False)
-    trainer, _ = build_trainer(cfg, run_folder(cfg), log, None, rank(), processes)
+    trainer, _ = build_trainer(cfg, run_folder(cfg), log, None, process_number(), processes)
     broadcast_layer(trainer.model)
     batches_of = trainer.batches_of
 
     def in_turns(epoch: int, start: int) -> tuple[int, Iterable[dict]]:
         number, batches = batches_of(epoch, start)
-        return number, take_turns(iter(batches), folder / name, processes, answers=rank() == 0)
+        return number, take_turns(iter(batches), folder / name, processes, answers=process_number() == 0)
 
     trainer.batches_of = in_turns
     trainer.fit()

@@ -105,7 +105,7 @@ class Twin:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
 
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """Cut captions into batches, the longest first in each; VSE's are of one length each."""
+        """FinishedPart captions into batches, the longest first in each; VSE's are of one length each."""
         groups = [order]
         if self.same_length:
             groups = [order[self.lengths[order] == length] for length in np.unique(self.lengths)]

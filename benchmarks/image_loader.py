@@ -28,7 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.pictures.picture import Unreadables
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.transforms import Normalization, RandomResizedCrop, ResizeCentreCrop
@@ -91,7 +91,7 @@ def our_epoch(files: PictureFiles, names: list[str], training: bool, workers: in
     transform = RandomResizedCrop(CROP) if training else ResizeCentreCrop(SHORT, CROP)
     loader = PictureLoader(files, names, transform, Normalization(), Unreadables(refuse=True))
     batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
-    return last(iterate_batches(loader.read, batches, workers)).images[:, 0]
+    return last(prefetched(loader.read, batches, workers)).images[:, 0]
 
 
 def plain_epoch(paths: list[Path], training: bool, workers: int) -> Callable[[], np.ndarray]:
@@ -127,7 +127,7 @@ class PlainPictures(Dataset):
 
 
 def random_resized_crop(image: Image.Image) -> Image.Image:
-    """Cut a random part, bring it to size, and mirror every other one."""
+    """FinishedPart a random part, bring it to size, and mirror every other one."""
     width, height = image.size
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1)

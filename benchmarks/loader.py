@@ -62,7 +62,7 @@ def measure(path: str, setting: str, threads: str) -> None:
     import numpy as np
 
     from datasets.features.npy import NpyFeatures
-    from datasets.prefetch import iterate_batches
+    from datasets.prefetch import prefetched
 
     features = NpyFeatures(path)
     random = np.random.default_rng(1)
@@ -70,7 +70,7 @@ def measure(path: str, setting: str, threads: str) -> None:
 
     def images_per_second(workers: int) -> float:
         def epoch() -> None:
-            for values in iterate_batches(lambda rows: features.gather(rows, pool=True), batches, workers):
+            for values in prefetched(lambda rows: features.gather(rows, pool=True), batches, workers):
                 step(values)
 
         return len(batches) * BATCH / seconds(epoch)

@@ -11,7 +11,7 @@ import yaml
 from config.errors import UserError
 from config.names import find_key, suggest
 from config.task_files import Setting, compose_yaml, plain_value
-from config.values import check_value, parse_plain, refusal, show
+from config.values import check_value, parse_plain, show, user_error
 
 WHERE = "command line"
 _OVERRIDE = re.compile(r"\w+\.\w+=")
@@ -27,7 +27,7 @@ def read_override(override: str, following: str | None = None) -> Setting:
     full, equals, text = override.partition("=")
     if not equals:
         value = following if following is not None and "=" not in following else "VALUE"
-        raise refusal(WHERE, f"expected KEY=VALUE, got {show(override)}; write {override}={value}")
+        raise user_error(WHERE, f"expected KEY=VALUE, got {show(override)}; write {override}={value}")
     key = find_key(full, WHERE)
     section, _, name = full.partition(".")
     value: object
@@ -63,7 +63,7 @@ def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
     """Make `parser` raise UserError for wrong arguments, with the option that was probably meant."""
 
     def error(message: str) -> NoReturn:
-        raise refusal(WHERE, message + _advice(message, parser))
+        raise user_error(WHERE, message + _advice(message, parser))
 
     # Set on the object, not by a subclass, so that every tool may make its parser as it likes.
     parser.error = error

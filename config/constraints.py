@@ -4,7 +4,7 @@ from pathlib import PurePath
 from typing import NoReturn
 
 from config.families import CROSS_ENCODERS, DUAL_ENCODERS, IMAGE_ENCODERS, METRIC_LOSSES
-from config.values import refusal, show
+from config.values import show, user_error
 
 Values = dict[str, dict]  # section -> key -> value
 Origins = dict[str, str]  # full key -> where its value was given
@@ -33,7 +33,7 @@ def check_constraints(values: Values, origins: Origins) -> None:
 
 
 def _refuse(name: str, origins: Origins, problem: str) -> NoReturn:
-    raise refusal(origins.get(name, "defaults"), f"{name}: {problem}")
+    raise user_error(origins.get(name, "defaults"), f"{name}: {problem}")
 
 
 def _refuse_value(name: str, values: Values, origins: Origins, expected: str) -> NoReturn:

@@ -14,7 +14,7 @@ from config.default import default_config
 from config.describe import describe_keys
 from config.errors import UserError
 from config.task_files import read_settings, to_yaml
-from config.values import refusal
+from config.values import user_error
 
 
 class FrozenConfig(CfgNode):
@@ -78,7 +78,7 @@ def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise refusal(os.fspath(path), f"cannot write the configuration: {error.strerror}") from None
+        raise user_error(os.fspath(path), f"cannot write the configuration: {error.strerror}") from None
 
 
 class _HelpConfig(argparse.Action):
@@ -125,7 +125,7 @@ def configs_of_checkpoints(folders: Sequence[str], overrides: Sequence[str] = ()
     Raises UserError as `load_config` does, and for a folder outside a run or a checkpoint in `overrides`.
     """
     if any(override.startswith("EVAL.CHECKPOINT_DIR=") for override in overrides):
-        raise refusal(WHERE, "expected --checkpoints or EVAL.CHECKPOINT_DIR, got both; leave one out")
+        raise user_error(WHERE, "expected --checkpoints or EVAL.CHECKPOINT_DIR, got both; leave one out")
     return [config_of_checkpoint(folder, overrides) for folder in folders]
 
 
@@ -140,10 +140,10 @@ def config_of_checkpoint(
     path = Path(folder) if Path(folder).name not in ("", "..") else Path(folder).resolve()
     config = path.parent / "config.yaml"
     if (path / "config.yaml").is_file():
-        raise refusal(WHERE, f"{named_by}: {folder} is a run; name a checkpoint of it: {path}/best")
+        raise user_error(WHERE, f"{named_by}: {folder} is a run; name a checkpoint of it: {path}/best")
     if not config.is_file():
         problem = f"expected a folder in a run, such as out/a/best, got {folder}: there is no {config}"
-        raise refusal(WHERE, f"{named_by}: {problem}")
+        raise user_error(WHERE, f"{named_by}: {problem}")
     return load_config(config, [*_own_folder(config), *overrides, f"EVAL.CHECKPOINT_DIR={folder}"])
 
 

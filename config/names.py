@@ -4,7 +4,7 @@ from difflib import get_close_matches
 
 from config.default import KEYS, Key
 from config.errors import UserError
-from config.values import refusal
+from config.values import user_error
 
 VINVL_NAMES = {  # keys of VinVL-Paddle that have another name here
     "INPUT.BERT_MODEL": ["PRETRAINED.DIR"],
@@ -19,7 +19,7 @@ def find_key(name: str, where: str) -> Key:
     if last in KEYS.get(section, {}):
         return KEYS[section][last]
     if name in KEYS:
-        raise refusal(where, f"{name} is a section, expected one of its keys, such as {_example(name)}")
+        raise user_error(where, f"{name} is a section, expected one of its keys, such as {_example(name)}")
     raise unknown_name(name, "key", where)
 
 
@@ -27,7 +27,7 @@ def unknown_name(name: str, kind: str, where: str) -> UserError:
     """Return the error for a `name` that is no key or section (`kind`), with what it may have meant."""
     meant = suggest(name)
     advice = f"did you mean {' or '.join(meant)}?" if meant else LIST_OF_KEYS
-    return refusal(where, f"{name}: there is no such {kind}; {advice}")
+    return user_error(where, f"{name}: there is no such {kind}; {advice}")
 
 
 def suggest(name: str) -> list[str]:

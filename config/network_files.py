@@ -8,7 +8,7 @@ import yaml
 from config.default import Key
 from config.errors import UserError
 from config.task_files import compose_yaml, plain_value
-from config.values import check_value, refusal
+from config.values import check_value, user_error
 
 _PIXELS = {
     "SIZE": Key(224, "width and height of the network's input, in pixels", minimum=8),
@@ -88,11 +88,11 @@ def read_backbone(path: str | os.PathLike) -> Backbone:
     values = _read_keys(os.fspath(path), BACKBONE_KEYS)
     backbone = Backbone(os.fspath(path), **values)
     if backbone.cut == "centre" and backbone.resize < backbone.size:
-        raise refusal(
+        raise user_error(
             backbone.path, f"RESIZE: expected at least SIZE, {backbone.size}, got {backbone.resize}"
         )
     if backbone.kind == "onnx" and not (backbone.pooled or backbone.grid):
-        raise refusal(backbone.path, "POOLED: expected the name of an output here or at GRID, got none")
+        raise user_error(backbone.path, "POOLED: expected the name of an output here or at GRID, got none")
     return backbone
 
 
@@ -100,7 +100,7 @@ def read_detector(path: str | os.PathLike) -> Detector:
     """Read a detector's file; raise `UserError` naming the line of a wrong key or value."""
     detector = Detector(os.fspath(path), **_read_keys(os.fspath(path), DETECTOR_KEYS))
     if not detector.classes:
-        raise refusal(detector.path, "CLASSES: expected the names of its classes, got none")
+        raise user_error(detector.path, "CLASSES: expected the names of its classes, got none")
     return detector
 
 
@@ -109,18 +109,18 @@ def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
     values = {name: key.default for name, key in keys.items()}
     root = compose_yaml(_read(path), path)
     if not isinstance(root, yaml.MappingNode):
-        raise refusal(path, f"expected keys, such as MODEL: {next(iter(keys))}.onnx")
+        raise user_error(path, f"expected keys, such as MODEL: {next(iter(keys))}.onnx")
     lines: dict[str, int] = {}
     for name_node, value_node in root.value:
         name, line = str(name_node.value), name_node.start_mark.line + 1
         where = f"{path}, line {line}"
         if name not in keys:
-            raise refusal(where, f"{name}: there is no such key, expected one of {', '.join(keys)}")
+            raise user_error(where, f"{name}: there is no such key, expected one of {', '.join(keys)}")
         if lines.setdefault(name, line) != line:
-            raise refusal(where, f"{name}: expected once, got it again after line {lines[name]}")
+            raise user_error(where, f"{name}: expected once, got it again after line {lines[name]}")
         values[name] = check_value(name, keys[name], plain_value(value_node, path), where)
     if not values["MODEL"]:
-        raise refusal(path, f"MODEL: expected {keys['MODEL'].meaning}, got nothing")
+        raise user_error(path, f"MODEL: expected {keys['MODEL'].meaning}, got nothing")
     return {
         name.lower(): tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }

@@ -11,7 +11,7 @@ import yaml
 
 from config.default import KEYS
 from config.names import find_key, suggest, unknown_name
-from config.values import check_value, parse_plain, refusal, show
+from config.values import check_value, parse_plain, show, user_error
 
 BASE = "_BASE_"
 
@@ -35,7 +35,7 @@ def read_settings(path: str, opened: tuple[str, ...] = ()) -> list[Setting]:
     shown = os.path.normpath(path)
     if os.path.realpath(path) in [os.path.realpath(before) for before in opened]:
         chain = " -> ".join(os.path.normpath(step) for step in (*opened, path))
-        raise refusal(shown, f"{BASE}: expected files that do not inherit themselves, got {chain}")
+        raise user_error(shown, f"{BASE}: expected files that do not inherit themselves, got {chain}")
     entries = _mapping_entries(compose_yaml(_read_text(path), shown), shown)
     inherited = [
         setting
@@ -55,16 +55,18 @@ def _read_text(path: str) -> str:
         with open(path, "rb") as file:
             content = file.read()
     except FileNotFoundError:
-        raise refusal(shown, "there is no such task file") from None
+        raise user_error(shown, "there is no such task file") from None
     except IsADirectoryError:
-        raise refusal(shown, "this is a folder; name the file, such as a run's config.yaml in it") from None
+        raise user_error(
+            shown, "this is a folder; name the file, such as a run's config.yaml in it"
+        ) from None
     except OSError as error:
-        raise refusal(shown, f"cannot read the task file: {error.strerror}") from None
+        raise user_error(shown, f"cannot read the task file: {error.strerror}") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise refusal(
+        raise user_error(
             f"{shown}, line {line}", f"expected UTF-8 text, got the byte 0x{content[error.start]:02x}"
         ) from None
 
@@ -77,13 +79,13 @@ def compose_yaml(text: str, shown: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         problem = f"{error.context or ''} {error.problem or ''}"
         advice = "; indent with spaces, not tabs" if r"'\t'" in problem else ""
-        raise refusal(f"{shown}, line {mark.line + 1}", f"expected YAML: {problem}{advice}") from None
+        raise user_error(f"{shown}, line {mark.line + 1}", f"expected YAML: {problem}{advice}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         code = f"U+{ord(text[error.position]):04X}"
-        raise refusal(f"{shown}, line {line}", f"expected YAML, got the character {code}") from None
+        raise user_error(f"{shown}, line {line}", f"expected YAML, got the character {code}") from None
     except RecursionError:
-        raise refusal(shown, "expected sections with keys, got YAML nested too deeply") from None
+        raise user_error(shown, "expected sections with keys, got YAML nested too deeply") from None
 
 
 def _mapping_entries(
@@ -97,17 +99,17 @@ def _mapping_entries(
         expected = f"keys, such as {next(iter(KEYS[section]))}:" if section else "sections, such as MODEL:"
         problem = f"expected {expected}, got {show(plain_value(node, shown))}"
         where = f"{shown}, line {node.start_mark.line + 1}"
-        raise refusal(where, f"{section}: {problem}" if section else problem)
+        raise user_error(where, f"{section}: {problem}" if section else problem)
     entries: dict[str, tuple[int, yaml.Node]] = {}
     for name_node, value_node in node.value:
         line = name_node.start_mark.line + 1
         where = f"{shown}, line {line}"
         if not isinstance(name_node, yaml.ScalarNode):
-            raise refusal(where, "expected a name before the colon")
+            raise user_error(where, "expected a name before the colon")
         name = name_node.value
         if name in entries:
             first = entries[name][0]
-            raise refusal(where, f"{prefix}{name}: expected once, got it again after line {first}")
+            raise user_error(where, f"{prefix}{name}: expected once, got it again after line {first}")
         entries[name] = (line, value_node)
     return entries
 
@@ -121,18 +123,20 @@ def _bases(entry: tuple[int, yaml.Node] | None, path: str, shown: str) -> list[s
     names = value if isinstance(value, list) else [value]
     where = f"{shown}, line {line}"
     if not all(isinstance(name, str) and name for name in names):
-        raise refusal(where, f"{BASE}: expected the path of a task file or a list of them, got {show(value)}")
+        raise user_error(
+            where, f"{BASE}: expected the path of a task file or a list of them, got {show(value)}"
+        )
     paths = [os.path.join(os.path.dirname(path), name) for name in names]
     for base in paths:
         if not os.path.isfile(base):
-            raise refusal(where, f"{BASE}: there is no task file {os.path.normpath(base)}")
+            raise user_error(where, f"{BASE}: there is no task file {os.path.normpath(base)}")
     return paths
 
 
 def _section_settings(section: str, node: yaml.Node, line: int, shown: str) -> list[Setting]:
     if "." in section and section in suggest(section):
         of, _, key = section.partition(".")
-        raise refusal(f"{shown}, line {line}", f"{section}: expected {key}: indented under {of}:")
+        raise user_error(f"{shown}, line {line}", f"{section}: expected {key}: indented under {of}:")
     if section not in KEYS:
         kind = "section" if isinstance(node, yaml.MappingNode) else "key"
         raise unknown_name(section, kind, f"{shown}, line {line}")
@@ -153,7 +157,7 @@ def plain_value(node: yaml.Node, shown: str) -> object:
     """
     if node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
         where = f"{shown}, line {node.start_mark.line + 1}"
-        raise refusal(where, f"expected plain text, numbers and lists, got the YAML tag {node.tag}")
+        raise user_error(where, f"expected plain text, numbers and lists, got the YAML tag {node.tag}")
     if isinstance(node, yaml.ScalarNode):
         return parse_plain(node.value) if node.style is None else node.value
     if isinstance(node, yaml.SequenceNode):

@@ -50,7 +50,7 @@ def show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def refusal(where: str, problem: str) -> UserError:
+def user_error(where: str, problem: str) -> UserError:
     """Return the error for `problem` at `where` (a file and line, or the command line), on one line."""
     return UserError(" ".join(f"{where}: {problem}".split()))
 
@@ -143,4 +143,4 @@ def _choice_advice(choices: tuple[Scalar, ...], value: Scalar) -> str:
 
 def _wrong(name: str, key: Key, got: str, where: str, advice: str = "") -> UserError:
     problem = f"{name}: expected {describe_bounds(key)}, got {got}"
-    return refusal(where, f"{problem}; {advice}" if advice else problem)
+    return user_error(where, f"{problem}; {advice}" if advice else problem)

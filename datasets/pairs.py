@@ -108,7 +108,7 @@ class JoinedPairs:
         return self._parts[part].block(index - int(self._ends[part]) + len(self._parts[part]))
 
 
-Blocks = CrossPairs | ListedPairs | JoinedPairs
+PairBlocks = CrossPairs | ListedPairs | JoinedPairs
 
 
 def candidate_pairs(captions_of_image: np.ndarray | None, images_of_caption: np.ndarray | None) -> Pairs:

@@ -12,7 +12,7 @@ Batch = TypeVar("Batch")
 _AHEAD = 2  # batches per thread that are made or wait: bounds the memory
 
 
-def iterate_batches(
+def prefetched(
     make_batch: Callable[[Item], Batch], batches: Sequence[Item], num_workers: int = 0, start: int = 0
 ) -> Iterator[Batch]:
     """Yield `make_batch(item)` for each item of `batches[start:]`, in order.

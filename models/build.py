@@ -9,7 +9,13 @@ from models.captioner import Captioner
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
 from models.gathering import Gather, gather_rows, own_rows
-from models.losses.matching import PairLoss, match_binary, match_choice, match_cross_entropy, match_regression
+from models.losses.matching import (
+    MatchingLoss,
+    match_binary,
+    match_choice,
+    match_cross_entropy,
+    match_regression,
+)
 from models.losses.memory_queue import MemoryQueue
 from models.losses.metric_learning import (
     MinedLoss,
@@ -211,10 +217,10 @@ def _mined(cfg: CfgNode) -> MinedLoss:
 LOSSES = {
     "hinge": _hinge,
     "contrastive": _contrastive,
-    "match_cross_entropy": lambda cfg: PairLoss(match_cross_entropy, cfg.LOSS.WORD_WEIGHT),
-    "match_binary": lambda cfg: PairLoss(match_binary, cfg.LOSS.WORD_WEIGHT),
-    "match_regression": lambda cfg: PairLoss(match_regression, cfg.LOSS.WORD_WEIGHT),
-    "match_choice": lambda cfg: PairLoss(match_choice, cfg.LOSS.WORD_WEIGHT),
+    "match_cross_entropy": lambda cfg: MatchingLoss(match_cross_entropy, cfg.LOSS.WORD_WEIGHT),
+    "match_binary": lambda cfg: MatchingLoss(match_binary, cfg.LOSS.WORD_WEIGHT),
+    "match_regression": lambda cfg: MatchingLoss(match_regression, cfg.LOSS.WORD_WEIGHT),
+    "match_choice": lambda cfg: MatchingLoss(match_choice, cfg.LOSS.WORD_WEIGHT),
     "triplet": lambda cfg: TripletLoss(cfg.LOSS.MARGIN),
     "batch_hard": _mined,
     "semi_hard": _mined,

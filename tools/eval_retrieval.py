@@ -37,7 +37,7 @@ from config.load import (
     config_from_arguments,
     configs_of_checkpoints,
 )
-from config.values import refusal
+from config.values import user_error
 from engine.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -81,13 +81,15 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
     if arguments.checkpoints is None:
         cfgs = [config_from_arguments(arguments)]
     elif arguments.cfg_file is not None:
-        raise refusal(WHERE, "expected --cfg_file or --checkpoints, got both; a checkpoint has its run's own")
+        raise user_error(
+            WHERE, "expected --cfg_file or --checkpoints, got both; a checkpoint has its run's own"
+        )
     else:
         cfgs = configs_of_checkpoints(folders, arguments.overrides)
     if len(cfgs) == 1 and (arguments.weights is not None or arguments.tune_weights):
-        raise refusal(WHERE, "--weights and --tune_weights: expected several --checkpoints, got one")
+        raise user_error(WHERE, "--weights and --tune_weights: expected several --checkpoints, got one")
     if len(cfgs) > 1 and arguments.out is None:
-        raise refusal(WHERE, "expected --out DIR for the result.json of several checkpoints, got none")
+        raise user_error(WHERE, "expected --out DIR for the result.json of several checkpoints, got none")
     return cfgs, None if arguments.weights is None else read_weights(words, len(cfgs))
 
 
@@ -99,7 +101,7 @@ def read_weights(words: Sequence[str], members: int) -> list[float]:
             weights.append(float(word))
     if len(weights) != members or len(words) != members or not all(0 < each < math.inf for each in weights):
         expected = f"expected a number above 0 for each of the {members} checkpoints"
-        raise refusal(WHERE, f"--weights: {expected}, got {' '.join(words) or 'none'}")
+        raise user_error(WHERE, f"--weights: {expected}, got {' '.join(words) or 'none'}")
     return weights
 
 
@@ -150,7 +152,7 @@ def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | No
 
     if len(cfgs) > 1 or scores_path:
         problem = "--save_scores" if scores_path else f"{len(cfgs)} --checkpoints"
-        raise refusal(
+        raise user_error(
             WHERE, f"expected one checkpoint and no --save_scores with an image encoder, got {problem}"
         )
     with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:

@@ -40,7 +40,7 @@ from datasets.features.formats import open_features
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
-from engine.extraction.describers import Describer, extract
+from engine.extraction.extractors import FeatureExtractor
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
@@ -74,7 +74,7 @@ def main() -> None:
     )
     batch_size = _PICTURES_WITH_REGIONS if detector else arguments.batch_size
     job = describe_job(arguments, backbone, detector, ids, names, batch_size)
-    joined, is_first, extract_all = processes(launched)
+    joined, is_first, extract = processes(launched)
     with joined, contextlib.ExitStack() as opened:
         folder = None
         if is_first:
@@ -83,9 +83,9 @@ def main() -> None:
             if folder.done:
                 print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
         if launched or folder.done < len(ids):
-            describer = build_describer(arguments, loader, backbone, detector, threads)
+            extractor = build_extractor(arguments, loader, backbone, detector, threads)
             with stage("extracting", len(ids), folder.done) if folder else unseen() as progress:
-                extract_all(describer, ids, folder, batch_size, arguments.workers, progress)
+                extract(extractor, ids, folder, batch_size, arguments.workers, progress)
         if folder:
             write_store(folder, output, arguments.dtype)
             for line in describe_unreadable(folder.problems):
@@ -96,7 +96,7 @@ def main() -> None:
 def processes(launched: bool) -> tuple[contextlib.AbstractContextManager, bool, Callable[..., None]]:
     """Return what holds the processes of a job together, whether this is the first, and how it extracts."""
     if not launched:
-        return contextlib.nullcontext(), True, extract
+        return contextlib.nullcontext(), True, extract_all
     from engine.parallel.processes import is_main
     from engine.parallel.lifeline import joined_processes
     from engine.extraction.shared import extract_together
@@ -229,13 +229,13 @@ def digest(path: str) -> str | None:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def build_describer(
+def build_extractor(
     arguments: argparse.Namespace,
     loader: PictureLoader,
     backbone: Backbone,
     detector: Detector | None,
     threads: int,
-) -> Describer:
+) -> FeatureExtractor:
     """Return the way to features that was asked for."""
     if detector:
         fewest, most = arguments.regions

@@ -58,7 +58,7 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     from engine.tasks.loading import load_trained, run_folder, split_name
     from engine.tasks.cross_evaluation import refuse_cross_encoder
     from serving.reports.pages import write_search_page
-    from serving.reports.pictures import PictureFolder, Tile, contact_sheet, image_folder
+    from serving.reports.pictures import PictureFolder, ContactSheetTile, contact_sheet, image_folder
     from serving.search.searcher import Searcher
 
     refuse_cross_encoder(cfg)
@@ -90,7 +90,7 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
         where = f" in {pictures.folder}" if pictures.folder else ""
         print(f"no pictures to show{where}: name their folder with DATASET.IMAGE_DIR=path/to/pictures")
     target = Path(out) if out else run_folder(cfg).path / "search" / file_name(title)
-    tiles = [Tile(hit.name, f"{hit.score:.3f}") for hit in images]
+    tiles = [ContactSheetTile(hit.name, f"{hit.score:.3f}") for hit in images]
     sheet = contact_sheet(title, tiles, pictures, query=shown)
     note = (
         f"The best of {dataset.num_images} pictures of the split {dataset.name}, by {state['model']} "

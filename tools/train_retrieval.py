@@ -65,7 +65,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     from engine.parallel.processes import (
         broadcast_layer,
         is_main,
-        rank,
+        process_number,
         wait_for_all,
         world_size,
     )
@@ -82,8 +82,8 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         if resume:
             resume_from, problem = newest_whole(folder.last)
             if problem:
-                log.say(f"{problem}: going on from the checkpoint before it")
-        trainer, vocabulary = build_trainer(cfg, folder, log, resume_from, rank(), world_size())
+                log.print_line(f"{problem}: going on from the checkpoint before it")
+        trainer, vocabulary = build_trainer(cfg, folder, log, resume_from, process_number(), world_size())
         broadcast_layer(trainer.model)
         broadcast_layer(trainer.loss)
         wait_for_all()
@@ -92,7 +92,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         raise
     over = nothing_left(trainer.progress, trainer.settings)
     if over:
-        log.say(f"nothing left to train in {folder.path}: {over}")
+        log.print_line(f"nothing left to train in {folder.path}: {over}")
         return 0
     if is_main():  # only now, when nothing that the user gave can be wrong any more, in any process
         if not resume:
@@ -121,10 +121,10 @@ def fit(trainer: "Trainer", log: "RunLog") -> int:
         state = "finished"
     except TrainingStoppedError as stop:
         state, step = "stopped", trainer.progress.step
-        log.remark("stopped", step, f"{stop} at step {step}; saved, --resume goes on")
+        log.event("stopped", step, f"{stop} at step {step}; saved, --resume goes on")
         return stop.exit_code
     except TrainingFailedError as failure:
-        log.note("failed", trainer.progress.step, str(failure))
+        log.log_event("failed", trainer.progress.step, str(failure))
         if trainer.rank == 0:
             print(f"error: {failure}", file=sys.stderr)
         return 1

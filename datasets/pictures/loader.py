@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.pictures.files import PictureFiles
-from datasets.pictures.picture import Picture, UnreadableError, Unreadables, View
+from datasets.pictures.picture import CropBox, Picture, UnreadableError, Unreadables
 from datasets.pictures.transforms import Normalization, Transform
 
 
@@ -77,5 +77,5 @@ class PictureLoader:
             np.array(boxes, dtype=np.float32).reshape(len(kept), images.shape[1], 4),
         )
 
-    def _cut(self, picture: Picture, index: int, epoch: int) -> list[View]:
+    def _cut(self, picture: Picture, index: int, epoch: int) -> list[CropBox]:
         return self.transform(picture.size, np.random.default_rng((self._seed, epoch, index)))

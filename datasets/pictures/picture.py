@@ -32,7 +32,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class View:
+class CropBox:
     """A part of a picture, and the size that it is brought to.
 
     box: left, upper, right, lower in pixels of the upright picture; parts of pixels count. size: width and
@@ -70,7 +70,7 @@ class Picture:
         self._turned = orientation in range(2, 9)
         self.size = (height, width) if orientation in range(5, 9) else (width, height)
 
-    def views(self, views: list[View], resample: Image.Resampling) -> list[np.ndarray]:
+    def views(self, views: list[CropBox], resample: Image.Resampling) -> list[np.ndarray]:
         """Return each view as uint8 [height,width,3] in RGB; equal boxes are brought to size once.
 
         In memory, each channel is in one piece, as networks want it. The picture is decoded as small as these

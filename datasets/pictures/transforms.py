@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.pictures.picture import View
+from datasets.pictures.picture import CropBox
 
-Transform = Callable[[tuple[int, int], np.random.Generator], list[View]]  # (width, height) -> views
+Transform = Callable[[tuple[int, int], np.random.Generator], list[CropBox]]  # (width, height) -> views
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_SCALE = (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255))
@@ -28,10 +28,10 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
 
-    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[View]:
+    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
         """Return one view."""
         flip = self.flip and random.random() < 0.5
-        return [View(self._box(*size, random), (self.crop, self.crop), flip)]
+        return [CropBox(self._box(*size, random), (self.crop, self.crop), flip)]
 
     def _box(self, width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -57,7 +57,7 @@ class ResizeRandomCrop:
     crop: int
     flip: bool = True
 
-    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[View]:
+    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
         """Return one view."""
         flip = self.flip and random.random() < 0.5
         resized = _resized(size, self.resize)
@@ -72,7 +72,7 @@ class ResizeCentreCrop:
     resize: int
     crop: int
 
-    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[View]:
+    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
         """Return one view; nothing is random."""
         resized = _resized(size, self.resize)
         return [_crop(size, resized, _centre(resized, self.crop), self.crop)]
@@ -85,7 +85,7 @@ class TenCrop:
     resize: int
     crop: int
 
-    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[View]:
+    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
         """Return ten views; nothing is random."""
         resized = _resized(size, self.resize)
         right, lower = (side - self.crop for side in resized)
@@ -99,9 +99,9 @@ class Stretch:
 
     crop: int
 
-    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[View]:
+    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
         """Return one view; nothing is random."""
-        return [View((0, 0, *size), (self.crop, self.crop))]
+        return [CropBox((0, 0, *size), (self.crop, self.crop))]
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def _centre(resized: tuple[int, int], crop: int) -> tuple[int, int]:
 
 def _crop(
     size: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], crop: int, flip: bool = False
-) -> View:
+) -> CropBox:
     """Return a square of the resized picture as a view of the whole one, which saves resizing the rest."""
     x_scale, y_scale = size[0] / resized[0], size[1] / resized[1]
     left, upper = corner
     box = (left * x_scale, upper * y_scale, (left + crop) * x_scale, (upper + crop) * y_scale)
-    return View((box[0], box[1], min(box[2], size[0]), min(box[3], size[1])), (crop, crop), flip)
+    return CropBox((box[0], box[1], min(box[2], size[0]), min(box[3], size[1])), (crop, crop), flip)

@@ -10,7 +10,7 @@ _POOL_BATCHES, _MIN_POOLS = 64, 2
 
 
 @dataclass(frozen=True)
-class Cut:
+class FinishedPart:
     """A part of an epoch: `done` global batches of `size` samples, shared among so many processes."""
 
     size: int
@@ -35,8 +35,8 @@ class BatchSampler:
     of one, which the original forms, has a loss of zero and no gradient, so nothing is lost. A last batch of
     so few joins the one before it.
 
-    An epoch that was begun with other batches or processes goes on after `take_up`: what is left of its order
-    is cut anew.
+    An epoch that was begun with other batches or processes goes on after `resume_within_epoch`: what is left
+    of its order is cut anew.
     """
 
     def __init__(
@@ -61,31 +61,33 @@ class BatchSampler:
         self.shuffle = shuffle
         self._group_of = group_of if together > 1 and batching != "same_length" else None
         self._together = together
-        self._whole = Cut(batch_size * world_size, world_size, 0)
-        self._begun: dict[int, list[Cut]] = {}  # epoch -> how its first batches were cut
+        self._whole = FinishedPart(batch_size * world_size, world_size, 0)
+        self._finished_parts: dict[int, list[FinishedPart]] = {}  # epoch -> how its first batches were cut
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Number of batches, the same for all processes and epochs, but for one that was taken up."""
-        return len(self.batches(epoch)) if epoch in self._begun else sum(map(len, self._sizes(self._whole)))
+        if epoch in self._finished_parts:
+            return len(self.batches(epoch))
+        return sum(map(len, self._sizes(self._whole)))
 
-    def take_up(self, epoch: int, begun: list[Cut]) -> None:
-        """Let `epoch` go on where `begun` ended: from now on, `batches(epoch)` are those that follow."""
-        self._begun = {epoch: begun}
+    def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
+        """Let `epoch` go on where `finished_parts` ended: `batches(epoch)` are then those that follow."""
+        self._finished_parts = {epoch: finished_parts}
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its captions, int64 [B]."""
-        first, *later = [*self._begun.get(epoch, []), self._whole]
+        first, *later = [*self._finished_parts.get(epoch, []), self._whole]
         batches = self._draw(epoch, first)[first.done :]
         for cut in later:
             batches = self._cut_again(batches, cut)[cut.done :]
         return [self._share(batch) for batch in batches]
 
-    def _sizes(self, cut: Cut) -> list[list[int]]:
+    def _sizes(self, cut: FinishedPart) -> list[list[int]]:
         """Return the sizes of the batches; same_length: for each length."""
         groups = np.bincount(self.lengths) if self.batching == "same_length" else [len(self.lengths)]
         return [_batch_sizes(count, cut) for count in groups]
 
-    def _cut_again(self, batches: list[np.ndarray], cut: Cut) -> list[np.ndarray]:
+    def _cut_again(self, batches: list[np.ndarray], cut: FinishedPart) -> list[np.ndarray]:
         """Cut the captions of `batches` into other batches, in their order."""
         order = np.concatenate(batches) if batches else np.empty(0, np.int64)
         parts = [order]
@@ -95,7 +97,7 @@ class BatchSampler:
         cuts = [np.split(part, np.cumsum(_batch_sizes(len(part), cut))) for part in parts]
         return [batch for pieces in cuts for batch in pieces[:-1]]
 
-    def _draw(self, epoch: int, cut: Cut) -> list[np.ndarray]:
+    def _draw(self, epoch: int, cut: FinishedPart) -> list[np.ndarray]:
         """Return the global batches of a whole epoch."""
         sizes = self._sizes(cut)
         random = np.random.default_rng([self.seed, epoch])
@@ -159,7 +161,7 @@ class BatchSampler:
         return batches
 
 
-def _batch_sizes(count: int, cut: Cut) -> list[int]:
+def _batch_sizes(count: int, cut: FinishedPart) -> list[int]:
     """Sizes of the global batches for `count` captions: two or more, and one per process."""
     fewest = max(2, cut.processes)
     if count < fewest:

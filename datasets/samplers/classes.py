@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from config.errors import UserError
-from datasets.samplers.batches import Cut
+from datasets.samplers.batches import FinishedPart
 
 
 class ClassSampler:
@@ -54,7 +54,7 @@ class ClassSampler:
         """Number of batches, the same for all processes and epochs."""
         return self._steps
 
-    def take_up(self, epoch: int, begun: list[Cut]) -> None:
+    def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
         """Raise `UserError`: classes come in rounds, of which another batch size has no rest."""
         raise UserError(
             f"cannot resume in the midst of epoch {epoch} with another OPTIMIZATION.BATCH_SIZE or number of "
@@ -129,9 +129,9 @@ class TripletSampler:
         """Number of batches, the same for all processes and epochs."""
         return self._pairs.steps_per_epoch(epoch)
 
-    def take_up(self, epoch: int, begun: list[Cut]) -> None:
+    def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
         """Raise `UserError`: see `ClassSampler`."""
-        self._pairs.take_up(epoch, begun)
+        self._pairs.resume_within_epoch(epoch, finished_parts)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return this process's batches of one epoch, each the indices of its images, int64 [B]."""

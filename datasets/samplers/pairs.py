@@ -7,7 +7,7 @@ import numpy as np
 from config.errors import UserError
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs, captions_by_image
-from datasets.samplers.batches import BatchSampler, Cut
+from datasets.samplers.batches import BatchSampler, FinishedPart
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PairSampler:
         self._count = count
         self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._batching = "bucket" if bucket else "random"
-        self._begun: tuple[int, list[Cut]] | None = None
+        self._finished_parts: tuple[int, list[FinishedPart]] | None = None
         self._hard, self._hard_share, self._hard_from = hard, hard_share, hard_from
         self._order, starts = captions_by_image(dataset.caption_image, dataset.num_images)
         self._captioned = np.flatnonzero(np.diff(starts))  # images with captions: the others teach nothing
@@ -111,9 +111,9 @@ class PairSampler:
         """Number of batches, the same for all processes and epochs."""
         return self._sampler(np.ones(self.dataset.num_captions, np.int64)).steps_per_epoch(epoch)
 
-    def take_up(self, epoch: int, begun: list[Cut]) -> None:
-        """Let `epoch` go on where `begun` ended: see `BatchSampler`."""
-        self._begun = epoch, begun
+    def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
+        """Let `epoch` go on where `finished_parts` ended: see `BatchSampler`."""
+        self._finished_parts = epoch, finished_parts
 
     def batches(self, epoch: int) -> list[Pairs]:
         """Return this process's batches of one epoch."""
@@ -151,8 +151,8 @@ class PairSampler:
         sampler = BatchSampler(
             lengths, self._batch_size, self._batching, self._seed, self._rank, self._world_size
         )
-        if self._begun:
-            sampler.take_up(*self._begun)
+        if self._finished_parts:
+            sampler.resume_within_epoch(*self._finished_parts)
         return sampler
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from paddle import nn
 
 from datasets.pair_dataset import PairDataset
-from datasets.pairs import Blocks, CrossPairs, JoinedPairs, ListedPairs, Pairs, captions_by_image
+from datasets.pairs import CrossPairs, JoinedPairs, ListedPairs, PairBlocks, Pairs, captions_by_image
 from engine.evaluation.dual import Progress, check_protocol, folds_of_images, make_result, open_scores
 from engine.evaluation.pair_scoring import score_shared, scored_blocks
 from engine.evaluation.result import Result
@@ -47,7 +47,7 @@ def evaluate_cross(
     return rank_cross(blocks, store, dataset, split, folds, tie_rule)
 
 
-def cross_blocks(dataset: PairDataset, folds: int, block_pairs: int) -> Blocks:
+def cross_blocks(dataset: PairDataset, folds: int, block_pairs: int) -> PairBlocks:
     """Return the pairs that a full evaluation scores: each image with each distinct sentence of its fold.
 
     A pair names a sentence by the first caption of the split that says it.
@@ -71,7 +71,7 @@ def cross_blocks(dataset: PairDataset, folds: int, block_pairs: int) -> Blocks:
 
 
 def rank_cross(
-    blocks: Blocks,
+    blocks: PairBlocks,
     store: ScoreStore,
     dataset: PairDataset,
     split: str,
@@ -166,7 +166,7 @@ def candidate_blocks(dataset: PairDataset, candidates: Pairs, block_pairs: int) 
 
 
 def scores_of_candidates(
-    blocks: Blocks, store: ScoreStore, dataset: PairDataset, candidates: Pairs
+    blocks: PairBlocks, store: ScoreStore, dataset: PairDataset, candidates: Pairs
 ) -> np.ndarray:
     """Return the score of each of `candidates` [P] from the `blocks` that `candidate_blocks` made of them."""
     width = dataset.num_captions
@@ -198,7 +198,7 @@ def evaluate_candidates(
 
 
 def rank_candidates(
-    blocks: Blocks,
+    blocks: PairBlocks,
     store: ScoreStore,
     dataset: PairDataset,
     candidates: Pairs,

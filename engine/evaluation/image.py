@@ -9,9 +9,16 @@ from paddle import nn
 
 from config.errors import UserError
 from datasets.image_dataset import ImageDataset
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from engine.evaluation.dual import Progress, evaluation_mode
-from engine.parallel.processes import combine, gather_array, gather_bytes, rank, together, world_size
+from engine.parallel.processes import (
+    all_or_none,
+    all_reduce,
+    gather_array,
+    gather_bytes,
+    process_number,
+    world_size,
+)
 from engine.ranking.image_metrics import IMAGE_RECALLS, summarize_images
 from engine.ranking.image_ranks import ImageRanks, image_ranks
 from engine.ranking.metrics import TIE_RULES
@@ -64,7 +71,7 @@ def evaluate_images(
     found = encode_pictures(model, gallery, batch_size, num_workers, progress) if gallery else queries
     others = (found.embeddings, found.classes) if gallery else ()
     _refuse_lonely(dataset, queries.classes, gallery, found.classes)
-    ranks = together(
+    ranks = all_or_none(
         lambda: image_ranks(
             queries.embeddings,
             queries.classes,
@@ -72,7 +79,7 @@ def evaluate_images(
             tie_rule=tie_rule,
             block_size=block_size,
             progress=(lambda done, total: progress("rank", done, total)) if progress else None,
-            part=(rank(), world_size()),
+            part=(process_number(), world_size()),
         )
     )
     if world_size() > 1:
@@ -130,10 +137,10 @@ def encode_pictures(
     Raises UserError where no picture can be read, and for an embedding that is not finite.
     """
     batches = np.split(np.arange(dataset.num_images), range(batch_size, dataset.num_images, batch_size))
-    numbers = np.array_split(np.arange(len(batches)), world_size())[rank()]
+    numbers = np.array_split(np.arange(len(batches)), world_size())[process_number()]
     own = [batches[number] for number in numbers]
-    embeddings, kept = together(lambda: _encode(model, dataset, own, num_workers, progress))
-    most, width = combine(np.array([len(kept), embeddings.shape[1]]), "max").tolist()
+    embeddings, kept = all_or_none(lambda: _encode(model, dataset, own, num_workers, progress))
+    most, width = all_reduce(np.array([len(kept), embeddings.shape[1]]), "max").tolist()
     if not most:
         raise UserError(
             f"{dataset.loader.files.path}, {dataset.name}: none of the {dataset.num_images} pictures can be "
@@ -158,7 +165,7 @@ def _encode(
     embeddings, places = [], []
     done = np.cumsum([len(batch) for batch in batches]).tolist()
     with evaluation_mode(model), paddle.no_grad():
-        made = iterate_batches(lambda images: dataset.readable(images, 0), batches, num_workers)
+        made = prefetched(lambda images: dataset.readable(images, 0), batches, num_workers)
         for number, batch in zip(done, made, strict=True):
             if batch:
                 embeddings.append(_embeddings(model, dataset, batch))

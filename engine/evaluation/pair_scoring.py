@@ -10,10 +10,10 @@ from paddle import nn
 
 from config.errors import UserError
 from datasets.pair_dataset import PairDataset
-from datasets.pairs import Blocks, Pairs
+from datasets.pairs import PairBlocks, Pairs
 from engine.evaluation.dual import Progress, evaluation_mode
 from engine.evaluation.score_shards import ScoreStore
-from engine.parallel.processes import broadcast_array, rank, together, world_size
+from engine.parallel.processes import all_or_none, broadcast_array, process_number, world_size
 
 SCORING = "score pairs"
 
@@ -24,7 +24,7 @@ _SAMPLED_IMAGES = 8
 def score_blocks(
     model: nn.Layer,
     dataset: PairDataset,
-    blocks: Blocks,
+    blocks: PairBlocks,
     store: ScoreStore,
     batch_tokens: int,
     todo: list[int] | None = None,
@@ -50,14 +50,14 @@ def score_blocks(
 def score_shared(
     model: nn.Layer,
     dataset: PairDataset,
-    blocks: Blocks,
+    blocks: PairBlocks,
     store: ScoreStore,
     batch_tokens: int,
     progress: Progress | None = None,
 ) -> None:
     """Bring all scores of the blocks into the empty `store` of every process, which share the work."""
-    own = range(rank(), len(blocks), world_size())
-    together(lambda: score_blocks(model, dataset, blocks, store, batch_tokens, list(own), progress))
+    own = range(process_number(), len(blocks), world_size())
+    all_or_none(lambda: score_blocks(model, dataset, blocks, store, batch_tokens, list(own), progress))
     if world_size() == 1:
         return
     for index in range(len(blocks)):
@@ -97,13 +97,13 @@ def score_pairs(
     return scores
 
 
-def scored_blocks(blocks: Blocks, store: ScoreStore) -> Iterator[tuple[Pairs, np.ndarray]]:
+def scored_blocks(blocks: PairBlocks, store: ScoreStore) -> Iterator[tuple[Pairs, np.ndarray]]:
     """Yield every block's pairs with their scores [P]."""
     for index in range(len(blocks)):
         yield blocks.block(index), store.read(index)
 
 
-def pairs_per_second(model: nn.Layer, dataset: PairDataset, blocks: Blocks, batch_tokens: int) -> float:
+def pairs_per_second(model: nn.Layer, dataset: PairDataset, blocks: PairBlocks, batch_tokens: int) -> float:
     """Return how fast `model` scores: measured on a batch from the middle, after one to warm up."""
     pairs = blocks.block(len(blocks) // 2)
     first = _batches(dataset.pair_lengths(pairs), batch_tokens)[0]
@@ -134,7 +134,7 @@ def data_identity(dataset: PairDataset) -> str:
     return digest.hexdigest()
 
 
-def pairs_identity(blocks: Blocks) -> str:
+def pairs_identity(blocks: PairBlocks) -> str:
     """Return a hash of the pairs of all blocks and of how they are cut."""
     digest = hashlib.sha256()
     for index in range(len(blocks)):

@@ -18,7 +18,7 @@ from engine.evaluation.dual import (
     make_result,
 )
 from engine.evaluation.result import Result
-from engine.parallel.processes import combine, gather_array, rank, together, world_size
+from engine.parallel.processes import all_or_none, all_reduce, gather_array, process_number, world_size
 from engine.ranking.shared_ranks import Share, shared_ranks
 from engine.ranking.similarity import similarity_of
 
@@ -81,8 +81,8 @@ def encode_share(
     by_owner = np.argsort(owner, kind="stable")
     number = np.empty_like(by_owner)
     number[by_owner] = np.arange(len(captions))  # of each sentence, counted process by process
-    images = np.arange(edges[rank()], edges[rank() + 1])
-    own = captions[by_owner[owner[by_owner] == rank()]]
+    images = np.arange(edges[process_number()], edges[process_number() + 1])
+    own = captions[by_owner[owner[by_owner] == process_number()]]
 
     def encode() -> list[np.ndarray | None]:
         return [
@@ -90,11 +90,11 @@ def encode_share(
             encode_sentences(model, dataset, own, batch_size, progress) if len(own) else None,
         ]
 
-    encoded = together(encode)
-    width = combine(np.array([0 if part is None else part.shape[1] for part in encoded]), "max").max()
+    encoded = all_or_none(encode)
+    width = all_reduce(np.array([0 if part is None else part.shape[1] for part in encoded]), "max").max()
     image, text = (np.empty((0, width), np.float32) if part is None else part for part in encoded)
     return EncodedShare(
-        int(edges[rank()]),
+        int(edges[process_number()]),
         Share(image, np.arange(dataset.num_images)),
         Share(text, number[sentence]),
         len(captions),
@@ -123,6 +123,6 @@ def rank_share(
         tie_rule,
         image_fold,
         image_fold[dataset.caption_image],
-        lambda done, total: together(lambda: progress and progress("rank", done, total)),
+        lambda done, total: all_or_none(lambda: progress and progress("rank", done, total)),
     )
     return make_result(dataset, split, ranks, image_fold, tie_rule, encoded.sentences, measure)

@@ -4,7 +4,7 @@ from config.errors import UserError
 from config.network_files import Backbone, Detector
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop, Transform
-from engine.extraction.describers import GridDescriber, Network, PooledDescriber, RegionDescriber
+from engine.extraction.extractors import GridExtractor, Network, PooledExtractor, RegionExtractor
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
 
@@ -35,14 +35,14 @@ def normalization_of(network: Backbone | Detector) -> Normalization:
     return Normalization(network.mean, network.scale, network.bgr)
 
 
-def build_pooled(loader: PictureLoader, backbone: Backbone, threads: int) -> PooledDescriber:
+def build_pooled(loader: PictureLoader, backbone: Backbone, threads: int) -> PooledExtractor:
     """Return what makes a vector a picture."""
-    return PooledDescriber(loader, build_network(backbone, as_map=False, threads=threads))
+    return PooledExtractor(loader, build_network(backbone, as_map=False, threads=threads))
 
 
-def build_grid(loader: PictureLoader, backbone: Backbone, side: int, threads: int) -> GridDescriber:
+def build_grid(loader: PictureLoader, backbone: Backbone, side: int, threads: int) -> GridExtractor:
     """Return what makes side x side regions a picture."""
-    return GridDescriber(loader, build_network(backbone, as_map=True, threads=threads), side)
+    return GridExtractor(loader, build_network(backbone, as_map=True, threads=threads), side)
 
 
 def build_regions(
@@ -53,7 +53,7 @@ def build_regions(
     fewest: int,
     most: int,
     threads: int,
-) -> RegionDescriber:
+) -> RegionExtractor:
     """Return what makes the regions that a detector finds; the arguments are those of `find_regions`."""
     finder = Yolox(
         OnnxNetwork(detector.model, detector.input, detector.output, detector.size, threads),
@@ -65,4 +65,4 @@ def build_regions(
         detector.overlap,
     )
     network = build_network(backbone, as_map=False, threads=threads)
-    return RegionDescriber(loader, network, backbone.size, finder, least_score, fewest, most)
+    return RegionExtractor(loader, network, backbone.size, finder, least_score, fewest, most)

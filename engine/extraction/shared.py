@@ -7,30 +7,30 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
-from engine.extraction.describers import Describer, batches_of, describe_batches
-from engine.parallel.processes import broadcast_values, gather_bytes, rank, together, world_size
+from engine.extraction.extractors import FeatureExtractor, batches_of, extract_batches
+from engine.parallel.processes import all_or_none, broadcast_values, gather_bytes, process_number, world_size
 
 
 def extract_together(
-    describer: Describer,
+    extractor: FeatureExtractor,
     ids: Sequence[str],
     folder: ExtractionFolder | None,
     batch_size: int,
     workers: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Do what `extraction.extract` does, in every process of a job; the first alone has a `folder`.
+    """Do what `extractors.extract_all` does, in every process of a job; the first alone has a `folder`.
 
     Batches are written in their order, so that what is in the folder after a stop is what one process would
     have left, and any number of processes can go on. What one process raises ends the work of all.
     """
     (done,) = broadcast_values([folder.done if folder else 0])
     batches = batches_of(len(ids), int(done), batch_size)
-    own = describe_batches(describer, ids, batches[rank() :: world_size()], workers)
+    own = extract_batches(extractor, ids, batches[process_number() :: world_size()], workers)
     messages = (pack(*found) for found in own)
     for start in range(0, len(batches), world_size()):
         abreast = batches[start : start + world_size()]
-        message = together(lambda: next(messages, b""))
+        message = all_or_none(lambda: next(messages, b""))
         for indices, described in zip(abreast, gather_bytes(message), strict=False):  # the last may be fewer
             if folder:
                 folder.add(*unpack(described))

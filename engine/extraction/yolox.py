@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from config.errors import UserError
-from datasets.pictures.picture import Picture, View
+from datasets.pictures.picture import CropBox, Picture
 from datasets.pictures.transforms import Normalization
 from engine.extraction.boxes import Detections, decode_yolox, find_regions
 
@@ -32,7 +32,7 @@ class Yolox:
         """Return the network's input of a picture, float32 [3,size,size]; raise `UnreadableError`."""
         width, height = self._filled(picture.size)
         pixels = np.full((self.size, self.size, 3), self.pad, dtype=np.uint8)
-        whole = View((0, 0, *picture.size), (width, height))
+        whole = CropBox((0, 0, *picture.size), (width, height))
         (pixels[:height, :width],) = picture.views([whole], Image.Resampling.BILINEAR)
         out = np.empty((3, self.size, self.size), dtype=np.float32)
         self.normalization.write(pixels, out)

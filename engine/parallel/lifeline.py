@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from engine.parallel.processes import broadcast_values, rank, start_process_group, world_size
+from engine.parallel.processes import broadcast_values, process_number, start_process_group, world_size
 
 _HELLO = struct.Struct("!QI")  # the job's token, the rank
 _LOST = struct.Struct("!I")  # the rank that has died
@@ -35,11 +35,11 @@ def joined_processes() -> Iterator[None]:
         yield
         return
     start_process_group()
-    line = Lifeline(0, world_size(), _leave_soon) if rank() == 0 else None
+    line = Lifeline(0, world_size(), _leave_soon) if process_number() == 0 else None
     port, token = map(int, broadcast_values([line.port, line.token] if line else [0, 0]))
     if line is None:
         host = os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")[0].rsplit(":", 1)[0]
-        line = Lifeline(rank(), world_size(), _leave_soon, host, port, token)
+        line = Lifeline(process_number(), world_size(), _leave_soon, host, port, token)
     yield
     line.leave()
 

@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 _LARGE = 1 << 18  # numbers
 
 
-def rank() -> int:
+def process_number() -> int:
     """Return this process's number, from 0; the launcher sets it."""
     return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
 
@@ -30,7 +30,7 @@ def world_size() -> int:
 
 def is_main() -> bool:
     """Tell whether this is the one process that logs and saves."""
-    return rank() == 0
+    return process_number() == 0
 
 
 def start_process_group() -> None:
@@ -85,7 +85,7 @@ def gather_bytes(data: bytes) -> list[bytes]:
     return [whole[end - size : end] for size, end in zip(sizes, ends.tolist(), strict=True)]
 
 
-def combine(values: np.ndarray, how: str) -> np.ndarray:
+def all_reduce(values: np.ndarray, how: str) -> np.ndarray:
     """Return the sum ("sum") or the largest ("max") of all processes' `values`, element by element."""
     if world_size() == 1:
         return values
@@ -94,7 +94,7 @@ def combine(values: np.ndarray, how: str) -> np.ndarray:
     return tensor.numpy()
 
 
-def together(action: Callable[[], Value]) -> Value:
+def all_or_none(action: Callable[[], Value]) -> Value:
     """Return what `action` does, when every process has done it.
 
     Where it raises in one process, it raises in all, so that none waits for another that has left: of the
@@ -106,7 +106,7 @@ def together(action: Callable[[], Value]) -> Value:
     except Exception as error:
         failure = error
     kind = 0 if failure is None else 1 if isinstance(failure, ValidationStoppedError) else 2
-    worst = int(combine(np.array([kind]), "max")[0])
+    worst = int(all_reduce(np.array([kind]), "max")[0])
     if failure is not None:
         raise failure
     if worst == 1:

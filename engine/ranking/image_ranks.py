@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from engine.ranking.metrics import average_counts, comparisons_of, group_numbers
 from engine.ranking.score_bounds import Bounds
-from engine.ranking.similarity import check_magnitude, inner_products, inner_products_here
+from engine.ranking.similarity import check_magnitude, inner_products, inner_products_on_one_thread
 from engine.ranking.tiles import Block, Items, Tiles, blocks_of
 from engine.runtime import choose_threads
 
@@ -166,7 +166,7 @@ class _Ranking:
 
 def _add_all(run: list[tuple[int, int]], tiles: Tiles, found: "_Found", mirrored: bool) -> None:
     """Look at all scores of some tiles without relevant pairs."""
-    parts = tiles.scores_ahead(run, inner_products_here, choose_threads())
+    parts = tiles.scores_ahead(run, inner_products_on_one_thread, choose_threads())
     for tile, of_tile in zip(run, parts, strict=True):
         _add_tile(tile, of_tile, found, mirrored)
 
@@ -175,7 +175,7 @@ def _add_what_matters(
     run: list[tuple[int, int]], tiles: Tiles, bounds: Bounds, found: "_Found", mirrored: bool
 ) -> None:
     """Look at those scores that can matter, by bounds that threads make ahead."""
-    for tile, products in zip(run, iterate_batches(bounds.products, run, choose_threads()), strict=True):
+    for tile, products in zip(run, prefetched(bounds.products, run, choose_threads()), strict=True):
         pairs = bounds.pairs(tile, products, found.bars, mirrored)
         if pairs is None:
             _add_tile(tile, tiles.scores(tile, keep=False), found, mirrored)

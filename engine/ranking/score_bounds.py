@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.ranking.tiles import Block, Items
-from models.kernels.mkl import library, multiply_integers_here
+from models.kernels.mkl import library, multiply_integers_on_one_thread
 from models.kernels.row_blocks import for_each_block
 
 _FEWEST = 8192  # vectors, or their products are no matter
@@ -62,7 +62,7 @@ class Bounds:
         portions = rows.portions + columns.portions
         if len(portions) > 2 or any(portion.vectors is not None for portion in portions):
             return None
-        return multiply_integers_here(self._whole(rows), self._whole(columns).T)
+        return multiply_integers_on_one_thread(self._whole(rows), self._whole(columns).T)
 
     def items(self, tile: tuple[int, int]) -> tuple[Items, Items]:
         """Return the items of both sides of a tile that has `pairs`."""

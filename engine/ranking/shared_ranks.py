@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import paddle
 
-from engine.parallel.processes import broadcast_array, combine, rank, world_size
+from engine.parallel.processes import all_reduce, broadcast_array, process_number, world_size
 from engine.ranking.metrics import average_counts, check_every_group_occurs, comparisons_of
 from engine.ranking.ranks import Both, count_ahead, groups_of, raise_best
 from engine.ranking.similarity import Similarity, check_magnitude
@@ -68,7 +68,7 @@ def shared_ranks(
             for part in tiles.scores(tile, keep=False):
                 raise_best(best, *part)
         progress(number, 2 * travelling.count)
-    best = tuple(combine(side, "max") for side in best)
+    best = tuple(all_reduce(side, "max") for side in best)
     counts = tuple(np.zeros((len(comparisons), len(side)), np.int64) for side in groups)
     for number, block in enumerate(travelling.blocks(), start=1):
         tiles = Tiles(image_blocks, [block], similarity)
@@ -76,7 +76,7 @@ def shared_ranks(
             for part in tiles.scores(tile, keep=False):
                 count_ahead(counts, best, *part, comparisons)
         progress(travelling.count + number, 2 * travelling.count)
-    i2t, t2i = (average_counts(combine(side, "sum")) for side in counts)
+    i2t, t2i = (average_counts(all_reduce(side, "sum")) for side in counts)
     return i2t, t2i
 
 
@@ -84,7 +84,7 @@ def _own_blocks(what: str, share: Share, groups: np.ndarray, folds: np.ndarray, 
     """Return blocks of the vectors that are this process's, with all items that have them or their equals."""
     check_magnitude(what, share.vectors)
     counts = gather_counts(len(share.vectors))
-    start = sum(counts[: rank()])
+    start = sum(counts[: process_number()])
     first = _first_equal(share.vectors)[share.vector_of] - start  # [items]
     items = np.flatnonzero((first >= 0) & (first < len(share.vectors)))
     if not len(items):
@@ -122,7 +122,7 @@ class _Travelling:
         """Yield every block, in every process at the same time."""
         for owner in range(world_size()):
             for number in range(self._counts[owner]):
-                yield self._send(owner, self._own[number] if owner == rank() else None)
+                yield self._send(owner, self._own[number] if owner == process_number() else None)
 
     def _send(self, owner: int, block: Block | None) -> Block:
         lengths = [0, 0]

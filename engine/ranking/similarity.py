@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from engine.runtime import choose_threads
-from models.kernels.mkl import multiply_here
+from models.kernels.mkl import multiply_on_one_thread
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -26,9 +26,9 @@ def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return images @ texts.T
 
 
-def inner_products_here(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+def inner_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Do as `inner_products`, on the calling thread alone."""
-    return multiply_here(images, texts.T)
+    return multiply_on_one_thread(images, texts.T)
 
 
 def order_similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from engine.ranking.similarity import Similarity
 
 _KEPT_BYTES = 128 << 20
@@ -140,7 +140,7 @@ class Tiles:
             images, captions = self._blocks_of(tile)
             return similarity(images.vectors, captions.vectors)
 
-        for tile, scores in zip(tiles, iterate_batches(make, tiles, threads), strict=True):
+        for tile, scores in zip(tiles, prefetched(make, tiles, threads), strict=True):
             yield self._portions(tile, scores)
 
     def _portions(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from engine.runs.run_status import STATUS_FILE, RunStatus
-from engine.runs.visualdl_curves import Curves
+from engine.runs.visualdl_curves import VisualDLCurves
 
 
 class RunLog:
@@ -43,10 +43,10 @@ class RunLog:
         if self._bar is not None:
             self._bar.update(1)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Give a sign of life in what takes long."""
         if self._status is not None:
-            self._status.beat()
+            self._status.heartbeat()
 
     def step(self, record: dict, seconds_left: float) -> None:
         """Log one training step: loss terms, rate, samples/s."""
@@ -71,20 +71,20 @@ class RunLog:
         self._write({"event": "validation", **record}, curves="validation")
         if self._status is not None:
             self._status.set({"best_score": best_score})
-            self._status.beat()
-        self.say(line)
+            self._status.heartbeat()
+        self.print_line(line)
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self.enabled:
             tqdm.write(line, file=sys.stdout) if self._bar is not None else print(line, flush=True)
 
-    def remark(self, event: str, step: int, line: str) -> None:
+    def event(self, event: str, step: int, line: str) -> None:
         """Print a line and keep it in the log as an event of its own."""
-        self.note(event, step, line)
-        self.say(line)
+        self.log_event(event, step, line)
+        self.print_line(line)
 
-    def note(self, event: str, step: int, line: str) -> None:
+    def log_event(self, event: str, step: int, line: str) -> None:
         """Keep a line in the log as an event of its own."""
         self._write({"event": event, "step": step, "message": line})
 
@@ -112,7 +112,7 @@ class RunLog:
             self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
             self._file.flush()
             if curves and self._curves_folder is not None:
-                self._curves = self._curves or Curves(self._curves_folder)
+                self._curves = self._curves or VisualDLCurves(self._curves_folder)
                 numbers = {name: value for name, value in record.items() if isinstance(value, float)}
                 self._curves.add(
                     {f"{curves}/{name}": value for name, value in numbers.items()}, record["step"]

@@ -47,7 +47,7 @@ class RunStatus:
         """Take values that the next writing tells."""
         self._values |= values
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Give a sign of life, if the last is some seconds old."""
         if self._values and time.monotonic() - self._written >= SECONDS_BETWEEN:
             self._write()

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 
-class Curves:
+class VisualDLCurves:
     """Write named values by step into a file in `folder`, as VisualDL shows them.
 
     VisualDL's own writer leaves the writing to a thread, which dies when the disk is full; the caller then

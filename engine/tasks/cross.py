@@ -17,7 +17,7 @@ from datasets.build.cross import (
 )
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from datasets.samplers.pairs import HardNegatives, neighbour_negatives
 from datasets.words.masked_words import add_masked_pairs
 from datasets.words.wordpiece import WordPiece
@@ -63,10 +63,10 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
                 batch = add_masked_pairs(batch, cfg.LOSS.WORD_SHARE, word_piece.mask_id, random)
             return batch
 
-        return len(batches), iterate_batches(make, batches, cfg.MISC.NUM_WORKERS, first)
+        return len(batches), prefetched(make, batches, cfg.MISC.NUM_WORKERS, first)
 
     validate = _validation(cfg, model, dev, candidates)
-    return Task(model, word_piece, training, dev, batches_of, validate, sampler.take_up)
+    return Task(model, word_piece, training, dev, batches_of, validate, sampler.resume_within_epoch)
 
 
 def _origin(cfg: CfgNode, start: Start) -> tuple[Path | None, PretrainedFolder | None]:

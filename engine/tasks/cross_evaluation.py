@@ -14,7 +14,7 @@ from config.families import CROSS_ENCODERS
 from config.load import config_as_dict, config_of_checkpoint
 from datasets.build.cross import build_candidates, open_pair_split, pair_dataset_of
 from datasets.pair_dataset import PairDataset
-from datasets.pairs import Blocks, Pairs
+from datasets.pairs import PairBlocks, Pairs
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.cross import candidate_blocks, cross_blocks, rank_candidates, rank_cross
 from engine.evaluation.dual import Progress, check_protocol
@@ -26,7 +26,7 @@ from engine.evaluation.score_shards import ScoreShards
 from engine.evaluation.swapped import Pair, cross_swapped_scores, percent_told_apart
 from engine.parallel.processes import (
     broadcast_values,
-    rank,
+    process_number,
     start_process_group,
     wait_for_all,
     world_size,
@@ -132,7 +132,7 @@ def evaluate_cross_encoder(
         _check_candidates(cfg, scores_path)
         blocks = candidate_blocks(dataset, cross.candidates, cfg.EVAL.BLOCK_PAIRS)
     store = score_together(cfg, cross, blocks, shards, progress, say)
-    if rank() > 0:
+    if process_number() > 0:
         return None
     if cross.candidates is None:
         result = rank_cross(blocks, store, dataset, split, cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, scores_path)
@@ -157,7 +157,7 @@ def rerank_lists(
     """
     blocks = listed_blocks(cross.dataset, lists, cfg.EVAL.BLOCK_PAIRS)
     store = score_together(cfg, cross, blocks, shards, progress, say)
-    if rank() > 0:
+    if process_number() > 0:
         return None
     weight = cfg.EVAL.RERANK_DUAL_WEIGHT
     to_choose_from = WEIGHTS if cfg.EVAL.SPLIT == "dev" else ()  # nothing is chosen on test
@@ -177,7 +177,7 @@ def measure_swapped_pairs(cfg: CfgNode, cross: CrossEncoder, pairs: list[Pair]) 
 def score_together(
     cfg: CfgNode,
     cross: CrossEncoder,
-    blocks: Blocks,
+    blocks: PairBlocks,
     shards: Path,
     progress: Progress | None,
     say: Say,
@@ -199,7 +199,7 @@ def score_together(
         start_process_group()
         _check_same_work(identity["pairs"])
         wait_for_all()  # everyone has seen the same blocks missing
-    share = missing[rank() :: world_size()]
+    share = missing[process_number() :: world_size()]
     if share:
         left, mine = (sum(len(blocks.block(index)) for index in part) for part in (missing, share))
         speed = pairs_per_second(cross.model, cross.dataset, blocks, cfg.EVAL.BATCH_TOKENS)
@@ -210,7 +210,7 @@ def score_together(
             f"{speed:,.0f} pairs/s{shared}"
         )
         score_blocks(cross.model, cross.dataset, blocks, store, cfg.EVAL.BATCH_TOKENS, share, progress)
-    if rank() == 0:
+    if process_number() == 0:
         store.wait()
     return store
 
@@ -225,7 +225,7 @@ def _check_same_work(pairs: str) -> None:
         )
 
 
-def _announce_all(cfg: CfgNode, cross: CrossEncoder, blocks: Blocks, say: Say) -> None:
+def _announce_all(cfg: CfgNode, cross: CrossEncoder, blocks: PairBlocks, say: Say) -> None:
     k, sides = cfg.EVAL.RERANK_K, cross.dataset.num_images + cross.dataset.num_captions
     line = f"{cfg.MODEL.NAME} scores every image with every sentence: {blocks.num_pairs:,} pairs"
     if k * sides < blocks.num_pairs / 2:

@@ -11,9 +11,9 @@ from yacs.config import CfgNode
 from datasets.build.dual import build_dataset, build_sampler, build_vocabulary
 from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.pair_dataset import PairDataset
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from datasets.retrieval_dataset import RetrievalDataset
-from datasets.samplers.batches import Cut
+from datasets.samplers.batches import FinishedPart
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.evaluation.dual import Progress
@@ -49,7 +49,8 @@ class Task:
     """A model, its words, its data and what the trainer asks for.
 
     `batches_of` is the trainer's; `validate` is called in all processes, returns the metrics of the dev
-    split, in process 0 at least, and tells its argument how far it is; `take_up` is the sampler's.
+    split, in process 0 at least, and tells its argument how far it is; `resume_within_epoch` is that of the
+    sampler.
     """
 
     model: nn.Layer
@@ -58,7 +59,7 @@ class Task:
     dev: RetrievalDataset | PairDataset | ImageDataset
     batches_of: Callable[[int, int], Batches]
     validate: Callable[[Progress], dict[str, float]]
-    take_up: Callable[[int, list[Cut]], None]
+    resume_within_epoch: Callable[[int, list[FinishedPart]], None]
 
 
 def dual_task(cfg: CfgNode, start: Start) -> Task:
@@ -81,7 +82,7 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
         freeze(epoch)
         training.start_epoch(epoch)
         batches = sampler.batches(epoch)
-        return len(batches), iterate_batches(training.batch, batches, cfg.MISC.NUM_WORKERS, first)
+        return len(batches), prefetched(training.batch, batches, cfg.MISC.NUM_WORKERS, first)
 
     def validate(progress: Progress) -> dict[str, float]:
         return evaluate_together(
@@ -94,4 +95,4 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
             progress=progress,
         ).metrics
 
-    return Task(model, vocabulary, training, dev, batches_of, validate, sampler.take_up)
+    return Task(model, vocabulary, training, dev, batches_of, validate, sampler.resume_within_epoch)

@@ -26,11 +26,11 @@ from engine.evaluation.score_shards import ScoreShards
 from engine.evaluation.shared_dual import encode_share, encode_together, rank_share
 from engine.evaluation.swapped import Pair, percent_told_apart, rows_of, swapped_scores
 from engine.parallel.processes import (
+    all_or_none,
+    all_reduce,
     broadcast_values,
-    combine,
     is_main,
     start_process_group,
-    together,
     world_size,
 )
 from engine.ranking.short_lists import ShortLists
@@ -100,7 +100,7 @@ def evaluate_checkpoints(
     start_process_group()
     if world_size() > 1 and not (len(cfgs) > 1 or scores_path or cfg.EVAL.RERANK_DIR):
         return _evaluate_shares(cfg, progress)
-    datasets = together(lambda: _open_members(cfgs, cfg.EVAL.SPLIT))
+    datasets = all_or_none(lambda: _open_members(cfgs, cfg.EVAL.SPLIT))
     dataset, pairs = datasets[0], swapped_pairs(cfg, datasets[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
     cross = load_reranker(cfg, dataset) if cfg.EVAL.RERANK_DIR else None
@@ -138,9 +138,9 @@ def evaluate_checkpoints(
 
 def _evaluate_shares(cfg: CfgNode, progress: Progress | None) -> Evaluation | None:
     """Measure a dual encoder with all processes of the job, none of which ever holds all embeddings."""
-    dataset = together(lambda: _open_members([cfg], cfg.EVAL.SPLIT)[0])
+    dataset = all_or_none(lambda: _open_members([cfg], cfg.EVAL.SPLIT)[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
-    model, vocabulary, state, folder = together(lambda: load_trained(cfg))
+    model, vocabulary, state, folder = all_or_none(lambda: load_trained(cfg))
     encoded = encode_share(model, dataset, cfg.EVAL.BATCH_SIZE, progress)
     result = rank_share(
         encoded,
@@ -160,7 +160,7 @@ def _evaluate_shares(cfg: CfgNode, progress: Progress | None) -> Evaluation | No
         if len(own):
             chosen, images = [pairs[index] for index in own], encoded.image.vectors[rows[own]]
             scores[:, own] = swapped_scores(model, vocabulary, chosen, images)
-        further["swapped"] = percent_told_apart(combine(scores, "sum"), pairs)
+        further["swapped"] = percent_told_apart(all_reduce(scores, "sum"), pairs)
     return Evaluation(result, _origin(state, folder), further) if is_main() else None
 
 
@@ -250,7 +250,7 @@ def _encode_member(
     progress: Progress | None,
 ) -> _Member:
     """Load a model, and let go of it when it has encoded the split."""
-    model, vocabulary, state, folder = together(lambda: load_trained(cfg))
+    model, vocabulary, state, folder = all_or_none(lambda: load_trained(cfg))
     encoded = encode_together(model, dataset, batch_size, progress)
     swapped = None
     if pairs and is_main():
@@ -264,7 +264,7 @@ def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning |
     All processes encode, the first searches; the others get None.
     """
     cfg = cfgs[0]
-    datasets = together(lambda: _open_members(cfgs, "dev"))
+    datasets = all_or_none(lambda: _open_members(cfgs, "dev"))
     check_protocol(datasets[0], split_name(cfg, "dev"), folds=1)
     members = _encode_members(cfgs, datasets, [], progress)
     if not is_main():

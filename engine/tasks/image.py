@@ -9,7 +9,7 @@ from config.families import IMAGE_ENCODERS
 from datasets.build.image import build_image_dataset, build_image_sampler
 from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.pictures.picture import Unreadables
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 from engine.evaluation.dual import Progress
 from engine.evaluation.image import ImageResult, check_searchable, evaluate_images
 from engine.runs.checkpoint import check_family, checkpoint_hash, load_model, resolve_checkpoint
@@ -35,9 +35,7 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
     def batches_of(epoch: int, first: int) -> Batches:
         freeze(epoch)
         batches, workers = sampler.batches(epoch), cfg.MISC.NUM_WORKERS
-        return len(batches), iterate_batches(
-            lambda images: training.batch(images, epoch), batches, workers, first
-        )
+        return len(batches), prefetched(lambda images: training.batch(images, epoch), batches, workers, first)
 
     def validate(progress: Progress) -> dict[str, float]:
         metrics = evaluate_loaded(cfg, model, dev, None, progress).metrics
@@ -45,7 +43,15 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
             start.say(line)
         return metrics
 
-    return Task(model, ClassNames(training.class_names), training, dev, batches_of, validate, sampler.take_up)
+    return Task(
+        model,
+        ClassNames(training.class_names),
+        training,
+        dev,
+        batches_of,
+        validate,
+        sampler.resume_within_epoch,
+    )
 
 
 def is_image_encoder(cfg: CfgNode) -> bool:

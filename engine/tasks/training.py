@@ -40,17 +40,17 @@ def build_trainer(
     built anew, or is the one of the checkpoint that training starts from; of an image encoder it is the
     classes of the training split.
     """
-    start = Start(resume_from, rank, world_size, log.say)
+    start = Start(resume_from, rank, world_size, log.print_line)
     task = _task(cfg, start)
     model, vocabulary = task.model, task.vocabulary
     if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
         synchronise_batch_norms(model)
     of_images = cfg.MODEL.NAME in IMAGE_ENCODERS
     loss = build_loss(cfg, model.embed_dim, len(vocabulary)) if of_images else build_loss(cfg)
-    log.say(_describe(cfg, task))
+    log.print_line(_describe(cfg, task))
 
     def during_validation(*_: object) -> None:
-        log.beat()
+        log.heartbeat()
         trainer.check_signal()
 
     def validate() -> dict[str, float]:
@@ -106,17 +106,19 @@ def _resume(
         raise UserError(
             f"{checkpoint} holds a {state['model']} model, MODEL.NAME is {cfg.MODEL.NAME}; set it back"
         )
-    if restore_training(trainer, model, rest, state, task.take_up):
+    if restore_training(trainer, model, rest, state, task.resume_within_epoch):
         before, now = map(_describe_batches, (state["epoch_length"], epoch_length(trainer)))
-        log.say(
+        log.print_line(
             f"resuming with batches of {now}, before it was {before}: what is left of the epoch is cut anew"
         )
     changed = changed_keys(state["config"], config_as_dict(cfg))
     if changed:
-        log.say(f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one")
+        log.print_line(
+            f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one"
+        )
     if log.enabled:
         folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
-    log.say(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
+    log.print_line(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
 
 
 def _describe_batches(length: dict) -> str:

@@ -74,13 +74,13 @@ class Progress:
     interrupted: bool = False  # stopped by a signal before what was due at this step
     # How this epoch was cut before, where it was resumed with other batches or processes: size of a global
     # batch, processes, batches done. `batch` counts those after it.
-    begun: list[list[int]] = field(default_factory=list)
+    finished_parts: list[list[int]] = field(default_factory=list)
     schedule_shift: int = 0  # by so much the step of the schedule is ahead of `step`, after such a resume
 
     @property
     def epoch_ended(self) -> bool:
         """Tell whether no batch of `epoch` is done."""
-        return self.batch == 0 and not self.begun
+        return self.batch == 0 and not self.finished_parts
 
 
 def nothing_left(progress: Progress, settings: TrainingSettings) -> str:

@@ -71,13 +71,13 @@ class Trainer:
         """The step at which the last epoch ends."""
         return self.steps_per_epoch * self.settings.epochs - self.progress.schedule_shift
 
-    def take_up_epoch(self) -> None:
+    def shift_schedule(self) -> None:
         """Let the schedule go on where the epochs stand, after a resume with another length of an epoch."""
         progress, left = self.progress, self.batches_of(self.progress.epoch, 0)[0] - self.progress.batch
         steps_left = -(-left // self.settings.accumulation_steps)
         progress.schedule_shift = (progress.epoch + 1) * self.steps_per_epoch - steps_left - progress.step
         if not left:  # too few for a batch: the epoch is over, and what is due at its end
-            progress.epoch, progress.begun, progress.interrupted = progress.epoch + 1, [], True
+            progress.epoch, progress.finished_parts, progress.interrupted = progress.epoch + 1, [], True
 
     def fit(self) -> None:
         """Train from where `progress` stands to the last epoch, or to early stopping.
@@ -111,7 +111,7 @@ class Trainer:
             progress.batch += len(group)
             progress.step += 1
             if progress.batch == count:
-                progress.epoch, progress.batch, progress.begun = epoch + 1, 0, []
+                progress.epoch, progress.batch, progress.finished_parts = epoch + 1, 0, []
             self._after_step()
             if self._stopped_early():
                 return
@@ -164,7 +164,7 @@ class Trainer:
         self._skipped += 1
         if self.settings.on_collapse != "fallback" or self._skipped >= MAX_SKIPPED:
             raise TrainingFailedError(broken_loss(step, loss))
-        self.log.remark("skipped", step, f"warning: step skipped; {broken_loss(step, loss)}")
+        self.log.event("skipped", step, f"warning: step skipped; {broken_loss(step, loss)}")
 
     def _sum_epochs(self) -> int:
         return max(self.settings.sum_epochs, self.progress.sum_until)
@@ -190,11 +190,13 @@ class Trainer:
         line = self.guard.message(step, pairs)
         if settings.on_collapse == "stop":
             raise TrainingFailedError(line)
-        self.log.remark("collapse", step, f"warning: {line}")
+        self.log.event("collapse", step, f"warning: {line}")
         if settings.on_collapse == "fallback":
             progress.sum_until = epoch + 2  # the rest of this epoch, and one more
             progress.stuck_since, progress.collapse_reported = -1, False
-            self.log.say(f"training on the sum of negatives until the end of epoch {progress.sum_until}")
+            self.log.print_line(
+                f"training on the sum of negatives until the end of epoch {progress.sum_until}"
+            )
 
     def _after_step(self) -> None:
         self.log.advance()

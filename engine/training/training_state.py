@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 
 from config.errors import UserError
-from datasets.samplers.batches import Cut
+from datasets.samplers.batches import FinishedPart
 from engine.training.progress import Progress
 from engine.training.trainer import Trainer
 from engine.weights.tensors import assign_arrays, check_arrays, layer_arrays
@@ -48,13 +48,13 @@ def restore_training(
     model: Arrays,
     rest: Arrays,
     values: dict,
-    take_up: Callable[[int, list[Cut]], None] | None = None,
+    resume_within_epoch: Callable[[int, list[FinishedPart]], None] | None = None,
 ) -> bool:
     """Let `trainer` go on from what `training_state` returned, here or in another process.
 
-    With other batches or processes, `take_up(epoch, begun)` is told how the epoch was cut so far; without it
-    the length of an epoch must not differ. Returns whether it does. Raises UserError where the state belongs
-    to another model, optimizer, data or averaging.
+    With other batches or processes, `resume_within_epoch(epoch, finished_parts)` is told how the epoch was
+    cut so far; without it the length of an epoch must not differ. Returns whether it does. Raises UserError
+    where the state belongs to another model, optimizer, data or averaging.
     """
     try:
         progress, length, scaler = Progress(**values["progress"]), values["epoch_length"], values["scaler"]
@@ -65,7 +65,7 @@ def restore_training(
     now = epoch_length(trainer)
     other_length = any(length.get(name) != now[name] for name in ("batches", "steps"))
     other_length = other_length or length.get("batch", now["batch"]) != now["batch"]
-    if other_length and (take_up is None or length.get("samples") != now["samples"]):
+    if other_length and (resume_within_epoch is None or length.get("samples") != now["samples"]):
         before, after = (f"{each['batches']} batches in {each['steps']} steps" for each in (length, now))
         raise UserError(
             f"cannot resume: an epoch was {before}, now it is {after}, and not of the same data; resume with "
@@ -94,13 +94,13 @@ def restore_training(
     if scaler:
         trainer.scaler.load_state_dict(scaler)
     if other_length and progress.batch:
-        progress.begun.append([length["batch"], length["processes"], progress.batch])
+        progress.finished_parts.append([length["batch"], length["processes"], progress.batch])
         progress.batch = 0
-    if progress.begun:
-        take_up(progress.epoch, [Cut(*cut) for cut in progress.begun])
+    if progress.finished_parts:
+        resume_within_epoch(progress.epoch, [FinishedPart(*cut) for cut in progress.finished_parts])
     trainer.progress = progress
     if other_length:
-        trainer.take_up_epoch()
+        trainer.shift_schedule()
     return other_length
 
 

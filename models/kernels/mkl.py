@@ -21,7 +21,7 @@ _P = 0.3275911
 _A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
-def multiply_here(
+def multiply_on_one_thread(
     a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, scale: float = 1.0, add: bool = False
 ) -> np.ndarray:
     """Return `scale` times `a` [M,K] times `b` [K,N]; write it to `out` [M,N], or `add` it there."""
@@ -39,7 +39,7 @@ def multiply_here(
     return out
 
 
-def multiply_integers_here(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def multiply_integers_on_one_thread(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return `a` [M,K] times `b` [K,N], int16 with rows or columns in one piece, as int32 [M,N].
 
     Needs MKL. Sums wrap around where they are too large.

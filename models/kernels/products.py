@@ -17,7 +17,7 @@ from models.kernels.mkl import (
     fits,
     layout,
     library,
-    multiply_here,
+    multiply_on_one_thread,
     on_this_thread,
 )
 from models.kernels.row_blocks import equal_parts, for_each
@@ -33,12 +33,12 @@ def multiply(
     if out is None:
         out = np.empty((len(a), b.shape[1]), np.result_type(a, b))
     if not fits(a, b, out):
-        return multiply_here(a, b, out, scale, add)
+        return multiply_on_one_thread(a, b, out, scale, add)
     if len(out) >= out.shape[1]:
         parts = [(a[rows], b, out[rows]) for rows in equal_parts(len(out))]
     else:
         parts = [(a, b[:, columns], out[:, columns]) for columns in equal_parts(out.shape[1])]
-    for_each(lambda part: multiply_here(*part, scale, add), parts)
+    for_each(lambda part: multiply_on_one_thread(*part, scale, add), parts)
     return out
 
 
@@ -69,7 +69,7 @@ class RepeatedFactors:
         for_each(lambda task: self._multiply_part(x, *task, out), tasks)
         return out
 
-    def multiply_here(self, x: np.ndarray) -> np.ndarray:
+    def multiply_on_one_thread(self, x: np.ndarray) -> np.ndarray:
         """Do as `multiply`, on the calling thread alone."""
         if not self._laid_out:
             return np.matmul(x, self._matrices)
@@ -79,7 +79,7 @@ class RepeatedFactors:
                 self._multiply_part(x, g, part, out)
         return out
 
-    def add_here(self, x: np.ndarray, out: np.ndarray) -> None:
+    def add_on_one_thread(self, x: np.ndarray, out: np.ndarray) -> None:
         """Add what `multiply` returns to `out` [G,M,N], on the calling thread alone."""
         if not self._laid_out:
             out += np.matmul(x, self._matrices)
@@ -96,7 +96,7 @@ class RepeatedFactors:
         for_each(lambda part: self._sum_part(xs, part, out), range(len(self._columns)))
         return out
 
-    def sum_products_here(self, xs: Sequence[np.ndarray], out: np.ndarray) -> None:
+    def sum_products_on_one_thread(self, xs: Sequence[np.ndarray], out: np.ndarray) -> None:
         """Write what `sum_products` returns to `out` [M,N], on the calling thread alone."""
         if not self._laid_out:
             out[:] = sum(map(np.matmul, xs, self._matrices))

@@ -227,9 +227,9 @@ class Level:
     def multiply(self, part: slice, before: np.ndarray, factors: RepeatedFactors) -> np.ndarray:
         """Return the products [G,n,D] of what the rows of a part continue, on the calling thread alone."""
         if self.all_differ:
-            return factors.multiply_here(before[self.parent_of(part)])
+            return factors.multiply_on_one_thread(before[self.parent_of(part)])
         different, product_of = np.unique(self.parents.member[part], return_inverse=True)
-        products = factors.multiply_here(before[self.parents.of[different]])
+        products = factors.multiply_on_one_thread(before[self.parents.of[different]])
         return products if len(different) == len(product_of) else products[:, product_of.reshape(-1)]
 
     def sum(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -305,7 +305,7 @@ class Recurrence:
                 elif products is not None:
                     hidden = products[:, level.product_of(part)]
                 elif kind.adds_products and level.all_differ:
-                    factors.add_here(before[parent], inputs)
+                    factors.add_on_one_thread(before[parent], inputs)
                 else:
                     hidden = level.multiply(part, before, factors)
                 old, new = (memory[parent], new_memory[part]) if kind.has_memory else (None, None)
@@ -383,7 +383,7 @@ class Recurrence:
             old, d_old = (memory[parent], d_memory[part]) if kind.has_memory else (None, None)
             kind.backward(before[parent], old, d_state[part], d_old, d_hidden[:, part])
             if d_before is not None:
-                factors.sum_products_here(d_hidden[:, part], d_before[part])
+                factors.sum_products_on_one_thread(d_hidden[:, part], d_before[part])
                 if kind.passes_state:
                     d_before[part] += d_state[part]
 

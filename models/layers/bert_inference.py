@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import Tensor, nn
 
-from models.kernels.mkl import multiply_each, multiply_here
+from models.kernels.mkl import multiply_each, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, for_each_block, row_blocks
 from models.layers.fused import activate, standardise
 from models.layers.sequences import Sequences
@@ -40,12 +40,12 @@ class LayerArrays:
         """Return the new rows of `old` ones, with their queries, and the keys and values of all rows."""
         biases = self.query[1], self.key_value[1]
         context = _attend(query, key_value, biases, sequences, self.heads)
-        attended = multiply_here(context, self.attended[0])
+        attended = multiply_on_one_thread(context, self.attended[0])
         self._normalise(attended, self.attended[1], old, self.attended_norm)
-        inner = multiply_here(attended, self.widen[0])
+        inner = multiply_on_one_thread(attended, self.widen[0])
         for block in row_blocks(len(inner), 2 * inner[:1].nbytes):
             activate(inner[block], self.widen[1], inner[block])
-        new = multiply_here(inner, self.narrow[0])
+        new = multiply_on_one_thread(inner, self.narrow[0])
         self._normalise(new, self.narrow[1], attended, self.norm)
         return new
 
@@ -92,11 +92,11 @@ def first_rows(
             x, asks, holds = different[rows], query[rows], key_value[rows]
             for number, layer in enumerate(arrays):
                 if number:
-                    holds = multiply_here(x, layer.key_value[0])
+                    holds = multiply_on_one_thread(x, layer.key_value[0])
                 if number == len(arrays) - 1:
                     x, asks = x[part.ends[:-1]], asks[part.ends[:-1]]
                 if number:
-                    asks = multiply_here(x, layer.query[0])
+                    asks = multiply_on_one_thread(x, layer.query[0])
                 x = layer.step(x, asks, holds, part)
             found[group] = x
 

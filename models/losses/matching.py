@@ -45,7 +45,7 @@ def match_choice(logits: Tensor, match: Tensor) -> Tensor:
     return (by_choice.logsumexp(axis=0) - by_choice[0]).mean()
 
 
-class PairLoss(nn.Layer):
+class MatchingLoss(nn.Layer):
     """One of these functions, as the trainer calls a loss: on a model's `logits` and a batch's `match`.
 
     word_weight: of the mean cross-entropy of the hidden words (Oscar's masked token loss, arXiv 2004.06165,

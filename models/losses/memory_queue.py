@@ -8,7 +8,7 @@ from paddle import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Rivals:
+class QueueScores:
     """Scores of a batch's B pairs with Q queued ones, which have no gradient themselves.
 
     `captions` [B,Q]: of its images with queued captions; `images` [Q,B]: of queued images with its captions.
@@ -39,7 +39,9 @@ class MemoryQueue(nn.Layer):
         self.register_buffer("sentence_id", paddle.zeros([size], "int64"))
         self.register_buffer("seen", paddle.zeros([2], "int64"))  # batches, and the pairs that were kept
 
-    def rivals(self, image: Tensor, text: Tensor, image_id: Tensor, sentence_id: Tensor) -> Rivals | None:
+    def rivals(
+        self, image: Tensor, text: Tensor, image_id: Tensor, sentence_id: Tensor
+    ) -> QueueScores | None:
         """Return the queue's scores with pairs of embeddings [B,D] and ids [B]; None while it is empty."""
         filled = min(self.size, int(self.seen[1]))
         if not filled:
@@ -48,7 +50,7 @@ class MemoryQueue(nn.Layer):
         same_sentence = sentence_id.unsqueeze(1) == self.sentence_id[:filled]
         # Copies: the gradient needs them after `add` has written over the oldest.
         queued_image, queued_text = self.image[:filled].clone(), self.text[:filled].clone()
-        return Rivals(
+        return QueueScores(
             self.similarity(image, queued_text),
             self.similarity(queued_image, text),
             same_image | same_sentence,

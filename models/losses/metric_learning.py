@@ -12,7 +12,7 @@ from paddle.nn.functional import log_softmax, relu
 from models.encoders import l2norm
 from models.gathering import Gather, own_rows, share_weight
 
-PairLoss = Callable[[Tensor, Tensor], Tensor]  # distances [B,B] and labels [B] -> a scalar
+DistanceLoss = Callable[[Tensor, Tensor], Tensor]  # distances [B,B] and labels [B] -> a scalar
 
 _FAR = 1e9  # beyond any distance
 
@@ -166,16 +166,16 @@ class MinedLoss(nn.Layer):
     `gather` brings the rows of the batch together, as `gather_rows` does from all processes.
     """
 
-    def __init__(self, name: str, pair_loss: PairLoss, gather: Gather = own_rows) -> None:
+    def __init__(self, name: str, distance_loss: DistanceLoss, gather: Gather = own_rows) -> None:
         super().__init__()
         self.name = name
-        self.pair_loss = pair_loss
+        self.distance_loss = distance_loss
         self.gather = gather
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return the loss under its name, from `outputs["image"]` [B,D], which is l2-normalised first."""
         (rows,), (labels,) = self.gather(l2norm(outputs["image"])), self.gather(batch["label"])
-        return {self.name: self.pair_loss(squared_distances(rows), labels)}
+        return {self.name: self.distance_loss(squared_distances(rows), labels)}
 
 
 def _positives(labels: Tensor) -> Tensor:

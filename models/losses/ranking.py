@@ -7,7 +7,7 @@ from paddle import Tensor, nn
 from paddle.nn.functional import cross_entropy, relu
 
 from models.gathering import Gather, own_rows, share_weight
-from models.losses.memory_queue import MemoryQueue, Rivals
+from models.losses.memory_queue import MemoryQueue, QueueScores
 
 LARGEST_SCALE = 100.0  # CLIP's bound on the inverse temperature (arXiv 2103.00020, 2.5)
 
@@ -35,7 +35,7 @@ def hinge_loss(
     margin: float,
     hard_negative: bool,
     not_negative: Tensor | None = None,
-    rivals: Rivals | None = None,
+    rivals: QueueScores | None = None,
 ) -> Tensor:
     """Return the hinge ranking loss, summed over the batch (arXiv 1707.05612, eq. 5 and 6).
 
@@ -72,7 +72,7 @@ def contrastive_loss(
     scores: Tensor,
     logit_scale: Tensor | float,
     not_negative: Tensor | None = None,
-    rivals: Rivals | None = None,
+    rivals: QueueScores | None = None,
 ) -> Tensor:
     """Return the symmetric InfoNCE loss, averaged over the batch and both directions (arXiv 2103.00020).
 
@@ -114,7 +114,7 @@ class _Negatives(nn.Layer):
 
     def forward(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
-    ) -> tuple[Tensor | None, Rivals | None]:
+    ) -> tuple[Tensor | None, QueueScores | None]:
         """Return what is not a negative in `outputs["scores"]` [N,N], and the queue's rivals; enqueue."""
         if not self.mask_duplicates and self.queue is None:
             return None, None

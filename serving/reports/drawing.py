@@ -16,19 +16,19 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class View:
+class BoxedPicture:
     """A picture (RGB), the boxes [R,4] of its regions in its pixels (x1, y1, x2, y2), and their labels."""
 
     picture: Image.Image
     boxes: np.ndarray
     labels: Sequence[str]
 
-    def scaled(self, side: int) -> "View":
+    def scaled(self, side: int) -> "BoxedPicture":
         """Return the view with a longer side of `side` pixels."""
         factor = side / max(self.picture.size)
         size = tuple(max(1, round(length * factor)) for length in self.picture.size)
         picture = self.picture.resize(size, Image.Resampling.LANCZOS)
-        return View(picture, np.asarray(self.boxes, np.float64) * factor, self.labels)
+        return BoxedPicture(picture, np.asarray(self.boxes, np.float64) * factor, self.labels)
 
     def pixels(self, region: int) -> tuple[int, int, int, int]:
         """Return left, top, right and bottom of a region's box within the picture: one pixel at least."""
@@ -43,7 +43,7 @@ class View:
         return (left + right) // 2, (top + bottom) // 2
 
 
-def framed(view: View, region: int, colour: Colour, strength: float) -> View:
+def framed(view: BoxedPicture, region: int, colour: Colour, strength: float) -> BoxedPicture:
     """Return the view with a frame inside a region's box, wide and opaque by `strength` (0 to 1)."""
     left, top, right, bottom = view.pixels(region)
     width = max(1, min(round(2 + 5 * strength), (right - left) // 3, (bottom - top) // 3))
@@ -52,10 +52,12 @@ def framed(view: View, region: int, colour: Colour, strength: float) -> View:
     opacity[top + width : bottom - width, left + width : right - width] = 0
     paint = Image.new("RGB", view.picture.size, colour)
     picture = Image.composite(paint, view.picture, Image.fromarray(opacity))
-    return View(picture, view.boxes, view.labels)
+    return BoxedPicture(picture, view.boxes, view.labels)
 
 
-def linked(view: View, start: int, ends: Sequence[int], strengths: Sequence[float], colour: Colour) -> View:
+def linked(
+    view: BoxedPicture, start: int, ends: Sequence[int], strengths: Sequence[float], colour: Colour
+) -> BoxedPicture:
     """Return the view with a line from region `start` to each of `ends`, wide and opaque by strength."""
     large = view.picture.resize((2 * view.picture.width, 2 * view.picture.height))  # shrunk, lines are smooth
     overlay = Image.new("RGBA", large.size)
@@ -67,10 +69,12 @@ def linked(view: View, start: int, ends: Sequence[int], strengths: Sequence[floa
         draw.line((2 * from_x, 2 * from_y, 2 * x, 2 * y), fill=fill, width=round(3 + 13 * strength))
         draw.ellipse((2 * x - 11, 2 * y - 11, 2 * x + 11, 2 * y + 11), fill=fill)
     picture = Image.alpha_composite(large.convert("RGBA"), overlay).convert("RGB")
-    return View(picture.resize(view.picture.size, Image.Resampling.LANCZOS), view.boxes, view.labels)
+    return BoxedPicture(picture.resize(view.picture.size, Image.Resampling.LANCZOS), view.boxes, view.labels)
 
 
-def labelled(view: View, regions: Sequence[int], colours: Sequence[Colour], size: int = 13) -> Image.Image:
+def labelled(
+    view: BoxedPicture, regions: Sequence[int], colours: Sequence[Colour], size: int = 13
+) -> Image.Image:
     """Return the picture with the regions' labels at corners of their boxes, where no other label stands."""
     picture = view.picture.copy()
     draw = ImageDraw.Draw(picture)
@@ -107,7 +111,7 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
     return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
-def heat_of(view: View, values: np.ndarray) -> np.ndarray:
+def heat_of(view: BoxedPicture, values: np.ndarray) -> np.ndarray:
     """Return float64 [H,W]: at each pixel, the sum of the `values` [R] of the regions that cover it."""
     heat = np.zeros(view.picture.size[::-1])
     for region, value in enumerate(values):
@@ -116,12 +120,12 @@ def heat_of(view: View, values: np.ndarray) -> np.ndarray:
     return heat
 
 
-def heated(view: View, heat: np.ndarray, limit: float) -> View:
+def heated(view: BoxedPicture, heat: np.ndarray, limit: float) -> BoxedPicture:
     """Return the view in grey, red where `heat` [H,W] is positive, blue where negative, full at `limit`."""
     grey = np.asarray(ImageOps.grayscale(view.picture), np.float64)[..., None] * 0.6 + 255 * 0.4
     opacity = HEAT_OPACITY * (np.abs(heat) / max(limit, 1e-12))[..., None].clip(0, 1)
     mixed = grey * (1 - opacity) + np.where(heat[..., None] > 0, FOR, AGAINST) * opacity
-    return View(Image.fromarray(mixed.round().astype(np.uint8)), view.boxes, view.labels)
+    return BoxedPicture(Image.fromarray(mixed.round().astype(np.uint8)), view.boxes, view.labels)
 
 
 def diverging(strength: np.ndarray | float) -> np.ndarray:

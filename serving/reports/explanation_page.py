@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from config.errors import UserError
-from serving.reports.drawing import View
+from serving.reports.drawing import BoxedPicture
 from serving.reports.explanation import Attention, attend
 from serving.reports.explanation_pictures import (
     draw_links,
@@ -57,7 +57,7 @@ class AttentionSection:
 
 
 def attention_section(
-    attention: Attention, view: View, notes: Sequence[str], top: int, taker: int | None = None
+    attention: Attention, view: BoxedPicture, notes: Sequence[str], top: int, taker: int | None = None
 ) -> AttentionSection:
     """Draw what was seen: `top` regions are framed, lines start at region `taker` (default: the top one)."""
     relevance, words = attention.relevance, attention.sentence.words
@@ -88,7 +88,7 @@ def attention_section(
     return AttentionSection(attention, notes, view.scaled(PICTURE).picture, figures)
 
 
-def _graph_figures(listening: np.ndarray, view: View, top: int, taker: int | None) -> list[Figure]:
+def _graph_figures(listening: np.ndarray, view: BoxedPicture, top: int, taker: int | None) -> list[Figure]:
     received = listening.sum(axis=0)  # [R]
     taker = int(received.argmax()) if taker is None else taker
     taken = listening[taker] / max(listening[taker].sum(), np.finfo(np.float64).tiny)
@@ -108,12 +108,12 @@ def _graph_figures(listening: np.ndarray, view: View, top: int, taker: int | Non
     ]
 
 
-def _with_shares(view: View, shares: np.ndarray, but: int | None = None) -> View:
+def _with_shares(view: BoxedPicture, shares: np.ndarray, but: int | None = None) -> BoxedPicture:
     labels = [
         label if region == but else f"{label}  {share:.0%}"
         for region, (label, share) in enumerate(zip(view.labels, shares, strict=True))
     ]
-    return View(view.picture, view.boxes, labels)
+    return BoxedPicture(view.picture, view.boxes, labels)
 
 
 def report_sections(

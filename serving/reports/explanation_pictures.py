@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from serving.reports.drawing import (
-    View,
+    BoxedPicture,
     beside_bar,
     diverging,
     fitted,
@@ -28,7 +28,7 @@ MATRIX_ROWS = 36
 LISTENED, TAKER = (232, 89, 12), (28, 126, 214)  # orange, blue
 
 
-def draw_listened(view: View, shares: np.ndarray, top: int) -> Image.Image:
+def draw_listened(view: BoxedPicture, shares: np.ndarray, top: int) -> Image.Image:
     """Frame the `top` regions with the largest `shares` [R], wide and opaque by share."""
     view = view.scaled(SIDE)
     regions = strongest(shares, top)
@@ -37,7 +37,7 @@ def draw_listened(view: View, shares: np.ndarray, top: int) -> Image.Image:
     return labelled(view, regions, [LISTENED] * len(regions))
 
 
-def draw_links(view: View, taker: int, shares: np.ndarray, top: int) -> Image.Image:
+def draw_links(view: BoxedPicture, taker: int, shares: np.ndarray, top: int) -> Image.Image:
     """Draw lines from region `taker` to the `top` others that it takes most from, by `shares` [R]."""
     view = view.scaled(SIDE)
     sources = [region for region in strongest(shares, len(shares)) if region != taker][:top]
@@ -49,7 +49,7 @@ def draw_links(view: View, taker: int, shares: np.ndarray, top: int) -> Image.Im
     return labelled(view, [taker, *sources], [TAKER] + [LISTENED] * len(sources))
 
 
-def draw_sentence(view: View, relevance: np.ndarray, top: int) -> Image.Image:
+def draw_sentence(view: BoxedPicture, relevance: np.ndarray, top: int) -> Image.Image:
     """Lay the `relevance` [R] of the regions over the picture as heat, and frame the `top` largest."""
     view = view.scaled(SIDE)
     heat = heat_of(view, relevance)
@@ -61,7 +61,7 @@ def draw_sentence(view: View, relevance: np.ndarray, top: int) -> Image.Image:
     return beside_bar(labelled(view, regions, colours), np.abs(heat).max())
 
 
-def draw_words(view: View, words: Sequence[str], pair: np.ndarray) -> Image.Image:
+def draw_words(view: BoxedPicture, words: Sequence[str], pair: np.ndarray) -> Image.Image:
     """Lay each word's column of `pair` [R,W] over a picture of its own, its best region framed; one scale."""
     view = view.scaled(TILE)
     heats = [heat_of(view, column) for column in pair.T]
@@ -83,7 +83,7 @@ def draw_words(view: View, words: Sequence[str], pair: np.ndarray) -> Image.Imag
 
 
 def draw_matrix(
-    view: View, words: Sequence[str], pair: np.ndarray, region: np.ndarray, word: np.ndarray
+    view: BoxedPicture, words: Sequence[str], pair: np.ndarray, region: np.ndarray, word: np.ndarray
 ) -> Image.Image:
     """Draw `pair` [R,W] as a matrix: regions down the side with their pictures, words along the top.
 
@@ -125,7 +125,7 @@ def strongest(values: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-values, kind="stable")[:count]
 
 
-def _crop(view: View, region: int) -> Image.Image:
+def _crop(view: BoxedPicture, region: int) -> Image.Image:
     return ImageOps.pad(view.picture.crop(view.pixels(region)), (CROP, CROP), color="#e8ebef")
 
 

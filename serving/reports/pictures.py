@@ -77,7 +77,7 @@ def image_uri(picture: Image.Image, kind: str = "jpeg") -> str:
 
 
 @dataclass(frozen=True)
-class Tile:
+class ContactSheetTile:
     """One picture of a contact sheet: `right` marks it as a true answer."""
 
     image_id: str
@@ -86,7 +86,11 @@ class Tile:
 
 
 def contact_sheet(
-    title: str, tiles: Sequence[Tile], pictures: PictureFolder, columns: int = 5, query: str | None = None
+    title: str,
+    tiles: Sequence[ContactSheetTile],
+    pictures: PictureFolder,
+    columns: int = 5,
+    query: str | None = None,
 ) -> Image.Image:
     """Draw tiles in rows under a title; true answers are framed.
 

@@ -7,14 +7,16 @@ from PIL import Image, ImageOps
 
 from config.errors import UserError
 from datasets.features.store import ImageRegions
-from serving.reports.drawing import View
+from serving.reports.drawing import BoxedPicture
 from serving.reports.pictures import PictureFolder
 
 GREY = "#c9ced6"
 GRID_CANVAS = 256, 256  # pixels, where there is neither a picture nor a box
 
 
-def region_view(image_id: str, regions: ImageRegions, pictures: PictureFolder) -> tuple[View, list[str]]:
+def region_view(
+    image_id: str, regions: ImageRegions, pictures: PictureFolder
+) -> tuple[BoxedPicture, list[str]]:
     """Return the picture with boxes and labels (number from 1, and tag), and what a reader must know of them.
 
     Without boxes, a square number of regions is taken for a grid. Without a picture, the ground is grey.
@@ -45,7 +47,7 @@ def region_view(image_id: str, regions: ImageRegions, pictures: PictureFolder) -
     boxes, shrunk = _fit(boxes, size, reach, picture.size)
     notes += shrunk
     tags = regions.tags if regions.tags and len(regions.tags) == count else [""] * count
-    return View(
+    return BoxedPicture(
         picture, boxes, [f"{number} {tag}".strip() for number, tag in enumerate(tags, start=1)]
     ), notes
 

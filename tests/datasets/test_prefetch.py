@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from datasets.prefetch import iterate_batches
+from datasets.prefetch import prefetched
 
 WORKERS = [0, 1, 3]
 
@@ -16,13 +16,13 @@ def test_batches_come_in_order_whoever_is_ready_first(workers):
         time.sleep(0.002 * (item % 2 == 0))
         return item * item
 
-    assert list(iterate_batches(slow_when_even, range(30), workers)) == [item * item for item in range(30)]
+    assert list(prefetched(slow_when_even, range(30), workers)) == [item * item for item in range(30)]
 
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_a_start_skips_batches_without_making_them(workers):
     made = []
-    assert list(iterate_batches(lambda item: made.append(item) or item, range(10), workers, start=7)) == [
+    assert list(prefetched(lambda item: made.append(item) or item, range(10), workers, start=7)) == [
         7,
         8,
         9,
@@ -39,7 +39,7 @@ def test_an_error_arrives_at_its_batch(workers):
 
     received = []
     with pytest.raises(KeyError, match="row 3"):
-        for batch in iterate_batches(fail_at_three, range(10), workers):
+        for batch in prefetched(fail_at_three, range(10), workers):
             received.append(batch)
     assert received == [0, 1, 2]
     assert not loader_threads()
@@ -47,7 +47,7 @@ def test_an_error_arrives_at_its_batch(workers):
 
 def test_few_batches_are_made_ahead():
     made = []
-    batches = iterate_batches(lambda item: made.append(item) or item, range(1000), 2)
+    batches = prefetched(lambda item: made.append(item) or item, range(1000), 2)
     next(batches)
     time.sleep(0.05)
     assert len(made) <= 6
@@ -55,7 +55,7 @@ def test_few_batches_are_made_ahead():
 
 
 def test_closing_ends_the_threads():
-    batches = iterate_batches(lambda item: item, range(1000), 2)
+    batches = prefetched(lambda item: item, range(1000), 2)
     next(batches)
     assert loader_threads()
     batches.close()
@@ -64,7 +64,7 @@ def test_closing_ends_the_threads():
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_no_batches_are_no_error(workers):
-    assert list(iterate_batches(lambda item: item, [], workers)) == []
+    assert list(prefetched(lambda item: item, [], workers)) == []
 
 
 def loader_threads():

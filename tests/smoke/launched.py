@@ -29,7 +29,7 @@ def main(out: Path) -> None:
 
     import numpy as np
 
-    from engine.parallel.processes import broadcast_layer, rank, start_process_group, world_size
+    from engine.parallel.processes import broadcast_layer, process_number, start_process_group, world_size
     from engine.runs.run_log import RunLog
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
@@ -38,11 +38,11 @@ def main(out: Path) -> None:
 
     start_process_group()
     folder = run_folder(cfg)
-    if rank() == 0:
+    if process_number() == 0:
         folder.open_for_training(resume=False, overwrite=False)
-    log = RunLog(folder.log_file, None, enabled=rank() == 0)
-    trainer, _ = build_trainer(cfg, folder, log, None, rank(), world_size())
-    if rank() == 1:  # as if the processes had begun apart
+    log = RunLog(folder.log_file, None, enabled=process_number() == 0)
+    trainer, _ = build_trainer(cfg, folder, log, None, process_number(), world_size())
+    if process_number() == 1:  # as if the processes had begun apart
         trainer.model.image_encoder.fc.bias.set_value(trainer.model.image_encoder.fc.bias + 1)
     broadcast_layer(trainer.model)
     captions, gradients = watch(trainer)
@@ -54,11 +54,11 @@ def main(out: Path) -> None:
         except TrainingStoppedError:
             stops.append(trainer.progress.step)
     weights = {f"weights/{name}": array for name, array in layer_arrays(trainer.model).items()}
-    np.savez(out / f"rank_{rank()}.npz", **gradients, **weights)
+    np.savez(out / f"rank_{process_number()}.npz", **gradients, **weights)
     best = [trainer.progress.best_score, trainer.progress.best_step]
     seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradients()}
-    seen["through sockets"] = lonely_gradients(shared=rank() == 0)
-    (out / f"rank_{rank()}.json").write_text(json.dumps(seen))
+    seen["through sockets"] = lonely_gradients(shared=process_number() == 0)
+    (out / f"rank_{process_number()}.json").write_text(json.dumps(seen))
 
 
 def watch(trainer) -> tuple[list, dict]:
@@ -102,13 +102,13 @@ def lonely_gradients(shared: bool = True) -> list[list[float]]:
     import paddle
 
     from engine.parallel import shared_memory
-    from engine.parallel.processes import average_gradients, rank
+    from engine.parallel.processes import average_gradients, process_number
 
     shared_memory._memory.cache_clear()
     if not shared:
         shared_memory._open = lambda *segment: None
     lonely = [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])]
-    if rank() == 1:
+    if process_number() == 1:
         sum((each * 3).sum() for each in lonely).backward()
     average_gradients(lonely, [])
     return [np.unique(each.grad.numpy()).tolist() for each in lonely]

@@ -17,7 +17,13 @@ from paddle import nn
 
 import engine.training.trainer
 from engine.evaluation.shared_dual import evaluate_together
-from engine.parallel.processes import average_gradients, rank, start_process_group, together, world_size
+from engine.parallel.processes import (
+    all_or_none,
+    average_gradients,
+    process_number,
+    start_process_group,
+    world_size,
+)
 from engine.runs.run_log import RunLog
 from engine.training.progress import TrainingSettings
 from engine.training.trainer import Trainer
@@ -261,11 +267,11 @@ def _failure(error: type[Exception]) -> str:
     """Return what this process hears when the last one raises in the midst of common work."""
 
     def work() -> None:
-        if rank() == world_size() - 1:
+        if process_number() == world_size() - 1:
             raise error("broken")
 
     try:
-        together(work)
+        all_or_none(work)
     except Exception as heard:
         return type(heard).__name__
     return "nothing"
@@ -273,5 +279,5 @@ def _failure(error: type[Exception]) -> str:
 
 if __name__ == "__main__":
     start_process_group()
-    found = train_all(sys.argv[2:], rank(), world_size()) | evaluate_all()
-    np.savez(Path(sys.argv[1]) / f"rank_{rank()}.npz", **found)
+    found = train_all(sys.argv[2:], process_number(), world_size()) | evaluate_all()
+    np.savez(Path(sys.argv[1]) / f"rank_{process_number()}.npz", **found)

@@ -145,7 +145,7 @@ def test_without_pictures_the_boxes_stand_on_grey(use, tmp_path):
         assert picture.width == picture.height
 
 
-def refusal(run_quickly, runs: Path, *arguments: str, cwd: Path) -> str:
+def user_error(run_quickly, runs: Path, *arguments: str, cwd: Path) -> str:
     done = run_quickly("visualize", "--cfg_file", runs / "run" / "config.yaml", *arguments, cwd=cwd)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
     assert "written" not in done.stdout
@@ -168,13 +168,13 @@ def refusal(run_quickly, runs: Path, *arguments: str, cwd: Path) -> str:
     ids=["near", "split", "region", "text", "top_k", "nothing"],
 )
 def test_a_mistake_is_one_line(run_quickly, runs, tmp_path, arguments, says):
-    assert says in refusal(run_quickly, runs, *arguments, cwd=tmp_path)
+    assert says in user_error(run_quickly, runs, *arguments, cwd=tmp_path)
 
 
 def test_features_without_regions_or_boxes_are_refused(run_quickly, runs, changed, tmp_path):
     needs_boxes = changed(12, "test_boxes.npy")
-    line = refusal(run_quickly, runs, "--image", IMAGE, *needs_boxes, cwd=tmp_path)
+    line = user_error(run_quickly, runs, "--image", IMAGE, *needs_boxes, cwd=tmp_path)
     assert "expected the boxes of its 12 regions, got none" in line and "SPLIT_boxes.npy" in line
     shutil.rmtree(tmp_path / "data")
-    line = refusal(run_quickly, runs, "--image", IMAGE, *changed(None), cwd=tmp_path)
+    line = user_error(run_quickly, runs, "--image", IMAGE, *changed(None), cwd=tmp_path)
     assert "expected features of two regions or more, got one vector" in line

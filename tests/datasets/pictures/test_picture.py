@@ -8,7 +8,7 @@ from PIL import Image
 
 from config.errors import UserError
 from datasets.pictures import picture
-from datasets.pictures.picture import Picture, UnreadableError, Unreadables, View
+from datasets.pictures.picture import CropBox, Picture, UnreadableError, Unreadables
 from tests.picture_files import CORNERS, encoded, noisy, quarters
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -16,7 +16,7 @@ BILINEAR = Image.Resampling.BILINEAR
 
 def whole(data: bytes, flip: bool = False) -> np.ndarray:
     picture = Picture(data)
-    view = View((0, 0, *picture.size), picture.size, flip)
+    view = CropBox((0, 0, *picture.size), picture.size, flip)
     return picture.views([view], BILINEAR)[0]
 
 
@@ -67,7 +67,7 @@ def test_a_shrunk_jpeg_is_turned_as_well(orientation):
     exif[0x0112] = orientation
     data = encoded(seen if orientation == 1 else seen.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
     picture = Picture(data)
-    (pixels,) = picture.views([View((0, 0, 640, 480), (64, 48))], BILINEAR)
+    (pixels,) = picture.views([CropBox((0, 0, 640, 480), (64, 48))], BILINEAR)
     assert_quarters(pixels, tolerance=12)
 
 
@@ -110,7 +110,7 @@ def test_transparent_parts_lie_on_white():
 
 def test_a_view_is_the_part_resized_and_flipped():
     data = encoded(quarters())
-    views = [View((32, 0, 64, 24), (8, 8)), View((0, 0, 64, 48), (64, 48), flip=True)]
+    views = [CropBox((32, 0, 64, 24), (8, 8)), CropBox((0, 0, 64, 48), (64, 48), flip=True)]
     part, mirrored = Picture(data).views(views, BILINEAR)
     # at the edge of the box the filter may reach beyond it, as when the whole is resized and then cut
     np.testing.assert_array_equal(part[:7, 1:], np.broadcast_to(CORNERS["upper right"], (7, 7, 3)))
@@ -121,7 +121,7 @@ def test_a_view_is_the_part_resized_and_flipped():
 def test_a_box_over_the_edge_by_rounding_ends_at_the_edge(shrink):
     picture = Picture(encoded(quarters(257, 191), "JPEG"))
     picture.decode(shrink)
-    over = View((128.5, 95.5, float(np.nextafter(np.float32(257), 300)), 191 * (1 + 1e-7)), (8, 8))
+    over = CropBox((128.5, 95.5, float(np.nextafter(np.float32(257), 300)), 191 * (1 + 1e-7)), (8, 8))
     (pixels,) = picture.views([over], BILINEAR)
     assert np.abs(pixels[4:, 4:].astype(int) - CORNERS["lower right"]).max() < 12
 
@@ -129,7 +129,7 @@ def test_a_box_over_the_edge_by_rounding_ends_at_the_edge(shrink):
 def test_a_jpeg_decoded_small_looks_as_one_decoded_whole():
     data = encoded(noisy(1200, 900), "JPEG", quality=95)
     picture = Picture(data)
-    (quick,) = picture.views([View((0, 0, 1200, 900), (120, 90))], BILINEAR)
+    (quick,) = picture.views([CropBox((0, 0, 1200, 900), (120, 90))], BILINEAR)
     assert picture._image.size == (150, 113), "an eighth"
     plain = np.asarray(Image.open(io.BytesIO(data)).resize((120, 90), BILINEAR)).astype(int)
     assert np.abs(plain - quick).mean() < 2
@@ -139,7 +139,7 @@ def test_the_pictures_of_telephones_are_jpegs_too():
     data = encoded(noisy(1200, 900), "MPO", save_all=True, append_images=[noisy(300, 200)])
     picture = Picture(data)
     assert picture._image.format == "MPO"
-    (pixels,) = picture.views([View((0, 0, 1200, 900), (120, 90))], BILINEAR)
+    (pixels,) = picture.views([CropBox((0, 0, 1200, 900), (120, 90))], BILINEAR)
     assert picture._image.size == (150, 113)
     assert np.abs(np.asarray(noisy(120, 90)).astype(int) - pixels).mean() < 6
 

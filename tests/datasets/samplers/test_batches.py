@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.samplers.batches import BatchSampler, Cut
+from datasets.samplers.batches import BatchSampler, FinishedPart
 
 BATCHINGS = ["random", "bucket", "same_length"]
 LENGTHS = np.random.default_rng(0).poisson(8, size=1003) + 2
@@ -130,16 +130,19 @@ def test_captions_of_an_image_come_together_each_once_and_with_others_each_epoch
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
-@pytest.mark.parametrize("cuts", [[Cut(32, 2, 5)], [Cut(32, 2, 5), Cut(9, 1, 7), Cut(48, 3, 1)]])
+@pytest.mark.parametrize(
+    "cuts",
+    [[FinishedPart(32, 2, 5)], [FinishedPart(32, 2, 5), FinishedPart(9, 1, 7), FinishedPart(48, 3, 1)]],
+)
 def test_an_epoch_taken_up_with_other_batches_shows_what_is_left_once(batching, cuts):
     lengths = LENGTHS.clip(6, 12)  # enough of each
 
-    def ranks(size, processes, begun):
+    def ranks(size, processes, finished_parts):
         found = []
         for rank in range(processes):
             each = sampler(batching, lengths, size // processes, rank=rank, world_size=processes)
-            if begun:
-                each.take_up(3, begun)
+            if finished_parts:
+                each.resume_within_epoch(3, finished_parts)
             assert each.steps_per_epoch(3) == len(each.batches(3))
             found.append(each.batches(3))
         return [np.concatenate(shares) for shares in zip(*found, strict=True)]
@@ -158,6 +161,6 @@ def test_an_epoch_taken_up_with_other_batches_shows_what_is_left_once(batching, 
 
 def test_other_epochs_than_the_one_taken_up_are_whole():
     taken, fresh = sampler("bucket"), sampler("bucket")
-    taken.take_up(3, [Cut(32, 2, 5)])
+    taken.resume_within_epoch(3, [FinishedPart(32, 2, 5)])
     assert all(map(np.array_equal, taken.batches(4), fresh.batches(4)))
     assert len(taken.batches(3)) < len(fresh.batches(3))

@@ -131,7 +131,7 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
 def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None:
     bounded(monkeypatch)
     products = []
-    for name in ("inner_products", "inner_products_here"):
+    for name in ("inner_products", "inner_products_on_one_thread"):
         monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
     random = np.random.default_rng(4)
     labels = np.arange(600) // 6
@@ -150,7 +150,7 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 ) -> None:
     monkeypatch.setattr("engine.ranking.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
     products = []
-    for name in ("inner_products", "inner_products_here"):
+    for name in ("inner_products", "inner_products_on_one_thread"):
         monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
     random = np.random.default_rng(6)
     labels = random.permutation(np.arange(600) // each)

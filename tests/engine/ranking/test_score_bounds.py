@@ -5,7 +5,7 @@ import pytest
 
 from engine.ranking.score_bounds import Bounds
 from engine.ranking.tiles import Block, Items
-from models.kernels.mkl import library, multiply_integers_here
+from models.kernels.mkl import library, multiply_integers_on_one_thread
 
 pytestmark = pytest.mark.skipif(library() is None, reason="whole numbers are multiplied by MKL")
 
@@ -64,7 +64,7 @@ def test_a_bar_out_of_reach_spares_all_and_a_low_one_nothing() -> None:
 
 def test_products_of_whole_numbers_are_exact() -> None:
     a, b = RANDOM.integers(-1000, 1001, (70, 900)), RANDOM.integers(-1000, 1001, (50, 900))
-    found = multiply_integers_here(a.astype(np.int16), b.astype(np.int16).T)
+    found = multiply_integers_on_one_thread(a.astype(np.int16), b.astype(np.int16).T)
     np.testing.assert_array_equal(found, a @ b.T)
     largest = np.full((3, 2), 32767, np.int16)
-    assert (multiply_integers_here(largest, -largest.T[:, :1]) == -2 * 32767**2).all()
+    assert (multiply_integers_on_one_thread(largest, -largest.T[:, :1]) == -2 * 32767**2).all()

@@ -28,13 +28,13 @@ class Threads:
 
     def install(self, monkeypatch) -> None:
         replace = {
-            "rank": lambda: self.own.rank,
+            "process_number": lambda: self.own.rank,
             "world_size": lambda: self.count,
             "gather_counts": self.exchange,
             "gather_rows": lambda rows: (
                 paddle.to_tensor(np.concatenate([part.numpy() for part in self.exchange(rows)])),
             ),
-            "combine": lambda values, how: getattr(np, how)(self.exchange(values), axis=0),
+            "all_reduce": lambda values, how: getattr(np, how)(self.exchange(values), axis=0),
             "broadcast_array": lambda owner, values: self.exchange(values)[owner].copy(),
         }
         for name, function in replace.items():

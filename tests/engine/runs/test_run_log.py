@@ -9,7 +9,7 @@ from visualdl import LogReader, LogWriter
 
 from config.errors import UserError
 from engine.runs.run_log import RunLog, validation_line
-from engine.runs.visualdl_curves import Curves
+from engine.runs.visualdl_curves import VisualDLCurves
 
 RECORD = {"step": 10, "epoch": 0.5, "loss": 2.5, "lr": 1e-3, "samples_per_second": 99.6}
 
@@ -24,7 +24,7 @@ def run(log: RunLog) -> None:
     log.advance()
     log.step(RECORD, seconds_left=3725.4)
     log.validation({"step": 10, "rsum": 1.0}, "validated", best_score=1.0)
-    log.remark("stopped", 10, "stopping")
+    log.event("stopped", 10, "stopping")
     log.close("stopped")
 
 
@@ -78,7 +78,7 @@ def test_curves_are_written_for_visualdl(tmp_path):
 
 def test_curves_equal_those_of_visualdls_own_writer(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
-    curves = Curves(tmp_path / "ours")
+    curves = VisualDLCurves(tmp_path / "ours")
     theirs = LogWriter(str(tmp_path / "theirs"))
     for step, value in ((1, 2.5), (2, 1e-9)):
         curves.add({"train/loss": value}, step)
@@ -91,7 +91,7 @@ def test_curves_equal_those_of_visualdls_own_writer(tmp_path, monkeypatch):
 
 def test_a_log_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match="cannot write the log in .*missing: No such file.*--resume"):
-        RunLog(tmp_path / "missing" / "log.jsonl", None, enabled=True).note("failed", 1, "")
+        RunLog(tmp_path / "missing" / "log.jsonl", None, enabled=True).log_event("failed", 1, "")
     (tmp_path / "curves").write_text("")
     with pytest.raises(UserError, match="cannot write the log in .*File exists.*--resume"):
         RunLog(tmp_path / "log.jsonl", tmp_path / "curves", enabled=True).step(RECORD, 0.0)

@@ -38,12 +38,12 @@ class Job:
 
         return len(whole), batches()
 
-    def take_up(self, epoch, begun):
+    def resume_within_epoch(self, epoch, finished_parts):
         for sampler in self.samplers:
-            sampler.take_up(epoch, begun)
+            sampler.resume_within_epoch(epoch, finished_parts)
 
     def resume(self, state) -> bool:
-        return restore_training(self.run.trainer, *state, self.take_up)
+        return restore_training(self.run.trainer, *state, self.resume_within_epoch)
 
     def fit_until(self, step: int):
         """Train so many steps; return the state there."""
@@ -123,4 +123,4 @@ def test_batches_by_class_go_on_at_the_end_of_an_epoch_alone():
     with pytest.raises(
         UserError, match="in the midst of epoch 2 .* from a checkpoint at the end of an epoch"
     ):
-        ClassSampler(np.repeat([0, 1], 4), 4, 2, 0).take_up(2, [])
+        ClassSampler(np.repeat([0, 1], 4), 4, 2, 0).resume_within_epoch(2, [])

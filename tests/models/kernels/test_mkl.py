@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.kernels import mkl
-from models.kernels.mkl import erf, multiply_each, multiply_here
+from models.kernels.mkl import erf, multiply_each, multiply_on_one_thread
 
 POINTS = [0.0, -0.0, 1e-30, -1e-20, 1e-4, -0.3, 0.5, 1, -2, 3.7, -6, 40, -1e10]
 GROUPS, ROWS, DEPTH, COLUMNS = 3, 4, 5, 6
@@ -58,7 +58,7 @@ def test_products_of_matrices_in_any_layout(a_layout, b_layout, dtype, rows):
         out = stored_as(np.zeros(expected.shape, dtype), out_layout)
         assert multiply_each(a, b, out) is out
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(multiply_here(a[0], b[0]), expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(multiply_on_one_thread(a[0], b[0]), expected[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -67,7 +67,7 @@ def test_a_product_is_scaled_and_added(dtype):
     a, b, before = (random.standard_normal(shape).astype(dtype) for shape in ((4, 5), (5, 6), (4, 6)))
     for add in (False, True):
         out = before.copy()
-        assert multiply_here(a, b, out, 0.5, add) is out
+        assert multiply_on_one_thread(a, b, out, 0.5, add) is out
         np.testing.assert_allclose(out, 0.5 * a @ b + add * before, rtol=1e-4, atol=1e-5)
 
 

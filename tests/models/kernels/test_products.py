@@ -71,7 +71,7 @@ def test_repeated_factors_multiply_as_numpy_does(library, threads, rows, transpo
     factors, scales = RepeatedFactors(matrices, (0.5, 1.0, 2.0)), np.array([0.5, 1, 2])[:, None, None]
     x = random(rows, matrices.shape[1], dtype=dtype)
     expected = np.matmul(x.astype(np.float64), matrices * scales)  # [3,rows,N]
-    for multiplied in (factors.multiply(x), factors.multiply_here(x)):
+    for multiplied in (factors.multiply(x), factors.multiply_on_one_thread(x)):
         assert multiplied.dtype == dtype
         np.testing.assert_allclose(multiplied, expected, atol=1e-4)
     xs = random(3, rows, matrices.shape[1], dtype=dtype)

@@ -1,4 +1,4 @@
-"""Blocks of rows, shared among threads."""
+"""PairBlocks of rows, shared among threads."""
 
 import pytest
 

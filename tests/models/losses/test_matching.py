@@ -4,7 +4,13 @@ import numpy as np
 import paddle
 import pytest
 
-from models.losses.matching import PairLoss, match_binary, match_choice, match_cross_entropy, match_regression
+from models.losses.matching import (
+    MatchingLoss,
+    match_binary,
+    match_choice,
+    match_cross_entropy,
+    match_regression,
+)
 
 MATCH = [1, 0, 0, 1, 0]
 LOGITS = np.random.default_rng(0).normal(0, 2, (5, 2)).astype(np.float32)
@@ -53,7 +59,7 @@ def test_choice_by_loops(labels):
 
 def test_the_trainer_gets_it_by_name():
     logits, match = paddle.to_tensor(LOGITS), paddle.to_tensor(MATCH)
-    terms = PairLoss(match_binary)({"logits": logits}, {"match": match}, 0)
+    terms = MatchingLoss(match_binary)({"logits": logits}, {"match": match}, 0)
     assert list(terms) == ["match"]
     assert float(terms["match"]) == float(match_binary(logits, match))
 
@@ -63,7 +69,7 @@ def test_guessed_words_add_their_weighted_cross_entropy():
     guesses, said = random.standard_normal((3, 6)).astype(np.float32), [4, 0, 4]
     outputs = {"logits": paddle.to_tensor(LOGITS), "word_logits": paddle.to_tensor(guesses)}
     batch = {"match": paddle.to_tensor(MATCH), "masked_id": paddle.to_tensor(said)}
-    terms = PairLoss(match_cross_entropy, word_weight=0.5)(outputs, batch, 0)
+    terms = MatchingLoss(match_cross_entropy, word_weight=0.5)(outputs, batch, 0)
     expected = -sum(
         row[word] - math.log(sum(map(math.exp, row))) for row, word in zip(guesses, said, strict=True)
     )

@@ -7,7 +7,7 @@ from PIL import Image
 from serving.reports.drawing import (
     AGAINST,
     FOR,
-    View,
+    BoxedPicture,
     beside_bar,
     diverging,
     fitted,
@@ -23,8 +23,10 @@ from serving.reports.drawing import (
 GREEN = (0, 200, 0)
 
 
-def view_of(boxes: list[list[float]], size: tuple[int, int] = (60, 40)) -> View:
-    return View(Image.new("RGB", size, "white"), np.array(boxes), [str(n + 1) for n in range(len(boxes))])
+def view_of(boxes: list[list[float]], size: tuple[int, int] = (60, 40)) -> BoxedPicture:
+    return BoxedPicture(
+        Image.new("RGB", size, "white"), np.array(boxes), [str(n + 1) for n in range(len(boxes))]
+    )
 
 
 def marks(before: Image.Image, after: Image.Image) -> tuple[int, int, int, int]:
@@ -103,7 +105,9 @@ def test_colours_diverge_from_white():
 
 
 def test_labels_of_one_box_stand_apart():
-    view = View(Image.new("RGB", (200, 200), "white"), np.array([[50, 50, 150, 150]] * 3), ["1", "2", "3"])
+    view = BoxedPicture(
+        Image.new("RGB", (200, 200), "white"), np.array([[50, 50, 150, 150]] * 3), ["1", "2", "3"]
+    )
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     drawn = np.asarray(labelled(view, [0, 1, 2], colours))
     sizes = [(drawn == colour).all(axis=2).sum() for colour in colours]
@@ -116,7 +120,7 @@ def test_labels_of_one_box_stand_apart():
 
 @pytest.mark.parametrize("box", [[0, 0, 4, 4], [196, 196, 200, 200], [100, 100, 103, 103], [0, 0, 200, 200]])
 def test_a_label_stays_inside_the_picture(box):
-    view = View(Image.new("RGB", (200, 200), "white"), np.array([box]), ["a label"])
+    view = BoxedPicture(Image.new("RGB", (200, 200), "white"), np.array([box]), ["a label"])
     drawn = np.asarray(labelled(view, [0], [GREEN]))
     assert (drawn == GREEN).all(axis=2).any()
     left, top, right, bottom = marks(view.picture, Image.fromarray(drawn))

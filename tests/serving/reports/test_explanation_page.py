@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.reports.drawing import View
+from serving.reports.drawing import BoxedPicture
 from serving.reports.explanation import attend
 from serving.reports.explanation_page import attention_section, report_sections, write_attention
 from serving.reports.pictures import PictureFolder
@@ -46,7 +46,7 @@ def test_what_a_region_takes_is_drawn_for_the_one_that_is_asked_for(vsrn, pictur
 
 def test_no_sentence_or_tag_writes_markup(vsepp, tmp_path):
     regions = vsepp.dataset.regions(0)
-    view = View(Image.new("RGB", (40, 40)), np.tile([0.0, 0, 20, 20], (4, 1)), ["<b>"] * 4)
+    view = BoxedPicture(Image.new("RGB", (40, 40)), np.tile([0.0, 0, 20, 20], (4, 1)), ["<b>"] * 4)
     seen = attend(vsepp, 0, regions, "<script>alert(1)</script> dog")
     text = write_attention(tmp_path, attention_section(seen, view, ["<i>"], 2), "")[-1].read_text()
     assert "<script>" not in text and "&lt;script&gt;" in text and "<i>" not in text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.reports.drawing import BAR_MARGIN, View, diverging
+from serving.reports.drawing import BAR_MARGIN, BoxedPicture, diverging
 from serving.reports.explanation_pictures import (
     CELL,
     LISTENED,
@@ -24,8 +24,8 @@ BOXES = np.array([[0, 0, 26, 26], [50, 0, 90, 40], [0, 50, 40, 90], [60, 60, 100
 
 
 @pytest.fixture
-def view() -> View:
-    return View(Image.new("RGB", (104, 104), (230, 230, 230)), BOXES, ["1 dog", "2", "3 cat", "4"])
+def view() -> BoxedPicture:
+    return BoxedPicture(Image.new("RGB", (104, 104), (230, 230, 230)), BOXES, ["1 dog", "2", "3 cat", "4"])
 
 
 def count(picture: Image.Image, colour: tuple[int, int, int], box: np.ndarray | None = None) -> int:
@@ -97,8 +97,8 @@ def test_the_matrix_paints_a_cell_by_its_value(view):
 
 def test_of_many_regions_the_matrix_keeps_the_strongest():
     many = MATRIX_ROWS + 9
-    view = View(Image.new("RGB", (50, 50)), np.tile([0.0, 0, 50, 50], (many, 1)), ["x"] * many)
-    few = View(view.picture, view.boxes[:MATRIX_ROWS], view.labels[:MATRIX_ROWS])
+    view = BoxedPicture(Image.new("RGB", (50, 50)), np.tile([0.0, 0, 50, 50], (many, 1)), ["x"] * many)
+    few = BoxedPicture(view.picture, view.boxes[:MATRIX_ROWS], view.labels[:MATRIX_ROWS])
     values = np.linspace(1, 0, many)
     large, small = (
         draw_matrix(v, ["a"], values[: len(v.labels), None], values[: len(v.labels)], np.ones(1))

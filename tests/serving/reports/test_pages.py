@@ -9,7 +9,14 @@ from PIL import Image
 
 from config.errors import UserError
 from serving.reports.pages import write_search_page, write_whole
-from serving.reports.pictures import THUMBNAIL, PictureFolder, Tile, contact_sheet, image_folder, image_uri
+from serving.reports.pictures import (
+    THUMBNAIL,
+    ContactSheetTile,
+    PictureFolder,
+    contact_sheet,
+    image_folder,
+    image_uri,
+)
 from serving.search.searcher import Hit
 
 
@@ -36,15 +43,18 @@ def test_a_missing_or_broken_picture_is_a_card_with_its_id(pictures, tmp_path):
 
 def test_a_contact_sheet_shows_every_tile(pictures):
     sheet = contact_sheet(
-        "a title", [Tile(f"image_{n}", "0.5", right=n == 1) for n in range(6)], pictures, columns=3
+        "a title",
+        [ContactSheetTile(f"image_{n}", "0.5", right=n == 1) for n in range(6)],
+        pictures,
+        columns=3,
     )
-    one_row = contact_sheet("a title", [Tile("image_0", "0.5")] * 3, pictures, columns=3)
+    one_row = contact_sheet("a title", [ContactSheetTile("image_0", "0.5")] * 3, pictures, columns=3)
     assert sheet.height > one_row.height + THUMBNAIL
     assert sheet.width == one_row.width
 
 
 def test_a_contact_sheet_shows_the_query_first_where_its_picture_is_found(pictures):
-    tiles = [Tile(f"image_{n}", "0.5") for n in range(1, 4)]
+    tiles = [ContactSheetTile(f"image_{n}", "0.5") for n in range(1, 4)]
     without = contact_sheet("a title", tiles, pictures, columns=3)
     sheet = contact_sheet("a title", tiles, pictures, columns=3, query="image_5")
     assert sheet.height == without.height and sheet.width > without.width

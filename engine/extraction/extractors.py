@@ -9,8 +9,8 @@ import numpy as np
 from config.errors import UserError
 from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
 from datasets.pictures.loader import PictureBatch, PictureLoader
-from datasets.pictures.picture import Picture, UnreadableError, View
-from datasets.prefetch import iterate_batches
+from datasets.pictures.picture import CropBox, Picture, UnreadableError
+from datasets.prefetch import prefetched
 from engine.extraction.yolox import Yolox
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
@@ -18,8 +18,8 @@ Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a
 _DETAIL = 800  # pixels of the shorter side that a picture keeps where parts of it are looked at
 
 
-class Describer(Protocol):
-    """A way to features: `prepare` reads some pictures, in threads; `describe` makes of them what it can.
+class FeatureExtractor(Protocol):
+    """A way to features: `prepare` reads some pictures, in threads; `extract` makes of them what it can.
 
     loader: of the pictures, whose `unreadables` says which were left out.
     """
@@ -29,26 +29,26 @@ class Describer(Protocol):
     def prepare(self, indices: Sequence[int]) -> object:
         """Read some pictures."""
 
-    def describe(self, ids: Sequence[str], prepared: object) -> list[Extracted]:
+    def extract(self, ids: Sequence[str], prepared: object) -> list[Extracted]:
         """Return what was made of the readable ones; `ids` are of all that were asked for."""
 
 
-def extract(
-    describer: Describer,
+def extract_all(
+    extractor: FeatureExtractor,
     ids: Sequence[str],
     folder: ExtractionFolder,
     batch_size: int,
     workers: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Describe all pictures that `folder` does not hold yet, batch by batch.
+    """Extract the features of all pictures that `folder` does not hold yet, batch by batch.
 
     ids: of the loader's pictures. workers: threads that read ahead. `progress` is called with the pictures
     done since its last call. Raises `UserError` for an unreadable picture if such are refused; what came
     before is kept.
     """
     batches = batches_of(len(ids), folder.done, batch_size)
-    for indices, found in zip(batches, describe_batches(describer, ids, batches, workers), strict=True):
+    for indices, found in zip(batches, extract_batches(extractor, ids, batches, workers), strict=True):
         folder.add(*found)
         progress(len(indices))
 
@@ -59,13 +59,13 @@ def batches_of(pictures: int, done: int, batch_size: int) -> list[range]:
     return [range(start, min(start + batch_size, pictures)) for start in starts]
 
 
-def describe_batches(
-    describer: Describer, ids: Sequence[str], batches: Sequence[range], workers: int
+def extract_batches(
+    extractor: FeatureExtractor, ids: Sequence[str], batches: Sequence[range], workers: int
 ) -> Iterator[tuple[list[Extracted], dict[str, str]]]:
-    """Yield of each batch what `ExtractionFolder.add` takes; see `extract` for the arguments."""
-    reasons, names = describer.loader.unreadables.problems, describer.loader.names
-    for indices, prepared in zip(batches, iterate_batches(describer.prepare, batches, workers), strict=True):
-        pictures = describer.describe([ids[index] for index in indices], prepared)
+    """Yield of each batch what `ExtractionFolder.add` takes; see `extract_all` for the arguments."""
+    reasons, names = extractor.loader.unreadables.problems, extractor.loader.names
+    for indices, prepared in zip(batches, prefetched(extractor.prepare, batches, workers), strict=True):
+        pictures = extractor.extract([ids[index] for index in indices], prepared)
         for picture in pictures:
             if not np.isfinite(picture.vectors).all():
                 raise UserError(
@@ -78,7 +78,7 @@ def describe_batches(
 
 
 @dataclass(frozen=True)
-class PooledDescriber:
+class PooledExtractor:
     """A vector a picture: the mean of its views', and of the cells of a map."""
 
     loader: PictureLoader
@@ -88,7 +88,7 @@ class PooledDescriber:
         """Read and cut."""
         return self.loader.read(indices)
 
-    def describe(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
+    def extract(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
         """Return vectors [1,F]."""
         batch, views = prepared.images.shape[:2]
         if not batch:
@@ -104,7 +104,7 @@ class PooledDescriber:
 
 
 @dataclass(frozen=True)
-class GridDescriber:
+class GridExtractor:
     """side x side regions a picture: the cells of the network's map, averaged; with their boxes."""
 
     loader: PictureLoader
@@ -115,7 +115,7 @@ class GridDescriber:
         """Read and cut."""
         return self.loader.read(indices)
 
-    def describe(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
+    def extract(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
         """Return vectors [side*side,F], row by row."""
         if not len(prepared.images):
             return []
@@ -137,7 +137,7 @@ class GridDescriber:
 
 
 @dataclass(frozen=True)
-class RegionDescriber:
+class RegionExtractor:
     """The regions that a YOLOX finds, each described by the network from the part of the picture that it is.
 
     Regions of one picture are a batch of the network (R-CNN's way: Girshick et al. 2014, arXiv 1311.2524). A
@@ -166,16 +166,14 @@ class RegionDescriber:
                 self.loader.unreadables.add(name, error, self.loader.files.path)
         return found
 
-    def describe(
-        self, ids: Sequence[str], prepared: list[tuple[int, Picture, np.ndarray]]
-    ) -> list[Extracted]:
+    def extract(self, ids: Sequence[str], prepared: list[tuple[int, Picture, np.ndarray]]) -> list[Extracted]:
         """Return vectors [R,F] with boxes, tags and confidences, the surest region first."""
-        return [self._describe(ids[place], picture, boxed) for place, picture, boxed in prepared]
+        return [self._extract(ids[place], picture, boxed) for place, picture, boxed in prepared]
 
-    def _describe(self, image_id: str, picture: Picture, boxed: np.ndarray) -> Extracted:
+    def _extract(self, image_id: str, picture: Picture, boxed: np.ndarray) -> Extracted:
         found = self.yolox.find(picture.size, boxed, self.least_score, self.fewest, self.most)
         boxes = found.boxes if len(found.boxes) else np.array([[0, 0, *picture.size]], dtype=np.float32)
-        views = [View(tuple(box), (self.crop, self.crop)) for box in boxes.tolist()]
+        views = [CropBox(tuple(box), (self.crop, self.crop)) for box in boxes.tolist()]
         images = np.empty((len(views), 3, self.crop, self.crop), dtype=np.float32)
         for cut, out in zip(picture.views(views, self.loader.resample), images, strict=True):
             self.loader.normalization.write(cut, out)
