@@ -40,7 +40,7 @@ from datasets.features.formats import open_features
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
-from engine.extraction.extractors import FeatureExtractor
+from engine.extraction.extractors import FeatureExtractor, extract_all
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
