@@ -40,6 +40,7 @@ class WordPiece:
         ids = _ids_of(self.pieces, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[marker] for marker in MARKERS)
         self.mask_id = ids.get("[MASK]", self.unk_id)
+        self.start_id, self.end_id = self.cls_id, self.sep_id
         model = WordPieceModel(ids, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD)
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = _normalizer(lower_case)
@@ -89,9 +90,17 @@ class WordPiece:
         finally:
             draft.unlink(missing_ok=True)
 
+    def tokens(self, text: str) -> list[str]:
+        """Return the pieces of a text, without markers; a word that has none is `[UNK]`."""
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens
+
+    def knows(self, token: str) -> bool:
+        """Tell whether `token` is a piece and not `[UNK]`."""
+        return token != self.pieces[self.unk_id]
+
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without markers."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Return the ids of a caption, framed by `[CLS]` and `[SEP]`."""
+        return [self.start_id, *self._tokenizer.encode(text, add_special_tokens=False).ids, self.end_id]
 
     def encode_all(self, texts: Sequence[str]) -> PackedTokens:
         """Return the ids of many texts, without markers."""
