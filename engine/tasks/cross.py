@@ -125,8 +125,8 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
 def reports(cfg: CfgNode) -> ReportedRun:
     """Raise UserError: a report shows what a model finds, and a cross encoder has no embeddings to search."""
     raise UserError(
-        f"MODEL.NAME: expected a run with embeddings to show, got {cfg.MODEL.NAME}: name the run of a dual "
-        f"encoder, evaluated with EVAL.RERANK_DIR={checkpoint_folder(cfg)}; its report shows both"
+        f"MODEL.NAME: expected a dual encoder, which embeds images and sentences, got {cfg.MODEL.NAME}: name "
+        f"the run of one that was evaluated with EVAL.RERANK_DIR={checkpoint_folder(cfg)}"
     )
 
 
