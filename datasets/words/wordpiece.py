@@ -37,7 +37,7 @@ class WordPiece:
     def __init__(self, pieces: Sequence[str], lower_case: bool = True, source: str = "vocabulary") -> None:
         self.pieces = list(pieces)
         self.lower_case = lower_case
-        ids = _ids_of(self.pieces, source)
+        self._ids = ids = _ids_of(self.pieces, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[marker] for marker in MARKERS)
         self.mask_id = ids.get("[MASK]", self.unk_id)
         self.start_id, self.end_id = self.cls_id, self.sep_id
@@ -91,12 +91,16 @@ class WordPiece:
             draft.unlink(missing_ok=True)
 
     def tokens(self, text: str) -> list[str]:
-        """Return the pieces of a text, without markers; a word that has none is `[UNK]`."""
-        return self._tokenizer.encode(text, add_special_tokens=False).tokens
+        """Return the pieces of a text, without markers; a word without pieces stands as it is written."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return [
+            text[slice(*place)] if index == self.unk_id else piece
+            for piece, index, place in zip(encoded.tokens, encoded.ids, encoded.offsets, strict=True)
+        ]
 
     def knows(self, token: str) -> bool:
-        """Tell whether `token` is a piece and not `[UNK]`."""
-        return token != self.pieces[self.unk_id]
+        """Tell whether `token`, one of `tokens`, is a piece of the vocabulary."""
+        return token in self._ids
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a caption, framed by `[CLS]` and `[SEP]`."""

@@ -108,3 +108,16 @@ def test_a_missing_vocabulary(tmp_path):
     check_refused(lambda: WordPiece.load(tmp_path / "vocab.txt"), ["vocab.txt: no such vocabulary"])
     with pytest.raises(UserError, match="a folder"):
         WordPiece.load(tmp_path)
+
+
+def test_a_word_without_pieces_is_told_as_it_is_written():
+    words = WordPiece([*MARKERS, "a", "red", "dog", "##s"])
+    assert words.tokens("A red Zebra, dogs") == ["a", "red", "Zebra", ",", "dog", "##s"]
+    assert [words.knows(token) for token in words.tokens("A red Zebra dogs")] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert words.encode("red Zebra")[1:-1] == [words.pieces.index("red"), words.unk_id]
