@@ -97,8 +97,9 @@ def all_reduce(values: np.ndarray, how: str) -> np.ndarray:
 def all_or_none(action: Callable[[], Value]) -> Value:
     """Return what `action` does, when every process has done it.
 
-    Where it raises in one process, it raises in all, so that none waits for another that has left: of the
-    others ValidationStoppedError if that is what it was, and else UserError.
+    If `action` raises in any process, all processes raise, so that none waits for one that has left. A
+    process whose own action succeeded raises ValidationStoppedError if the failing one did, otherwise
+    UserError.
     """
     value, failure = None, None
     try:

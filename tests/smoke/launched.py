@@ -33,7 +33,7 @@ def main(out: Path) -> None:
     from engine.runs.run_log import RunLog
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
-    from engine.training.progress import TrainingStoppedError
+    from engine.training.outcomes import TrainingStoppedError
     from engine.weights.tensors import layer_arrays
 
     start_process_group()
@@ -52,10 +52,10 @@ def main(out: Path) -> None:
         try:
             trainer.fit()
         except TrainingStoppedError:
-            stops.append(trainer.progress.step)
+            stops.append(trainer.position.step)
     weights = {f"weights/{name}": array for name, array in layer_arrays(trainer.model).items()}
     np.savez(out / f"rank_{process_number()}.npz", **gradients, **weights)
-    best = [trainer.progress.best_score, trainer.progress.best_step]
+    best = [trainer.position.best_score, trainer.position.best_step]
     seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradients()}
     seen["through sockets"] = lonely_gradients(shared=process_number() == 0)
     (out / f"rank_{process_number()}.json").write_text(json.dumps(seen))
@@ -84,9 +84,9 @@ def watch(trainer) -> tuple[list, dict]:
             trainer.stop_signal = 15
         return values
 
-    def stopped_validation():
-        trainer.stop_signal = 2 if trainer.progress.step == 6 else 0
-        return validate()
+    def stopped_validation(show):
+        trainer.stop_signal = 2 if trainer.position.step == 6 else 0
+        return validate(show)
 
     RetrievalDataset.batch, trainer.validate = watched_batch, stopped_validation
     engine.training.trainer.average_gradients = watched_average

@@ -6,7 +6,7 @@ import pytest
 
 from config.errors import UserError
 from engine.runs.checkpoint_writer import CheckpointWriter
-from engine.training.progress import TrainingFailedError, TrainingStoppedError
+from engine.training.outcomes import TrainingFailedError, TrainingStoppedError
 
 
 class Disk:
@@ -62,7 +62,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(make_run):
     forward = run.trainer.model.forward
 
     def forward_and_free(batch):
-        if run.trainer.progress.step == 3:  # a step on, and the first checkpoint is still being written
+        if run.trainer.position.step == 3:  # a step on, and the first checkpoint is still being written
             assert (disk.began, disk.done) == (1, 0)
             disk.free.set()
         return forward(batch)
@@ -78,7 +78,7 @@ def test_a_full_disk_ends_training_at_the_next_step(make_run):
     forward = run.trainer.model.forward
 
     def forward_and_fail(batch):
-        if run.trainer.progress.step == 2:
+        if run.trainer.position.step == 2:
             disk.free.set()
             run.trainer._writer._thread.join()
         return forward(batch)
@@ -86,7 +86,7 @@ def test_a_full_disk_ends_training_at_the_next_step(make_run):
     run.trainer.model.forward = forward_and_fail
     with pytest.raises(UserError, match="the disk is full"):
         run.trainer.fit()
-    assert run.trainer.progress.step == 3 and disk.began == 1
+    assert run.trainer.position.step == 3 and disk.began == 1
 
 
 def test_a_full_disk_at_the_end_is_told(make_run):
