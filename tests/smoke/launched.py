@@ -93,9 +93,10 @@ def watch(trainer) -> tuple[list, dict]:
     return captions, gradients
 
 
-def lonely_gradients(shared: bool = True) -> list[list[float]]:
-    """Return averaged gradients, a small and a large one: 3 in process 1 and missing in process 0.
+def lonely_gradients(shared: bool = True) -> list[list[float] | None]:
+    """Return four averaged gradients, or None where there is none.
 
+    A small and a large one are 3 in process 1 and missing in process 0; two such are missing in both.
     shared: whether the process can see the other's memory, as on one machine.
     """
     import numpy as np
@@ -107,11 +108,14 @@ def lonely_gradients(shared: bool = True) -> list[list[float]]:
     shared_memory._memory.cache_clear()
     if not shared:
         shared_memory._open = lambda *segment: None
-    lonely = [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])]
+    lonely, unused = (
+        [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])] for _ in range(2)
+    )
     if process_number() == 1:
         sum((each * 3).sum() for each in lonely).backward()
-    average_gradients(lonely, [])
-    return [np.unique(each.grad.numpy()).tolist() for each in lonely]
+    assert average_gradients([*unused, *lonely], [4.0, process_number()]) == [4.0, 0.5]
+    gradients = [each.grad for each in (*lonely, *unused)]
+    return [None if each is None else np.unique(each.numpy()).tolist() for each in gradients]
 
 
 if __name__ == "__main__":
