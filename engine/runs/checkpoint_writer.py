@@ -16,8 +16,8 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def __enter__(self) -> None:
-        """Begin."""
+    def __enter__(self) -> "CheckpointWriter":
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish the write at hand, unless the user wants to leave at once."""

@@ -1,5 +1,6 @@
 """Checkpoints are written one at a time behind training's back, and what goes wrong there is told."""
 
+import contextlib
 import threading
 
 import pytest
@@ -54,6 +55,19 @@ def test_what_a_write_raises_is_told_once_at_the_next_call(ask):
     assert not calls, "nothing is written after what went wrong"
     writer.check()
     writer.finish()
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_who_leaves_waits_for_the_write_but_for_an_interrupt(error):
+    disk = Disk()
+    if error is not KeyboardInterrupt:
+        threading.Timer(0.05, disk.free.set).start()
+    with contextlib.suppress(ValueError, KeyboardInterrupt), CheckpointWriter() as writer:
+        writer.start(disk.write)
+        if error:
+            raise error
+    assert disk.done == (error is not KeyboardInterrupt)
+    disk.free.set()
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(make_run):
