@@ -1,6 +1,5 @@
 """Build the trainer of a run from its configuration."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -15,9 +14,10 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.run_log import RunLog
 from engine.tasks.kinds import kind_of
 from engine.tasks.task import Start, Task
-from engine.training.progress import TrainingSettings
+from engine.training.collapse_guard import CollapseGuard
+from engine.training.settings import TrainingSettings
 from engine.training.trainer import Trainer
-from engine.training.training_state import epoch_length, named_parameters, restore_training, training_state
+from engine.training.training_state import Arrays, epoch_length, named_parameters, restore_training
 from models.layers.synchronised_norm import synchronise_batch_norms
 from solvers.optimizer import build_optimizer
 from solvers.scheduler import build_schedule
@@ -44,27 +44,13 @@ def build_trainer(
         synchronise_batch_norms(model)
     log.print_line(_describe(cfg, task))
 
-    def during_validation(*_: object) -> None:
-        log.heartbeat()
-        trainer.check_signal()
-
-    def validate() -> dict[str, float]:
-        return task.validate(during_validation)
-
-    def save(names: list[str]) -> Callable[[], None]:
-        if rank != 0:
-            return lambda: None
-        model_arrays, trainer_arrays, values = training_state(trainer)
+    def save(names: list[str], model_arrays: Arrays, trainer_arrays: Arrays, values: dict) -> None:
         state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
         words = task.words.to_text(), task.words.file_name
-
-        def write() -> None:
-            for name in names:
-                path = folder.path / name
-                save_checkpoint(path, model_arrays, trainer_arrays, state, *words, path == folder.last)
-            folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
-
-        return write
+        for name in names:
+            path = folder.path / name
+            save_checkpoint(path, model_arrays, trainer_arrays, state, *words, path == folder.last)
+        folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
 
     accumulation = cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS
     trainer = Trainer(
@@ -75,8 +61,9 @@ def build_trainer(
         batches_of=task.batches_of,
         settings=TrainingSettings.from_config(cfg),
         log=log,
-        validate=validate,
+        validate=task.validate,
         save=save,
+        watchers=CollapseGuard.from_config(cfg, loss, log),
         rank=rank,
         world_size=world_size,
         samples=task.samples,
@@ -106,8 +93,8 @@ def _resume(
             f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one"
         )
     if log.enabled:
-        folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
-    log.print_line(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
+        folder.trim_log(trainer.position.step, trainer.position.last_validation)
+    log.print_line(f"resuming {folder.path} at step {trainer.position.step} (epoch {trainer.position.epoch})")
 
 
 def _describe_batches(length: dict) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from engine.runs.run_status import RunStatus, read_status
-from engine.training.progress import TrainingStoppedError
+from engine.training.outcomes import TrainingStoppedError
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
