@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.files import replacing
 from datasets.conversion.contents import Contents
 from datasets.conversion.precision import encode
 from datasets.conversion.targets import check_target, create_files, file_names, places
@@ -134,8 +135,9 @@ class FeatureDraft:
         self.close()
 
     def _clear(self) -> None:
-        for name in (*file_names(self.target), _RECORD, f"{_RECORD}.new"):
-            (self.folder / name).unlink(missing_ok=True)
+        drafts = self.folder.glob(f".{_RECORD}.*")  # of a process that was killed
+        for path in (*map(self.folder.joinpath, file_names(self.target)), self.folder / _RECORD, *drafts):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes go on with the folder."""
@@ -156,9 +158,8 @@ class FeatureDraft:
 
     def _record(self, images_done: int) -> None:
         self.images_done = images_done
-        draft = self.folder / f"{_RECORD}.new"
-        draft.write_text(json.dumps({**self._wanted, "images_done": images_done}))
-        os.replace(draft, self.folder / _RECORD)
+        with replacing(self.folder / _RECORD) as draft:
+            draft.write_text(json.dumps({**self._wanted, "images_done": images_done}))
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:

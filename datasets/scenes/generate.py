@@ -5,8 +5,6 @@ describes the files. The splits share no set of objects, and all that they hold 
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -20,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from config.errors import UserError
+from config.files import replacing
 from datasets.scenes.captions import captions_of, swapped_pairs
 from datasets.scenes.layout import (
     COLOURS,
@@ -91,17 +90,12 @@ def make_scenes(
     if _holds_scenes(folder, options, force):
         return False
     try:
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder, flush=False) as draft:  # many small files, which can be made again
             (draft / "images").mkdir(parents=True)
             for split in SPLITS:
                 _write_split(draft, split, options, processes, progress or (lambda done: None))
             (draft / "meta.json").write_text(json.dumps(_meta(options), indent=2) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write Scenes to {folder}: {error.strerror or error}") from error
     return True

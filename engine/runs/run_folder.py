@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from config.errors import UserError
-from config.files import write_atomically
+from config.files import write_whole
 from engine.runs.checkpoint import STATE_FILE
 from engine.runs.run_status import STATUS_FILE
 
@@ -120,7 +120,7 @@ class RunFolder:
             for record in read_log(self.log_file)
             if record["step"] <= (last_validation if record["event"] == "validation" else step)
         ]
-        write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
+        write_whole(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read_log(path: str | Path) -> list[dict]:

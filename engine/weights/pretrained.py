@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from config.errors import UserError
 from engine.weights.bert_names import from_original, original_depth, original_names
+from engine.weights.tensor_files import read_safetensors
 from models.bert import BertShape
 from models.oscar import Oscar
 
@@ -142,10 +141,7 @@ def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
     a tensor which is missing, unexpected, misshapen or not finite; the model is then as it was.
     """
     path = pretrained.path / MODEL_FILE
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
+    arrays = read_safetensors(path)
     parameters = dict(model.named_parameters())
     missing = [name for name in parameters if not set(original_names(name)) <= arrays.keys()]
     fresh = [layer for layer in MAY_BE_MISSING if _lacks(layer, parameters, arrays)]

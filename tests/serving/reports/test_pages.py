@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from config.errors import UserError
-from serving.reports.pages import write_search_page, write_whole
+from serving.reports.pages import write_page, write_search_page
 from serving.reports.pictures import (
     THUMBNAIL,
     ContactSheetTile,
@@ -102,6 +102,6 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     (tmp_path / "hits.html").write_text("old")
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(UserError, match="cannot write .*hits.html: No space left on device; .*--out"):
-        write_whole(tmp_path / "hits.html", b"new")
+        write_page(tmp_path / "hits.html", "search.html", {"title": "new", "images": []})
     assert [path.name for path in tmp_path.iterdir()] == ["hits.html"]
     assert (tmp_path / "hits.html").read_text() == "old"
