@@ -15,20 +15,18 @@ command goes on where it stopped. What is written is then read again and compare
 """
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
+from _progress import progress_display
 
 import numpy as np
-from tqdm import tqdm
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from datasets.text_files import read_lines, refuse_duplicates
-from datasets.conversion.precision import STORED, compare
+from datasets.conversion.precision import STORED
 from datasets.conversion.contents import Contents, read_contents
 from datasets.conversion.writer import FeatureDraft, partial_folder
 from datasets.conversion.targets import file_names
@@ -71,19 +69,13 @@ def main() -> None:
 
 def convert(source: FeatureStore, output: Path, ids: list[str] | None, dtype: str) -> None:
     """Convert an open source, compare, and say what was done."""
-    with bar("reading annotations", len(source)) as progress:
-        contents = read_contents(source, ids, progress)
-    draft = FeatureDraft(output, source, contents, dtype)
-    if draft.images_done:
-        print(f"{draft.folder}: going on after {draft.images_done} of {len(source)} images", flush=True)
-    with bar("writing", len(source), draft.images_done) as progress:
-        draft.write(progress)
-    with bar("comparing", len(source)) as progress:
-        try:
-            deviation = compare(source, open_features(draft.path), contents.ids, dtype, progress)
-        except UserError:
-            draft.discard()
-            raise
+    with progress_display() as show:
+        contents = read_contents(source, ids, show)
+        draft = FeatureDraft(output, source, contents, dtype)
+        if draft.images_done:
+            print(f"{draft.folder}: going on after {draft.images_done} of {len(source)} images", flush=True)
+        draft.write(show)
+        deviation = draft.compare(show)
     draft.finish()
     print(f"{output}: {len(source)} images, {source.describe()}, {dtype}; {contents.describe()}")
     print(f"size: {describe_size(source, contents, dtype)}")
@@ -134,13 +126,6 @@ def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:
 def megabytes(size: int) -> str:
     """Return a number of bytes as one reads it."""
     return f"{size / 1e6:.3g} MB" if size < 1e9 else f"{size / 1e9:.3g} GB"
-
-
-@contextlib.contextmanager
-def bar(what: str, total: int, initial: int = 0) -> Iterator[Callable[[int], object]]:
-    """Show progress on a terminal, in images; yield the function that moves it on."""
-    with tqdm(total=total, initial=initial, unit="image", desc=what, disable=None) as progress:
-        yield progress.update
 
 
 if __name__ == "__main__":

@@ -4,16 +4,18 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import UserError
 from config.files import replacing
+from config.progress import ShowProgress, no_progress
 from datasets.conversion.contents import Contents
-from datasets.conversion.precision import encode
+from datasets.conversion.precision import Deviation, compare, encode
 from datasets.conversion.targets import check_target, create_files, file_names, places
+from datasets.features.formats import open_features
 from datasets.features.store import FeatureStore
 
 _BLOCK_BYTES = 4 << 20  # of float32 vectors that are read, converted and written together
@@ -60,8 +62,8 @@ class FeatureDraft:
             self._record(0)
         self._places = places(self.path, self._contents, self._dtype)
 
-    def write(self, progress: Callable[[int], object]) -> None:
-        """Write what is not complete; call `progress` with the number of images done since its last call.
+    def write(self, progress: ShowProgress = no_progress) -> None:
+        """Write what is not complete.
 
         Raises `UserError` for a fault of the source, and removes what was written; and where the disk
         refuses, and keeps it.
@@ -73,7 +75,7 @@ class FeatureDraft:
                 self.discard()
                 raise
 
-    def _write(self, stack: contextlib.ExitStack, progress: Callable[[int], object]) -> None:
+    def _write(self, stack: contextlib.ExitStack, progress: ShowProgress) -> None:
         counts = self._contents.counts
         first_vectors = np.concatenate([[0], np.cumsum(counts)])
         files = {}
@@ -96,7 +98,7 @@ class FeatureDraft:
                     os.fsync(descriptor)
                 self._record(done)
                 unrecorded = 0
-            progress(len(rows))
+            progress("writing", done, len(counts))
 
     def _encode(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return some images' features as they are stored, and scales and boxes where they have a place."""
@@ -116,6 +118,17 @@ class FeatureDraft:
             boxes = [self._source.annotations(row).boxes for row in rows.tolist()]
             parts["boxes"] = np.concatenate(boxes).astype(np.float32)
         return parts
+
+    def compare(self, progress: ShowProgress = no_progress) -> Deviation:
+        """Read what was written again and return how far it is from the source.
+
+        Raises `UserError` where it is not what was to be written, and removes it.
+        """
+        try:
+            return compare(self._source, open_features(self.path), self._contents.ids, self._dtype, progress)
+        except UserError:
+            self.discard()
+            raise
 
     def finish(self) -> None:
         """Move the files to their names, the target last; what the target consisted of before is replaced."""
