@@ -66,16 +66,6 @@ def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
     return WordPiece.build(texts, cfg.INPUT.VOCAB_THRESHOLD, lower_case)
 
 
-def build_pair_dataset(
-    cfg: CfgNode, split: str, word_piece: WordPiece, training: bool = False, num_images: int = 0
-) -> PairDataset:
-    """Open the split of that name, or its first `num_images` images (0: all), as pairs.
-
-    Raises `UserError` for data that is missing or does not fit together.
-    """
-    return pair_dataset_of(cfg, open_pair_split(cfg, split, training, num_images), word_piece)
-
-
 def pair_dataset_of(cfg: CfgNode, split: PairSplit, word_piece: WordPiece) -> PairDataset:
     """Return the pairs of a split that is open."""
     return PairDataset(

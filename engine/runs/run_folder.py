@@ -97,10 +97,6 @@ class RunFolder:
         for file in (self.log_file, self.path / STATUS_FILE):
             file.unlink(missing_ok=True)
 
-    def epoch_folder(self, epoch: int) -> Path:
-        """Return the folder of the checkpoint kept after `epoch` epochs."""
-        return self.path / f"epoch_{epoch}"
-
     def kept_epochs(self) -> list[tuple[int, Path]]:
         """Return the kept epoch checkpoints, oldest first."""
         found = [(re.fullmatch(r"epoch_(\d+)", path.name), path) for path in self.path.glob("epoch_*")]

@@ -39,7 +39,7 @@ class JudgedCaption:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Explanation:
     """What was seen of one image with one sentence.
 
     `listening` float [R,R] sums to 1: row i, column j is the share of all taking that region i does from j;
@@ -53,7 +53,7 @@ class Attention:
     captions: list[JudgedCaption]
 
 
-def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Attention:
+def explain(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Explanation:
     """Look at the image in `row` of the searcher's split with a sentence: `text`, else its own first caption.
 
     Raises UserError for a sentence without words, and where there is none.
@@ -71,7 +71,7 @@ def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None
     if text is not None and text not in own:
         captions.insert(0, ("asked", sentence))
     captions += [("generated", written) for written in _write_caption(searcher.model, features, vocabulary)]
-    return Attention(
+    return Explanation(
         image_id,
         sentence,
         measure_relevance(searcher.model, features, sentence.token_ids, sentence.places),

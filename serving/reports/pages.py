@@ -1,12 +1,11 @@
 """Pages that carry their own pictures: one for a search, one for the report of a run."""
 
-import io
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from config.files import write_whole
+from config.files import write_whole, writing
 from serving.reports.pictures import PictureFolder
 from serving.search.searcher import Hit
 
@@ -19,6 +18,13 @@ OTHER_PLACE = "choose another place with --out"
 def write_page(path: Path, template: str, values: dict) -> Path:
     """Render a template with `values` into an HTML file and return its path."""
     write_whole(path, TEMPLATES.get_template(template).render(values), OTHER_PLACE)
+    return path
+
+
+def write_picture(path: Path, picture: Image.Image, optimize: bool = False) -> Path:
+    """Write a picture as PNG and return its path."""
+    with writing(path, OTHER_PLACE) as draft:
+        picture.save(draft, "PNG", optimize=optimize)
     return path
 
 
@@ -42,7 +48,4 @@ def write_search_page(
         "pictures": pictures,
     }
     page = write_page(folder / "hits.html", "search.html", values)
-    picture = io.BytesIO()
-    sheet.save(picture, "PNG")
-    write_whole(folder / "hits.png", picture.getvalue(), OTHER_PLACE)
-    return folder / "hits.png", page
+    return write_picture(folder / "hits.png", sheet), page

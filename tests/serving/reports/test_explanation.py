@@ -8,7 +8,7 @@ import pytest
 
 from config.errors import UserError
 from datasets.words.vocabulary import Vocabulary
-from serving.reports.explanation import Attention, attend, graph_listening, listening_shares, read_sentence
+from serving.reports.explanation import Explanation, explain, graph_listening, listening_shares, read_sentence
 from serving.search.searcher import Searcher
 
 
@@ -16,8 +16,8 @@ def features(searcher: Searcher, row: int) -> np.ndarray:
     return searcher.dataset.regions(row).features
 
 
-def look(searcher: Searcher, row: int, text: str | None = None) -> Attention:
-    return attend(searcher, row, searcher.dataset.regions(row), text)
+def look(searcher: Searcher, row: int, text: str | None = None) -> Explanation:
+    return explain(searcher, row, searcher.dataset.regions(row), text)
 
 
 def score_of(searcher: Searcher, image: np.ndarray, ids: list[int]) -> float:
