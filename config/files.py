@@ -18,6 +18,15 @@ def write_whole(path: Path, content: str | bytes, remedy: str = "") -> None:
             draft.write_text(content, encoding="utf-8")
 
 
+def refuse_existing(path: Path, overwrite: bool, another: str = "output") -> None:
+    """Raise UserError where something would be lost that --overwrite does not give up.
+
+    another: what the user would give to name another place.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path}: already there: give another {another}, or --overwrite to replace it")
+
+
 @contextlib.contextmanager
 def writing(path: Path, remedy: str = "") -> Iterator[Path]:
     """Yield a draft of `path` as `replacing` does, and make the folders that it needs.

@@ -15,7 +15,6 @@ import argparse
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from engine.weights.bert_folder import refuse_existing
 from _command import leave_on_sigterm, run
 from engine.weights.plain_pickle import read_paddle_file, read_torch_file
 from engine.weights.tensor_files import save_safetensors
@@ -25,7 +24,7 @@ import numpy as np
 from config.command_line import report_errors_on_one_line
 from config.default import KEYS
 from config.errors import UserError
-from config.files import writing
+from config.files import refuse_existing, writing
 from engine.runtime import prepare_runtime
 
 

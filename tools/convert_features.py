@@ -28,7 +28,7 @@ from config.errors import UserError
 from datasets.text_files import read_lines, refuse_duplicates
 from datasets.conversion.precision import STORED
 from datasets.conversion.contents import Contents, read_contents
-from datasets.conversion.writer import FeatureDraft, partial_folder
+from datasets.conversion.writer import FeatureDraft, refuse_existing_target
 from datasets.conversion.targets import file_names
 from datasets.features.store import FeatureStore
 from datasets.features.formats import open_features
@@ -60,7 +60,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     leave_on_sigterm()
-    refuse_existing(arguments.input, arguments.output, arguments.overwrite)
+    refuse_source(arguments.input, arguments.output)
+    refuse_existing_target(arguments.output, arguments.overwrite, "OUTPUT")
     gzipped = arguments.input.suffix == ".gz"
     source = TsvFeatures(arguments.input) if gzipped else open_features(arguments.input)
     ids = read_ids(arguments.ids, source) if arguments.ids else None
@@ -100,17 +101,10 @@ def stored_type(source: FeatureStore, output: Path) -> str:
     return own if own in STORED and (own != "int8" or output.suffix != ".npy") else "float32"
 
 
-def refuse_existing(source: Path, output: Path, overwrite: bool) -> None:
-    """Raise `UserError` where a file would be lost that --overwrite does not give up, or the source."""
-    files = [output.with_name(name) for name in file_names(output)]
-    if source.resolve() in [path.resolve() for path in files]:
+def refuse_source(source: Path, output: Path) -> None:
+    """Raise `UserError` where the output would replace the source."""
+    if source.resolve() in [output.with_name(name).resolve() for name in file_names(output)]:
         raise UserError(f"{output}: this would replace INPUT, {source}: give OUTPUT another name")
-    there = [path for path in files if path.exists()]
-    if there and there[-1].is_dir():
-        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
-    # Of an interrupted conversion, ids and tags may have been moved to their place already.
-    if there and not overwrite and (output in there or not partial_folder(output).exists()):
-        raise UserError(f"{there[0]}: already there: give another OUTPUT, or --overwrite to replace it")
 
 
 def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:

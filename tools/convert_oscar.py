@@ -16,13 +16,13 @@ import json
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from engine.weights.bert_folder import convert_folder, refuse_existing
+from engine.weights.bert_folder import convert_folder
 from _command import leave_on_sigterm, run
 from engine.weights.plain_pickle import read_torch_file
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import write_whole
+from config.files import refuse_existing, write_whole
 
 
 def main() -> None:

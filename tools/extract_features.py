@@ -33,8 +33,8 @@ from config.network_files import Backbone, Detector, read_backbone, read_detecto
 from datasets.conversion.extraction_folder import ExtractionFolder
 from datasets.conversion.precision import STORED
 from datasets.conversion.contents import read_contents
-from datasets.conversion.writer import FeatureDraft, partial_folder
-from datasets.conversion.targets import FORMATS, file_names
+from datasets.conversion.writer import FeatureDraft, refuse_existing_target
+from datasets.conversion.targets import check_format
 from datasets.pictures.lists import read_captioned
 from datasets.pictures.picture import Unreadables, describe_unreadable
 from datasets.pictures.files import PictureFiles
@@ -55,7 +55,8 @@ def main() -> None:
     arguments = parse_arguments()
     leave_on_sigterm()
     output = arguments.out
-    refuse_existing(output, arguments.overwrite)
+    check_format(output)
+    refuse_existing_target(output, arguments.overwrite, "--out")
     backbone, detector = read_networks(arguments)
     files = PictureFiles(arguments.images)
     ids, names = choose_pictures(files, arguments.captions, arguments.split)
@@ -256,17 +257,6 @@ def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
     draft.finish()
     print(f"{output}: {len(source)} pictures, {source.describe()}, {dtype}; {contents.describe()}")
     print(f"compared: {deviation.describe()}")
-
-
-def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise `UserError` where a file would be lost that --overwrite does not give up, or of no format."""
-    if output.suffix not in FORMATS:
-        raise UserError(f"{output}: expected a name that ends with {', '.join(FORMATS)}: name it so")
-    there = [path for path in map(output.with_name, file_names(output)) if path.exists()]
-    if there and there[-1].is_dir():
-        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
-    if there and not overwrite and (output in there or not partial_folder(output).exists()):
-        raise UserError(f"{there[0]}: already there: give another --out, or --overwrite to replace it")
 
 
 if __name__ == "__main__":

@@ -72,10 +72,9 @@ def make_report(
     from serving.reports.report import RunReport, refuse_others, write_report
     from serving.search.searcher import Searcher
 
-    data = configs[0].DATASET
-    pictures = PictureFolder(
-        image_folder("", images) if images else image_folder(data.DATA_DIR, data.IMAGE_DIR)
-    )
+    data, split = configs[0].DATASET, split_name(configs[0])
+    places = ("", images) if images else (data.DATA_DIR, data.IMAGE_DIR)
+    pictures = PictureFolder(image_folder(*places, split))
     names = display_names(folders)
     reports = []
     for cfg in configs:

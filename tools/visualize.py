@@ -10,12 +10,11 @@ rest. Needs region features. Writes PNG files and attention.html into <run>/visu
 
 import argparse
 import contextlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
-from _command import run, start_runtime
+from _command import folder_name, run, start_runtime
 from yacs.config import CfgNode
 
 from config.errors import UserError
@@ -68,7 +67,7 @@ def visualize(
     from serving.search.searcher import Searcher
 
     refuse_cross_encoder(cfg)
-    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
+    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split_name(cfg)))
     model, vocabulary, state, folder = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
     row = find_row(cfg, dataset, image)
@@ -88,7 +87,7 @@ def visualize(
         f"By {state['model']} ({folder}, step {state['progress']['step']}), "
         f"among the {dataset.num_images} pictures of the split {dataset.name}."
     )
-    target = Path(out) if out else run_folder(cfg).path / "visualize" / file_name(image_id)
+    target = Path(out) if out else run_folder(cfg).path / "visualize" / folder_name(image_id, "image")
     for path in write_explanation(target, section, note):
         print(f"written: {path}")
     return 0
@@ -145,11 +144,6 @@ def summary(explanation: "Explanation", labels: list[str], top_k: int) -> list[s
     for caption in explanation.captions:
         lines.append(f"  {caption.score:.4f} {caption.rank:5d}  {caption.origin:10}{caption.text}")
     return lines
-
-
-def file_name(image_id: str) -> str:
-    """Return an image's id as the name of a folder."""
-    return re.sub(r"[^\w.-]+", "_", image_id).strip("._") or "image"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files import refuse_existing, replacing
 from config.progress import ShowProgress, no_progress
 from datasets.conversion.contents import Contents
 from datasets.conversion.precision import Deviation, compare, encode
@@ -183,6 +183,19 @@ class FeatureDraft:
                 f"cannot write {self.folder}: {error.strerror or error}: mend that and give the command "
                 "again, which goes on from there"
             ) from error
+
+
+def refuse_existing_target(target: Path, overwrite: bool, another: str) -> None:
+    """Raise `UserError` where a file would be lost that --overwrite does not give up, or is a folder.
+
+    another: the option or argument that names the target.
+    """
+    there = [path for path in map(target.with_name, file_names(target)) if path.exists()]
+    if there and there[-1].is_dir():
+        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
+    # Of an interrupted conversion, ids and tags may have been moved to their place already.
+    if there and (target in there or not partial_folder(target).exists()):
+        refuse_existing(there[0], overwrite, another)
 
 
 def partial_folder(target: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import writing
+from config.files import refuse_existing, writing
 from engine.weights.bert_names import original_depth
 from engine.weights.plain_pickle import read_paddle_file, read_torch_file
 from engine.weights.tensor_files import read_safetensors, save_safetensors
@@ -53,12 +53,6 @@ def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
         f"{output}: {original_depth(arrays)} layers of {dim}, {words} words{regions}, "
         f"{len(arrays)} tensors{dropped}"
     )
-
-
-def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise UserError where something would be lost that --overwrite does not give up."""
-    if (output.exists() or output.is_symlink()) and not overwrite:
-        raise UserError(f"{output}: already there: give another output, or --overwrite to replace it")
 
 
 def _read_config(path: Path) -> dict:

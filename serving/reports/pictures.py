@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from config.errors import UserError
+from config.values import of_split
 from datasets.pictures.picture import UnreadableError, open_upright
 from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, font
 
@@ -20,12 +21,12 @@ CAPTION_HEIGHT = 20
 HEADER_HEIGHT = 40
 
 
-def image_folder(data_dir: str, image_dir: str) -> Path | None:
-    """Return the folder of a data set's pictures, `image_dir` inside `data_dir`; None without one.
+def image_folder(data_dir: str, image_dir: str, split: str) -> Path | None:
+    """Return the folder of a split's pictures, `image_dir` inside `data_dir`; None without one.
 
     Raises UserError where there is no such folder.
     """
-    folder = Path(data_dir) / image_dir if image_dir else None
+    folder = Path(data_dir) / of_split(image_dir, split) if image_dir else None
     if folder is not None and not folder.is_dir():
         raise UserError(
             f"DATASET.IMAGE_DIR: {folder} is not a folder; set it to that of the pictures, or to nothing"
