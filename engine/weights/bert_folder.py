@@ -39,7 +39,7 @@ def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
 
     Raises UserError where a file is missing, damaged or does not fit the others; `output` is then as it was.
     """
-    config = _read_config(source / CONFIG_FILE)
+    config = read_bert_config(source / CONFIG_FILE)
     vocabulary = _read_bytes(source / VOCABULARY_FILE)
     name, arrays = _read_arrays(source)
     arrays, left_out = _to_original(source / name, arrays)
@@ -55,7 +55,8 @@ def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
     )
 
 
-def _read_config(path: Path) -> dict:
+def read_bert_config(path: Path) -> dict:
+    """Return the config.json of a BERT; raise UserError where it cannot be read or holds no object."""
     try:
         config = json.loads(_read_bytes(path))
     except ValueError as error:
