@@ -148,8 +148,8 @@ class FeatureDraft:
         self.close()
 
     def _clear(self) -> None:
-        drafts = self.folder.glob(f".{_RECORD}.*")  # of a process that was killed
-        for path in (*map(self.folder.joinpath, file_names(self.target)), self.folder / _RECORD, *drafts):
+        records = self.folder.glob(f"*{_RECORD}*")  # and drafts of it, which a killed process leaves
+        for path in (*map(self.folder.joinpath, file_names(self.target)), *records):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:

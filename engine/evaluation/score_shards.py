@@ -9,11 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from config.errors import UserError
-from config.files import writing
+from config.files import replacing
 from engine.weights.tensor_files import read_metadata, read_safetensors, save_safetensors
 
 _WAIT_SECONDS = 0.2
-_FULL_DISK = "the scores before it are kept: free some space, then start the same command again"
 _DAMAGED = {
     "problem": "damaged scores",
     "remedy": ": delete this file and start the same command again, which scores that block alone",
@@ -86,8 +85,15 @@ class ScoreShards:
     def write(self, block: int, scores: np.ndarray) -> None:
         """Keep the scores of a block, float32 [P]."""
         metadata = {**self._identity, "crc32": str(zlib.crc32(scores.tobytes()))}
-        with writing(self._path(block), _FULL_DISK) as draft:
-            save_safetensors(draft, {"scores": scores}, metadata)
+        path = self._path(block)
+        try:
+            with replacing(path) as draft:
+                save_safetensors(draft, {"scores": scores}, metadata)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; the scores before it are kept: free some space, "
+                "then start the same command again"
+            ) from error
 
     def read(self, block: int) -> np.ndarray:
         """Return the scores of a block, float32 [P]."""

@@ -94,7 +94,8 @@ class RunFolder:
         epochs = [folder for _, folder in self.kept_epochs()]
         for folder in (self.best, self.last, self.path / "curves", *epochs, *unfinished):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.log_file, self.path / STATUS_FILE):
+        drafts = [path for path in unfinished if path.is_file()]
+        for file in (self.log_file, self.path / STATUS_FILE, *drafts):
             file.unlink(missing_ok=True)
 
     def kept_epochs(self) -> list[tuple[int, Path]]:

@@ -246,6 +246,13 @@ def test_what_another_conversion_left_is_not_built_on(source, tmp_path, monkeypa
     assert again.images_done == 0
 
 
+def test_nothing_that_a_killed_conversion_left_keeps_the_folder(source, tmp_path):
+    partial_folder(tmp_path / "a.h5").mkdir()
+    (partial_folder(tmp_path / "a.h5") / ".progress.json.99.new").write_text("{")
+    convert(source, tmp_path / "a.h5")
+    assert not partial_folder(tmp_path / "a.h5").exists()
+
+
 def test_two_conversions_to_one_target_do_not_meet(source, tmp_path):
     contents = read_contents(source)
     draft = FeatureDraft(tmp_path / "a.h5", source, contents, "float32")
