@@ -72,10 +72,10 @@ def convert(source: FeatureStore, target: Path) -> None:
     """Convert as tools/convert_features.py does, and say how long it took."""
 
     def work() -> None:
-        contents = read_contents(source, None, lambda done: None)
+        contents = read_contents(source)
         draft = FeatureDraft(target, source, contents, "float16")
-        draft.write(lambda done: None)
-        assert compare(source, Hdf5Features(draft.path), None, "float16", lambda done: None).exact
+        draft.write()
+        assert compare(source, Hdf5Features(draft.path), None, "float16").exact
         draft.finish()
 
     took = seconds(work)

@@ -176,8 +176,8 @@ def open_dataset(folder: Path, features: FeatureStore) -> PairDataset:
 
 def convert(source: TsvFeatures, target: Path) -> Hdf5Features:
     """Convert as tools/convert_features.py does."""
-    draft = FeatureDraft(target, source, read_contents(source, None, lambda done: None), "float16")
-    draft.write(lambda done: None)
+    draft = FeatureDraft(target, source, read_contents(source), "float16")
+    draft.write()
     draft.finish()
     return Hdf5Features(target)
 

@@ -13,6 +13,7 @@ from config.constraints import check_constraints
 from config.default import default_config
 from config.describe import describe_keys
 from config.errors import UserError
+from config.files import replacing
 from config.task_files import read_settings, to_yaml
 from config.values import user_error
 
@@ -72,12 +73,10 @@ def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
 
     Raises UserError where the file cannot be written.
     """
-    partial = Path(f"{os.fspath(path)}.partial")
     try:
-        partial.write_text(to_yaml(config_as_dict(cfg)), encoding="utf-8")
-        partial.replace(path)
+        with replacing(Path(path)) as draft:
+            draft.write_text(to_yaml(config_as_dict(cfg)), encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise user_error(os.fspath(path), f"cannot write the configuration: {error.strerror}") from None
 
 

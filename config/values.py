@@ -22,6 +22,7 @@ CONSTANTS: dict[str, bool | float | None] = {
     **{sign + name: math.inf for sign in ("", "+") for name in (".inf", ".Inf", ".INF")},
     **{"-" + name: -math.inf for name in (".inf", ".Inf", ".INF")},
 }
+SPLIT = "{split}"  # in the name of a file, where each split has its own
 LONGEST_INTEGER = 300  # digits; a longer one overflows a float, and Python may refuse to read it
 
 
@@ -48,6 +49,11 @@ def show(value: object) -> str:
     else:
         text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def of_split(setting: str, split: str) -> str:
+    """Return a setting that names a file or folder, with the name of `split` in the place of `{split}`."""
+    return setting.replace(SPLIT, split)
 
 
 def user_error(where: str, problem: str) -> UserError:

@@ -1,4 +1,4 @@
-"""Text files of others: read whole or line by line, with an error that names file and row."""
+"""Text files of others, read whole or line by line; an error names the file and, where it can, the line."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,7 @@
 """What every command-line tool shares: exit codes, errors on one line, and the start of Paddle."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -26,6 +27,14 @@ def start_runtime(cfg: CfgNode) -> Runtime:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return runtime
+
+
+def folder_name(text: str, otherwise: str) -> str:
+    """Return a text as the name of a folder: its letters, of any script, its digits, dots and hyphens.
+
+    otherwise: the name for a text without any.
+    """
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or otherwise
 
 
 def leave_on_sigterm() -> None:

@@ -1,17 +1,17 @@
-"""How far a long evaluation is: a bar on a terminal, lines elsewhere."""
+"""How far long work is: a bar on a terminal, lines elsewhere."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 
-SECONDS_BETWEEN_LINES = 30.0
+from config.progress import ShowProgress
 
-Show = Callable[[str, int, int], None]
+SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextlib.contextmanager
-def progress_display() -> Iterator[Show]:
+def progress_display() -> Iterator[ShowProgress]:
     """Yield what shows a stage, what is done of it and its size, with the speed and the time that is left."""
     if not sys.stderr.isatty():
         yield ProgressLines(time.monotonic).show
@@ -26,9 +26,12 @@ def progress_display() -> Iterator[Show]:
             if stage != stage_shown:
                 bar.reset(total)
                 bar.set_description(stage, refresh=False)
+                bar.n = bar.initial = done  # a stage that was resumed begins here, for its speed too
                 stage_shown = stage
-            bar.n = done
-            bar.refresh()
+                bar.refresh()
+            bar.update(done - bar.n)
+            if done >= total:
+                bar.refresh()
 
         yield show
 
@@ -38,18 +41,18 @@ class ProgressLines:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._stage, self._start, self._last = "", 0.0, 0.0
+        self._stage, self._start, self._first, self._last = "", 0.0, 0, 0.0
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Take a stage, what is done of it and its size."""
         now = self._clock()
         if stage != self._stage:
-            self._stage, self._start, self._last = stage, now, now
+            self._stage, self._start, self._first, self._last = stage, now, done, now
         if now - self._last < SECONDS_BETWEEN_LINES or done >= total:
             return
         from engine.runs.run_log import duration
 
         self._last = now
-        speed = done / (now - self._start)
-        left = duration((total - done) / speed) if done else "unknown"
+        speed = (done - self._first) / (now - self._start)
+        left = duration((total - done) / speed) if speed else "unknown"
         print(f"{stage}: {done:,} of {total:,}, {speed:,.0f}/s, left {left}", flush=True)

@@ -12,19 +12,19 @@ classifier is left out.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from engine.weights.bert_folder import refuse_existing
 from _command import leave_on_sigterm, run
 from engine.weights.plain_pickle import read_paddle_file, read_torch_file
+from engine.weights.tensor_files import save_safetensors
 
 import numpy as np
 
 from config.command_line import report_errors_on_one_line
 from config.default import KEYS
 from config.errors import UserError
+from config.files import refuse_existing, writing
 from engine.runtime import prepare_runtime
 
 
@@ -57,7 +57,8 @@ def convert(network: str, source: str, output: Path) -> str:
     else:
         arrays = read_paddle_file(path) if path.suffix == ".pdparams" else from_torch(path)
     fitting = fitting_arrays(path, Cnn(network), arrays)
-    write(output, fitting)
+    with writing(output) as draft:
+        save_safetensors(draft, fitting)
     return f"{output}: {network}, {sum(array.size for array in fitting.values()) / 1e6:.2f} million numbers"
 
 
@@ -94,21 +95,6 @@ def from_torch(path: Path) -> dict[str, np.ndarray]:
         name = name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
         arrays[name] = array.T if array.ndim == 2 else array  # linear layers
     return arrays
-
-
-def write(output: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a file beside `output` and move it there."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    new = output.with_name(f".{output.name}.{os.getpid()}.new")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, new)
-        os.replace(new, output)
-    except (OSError, SafetensorError) as error:
-        new.unlink(missing_ok=True)
-        raise UserError(f"cannot write {output}: {error}; what was there before is intact") from error
 
 
 def download(network: str) -> Path:

@@ -15,22 +15,20 @@ command goes on where it stopped. What is written is then read again and compare
 """
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
+from _progress import progress_display
 
 import numpy as np
-from tqdm import tqdm
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from datasets.text_files import read_lines, refuse_duplicates
-from datasets.conversion.precision import STORED, compare
+from datasets.conversion.precision import STORED
 from datasets.conversion.contents import Contents, read_contents
-from datasets.conversion.writer import FeatureDraft, partial_folder
+from datasets.conversion.writer import FeatureDraft, refuse_existing_target
 from datasets.conversion.targets import file_names
 from datasets.features.store import FeatureStore
 from datasets.features.formats import open_features
@@ -62,7 +60,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     leave_on_sigterm()
-    refuse_existing(arguments.input, arguments.output, arguments.overwrite)
+    refuse_source(arguments.input, arguments.output)
+    refuse_existing_target(arguments.output, arguments.overwrite, "OUTPUT")
     gzipped = arguments.input.suffix == ".gz"
     source = TsvFeatures(arguments.input) if gzipped else open_features(arguments.input)
     ids = read_ids(arguments.ids, source) if arguments.ids else None
@@ -71,19 +70,13 @@ def main() -> None:
 
 def convert(source: FeatureStore, output: Path, ids: list[str] | None, dtype: str) -> None:
     """Convert an open source, compare, and say what was done."""
-    with bar("reading annotations", len(source)) as progress:
-        contents = read_contents(source, ids, progress)
-    draft = FeatureDraft(output, source, contents, dtype)
-    if draft.images_done:
-        print(f"{draft.folder}: going on after {draft.images_done} of {len(source)} images", flush=True)
-    with bar("writing", len(source), draft.images_done) as progress:
-        draft.write(progress)
-    with bar("comparing", len(source)) as progress:
-        try:
-            deviation = compare(source, open_features(draft.path), contents.ids, dtype, progress)
-        except UserError:
-            draft.discard()
-            raise
+    with progress_display() as show:
+        contents = read_contents(source, ids, show)
+        draft = FeatureDraft(output, source, contents, dtype)
+        if draft.images_done:
+            print(f"{draft.folder}: going on after {draft.images_done} of {len(source)} images", flush=True)
+        draft.write(show)
+        deviation = draft.compare(show)
     draft.finish()
     print(f"{output}: {len(source)} images, {source.describe()}, {dtype}; {contents.describe()}")
     print(f"size: {describe_size(source, contents, dtype)}")
@@ -108,17 +101,10 @@ def stored_type(source: FeatureStore, output: Path) -> str:
     return own if own in STORED and (own != "int8" or output.suffix != ".npy") else "float32"
 
 
-def refuse_existing(source: Path, output: Path, overwrite: bool) -> None:
-    """Raise `UserError` where a file would be lost that --overwrite does not give up, or the source."""
-    files = [output.with_name(name) for name in file_names(output)]
-    if source.resolve() in [path.resolve() for path in files]:
+def refuse_source(source: Path, output: Path) -> None:
+    """Raise `UserError` where the output would replace the source."""
+    if source.resolve() in [output.with_name(name).resolve() for name in file_names(output)]:
         raise UserError(f"{output}: this would replace INPUT, {source}: give OUTPUT another name")
-    there = [path for path in files if path.exists()]
-    if there and there[-1].is_dir():
-        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
-    # Of an interrupted conversion, ids and tags may have been moved to their place already.
-    if there and not overwrite and (output in there or not partial_folder(output).exists()):
-        raise UserError(f"{there[0]}: already there: give another OUTPUT, or --overwrite to replace it")
 
 
 def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:
@@ -134,13 +120,6 @@ def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:
 def megabytes(size: int) -> str:
     """Return a number of bytes as one reads it."""
     return f"{size / 1e6:.3g} MB" if size < 1e9 else f"{size / 1e9:.3g} GB"
-
-
-@contextlib.contextmanager
-def bar(what: str, total: int, initial: int = 0) -> Iterator[Callable[[int], object]]:
-    """Show progress on a terminal, in images; yield the function that moves it on."""
-    with tqdm(total=total, initial=initial, unit="image", desc=what, disable=None) as progress:
-        yield progress.update
 
 
 if __name__ == "__main__":

@@ -13,16 +13,16 @@ Nothing in a file is run: at anything but plain containers and tensors the conve
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from engine.weights.bert_folder import convert_folder, refuse_existing
+from engine.weights.bert_folder import convert_folder
 from _command import leave_on_sigterm, run
 from engine.weights.plain_pickle import read_torch_file
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
+from config.files import refuse_existing, write_whole
 
 
 def main() -> None:
@@ -54,17 +54,8 @@ def convert_lists(source: Path, output: Path) -> str:
     lists = {str(key): _read_list(source, key, text) for key, text in content.items()}
     if len(lists) < len(content):
         raise UserError(f"{source}: some image key comes as a number and as a text: give each image one list")
-    new = output.with_name(f".{output.name}.{os.getpid()}.new")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lines = (f"{json.dumps(key)}: {json.dumps(lists[key], ensure_ascii=False)}" for key in lists)
-        new.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        os.replace(new, output)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {output}: {error.strerror}; what was there before is intact"
-        ) from error
+    lines = (f"{json.dumps(key)}: {json.dumps(lists[key], ensure_ascii=False)}" for key in lists)
+    write_whole(output, "{\n" + ",\n".join(lines) + "\n}\n")
     return f"{output}: {len(lists)} images, {sum(map(len, lists.values()))} entries"
 
 

@@ -18,7 +18,7 @@ import argparse
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,15 +28,15 @@ from _progress import progress_display
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
+from config.progress import no_progress
 from config.network_files import Backbone, Detector, read_backbone, read_detector
 from datasets.conversion.extraction_folder import ExtractionFolder
-from datasets.conversion.precision import STORED, compare
+from datasets.conversion.precision import STORED
 from datasets.conversion.contents import read_contents
-from datasets.conversion.writer import FeatureDraft, partial_folder
-from datasets.conversion.targets import FORMATS, file_names
+from datasets.conversion.writer import FeatureDraft, refuse_existing_target
+from datasets.conversion.targets import check_format
 from datasets.pictures.lists import read_captioned
 from datasets.pictures.picture import Unreadables, describe_unreadable
-from datasets.features.formats import open_features
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
@@ -55,7 +55,8 @@ def main() -> None:
     arguments = parse_arguments()
     leave_on_sigterm()
     output = arguments.out
-    refuse_existing(output, arguments.overwrite)
+    check_format(output)
+    refuse_existing_target(output, arguments.overwrite, "--out")
     backbone, detector = read_networks(arguments)
     files = PictureFiles(arguments.images)
     ids, names = choose_pictures(files, arguments.captions, arguments.split)
@@ -84,8 +85,8 @@ def main() -> None:
                 print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
         if launched or folder.done < len(ids):
             extractor = build_extractor(arguments, loader, backbone, detector, threads)
-            with stage("extracting", len(ids), folder.done) if folder else unseen() as progress:
-                extract(extractor, ids, folder, batch_size, arguments.workers, progress)
+            with progress_display() if folder else contextlib.nullcontext(no_progress) as show:
+                extract(extractor, ids, folder, batch_size, arguments.workers, show)
         if folder:
             write_store(folder, output, arguments.dtype)
             for line in describe_unreadable(folder.problems):
@@ -248,49 +249,14 @@ def build_extractor(
 def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
     """Write what was extracted into the store, compare, and say what it is."""
     source = folder.store()
-    contents = read_contents(source, None, lambda done: None)
+    contents = read_contents(source)
     draft = FeatureDraft(output, source, contents, dtype)
-    with stage("writing", len(source), draft.images_done) as progress:
-        draft.write(progress)
-    with stage("comparing", len(source)) as progress:
-        try:
-            deviation = compare(source, open_features(draft.path), contents.ids, dtype, progress)
-        except UserError:
-            draft.discard()
-            raise
+    with progress_display() as show:
+        draft.write(show)
+        deviation = draft.compare(show)
     draft.finish()
     print(f"{output}: {len(source)} pictures, {source.describe()}, {dtype}; {contents.describe()}")
     print(f"compared: {deviation.describe()}")
-
-
-def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise `UserError` where a file would be lost that --overwrite does not give up, or of no format."""
-    if output.suffix not in FORMATS:
-        raise UserError(f"{output}: expected a name that ends with {', '.join(FORMATS)}: name it so")
-    there = [path for path in map(output.with_name, file_names(output)) if path.exists()]
-    if there and there[-1].is_dir():
-        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
-    if there and not overwrite and (output in there or not partial_folder(output).exists()):
-        raise UserError(f"{there[0]}: already there: give another --out, or --overwrite to replace it")
-
-
-def unseen() -> contextlib.AbstractContextManager[Callable[[int], object]]:
-    """Return what `stage` does, for a process that does not speak."""
-    return contextlib.nullcontext(lambda pictures: None)
-
-
-@contextlib.contextmanager
-def stage(what: str, total: int, before: int = 0) -> Iterator[Callable[[int], object]]:
-    """Show how far a stage is, in pictures after those done `before`; yield the function that moves it on."""
-    done = 0
-    with progress_display() as show:
-
-        def move(pictures: int) -> None:
-            nonlocal done
-            done += pictures
-            show(what, done, total - before)
-
-        yield move
 
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ from engine.weights.bert_folder import (
     MODEL_FILE,
     VOCABULARY_FILE,
     convert_folder,
-    refuse_existing,
 )
 from _command import leave_on_sigterm, run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
+from config.files import refuse_existing
 
 CONFIG_KEYS = (
     "vocab_size",

@@ -59,6 +59,7 @@ def make_report(
 ) -> Path:
     """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page of their kind."""
     from engine.tasks.kinds import kind_of
+    from engine.tasks.loading import split_name
     from serving.reports.image_report import ImageRun, write_image_report
     from serving.reports.pictures import PictureFolder, image_folder
     from serving.reports.report import RunReport, refuse_others, write_report
@@ -75,8 +76,8 @@ def make_report(
     if kind == "image":
         return write_image_report(out, title or "Image retrieval", runs)
     data = configs[0].DATASET
-    folder = image_folder("", images) if images else image_folder(data.DATA_DIR, data.IMAGE_DIR)
-    pictures = PictureFolder(folder)
+    places = ("", images) if images else (data.DATA_DIR, data.IMAGE_DIR)
+    pictures = PictureFolder(image_folder(*places, split_name(configs[0])))
     if not any(pictures.find(image_id) for image_id in runs[0].searcher.dataset.image_ids):
         print("no pictures to show: name their folder with --images path/to/pictures")
     return write_report(out, title or "Image-text retrieval", runs, pictures)

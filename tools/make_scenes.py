@@ -12,7 +12,7 @@ from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
-from tqdm import tqdm
+from _progress import progress_display
 
 from config.command_line import report_errors_on_one_line
 from datasets.scenes.generate import ScenesOptions, make_scenes
@@ -52,11 +52,8 @@ def main() -> None:
     arguments = parser.parse_args()
     options = ScenesOptions(**{field.name: getattr(arguments, field.name) for field in fields(ScenesOptions)})
     leave_on_sigterm()
-    total = options.train + options.dev + options.test
-    with tqdm(total=total, unit="image", desc="Scenes", disable=None) as bar:  # none without a terminal
-        made = make_scenes(
-            arguments.out, options, force=arguments.force, processes=usable_cores(), progress=bar.update
-        )
+    with progress_display() as show:
+        made = make_scenes(arguments.out, options, arguments.force, usable_cores(), show)
     sizes = f"{options.train}/{options.dev}/{options.test}"
     what = f"{sizes} images of {options.image_size} pixels, seed {options.seed}"
     print(f"{arguments.out}: {what}" if made else f"{arguments.out}: already there ({what})")

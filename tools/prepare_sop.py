@@ -10,6 +10,7 @@ a picture's path and its class. Pictures and classes are counted: 59,551 and 60,
 """
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from _command import run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
+from config.files import replacing
 from datasets.pictures.lists import read_list_rows
 
 # pictures and classes of each list, by the list that its lines come from
@@ -93,10 +95,9 @@ def write_lists(folder: Path, texts: dict[str, str]) -> None:
     """Write all lists beside their names, then rename them, and say what was written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / f"{name}.partial").write_text(text, encoding="utf-8")
-        for name in texts:
-            (folder / f"{name}.partial").replace(folder / name)
+        with contextlib.ExitStack() as drafts:
+            for name, text in texts.items():
+                drafts.enter_context(replacing(folder / name)).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}: name another with --out"

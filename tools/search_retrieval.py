@@ -9,12 +9,11 @@ Prints the best hits with their scores and writes a contact sheet (PNG) and a pa
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
-from _command import run, start_runtime
+from _command import folder_name, run, start_runtime
 from yacs.config import CfgNode
 
 from config.errors import UserError
@@ -61,7 +60,7 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     from serving.reports.pictures import PictureFolder, ContactSheetTile, contact_sheet, image_folder
     from serving.search.searcher import Searcher
 
-    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
+    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split_name(cfg)))
     trained = dual.load(cfg)
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     reranker, second = build_reranker(cfg, dataset)
@@ -88,7 +87,7 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     if not any(pictures.find(hit.name) for hit in images):
         where = f" in {pictures.folder}" if pictures.folder else ""
         print(f"no pictures to show{where}: name their folder with DATASET.IMAGE_DIR=path/to/pictures")
-    target = Path(out) if out else run_folder(cfg).path / "search" / file_name(title)
+    target = Path(out) if out else run_folder(cfg).path / "search" / folder_name(title.lower()[:60], "query")
     tiles = [ContactSheetTile(hit.name, f"{hit.score:.3f}") for hit in images]
     sheet = contact_sheet(title, tiles, pictures, query=shown)
     note = (
@@ -119,11 +118,6 @@ def print_hits(heading: str, hits: list["Hit"]) -> None:
     for number, hit in enumerate(hits, start=1):
         before = f"  (before: {hit.before})" if hit.before else ""
         print(f"{number:3d}  {hit.score:.4f}  {hit.name}{'  (its own)' if hit.right else ''}{before}")
-
-
-def file_name(query: str) -> str:
-    """Return a query as the name of a folder: its letters, of any script, and digits."""
-    return re.sub(r"[\W_]+", "_", query.lower()).strip("_")[:60] or "query"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
+from config.files import write_whole
 from datasets.pictures.lists import LabelledPictures, class_folders
 from datasets.pictures.files import PictureFiles
 
@@ -89,13 +90,7 @@ def write_list(path: Path, pictures: LabelledPictures, classes: list[int]) -> st
         for name, label in zip(pictures.names, pictures.labels.tolist(), strict=True)
         if label in kept
     ]
-    new = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; name another folder") from error
+    write_whole(path, "\n".join(lines) + "\n", "name another folder")
     return f"{path}: {len(lines)} pictures of {len(classes)} classes"
 
 

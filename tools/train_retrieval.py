@@ -61,7 +61,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
     from engine.runs.checkpoint import newest_whole
-    from config.files import write_atomically
+    from config.files import write_whole
     from engine.parallel.processes import (
         broadcast_layer,
         is_main,
@@ -100,7 +100,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         elif resume_from != folder.last:
             folder.set_aside_damaged()
         save_config(cfg, folder.config_file)
-        write_atomically(folder.path / vocabulary.file_name, vocabulary.to_text())
+        write_whole(folder.path / vocabulary.file_name, vocabulary.to_text())
     code = fit(trainer, log)
     if is_main() and code == 0:
         best = trainer.position

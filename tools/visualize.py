@@ -10,12 +10,11 @@ rest. Needs region features. Writes PNG files and attention.html into <run>/visu
 
 import argparse
 import contextlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
-from _command import run, start_runtime
+from _command import folder_name, run, start_runtime
 from yacs.config import CfgNode
 
 from config.errors import UserError
@@ -62,12 +61,12 @@ def visualize(
     from engine.tasks import dual
     from engine.tasks.loading import run_folder, split_name
     from serving.reports.explanation import explain, read_sentence
-    from serving.reports.explanation_page import attention_section, write_attention
+    from serving.reports.explanation_page import explanation_section, write_explanation
     from serving.reports.pictures import PictureFolder, image_folder
     from serving.reports.region_view import region_view
     from serving.search.searcher import Searcher
 
-    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
+    pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split_name(cfg)))
     trained = dual.load(cfg)
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     row = find_row(cfg, dataset, image)
@@ -80,12 +79,12 @@ def visualize(
     if text is not None:
         read_sentence(text, trained.words)  # refuse what cannot be read before all pictures are encoded
     searcher = Searcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
-    attention = explain(searcher, row, regions, text)
-    section = attention_section(attention, view, notes, top_k, None if region is None else region - 1)
-    print("\n".join([*notes, *summary(attention, list(view.labels), top_k)]))
+    explanation = explain(searcher, row, regions, text)
+    section = explanation_section(explanation, view, notes, top_k, None if region is None else region - 1)
+    print("\n".join([*notes, *summary(explanation, list(view.labels), top_k)]))
     note = f"By {trained.describe()}, among the {dataset.num_images} pictures of the split {dataset.name}."
-    target = Path(out) if out else run_folder(cfg).path / "visualize" / file_name(image_id)
-    for path in write_attention(target, section, note):
+    target = Path(out) if out else run_folder(cfg).path / "visualize" / folder_name(image_id, "image")
+    for path in write_explanation(target, section, note):
         print(f"written: {path}")
     return 0
 
@@ -120,11 +119,11 @@ def splits_with(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> list[s
     return found
 
 
-def summary(attention: "Explanation", labels: list[str], top_k: int) -> list[str]:
+def summary(explanation: "Explanation", labels: list[str], top_k: int) -> list[str]:
     """Return what was seen, as lines for the terminal."""
-    relevance, listening = attention.relevance, attention.listening
-    width = max(map(len, [*labels, *attention.sentence.words])) + 2
-    lines = [f"{attention.image_id} with: {attention.sentence.text}  (similarity {relevance.score:.4f})"]
+    relevance, listening = explanation.relevance, explanation.listening
+    width = max(map(len, [*labels, *explanation.sentence.words])) + 2
+    lines = [f"{explanation.image_id} with: {explanation.sentence.text}  (similarity {relevance.score:.4f})"]
     if listening is not None:
         received = listening.sum(axis=0)
         lines.append("regions that the graph listened to most, and their share")
@@ -133,19 +132,14 @@ def summary(attention: "Explanation", labels: list[str], top_k: int) -> list[str
     for row in (-abs(relevance.region)).argsort(kind="stable")[:top_k]:
         lines.append(f"  {labels[row]:{width}}{relevance.region[row]:+.4f}")
     lines.append("words, what is lost without them, and the region that answers each best")
-    for column, word in enumerate(attention.sentence.words):
+    for column, word in enumerate(explanation.sentence.words):
         best = relevance.pair[:, column].argmax()
         answer = f"{labels[best]} ({relevance.pair[best, column]:+.4f})"
         lines.append(f"  {word:{width}}{relevance.word[column]:+.4f}  {answer}")
     lines.append("sentences, their similarity, and the rank of the picture for each")
-    for caption in attention.captions:
+    for caption in explanation.captions:
         lines.append(f"  {caption.score:.4f} {caption.rank:5d}  {caption.origin:10}{caption.text}")
     return lines
-
-
-def file_name(image_id: str) -> str:
-    """Return an image's id as the name of a folder."""
-    return re.sub(r"[^\w.-]+", "_", image_id).strip("._") or "image"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
+from config.values import of_split
 from datasets.build.image import build_picture_store
 from datasets.build.words import Words, build_words
 from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
@@ -72,7 +73,7 @@ def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
     """Return the file of a split's features, and whether images are found in it by its ids."""
     data_dir = data_folder(cfg)
     usual = data_dir / f"{split}_ims.npy"
-    path = data_dir / cfg.DATASET.FEAT_FILE.replace("{split}", split) if cfg.DATASET.FEAT_FILE else usual
+    path = data_dir / of_split(cfg.DATASET.FEAT_FILE, split) if cfg.DATASET.FEAT_FILE else usual
     if path != usual and not path.is_file():
         raise UserError(f"{path}: no such file, expected the features of {split}: check DATASET.FEAT_FILE")
     return path, path != usual or cfg.DATASET.FORMAT == "vinvl"
@@ -85,7 +86,7 @@ def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool)
     """
     dataset = cfg.DATASET
     if dataset.FORMAT == "vinvl":
-        keys = "" if training else cfg.EVAL.EVAL_IMG_KEYS_FILE.replace("{split}", split)
+        keys = "" if training else of_split(cfg.EVAL.EVAL_IMG_KEYS_FILE, split)
         return load_vinvl_captions(
             _caption_path(cfg, split),
             features,

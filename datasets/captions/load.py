@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.values import SPLIT, of_split
 from datasets.captions.files import Listing, read_csv, read_karpathy
 from datasets.captions.json_files import read_json
 from datasets.features.store import FeatureStore
@@ -85,14 +86,14 @@ def caption_path(format: str, data_dir: str | Path, split: str, caption_file: st
         raise UserError(
             f"DATASET.FORMAT={format} needs DATASET.CAPTION_FILE, the file of captions in {data_dir}"
         )
-    return Path(data_dir) / caption_file.replace("{split}", split)
+    return Path(data_dir) / of_split(caption_file, split)
 
 
 def _read_listing(format: str, path: Path, split: str, caption_file: str, use_restval: bool) -> Listing:
     if format == "karpathy":
         return read_karpathy(path, (split, "restval") if use_restval else (split,))
     read = {"csv": read_csv, "json": read_json}[format]
-    return read(path, split, file_per_split="{split}" in caption_file)
+    return read(path, split, file_per_split=SPLIT in caption_file)
 
 
 def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: FeatureStore) -> Ties:

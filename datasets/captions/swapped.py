@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import UserError
+from datasets.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,10 @@ class SwappedPair:
 def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
     """Read the swapped captions of a Scenes folder; raise UserError where there are none."""
     path = Path(folder) / f"{split}_swapped.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"expected swapped captions in {path}, got none: make them with tools/make_scenes.py"
-        ) from error
+    if not path.is_file():
+        raise UserError(f"expected swapped captions in {path}, got none: make them with tools/make_scenes.py")
     pairs = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
             pairs.append(SwappedPair(**json.loads(line)))
         except (ValueError, TypeError) as error:

@@ -1,11 +1,11 @@
 """What a file of features holds beside its vectors, collected from any source before it is converted."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from config.progress import ShowProgress, no_progress
 from datasets.features.store import Annotations, FeatureStore
 
 
@@ -60,11 +60,10 @@ class Contents:
         return ", ".join(name for name, there in present.items() if there) or "no ids, boxes or tags"
 
 
-def read_contents(source: FeatureStore, ids: list[str] | None, progress: Callable[[int], object]) -> Contents:
-    """Read the annotations of all images; `ids` name them in place of the source's own.
-
-    `progress` is called with the number of images done since its last call.
-    """
+def read_contents(
+    source: FeatureStore, ids: list[str] | None = None, progress: ShowProgress = no_progress
+) -> Contents:
+    """Read the annotations of all images; `ids` name them in place of the source's own."""
     with_boxes, with_confidences, with_tags = True, True, False
     sizes: list[tuple[int, int] | None] = []
     codes: dict[str, int] = {}
@@ -80,7 +79,7 @@ def read_contents(source: FeatureStore, ids: list[str] | None, progress: Callabl
         with_confidences = with_confidences and (notes.confidences is not None or not names)
         if notes.confidences is not None:
             confidences.append(notes.confidences)
-        progress(1)
+        progress("reading annotations", row + 1, len(source))
     return Contents(
         dim=source.dim,
         has_regions=source.max_regions is not None,

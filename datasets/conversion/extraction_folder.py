@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.files import replacing
 from datasets.features.store import Annotations, FeatureStore
 
 _JOB, _JOURNAL, _VECTORS, _BOXES = "job.json", "journal.jsonl", "vectors.float32", "boxes.float32"
@@ -140,9 +141,8 @@ class ExtractionFolder:
         if not path.exists():
             for name in (_JOURNAL, _VECTORS, _BOXES):
                 (self.path / name).unlink(missing_ok=True)
-            draft = path.with_suffix(".new")
-            draft.write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
-            draft.replace(path)
+            with replacing(path) as draft:
+                draft.write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
         if part := self._other_part(job):
             raise UserError(
                 f"{self.path}: an extraction was stopped here with other {part}: give its command again to "

@@ -1,11 +1,11 @@
 """Vectors as they are stored: float32, float16, or int8 with a scale for each, and what that costs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from config.errors import UserError
+from config.progress import ShowProgress, no_progress
 from datasets.features.store import FeatureStore
 
 STORED = ("float32", "float16", "int8")
@@ -76,7 +76,7 @@ def compare(
     stored: FeatureStore,
     ids: list[str] | None,
     dtype: str,
-    progress: Callable[[int], object],
+    progress: ShowProgress = no_progress,
 ) -> Deviation:
     """Read both and compare them, ids and annotations too; raise `UserError` naming a row that was not kept.
 
@@ -100,7 +100,7 @@ def compare(
         deviation.add(values, found)
         for row in rows.tolist():
             _compare_annotations(source, stored, row)
-        progress(len(rows))
+        progress("comparing", int(rows[-1]) + 1, len(source))
     return deviation
 
 

@@ -28,10 +28,15 @@ class Place:
     row_bytes: int
 
 
-def check_target(target: Path, contents: Contents, dtype: str) -> None:
-    """Raise `UserError` where a file of that name and type cannot hold the contents."""
+def check_format(target: Path) -> None:
+    """Raise `UserError` for a name that says no format."""
     if target.suffix not in FORMATS:
         raise UserError(f"{target}: expected a name that ends with {', '.join(FORMATS)}: name it so")
+
+
+def check_target(target: Path, contents: Contents, dtype: str) -> None:
+    """Raise `UserError` where a file of that name and type cannot hold the contents."""
+    check_format(target)
     if target.suffix != ".npy":
         return
     if dtype == "int8":

@@ -4,15 +4,18 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import UserError
+from config.files import refuse_existing, replacing
+from config.progress import ShowProgress, no_progress
 from datasets.conversion.contents import Contents
-from datasets.conversion.precision import encode
+from datasets.conversion.precision import Deviation, compare, encode
 from datasets.conversion.targets import check_target, create_files, file_names, places
+from datasets.features.formats import open_features
 from datasets.features.store import FeatureStore
 
 _BLOCK_BYTES = 4 << 20  # of float32 vectors that are read, converted and written together
@@ -59,8 +62,8 @@ class FeatureDraft:
             self._record(0)
         self._places = places(self.path, self._contents, self._dtype)
 
-    def write(self, progress: Callable[[int], object]) -> None:
-        """Write what is not complete; call `progress` with the number of images done since its last call.
+    def write(self, progress: ShowProgress = no_progress) -> None:
+        """Write what is not complete.
 
         Raises `UserError` for a fault of the source, and removes what was written; and where the disk
         refuses, and keeps it.
@@ -72,7 +75,7 @@ class FeatureDraft:
                 self.discard()
                 raise
 
-    def _write(self, stack: contextlib.ExitStack, progress: Callable[[int], object]) -> None:
+    def _write(self, stack: contextlib.ExitStack, progress: ShowProgress) -> None:
         counts = self._contents.counts
         first_vectors = np.concatenate([[0], np.cumsum(counts)])
         files = {}
@@ -95,7 +98,7 @@ class FeatureDraft:
                     os.fsync(descriptor)
                 self._record(done)
                 unrecorded = 0
-            progress(len(rows))
+            progress("writing", done, len(counts))
 
     def _encode(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return some images' features as they are stored, and scales and boxes where they have a place."""
@@ -116,6 +119,17 @@ class FeatureDraft:
             parts["boxes"] = np.concatenate(boxes).astype(np.float32)
         return parts
 
+    def compare(self, progress: ShowProgress = no_progress) -> Deviation:
+        """Read what was written again and return how far it is from the source.
+
+        Raises `UserError` where it is not what was to be written, and removes it.
+        """
+        try:
+            return compare(self._source, open_features(self.path), self._contents.ids, self._dtype, progress)
+        except UserError:
+            self.discard()
+            raise
+
     def finish(self) -> None:
         """Move the files to their names, the target last; what the target consisted of before is replaced."""
         with self._disk_errors():
@@ -134,8 +148,9 @@ class FeatureDraft:
         self.close()
 
     def _clear(self) -> None:
-        for name in (*file_names(self.target), _RECORD, f"{_RECORD}.new"):
-            (self.folder / name).unlink(missing_ok=True)
+        records = self.folder.glob(f"*{_RECORD}*")  # and drafts of it, which a killed process leaves
+        for path in (*map(self.folder.joinpath, file_names(self.target)), *records):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes go on with the folder."""
@@ -156,9 +171,8 @@ class FeatureDraft:
 
     def _record(self, images_done: int) -> None:
         self.images_done = images_done
-        draft = self.folder / f"{_RECORD}.new"
-        draft.write_text(json.dumps({**self._wanted, "images_done": images_done}))
-        os.replace(draft, self.folder / _RECORD)
+        with replacing(self.folder / _RECORD) as draft:
+            draft.write_text(json.dumps({**self._wanted, "images_done": images_done}))
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -169,6 +183,19 @@ class FeatureDraft:
                 f"cannot write {self.folder}: {error.strerror or error}: mend that and give the command "
                 "again, which goes on from there"
             ) from error
+
+
+def refuse_existing_target(target: Path, overwrite: bool, another: str) -> None:
+    """Raise `UserError` where a file would be lost that --overwrite does not give up, or is a folder.
+
+    another: the option or argument that names the target.
+    """
+    there = [path for path in map(target.with_name, file_names(target)) if path.exists()]
+    if there and there[-1].is_dir():
+        raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
+    # Of an interrupted conversion, ids and tags may have been moved to their place already.
+    if there and (target in there or not partial_folder(target).exists()):
+        refuse_existing(there[0], overwrite, another)
 
 
 def partial_folder(target: Path) -> Path:

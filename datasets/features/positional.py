@@ -1,5 +1,6 @@
 """Files that are read by position, so that threads and processes share them without a lock."""
 
+import contextlib
 import gzip
 import os
 import weakref
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.files import replacing
 
 _SCAN_BYTES = 8 << 20  # bytes per read when line starts are looked for
 _BLOCK_BYTES = 1 << 20  # bytes that are decompressed at a time
@@ -215,12 +217,9 @@ def _find_starts(file: PositionalFile | GzipContent, start: int = 0) -> np.ndarr
 
 
 def _write_index(path: Path, starts: np.ndarray) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    # A folder that is not ours to write to, or full: the index stays in memory.
+    with contextlib.suppress(OSError), replacing(path) as draft:
         draft.write_text("".join(f"{start}\n" for start in starts.tolist()))
-        os.replace(draft, path)
-    except OSError:  # a folder that is not ours to write to, or full: the index stays in memory
-        draft.unlink(missing_ok=True)
 
 
 def unreadable(path: Path, error: OSError) -> UserError:

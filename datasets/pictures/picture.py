@@ -115,6 +115,15 @@ class Picture:
             raise _unreadable(error) from error
 
 
+def open_upright(path: Path) -> Image.Image:
+    """Return the whole picture in a file, upright and in RGB; raise `UnreadableError`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from error
+    return Picture(data).decode(shrink=1)
+
+
 def _pixels(image: Image.Image, flip: bool) -> np.ndarray:
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -50,22 +50,6 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
-class ResizeRandomCrop:
-    """A random square of the picture whose short side was brought to `resize` pixels; half are mirrored."""
-
-    resize: int
-    crop: int
-    flip: bool = True
-
-    def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
-        """Return one view."""
-        flip = self.flip and random.random() < 0.5
-        resized = _resized(size, self.resize)
-        corner = [int(random.integers(side - self.crop + 1)) for side in resized]
-        return [_crop(size, resized, corner, self.crop, flip)]
-
-
-@dataclass(frozen=True)
 class ResizeCentreCrop:
     """The middle square of the picture whose short side was brought to `resize` pixels."""
 

@@ -5,9 +5,6 @@ describes the files. The splits share no set of objects, and all that they hold 
 """
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -20,6 +17,8 @@ from typing import BinaryIO
 import numpy as np
 
 from config.errors import UserError
+from config.files import replacing
+from config.progress import ShowProgress, no_progress
 from datasets.scenes.captions import captions_of, swapped_pairs
 from datasets.scenes.layout import (
     COLOURS,
@@ -78,30 +77,24 @@ def make_scenes(
     options: ScenesOptions,
     force: bool = False,
     processes: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: ShowProgress = no_progress,
 ) -> bool:
     """Generate a data set; return False where `folder` already holds the same one.
 
     The files are written beside the folder, which is renamed when all are there: an interrupted call leaves
     nothing behind. `force` replaces an existing Scenes folder. The result does not depend on `processes`.
-    `progress` is called with the number of images done since its last call. Raises UserError where the
-    folder holds something else, or where it cannot be written.
+    Raises UserError where the folder holds something else, or where it cannot be written.
     """
     folder = Path(folder)
     if _holds_scenes(folder, options, force):
         return False
     try:
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder, flush=False) as draft:  # many small files, which can be made again
             (draft / "images").mkdir(parents=True)
             for split in SPLITS:
-                _write_split(draft, split, options, processes, progress or (lambda done: None))
+                _write_split(draft, split, options, processes, progress)
             (draft / "meta.json").write_text(json.dumps(_meta(options), indent=2) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write Scenes to {folder}: {error.strerror or error}") from error
     return True
@@ -158,10 +151,10 @@ class _Block:
 
 
 def _write_split(
-    folder: Path, split: str, options: ScenesOptions, processes: int, progress: Callable[[int], None]
+    folder: Path, split: str, options: ScenesOptions, processes: int, progress: ShowProgress
 ) -> None:
     """Write every file of one split, block by block, so that memory does not grow with its size."""
-    count = getattr(options, split)
+    count, done = getattr(options, split), 0
     with ExitStack() as stack:
         features = stack.enter_context(open(folder / f"{split}_ims.npy", "wb"))
         boxes = stack.enter_context(open(folder / f"{split}_boxes.npy", "wb"))
@@ -186,7 +179,8 @@ def _write_split(
             boxes.write(block.boxes.tobytes())
             for name, lines in block.lines.items():
                 texts[name].writelines(f"{line}\n" for line in lines)
-            progress(len(block.features))
+            done += len(block.features)
+            progress(f"making {split}", done, count)
 
 
 def _leave_signals_to_the_parent() -> None:

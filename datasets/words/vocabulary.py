@@ -3,13 +3,13 @@
 import functools
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from config.errors import UserError
+from config.files import replacing
 
 # Each layout's markers, at the head of its vocabulary (their ids are their positions).
 MARKERS = {"vsepp": ("<pad>", "<start>", "<end>", "<unk>"), "vse": ("<end>", "<unk>")}
@@ -161,15 +161,11 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write `to_text` into a file; an older file stays whole if this fails."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(self.to_text(), encoding="utf-8")
-            os.replace(temporary, path)
+            with replacing(Path(path)) as draft:
+                draft.write_text(self.to_text(), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path, tokenizer: str = "nltk") -> "Vocabulary":

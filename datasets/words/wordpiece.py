@@ -1,6 +1,5 @@
 """BERT's WordPiece: from text to the ids of a `vocab.txt`."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -13,6 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from config.errors import UserError
+from config.files import replacing
 from datasets.text_files import read_text
 from datasets.words.packed_tokens import PackedTokens
 
@@ -80,15 +80,11 @@ class WordPiece:
 
     def save(self, path: str | Path) -> None:
         """Write a `vocab.txt`; an older file stays whole if this fails."""
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_text(self.to_text(), encoding="utf-8")
-            os.replace(draft, path)
+            with replacing(Path(path)) as draft:
+                draft.write_text(self.to_text(), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error
-        finally:
-            draft.unlink(missing_ok=True)
 
     def tokens(self, text: str) -> list[str]:
         """Return the pieces of a text, without markers; a word without pieces stands as it is written."""

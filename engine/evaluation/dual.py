@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor, nn
 
 from config.errors import UserError
+from config.progress import ShowProgress
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.result import Result
@@ -19,7 +20,7 @@ from engine.ranking.metrics import TIE_RULES, summarize
 from engine.ranking.ranks import Both, ScoreSink, retrieval_ranks
 from engine.ranking.similarity import Similarity, similarity_of
 
-Progress = Callable[[str, int, int], None]
+Progress = ShowProgress
 
 # On the CPU a few long sentences cost a batch as much as many would, and each of its different words is
 # projected once: so a batch of sentences is so many times larger than one of images.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from config.files import write_atomically
+from config.files import write_whole
 from engine.ranking.metrics import RECALLS
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def write_result_json(
         "versions": versions,
         "config": config,
     }
-    write_atomically(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_reranked(path: Path, checkpoint_sha256: str, protocol: dict) -> dict:

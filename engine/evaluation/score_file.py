@@ -1,7 +1,6 @@
 """The file of all scores, written piece by piece: anyone can recompute every metric from it."""
 
 import contextlib
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from config.errors import UserError
+from config.files import draft_name, replacing
 
 _CHUNK_BYTES = 4 << 20
 
@@ -25,9 +25,7 @@ class ScoreFile:
     def __init__(self, path: str | Path, images: int, captions: int):
         self.path = Path(path)
         self._shape = (images, captions)
-        self._rows, self._packed = (
-            self.path.with_name(f".{self.path.name}.{os.getpid()}.{part}") for part in ("npy", "new")
-        )
+        self._rows = draft_name(self.path, "npy")
 
     def __enter__(self) -> "ScoreFile":
         try:
@@ -51,14 +49,17 @@ class ScoreFile:
     def save(self, image_ids: Sequence[str], caption_image_ids: Sequence[str]) -> None:
         """Put the file in its place."""
         try:
-            with zipfile.ZipFile(self._packed, "w", zipfile.ZIP_STORED) as archive:
-                archive.write(self._rows, "scores.npy")
-                for name, ids in (("image_ids", image_ids), ("caption_image_ids", caption_image_ids)):
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.asarray(ids), allow_pickle=False)
-            os.replace(self._packed, self.path)
+            with replacing(self.path) as draft:
+                self._pack(draft, {"image_ids": image_ids, "caption_image_ids": caption_image_ids})
         except OSError as error:
             raise self._refusal(error) from error
+
+    def _pack(self, path: Path, names: dict[str, Sequence[str]]) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            archive.write(self._rows, "scores.npy")
+            for name, ids in names.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(ids), allow_pickle=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -75,9 +76,8 @@ class ScoreFile:
                 left -= file.write(bytes(min(left, _CHUNK_BYTES)))
 
     def _clean(self) -> None:
-        for path in (self._rows, self._packed):
-            with contextlib.suppress(OSError):  # such as a parent that is no folder
-                path.unlink()
+        with contextlib.suppress(OSError):  # such as a parent that is no folder
+            self._rows.unlink()
 
     def _refusal(self, error: OSError) -> UserError:
         return UserError(

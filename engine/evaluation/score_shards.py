@@ -1,7 +1,5 @@
 """Scores of blocks of pairs: a file a block, so that a killed evaluation goes on where it stopped."""
 
-import contextlib
-import os
 import shutil
 import time
 import zlib
@@ -9,12 +7,16 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from config.errors import UserError
+from config.files import replacing
+from engine.weights.tensor_files import read_metadata, read_safetensors, save_safetensors
 
 _WAIT_SECONDS = 0.2
+_DAMAGED = {
+    "problem": "damaged scores",
+    "remedy": ": delete this file and start the same command again, which scores that block alone",
+}
 
 # What a shard must share with the evaluation that reads it, and what to say where it does not.
 IDENTITY = {
@@ -74,7 +76,7 @@ class ScoreShards:
                 f"cannot write scores into {self.folder}: {error.strerror}; name another folder with --out"
             ) from error
         for path in sorted(self.folder.glob("block_*.safetensors")):
-            self._check_identity(path, _read_header(path))
+            self._check_identity(path, read_metadata(path, **_DAMAGED))
 
     def missing(self) -> list[int]:
         """Return the blocks without scores, in order."""
@@ -82,15 +84,12 @@ class ScoreShards:
 
     def write(self, block: int, scores: np.ndarray) -> None:
         """Keep the scores of a block, float32 [P]."""
+        metadata = {**self._identity, "crc32": str(zlib.crc32(scores.tobytes()))}
         path = self._path(block)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.new")
-        header = {**self._identity, "crc32": str(zlib.crc32(scores.tobytes()))}
         try:
-            partial.write_bytes(save({"scores": scores}, header))
-            os.replace(partial, path)
+            with replacing(path) as draft:
+                save_safetensors(draft, {"scores": scores}, metadata)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise UserError(
                 f"cannot write {path}: {error.strerror}; the scores before it are kept: free some space, "
                 "then start the same command again"
@@ -99,10 +98,11 @@ class ScoreShards:
     def read(self, block: int) -> np.ndarray:
         """Return the scores of a block, float32 [P]."""
         path = self._path(block)
-        header, scores = _read(path)
-        self._check_identity(path, header)
-        if header.get("crc32") != str(zlib.crc32(scores.tobytes())):
-            raise _damaged(path, "its checksum differs")
+        metadata = read_metadata(path, **_DAMAGED)
+        self._check_identity(path, metadata)
+        scores = read_safetensors(path, **_DAMAGED)["scores"]
+        if metadata.get("crc32") != str(zlib.crc32(scores.tobytes())):
+            raise UserError(f"{path}: {_DAMAGED['problem']} (its checksum differs){_DAMAGED['remedy']}")
         return scores
 
     def wait(self) -> None:
@@ -119,33 +119,10 @@ class ScoreShards:
     def _path(self, block: int) -> Path:
         return self.folder / f"block_{block:07d}.safetensors"
 
-    def _check_identity(self, path: Path, header: dict[str, str]) -> None:
+    def _check_identity(self, path: Path, metadata: dict[str, str]) -> None:
         for key, what in IDENTITY.items():
-            if header.get(key) != self._identity[key]:
+            if metadata.get(key) != self._identity[key]:
                 raise UserError(
                     f"{path}: the scores of {what}, left by an evaluation that did not end: end that one, or "
                     f"delete the folder {self.folder}"
                 )
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _read(path: Path) -> tuple[dict[str, str], np.ndarray]:
-    try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}, file.get_tensor("scores")
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path}: damaged scores ({reason}): delete this file and start the same command again, which scores "
-        "that block alone"
-    )

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from config.errors import UserError
+from config.progress import ShowProgress, no_progress
 from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
 from datasets.pictures.loader import PictureBatch, PictureLoader
 from datasets.pictures.picture import CropBox, Picture, UnreadableError
@@ -39,18 +40,17 @@ def extract_all(
     folder: ExtractionFolder,
     batch_size: int,
     workers: int,
-    progress: Callable[[int], object],
+    progress: ShowProgress = no_progress,
 ) -> None:
     """Extract the features of all pictures that `folder` does not hold yet, batch by batch.
 
-    ids: of the loader's pictures. workers: threads that read ahead. `progress` is called with the pictures
-    done since its last call. Raises `UserError` for an unreadable picture if such are refused; what came
-    before is kept.
+    ids: of the loader's pictures. workers: threads that read ahead. Raises `UserError` for an unreadable
+    picture if such are refused; what came before is kept.
     """
     batches = batches_of(len(ids), folder.done, batch_size)
     for indices, found in zip(batches, extract_batches(extractor, ids, batches, workers), strict=True):
         folder.add(*found)
-        progress(len(indices))
+        progress("extracting", indices.stop, len(ids))
 
 
 def batches_of(pictures: int, done: int, batch_size: int) -> list[range]:

@@ -2,10 +2,11 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from config.progress import ShowProgress, no_progress
 from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
 from engine.extraction.extractors import FeatureExtractor, batches_of, extract_batches
 from engine.parallel.processes import all_or_none, broadcast_values, gather_bytes, process_number, world_size
@@ -17,7 +18,7 @@ def extract_together(
     folder: ExtractionFolder | None,
     batch_size: int,
     workers: int,
-    progress: Callable[[int], object],
+    progress: ShowProgress = no_progress,
 ) -> None:
     """Do what `extractors.extract_all` does, in every process of a job; the first alone has a `folder`.
 
@@ -34,7 +35,7 @@ def extract_together(
         for indices, described in zip(abreast, gather_bytes(message), strict=False):  # the last may be fewer
             if folder:
                 folder.add(*unpack(described))
-            progress(len(indices))
+            progress("extracting", indices.stop, len(ids))
 
 
 def pack(pictures: Sequence[Extracted], problems: dict[str, str]) -> bytes:

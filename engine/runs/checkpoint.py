@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from config.errors import UserError
+from config.files import flush_to_disk
+from engine.weights.tensor_files import read_safetensors, save_safetensors
 from engine.weights.tensors import assign_arrays, check_arrays
 
 MODEL_FILE = "model.safetensors"
@@ -63,18 +63,17 @@ def save_checkpoint(
         new.mkdir(parents=True)
         (new / vocabulary_file).write_text(vocabulary_text, encoding="utf-8")
         for name, arrays in ((MODEL_FILE, model), (TRAINER_FILE, trainer)):
-            save_file(arrays, new / name)
-            shutil.copymode(new / vocabulary_file, new / name)  # the library makes its files private
+            save_safetensors(new / name, arrays)
         files = {path.name: _fingerprint(path) for path in sorted(new.iterdir())}
         content = {"format": FORMAT, **state, "files": files}
         content["checksum"] = _state_checksum(content)
         (new / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
         for path in (*new.iterdir(), new):
-            _sync(path)
+            flush_to_disk(path)
         _replace_folder(new, folder, keep_before)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = error.strerror or error
         kept = "the checkpoint before it is intact" if folder.exists() else "nothing was left in its place"
         raise UserError(
             f"cannot write checkpoint {folder}: {reason}; {kept}; free some space, then go on with --resume"
@@ -82,22 +81,16 @@ def save_checkpoint(
 
 
 def _replace_folder(new: Path, folder: Path, keep_before: bool) -> None:
+    # The names hold no process id, as drafts' do: a resume finds the folder before, and the next writing
+    # replaces what a killed process left, which is as large as the model.
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
     os.rename(new, folder)
-    _sync(folder.parent)
+    flush_to_disk(folder.parent)
     if not keep_before:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _fingerprint(path: Path) -> dict:
@@ -217,11 +210,7 @@ def checkpoint_hash(state: dict) -> str:
 
 def read_arrays(folder: str | Path, name: str) -> dict[str, np.ndarray]:
     """Return the tensors of one safetensors file of a checkpoint."""
-    path = resolve_checkpoint(folder) / name
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error}); use another checkpoint") from error
+    return read_safetensors(resolve_checkpoint(folder) / name, remedy="; use another checkpoint")
 
 
 def check_family(folder: str | Path, model_name: str) -> dict:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from config.errors import UserError
-from config.files import write_atomically
+from config.files import write_whole
 from engine.runs.checkpoint import STATE_FILE
 from engine.runs.run_status import STATUS_FILE
 
@@ -94,12 +94,9 @@ class RunFolder:
         epochs = [folder for _, folder in self.kept_epochs()]
         for folder in (self.best, self.last, self.path / "curves", *epochs, *unfinished):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.log_file, self.path / STATUS_FILE):
+        drafts = [path for path in unfinished if path.is_file()]
+        for file in (self.log_file, self.path / STATUS_FILE, *drafts):
             file.unlink(missing_ok=True)
-
-    def epoch_folder(self, epoch: int) -> Path:
-        """Return the folder of the checkpoint kept after `epoch` epochs."""
-        return self.path / f"epoch_{epoch}"
 
     def kept_epochs(self) -> list[tuple[int, Path]]:
         """Return the kept epoch checkpoints, oldest first."""
@@ -120,7 +117,7 @@ class RunFolder:
             for record in read_log(self.log_file)
             if record["step"] <= (last_validation if record["event"] == "validation" else step)
         ]
-        write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
+        write_whole(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read_log(path: str | Path) -> list[dict]:

@@ -8,6 +8,8 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+from config.files import replacing
+
 STATUS_FILE = "status.json"
 SECONDS_BETWEEN = 5.0
 SILENT_SECONDS = 600.0
@@ -62,10 +64,9 @@ class RunStatus:
         self._written = time.monotonic()
         updated = datetime.now(timezone.utc).isoformat(timespec="seconds")
         sender = {"updated": updated, "pid": os.getpid(), "host": socket.gethostname()}
-        draft = self._path.with_name(f".{self._path.name}.new")
-        with contextlib.suppress(OSError):
+        # Training does not wait for the disk here.
+        with contextlib.suppress(OSError), replacing(self._path, flush=False) as draft:
             draft.write_text(json.dumps({**self._values, **sender}) + "\n", encoding="utf-8")
-            os.replace(draft, self._path)
 
 
 def read_status(folder: Path, now: datetime) -> dict:

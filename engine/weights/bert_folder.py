@@ -5,17 +5,17 @@ they have those of pytorch-transformers and Oscar, `bert.encoder.layer.0.output.
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import UserError
+from config.files import refuse_existing, writing
 from engine.weights.bert_names import original_depth
 from engine.weights.plain_pickle import read_paddle_file, read_torch_file
+from engine.weights.tensor_files import read_safetensors, save_safetensors
 
 CONFIG_FILE, VOCABULARY_FILE, MODEL_FILE = "config.json", "vocab.txt", "model.safetensors"
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -39,7 +39,7 @@ def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
 
     Raises UserError where a file is missing, damaged or does not fit the others; `output` is then as it was.
     """
-    config = _read_config(source / CONFIG_FILE)
+    config = read_bert_config(source / CONFIG_FILE)
     vocabulary = _read_bytes(source / VOCABULARY_FILE)
     name, arrays = _read_arrays(source)
     arrays, left_out = _to_original(source / name, arrays)
@@ -55,13 +55,8 @@ def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
     )
 
 
-def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise UserError where something would be lost that --overwrite does not give up."""
-    if (output.exists() or output.is_symlink()) and not overwrite:
-        raise UserError(f"{output}: already there: give another output, or --overwrite to replace it")
-
-
-def _read_config(path: Path) -> dict:
+def read_bert_config(path: Path) -> dict:
+    """Return the config.json of a BERT; raise UserError where it cannot be read or holds no object."""
     try:
         config = json.loads(_read_bytes(path))
     except ValueError as error:
@@ -78,18 +73,8 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}): a BERT's folder has it") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
-
-
 READERS: dict[str, Callable[[Path], object]] = {
-    MODEL_FILE: _read_safetensors,
+    MODEL_FILE: read_safetensors,
     "pytorch_model.bin": read_torch_file,
     "model_state.pdparams": read_paddle_file,
     "paddle_model.bin": read_paddle_file,  # VinVL-Paddle's
@@ -122,7 +107,7 @@ def _to_original(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, n
             found[_original_name(path, plain)] = array
     if _has_paddle_layout(found, arrays):
         found = {name: array.T if _is_linear(name, array) else array for name, array in found.items()}
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}, sorted(left_out)
+    return found, sorted(left_out)
 
 
 def _original_name(path: Path, name: str) -> str:
@@ -169,26 +154,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray], config: dict, words: int) 
 def _write(
     output: Path, arrays: dict[str, np.ndarray], config: dict, vocabulary: bytes, overwrite: bool
 ) -> None:
-    """Write the folder beside its place, and rename it."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    new = output.with_name(f".{output.name}.{os.getpid()}.new")
-    old = output.with_name(f".{output.name}.{os.getpid()}.old")
-    try:
-        new.mkdir(parents=True)
-        (new / VOCABULARY_FILE).write_bytes(vocabulary)
-        (new / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_file(arrays, new / MODEL_FILE)
-        shutil.copymode(new / VOCABULARY_FILE, new / MODEL_FILE)  # the library makes its files private
+    with writing(output) as draft:
+        draft.mkdir()
+        (draft / VOCABULARY_FILE).write_bytes(vocabulary)
+        (draft / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        save_safetensors(draft / MODEL_FILE, arrays)
         refuse_existing(output, overwrite)
-        if output.exists():
-            os.rename(output, old)
-        os.rename(new, output)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot write {output}: {reason}; what was there before is intact") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if output.exists():
-            shutil.rmtree(old, ignore_errors=True)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from paddle import nn
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from config.errors import UserError
+from engine.weights.tensor_files import read_safetensors
 from engine.weights.tensors import assign_arrays, layer_tensors
 from models.cnn import Cnn, cnn_of
 
@@ -42,12 +41,7 @@ def load_cnn(path: str | Path, cnn: Cnn) -> None:
     Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
     """
     path = Path(path)
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: cannot be read as safetensors ({error}); write it with tools/convert_cnn.py"
-        ) from error
+    arrays = read_safetensors(path, remedy="; write it with tools/convert_cnn.py")
     assign_arrays(cnn.network, fitting_arrays(path, cnn, arrays))
 
 
@@ -72,4 +66,4 @@ def fitting_arrays(path: Path, cnn: Cnn, arrays: dict[str, np.ndarray]) -> dict[
             )
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise UserError(f"{path}: tensor {name} has values that are not finite numbers")
-    return {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in tensors}
+    return {name: np.asarray(arrays[name], dtype=np.float32, order="C") for name in tensors}

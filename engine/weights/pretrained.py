@@ -3,20 +3,18 @@
 `tools/fetch_pretrained.py` and `tools/convert_oscar.py` write such folders.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from config.errors import UserError
+from engine.weights.bert_folder import CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE, read_bert_config
 from engine.weights.bert_names import from_original, original_depth, original_names
+from engine.weights.tensor_files import read_safetensors
 from models.bert import BertShape
 from models.oscar import Oscar
 
-CONFIG_FILE, VOCABULARY_FILE, MODEL_FILE = "config.json", "vocab.txt", "model.safetensors"
 SIZES = {
     "vocab_size": "vocab_size",
     "hidden_dim": "hidden_size",
@@ -125,14 +123,7 @@ def open_pretrained(folder: str | Path) -> PretrainedFolder:
                 f"{folder}: no {name}; make the folder with tools/fetch_pretrained.py, or, of an Oscar's "
                 "checkpoint, with tools/convert_oscar.py"
             )
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected an object with BERT's sizes")
-    return PretrainedFolder(folder, config)
+    return PretrainedFolder(folder, read_bert_config(folder / CONFIG_FILE))
 
 
 def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
@@ -142,10 +133,7 @@ def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
     a tensor which is missing, unexpected, misshapen or not finite; the model is then as it was.
     """
     path = pretrained.path / MODEL_FILE
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
+    arrays = read_safetensors(path)
     parameters = dict(model.named_parameters())
     missing = [name for name in parameters if not set(original_names(name)) <= arrays.keys()]
     fresh = [layer for layer in MAY_BE_MISSING if _lacks(layer, parameters, arrays)]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from serving.reports.pictures import BACKGROUND, FAINT
+from serving.reports.lettering import BACKGROUND, FAINT, font
 
 FOR, AGAINST = (178, 24, 43), (33, 102, 172)  # a red and a blue that the colour-blind tell apart
 HEAT_OPACITY = 0.8  # of the strongest heat
@@ -158,17 +158,3 @@ def beside_bar(picture: Image.Image, limit: float, top: int = 0) -> Image.Image:
 def signed(value: float) -> str:
     """Return a number with its sign: three digits after the point, or one digit and a power of ten."""
     return f"{value:+.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:+.0e}"
-
-
-def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return the font of all labels."""
-    return ImageFont.load_default(size)
-
-
-def fitted(text: str, width: int, size: int) -> str:
-    """Return `text`, cut to `width` pixels at a font size."""
-    if font(size).getlength(text) <= width:
-        return text
-    while text and font(size).getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

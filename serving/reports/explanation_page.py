@@ -1,6 +1,5 @@
-"""The page of one image's attention, and the same as a section of a report."""
+"""The page that explains one image's scores, and the same as a section of a report."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from serving.reports.explanation_pictures import (
     draw_sentence,
     draw_words,
 )
-from serving.reports.pages import write_page, write_whole
+from serving.reports.pages import write_page, write_picture
 from serving.reports.pictures import PictureFolder, image_uri
 from serving.reports.region_view import region_view
 from serving.search.searcher import Searcher
@@ -42,10 +41,10 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class AttentionSection:
+class ExplanationSection:
     """What a page shows of one image: what was seen, notes on the boxes, the picture and the drawings."""
 
-    attention: Explanation
+    explanation: Explanation
     notes: Sequence[str]
     picture: Image.Image
     figures: Sequence[Figure]
@@ -56,14 +55,14 @@ class AttentionSection:
         return image_uri(self.picture)
 
 
-def attention_section(
-    attention: Explanation, view: BoxedPicture, notes: Sequence[str], top: int, taker: int | None = None
-) -> AttentionSection:
+def explanation_section(
+    explanation: Explanation, view: BoxedPicture, notes: Sequence[str], top: int, taker: int | None = None
+) -> ExplanationSection:
     """Draw what was seen: `top` regions are framed, lines start at region `taker` (default: the top one)."""
-    relevance, words = attention.relevance, attention.sentence.words
+    relevance, words = explanation.relevance, explanation.sentence.words
     figures = []
-    if attention.listening is not None:
-        figures += _graph_figures(attention.listening, view, top, taker)
+    if explanation.listening is not None:
+        figures += _graph_figures(explanation.listening, view, top, taker)
     figures += [
         Figure(
             "sentence",
@@ -85,7 +84,7 @@ def attention_section(
             draw_matrix(view, words, relevance.pair, relevance.region, relevance.word),
         ),
     ]
-    return AttentionSection(attention, notes, view.scaled(PICTURE).picture, figures)
+    return ExplanationSection(explanation, notes, view.scaled(PICTURE).picture, figures)
 
 
 def _graph_figures(listening: np.ndarray, view: BoxedPicture, top: int, taker: int | None) -> list[Figure]:
@@ -118,7 +117,7 @@ def _with_shares(view: BoxedPicture, shares: np.ndarray, but: int | None = None)
 
 def report_sections(
     searcher: Searcher, caption_rows: Sequence[int], pictures: PictureFolder, top: int = 5
-) -> list[AttentionSection]:
+) -> list[ExplanationSection]:
     """Look at captions of the split with their images, of which a report shows all but the matrix.
 
     Images without a picture, or without boxes or a grid to draw, are left out.
@@ -134,22 +133,20 @@ def report_sections(
         except UserError:
             continue
         seen = explain(searcher, row, regions, dataset.captions[caption])
-        section = attention_section(seen, view, notes, top)
+        section = explanation_section(seen, view, notes, top)
         sections.append(
             replace(section, figures=[figure for figure in section.figures if figure.name != "matrix"])
         )
     return sections
 
 
-def write_attention(folder: Path, section: AttentionSection, note: str) -> list[Path]:
+def write_explanation(folder: Path, section: ExplanationSection, note: str) -> list[Path]:
     """Write each drawing as a PNG file, and a page with all of them; return their paths, the page last.
 
     `note` says which model and split it is. Raises UserError where the disk refuses.
     """
     paths = []
     for figure in section.figures:
-        content = io.BytesIO()
-        figure.picture.save(content, "PNG", optimize=True)
-        paths.append(write_whole(folder / f"{figure.name}.png", content.getvalue()))
-    values = {"title": section.attention.image_id, "note": note, "section": section}
-    return [*paths, write_page(folder / "attention.html", "attention.html", values)]
+        paths.append(write_picture(folder / f"{figure.name}.png", figure.picture, optimize=True))
+    values = {"title": section.explanation.image_id, "note": note, "section": section}
+    return [*paths, write_page(folder / "attention.html", "explanation.html", values)]

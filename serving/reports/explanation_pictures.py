@@ -9,8 +9,6 @@ from serving.reports.drawing import (
     BoxedPicture,
     beside_bar,
     diverging,
-    fitted,
-    font,
     framed,
     heat_of,
     heated,
@@ -19,7 +17,8 @@ from serving.reports.drawing import (
     sign_colour,
     signed,
 )
-from serving.reports.pictures import BACKGROUND, FAINT, GAP, INK
+from serving.reports.lettering import BACKGROUND, FAINT, INK, fitted, font
+from serving.reports.pictures import GAP
 
 SIDE, TILE = 470, 180  # pixels of the longer side of a picture, and of one of many
 COLUMNS = 5  # pictures in a row

@@ -1,41 +1,30 @@
 """Pages that carry their own pictures: one for a search, one for the report of a run."""
 
-import contextlib
-import io
-import os
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from config.errors import UserError
+from config.files import write_whole, writing
 from serving.reports.pictures import PictureFolder
 from serving.search.searcher import Hit
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
 )
+OTHER_PLACE = "choose another place with --out"
 
 
 def write_page(path: Path, template: str, values: dict) -> Path:
     """Render a template with `values` into an HTML file and return its path."""
-    return write_whole(path, TEMPLATES.get_template(template).render(values).encode())
+    write_whole(path, TEMPLATES.get_template(template).render(values), OTHER_PLACE)
+    return path
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there, with the folders that it needs; return its path.
-
-    Raises UserError where the disk refuses; what was there before is then intact.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
+def write_picture(path: Path, picture: Image.Image, optimize: bool = False) -> Path:
+    """Write a picture as PNG and return its path."""
+    with writing(path, OTHER_PLACE) as draft:
+        picture.save(draft, "PNG", optimize=optimize)
     return path
 
 
@@ -59,6 +48,4 @@ def write_search_page(
         "pictures": pictures,
     }
     page = write_page(folder / "hits.html", "search.html", values)
-    picture = io.BytesIO()
-    sheet.save(picture, "PNG")
-    return write_whole(folder / "hits.png", picture.getvalue()), page
+    return write_picture(folder / "hits.png", sheet), page

@@ -1,29 +1,32 @@
 """Pictures of a data set, as files and as thumbnails, and the contact sheet that shows a search's hits."""
 
 import base64
+import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from config.errors import UserError
+from config.values import of_split
+from datasets.pictures.picture import UnreadableError, open_upright
+from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, font
 
 ENDINGS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG")
 THUMBNAIL = 160  # pixels a side
 GAP = 12
 CAPTION_HEIGHT = 20
 HEADER_HEIGHT = 40
-BACKGROUND, INK, FAINT, LINE, RIGHT = "#ffffff", "#1c2430", "#68707c", "#d5dae0", "#2c9c5a"
 
 
-def image_folder(data_dir: str, image_dir: str) -> Path | None:
-    """Return the folder of a data set's pictures, `image_dir` inside `data_dir`; None without one.
+def image_folder(data_dir: str, image_dir: str, split: str) -> Path | None:
+    """Return the folder of a split's pictures, `image_dir` inside `data_dir`; None without one.
 
     Raises UserError where there is no such folder.
     """
-    folder = Path(data_dir) / image_dir if image_dir else None
+    folder = Path(data_dir) / of_split(image_dir, split) if image_dir else None
     if folder is not None and not folder.is_dir():
         raise UserError(
             f"DATASET.IMAGE_DIR: {folder} is not a folder; set it to that of the pictures, or to nothing"
@@ -51,17 +54,11 @@ class PictureFolder:
         """Return a square thumbnail, or a card with the id where no picture can be opened."""
         path = self.find(image_id)
         if path is not None:
-            try:
-                with Image.open(path) as picture:
-                    return ImageOps.pad(
-                        ImageOps.exif_transpose(picture).convert("RGB"), (side, side), color=BACKGROUND
-                    )
-            except (OSError, Image.DecompressionBombError):
-                pass
+            with contextlib.suppress(UnreadableError):
+                return ImageOps.pad(open_upright(path), (side, side), color=BACKGROUND)
         card = Image.new("RGB", (side, side), "#e8ebef")
-        ImageDraw.Draw(card).multiline_text(
-            (8, side // 2 - 12), _wrapped(image_id, 22), fill=FAINT, font=_font(12)
-        )
+        lines = "\n".join(image_id[start : start + 22] for start in range(0, len(image_id), 22))
+        ImageDraw.Draw(card).multiline_text((8, side // 2 - 12), lines, fill=FAINT, font=font(12))
         return card
 
     def data_uri(self, image_id: str, side: int = THUMBNAIL) -> str:
@@ -104,7 +101,7 @@ def contact_sheet(
     width = max(indent + columns * cell, 420)
     sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (cell + CAPTION_HEIGHT)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), _fitted(title, draw, width - 2 * GAP, _font(17)), fill=INK, font=_font(17))
+    draw.text((GAP, GAP), fitted(title, width - 2 * GAP, 17), fill=INK, font=font(17))
     if shows_query:
         _draw_tile(sheet, pictures.thumbnail(query), (GAP, HEADER_HEIGHT), "query", INK, framed=True)
     for number, tile in enumerate(tiles):
@@ -123,21 +120,4 @@ def _draw_tile(
     sheet.paste(picture, corner)
     outline, line = (ink, 4) if framed else (LINE, 1)
     draw.rectangle((left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1), outline=outline, width=line)
-    label = _fitted(label, draw, THUMBNAIL, _font(12))
-    draw.text((left, top + THUMBNAIL + 5), label, fill=ink, font=_font(12))
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _fitted(text: str, draw: ImageDraw.ImageDraw, width: int, font: ImageFont.ImageFont) -> str:
-    if draw.textlength(text, font=font) <= width:
-        return text
-    while text and draw.textlength(text + "...", font=font) > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(text[start : start + width] for start in range(0, len(text), width))
+    draw.text((left, top + THUMBNAIL + 5), fitted(label, THUMBNAIL, 12), fill=ink, font=font(12))

@@ -3,10 +3,11 @@
 from math import isqrt
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from config.errors import UserError
 from datasets.features.store import ImageRegions
+from datasets.pictures.picture import UnreadableError, open_upright
 from serving.reports.drawing import BoxedPicture
 from serving.reports.pictures import PictureFolder
 
@@ -74,9 +75,8 @@ def _open(image_id: str, pictures: PictureFolder) -> tuple[Image.Image | None, l
         advice = "name the folder of the pictures with DATASET.IMAGE_DIR=path/to/pictures"
         return None, [f"no picture of {image_id}{where}: drawn on grey; {advice}"]
     try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB"), []
-    except (OSError, Image.DecompressionBombError) as error:
+        return open_upright(path), []
+    except UnreadableError as error:
         raise UserError(f"{path} cannot be opened as a picture: {error}; replace it") from error
 
 

@@ -20,7 +20,7 @@ from serving.reports.examples import (
     relating_captions,
     worst_captions,
 )
-from serving.reports.explanation_page import AttentionSection, report_sections
+from serving.reports.explanation_page import ExplanationSection, report_sections
 from serving.reports.pages import write_page
 from serving.reports.pictures import PictureFolder, image_uri
 from serving.search.searcher import Searcher
@@ -180,7 +180,7 @@ def _examples(run: RunReport) -> dict:
     }
 
 
-def _looks(run: RunReport, pictures: PictureFolder) -> list[AttentionSection]:
+def _looks(run: RunReport, pictures: PictureFolder) -> list[ExplanationSection]:
     """Look at one picture that its sentence found first, and at one that it found last."""
     ranks, caption_image = run.result.t2i_ranks, run.searcher.dataset.caption_image
     captions = best_captions(ranks, caption_image, 1) + worst_captions(ranks, caption_image, 1)

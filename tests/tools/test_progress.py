@@ -25,6 +25,14 @@ def test_lines_tell_speed_and_time_left(capsys):
     ]
 
 
+def test_the_speed_of_a_resumed_stage_is_that_of_what_it_did_itself(capsys):
+    clock = iter([0.0, 40.0])
+    lines = _progress.ProgressLines(lambda: next(clock))
+    lines.show("writing", 9_000, 10_000)
+    lines.show("writing", 9_400, 10_000)
+    assert capsys.readouterr().out == "writing: 9,400 of 10,000, 10/s, left 1:00\n"
+
+
 def test_a_terminal_has_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with _progress.progress_display() as show:

@@ -19,16 +19,12 @@ from datasets.features.tsv import TsvFeatures
 from tests.region_files import check_equal, check_refused, make_regions, write_tsv
 
 
-def nothing(done):
-    """Take note of no progress."""
-
-
 def convert(source, target, dtype="float32"):
     """Convert all of a source; return the store and the deviation found."""
-    contents = read_contents(source, None, nothing)
+    contents = read_contents(source)
     draft = FeatureDraft(target, source, contents, dtype)
-    draft.write(nothing)
-    deviation = compare(source, open_features(draft.path), contents.ids, dtype, nothing)
+    draft.write()
+    deviation = compare(source, open_features(draft.path), contents.ids, dtype)
     draft.finish()
     return open_features(target), deviation
 
@@ -176,11 +172,11 @@ class KillError(Exception):
 
 def interrupted(monkeypatch, after):
     """Let a conversion end right after it did so many images, as a kill would."""
-    done = []
+    calls = []
 
-    def progress(images):
-        done.append(images)
-        if sum(done) >= after:
+    def progress(*step):
+        calls.append(step)
+        if len(calls) >= after:
             raise KillError
 
     return progress
@@ -195,7 +191,7 @@ def small_blocks(monkeypatch):
 def test_an_interrupted_conversion_goes_on_to_the_same_bytes(source, tmp_path, monkeypatch, small_blocks):
     convert(source, tmp_path / "whole.h5", "int8")
     target = tmp_path / "a.h5"
-    contents = read_contents(source, None, nothing)
+    contents = read_contents(source)
     for after in (1, 2):
         draft = FeatureDraft(target, source, contents, "int8")
         with pytest.raises(KillError):
@@ -205,8 +201,8 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(source, tmp_path, m
     draft = FeatureDraft(target, source, contents, "int8")
     assert draft.images_done == 3
     written = []
-    draft.write(written.append)
-    assert sum(written) == 1
+    draft.write(lambda *step: written.append(step))
+    assert written == [("writing", 4, 4)]
     draft.finish()
     assert target.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert not partial_folder(target).exists()
@@ -214,7 +210,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(source, tmp_path, m
 
 def test_what_is_not_recorded_is_written_again(source, tmp_path, monkeypatch, small_blocks):
     target = tmp_path / "a.h5"
-    contents = read_contents(source, None, nothing)
+    contents = read_contents(source)
     draft = FeatureDraft(target, source, contents, "float32")
     with pytest.raises(KillError):
         draft.write(interrupted(monkeypatch, 3))
@@ -241,17 +237,24 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_another_conversion_left_is_not_built_on(source, tmp_path, monkeypatch, small_blocks, change):
     target = tmp_path / "a.h5"
-    draft = FeatureDraft(target, source, read_contents(source, None, nothing), "float32")
+    draft = FeatureDraft(target, source, read_contents(source), "float32")
     with pytest.raises(KillError):
         draft.write(interrupted(monkeypatch, 2))
     draft.close()
     source, dtype = CHANGES[change](target, source)
-    again = FeatureDraft(target, source, read_contents(source, None, nothing), dtype)
+    again = FeatureDraft(target, source, read_contents(source), dtype)
     assert again.images_done == 0
 
 
+def test_nothing_that_a_killed_conversion_left_keeps_the_folder(source, tmp_path):
+    partial_folder(tmp_path / "a.h5").mkdir()
+    (partial_folder(tmp_path / "a.h5") / ".progress.json.99.new").write_text("{")
+    convert(source, tmp_path / "a.h5")
+    assert not partial_folder(tmp_path / "a.h5").exists()
+
+
 def test_two_conversions_to_one_target_do_not_meet(source, tmp_path):
-    contents = read_contents(source, None, nothing)
+    contents = read_contents(source)
     draft = FeatureDraft(tmp_path / "a.h5", source, contents, "float32")
     check_refused(
         lambda: FeatureDraft(tmp_path / "a.h5", source, contents, "float32"),
@@ -262,7 +265,7 @@ def test_two_conversions_to_one_target_do_not_meet(source, tmp_path):
 
 
 def test_a_full_disk_keeps_what_is_written(source, tmp_path, monkeypatch, small_blocks):
-    draft = FeatureDraft(tmp_path / "a.h5", source, read_contents(source, None, nothing), "float32")
+    draft = FeatureDraft(tmp_path / "a.h5", source, read_contents(source), "float32")
     write, calls = os.pwrite, []
 
     def pwrite(*arguments):
@@ -272,27 +275,22 @@ def test_a_full_disk_keeps_what_is_written(source, tmp_path, monkeypatch, small_
         return write(*arguments)
 
     monkeypatch.setattr("os.pwrite", pwrite)
-    check_refused(
-        lambda: draft.write(nothing), ["a.h5.partial: No space left on device", "goes on from there"]
-    )
+    check_refused(draft.write, ["a.h5.partial: No space left on device", "goes on from there"])
     draft.close()
     monkeypatch.undo()
     assert not (tmp_path / "a.h5").exists()
-    assert (
-        FeatureDraft(tmp_path / "a.h5", source, read_contents(source, None, nothing), "float32").images_done
-        == 2
-    )
+    assert FeatureDraft(tmp_path / "a.h5", source, read_contents(source), "float32").images_done == 2
 
 
 @pytest.mark.parametrize("name", ["features", "boxes", "scales"])
 def test_a_byte_that_the_disk_lost_is_found(source, tmp_path, name):
-    contents = read_contents(source, None, nothing)
+    contents = read_contents(source)
     draft = FeatureDraft(tmp_path / "a.h5", source, contents, "int8")
-    draft.write(nothing)
+    draft.write()
     with h5py.File(draft.path, "r+") as file:
         file[name][17] += 1
     check_refused(
-        lambda: compare(source, Hdf5Features(draft.path), contents.ids, "int8", nothing),
+        lambda: compare(source, Hdf5Features(draft.path), contents.ids, "int8"),
         ["boxes of row 4" if name == "boxes" else "features of row 4", "are not what was written"],
     )
 

@@ -33,8 +33,8 @@ def stored(tmp_path, images):
 
     def write(dtype="float32"):
         source = TsvFeatures(write_tsv(tmp_path / "features.tsv", images, "lxmert"))
-        draft = FeatureDraft(tmp_path / "a.h5", source, read_contents(source, None, lambda done: None), dtype)
-        draft.write(lambda done: None)
+        draft = FeatureDraft(tmp_path / "a.h5", source, read_contents(source), dtype)
+        draft.write()
         draft.finish()
         return tmp_path / "a.h5"
 

@@ -202,3 +202,15 @@ def test_unreadable_pictures_are_counted_or_refused():
     ]
     with pytest.raises(UserError, match=r"^b.jpg: unreadable picture: zero bytes: mend or remove it"):
         Unreadables(refuse=True).add("b.jpg", UnreadableError("zero bytes"))
+
+
+def test_a_file_is_opened_upright_and_whole_or_said_to_be_unreadable(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (40, 30), (10, 20, 30)).save(tmp_path / "turned.png", exif=exif)
+    opened = picture.open_upright(tmp_path / "turned.png")
+    assert (opened.size, opened.mode, opened.getpixel((0, 0))) == ((30, 40), "RGB", (10, 20, 30))
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    for name, problem in (("broken.png", "not a picture of a known format"), ("none.png", "No such file")):
+        with pytest.raises(UnreadableError, match=problem):
+            picture.open_upright(tmp_path / name)

@@ -417,7 +417,8 @@ def test_what_is_interrupted_leaves_nothing_and_keeps_the_old(tmp_path: Path) ->
     make_scenes(path, small)
     before = (path / "train_caps.txt").read_bytes()
 
-    def interrupt(done: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        assert (stage, done, total) == ("making train", 4, 4)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -159,7 +159,7 @@ def test_nan_is_refused_with_the_picture_and_not_recorded(tmp_path, three):
     extractor = PooledExtractor(reader, lambda images: means(images) * np.nan)
     with contextlib.closing(ExtractionFolder(tmp_path / "a.h5", {})) as folder:
         with pytest.raises(UserError, match="a: the network makes NaN or infinity of this picture"):
-            extract_all(extractor, ["a", "b", "c"], folder, 2, 0, lambda done: None)
+            extract_all(extractor, ["a", "b", "c"], folder, 2, 0)
         assert folder.done == 0
 
 
@@ -168,25 +168,29 @@ def test_an_extraction_goes_on_where_it_stopped(tmp_path, workers):
     pictures = {f"{n}.png": b"" if n == 3 else encoded(noisy(32, 24, seed=n)) for n in range(7)}
     reader = loader(tmp_path, pictures, Stretch(8))
     ids = [name.removesuffix(".png") for name in reader.names]
-    counted: list[int] = []
+    told: list[tuple[str, int, int]] = []
 
     def stop_after_two_batches(images: np.ndarray) -> np.ndarray:
-        if sum(counted) == 4:
+        if told and told[-1][1] == 4:
             raise KeyboardInterrupt
         return means(images)
 
     def run(network, target: str) -> ExtractionFolder:
         with contextlib.closing(ExtractionFolder(tmp_path / target, {})) as folder:
-            extract_all(PooledExtractor(reader, network), ids, folder, 2, workers, counted.append)
+            extract_all(
+                PooledExtractor(reader, network), ids, folder, 2, workers, lambda *step: told.append(step)
+            )
         return folder
 
     whole = run(means, "whole.h5").store()
-    assert counted == [2, 2, 2, 1] and whole.image_ids == ["0", "1", "2", "4", "5", "6"]
-    counted.clear()
+    assert told == [("extracting", done, 7) for done in (2, 4, 6, 7)]
+    assert whole.image_ids == ["0", "1", "2", "4", "5", "6"]
+    told.clear()
     with pytest.raises(KeyboardInterrupt):
         run(stop_after_two_batches, "a.h5")
     resumed = run(means, "a.h5")
-    assert counted == [2, 2, 2, 1] and resumed.problems == {"3": "zero bytes"}
+    assert told == [("extracting", done, 7) for done in (2, 4, 6, 7)]
+    assert resumed.problems == {"3": "zero bytes"}
     np.testing.assert_array_equal(
         resumed.store().vectors(np.arange(6)).view(np.uint32), whole.vectors(np.arange(6)).view(np.uint32)
     )

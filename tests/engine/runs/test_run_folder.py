@@ -93,7 +93,7 @@ def test_clearing_removes_a_run_and_nothing_else(folder):
         "mine",
         "epoch_mine",
     )
-    for name in ("log.jsonl", "notes.txt"):
+    for name in ("log.jsonl", "notes.txt", ".status.json.99.new"):
         (folder.path / name).write_text("")
     folder.clear()
     assert sorted(path.name for path in folder.path.iterdir()) == ["epoch_mine", "mine", "notes.txt"]

@@ -10,8 +10,6 @@ from serving.reports.drawing import (
     BoxedPicture,
     beside_bar,
     diverging,
-    fitted,
-    font,
     framed,
     heat_of,
     heated,
@@ -19,6 +17,7 @@ from serving.reports.drawing import (
     linked,
     signed,
 )
+from serving.reports.lettering import font
 
 GREEN = (0, 200, 0)
 
@@ -142,9 +141,3 @@ def test_a_bar_stands_beside_the_picture_it_explains():
 )
 def test_small_numbers_keep_a_digit(value, text):
     assert signed(value) == text
-
-
-def test_long_words_are_cut_to_their_room():
-    assert fitted("dog", 100, 14) == "dog"
-    cut = fitted("w" * 50, 100, 14)
-    assert cut.endswith("...") and font(14).getlength(cut) <= 100

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from config.errors import UserError
-from serving.reports.pages import write_search_page, write_whole
+from serving.reports.pages import write_page, write_search_page
 from serving.reports.pictures import (
     THUMBNAIL,
     ContactSheetTile,
@@ -28,11 +28,12 @@ def test_pictures_are_found_with_and_without_their_ending(pictures):
 
 def test_the_picture_folder_is_inside_the_data_or_absolute(tmp_path):
     (tmp_path / "images").mkdir()
-    assert image_folder(str(tmp_path), "images") == tmp_path / "images"
-    assert image_folder("data/x", str(tmp_path)) == tmp_path
-    assert image_folder("data/x", "") is None
+    assert image_folder(str(tmp_path), "images", "dev") == tmp_path / "images"
+    assert image_folder("data/x", str(tmp_path), "dev") == tmp_path
+    assert image_folder("data/x", "", "dev") is None
+    assert image_folder(str(tmp_path), "{split}", "images") == tmp_path / "images"
     with pytest.raises(UserError, match="data/x/images is not a folder"):
-        image_folder("data/x", "images")
+        image_folder("data/x", "images", "dev")
 
 
 def test_a_missing_or_broken_picture_is_a_card_with_its_id(pictures, tmp_path):
@@ -102,6 +103,6 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     (tmp_path / "hits.html").write_text("old")
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(UserError, match="cannot write .*hits.html: No space left on device; .*--out"):
-        write_whole(tmp_path / "hits.html", b"new")
+        write_page(tmp_path / "hits.html", "search.html", {"title": "new", "images": []})
     assert [path.name for path in tmp_path.iterdir()] == ["hits.html"]
     assert (tmp_path / "hits.html").read_text() == "old"
