@@ -5,7 +5,7 @@
 
 SOURCE is a name that PaddleNLP knows, whose files it downloads and keeps, or a local folder in the layout of
 PaddleNLP or of Hugging Face: config.json and vocab.txt beside model_state.pdparams, model.safetensors or
-pytorch_model.bin. A local folder needs neither PaddleNLP, which a Python 3.13 does without, nor a network.
+pytorch_model.bin. A local folder needs neither PaddleNLP, which is left out on Python 3.13, nor a network.
 
 OUTPUT holds the weights under the names of the original BERT; heads of the pre-training are left out. Nothing
 in a file is run.
