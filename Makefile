@@ -1,5 +1,5 @@
 # Every target sets itself up: a virtual environment in .venv, with only the packages that it needs.
-# PYTHON chooses the interpreter (3.10 to 3.12) and REQUIREMENTS=requirements-gpu.txt the CUDA build, both
+# PYTHON chooses the interpreter (3.10 to 3.13) and REQUIREMENTS=requirements-gpu.txt the CUDA build, both
 # when .venv is made: `make clean` first to change them. TESTS chooses what `make test` runs.
 
 PYTHON ?=
@@ -41,7 +41,9 @@ clean:  ## remove the virtual environment and caches; runs in out/ stay
 
 $(venv)/made:
 	@if ! { PYTHON=$(python) .ci/find-python && $(python) -m pip --version; } >/dev/null 2>&1; then \
-	    interpreter=$$(PYTHON="$(PYTHON)" .ci/find-python) && "$$interpreter" -m venv --clear $(venv); \
+	    interpreter=$$(PYTHON="$(PYTHON)" .ci/find-python) || exit; \
+	    if [ "$$interpreter" = uv ]; then rm -rf $(venv) && uv venv --python 3.11 --seed $(venv); \
+	    else "$$interpreter" -m venv --clear $(venv); fi; \
 	fi
 	@touch $@
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["config", "datasets", "models", "solvers", "engine", "serving"]
@@ -62,7 +63,23 @@ def test_the_two_builds_differ_in_paddle_alone():
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_requirements_are_pinned_exactly(name):
     for requirement in requirements(name):
-        assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*", requirement), requirement
+        pin = requirement.removesuffix('; python_version < "3.13"').removesuffix('; python_version >= "3.13"')
+        assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*", pin), requirement
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_each_python_gets_one_pin_of_a_package_and_paddlenlp_with_its_numpy(name, version):
+    wanted = [Requirement(line) for line in requirements(name)]
+    pins = [wish for wish in wanted if not wish.marker or wish.marker.evaluate({"python_version": version})]
+    versions = {wish.name: str(wish.specifier) for wish in pins}
+    assert len(versions) == len(pins) and versions.keys() | {"paddlenlp", "aistudio-sdk", "pyarrow"} >= {
+        wish.name for wish in wanted
+    }
+    if "numpy" in versions:
+        with_paddlenlp = version != "3.13"
+        assert versions["numpy"].startswith("==1.26.") == with_paddlenlp
+        assert ("paddlenlp" in versions) == with_paddlenlp
 
 
 def test_layers_name_every_folder():
@@ -84,7 +101,8 @@ def test_no_file_names_a_path_of_one_machine():
 
 def find_python(folder: Path, python: str = "") -> subprocess.CompletedProcess:
     """Run the search for a Python on a path that is `folder` alone."""
-    (folder / "bash").symlink_to(shutil.which("bash"))
+    if not (folder / "bash").exists():
+        (folder / "bash").symlink_to(shutil.which("bash"))
     return subprocess.run(
         ["/usr/bin/env", "bash", ROOT / ".ci" / "find-python"],
         env={"PATH": str(folder), "PYTHON": python},
@@ -119,6 +137,98 @@ def test_setup_takes_the_named_python_or_none(tmp_path):
     result = find_python(tmp_path, python=str(shim))
     assert (result.returncode, result.stdout) == (1, "")
     assert re.fullmatch(rf"error: expected PYTHON to be .* got {shim}; .*\n", result.stderr)
+
+
+def add_python(folder: Path, name: str, version: tuple[int, int], has_venv: bool = True) -> Path:
+    """Put the Python that runs the tests into `folder`, under a version and a name that are not its own."""
+    python = folder / name
+    lie = f"import sys; sys.version_info = {(*version, 0, 'final', 0)!r}\n"
+    if not has_venv:
+        lie += "sys.modules['ensurepip'] = None\n"
+    python.write_text(f"""#!/bin/sh
+[ "$1" = -c ] || exit 1
+exec {sys.executable} -c "{lie}$2"
+""")
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 11), (3, 12), (3, 13)])
+def test_setup_takes_each_python_that_was_tested(tmp_path, version):
+    python = add_python(tmp_path, "python3", version)
+    assert find_python(tmp_path).stdout.strip() == str(python)
+
+
+def test_setup_passes_over_versions_that_were_not_tested(tmp_path):
+    add_python(tmp_path, "python", (3, 9))
+    add_python(tmp_path, "python3", (3, 14))
+    assert find_python(tmp_path).stderr.startswith("error: expected Python 3.10")
+
+
+def test_setup_takes_a_newer_python_only_where_it_is_alone(tmp_path):
+    newest = add_python(tmp_path, "python3.13", (3, 13))
+    assert find_python(tmp_path).stdout.strip() == str(newest)
+    older = add_python(tmp_path, "python3.12", (3, 12))
+    assert find_python(tmp_path).stdout.strip() == str(older)
+
+
+def test_setup_names_the_package_that_a_python_lacks(tmp_path):
+    python = add_python(tmp_path, "python3", (3, 13), has_venv=False)
+    result = find_python(tmp_path)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith(f"error: {python} cannot make virtual environments")
+    assert "install python3.13-venv" in result.stderr
+
+
+def make_environment(folder: Path, python: str = "") -> subprocess.CompletedProcess:
+    """Run the Makefile's target of the environment in `folder`, on a path that is its folder `path` alone."""
+    shutil.copytree(ROOT / ".ci", folder / ".ci")
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("bash", "rm", "mkdir", "touch"):
+        (folder / "path" / name).symlink_to(shutil.which(name))
+    return subprocess.run(
+        [shutil.which("make"), ".venv/made", f"PYTHON={python}"],
+        cwd=folder,
+        env={"PATH": str(folder / "path")},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def fake_uv(tmp_path) -> Path:
+    """Return a `uv` on a path of its own that makes an empty folder of what it is asked for."""
+    uv = tmp_path / "path" / "uv"
+    uv.parent.mkdir()
+    uv.write_text('#!/bin/sh\n[ "$1" = --version ] || { mkdir .venv; echo "$@" >.venv/asked; }\n')
+    uv.chmod(0o755)
+    return uv
+
+
+def test_setup_lets_uv_bring_a_python_where_there_is_none(tmp_path, fake_uv):
+    add_failing_shim(fake_uv.parent, "python3.11")
+    add_python(fake_uv.parent, "python3.12", (3, 12), has_venv=False)
+    (tmp_path / ".venv").mkdir()  # of an earlier call that was interrupted
+    (tmp_path / ".venv" / "half").write_text("")
+    result = make_environment(tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / ".venv" / "asked").read_text() == "venv --python 3.11 --seed .venv\n"
+    assert {path.name for path in (tmp_path / ".venv").iterdir()} == {"asked", "made"}
+
+
+def test_setup_asks_uv_for_nothing_where_a_python_is_named_or_fits(tmp_path, fake_uv):
+    python = add_python(fake_uv.parent, "python3", (3, 13))
+    assert find_python(fake_uv.parent).stdout.strip() == str(python)
+    shim = add_failing_shim(tmp_path, "mine")
+    assert find_python(fake_uv.parent, python=str(shim)).returncode == 1
+
+
+def test_setup_passes_over_a_uv_that_only_pretends(tmp_path, fake_uv):
+    add_failing_shim(fake_uv.parent, "uv")
+    result = make_environment(tmp_path)
+    assert result.returncode != 0
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["error", "make"]
+    assert not (tmp_path / ".venv").exists()
 
 
 def planned_recipes(folder: Path) -> str:

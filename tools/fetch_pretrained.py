@@ -5,7 +5,7 @@
 
 SOURCE is a name that PaddleNLP knows, whose files it downloads and keeps, or a local folder in the layout of
 PaddleNLP or of Hugging Face: config.json and vocab.txt beside model_state.pdparams, model.safetensors or
-pytorch_model.bin. A local folder needs neither PaddleNLP nor a network.
+pytorch_model.bin. A local folder needs neither PaddleNLP, which is left out on Python 3.13, nor a network.
 
 OUTPUT holds the weights under the names of the original BERT; heads of the pre-training are left out. Nothing
 in a file is run.
@@ -84,9 +84,11 @@ def download(name: str, folder: Path) -> None:
             from paddlenlp.utils.download import resolve_file_path
             from paddlenlp.utils.log import logger
     except ImportError as error:
+        missing = "is not installed" if error.name == "paddlenlp" else f"cannot be imported ({error})"
         raise UserError(
-            f"{name}: no such folder, and PaddleNLP, which knows names, cannot be imported ({error}): "
-            "pip install paddlenlp, or name a local folder"
+            f"{name}: no such folder, and PaddleNLP, which knows names, {missing}: pip install -r "
+            "requirements.txt with a Python below 3.13, or put vocab.txt, config.json and model.safetensors "
+            "into a folder and name that"
         ) from error
     logger.set_level("ERROR")
     weights = BertModel.pretrained_resource_files_map["model_state"].get(name)

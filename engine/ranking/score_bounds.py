@@ -35,7 +35,7 @@ class Bounds:
     def __init__(self, queries: list[Block], items: list[Block]) -> None:
         self._queries, self._items = queries, items
         longest, largest, width = _sizes(items if queries is items else [*queries, *items])
-        self._scale = max(longest / _LONGEST, largest / _LARGEST, np.finfo(np.float32).tiny)
+        self._scale = max(longest / _LONGEST, largest / _LARGEST, float(np.finfo(np.float32).tiny))
         rest = _ROUNDING * self._scale * width**0.5
         self._margin = rest * (2 * longest + rest) + _SLACK * longest**2
         self._made: dict[int, np.ndarray] = {}

@@ -20,8 +20,10 @@ _BLOCK_BYTES = 1 << 20  # with what is made of them, about the second-level cach
 
 
 def array_of(tensor: Tensor) -> np.ndarray:
-    """Return the own memory of a tensor on the CPU as an array, which must not be written to."""
-    return np.from_dlpack(tensor.detach())
+    """Return the own memory of a tensor on the CPU as an array, which cannot be written to."""
+    array = np.from_dlpack(tensor.detach())
+    array.flags.writeable = False  # NumPy 1 sees to that itself, NumPy 2 does not
+    return array
 
 
 def row_blocks(count: int, row_bytes: int) -> list[slice]:

@@ -1,11 +1,16 @@
 """A BERT in Hugging Face's layout becomes a folder to start from, by the command line, without a network."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -68,3 +73,27 @@ def test_nothing_is_replaced_unasked_and_a_damaged_source_loses_nothing(run_quic
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "hub/model.safetensors: cannot be read as safetensors" in done.stderr
     assert (tmp_path / "bert/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "failure, says",
+    [
+        ("ModuleNotFoundError('No module named paddlenlp', name='paddlenlp')", "is not installed"),
+        ("ImportError('built for another Python')", "cannot be imported (built for another Python)"),
+    ],
+)
+def test_a_name_without_paddlenlp_is_one_line_that_says_what_to_do(tmp_path, failure, says):
+    (tmp_path / "paddlenlp.py").write_text(f"raise {failure}\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "fetch_pretrained.py", "some-bert", tmp_path / "bert"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: some-bert: no such folder, and PaddleNLP, which knows names, {says}: pip install -r "
+        "requirements.txt with a Python below 3.13, or put vocab.txt, config.json and model.safetensors "
+        "into a folder and name that\n"
+    )
+    assert not (tmp_path / "bert").exists()

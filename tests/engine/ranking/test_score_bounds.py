@@ -62,6 +62,17 @@ def test_a_bar_out_of_reach_spares_all_and_a_low_one_nothing() -> None:
     assert bounds.in_vain() and not bounds.in_vain()
 
 
+def test_bounds_of_zeros_are_numbers() -> None:
+    queries, items = block(VECTORS["zeros"][:100]), block(VECTORS["zeros"][100:])
+    bounds = Bounds([queries], [items])
+    with np.errstate(divide="raise", invalid="raise"):
+        row, _, _ = bounds.pairs((0, 0), bounds.products((0, 0)), lambda places: np.ones(len(places)), True)
+        assert not len(row)
+        assert (
+            bounds.pairs((0, 0), bounds.products((0, 0)), lambda places: np.zeros(len(places)), True) is None
+        )
+
+
 def test_products_of_whole_numbers_are_exact() -> None:
     a, b = RANDOM.integers(-1000, 1001, (70, 900)), RANDOM.integers(-1000, 1001, (50, 900))
     found = multiply_integers_on_one_thread(a.astype(np.int16), b.astype(np.int16).T)

@@ -1,5 +1,6 @@
 """PairBlocks of rows, shared among threads."""
 
+import paddle
 import pytest
 
 from models.kernels import row_blocks
@@ -18,3 +19,12 @@ def test_every_row_is_in_one_block_and_no_block_is_empty(monkeypatch, count, row
 def test_large_blocks_are_equally_many_for_every_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert len(row_blocks.row_blocks(1000, 4 << 10)) % 3 == 0
+
+
+def test_the_array_of_a_tensor_shares_its_memory_and_cannot_be_written_to():
+    tensor = paddle.zeros([2, 3])
+    array = row_blocks.array_of(tensor)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 1
+    tensor[0, 0] = 2
+    assert array[0, 0] == 2
