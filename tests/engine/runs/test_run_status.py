@@ -57,7 +57,7 @@ def test_the_file_is_one_line_that_says_where_the_run_stands(tmp_path, clock):
 
 def test_a_run_that_has_not_begun_leaves_the_file_of_the_one_before(tmp_path):
     status = RunStatus(tmp_path / "status.json")
-    status.beat()
+    status.heartbeat()
     status.end("failed")
     assert not list(tmp_path.iterdir())
 
