@@ -83,9 +83,7 @@ def test_both_ways_have_the_same_gradients(first_only, attends):
         found.append([tensor.grad.numpy() for tensor in tensors])
     for ours, paddles in zip(*found, strict=True):
         assert np.abs(ours).max() > 0.1
-        assert_close(
-            ours, paddles, 2 * ROUNDINGS + LENGTH.sum(), largest(found[1])
-        )
+        assert_close(ours, paddles, 2 * ROUNDINGS + LENGTH.sum(), largest(found[1]))
 
 
 def test_dropout_drops_its_share_anew_each_time_and_its_gradient_fits():
