@@ -11,10 +11,7 @@ POINTS = [0.0, -0.0, 1e-30, -1e-20, 1e-4, -0.3, 0.5, 1, -2, 3.7, -6, 40, -1e10]
 GROUPS, ROWS, DEPTH, COLUMNS = 3, 4, 5, 6
 
 
-@pytest.fixture(params=[True, False], ids=["as here", "without MKL"], autouse=True)
-def with_and_without_mkl(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(mkl, "library", lambda: None)
+pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
 
 
 def test_erf_is_that_of_the_standard_library():

@@ -5,6 +5,8 @@ from paddle.nn import functional
 from models.layers.additive_attention import additive_attention
 from tests.closeness import assert_close, largest
 
+pytestmark = pytest.mark.usefixtures("way")
+
 ROUNDINGS = 2 * (2 + 6 + 3 * 5 + 4)  # there and back: tanh, a product of 6, a softmax of 5, values of 4
 
 

@@ -5,8 +5,10 @@ import pytest
 from models.layers.batch_norm import BatchNorm
 from tests.closeness import assert_close
 
+pytestmark = pytest.mark.usefixtures("way")
+
 COUNT = 20
-ROUNDINGS = 10  # of a row on its way through the layer, its sums aside: those are in double precision
+ROUNDINGS = 10  # of a row on its way through the layer, its sums aside
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def norm():
 
 
 @pytest.mark.parametrize("count", [2, 40, 200_000])  # one block of rows, and several
-def test_a_batch_is_normalised_by_its_own_mean_and_biased_variance(norm, count):
+def test_a_batch_is_normalised_by_its_own_mean_and_biased_variance(norm, count, way):
     rows = np.random.default_rng(0).standard_normal((count, 3)) * [1, 5, 0.1] + [0, 100, -2]
     rows = rows.astype(np.float32).astype(np.float64)
     found = norm(paddle.to_tensor(rows.astype(np.float32))).numpy()
@@ -27,7 +29,8 @@ def test_a_batch_is_normalised_by_its_own_mean_and_biased_variance(norm, count):
     expected = (rows - mean) * factor + norm.bias.numpy()
     # The mean is rounded to 32 bits, and each row's distance from it; then come factor, product and bias.
     scale = (np.abs(rows) + np.abs(mean)) * factor + norm.bias.numpy()
-    assert_close(found, expected, ROUNDINGS, scale)
+    summed = count if way == "off the CPU" else 0  # in double precision on the CPU
+    assert_close(found, expected, ROUNDINGS + summed, scale)
 
 
 def test_running_statistics_take_a_tenth_of_the_mean_and_of_the_unbiased_variance(norm):
@@ -35,9 +38,9 @@ def test_running_statistics_take_a_tenth_of_the_mean_and_of_the_unbiased_varianc
     norm(rows)
     rows = rows.numpy().astype(np.float64)
     scale = 0.1 * np.abs(rows).mean(axis=0)
-    assert_close(norm._mean.numpy(), 0.1 * rows.mean(axis=0), ROUNDINGS, scale)
+    assert_close(norm._mean.numpy(), 0.1 * rows.mean(axis=0), 5 + ROUNDINGS, scale)
     expected = 0.9 + 0.1 * rows.var(axis=0, ddof=1)
-    assert_close(norm._variance.numpy(), expected, ROUNDINGS, expected)
+    assert_close(norm._variance.numpy(), expected, 5 + ROUNDINGS, expected)
 
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them(norm):
@@ -72,4 +75,6 @@ def test_gradients_are_those_of_the_formula(norm):
 
 
 def test_one_row_counts_as_its_own_mean(norm):
-    np.testing.assert_allclose(norm(paddle.randn([1, 3])).numpy(), norm.bias.numpy()[None], atol=1e-6)
+    row = paddle.randn([1, 3])
+    np.testing.assert_array_equal(norm(row).numpy(), norm.bias.numpy()[None])
+    assert_close(norm._mean.numpy(), 0.1 * row.numpy()[0], 3)

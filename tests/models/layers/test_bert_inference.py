@@ -9,6 +9,8 @@ from models.oscar import Oscar
 from tests.closeness import assert_close
 from tests.models.test_oscar import batch_of, roundings, shape_of, shared_batch
 
+pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
+
 
 def both_logits(model, batch):
     model.eval()

@@ -2,10 +2,13 @@ import math
 
 import numpy as np
 import paddle
+import pytest
 from paddle.nn import functional
 
 from models.layers.fused import Linear, ResidualNorm, dropout_seed, gelu, kept_by_dropout
 from tests.closeness import assert_close
+
+pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
 
 ROWS, DIM = 300, 7
 OF_A_ROW = 6 * DIM + 10  # roundings: mean, variance and a product, there and back, and gelu

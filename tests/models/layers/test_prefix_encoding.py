@@ -7,6 +7,8 @@ from paddle.nn import functional
 from models.layers.prefix_encoding import prefix_states, prefix_tree
 from tests.closeness import assert_close, largest
 
+pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
+
 VOCABULARY, WORD_DIM, EMBED_DIM = 12, 5, 8
 
 # Captions that begin alike, that repeat, that are the beginning of another, and one of a single word.

@@ -7,6 +7,8 @@ import pytest
 from models.layers.sequences import Sequences, attend, attend_padded, real_places
 from tests.closeness import SINGLE, assert_close, largest
 
+pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
+
 HEADS, SIZE = 2, 3
 DIM = HEADS * SIZE
 LENGTH = np.array([4, 1, 3])
