@@ -11,6 +11,7 @@ POINTS = [0.0, -0.0, 1e-30, -1e-20, 1e-4, -0.3, 0.5, 1, -2, 3.7, -6, 40, -1e10]
 GROUPS, ROWS, DEPTH, COLUMNS = 3, 4, 5, 6
 
 
+LOAD = mkl.library.__wrapped__  # not what an earlier call found
 pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
 
 
@@ -30,6 +31,11 @@ def test_erf_of_double_precision():
     expected = [math.erf(value) for value in x]
     erf(x)
     np.testing.assert_allclose(x, expected, rtol=0, atol=1.5e-7)  # the formula's own error
+
+
+def test_a_build_of_paddle_without_mkl_has_no_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(mkl.paddle, "__file__", str(tmp_path / "__init__.py"))
+    assert LOAD() is None
 
 
 def by_einsum(subscripts, a, b):
