@@ -12,7 +12,7 @@ smaller of both is the bound. It is not relative: where large terms cancel, the 
 is not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -60,6 +60,18 @@ def largest(arrays: Iterable[object]) -> float:
     Gradients of one loss are sums of terms of like sizes, those too of which nothing is left.
     """
     return max(float(np.abs(np.asarray(array, np.float64)).max(initial=0)) for array in arrays)
+
+
+def adam_may_part(gradient: np.ndarray, noise: np.ndarray | float, rates: Sequence[float]) -> np.ndarray:
+    """Return how far apart two weights may be that Adam moved by the same gradients but for `noise`.
+
+    `gradient` is the first step's, `rates` are the steps' learning rates. A step divides by the root of the
+    mean square, in which the first gradient stays, so that noise moves a weight at step t by up to
+    sqrt(t) noise / |gradient| of a rate. Where the gradient is noise itself, both may take full steps, each of
+    a rate at most, and of 0.4% more from the third step on (Cauchy-Schwarz).
+    """
+    share = np.minimum(1, noise / np.maximum(np.abs(gradient), np.finfo(np.float32).tiny))
+    return 2 * 1.004 * sum(rates) * share
 
 
 def _unit(array: np.ndarray) -> float:
