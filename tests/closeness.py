@@ -67,8 +67,8 @@ def adam_may_part(gradient: np.ndarray, noise: np.ndarray | float, rates: Sequen
 
     `gradient` is the first step's, `rates` are the steps' learning rates. A step divides by the root of the
     mean square, in which the first gradient stays, so that noise moves a weight at step t by up to
-    sqrt(t) noise / |gradient| of a rate. Where the gradient is noise itself, both may take full steps, each of
-    a rate at most, and of 0.4% more from the third step on (Cauchy-Schwarz).
+    sqrt(t) noise / |gradient| of a rate. Where the gradient is noise itself, both may take full steps: each
+    of a rate at most, or of 0.4% more at the third step (Cauchy-Schwarz).
     """
     share = np.minimum(1, noise / np.maximum(np.abs(gradient), np.finfo(np.float32).tiny))
     return 2 * 1.004 * sum(rates) * share
