@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from models.kernels.row_blocks import array_of, for_each_block
+from models.kernels.row_blocks import array_of, for_each_block, on_cpu
 
 
 class BatchNorm(nn.BatchNorm1D):
@@ -21,10 +21,13 @@ class BatchNorm(nn.BatchNorm1D):
         if not self.training:
             return super().forward(rows)
         count = len(rows)
-        if rows.place.is_cpu_place():
+        if on_cpu(rows):
             statistics: list[np.ndarray] = []
             normalised = _Normalise.apply(rows, self.weight, self.bias, self._epsilon, statistics)
             mean, variance = (paddle.to_tensor(value.astype(array_of(rows).dtype)) for value in statistics)
+        elif count == 1:  # Paddle returns a single row as it came
+            mean, variance = rows.detach()[0], paddle.zeros_like(self._variance)
+            normalised = (rows - rows) * self.weight + self.bias
         else:
             mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
             normalised = nn.functional.batch_norm(

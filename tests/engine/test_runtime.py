@@ -7,22 +7,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from config.errors import UserError
-from engine.runtime import Runtime, choose_threads, container_quota, mkl_needs_help, usable_cores
+from engine.runtime import (
+    AMD_MATH,
+    CUSTOM_MATH,
+    SHIPPED_MATH,
+    Runtime,
+    choose_threads,
+    container_quota,
+    flush_subnormals,
+    keep_freed_memory,
+    mkl_needs_help,
+    set_environment,
+    usable_cores,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("OMP_NUM_THREADS", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
 
 AMD = "processor : 0\nvendor_id : AuthenticAMD\nflags : fpu sse2 avx avx2 fma\n"
+ARM = "processor : 0\nFeatures : fp asimd\nCPU implementer : 0x41\n"
 INTEL = "processor : 0\nvendor_id : GenuineIntel\nflags : fpu sse2 avx avx2 fma\n"
 
 
 @pytest.fixture
 def clean_environment(monkeypatch):
     for name in OURS:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what a test sets is taken back
+        monkeypatch.delenv(name)
 
 
 def run_code(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -107,6 +122,54 @@ def test_only_an_amd_processor_with_avx2_needs_help():
     assert not mkl_needs_help(INTEL)
     assert not mkl_needs_help(AMD.replace(" avx2", ""))
     assert not mkl_needs_help("")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "set_by_user", "used", "math"),
+    [
+        (AMD, None, "5", AMD_MATH),
+        (AMD, "4", "4", CUSTOM_MATH),
+        (INTEL, None, None, SHIPPED_MATH),
+        (INTEL, "5", "5", AMD_MATH),
+        (ARM, None, None, SHIPPED_MATH),
+        ("", None, None, SHIPPED_MATH),  # no such file
+    ],
+)
+def test_the_math_library_is_told_what_the_processor_can_do(
+    clean_environment, monkeypatch, cpuinfo, set_by_user, used, math
+):
+    monkeypatch.delitem(sys.modules, "paddle", raising=False)
+    monkeypatch.setattr("engine.runtime._read_text", lambda path: cpuinfo if path.name == "cpuinfo" else "")
+    if set_by_user is not None:
+        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", set_by_user)
+    assert set_environment(threads=3) == (3, math)
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == used
+
+
+def test_without_affinity_masks_all_cores_count(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr("engine.runtime.container_quota", lambda root, membership: None)
+    assert usable_cores() == 6
+
+
+def load_no_library(name):
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("machine", "load"),
+    [("aarch64", None), ("x86_64", load_no_library), ("x86_64", lambda name: object())],
+    ids=["another processor", "another C library", "one that lacks the functions"],
+)
+def test_where_subnormals_and_freed_memory_cannot_be_switched_they_stay(monkeypatch, machine, load):
+    monkeypatch.setattr("engine.runtime.platform.machine", lambda: machine)
+    if load is not None:
+        monkeypatch.setattr("engine.runtime.ctypes.CDLL", load)
+        keep_freed_memory()
+    before = np.full(100, 1e-20, np.float32) ** 2
+    flush_subnormals()
+    np.testing.assert_array_equal(np.full(100, 1e-20, np.float32) ** 2, before)
 
 
 def test_preparing_sets_threads_device_and_seeds():

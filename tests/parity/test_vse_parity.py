@@ -10,6 +10,7 @@ from config.default import default_config
 from models.build import build_loss, build_model
 from models.losses.ranking import hinge_loss
 from solvers.optimizer import build_optimizer
+from tests.closeness import adam_may_part
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -77,13 +78,20 @@ def test_hinge_loss(case: Case, margin: float) -> None:
     np.testing.assert_allclose(loss.numpy(), case.golden[f"loss_sum_m{margin}"], rtol=1e-4)
 
 
+def rounding_of(gradient: np.ndarray) -> float:
+    """Return by how much golden gradients and ours may differ.
+
+    Float32 rounds in proportion to the largest terms of a sum: against float64, the golden gradients of the
+    LSTM's input weights (up to 4.3) are themselves off by 2.3e-6, and ours by 2.6e-6.
+    """
+    return 1e-6 * max(1.0, np.abs(gradient).max())
+
+
 def test_gradients(case: Case) -> None:
     case.total_loss().backward()
     for name, parameter in case.model.named_parameters():
         expected = case.expected("grad", name)
-        # Float32 rounds in proportion to the largest terms of a sum: against float64, the golden gradients of
-        # the LSTM's input weights (up to 4.3) are themselves off by 2.3e-6, and ours by 2.6e-6.
-        atol = 1e-6 * max(1.0, np.abs(expected).max())
+        atol = rounding_of(expected)
         np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-4, atol=atol, err_msg=name)
 
 
@@ -98,6 +106,6 @@ def test_three_optimizer_steps(case: Case) -> None:
         losses.append(float(loss))
     np.testing.assert_allclose(losses, case.golden["step_losses"], rtol=1e-4)
     for name, parameter in case.model.named_parameters():
-        np.testing.assert_allclose(
-            parameter.numpy(), case.expected("after3", name), rtol=0, atol=1e-4, err_msg=name
-        )
+        gradient, expected = case.expected("grad", name), case.expected("after3", name)
+        atol = 1e-6 + adam_may_part(gradient, rounding_of(gradient), [2e-4] * 3)
+        np.testing.assert_array_less(np.abs(parameter.numpy() - expected), atol, name)

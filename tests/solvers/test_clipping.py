@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from solvers.clipping import ClipByGlobalNorm
+from tests.closeness import SINGLE, assert_close
 
 
 @pytest.fixture
@@ -23,14 +24,20 @@ def clipped(gradients: list[paddle.Tensor], bound: float) -> list[np.ndarray]:
     return [gradient.numpy() for _, gradient in pairs if gradient is not None]
 
 
-def test_gradients_over_the_bound_get_its_norm_and_keep_their_direction(gradients):
+@pytest.mark.parametrize("device", ["cpu", "gpu:0"])
+def test_gradients_over_the_bound_get_its_norm_and_keep_their_direction(gradients, device, monkeypatch):
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
     before = [gradient.numpy().copy() for gradient in gradients]
     norm = math.sqrt(sum(float(value) ** 2 for array in before for value in array.reshape(-1)))
     for array, old in zip(clipped(gradients, 2.0), before, strict=True):
-        np.testing.assert_allclose(array, old * (2.0 / norm), rtol=1e-6)
+        assert_close(
+            array, old * (2.0 / norm), 1240, np.abs(old) * (2.0 / norm), unit=SINGLE
+        )  # one sum of squares
 
 
-def test_gradients_within_the_bound_stay_as_they_are_to_the_bit(gradients):
+@pytest.mark.parametrize("device", ["cpu", "gpu:0"])
+def test_gradients_within_the_bound_stay_as_they_are_to_the_bit(gradients, device, monkeypatch):
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
     before = [gradient.numpy().copy() for gradient in gradients]
     for array, old in zip(clipped(gradients, 1000.0), before, strict=True):
         np.testing.assert_array_equal(array, old)

@@ -6,6 +6,7 @@ import pytest
 
 from config.default import default_config
 from solvers.optimizer import build_optimizer, optimizer_state, restore_optimizer_state
+from tests.closeness import assert_close, largest
 
 NAMES = ["adam", "adamw", "bert_adamw", "sgd", "momentum"]
 
@@ -86,7 +87,8 @@ def test_four_steps_follow_the_formula_and_decay_spares_vectors(kind: str, decay
     optimizer = build_optimizer(config(OPTIMIZER=kind, WEIGHT_DECAY=decay), model.named_parameters())
     train(model, optimizer, range(4))
     for name, expected in expected_values(kind, decay, steps=4).items():
-        np.testing.assert_allclose(values(model)[name], expected, atol=2e-5, err_msg=name)
+        # Of the momenta's quotient a step takes a tenth; momentum and its sum grow fourfold.
+        assert_close(values(model)[name], expected, 4 * 20, 4 * largest([expected]), err_msg=name)
 
 
 def test_each_encoder_has_its_own_rate() -> None:
@@ -97,7 +99,7 @@ def test_each_encoder_has_its_own_rate() -> None:
     given = gradients(0)
     for name, after in values(model).items():
         scale = {"image_encoder": 0.5, "text_encoder": 0.0, "temperature": 1.0}[name.split(".")[0]]
-        np.testing.assert_allclose(after, before[name] - 0.1 * scale * given[name], atol=1e-6, err_msg=name)
+        assert_close(after, before[name] - 0.1 * scale * given[name], 3, err_msg=name)
 
 
 def test_the_rate_is_set_before_each_step() -> None:
@@ -107,7 +109,7 @@ def test_the_rate_is_set_before_each_step() -> None:
     optimizer.set_lr(0.01)
     train(model, optimizer, range(1))
     moved = before["temperature"] - values(model)["temperature"]
-    np.testing.assert_allclose(moved, 0.01 * gradients(0)["temperature"], rtol=1e-4)
+    assert_close(moved, 0.01 * gradients(0)["temperature"], 3, before["temperature"])
 
 
 def test_the_norm_is_clipped_over_all_groups_together() -> None:
@@ -119,9 +121,8 @@ def test_the_norm_is_clipped_over_all_groups_together() -> None:
     norm = sum(float((gradient**2).sum()) for gradient in given.values()) ** 0.5
     for name, after in values(model).items():
         rate = 0.05 if name.startswith("image_encoder") else 0.1
-        np.testing.assert_allclose(
-            after, before[name] - rate * given[name] * 0.5 / norm, atol=1e-6, err_msg=name
-        )
+        count = sum(gradient.size for gradient in given.values())
+        assert_close(after, before[name] - rate * given[name] * 0.5 / norm, count + 4, err_msg=name)
 
 
 def test_values_are_clipped_one_by_one() -> None:
@@ -131,7 +132,7 @@ def test_values_are_clipped_one_by_one() -> None:
     train(model, build_optimizer(cfg, model.named_parameters()), range(1))
     for name, after in values(model).items():
         expected = before[name] - 0.1 * np.clip(gradients(0)[name], -0.3, 0.3)
-        np.testing.assert_allclose(after, expected, atol=1e-6, err_msg=name)
+        assert_close(after, expected, 3, err_msg=name)
 
 
 def test_frozen_parameters_are_left_alone() -> None:

@@ -15,6 +15,7 @@ from engine.ranking.metrics import ranks
 from engine.ranking.similarity import similarity_of
 from engine.tasks import dual, ensemble
 from engine.tasks.task import EvaluationOptions, Trained
+from tests.closeness import SINGLE, assert_close, largest
 
 IMAGES = 17
 CAPTION_IMAGE = np.random.default_rng(0).permutation(np.repeat(np.arange(IMAGES), np.arange(IMAGES) % 4 + 1))
@@ -84,7 +85,9 @@ def test_scores_are_the_weighted_mean_of_every_members_measure(measures):
     weights = normalized([3, 1, 2][: len(members)])
     split = Split()
     found = rank_encoded(Ensemble(members).weighted(weights), split, "test", block_size=6, scores=split)
-    np.testing.assert_allclose(split.scores, scores_by_loops(members, weights), atol=2e-6)
+    expected = scores_by_loops(members, weights)
+    longest = max(largest(np.linalg.norm(x, axis=1) for x in (one.image, one.text)) for one in members)
+    assert_close(split.scores, expected, 7 + 2 * len(members), longest**2, unit=SINGLE)
     assert found.i2t_ranks.tolist() == ranks(split.scores, np.arange(IMAGES), CAPTION_IMAGE).tolist()
     assert found.protocol["measure"] == " and ".join(dict.fromkeys(measures))
 

@@ -6,6 +6,7 @@ import pytest
 from engine.ranking.score_bounds import Bounds
 from engine.ranking.tiles import Block, Items
 from models.kernels.mkl import library, multiply_integers_on_one_thread
+from tests.closeness import assert_close
 
 pytestmark = pytest.mark.skipif(library() is None, reason="whole numbers are multiplied by MKL")
 
@@ -43,7 +44,8 @@ def test_every_pair_above_a_bar_is_found_with_its_score(monkeypatch, kind: str, 
     bounds = Bounds([queries], [items])
     bars = lambda places: np.full(len(places), bar)  # noqa: E731
     row, column, scores = bounds.pairs((0, 0), bounds.products((0, 0)), bars, mirrored)
-    np.testing.assert_allclose(scores, exact[row, column], rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    scale = np.abs(vectors[:100]).astype(float) @ np.abs(vectors[100:]).T.astype(float)
+    assert_close(scores, exact[row, column], vectors.shape[1], scale[row, column])
     found = np.zeros(exact.shape, bool)
     found[row, column] = True
     assert found[exact > bar].all()

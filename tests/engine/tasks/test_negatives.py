@@ -7,6 +7,7 @@ from datasets.pairs import Pairs
 from engine.evaluation.dual import Encoded
 from engine.ranking.similarity import inner_products
 from engine.tasks.negatives import in_batch, short_lists
+from tests.closeness import SINGLE, assert_close
 from tests.pair_data import PlainScorer, dense_scores, pair_dataset
 
 
@@ -70,11 +71,12 @@ def test_short_lists_hold_the_highest_scores(dataset, monkeypatch):
     image = random.standard_normal((dataset.num_images, 4)).astype(np.float32)
     text = random.standard_normal((sentence.max() + 1, 4)).astype(np.float32)
     lists = short_lists(Encoded(image, text, sentence, "cosine", inner_products), sentence, top=3)
-    scores = image @ text[sentence].T
+    scores = image.astype(np.float64) @ text[sentence].T
+    size = (np.abs(image) @ np.abs(text).T).max()
     distinct = scores[:, dataset.distinct_captions]  # what several captions say is listed once
     for row in range(dataset.num_images):
         found = scores[row, lists.captions_of_image[row]]
-        np.testing.assert_allclose(found, np.sort(distinct[row])[:-4:-1], rtol=1e-6)
+        assert_close(found, np.sort(distinct[row])[:-4:-1], 4, size, unit=SINGLE)
     for caption in range(dataset.num_captions):
         found = scores[lists.images_of_caption[caption], caption]
-        np.testing.assert_allclose(found, np.sort(scores[:, caption])[:-4:-1], rtol=1e-6)
+        assert_close(found, np.sort(scores[:, caption])[:-4:-1], 4, size, unit=SINGLE)

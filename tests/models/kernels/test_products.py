@@ -5,6 +5,7 @@ import pytest
 
 from models.kernels import mkl
 from models.kernels.products import RepeatedFactors, multiply
+from tests.closeness import assert_close
 
 
 @pytest.fixture(params=["mkl", "numpy"])
@@ -41,7 +42,7 @@ LAYOUTS = {
 def test_a_product_does_not_depend_on_the_memory_of_its_factors(library, threads, first, second):
     a, b = random(37, 19), random(19, 23)
     product = multiply(LAYOUTS[first](a), LAYOUTS[second](b))
-    np.testing.assert_allclose(product, a.astype(np.float64) @ b, atol=2e-5)
+    assert_close(product, a.astype(np.float64) @ b, a.shape[1], np.abs(a) @ np.abs(b))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 1), (5, 1, 9), (64, 70, 3), (2, 300, 130)])
@@ -50,14 +51,15 @@ def test_a_product_has_any_shape_is_scaled_and_added_to_what_is_there(library, t
     a, b, there = random(rows, depth), random(depth, columns), random(rows, columns)
     out = there.copy()
     assert multiply(a, b, out=out, scale=0.5, add=True) is out
-    np.testing.assert_allclose(out, there + 0.5 * (a.astype(np.float64) @ b), atol=5e-5)
+    scale = np.abs(there) + 0.5 * np.abs(a) @ np.abs(b)
+    assert_close(out, there + 0.5 * (a.astype(np.float64) @ b), depth + 2, scale)
 
 
 def test_a_product_is_written_into_a_part_of_an_array_and_nowhere_else(library, threads):
     a, b = random(8, 6), random(6, 10)
     room = np.full((10, 14), 7, np.float32)
     multiply(a, b, out=room[1:9, 2:12])
-    np.testing.assert_allclose(room[1:9, 2:12], a @ b, atol=1e-5)
+    assert_close(room[1:9, 2:12], a.astype(np.float64) @ b, a.shape[1], np.abs(a) @ np.abs(b))
     room[1:9, 2:12] = 7
     assert (room == 7).all()
 
@@ -73,10 +75,11 @@ def test_repeated_factors_multiply_as_numpy_does(library, threads, rows, transpo
     expected = np.matmul(x.astype(np.float64), matrices * scales)  # [3,rows,N]
     for multiplied in (factors.multiply(x), factors.multiply_on_one_thread(x)):
         assert multiplied.dtype == dtype
-        np.testing.assert_allclose(multiplied, expected, atol=1e-4)
+        assert_close(multiplied, expected, x.shape[1], np.matmul(np.abs(x), np.abs(matrices * scales)))
     xs = random(3, rows, matrices.shape[1], dtype=dtype)
     summed = sum(each.astype(np.float64) @ matrix for each, matrix in zip(xs, matrices * scales, strict=True))
-    np.testing.assert_allclose(factors.sum_products(xs), summed, atol=1e-4)
+    scale = np.matmul(np.abs(xs), np.abs(matrices * scales)).sum(axis=0)
+    assert_close(factors.sum_products(xs), summed, 3 * x.shape[1], scale)
 
 
 def test_a_row_has_the_same_product_in_every_run(library, threads):

@@ -1,7 +1,6 @@
 """What a report shows is chosen by rank alone: hits that are hits, misses that are misses."""
 
 import numpy as np
-import pytest
 
 from serving.reports.examples import (
     best_captions,
@@ -11,6 +10,7 @@ from serving.reports.examples import (
     relating_captions,
     worst_captions,
 )
+from tests.closeness import SINGLE, assert_close
 
 
 def test_best_hits_and_worst_misses_are_of_different_pictures():
@@ -88,4 +88,5 @@ def test_a_picture_finds_the_others_by_the_cosine_of_their_embeddings(searcher):
         scores = {name: float(unit[row] @ other) for name, other in zip(ids, unit, strict=True)}
         del scores[shown.image_id]
         assert [hit.name for hit in shown.pictures] == sorted(scores, key=scores.get, reverse=True)[:5]
-        assert [hit.score for hit in shown.pictures] == pytest.approx(sorted(scores.values())[::-1][:5])
+        found, expected = [hit.score for hit in shown.pictures], sorted(scores.values())[::-1][:5]
+        assert_close(found, expected, 3 * unit.shape[1], scale=1.0, unit=2 * SINGLE)

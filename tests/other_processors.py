@@ -1,0 +1,28 @@
+"""What runs where this machine's processor would not let it: each path is switched by hand."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from models.kernels.mkl import library
+from models.kernels.row_blocks import on_cpu
+
+
+def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be no MKL, as in Paddle's builds for aarch64: NumPy multiplies."""
+    _replace(monkeypatch, library, lambda: None)
+
+
+def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models take Paddle's own operations, as on a GPU."""
+    _replace(monkeypatch, on_cpu, lambda tensor: False)
+
+
+WAYS = {"as here": lambda monkeypatch: None, "without MKL": without_mkl, "off the CPU": off_the_cpu}
+
+
+def _replace(monkeypatch: pytest.MonkeyPatch, function: Callable, other: Callable) -> None:
+    for module in list(sys.modules.values()):
+        if getattr(module, function.__name__, None) is function and module.__name__ != __name__:
+            monkeypatch.setattr(module, function.__name__, other)
