@@ -32,7 +32,7 @@ class Running:
 
     def __init__(self, step: Step, folder: Path, environment: Mapping[str, str]) -> None:
         self.heading = step.heading()
-        self._output, self._shown = tempfile.TemporaryFile(), 0
+        self._output, self._shown = tempfile.TemporaryFile(), 0  # noqa: SIM115 (`close` closes it)
         self._process = subprocess.Popen(
             [sys.executable, *step.words],
             cwd=folder,

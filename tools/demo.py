@@ -2,8 +2,8 @@
 
     make demo          (or: python tools/demo.py)
 
-Each step is a command that works by itself; it is printed above what it says. Steps that do not need each other
-run at the same time, one on each core: a second core helps a second model more than it helps the first.
+Each step is a command that works by itself; it is printed above what it says. Steps that do not need each
+other run at the same time, one on each core: a second core is of more use to a second model than to the first.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def step(title: str, tool: str, *arguments: str) -> Step:
 
 
 def trainings() -> list[Step]:
-    """Return a training for each model; the longest two begin, so that no core waits for the other at the end."""
+    """Return a training for each model; the longest two begin, so that no core is idle at the end."""
     steps = []
     for model in ("vsrn", "oscar", "vsepp", "vse"):
         here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}", "--overwrite"
@@ -90,13 +90,11 @@ def report() -> Step:
 
 
 def run_stage(steps: list[Step]) -> int:
-    """Run steps that do not need each other, one on each core; return 0 or the exit code of one that failed."""
+    """Run steps that do not need each other; return 0, or the exit code of one that failed."""
     cores = usable_cores()
     lanes = min(cores, len(steps))
     if lanes > 1:
-        print(
-            f"\n{len(steps)} commands follow, {lanes} at a time; the lines of each stay together.", flush=True
-        )
+        print(f"\n{len(steps)} commands follow, {lanes} at a time; their lines are not mixed.", flush=True)
     environment = {"OMP_NUM_THREADS": str(cores // lanes), **os.environ}
     return run_side_by_side(steps, lanes, _init_paths.ROOT, environment)
 

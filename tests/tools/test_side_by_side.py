@@ -11,7 +11,12 @@ import pytest
 from tools._side_by_side import Step, run_side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
-MEET = "import pathlib, time; pathlib.Path('{0}').touch()\nwhile not pathlib.Path('{1}').exists(): time.sleep(.01)"
+MEET = """
+import pathlib, time
+pathlib.Path("{0}").touch()
+while not pathlib.Path("{1}").exists():
+    time.sleep(0.01)
+"""
 LEAVE_A_NOTE = """
 import pathlib, signal, sys, time
 def leave(*_):
@@ -60,11 +65,9 @@ def test_a_failed_step_is_shown_and_ends_the_others(tmp_path, capfd):
 
 
 def test_an_interrupted_run_leaves_no_step_behind(tmp_path):
-    run = (
-        "import os, pathlib; from tools._side_by_side import *; "
-        f"run_side_by_side([Step('', ('-c', {LEAVE_A_NOTE!r}))], 2, pathlib.Path({str(tmp_path)!r}), os.environ)"
-    )
-    waiting = subprocess.Popen([sys.executable, "-c", run], cwd=ROOT, stderr=subprocess.DEVNULL)
+    imports = "import os; from tools._side_by_side import Step, run_side_by_side; "
+    run = f"run_side_by_side([Step('Long', ('-c', {LEAVE_A_NOTE!r}))], 2, {str(tmp_path)!r}, os.environ)"
+    waiting = subprocess.Popen([sys.executable, "-c", imports + run], cwd=ROOT, stderr=subprocess.DEVNULL)
     subprocess.run([sys.executable, "-c", WAIT_FOR_READY], cwd=tmp_path, check=True, timeout=60)
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(timeout=60) != 0
