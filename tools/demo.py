@@ -3,7 +3,7 @@
     make demo          (or: python tools/demo.py)
 
 Each step is a command that works by itself; it is printed above what it says. Steps that do not need each
-other run at the same time, one on each core: a second core is of more use to a second model than to the first.
+other run at the same time, one on each core: a second core helps a second model more than it helps the first.
 """
 
 import argparse
