@@ -1,7 +1,7 @@
 """Start of tools: seconds from the command to a first training step, an evaluation's first line and help.
 
-An evaluation's first line comes when all that it needs is imported; the help is the slowest tool's. Limits are
-5, 2 and 0.3 s; the first start of each kind, which may read the disk, is not counted.
+An evaluation's first line comes when all that it needs is imported; the help is that of the slowest tool.
+Limits are 5, 2 and 0.3 s; the first start of each kind, which may read the disk, is not counted.
 """
 
 from _report import ROOT, TUNING, report
