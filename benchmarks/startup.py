@@ -1,6 +1,7 @@
-"""Start of training: seconds from the command to the first finished step, on Scenes.
+"""Start of tools: seconds from the command to a first training step, an evaluation's first line and help.
 
-The limit is 5 s; the first start of each kind, which may read the disk, is not counted.
+An evaluation's first line comes when all that it needs is imported; the help is that of the slowest tool.
+Limits are 5, 2 and 0.3 s; the first start of each kind, which may read the disk, is not counted.
 """
 
 from _report import ROOT, TUNING, report
@@ -12,22 +13,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-LIMIT, ROUNDS, PATIENCE = 5.0, 5, 120.0
+TRAINING_LIMIT, EVALUATION_LIMIT, HELP_LIMIT = 5.0, 2.0, 0.3
+ROUNDS, PATIENCE = 5, 120.0
+TASK_FILE = ROOT / "configs" / "scenes" / "vsepp.yaml"
 
 
 def seconds_to_first_step(data: Path, out: Path) -> float:
     """Start a training, wait for its first logged step, end it, and return when that step was done."""
     log = out / "run" / "log.jsonl"
     command = [sys.executable, ROOT / "tools" / "train_retrieval.py"]
-    command += ["--cfg_file", ROOT / "configs" / "scenes" / "vsepp.yaml", "--overwrite"]
+    command += ["--cfg_file", TASK_FILE, "--overwrite"]
     command += [f"DATASET.DATA_DIR={data}", f"OUTPUT.CHECKPOINT_DIR={out}", "OUTPUT.SAVE_NAME=run"]
     command += ["MONITOR.PRINT_STEP=1"]
-    environment = {name: value for name, value in os.environ.items() if name not in TUNING}
     log.unlink(missing_ok=True)
     started = time.time()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=untuned(), stdout=subprocess.DEVNULL)
     try:
         while time.time() - started < PATIENCE:
             first = log.read_text().partition("\n") if log.is_file() else ("", "", "")
@@ -42,15 +46,48 @@ def seconds_to_first_step(data: Path, out: Path) -> float:
         process.wait()
 
 
-def main() -> None:
+def seconds_to_first_line(tool: Path, *arguments: object) -> float:
+    """Start a tool, wait for its first line of output, end it, and return how long that took."""
+    started = time.perf_counter()
+    command = [sys.executable, tool, *arguments]
+    with subprocess.Popen(
+        command, env=untuned(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        line = process.stdout.readline()
+        taken = time.perf_counter() - started
+        process.kill()
+    if not line:
+        raise RuntimeError(f"{tool.name} ended with {process.returncode} before its first line")
+    return taken
+
+
+def untuned() -> dict[str, str]:
+    """Return the environment without settings of threads and libraries."""
+    return {name: value for name, value in os.environ.items() if name not in TUNING}
+
+
+def report_median(name: str, start: Callable[[], float], limit: float) -> None:
     """Measure several starts and report their median."""
+    measured = [start() for _ in range(ROUNDS + 1)][1:]
+    print(f"{name}, seconds: " + ", ".join(f"{value:.2f}" for value in measured))
+    report(name, statistics.median(measured), limit, 1.0, "s", False)
+
+
+def main() -> None:
+    """Report the starts of training, of an evaluation and of every tool's help."""
+    tools = sorted((ROOT / "tools").glob("[!_]*.py"))
     with tempfile.TemporaryDirectory() as temporary:
         data, out = Path(temporary) / "scenes", Path(temporary) / "out"
         maker = [sys.executable, ROOT / "tools" / "make_scenes.py", "--out", data]
         subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
-        measured = [seconds_to_first_step(data, out) for _ in range(ROUNDS + 1)][1:]
-    print("seconds to the first step: " + ", ".join(f"{value:.2f}" for value in measured))
-    report("start of training to its first step", statistics.median(measured), LIMIT, 1.0, "s", False)
+        training = partial(seconds_to_first_step, data, out)
+        report_median("start of training to its first step", training, TRAINING_LIMIT)
+        evaluation = partial(seconds_to_first_line, ROOT / "tools" / "eval_retrieval.py")
+        measured = partial(evaluation, "--cfg_file", TASK_FILE, f"OUTPUT.CHECKPOINT_DIR={out}")
+        report_median("start of an evaluation to its first line", measured, EVALUATION_LIMIT)
+    helps = {tool.name: partial(seconds_to_first_line, tool, "--help") for tool in tools}
+    slowest = max(helps, key=lambda name: min(helps[name]() for _ in range(3)))
+    report_median("--help of the tool that takes longest", helps[slowest], HELP_LIMIT)
 
 
 if __name__ == "__main__":
