@@ -161,7 +161,7 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 
 
 def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
-    monkeypatch.setattr("engine.ranking.image_ranks.DEEPEST", 20)
+    monkeypatch.setattr("engine.ranking.image_counter.DEEPEST", 20)
     random = np.random.default_rng(5)
     vectors, labels = random.standard_normal([300, 6]).astype(np.float32), np.arange(300) // 3
     exact = np.array([rank for _, rank, *_ in looped(vectors, labels, vectors, labels, True, "against")])

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import paddle
 import pytest
+from engine.ranking.shared_ranks import Share, shared_ranks
 
 from engine.ranking.ranks import retrieval_ranks
-from engine.ranking.shared_ranks import Share, shared_ranks
 from engine.ranking.similarity import similarity_of
 
 
