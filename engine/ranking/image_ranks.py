@@ -23,7 +23,7 @@ from engine.ranking.similarity import check_magnitude, inner_products, inner_pro
 from engine.ranking.tiles import Tiles, TileSide, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
 
-_RUN = 8  # tiles of one block of queries that threads multiply ahead
+_RUN = 16  # tiles of one block of queries that threads multiply ahead
 _KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
 
 

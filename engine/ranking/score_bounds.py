@@ -73,12 +73,11 @@ class Bounds:
         side: whether the queries are the tile's rows (0) or its columns (1).
         `products` are the tile's. None: they were not made, or there are too many pairs.
         """
-        queries, items = self._queries[tile[0]], self._items[tile[1]]
-        if side and products is not None:
-            queries, items, products = items, queries, products.T
+        rows, columns = self._queries[tile[0]], self._items[tile[1]]
         matters = None
         if products is not None:
-            matters = products > self._wholes(bars(queries.portions[0].places))[:, None]
+            bar = self._wholes(bars((rows, columns)[side].portions[0].places))
+            matters = products > (bar if side else bar[:, None])
         if matters is None or np.count_nonzero(matters) > _FEW * matters.size:
             self._failures[tile[side]] += 1
             return None
@@ -87,10 +86,13 @@ class Bounds:
         scores = np.empty(len(row), np.float32)
 
         def multiply(part: slice) -> None:
-            scores[part] = np.einsum("nd,nd->n", queries.take(row[part]), items.take(column[part]))
+            scores[part] = np.einsum("nd,nd->n", rows.take(row[part]), columns.take(column[part]))
 
-        for_each_block(multiply, len(row), 2 * queries.source[0].nbytes)
-        return row, column, scores
+        for_each_block(multiply, len(row), 2 * rows.source[0].nbytes)
+        if not side:
+            return row, column, scores
+        by_column = np.argsort(column, kind="stable")
+        return column[by_column], row[by_column], scores[by_column]
 
     def _whole(self, block: VectorBlock) -> np.ndarray:
         """Return a block's whole numbers, int16 [V,D]."""
