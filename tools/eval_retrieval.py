@@ -156,7 +156,7 @@ def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | No
             WHERE, f"expected one checkpoint and no --save_scores with an image encoder, got {problem}"
         )
     with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
-        result, checkpoint, unreadable = evaluate_image_encoder(cfgs[0], show)
+        result, checkpoint, unreadable = evaluate_image_encoder(cfgs[0], show, path.parent)
     if not is_main():
         return 0
     write_result_json(path, result, checkpoint, config_as_dict(cfgs[0]), versions())

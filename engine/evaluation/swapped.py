@@ -11,8 +11,9 @@ from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.words.vocabulary import Vocabulary
-from engine.evaluation.dual import encode_images, evaluation_mode
+from engine.evaluation.dual import encode_images
 from engine.evaluation.pair_scoring import score_pairs
+from engine.evaluation.protocol import evaluation_mode
 
 
 class Pair(Protocol):

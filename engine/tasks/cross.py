@@ -22,11 +22,11 @@ from datasets.samplers.pairs import HardNegatives, neighbour_negatives
 from datasets.words.masked_words import add_masked_pairs
 from datasets.words.wordpiece import WordPiece
 from engine.evaluation.cross import evaluate_candidates, evaluate_cross
-from engine.evaluation.dual import Progress
+from engine.evaluation.protocol import Progress
 from engine.runs.checkpoint import is_checkpoint, load_model
 from engine.tasks.dual import Batches, Start, Task
 from engine.tasks.hard_negatives import harden
-from engine.tasks.loading import read_word_piece
+from engine.tasks.loading import read_word_piece, run_folder
 from engine.tasks.mined_negatives import mine_with_dual
 from engine.weights.pretrained import PretrainedFolder, load_pretrained, open_pretrained
 from models.build import bert_shape, build_model
@@ -112,7 +112,7 @@ def _hard_negatives(cfg: CfgNode, training: PairDataset, start: Start) -> HardNe
     if cfg.NEGATIVES.KIND == "neighbours":
         return neighbour_negatives(training, cfg.NEGATIVES.NEIGHBOURS)
     if cfg.NEGATIVES.KIND == "mined":
-        return mine_with_dual(cfg.NEGATIVES.DUAL, training, cfg.NEGATIVES.TOP)
+        return mine_with_dual(cfg.NEGATIVES.DUAL, training, cfg.NEGATIVES.TOP, run_folder(cfg).path)
     return None
 
 

@@ -17,9 +17,9 @@ from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.cross import candidate_blocks, cross_blocks, rank_candidates, rank_cross
-from engine.evaluation.dual import Progress, check_protocol
 from engine.evaluation.ensemble import check_same_pairs
 from engine.evaluation.pair_scoring import data_identity, pairs_identity, pairs_per_second, score_blocks
+from engine.evaluation.protocol import Progress, check_protocol, measured_weights
 from engine.evaluation.reranking import WEIGHTS, listed_blocks, rerank
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreShards
@@ -32,7 +32,6 @@ from engine.parallel.processes import (
     world_size,
 )
 from engine.ranking.short_lists import ShortLists
-from engine.runs.checkpoint import checkpoint_hash
 from engine.runs.run_log import duration
 from engine.tasks.loading import checkpoint_folder, load_trained, split_name
 
@@ -73,19 +72,13 @@ def load_cross_encoder(cfg: CfgNode) -> CrossEncoder:
     """Return the trained cross encoder that `cfg` names, and EVAL.SPLIT."""
     split = open_pair_split(cfg, split_name(cfg), training=False)
     model, word_piece, state, folder = load_trained(cfg)
-    checkpoint = {
-        "folder": str(folder),
-        "sha256": checkpoint_hash(state),
-        "model": state["model"],
-        "step": state["progress"]["step"],
-    }
     config = config_as_dict(cfg)
     settings = json.dumps([config["MODEL"], config["INPUT"], config["OUTPUT"]["NUM_LABELS"]], sort_keys=True)
     return CrossEncoder(
         model,
         pair_dataset_of(cfg, split, word_piece),
         build_candidates(cfg, split),
-        checkpoint,
+        measured_weights(state, folder),
         hashlib.sha256(settings.encode()).hexdigest(),
     )
 

@@ -16,10 +16,10 @@ from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import FinishedPart
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
-from engine.evaluation.dual import Progress
-from engine.evaluation.shared_dual import evaluate_together
+from engine.evaluation.dual import evaluate
+from engine.evaluation.protocol import Progress
 from engine.runs.checkpoint import load_model
-from engine.tasks.loading import read_vocabulary
+from engine.tasks.loading import read_vocabulary, run_folder
 from engine.weights.cnn_weights import start_cnn
 from models.build import build_model
 
@@ -85,7 +85,7 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
         return len(batches), prefetched(training.batch, batches, cfg.MISC.NUM_WORKERS, first)
 
     def validate(progress: Progress) -> dict[str, float]:
-        return evaluate_together(
+        return evaluate(
             model,
             dev,
             cfg.DATASET.DEV,
@@ -93,6 +93,7 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
             batch_size=cfg.EVAL.BATCH_SIZE,
             block_size=cfg.EVAL.BLOCK_SIZE,
             progress=progress,
+            shared=run_folder(cfg).path,
         ).metrics
 
     return Task(model, vocabulary, training, dev, batches_of, validate, sampler.resume_within_epoch)

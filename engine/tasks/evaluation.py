@@ -12,29 +12,22 @@ from config.load import config_as_dict
 from datasets.build.dual import build_dataset
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.evaluation.dual import (
-    Encoded,
-    Progress,
-    check_protocol,
-    folds_of_images,
-    open_scores,
-    rank_encoded,
-)
+from engine.evaluation.dual import Encoded, encode, rank_encoded
 from engine.evaluation.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
+from engine.evaluation.protocol import Progress, check_protocol, folds_of_images, measured_weights
 from engine.evaluation.result import Result
+from engine.evaluation.score_file import open_scores
 from engine.evaluation.score_shards import ScoreShards
-from engine.evaluation.shared_dual import encode_share, encode_together, rank_share
 from engine.evaluation.swapped import Pair, percent_told_apart, rows_of, swapped_scores
 from engine.parallel.processes import (
     all_or_none,
-    all_reduce,
     broadcast_values,
     is_main,
+    process_number,
     start_process_group,
     world_size,
 )
 from engine.ranking.short_lists import ShortLists
-from engine.runs.checkpoint import checkpoint_hash
 from engine.tasks.cross_evaluation import (
     Say,
     evaluate_cross_encoder,
@@ -98,20 +91,20 @@ def evaluate_checkpoints(
         )
         return Evaluation(*found) if found else None
     start_process_group()
-    if world_size() > 1 and not (len(cfgs) > 1 or scores_path or cfg.EVAL.RERANK_DIR):
-        return _evaluate_shares(cfg, progress)
     datasets = all_or_none(lambda: _open_members(cfgs, cfg.EVAL.SPLIT))
     dataset, pairs = datasets[0], swapped_pairs(cfg, datasets[0])
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
     cross = load_reranker(cfg, dataset) if cfg.EVAL.RERANK_DIR else None
     lists = _short_lists(cfg, cross.dataset) if cross else None
-    tuning = _tune_on_dev(cfgs, progress) if tune else None
+    shared = shards.parent
+    tuning = _tune_on_dev(cfgs, shared, progress) if tune else None
     origin = _tuned_where(cfg) if tuning else "given" if weights else "equal"
     weights = broadcast_values(tuning.weights if tuning else normalized(weights or [1] * len(cfgs)))
     with open_scores(scores_path if is_main() else None, dataset) as scores:
-        encoded, checkpoints, swapped = _encode_weighted(cfgs, datasets, pairs, weights, progress)
-        if not (is_main() or cross):
+        encoded, checkpoints, swapped = _encode_weighted(cfgs, datasets, pairs, weights, shared, progress)
+        if scores_path and not is_main():
             return None
+        alone = scores_path or cross  # one process writes the scores; each makes all short lists
         result = rank_encoded(
             encoded,
             dataset,
@@ -122,7 +115,10 @@ def evaluate_checkpoints(
             scores,
             progress,
             lists,
+            (0, 1) if alone else (process_number(), world_size()),
         )
+        if not (is_main() or cross):
+            return None
     further = {} if swapped is None else {"swapped": percent_told_apart(swapped, pairs)}
     pair_scores = None
     if cross:
@@ -134,44 +130,6 @@ def evaluate_checkpoints(
         return Evaluation(result, checkpoints[0], further, pair_scores)
     result = replace(result, protocol={**result.protocol, "weights": origin})
     return Evaluation(result, _describe(cfgs, checkpoints, weights, tuning), further, pair_scores)
-
-
-def _evaluate_shares(cfg: CfgNode, progress: Progress | None) -> Evaluation | None:
-    """Measure a dual encoder with all processes of the job, none of which ever holds all embeddings."""
-    dataset = all_or_none(lambda: _open_members([cfg], cfg.EVAL.SPLIT)[0])
-    check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
-    model, vocabulary, state, folder = all_or_none(lambda: load_trained(cfg))
-    encoded = encode_share(model, dataset, cfg.EVAL.BATCH_SIZE, progress)
-    result = rank_share(
-        encoded,
-        model.measure,
-        dataset,
-        split_name(cfg),
-        cfg.EVAL.FOLDS,
-        cfg.EVAL.TIE_RULE,
-        cfg.EVAL.BLOCK_SIZE,
-        progress,
-    )
-    pairs, further = swapped_pairs(cfg, dataset), {}
-    if pairs:
-        rows = rows_of(dataset, pairs) - encoded.first_image
-        own = np.flatnonzero((rows >= 0) & (rows < len(encoded.image.vectors)))
-        scores = np.zeros((2, len(pairs)), np.float32)
-        if len(own):
-            chosen, images = [pairs[index] for index in own], encoded.image.vectors[rows[own]]
-            scores[:, own] = swapped_scores(model, vocabulary, chosen, images)
-        further["swapped"] = percent_told_apart(all_reduce(scores, "sum"), pairs)
-    return Evaluation(result, _origin(state, folder), further) if is_main() else None
-
-
-def _origin(state: dict, folder: Path) -> dict:
-    """Return which weights were measured."""
-    return {
-        "folder": str(folder),
-        "sha256": checkpoint_hash(state),
-        "model": state["model"],
-        "step": state["progress"]["step"],
-    }
 
 
 def _check_kinds(cfgs: Sequence[CfgNode], scores_path: str | Path | None) -> None:
@@ -217,10 +175,11 @@ def _encode_weighted(
     datasets: Sequence[RetrievalDataset],
     pairs: Sequence[Pair],
     weights: Sequence[float],
+    shared: Path,
     progress: Progress | None,
 ) -> tuple[Encoded, list[dict], np.ndarray | None]:
     """Return the members' embeddings as one, where they come from, and the mean scores [2,P] of `pairs`."""
-    members = _encode_members(cfgs, datasets, pairs, progress)
+    members = _encode_members(cfgs, datasets, pairs, shared, progress)
     encoded = [member.encoded for member in members]
     swapped = [member.swapped for member in members if member.swapped is not None]
     return (
@@ -234,10 +193,11 @@ def _encode_members(
     cfgs: Sequence[CfgNode],
     datasets: Sequence[RetrievalDataset],
     pairs: Sequence[Pair],
+    shared: Path,
     progress: Progress | None,
 ) -> list[_Member]:
     return [
-        _encode_member(cfg, dataset, cfgs[0].EVAL.BATCH_SIZE, pairs, progress)
+        _encode_member(cfg, dataset, cfgs[0].EVAL.BATCH_SIZE, pairs, shared, progress)
         for cfg, dataset in zip(cfgs, datasets, strict=True)
     ]
 
@@ -247,18 +207,19 @@ def _encode_member(
     dataset: RetrievalDataset,
     batch_size: int,
     pairs: Sequence[Pair],
+    shared: Path,
     progress: Progress | None,
 ) -> _Member:
     """Load a model, and let go of it when it has encoded the split."""
     model, vocabulary, state, folder = all_or_none(lambda: load_trained(cfg))
-    encoded = encode_together(model, dataset, batch_size, progress)
+    encoded = encode(model, dataset, batch_size, progress, shared)
     swapped = None
     if pairs and is_main():
         swapped = swapped_scores(model, vocabulary, pairs, encoded.image[rows_of(dataset, pairs)])
-    return _Member(encoded, _origin(state, folder), swapped)
+    return _Member(encoded, measured_weights(state, folder), swapped)
 
 
-def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning | None:
+def _tune_on_dev(cfgs: Sequence[CfgNode], shared: Path, progress: Progress | None) -> Tuning | None:
     """Search the weights as validations in training measure: on all of the dev split, without folds.
 
     All processes encode, the first searches; the others get None.
@@ -266,7 +227,7 @@ def _tune_on_dev(cfgs: Sequence[CfgNode], progress: Progress | None) -> Tuning |
     cfg = cfgs[0]
     datasets = all_or_none(lambda: _open_members(cfgs, "dev"))
     check_protocol(datasets[0], split_name(cfg, "dev"), folds=1)
-    members = _encode_members(cfgs, datasets, [], progress)
+    members = _encode_members(cfgs, datasets, [], shared, progress)
     if not is_main():
         return None
     ensemble = Ensemble([member.encoded for member in members])

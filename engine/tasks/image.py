@@ -10,11 +10,11 @@ from datasets.build.image import build_image_dataset, build_image_sampler
 from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.pictures.picture import Unreadables
 from datasets.prefetch import prefetched
-from engine.evaluation.dual import Progress
 from engine.evaluation.image import ImageResult, check_searchable, evaluate_images
-from engine.runs.checkpoint import check_family, checkpoint_hash, load_model, resolve_checkpoint
+from engine.evaluation.protocol import Progress, measured_weights
+from engine.runs.checkpoint import check_family, load_model, resolve_checkpoint
 from engine.tasks.dual import Batches, Start, Task
-from engine.tasks.loading import checkpoint_folder, split_name
+from engine.tasks.loading import checkpoint_folder, run_folder, split_name
 from engine.weights.cnn_weights import start_cnn
 from models.build import build_model
 
@@ -38,7 +38,7 @@ def image_task(cfg: CfgNode, start: Start) -> Task:
         return len(batches), prefetched(lambda images: training.batch(images, epoch), batches, workers, first)
 
     def validate(progress: Progress) -> dict[str, float]:
-        metrics = evaluate_loaded(cfg, model, dev, None, progress).metrics
+        metrics = evaluate_loaded(cfg, model, dev, None, progress, run_folder(cfg).path).metrics
         for line in unreadables.describe():
             start.say(line)
         return metrics
@@ -70,12 +70,12 @@ def load_image_encoder(cfg: CfgNode) -> tuple[nn.Layer, dict, Path]:
 
 
 def evaluate_image_encoder(
-    cfg: CfgNode, progress: Progress | None = None
+    cfg: CfgNode, progress: Progress | None = None, shared: Path | None = None
 ) -> tuple[ImageResult, dict, list[str]]:
     """Measure the image encoder that `cfg` names on EVAL.SPLIT, searched in EVAL.GALLERY or in itself.
 
-    Returns the result, which weights were measured (as `engine.tasks.evaluation.Evaluation` holds it), and a
-    line for each picture that could not be read.
+    `shared`: see `evaluate_images`. Returns the result, which weights were measured (as
+    `engine.tasks.evaluation.Evaluation` holds it), and a line for each picture that could not be read.
     """
     model, state, folder = load_image_encoder(cfg)
     unreadables = Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
@@ -84,14 +84,8 @@ def evaluate_image_encoder(
     if cfg.EVAL.GALLERY:
         gallery = build_image_dataset(cfg, cfg.EVAL.GALLERY, training=False, unreadables=unreadables)
     check_searchable(dataset, gallery)
-    result = evaluate_loaded(cfg, model, dataset, gallery, progress)
-    checkpoint = {
-        "folder": str(folder),
-        "sha256": checkpoint_hash(state),
-        "model": state["model"],
-        "step": state["progress"]["step"],
-    }
-    return result, checkpoint, unreadables.describe()
+    result = evaluate_loaded(cfg, model, dataset, gallery, progress, shared)
+    return result, measured_weights(state, folder), unreadables.describe()
 
 
 def evaluate_loaded(
@@ -100,8 +94,9 @@ def evaluate_loaded(
     dataset: ImageDataset,
     gallery: ImageDataset | None = None,
     progress: Progress | None = None,
+    shared: Path | None = None,
 ) -> ImageResult:
-    """Measure `model` on `dataset`, searched in `gallery` or in itself, as EVAL says."""
+    """Measure `model` on `dataset`, searched in `gallery` or in itself, as EVAL says; `shared`: as above."""
     return evaluate_images(
         model,
         dataset,
@@ -111,4 +106,5 @@ def evaluate_loaded(
         cfg.EVAL.BLOCK_SIZE,
         cfg.MISC.NUM_WORKERS,
         progress,
+        shared,
     )

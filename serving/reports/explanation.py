@@ -9,8 +9,8 @@ import paddle
 from config.errors import UserError
 from datasets.features.store import ImageRegions
 from datasets.words.vocabulary import Vocabulary, tokenize
-from engine.evaluation.dual import evaluation_mode
 from engine.evaluation.occlusion import Relevance, measure_relevance
+from engine.evaluation.protocol import evaluation_mode
 from models.vsrn import VSRN
 from serving.search.searcher import Searcher
 

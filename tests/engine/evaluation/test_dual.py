@@ -11,7 +11,8 @@ import paddle
 import pytest
 
 from config.errors import UserError
-from engine.evaluation.dual import encode_captions, encode_images, evaluate, evaluation_mode, order_by_words
+from engine.evaluation.dual import encode_captions, encode_images, evaluate, order_by_words
+from engine.evaluation.protocol import evaluation_mode
 from engine.evaluation.result import format_table, versions, write_result_json
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "evaluation.md"
