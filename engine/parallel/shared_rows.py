@@ -3,6 +3,7 @@
 Processes of one machine read them from one file that is mapped into memory, which holds them once.
 """
 
+import contextlib
 import platform
 import secrets
 from pathlib import Path
@@ -43,7 +44,8 @@ def share_rows(places: np.ndarray, rows: np.ndarray | None, total: int, folder: 
         return all_or_none(lambda: np.asarray(np.memmap(path, np.float32, "r", shape=(total, width))))
     finally:
         if is_main():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # such as a folder that is none
+                path.unlink()
 
 
 def _machine() -> bytes:

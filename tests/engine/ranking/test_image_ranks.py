@@ -215,3 +215,28 @@ def test_summary_in_percent() -> None:
     assert found == pytest.approx(
         {"r1": 100 / 6, "r10": 200 / 6, "r100": 400 / 6, "r1000": 500 / 6, "map_at_r": 25, "r_precision": 30}
     )
+
+
+@pytest.mark.parametrize("processes", [2, 4, 30])
+@pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
+@pytest.mark.parametrize("kept", [1 << 20, 700], ids=["at once", "few at a time"])
+def test_parts_have_the_ranks_of_the_whole_to_the_last_digit(monkeypatch, processes, own, kept) -> None:
+    bounded(monkeypatch)
+    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
+    monkeypatch.setattr("engine.ranking.score_bounds._PAUSE", 3)
+    random = np.random.default_rng(3)
+    labels = random.permutation(np.arange(500) % 60)
+    vectors = random.standard_normal([60, 64])[labels] + 2 * random.standard_normal([500, 64]) + 0.3
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[[11, 80]], vectors[[30, 31]] = vectors[22], 0
+    vectors[100:200] = vectors[0] + 1e-7 * random.standard_normal([100, 64])  # that rounding puts in order
+    arguments = (vectors, labels) if own else (vectors[:200], labels[:200], vectors[200:], labels[200:])
+    whole = image_ranks(*arguments, tie_rule="average", block_size=24)
+    parts = [
+        image_ranks(*arguments, tie_rule="average", block_size=24, part=(number, processes))
+        for number in range(processes)
+    ]
+    order = np.argsort(np.concatenate([part.queries for part in parts]))
+    for name in ("queries", "ranks", "average_precision", "r_precision"):
+        together = np.concatenate([getattr(part, name) for part in parts])[order]
+        np.testing.assert_array_equal(together, getattr(whole, name), err_msg=name)
