@@ -3,13 +3,12 @@
 from pathlib import PurePath
 from typing import NoReturn
 
-from config.families import CROSS_ENCODERS, DUAL_ENCODERS, IMAGE_ENCODERS, METRIC_LOSSES
+from config.families import FAMILIES, LOSSES, losses_of
 from config.values import show, user_error
 
 Values = dict[str, dict]  # section -> key -> value
 Origins = dict[str, str]  # full key -> where its value was given
 IMAGE_METRICS = ("r1", "map_at_r", "r_precision")
-PIXEL_MODELS = ("vsepp", "vse", *IMAGE_ENCODERS)
 VINVL_KEYS = (
     ("INPUT", "NUM_CAPTIONS_PER_IMAGE_TRN"),
     ("INPUT", "NUM_CAPTIONS_PER_IMAGE_DEV"),
@@ -81,17 +80,13 @@ def _check_model(model: dict, origins: Origins) -> None:
 def _check_kind(values: Values, origins: Origins) -> None:
     """A loss belongs to one kind of model, and so do the ways of making a batch."""
     name, loss, optimization = values["MODEL"]["NAME"], values["LOSS"]["NAME"], values["OPTIMIZATION"]
-    of_pairs = loss.startswith("match_")
-    if name in CROSS_ENCODERS and not of_pairs:
-        _refuse(
-            "LOSS.NAME",
-            origins,
-            f"expected a loss of pairs, such as match_cross_entropy, with {name}, got {loss}",
-        )
-    if name in DUAL_ENCODERS and (of_pairs or loss in METRIC_LOSSES):
-        _refuse("LOSS.NAME", origins, f"expected hinge or contrastive with {name}, got {loss}")
+    kind = FAMILIES[name].kind
+    if LOSSES[loss].kind != kind:
+        own = losses_of(kind)
+        listed = " or ".join(own) if len(own) == 2 else f"one of {', '.join(own)}"
+        _refuse("LOSS.NAME", origins, f"expected {listed} with {name}, got {loss}")
     _check_queue(values["LOSS"], name, origins)
-    if name not in CROSS_ENCODERS:
+    if kind != "cross":
         if values["LOSS"]["WORD_WEIGHT"]:
             problem = f"expected 0 with {name}, which guesses no words, got {values['LOSS']['WORD_WEIGHT']}"
             _refuse("LOSS.WORD_WEIGHT", origins, problem)
@@ -108,7 +103,7 @@ def _check_kind(values: Values, origins: Origins) -> None:
 
 def _check_queue(loss: dict, model: str, origins: Origins) -> None:
     size = loss["QUEUE_SIZE"]
-    if size and model not in DUAL_ENCODERS:
+    if size and FAMILIES[model].kind != "dual":
         _refuse("LOSS.QUEUE_SIZE", origins, f"expected 0 with {model}, which has no such queue, got {size}")
     if size and not loss["CROSS_RANK_NEGATIVES"]:
         problem = f"expected LOSS.CROSS_RANK_NEGATIVES=true with a queue, which processes share, got {size}"
@@ -118,7 +113,7 @@ def _check_queue(loss: dict, model: str, origins: Origins) -> None:
 def _check_pairs(values: Values, origins: Origins) -> None:
     """What must hold for a model of pairs alone."""
     model, length = values["MODEL"], values["INPUT"]["MAX_SEQ_LEN"]
-    if model["NAME"] not in CROSS_ENCODERS:
+    if FAMILIES[model["NAME"]].kind != "cross":
         return
     if not 3 <= length <= model["BERT_POSITIONS"]:
         problem = (
@@ -195,17 +190,13 @@ def _check_save_name(name: str, origins: Origins) -> None:
 def _check_pictures(values: Values, origins: Origins) -> None:
     """What must hold where a CNN sees pictures, and where classes are all that is known of them."""
     model, name = values["MODEL"], values["MODEL"]["NAME"]
-    image_only, metric = name in IMAGE_ENCODERS, values["MONITOR"]["BEST_METRIC"]
+    image_only, metric = FAMILIES[name].kind == "image", values["MONITOR"]["BEST_METRIC"]
     if image_only and not model["CNN"]:
         _refuse_value("MODEL.CNN", values, origins, f"a network such as resnet50 with {name}")
-    if model["CNN"] and name not in PIXEL_MODELS:
+    if model["CNN"] and not FAMILIES[name].takes_pictures:
         _refuse_value("MODEL.CNN", values, origins, f'"" with {name}, which takes regions from a file')
     if model["CNN"] and not values["DATASET"]["IMAGE_DIR"]:
         _refuse_value("DATASET.IMAGE_DIR", values, origins, "the folder of the pictures with MODEL.CNN")
-    if image_only != (values["LOSS"]["NAME"] in METRIC_LOSSES) and name not in CROSS_ENCODERS:
-        losses = ", ".join(METRIC_LOSSES)
-        expected = f"one of {losses} with cnn alone, here MODEL.NAME={name}"
-        _refuse_value("LOSS.NAME", values, origins, expected)
     if image_only != (metric in IMAGE_METRICS):
         metrics = f"one of {', '.join(IMAGE_METRICS)}" if image_only else "rsum or mean_recall"
         _refuse_value("MONITOR.BEST_METRIC", values, origins, f"{metrics} with {name}")
@@ -220,7 +211,7 @@ def _check_classes(values: Values, origins: Origins) -> None:
     """What must hold between a metric-learning loss and how a batch is made of classes."""
     name, each = values["LOSS"]["NAME"], values["OPTIMIZATION"]["SAMPLES_PER_CLASS"]
     size = values["OPTIMIZATION"]["BATCH_SIZE"]
-    if values["MODEL"]["NAME"] not in IMAGE_ENCODERS:
+    if FAMILIES[values["MODEL"]["NAME"]].kind != "image":
         return
     if name == "triplet":
         if size % 3:
@@ -244,5 +235,5 @@ def _check_crops(values: Values, origins: Origins) -> None:
         _refuse_value("INPUT.RESIZE", values, origins, expected)
     if inputs["CROP_AREA"][0] > inputs["CROP_AREA"][1]:
         _refuse_value("INPUT.CROP_AREA", values, origins, "the least share before the largest")
-    if inputs["UNREADABLE"] == "skip" and values["MODEL"]["NAME"] not in IMAGE_ENCODERS:
+    if inputs["UNREADABLE"] == "skip" and FAMILIES[values["MODEL"]["NAME"]].kind != "image":
         _refuse_value("INPUT.UNREADABLE", values, origins, "refuse where pictures have captions")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode
 
-from config.families import CROSS_ENCODERS, DUAL_ENCODERS, IMAGE_ENCODERS, METRIC_LOSSES
+from config.families import FAMILIES, LOSSES, describe_losses
 
 Scalar = bool | int | float | str
 
@@ -168,7 +168,7 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
     },
     "MODEL": {
-        "NAME": Key("vsepp", "model family", choices=(*DUAL_ENCODERS, *CROSS_ENCODERS, *IMAGE_ENCODERS)),
+        "NAME": Key("vsepp", "model family", choices=tuple(FAMILIES)),
         "EMBED_DIM": Key(1024, "width D of the joint embedding", minimum=1),
         "CNN": Key(
             "",
@@ -253,28 +253,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "CLASSIFIER_SCALE": Key(2, "oscar: hidden units of the mlp for each of BERT_DIM", minimum=1),
     },
     "LOSS": {
-        "NAME": Key(
-            "hinge",
-            "hinge: hinge ranking loss (VSE, VSE++), summed over the batch; contrastive: symmetric "
-            "InfoNCE with a learned temperature, averaged over the batch; of pairs (oscar), averaged over "
-            "them: match_cross_entropy: softmax over no match and match; match_binary: a sigmoid for each; "
-            "match_regression: squared distance of one value from 0 or 1; match_choice: softmax over a right "
-            "pair and its wrong ones (NEGATIVES.COUNT); of images and their classes (cnn): "
-            "softmax: a classifier, with LABEL_SMOOTHING; triplet: batches of anchor, positive, negative; "
-            "batch_hard: the farthest positive and the nearest negative of each; semi_hard: the nearest "
-            "negative beyond each positive; quadruplet: all quadruplets of two margins; adaptive_quadruplet: "
-            "the same with margins from the batch; margin_sample_mining: the farthest positive and the "
-            "nearest negative of the batch, which PaddlePaddle calls quadruplet",
-            choices=(
-                "hinge",
-                "contrastive",
-                *METRIC_LOSSES,
-                "match_cross_entropy",
-                "match_binary",
-                "match_regression",
-                "match_choice",
-            ),
-        ),
+        "NAME": Key("hinge", describe_losses(), choices=tuple(LOSSES)),
         "MARGIN": Key(
             0.2,
             "margin of the hinge, in units of similarity; of images, in squared distances of unit vectors",

@@ -1,14 +1,16 @@
 """Images with captions, as the batches that train and evaluate a retrieval model."""
 
 from collections.abc import Sequence
-from itertools import chain
+from copy import copy
 
 import numpy as np
 
 from config.errors import UserError
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore, ImageRegions
+from datasets.words.packed_tokens import PackedTokens
 from datasets.words.vocabulary import Vocabulary
+from datasets.words.wordpiece import WordPiece
 
 
 class RetrievalDataset:
@@ -28,7 +30,7 @@ class RetrievalDataset:
         self,
         features: FeatureStore,
         split: CaptionSplit,
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary | WordPiece,
         max_seq_len: int = 0,
         long_captions: str = "cut",
         distinct_captions: bool = False,
@@ -42,33 +44,36 @@ class RetrievalDataset:
         self.num_images = len(split.image_ids)
         self._image_rows = split.image_rows
 
+        self._max_seq_len = max_seq_len
         encoded = _encode(split.captions, vocabulary)
         kept = range(len(encoded))
         if max_seq_len and long_captions == "drop":
             kept = [index for index in kept if len(encoded[index]) <= max_seq_len]
-        elif max_seq_len:
-            encoded = [_cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
+        encoded = [_cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
         self.num_dropped = len(encoded) - len(kept)
         if distinct_captions:
             first = {(split.caption_image[index], encoded[index]): index for index in reversed(kept)}
             kept = sorted(first.values())
-        self.num_captions = len(kept)
-        self.num_repeats = len(encoded) - self.num_dropped - self.num_captions
+        self.num_repeats = len(encoded) - self.num_dropped - len(kept)
         if not kept:
             raise UserError(
                 f"{features.path.parent}: all {self.num_dropped} captions of {split.name} are longer than "
                 f"INPUT.MAX_SEQ_LEN ({max_seq_len} tokens): raise it, or set INPUT.LONG_CAPTIONS=cut"
             )
-        self.captions = [split.captions[index] for index in kept]
-        self.caption_image = split.caption_image[np.asarray(kept)]
+        self._take_captions(
+            [split.captions[index] for index in kept],
+            [encoded[index] for index in kept],
+            split.caption_image[np.asarray(kept)],
+        )
 
-        # Each different sentence is stored once: its tokens, one sentence after another, and where it starts.
-        sentences: dict[tuple[int, ...], int] = {}
-        self.sentence_ids = np.array([sentences.setdefault(encoded[index], len(sentences)) for index in kept])
-        self._tokens = np.fromiter(chain.from_iterable(sentences), dtype=np.int32)
-        sentence_lengths = np.fromiter(map(len, sentences), dtype=np.int64)
-        self._starts = np.cumsum(sentence_lengths) - sentence_lengths
-        self.lengths = sentence_lengths[self.sentence_ids]
+    def with_texts(self, texts: Sequence[str]) -> "RetrievalDataset":
+        """Return the same images with other captions, such as a user's queries, that are none of theirs."""
+        other = copy(self)
+        encoded = [
+            _cut(ids, self._max_seq_len, self.vocabulary.end_id) for ids in _encode(texts, self.vocabulary)
+        ]
+        other._take_captions(list(texts), encoded, np.full(len(texts), -1))
+        return other
 
     def describe(self) -> str:
         """One line: what the split holds."""
@@ -79,7 +84,7 @@ class RetrievalDataset:
         besides = f" ({', '.join(filter(None, left_out))})" if any(left_out) else ""
         return (
             f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
-            f"{self.num_captions} captions{besides}, {len(self._starts)} different sentences"
+            f"{self.num_captions} captions{besides}, {len(self._sentences)} different sentences"
         )
 
     def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -131,22 +136,25 @@ class RetrievalDataset:
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return the text side of `batch` (token_ids, text_len) for captions by index."""
-        lengths = self.lengths[caption_indices]  # [B]
-        starts = self._starts[self.sentence_ids[caption_indices]]  # [B]
-        columns = np.arange(lengths.max(initial=0))  # [T]
-        present = columns < lengths[:, None]  # [B,T]
-        token_ids = np.full(present.shape, self.vocabulary.pad_id, dtype=np.int64)
-        token_ids[present] = self._tokens[(starts[:, None] + columns)[present]]
-        return {"token_ids": token_ids, "text_len": lengths}
+        return self._sentences.batch(self.sentence_ids[caption_indices], self.vocabulary.pad_id)
+
+    def _take_captions(
+        self, captions: list[str], encoded: Sequence[tuple[int, ...]], caption_image: np.ndarray
+    ) -> None:
+        self.captions, self.caption_image, self.num_captions = captions, caption_image, len(captions)
+        sentences: dict[tuple[int, ...], int] = {}  # each different one is stored once
+        self.sentence_ids = np.array([sentences.setdefault(ids, len(sentences)) for ids in encoded])
+        self._sentences = PackedTokens.of(sentences)
+        self.lengths = self._sentences.lengths[self.sentence_ids]
 
 
-def _encode(captions: Sequence[str], vocabulary: Vocabulary) -> list[tuple[int, ...]]:
+def _encode(captions: Sequence[str], vocabulary: Vocabulary | WordPiece) -> list[tuple[int, ...]]:
     """Encode captions, each different text once: data sets repeat many."""
     known = {text: tuple(vocabulary.encode(text)) for text in dict.fromkeys(captions)}
     return [known[text] for text in captions]
 
 
 def _cut(ids: tuple[int, ...], max_seq_len: int, end_id: int | None) -> tuple[int, ...]:
-    if len(ids) <= max_seq_len:
+    if not max_seq_len or len(ids) <= max_seq_len:
         return ids
     return ids[:max_seq_len] if end_id is None else (*ids[: max_seq_len - 1], end_id)

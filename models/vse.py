@@ -27,7 +27,8 @@ class DualEncoder(nn.Layer):
 
     A batch holds `features` [B,F], or `regions` [B,R,F] with `num_regions` [B], which are averaged, or
     `image` [B,3,H,W], where the image encoder sees pixels; and `token_ids` [B,T] with `text_len` [B].
-    `gather` brings the embeddings to be compared together, as `gather_rows` does from all processes.
+    `gather` brings the embeddings to be compared together, as `gather_rows` does from all processes. A model
+    with a `captioner` also writes captions.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class DualEncoder(nn.Layer):
         self.text_encoder = text_encoder
         self.measure = measure
         self.gather = gather
+        self.captioner: nn.Layer | None = None
 
     def encode_image(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's images."""
@@ -55,6 +57,10 @@ class DualEncoder(nn.Layer):
     def encode_text(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's captions."""
         return self.text_encoder(batch["token_ids"], batch["text_len"])
+
+    def affinities(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """Return how strongly each graph block relates the regions, [B,R,R] each; nothing without a graph."""
+        return []
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
         """Return the scores [I,T] of `image` [I,D] and `text` [T,D]; higher is more similar."""

@@ -198,6 +198,10 @@ class VSRN(DualEncoder):
         """Return the embeddings [B,D] of `regions` [B,R,F] with `num_regions` [B]."""
         return self.image_encoder(batch["regions"], batch["num_regions"])
 
+    def affinities(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """Return the affinities [B,R,R] of the regions in each graph block (1909.02701, eq. 2)."""
+        return self.image_encoder.affinities(batch["regions"], batch["num_regions"])
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what a `DualEncoder` does, and with a captioner in training the `word_logits` [W,V] and
         `words` [W] of what it should have written."""

@@ -20,7 +20,6 @@ import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run, start_runtime
@@ -29,7 +28,6 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
-from config.families import IMAGE_ENCODERS
 from config.load import (
     FrozenConfig,
     add_config_arguments,
@@ -39,9 +37,6 @@ from config.load import (
 )
 from config.values import user_error
 from engine.runtime import Runtime
-
-if TYPE_CHECKING:
-    from engine.tasks.evaluation import Evaluation
 
 
 def main() -> int:
@@ -114,11 +109,12 @@ def evaluate(
     scores_path: str | None,
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
-    from engine.tasks.loading import run_folder
-    from engine.tasks.evaluation import evaluate_checkpoints
-    from engine.parallel.processes import is_main
+    from engine.evaluation.result import versions, write_result_json
     from engine.parallel.lifeline import joined_processes
-    from engine.evaluation.result import write_result_json, versions
+    from engine.parallel.processes import is_main
+    from engine.tasks.kinds import kind_of
+    from engine.tasks.loading import run_folder
+    from engine.tasks.task import EvaluationOptions
 
     cfg = cfgs[0]
     path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
@@ -128,56 +124,17 @@ def evaluate(
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     say = print_line if is_main() else ignore
     say(runtime.describe())
-    if any(each.MODEL.NAME in IMAGE_ENCODERS for each in cfgs):
-        return evaluate_pictures(cfgs, path, scores_path)
     with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
-        found = evaluate_checkpoints(cfgs, path.parent / "scores", weights, tune, scores_path, show, say)
+        options = EvaluationOptions(path.parent / "scores", weights, tune, scores_path, show, say)
+        found = kind_of(cfg).measure(cfgs, options)
     if found is None:  # the first process has the result
         return 0
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
     if found.pair_scores:
         found.pair_scores.delete()
-    print_found(found)
-    print(f"written: {path}" + (f" and {scores_path}" if scores_path else ""))
+    written = f"written: {path}" + (f" and {scores_path}" if scores_path else "")
+    print("\n".join([*found.lines, written]))
     return 0
-
-
-def evaluate_pictures(cfgs: Sequence[CfgNode], path: Path, scores_path: str | None) -> int:
-    """Evaluate an image encoder; print the table and write result.json."""
-    from engine.tasks.image import evaluate_image_encoder
-    from engine.parallel.processes import is_main
-    from engine.evaluation.image import format_images
-    from engine.parallel.lifeline import joined_processes
-    from engine.evaluation.result import describe_checkpoint, versions, write_result_json
-
-    if len(cfgs) > 1 or scores_path:
-        problem = "--save_scores" if scores_path else f"{len(cfgs)} --checkpoints"
-        raise user_error(
-            WHERE, f"expected one checkpoint and no --save_scores with an image encoder, got {problem}"
-        )
-    with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
-        result, checkpoint, unreadable = evaluate_image_encoder(cfgs[0], show, path.parent)
-    if not is_main():
-        return 0
-    write_result_json(path, result, checkpoint, config_as_dict(cfgs[0]), versions())
-    lines = [*unreadable, describe_checkpoint(checkpoint, result.protocol), format_images(result)]
-    print("\n".join([*lines, f"written: {path}"]))
-    return 0
-
-
-def print_found(found: "Evaluation") -> None:
-    """Print what was measured, as tables."""
-    from engine.evaluation.result import describe_checkpoint, format_reranked, format_table
-
-    print(describe_checkpoint(found.checkpoint, found.result.protocol))
-    print(format_table(found.result))
-    rerank = found.further.get("rerank", {})
-    if rerank:
-        print(f"\n{format_reranked(rerank, found.result.metrics)}\n")
-    for name, further in (("", found.further), (" after re-ranking", rerank)):
-        if "swapped" in further:
-            shown = ", ".join(f"{kind} {value:.1f}" for kind, value in further["swapped"].items())
-            print(f"swapped captions told apart{name}, percent (chance 50): {shown}")
 
 
 def print_line(line: str) -> None:

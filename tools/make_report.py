@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.families import IMAGE_ENCODERS
+from config.families import FAMILIES
 from config.load import load_config
 
 
@@ -50,80 +50,48 @@ def main() -> int:
         load_config(folder / "config.yaml", [f"EVAL.CHECKPOINT_DIR={folder}/best"]) for folder in folders
     ]
     start_runtime(configs[0])
-    if any(cfg.MODEL.NAME in IMAGE_ENCODERS for cfg in configs):
-        print(f"written: {make_image_report(folders, configs, out, arguments.title or 'Image retrieval')}")
-        return 0
-    title = arguments.title or "Image-text retrieval"
-    print(f"written: {make_report(folders, configs, out, title, arguments.images)}")
+    print(f"written: {make_report(folders, configs, out, arguments.title, arguments.images)}")
     return 0
 
 
 def make_report(
-    folders: list[Path], configs: list[CfgNode], out: Path, title: str, images: str | None
+    folders: list[Path], configs: list[CfgNode], out: Path, title: str | None, images: str | None
 ) -> Path:
-    """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page."""
-    from datasets.build.dual import build_dataset
-    from engine.tasks.loading import evaluate_split, load_trained, measure_swapped, split_name
-    from engine.tasks.cross_evaluation import refuse_cross_encoder
-    from engine.runs.checkpoint import checkpoint_hash
-    from engine.evaluation.result import read_reranked
-    from engine.runs.run_folder import read_log
+    """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page of their kind."""
+    from engine.tasks.kinds import kind_of
+    from serving.reports.image_report import ImageRun, write_image_report
     from serving.reports.pictures import PictureFolder, image_folder
     from serving.reports.report import RunReport, refuse_others, write_report
-    from serving.search.searcher import Searcher
 
+    kind, names, runs = one_kind(configs), display_names(folders), []
+    for folder, cfg in zip(folders, configs, strict=True):
+        print(f"measuring {folder}", flush=True)
+        reported = kind_of(cfg).reports(cfg)
+        if kind == "image":
+            runs.append(ImageRun.of(names[folder], reported))
+        else:
+            runs.append(RunReport.of(names[folder], reported, cfg.EVAL.BATCH_SIZE))
+            refuse_others(runs[0], runs[-1])
+    if kind == "image":
+        return write_image_report(out, title or "Image retrieval", runs)
     data = configs[0].DATASET
-    pictures = PictureFolder(
-        image_folder("", images) if images else image_folder(data.DATA_DIR, data.IMAGE_DIR)
-    )
-    names = display_names(folders)
-    reports = []
-    for cfg in configs:
-        refuse_cross_encoder(cfg)
-    for folder, cfg in zip(folders, configs, strict=True):
-        print(f"measuring {folder}", flush=True)
-        model, vocabulary, state, _ = load_trained(cfg)
-        dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
-        result = evaluate_split(cfg, model, dataset)
-        measured = folder / f"eval_{cfg.EVAL.SPLIT}" / "result.json"
-        report = RunReport(
-            name=names[folder],
-            family=state["model"],
-            searcher=Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE),
-            result=result,
-            log=read_log(folder / "log.jsonl"),
-            swapped=measure_swapped(cfg, model, vocabulary, dataset).get("swapped", {}),
-            rerank=read_reranked(measured, checkpoint_hash(state), result.protocol),
-        )
-        reports.append(report)
-        refuse_others(reports[0], report)
-    if not any(pictures.find(image_id) for image_id in reports[0].searcher.dataset.image_ids):
+    folder = image_folder("", images) if images else image_folder(data.DATA_DIR, data.IMAGE_DIR)
+    pictures = PictureFolder(folder)
+    if not any(pictures.find(image_id) for image_id in runs[0].searcher.dataset.image_ids):
         print("no pictures to show: name their folder with --images path/to/pictures")
-    return write_report(out, title, reports, pictures)
+    return write_report(out, title or "Image-text retrieval", runs, pictures)
 
 
-def make_image_report(folders: list[Path], configs: list[CfgNode], out: Path, title: str) -> Path:
-    """Measure the best checkpoint of every image encoder on its EVAL.SPLIT and write the page."""
-    from datasets.build.image import build_image_dataset
-    from engine.tasks.loading import split_name
-    from engine.tasks.image import evaluate_loaded, load_image_encoder
-    from engine.runs.run_folder import read_log
-    from serving.reports.image_report import ImageRun, write_image_report
-
-    others = [cfg.MODEL.NAME for cfg in configs if cfg.MODEL.NAME not in IMAGE_ENCODERS]
-    if others:
-        raise UserError(f"expected image encoders alone in their report, got {others[0]}: write one on each")
-    names, runs = display_names(folders), []
-    for folder, cfg in zip(folders, configs, strict=True):
-        print(f"measuring {folder}", flush=True)
-        model = load_image_encoder(cfg)[0]
-        dataset = build_image_dataset(cfg, split_name(cfg), training=False)
-        gallery = build_image_dataset(cfg, cfg.EVAL.GALLERY, training=False) if cfg.EVAL.GALLERY else None
-        result = evaluate_loaded(cfg, model, dataset, gallery)
-        parameters = sum(parameter.size for parameter in model.parameters())
-        log = read_log(folder / "log.jsonl")
-        runs.append(ImageRun(names[folder], parameters, result, dataset, gallery or dataset, log))
-    return write_image_report(out, title, runs)
+def one_kind(configs: list[CfgNode]) -> str:
+    """Return the kind of model of all runs; raise UserError where there are several."""
+    first = configs[0].MODEL.NAME
+    for cfg in configs[1:]:
+        if FAMILIES[cfg.MODEL.NAME].kind != FAMILIES[first].kind:
+            raise UserError(
+                f"expected runs of one kind of model in a report, got {first} and {cfg.MODEL.NAME}: write a "
+                "report on each"
+            )
+    return FAMILIES[first].kind
 
 
 def display_names(folders: list[Path]) -> dict[Path, str]:

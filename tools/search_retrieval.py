@@ -55,18 +55,17 @@ def main() -> int:
 def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: str | None) -> int:
     """Answer one query on the terminal, as a contact sheet and as a page."""
     from datasets.build.dual import build_dataset
-    from engine.tasks.loading import load_trained, run_folder, split_name
-    from engine.tasks.cross_evaluation import refuse_cross_encoder
+    from engine.tasks import dual
+    from engine.tasks.loading import run_folder, split_name
     from serving.reports.pages import write_search_page
     from serving.reports.pictures import PictureFolder, ContactSheetTile, contact_sheet, image_folder
     from serving.search.searcher import Searcher
 
-    refuse_cross_encoder(cfg)
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
-    model, vocabulary, state, folder = load_trained(cfg)
-    dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+    trained = dual.load(cfg)
+    dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     reranker, second = build_reranker(cfg, dataset)
-    searcher = Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
+    searcher = Searcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
     count = max(top_k, cfg.EVAL.RERANK_K) if reranker else top_k
     captions = []
     if text is not None:
@@ -93,8 +92,8 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
     tiles = [ContactSheetTile(hit.name, f"{hit.score:.3f}") for hit in images]
     sheet = contact_sheet(title, tiles, pictures, query=shown)
     note = (
-        f"The best of {dataset.num_images} pictures of the split {dataset.name}, by {state['model']} "
-        f"({folder}, step {state['progress']['step']}){second}."
+        f"The best of {dataset.num_images} pictures of the split {dataset.name}, by "
+        f"{trained.describe()}{second}."
     )
     for path in write_search_page(target, title, note, shown, images, captions, pictures, sheet):
         print(f"written: {path}")
@@ -103,7 +102,7 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
 
 def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker | None", str]:
     """Return what re-ranks hits in `dataset` as EVAL.RERANK_DIR says, and words on it; without it nothing."""
-    from engine.tasks.cross_evaluation import load_reranker
+    from engine.tasks.reranking import load_reranker
     from serving.search.reranker import Reranker
 
     if not cfg.EVAL.RERANK_DIR:

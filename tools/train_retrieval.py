@@ -69,7 +69,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         wait_for_all,
         world_size,
     )
-    from engine.training.progress import nothing_left
+    from engine.training.outcomes import nothing_left
     from engine.runs.run_log import RunLog
 
     folder = run_folder(cfg)
@@ -90,7 +90,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     except BaseException:
         folder.abandon()
         raise
-    over = nothing_left(trainer.progress, trainer.settings)
+    over = nothing_left(trainer.position, trainer.settings)
     if over:
         log.print_line(f"nothing left to train in {folder.path}: {over}")
         return 0
@@ -103,7 +103,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
         write_atomically(folder.path / vocabulary.file_name, vocabulary.to_text())
     code = fit(trainer, log)
     if is_main() and code == 0:
-        best = trainer.progress
+        best = trainer.position
         print(f"done: best {cfg.MONITOR.BEST_METRIC} {best.best_score:.1f} at step {best.best_step}")
         evaluate = Path(sys.argv[0]).with_name("eval_retrieval.py")
         print(f"next: python {shlex.join([str(evaluate), '--cfg_file', str(folder.config_file)])}")
@@ -112,7 +112,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
 
 def fit(trainer: "Trainer", log: "RunLog") -> int:
     """Train to the end, a signal or a failure; return the exit code."""
-    from engine.training.progress import TrainingFailedError, TrainingStoppedError
+    from engine.training.outcomes import TrainingFailedError, TrainingStoppedError
 
     stop_on_signals(trainer)
     state = "failed"
@@ -120,11 +120,11 @@ def fit(trainer: "Trainer", log: "RunLog") -> int:
         trainer.fit()
         state = "finished"
     except TrainingStoppedError as stop:
-        state, step = "stopped", trainer.progress.step
+        state, step = "stopped", trainer.position.step
         log.event("stopped", step, f"{stop} at step {step}; saved, --resume goes on")
         return stop.exit_code
     except TrainingFailedError as failure:
-        log.log_event("failed", trainer.progress.step, str(failure))
+        log.log_event("failed", trainer.position.step, str(failure))
         if trainer.rank == 0:
             print(f"error: {failure}", file=sys.stderr)
         return 1

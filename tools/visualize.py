@@ -23,7 +23,7 @@ from config.load import add_config_arguments, config_from_arguments
 
 if TYPE_CHECKING:
     from datasets.retrieval_dataset import RetrievalDataset
-    from serving.reports.explanation import Attention
+    from serving.reports.explanation import Explanation
 
 
 def main() -> int:
@@ -59,18 +59,17 @@ def visualize(
 ) -> int:
     """Draw what the model made of one image, and say it on the terminal."""
     from datasets.build.dual import build_dataset
-    from engine.tasks.loading import load_trained, run_folder, split_name
-    from engine.tasks.cross_evaluation import refuse_cross_encoder
-    from serving.reports.explanation import attend, read_sentence
+    from engine.tasks import dual
+    from engine.tasks.loading import run_folder, split_name
+    from serving.reports.explanation import explain, read_sentence
     from serving.reports.explanation_page import attention_section, write_attention
     from serving.reports.pictures import PictureFolder, image_folder
     from serving.reports.region_view import region_view
     from serving.search.searcher import Searcher
 
-    refuse_cross_encoder(cfg)
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR))
-    model, vocabulary, state, folder = load_trained(cfg)
-    dataset = build_dataset(cfg, split_name(cfg), vocabulary, training=False)
+    trained = dual.load(cfg)
+    dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     row = find_row(cfg, dataset, image)
     image_id, regions = dataset.image_ids[row], dataset.regions(row)
     view, notes = region_view(image_id, regions, pictures)
@@ -79,15 +78,12 @@ def visualize(
             f"--region: expected 1 to {len(view.labels)}, as {image_id} has regions, got {region}"
         )
     if text is not None:
-        read_sentence(text, vocabulary)  # refuse what cannot be read before all pictures are encoded
-    searcher = Searcher(model, vocabulary, dataset, cfg.EVAL.BATCH_SIZE)
-    attention = attend(searcher, row, regions, text)
+        read_sentence(text, trained.words)  # refuse what cannot be read before all pictures are encoded
+    searcher = Searcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
+    attention = explain(searcher, row, regions, text)
     section = attention_section(attention, view, notes, top_k, None if region is None else region - 1)
     print("\n".join([*notes, *summary(attention, list(view.labels), top_k)]))
-    note = (
-        f"By {state['model']} ({folder}, step {state['progress']['step']}), "
-        f"among the {dataset.num_images} pictures of the split {dataset.name}."
-    )
+    note = f"By {trained.describe()}, among the {dataset.num_images} pictures of the split {dataset.name}."
     target = Path(out) if out else run_folder(cfg).path / "visualize" / file_name(image_id)
     for path in write_attention(target, section, note):
         print(f"written: {path}")
@@ -124,7 +120,7 @@ def splits_with(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> list[s
     return found
 
 
-def summary(attention: "Attention", labels: list[str], top_k: int) -> list[str]:
+def summary(attention: "Explanation", labels: list[str], top_k: int) -> list[str]:
     """Return what was seen, as lines for the terminal."""
     relevance, listening = attention.relevance, attention.listening
     width = max(map(len, [*labels, *attention.sentence.words])) + 2

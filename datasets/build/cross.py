@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from datasets.build.dual import data_folder, feature_path, load_split
+from datasets.build.words import build_words
 from datasets.captions.load import CaptionSplit
 from datasets.captions.tags import tags_of_classes, tags_of_features, tags_of_predictions
 from datasets.captions.vinvl import read_caption_index
@@ -59,21 +60,10 @@ def open_pair_split(cfg: CfgNode, split: str, training: bool, num_images: int = 
 
 def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
     """Load INPUT.VOCAB_FILE, or make a vocabulary of the captions and tags of the training split."""
-    lower_case = cfg.INPUT.DO_LOWER_CASE
-    if cfg.INPUT.VOCAB_FILE:
-        return WordPiece.load(cfg.INPUT.VOCAB_FILE, lower_case)
-    texts = chain(training.captions.captions, chain.from_iterable(training.tags() or ()))
-    return WordPiece.build(texts, cfg.INPUT.VOCAB_THRESHOLD, lower_case)
-
-
-def build_pair_dataset(
-    cfg: CfgNode, split: str, word_piece: WordPiece, training: bool = False, num_images: int = 0
-) -> PairDataset:
-    """Open the split of that name, or its first `num_images` images (0: all), as pairs.
-
-    Raises `UserError` for data that is missing or does not fit together.
-    """
-    return pair_dataset_of(cfg, open_pair_split(cfg, split, training, num_images), word_piece)
+    captions = training.captions.captions
+    return build_words(
+        cfg, lambda: chain(captions, chain.from_iterable(training.tags() or ())), training.captions.name
+    )
 
 
 def pair_dataset_of(cfg: CfgNode, split: PairSplit, word_piece: WordPiece) -> PairDataset:

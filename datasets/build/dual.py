@@ -1,11 +1,14 @@
 """From the configuration to vocabulary, data set and sampler."""
 
+from itertools import chain
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from config.errors import UserError
+from config.families import FAMILIES
 from datasets.build.image import build_picture_store
+from datasets.build.words import Words, build_words
 from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
 from datasets.captions.vinvl import load_vinvl_captions, read_vinvl_captions
 from datasets.features.formats import open_features
@@ -13,41 +16,29 @@ from datasets.features.npy import NpyFeatures
 from datasets.features.store import FeatureStore
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import BatchSampler
-from datasets.words.vocabulary import Vocabulary
-
-REGION_MODELS = ("vsrn",)  # they see every region; the others see the mean of an image's regions
 
 
-def build_vocabulary(cfg: CfgNode) -> Vocabulary:
-    """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
+def build_vocabulary(cfg: CfgNode) -> Words:
+    """Load INPUT.VOCAB_FILE, or collect the words of INPUT.VOCAB_SPLITS (empty: the training split).
 
     Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
     """
-    tokenizer, path = cfg.INPUT.TOKENIZER, cfg.INPUT.VOCAB_FILE
-    if path:
-        vocabulary = Vocabulary.load(path, tokenizer)
-        if vocabulary.tokenizer != tokenizer:
-            raise UserError(
-                f"{path}: made with the tokenizer {vocabulary.tokenizer}, INPUT.TOKENIZER is {tokenizer}: "
-                f"add INPUT.TOKENIZER={vocabulary.tokenizer}"
-            )
-        return vocabulary
     splits = list(cfg.INPUT.VOCAB_SPLITS) or [cfg.DATASET.TRAIN]
-    captions = [caption for split in splits for caption in _read_captions(cfg, split)]
-    source = _caption_path(cfg, splits[0])
-    return Vocabulary.build(
-        captions, tokenizer, cfg.INPUT.VOCAB_THRESHOLD, cfg.INPUT.VOCAB_LAYOUT, str(source)
+    return build_words(
+        cfg,
+        lambda: chain.from_iterable(_read_captions(cfg, split) for split in splits),
+        str(_caption_path(cfg, splits[0])),
     )
 
 
-def build_dataset(cfg: CfgNode, split: str, vocabulary: Vocabulary, training: bool) -> RetrievalDataset:
+def build_dataset(cfg: CfgNode, split: str, vocabulary: Words, training: bool) -> RetrievalDataset:
     """Open the split of that name (such as DATASET.DEV); only in training may long captions be dropped.
 
     Raises `UserError` for data that is missing or does not fit together.
     """
     sees_pictures = bool(cfg.MODEL.CNN)
     features = build_picture_store(cfg, split, training) if sees_pictures else build_features(cfg, split)
-    sees_regions = cfg.MODEL.NAME in REGION_MODELS
+    sees_regions = FAMILIES[cfg.MODEL.NAME].sees_regions
     if sees_regions and features.max_regions is None:
         raise UserError(
             f"{features.path}: one vector an image, but MODEL.NAME={cfg.MODEL.NAME} needs regions "

@@ -38,3 +38,8 @@ def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
                 f"expected image_id, kind, caption and swapped, got {line[:30]!r} ({path}, line {number})"
             ) from error
     return pairs
+
+
+def swapped_pairs(folder: str | Path, split: str) -> list[SwappedPair]:
+    """Read the swapped captions of a split; none where the data set has no file of them."""
+    return load_swapped(Path(folder), split) if (Path(folder) / f"{split}_swapped.jsonl").is_file() else []

@@ -1,6 +1,8 @@
 """Many short rows of token ids in one array."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -24,6 +26,24 @@ class PackedTokens:
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.ids[self.starts[row] : self.starts[row] + self.lengths[row]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[int]]) -> "PackedTokens":
+        """Pack rows of token ids."""
+        rows = list(rows)
+        return cls(
+            np.fromiter(chain.from_iterable(rows), dtype=np.int32),
+            np.fromiter(map(len, rows), dtype=np.int64),
+        )
+
+    def batch(self, rows: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        """Return `rows` [B] as token_ids int64 [B,T], padded to the longest, and text_len int64 [B]."""
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max(initial=0))  # [T]
+        present = columns < lengths[:, None]  # [B,T]
+        token_ids = np.full(present.shape, pad_id, dtype=np.int64)
+        token_ids[present] = self.ids[(self.starts[rows][:, None] + columns)[present]]
+        return {"token_ids": token_ids, "text_len": lengths}
 
     def cut(self, longest: int) -> "PackedTokens":
         """Return the first `longest` tokens of each row."""

@@ -121,10 +121,18 @@ class Vocabulary:
         content = json.dumps([self.tokenizer, self.layout, self.words])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
+    def tokens(self, text: str) -> list[str]:
+        """Return the words of a caption, known or not."""
+        return tokenize(text, self.tokenizer)
+
+    def knows(self, token: str) -> bool:
+        """Tell whether `token` has an id of its own."""
+        return token in self._ids
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a caption, framed by the layout's markers."""
         unk, get = self._unk_id, self._ids.get
-        ids = [get(token, unk) for token in tokenize(text, self.tokenizer)]
+        ids = [get(token, unk) for token in self.tokens(text)]
         if self.start_id is not None:
             ids.insert(0, self.start_id)
         if self.end_id is not None:

@@ -37,9 +37,10 @@ class WordPiece:
     def __init__(self, pieces: Sequence[str], lower_case: bool = True, source: str = "vocabulary") -> None:
         self.pieces = list(pieces)
         self.lower_case = lower_case
-        ids = _ids_of(self.pieces, source)
+        self._ids = ids = _ids_of(self.pieces, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[marker] for marker in MARKERS)
         self.mask_id = ids.get("[MASK]", self.unk_id)
+        self.start_id, self.end_id = self.cls_id, self.sep_id
         model = WordPieceModel(ids, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD)
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = _normalizer(lower_case)
@@ -89,9 +90,21 @@ class WordPiece:
         finally:
             draft.unlink(missing_ok=True)
 
+    def tokens(self, text: str) -> list[str]:
+        """Return the pieces of a text, without markers; a word without pieces stands as it is written."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return [
+            text[slice(*place)] if index == self.unk_id else piece
+            for piece, index, place in zip(encoded.tokens, encoded.ids, encoded.offsets, strict=True)
+        ]
+
+    def knows(self, token: str) -> bool:
+        """Tell whether `token`, one of `tokens`, is a piece of the vocabulary."""
+        return token in self._ids
+
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without markers."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Return the ids of a caption, framed by `[CLS]` and `[SEP]`."""
+        return [self.start_id, *self._tokenizer.encode(text, add_special_tokens=False).ids, self.end_id]
 
     def encode_all(self, texts: Sequence[str]) -> PackedTokens:
         """Return the ids of many texts, without markers."""

@@ -1,8 +1,7 @@
-"""What the evaluations of all kinds of model have in common: folds, protocol, checks, which weights."""
+"""What the evaluations of all kinds of model have in common: folds, protocol, checks."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from paddle import nn
@@ -14,7 +13,6 @@ from engine.evaluation.result import Result
 from engine.ranking.counter import TIE_RULES
 from engine.ranking.metrics import summarize
 from engine.ranking.ranks import RanksBothWays
-from engine.runs.checkpoint import checkpoint_hash
 
 Progress = Callable[[str, int, int], None]  # is told a stage, what is done of it, and its size
 
@@ -97,13 +95,3 @@ def evaluation_mode(model: nn.Layer) -> Iterator[None]:
     finally:
         for layer, training in modes:
             layer.training = training
-
-
-def measured_weights(state: dict, folder: Path) -> dict[str, str | int]:
-    """Return which weights were measured: the `state` of the checkpoint in `folder`."""
-    return {
-        "folder": str(folder),
-        "sha256": checkpoint_hash(state),
-        "model": state["model"],
-        "step": state["progress"]["step"],
-    }

@@ -117,6 +117,19 @@ def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def format_measured(result: Result, checkpoint: dict, further: dict) -> list[str]:
+    """Return the lines of an evaluation: which weights, the table, and what was measured besides."""
+    lines = [describe_checkpoint(checkpoint, result.protocol), format_table(result)]
+    rerank = further.get("rerank", {})
+    if rerank:
+        lines.append(f"\n{format_reranked(rerank, result.metrics)}\n")
+    for name, found in (("", further), (" after re-ranking", rerank)):
+        if "swapped" in found:
+            shown = ", ".join(f"{kind} {value:.1f}" for kind, value in found["swapped"].items())
+            lines.append(f"swapped captions told apart{name}, percent (chance 50): {shown}")
+    return lines
+
+
 def describe_checkpoint(checkpoint: dict, protocol: dict) -> str:
     """Return which weights were measured; of several, a line for each and how they were weighted."""
     if "members" not in checkpoint:

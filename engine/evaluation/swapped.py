@@ -1,55 +1,29 @@
 """Swapped captions: does a model tell a true sentence from the same words in another order?"""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import paddle
 
 from config.errors import UserError
+from datasets.captions.swapped import SwappedPair
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
 from datasets.retrieval_dataset import RetrievalDataset
-from datasets.words.vocabulary import Vocabulary
-from engine.evaluation.dual import encode_images
 from engine.evaluation.pair_scoring import score_pairs
 from engine.evaluation.protocol import evaluation_mode
 
 
-class Pair(Protocol):
-    """A true caption of an image and a false one of the same words; `kind` says what was exchanged."""
-
-    image_id: str
-    kind: str
-    caption: str
-    swapped: str
-
-
-def swapped_accuracy(
-    model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset, pairs: Sequence[Pair]
-) -> dict[str, float]:
-    """Return the percent of pairs in which the true caption scores higher, by kind and for `all`.
-
-    Raises UserError for a pair whose image is not in the split.
-    """
-    images = encode_images(model, dataset)[rows_of(dataset, pairs)]  # [P,D]
-    scores = swapped_scores(model, vocabulary, pairs, images)
-    return percent_told_apart(scores, pairs)
-
-
 def swapped_scores(
-    model: paddle.nn.Layer,
-    vocabulary: Vocabulary,
-    pairs: Sequence[Pair],
-    images: np.ndarray,
+    model: paddle.nn.Layer, dataset: RetrievalDataset, pairs: Sequence[SwappedPair], images: np.ndarray
 ) -> np.ndarray:
     """Return the scores [2,P] of the pairs' true captions, and of the false ones, with their images [P,D]."""
     sides = [pair.caption for pair in pairs], [pair.swapped for pair in pairs]
-    return np.stack([_paired_scores(model, images, _encode(model, vocabulary, texts)) for texts in sides])
+    return np.stack([_paired_scores(model, images, _encode(model, dataset, texts)) for texts in sides])
 
 
 def cross_swapped_scores(
-    model: paddle.nn.Layer, dataset: PairDataset, pairs: Sequence[Pair], batch_tokens: int
+    model: paddle.nn.Layer, dataset: PairDataset, pairs: Sequence[SwappedPair], batch_tokens: int
 ) -> np.ndarray:
     """Return the scores [2,P] that a cross encoder gives to the same; `batch_tokens`: see `score_pairs`."""
     texts = [pair.caption for pair in pairs] + [pair.swapped for pair in pairs]
@@ -60,7 +34,7 @@ def cross_swapped_scores(
     return scores.reshape(2, -1)
 
 
-def percent_told_apart(scores: np.ndarray, pairs: Sequence[Pair]) -> dict[str, float]:
+def percent_told_apart(scores: np.ndarray, pairs: Sequence[SwappedPair]) -> dict[str, float]:
     """Return the percent of `pairs` in which the true caption scores higher, by kind and for `all`.
 
     `scores` [2,P] as of `swapped_scores`. A tie counts half, so that a model which ignores the order of words
@@ -75,7 +49,7 @@ def percent_told_apart(scores: np.ndarray, pairs: Sequence[Pair]) -> dict[str, f
     }
 
 
-def rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[Pair]) -> np.ndarray:
+def rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[SwappedPair]) -> np.ndarray:
     """Return the image of each pair, int64 [P]; raise UserError for one that is not in the split."""
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)
@@ -87,18 +61,14 @@ def rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[Pair]) -> n
 
 
 def _encode(
-    model: paddle.nn.Layer, vocabulary: Vocabulary, texts: list[str], batch_size: int = 256
+    model: paddle.nn.Layer, dataset: RetrievalDataset, texts: list[str], batch_size: int = 256
 ) -> np.ndarray:
-    embeddings = []
+    captions, embeddings = dataset.with_texts(texts), []
     with evaluation_mode(model), paddle.no_grad():
         for start in range(0, len(texts), batch_size):
-            encoded = [vocabulary.encode(text) for text in texts[start : start + batch_size]]
-            lengths = np.asarray([len(ids) for ids in encoded])
-            token_ids = np.full((len(encoded), lengths.max()), vocabulary.pad_id, dtype=np.int64)
-            for row, ids in enumerate(encoded):
-                token_ids[row, : len(ids)] = ids
-            batch = {"token_ids": paddle.to_tensor(token_ids), "text_len": paddle.to_tensor(lengths)}
-            embeddings.append(model.encode_text(batch).numpy())
+            batch = captions.text_batch(np.arange(start, min(start + batch_size, len(texts))))
+            tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+            embeddings.append(model.encode_text(tensors).numpy())
     return np.concatenate(embeddings)
 
 

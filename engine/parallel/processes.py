@@ -97,8 +97,9 @@ def all_reduce(values: np.ndarray, how: str) -> np.ndarray:
 def all_or_none(action: Callable[[], Value]) -> Value:
     """Return what `action` does, when every process has done it.
 
-    Where it raises in one process, it raises in all, so that none waits for another that has left: of the
-    others ValidationStoppedError if that is what it was, and else UserError.
+    If `action` raises in any process, all processes raise, so that none waits for one that has left. A
+    process whose own action succeeded raises ValidationStoppedError if the failing one did, otherwise
+    UserError.
     """
     value, failure = None, None
     try:
@@ -120,19 +121,21 @@ def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> li
     """Average the gradients of all processes in place, and a few numbers with them.
 
     Large gradients travel as they are, since copying them costs a quarter of that on the CPU; all others in
-    one message. A parameter without a gradient on this process counts as zero. Returns the averages of
-    `extra`, which tell every process the same loss and the same wish to stop at the same step.
+    one message. A parameter without a gradient in this process counts as zero; one without a gradient in any
+    process keeps none, so that the optimizer leaves it alone, as it does in a job of one process. Returns the
+    averages of `extra`, which tell every process the same loss and the same wish to stop at the same step.
     """
     if world_size() == 1:
         return extra
     trained = [parameter for parameter in parameters if not parameter.stop_gradient]
+    used = [float(parameter.grad is not None) for parameter in trained]
     for parameter in trained:
         if parameter.grad is None:
             parameter.grad = paddle.zeros_like(parameter)
     gradients = [parameter.grad for parameter in trained]
     large = [gradient for gradient in gradients if gradient.size >= _LARGE]
     small = [gradient for gradient in gradients if gradient.size < _LARGE]
-    numbers = paddle.to_tensor(extra, dtype="float32")
+    numbers = paddle.to_tensor([*used, *extra], dtype="float32")
     buffer = paddle.concat([*(gradient.astype("float32").flatten() for gradient in small), numbers])
     if not take_means([*large, buffer]):
         for task in [dist.all_reduce(tensor, sync_op=False) for tensor in (*large, buffer)]:
@@ -145,7 +148,11 @@ def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> li
         end = start + gradient.size
         gradient.set_value(buffer[start:end].reshape(gradient.shape).astype(gradient.dtype))
         start = end
-    return buffer[start:].tolist()
+    numbers = buffer[start:].tolist()
+    for parameter, used_anywhere in zip(trained, numbers, strict=False):
+        if not used_anywhere:
+            parameter.grad = None
+    return numbers[len(trained) :]
 
 
 class ValidationStoppedError(Exception):

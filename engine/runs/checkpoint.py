@@ -1,10 +1,20 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole or not at all.
 
     best/  last/  epoch_N/
-        model.safetensors      what is evaluated, exported and served
-        trainer.safetensors    what a resume needs besides: optimizer moments, loss, averaged weights
-        state.json             where training stood, and size and checksum of every other file
+        model.safetensors      what is evaluated and served; with OPTIMIZATION.EMA_DECAY the averaged weights
+        trainer.safetensors    what a resume needs besides: `optimizer.<moment>/<parameter>`, `loss.<tensor>`
+                               and, beside averaged weights, the trained ones as `weights.<tensor>`
+        state.json             plain values
+            format, checksum   1; SHA-256 of all other values here
+            files              bytes and sha256 of each other file, by name
+            model, config      the model family; the configuration, complete
+            progress           where training stood: the fields of `engine.training.position.TrainingPosition`
+            watchers           the state of each watcher by its name, such as `collapse_guard`
+            epoch_length       batches, steps and samples of an epoch, size of a global batch, processes
+            scaler             the loss scaler's state with RUNTIME.AMP=float16, otherwise empty
         vocab.json             the vocabulary that the weights belong to; of a cross encoder vocab.txt
+
+Earlier versions wrote some names in `progress` otherwise: see `engine.training.training_state.todays_layout`.
 
 A new checkpoint is written beside its target and renamed over it. The one before is moved aside first
 and deleted last, so that a crash at any moment leaves one that is whole; `resolve_checkpoint` finds it. That

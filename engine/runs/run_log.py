@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -125,18 +126,19 @@ class RunLog:
 
 
 def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int] | None) -> str:
-    """Return the terminal's line for one validation; `best` is the better score there was, and its step."""
+    """Return the terminal's line for one validation; `best` is the better score there was, and its step.
+
+    The line shows every recall in `metrics` (`i2t_rK`, `t2i_rK`; of images `rK`), and their sum or MAP@R.
+    """
+    ks, found = [], []
+    for direction, key in (("image-to-text ", "i2t_r"), ("text-to-image ", "t2i_r"), ("", "r")):
+        recalls = {name: value for name, value in metrics.items() if re.fullmatch(rf"{key}\d+", name)}
+        if recalls:
+            ks = [name.removeprefix(key) for name in recalls]
+            found.append(direction + "/".join(f"{value:.1f}" for value in recalls.values()))
+    whole = f"MAP@R {metrics['map_at_r']:.1f}" if "map_at_r" in metrics else f"rsum {metrics['rsum']:.1f}"
     verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
-    if "map_at_r" in metrics:
-        recalls = "/".join(f"{metrics[f'r{k}']:.1f}" for k in (1, 10, 100, 1000))
-        found = f"R@1/10/100/1000 {recalls}  MAP@R {metrics['map_at_r']:.1f}"
-        return f"validation at step {step}: {found}  ({verdict})"
-    recalls = "  ".join(
-        f"{direction} " + "/".join(f"{metrics[f'{key}_r{k}']:.1f}" for k in (1, 5, 10))
-        for direction, key in (("image-to-text", "i2t"), ("text-to-image", "t2i"))
-        if f"{key}_r1" in metrics
-    )
-    return f"validation at step {step}: R@1/5/10 {recalls}  rsum {metrics['rsum']:.1f}  ({verdict})"
+    return f"validation at step {step}: R@{'/'.join(ks)} {'  '.join(found)}  {whole}  ({verdict})"
 
 
 def duration(seconds: float) -> str:

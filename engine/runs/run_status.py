@@ -41,7 +41,7 @@ class RunStatus:
     def advance(self) -> None:
         """Count a step."""
         self._values["step"] += 1
-        self.beat()
+        self.heartbeat()
 
     def set(self, values: dict[str, object]) -> None:
         """Take values that the next writing tells."""

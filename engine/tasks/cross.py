@@ -1,12 +1,13 @@
-"""Build what a cross encoder learns from: pairs of images and captions, right and wrong."""
+"""Cross encoders: train them, load them, and measure them by the score of every pair."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from paddle import nn
 from yacs.config import CfgNode
 
+from config.errors import UserError
 from datasets.build.cross import (
     PairSplit,
     build_candidates,
@@ -15,38 +16,48 @@ from datasets.build.cross import (
     open_pair_split,
     pair_dataset_of,
 )
+from datasets.build.words import load_words
+from datasets.captions.swapped import swapped_pairs
 from datasets.pair_dataset import PairDataset
-from datasets.pairs import Pairs
+from datasets.pairs import PairBlocks, Pairs
 from datasets.prefetch import prefetched
-from datasets.samplers.pairs import HardNegatives, neighbour_negatives
+from datasets.samplers import negatives as negative_pairs
 from datasets.words.masked_words import add_masked_pairs
 from datasets.words.wordpiece import WordPiece
-from engine.evaluation.cross import evaluate_candidates, evaluate_cross
-from engine.evaluation.protocol import Progress
-from engine.runs.checkpoint import is_checkpoint, load_model
-from engine.tasks.dual import Batches, Start, Task
-from engine.tasks.hard_negatives import harden
-from engine.tasks.loading import read_word_piece, run_folder
-from engine.tasks.mined_negatives import mine_with_dual
+from engine.evaluation.cross import (
+    candidate_blocks,
+    cross_blocks,
+    evaluate_candidates,
+    evaluate_cross,
+    rank_candidates,
+    rank_cross,
+)
+from engine.evaluation.protocol import Progress, check_protocol
+from engine.evaluation.result import format_measured
+from engine.parallel.processes import is_main
+from engine.runs.checkpoint import is_checkpoint, load_model, resolve_checkpoint
+from engine.tasks import negatives
+from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
+from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
+from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.pretrained import PretrainedFolder, load_pretrained, open_pretrained
-from models.build import bert_shape, build_model
+from models.build import bert_shape, build_loss, build_model
 
 
-def pair_task(cfg: CfgNode, start: Start) -> Task:
+def training(cfg: CfgNode, start: Start) -> Task:
     """Return the task of a cross encoder: each caption with its image, and a wrong pair beside it."""
     split = open_pair_split(cfg, cfg.DATASET.TRAIN, training=True)
     checkpoint, pretrained = _origin(cfg, start)
-    word_piece = _word_piece(cfg, split, checkpoint, pretrained)
-    training = pair_dataset_of(cfg, split, word_piece)
+    words = _first_words(cfg, split, checkpoint, pretrained)
+    data = pair_dataset_of(cfg, split, words)
     dev_split = open_pair_split(cfg, cfg.DATASET.DEV, training=False, num_images=cfg.MONITOR.DEV_IMAGES)
-    dev = pair_dataset_of(cfg, dev_split, word_piece)
+    dev = pair_dataset_of(cfg, dev_split, words)
     candidates = build_candidates(cfg, dev_split)
     if start.checks_features:
-        training.check_features()
+        data.check_features()
         dev.check_features()
-    model = _first_model(cfg, start, training, checkpoint, pretrained)
-    hard = _hard_negatives(cfg, training, start)
-    sampler = build_pair_sampler(cfg, training, hard, start.rank, start.world_size)
+    model = _first_model(cfg, start, data, checkpoint, pretrained)
+    sampler = build_pair_sampler(cfg, data, _hard_negatives(cfg, data), start.rank, start.world_size)
 
     def batches_of(epoch: int, first: int) -> Batches:
         batches = list(enumerate(sampler.batches(epoch)))
@@ -56,17 +67,111 @@ def pair_task(cfg: CfgNode, start: Start) -> Task:
             number, pairs = numbered
             if hardens:
                 random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank])
-                pairs = harden(model, training, pairs, cfg.NEGATIVES.SHARE, random, cfg.EVAL.BATCH_TOKENS)
-            batch = training.batch(pairs)
+                share, tokens = cfg.NEGATIVES.SHARE, cfg.EVAL.BATCH_TOKENS
+                pairs = negatives.in_batch(model, data, pairs, share, random, tokens)
+            batch = data.batch(pairs)
             if cfg.LOSS.WORD_WEIGHT:
                 random = np.random.default_rng([cfg.MISC.SEED, epoch, number, start.rank, 1])
-                batch = add_masked_pairs(batch, cfg.LOSS.WORD_SHARE, word_piece.mask_id, random)
+                batch = add_masked_pairs(batch, cfg.LOSS.WORD_SHARE, words.mask_id, random)
             return batch
 
         return len(batches), prefetched(make, batches, cfg.MISC.NUM_WORKERS, first)
 
-    validate = _validation(cfg, model, dev, candidates)
-    return Task(model, word_piece, training, dev, batches_of, validate, sampler.resume_within_epoch)
+    return Task(
+        model=model,
+        loss=build_loss(cfg),
+        words=words,
+        unit="words",
+        training=data,
+        dev=dev,
+        samples=data.num_captions,
+        batches_of=batches_of,
+        validate=_validation(cfg, model, dev, candidates),
+        resume_within_epoch=sampler.resume_within_epoch,
+    )
+
+
+def load(cfg: CfgNode) -> Trained:
+    """Load the cross encoder that `cfg` names."""
+    return load_trained(cfg)
+
+
+def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
+    """Measure the cross encoder of `cfgs` by all pairs of its split, or by listed candidates.
+
+    Scores go into the folder `options.shards` as they are made, so that an evaluation that was killed goes on
+    where it stopped. Processes of a launched job share the work, and all but the first get None.
+    """
+    cfg = cfgs[0]
+    _check_alone(cfgs)
+    cross = open_cross_encoder(cfg)
+    dataset, split = cross.dataset, split_name(cfg)
+    check_protocol(dataset, split, cfg.EVAL.FOLDS)
+    blocks = _blocks(cfg, cross, options)
+    store = score_together(cfg, cross, blocks, options)
+    if not is_main():
+        return None
+    if cross.candidates is None:
+        result = rank_cross(
+            blocks, store, dataset, split, cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, options.scores_path
+        )
+    else:
+        result = rank_candidates(blocks, store, dataset, cross.candidates, split, cfg.EVAL.TIE_RULE)
+    further = measure_swapped_pairs(cfg, cross, swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name))
+    lines = format_measured(result, cross.checkpoint, further)
+    return Measured(result, cross.checkpoint, lines, further, store)
+
+
+def reports(cfg: CfgNode) -> ReportedRun:
+    """Raise UserError: a report shows what a model finds, and a cross encoder has no embeddings to search."""
+    raise UserError(
+        f"MODEL.NAME: expected a dual encoder, which embeds images and sentences, got {cfg.MODEL.NAME}: name "
+        f"the run of one that was evaluated with EVAL.RERANK_DIR={checkpoint_folder(cfg)}"
+    )
+
+
+def _check_alone(cfgs: Sequence[CfgNode]) -> None:
+    """Raise UserError for several members, and for a cross encoder behind a cross encoder."""
+    name = cfgs[0].MODEL.NAME
+    if len(cfgs) > 1:
+        raise UserError(
+            f"--checkpoints: expected dual encoders, whose similarities are averaged, got {name} at "
+            f"{checkpoint_folder(cfgs[0])}: let it re-rank their short lists with EVAL.RERANK_DIR"
+        )
+    if cfgs[0].EVAL.RERANK_DIR:
+        raise UserError(
+            f"EVAL.RERANK_DIR: expected with the run of a dual encoder, which proposes the short lists, got "
+            f"it with a run of {name}: set it for a run of vsepp, vse or vsrn"
+        )
+
+
+def _blocks(cfg: CfgNode, cross: CrossEncoder, options: EvaluationOptions) -> PairBlocks:
+    """Return the pairs to score; say how many they are where it is all of them."""
+    if cross.candidates is not None:
+        _check_candidates(cfg, options)
+        return candidate_blocks(cross.dataset, cross.candidates, cfg.EVAL.BLOCK_PAIRS)
+    # a file of all scores needs also those that do not compete
+    folds = 1 if options.scores_path else cfg.EVAL.FOLDS
+    blocks = cross_blocks(cross.dataset, folds, cfg.EVAL.BLOCK_PAIRS)
+    k, sides = cfg.EVAL.RERANK_K, cross.dataset.num_images + cross.dataset.num_captions
+    line = f"{cfg.MODEL.NAME} scores every image with every sentence: {blocks.num_pairs:,} pairs"
+    if k * sides < blocks.num_pairs / 2:
+        line += f"; behind a dual encoder (EVAL.RERANK_DIR), short lists of {k} need {k * sides:,} at most"
+    options.say(line)
+    return blocks
+
+
+def _check_candidates(cfg: CfgNode, options: EvaluationOptions) -> None:
+    if cfg.EVAL.FOLDS > 1:
+        raise UserError(
+            f"EVAL.FOLDS: expected 1 with EVAL.EVAL_CAPTION_INDEX_FILE, whose lists may name any image, got "
+            f"{cfg.EVAL.FOLDS}"
+        )
+    if options.scores_path:
+        raise UserError(
+            "--save_scores: expected EVAL.EVAL_CROSS_IMAGE=True, which scores all pairs, got the candidates "
+            "of EVAL.EVAL_CAPTION_INDEX_FILE"
+        )
 
 
 def _origin(cfg: CfgNode, start: Start) -> tuple[Path | None, PretrainedFolder | None]:
@@ -77,11 +182,11 @@ def _origin(cfg: CfgNode, start: Start) -> tuple[Path | None, PretrainedFolder |
     return (folder, None) if is_checkpoint(folder) else (None, open_pretrained(folder))
 
 
-def _word_piece(
+def _first_words(
     cfg: CfgNode, split: PairSplit, checkpoint: Path | None, pretrained: PretrainedFolder | None
 ) -> WordPiece:
     if checkpoint:
-        return read_word_piece(cfg, checkpoint)
+        return load_words(cfg, resolve_checkpoint(checkpoint))
     if pretrained:
         return WordPiece.load(pretrained.path / WordPiece.file_name, cfg.INPUT.DO_LOWER_CASE)
     return build_word_piece(cfg, split)
@@ -108,11 +213,11 @@ def _first_model(
     return model
 
 
-def _hard_negatives(cfg: CfgNode, training: PairDataset, start: Start) -> HardNegatives | None:
+def _hard_negatives(cfg: CfgNode, data: PairDataset) -> negative_pairs.HardNegatives | None:
     if cfg.NEGATIVES.KIND == "neighbours":
-        return neighbour_negatives(training, cfg.NEGATIVES.NEIGHBOURS)
+        return negative_pairs.neighbours(data, cfg.NEGATIVES.NEIGHBOURS)
     if cfg.NEGATIVES.KIND == "mined":
-        return mine_with_dual(cfg.NEGATIVES.DUAL, training, cfg.NEGATIVES.TOP, run_folder(cfg).path)
+        return negatives.mined(cfg.NEGATIVES.DUAL, data, cfg.NEGATIVES.TOP, run_folder(cfg).path)
     return None
 
 

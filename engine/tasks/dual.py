@@ -1,88 +1,54 @@
-"""Build what a model of each kind learns from: its data, its first weights, its batches, its validation."""
+"""Dual encoders: train them, load them, measure one or several, and report on a run."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from paddle import nn
 from yacs.config import CfgNode
 
+from config.errors import UserError
+from config.families import FAMILIES
 from datasets.build.dual import build_dataset, build_sampler, build_vocabulary
-from datasets.image_dataset import ClassNames, ImageDataset
-from datasets.pair_dataset import PairDataset
+from datasets.build.words import load_words
+from datasets.captions.swapped import swapped_pairs
 from datasets.prefetch import prefetched
-from datasets.retrieval_dataset import RetrievalDataset
-from datasets.samplers.batches import FinishedPart
-from datasets.words.vocabulary import Vocabulary
-from datasets.words.wordpiece import WordPiece
-from engine.evaluation.dual import evaluate
-from engine.evaluation.protocol import Progress
-from engine.runs.checkpoint import load_model
-from engine.tasks.loading import read_vocabulary, run_folder
+from engine.evaluation.dual import encode, evaluate, rank_encoded
+from engine.evaluation.protocol import Progress, check_protocol
+from engine.evaluation.result import format_measured, read_reranked
+from engine.evaluation.score_file import open_scores
+from engine.evaluation.swapped import percent_told_apart, rows_of, swapped_scores
+from engine.parallel.processes import all_or_none, is_main, process_number, start_process_group, world_size
+from engine.runs.checkpoint import load_model, resolve_checkpoint
+from engine.runs.run_folder import RunFolder, read_log
+from engine.tasks.ensemble import choose_weights, describe_members, encode_members, open_members
+from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
+from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
+from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.cnn_weights import start_cnn
-from models.build import build_model
-
-Batches = tuple[int, Iterable[dict[str, np.ndarray]]]
+from models.build import build_loss, build_model
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where training starts: from the checkpoint that it goes on from, if any, and in which process.
-
-    `say` prints a line.
-    """
-
-    resume_from: Path | None
-    rank: int
-    world_size: int
-    say: Callable[[str], None]
-
-    @property
-    def checks_features(self) -> bool:
-        """Tell whether a bad value is to be found now, before a run is replaced, and not hours later."""
-        return self.rank == 0 and self.resume_from is None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A model, its words, its data and what the trainer asks for.
-
-    `batches_of` is the trainer's; `validate` is called in all processes, returns the metrics of the dev
-    split, in process 0 at least, and tells its argument how far it is; `resume_within_epoch` is that of the
-    sampler.
-    """
-
-    model: nn.Layer
-    vocabulary: Vocabulary | WordPiece | ClassNames
-    training: RetrievalDataset | PairDataset | ImageDataset
-    dev: RetrievalDataset | PairDataset | ImageDataset
-    batches_of: Callable[[int, int], Batches]
-    validate: Callable[[Progress], dict[str, float]]
-    resume_within_epoch: Callable[[int, list[FinishedPart]], None]
-
-
-def dual_task(cfg: CfgNode, start: Start) -> Task:
+def training(cfg: CfgNode, start: Start) -> Task:
     """Return the task of a dual encoder: batches of pairs, all of which compete with each other."""
     origin = start.resume_from or cfg.PRETRAINED.DIR
-    vocabulary = read_vocabulary(origin) if origin else build_vocabulary(cfg)
-    training = build_dataset(cfg, cfg.DATASET.TRAIN, vocabulary, training=True)
-    dev = build_dataset(cfg, cfg.DATASET.DEV, vocabulary, training=False)
+    words = load_words(cfg, resolve_checkpoint(origin)) if origin else build_vocabulary(cfg)
+    data = build_dataset(cfg, cfg.DATASET.TRAIN, words, training=True)
+    dev = build_dataset(cfg, cfg.DATASET.DEV, words, training=False)
     if start.checks_features:
-        training.check_features()
+        data.check_features()
         dev.check_features()
-    moments = training.feature_moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
-    model = build_model(cfg, len(vocabulary), *moments)
+    moments = data.feature_moments() if cfg.INPUT.STANDARDIZE and not origin else (None, None)
+    model = build_model(cfg, len(words), *moments)
     freeze = start_cnn(model, "" if origin else cfg.MODEL.CNN_WEIGHTS, cfg.MODEL.CNN_FREEZE_EPOCHS)
     if origin and not start.resume_from:
         load_model(origin, model, cfg.MODEL.NAME)
-    sampler = build_sampler(cfg, training, start.rank, start.world_size)
+    sampler = build_sampler(cfg, data, start.rank, start.world_size)
 
     def batches_of(epoch: int, first: int) -> Batches:
         freeze(epoch)
-        training.start_epoch(epoch)
+        data.start_epoch(epoch)
         batches = sampler.batches(epoch)
-        return len(batches), prefetched(training.batch, batches, cfg.MISC.NUM_WORKERS, first)
+        return len(batches), prefetched(data.batch, batches, cfg.MISC.NUM_WORKERS, first)
 
     def validate(progress: Progress) -> dict[str, float]:
         return evaluate(
@@ -96,4 +62,119 @@ def dual_task(cfg: CfgNode, start: Start) -> Task:
             shared=run_folder(cfg).path,
         ).metrics
 
-    return Task(model, vocabulary, training, dev, batches_of, validate, sampler.resume_within_epoch)
+    return Task(
+        model=model,
+        loss=build_loss(cfg),
+        words=words,
+        unit="words",
+        training=data,
+        dev=dev,
+        samples=data.num_captions,
+        batches_of=batches_of,
+        validate=validate,
+        resume_within_epoch=sampler.resume_within_epoch,
+    )
+
+
+def load(cfg: CfgNode) -> Trained:
+    """Load the dual encoder that `cfg` names; raise UserError for a model that embeds no sentences."""
+    if FAMILIES[cfg.MODEL.NAME].kind != "dual":
+        remedy = "name the run of a dual encoder"
+        if FAMILIES[cfg.MODEL.NAME].kind == "cross":
+            remedy += f", and let this one re-rank with EVAL.RERANK_DIR={checkpoint_folder(cfg)}"
+        raise UserError(
+            "MODEL.NAME: expected a dual encoder, which embeds images and sentences, got "
+            f"{cfg.MODEL.NAME}: {remedy}"
+        )
+    return load_trained(cfg)
+
+
+def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
+    """Measure the dual encoders of `cfgs`, several as an ensemble, by the EVAL section of the first.
+
+    With EVAL.RERANK_DIR a cross encoder then puts their short lists in order. Models are loaded one at a
+    time. Processes of a launched job share the work, and all but the first get None. Raises UserError for
+    members whose images or captions differ, and as `engine.evaluation.dual.evaluate` does.
+    """
+    cfg = cfgs[0]
+    _check_members(cfgs, options)
+    start_process_group()
+    datasets = all_or_none(lambda: open_members(cfgs, cfg.EVAL.SPLIT))
+    dataset, split = datasets[0], split_name(cfg)
+    pairs = swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name)
+    check_protocol(dataset, split, cfg.EVAL.FOLDS)
+    cross = load_reranker(cfg, dataset) if cfg.EVAL.RERANK_DIR else None
+    lists = short_lists_of(cfg, cross.dataset) if cross else None
+    weighting = choose_weights(cfgs, options)
+    with open_scores(options.scores_path if is_main() else None, dataset) as scores:
+        encoded, checkpoints, swapped = encode_members(cfgs, datasets, pairs, weighting.weights, options)
+        if options.scores_path and not is_main():
+            return None
+        alone = options.scores_path or cross  # one process writes all scores; each makes all short lists
+        result = rank_encoded(
+            encoded,
+            dataset,
+            split,
+            cfg.EVAL.FOLDS,
+            cfg.EVAL.TIE_RULE,
+            cfg.EVAL.BLOCK_SIZE,
+            scores,
+            options.show,
+            lists,
+            (0, 1) if alone else (process_number(), world_size()),
+        )
+    further = {"swapped": percent_told_apart(swapped, pairs)} if pairs and is_main() else {}
+    pair_scores = None
+    if cross:
+        further["rerank"], pair_scores = rerank_lists(cfg, cross, lists, result, pairs, options)
+    if not is_main():
+        return None
+    checkpoint = checkpoints[0]
+    if len(cfgs) > 1:
+        result = replace(result, protocol={**result.protocol, "weights": weighting.origin})
+        checkpoint = describe_members(cfgs, checkpoints, weighting)
+    return Measured(result, checkpoint, format_measured(result, checkpoint, further), further, pair_scores)
+
+
+def reports(cfg: CfgNode) -> ReportedRun:
+    """Measure the best checkpoint of a run on its EVAL.SPLIT, for a report."""
+    trained = load(cfg)
+    dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
+    check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
+    encoded = encode(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
+    result = rank_encoded(
+        encoded, dataset, split_name(cfg), cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, cfg.EVAL.BLOCK_SIZE
+    )
+    pairs, swapped = swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name), {}
+    if pairs:
+        images = encoded.image[rows_of(dataset, pairs)]
+        swapped = percent_told_apart(swapped_scores(trained.model, dataset, pairs, images), pairs)
+    folder = RunFolder(checkpoint_folder(cfg).parent)
+    measured = folder.path / f"eval_{cfg.EVAL.SPLIT}" / "result.json"
+    return ReportedRun(
+        trained.model,
+        trained.checkpoint,
+        dataset,
+        result,
+        read_log(folder.log_file),
+        image_embeddings=np.asarray(encoded.image),
+        swapped=swapped,
+        rerank=read_reranked(measured, trained.checkpoint["sha256"], result.protocol),
+    )
+
+
+def _check_members(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> None:
+    """Raise UserError for a member that has no embeddings, and for scores of two models in one file."""
+    other = next((cfg for cfg in cfgs if FAMILIES[cfg.MODEL.NAME].kind != "dual"), None)
+    if other:
+        is_cross = FAMILIES[other.MODEL.NAME].kind == "cross"
+        remedy = "let it re-rank their short lists with EVAL.RERANK_DIR" if is_cross else "leave it out"
+        raise UserError(
+            f"--checkpoints: expected dual encoders, whose similarities are averaged, got {other.MODEL.NAME} "
+            f"at {checkpoint_folder(other)}: {remedy}"
+        )
+    if cfgs[0].EVAL.RERANK_DIR and options.scores_path:
+        raise UserError(
+            "--save_scores: expected scores of one model, got EVAL.RERANK_DIR, which orders by those of two: "
+            "leave out one of them"
+        )

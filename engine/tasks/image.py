@@ -1,94 +1,122 @@
-"""Build what an image encoder learns from, and how it is measured: pictures and their classes."""
+"""Image encoders: train them, load them, measure them, and report on a run: pictures and their classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from paddle import nn
 from yacs.config import CfgNode
 
-from config.families import IMAGE_ENCODERS
+from config.errors import UserError
+from config.families import FAMILIES
 from datasets.build.image import build_image_dataset, build_image_sampler
 from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.pictures.picture import Unreadables
 from datasets.prefetch import prefetched
-from engine.evaluation.image import ImageResult, check_searchable, evaluate_images
-from engine.evaluation.protocol import Progress, measured_weights
-from engine.runs.checkpoint import check_family, load_model, resolve_checkpoint
-from engine.tasks.dual import Batches, Start, Task
-from engine.tasks.loading import checkpoint_folder, run_folder, split_name
+from engine.evaluation.image import ImageResult, check_searchable, evaluate_images, format_images
+from engine.evaluation.protocol import Progress
+from engine.evaluation.result import describe_checkpoint
+from engine.parallel.processes import is_main
+from engine.runs.checkpoint import load_model
+from engine.runs.run_folder import RunFolder, read_log
+from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
+from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.cnn_weights import start_cnn
-from models.build import build_model
+from models.build import build_loss, build_model
 
 
-def image_task(cfg: CfgNode, start: Start) -> Task:
+def training(cfg: CfgNode, start: Start) -> Task:
     """Return the task of an image encoder: batches by class, of triplets, or at random."""
-    training = build_image_dataset(cfg, cfg.DATASET.TRAIN, training=True)
-    unreadables = training.loader.unreadables
+    data = build_image_dataset(cfg, cfg.DATASET.TRAIN, training=True)
+    unreadables = data.loader.unreadables
     dev = build_image_dataset(cfg, cfg.DATASET.DEV, training=False, unreadables=unreadables)
     check_searchable(dev)
-    sampler = build_image_sampler(cfg, training, start.rank, start.world_size)
+    sampler = build_image_sampler(cfg, data, start.rank, start.world_size)
     model = build_model(cfg, 0)
     fresh = not start.resume_from and not cfg.PRETRAINED.DIR
     freeze = start_cnn(model, cfg.MODEL.CNN_WEIGHTS if fresh else "", cfg.MODEL.CNN_FREEZE_EPOCHS)
     if cfg.PRETRAINED.DIR and not start.resume_from:
         load_model(cfg.PRETRAINED.DIR, model, cfg.MODEL.NAME)
+    classes = ClassNames(data.class_names)
 
     def batches_of(epoch: int, first: int) -> Batches:
         freeze(epoch)
         batches, workers = sampler.batches(epoch), cfg.MISC.NUM_WORKERS
-        return len(batches), prefetched(lambda images: training.batch(images, epoch), batches, workers, first)
+        return len(batches), prefetched(lambda images: data.batch(images, epoch), batches, workers, first)
 
     def validate(progress: Progress) -> dict[str, float]:
-        metrics = evaluate_loaded(cfg, model, dev, None, progress, run_folder(cfg).path).metrics
+        metrics = _evaluate(cfg, model, dev, None, progress, run_folder(cfg).path).metrics
         for line in unreadables.describe():
             start.say(line)
         return metrics
 
     return Task(
-        model,
-        ClassNames(training.class_names),
-        training,
-        dev,
-        batches_of,
-        validate,
-        sampler.resume_within_epoch,
+        model=model,
+        loss=build_loss(cfg, model.embed_dim, len(classes)),
+        words=classes,
+        unit="classes",
+        training=data,
+        dev=dev,
+        samples=data.num_images,
+        batches_of=batches_of,
+        validate=validate,
+        resume_within_epoch=sampler.resume_within_epoch,
     )
 
 
-def is_image_encoder(cfg: CfgNode) -> bool:
-    """Tell whether `cfg` is of a model that compares pictures with pictures."""
-    return cfg.MODEL.NAME in IMAGE_ENCODERS
+def load(cfg: CfgNode) -> Trained:
+    """Load the image encoder that `cfg` names."""
+    return load_trained(cfg)
 
 
-def load_image_encoder(cfg: CfgNode) -> tuple[nn.Layer, dict, Path]:
-    """Return the trained image encoder that `cfg` names, its state and its folder."""
-    folder = checkpoint_folder(cfg)
-    check_family(folder, cfg.MODEL.NAME)
-    model = build_model(cfg, 0)
-    state = load_model(folder, model, cfg.MODEL.NAME)
-    model.eval()
-    return model, state, resolve_checkpoint(folder)
+def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
+    """Measure the image encoder of `cfgs` on EVAL.SPLIT, searched in EVAL.GALLERY or in itself.
 
-
-def evaluate_image_encoder(
-    cfg: CfgNode, progress: Progress | None = None, shared: Path | None = None
-) -> tuple[ImageResult, dict, list[str]]:
-    """Measure the image encoder that `cfg` names on EVAL.SPLIT, searched in EVAL.GALLERY or in itself.
-
-    `shared`: see `evaluate_images`. Returns the result, which weights were measured (as
-    `engine.tasks.evaluation.Evaluation` holds it), and a line for each picture that could not be read.
+    Processes of a launched job share the work, and all but the first get None.
     """
-    model, state, folder = load_image_encoder(cfg)
+    if len(cfgs) > 1 or options.scores_path:
+        problem = "--save_scores" if options.scores_path else f"{len(cfgs)} --checkpoints"
+        raise UserError(
+            "command line: expected one checkpoint and no --save_scores with an image encoder, got " + problem
+        )
+    cfg = cfgs[0]
+    trained = load(cfg)
+    dataset, gallery, unreadables = _open(cfg)
+    result = _evaluate(cfg, trained.model, dataset, gallery, options.show, options.shards.parent)
+    if not is_main():
+        return None
+    lines = [
+        *unreadables.describe(),
+        describe_checkpoint(trained.checkpoint, result.protocol),
+        format_images(result),
+    ]
+    return Measured(result, trained.checkpoint, lines)
+
+
+def reports(cfg: CfgNode) -> ReportedRun:
+    """Measure the best checkpoint of a run on its EVAL.SPLIT, for a report."""
+    if FAMILIES[cfg.MODEL.NAME].kind != "image":
+        raise UserError(
+            f"expected image encoders alone in their report, got {cfg.MODEL.NAME}: write one on each"
+        )
+    trained = load(cfg)
+    dataset, gallery, _ = _open(cfg)
+    result = _evaluate(cfg, trained.model, dataset, gallery)
+    log = read_log(RunFolder(checkpoint_folder(cfg).parent).log_file)
+    return ReportedRun(trained.model, trained.checkpoint, dataset, result, log, gallery=gallery or dataset)
+
+
+def _open(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset | None, Unreadables]:
+    """Open EVAL.SPLIT and EVAL.GALLERY, if there is one, and what notes their unreadable pictures."""
     unreadables = Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
     dataset = build_image_dataset(cfg, split_name(cfg), training=False, unreadables=unreadables)
     gallery = None
     if cfg.EVAL.GALLERY:
         gallery = build_image_dataset(cfg, cfg.EVAL.GALLERY, training=False, unreadables=unreadables)
     check_searchable(dataset, gallery)
-    result = evaluate_loaded(cfg, model, dataset, gallery, progress, shared)
-    return result, measured_weights(state, folder), unreadables.describe()
+    return dataset, gallery, unreadables
 
 
-def evaluate_loaded(
+def _evaluate(
     cfg: CfgNode,
     model: nn.Layer,
     dataset: ImageDataset,
@@ -96,7 +124,6 @@ def evaluate_loaded(
     progress: Progress | None = None,
     shared: Path | None = None,
 ) -> ImageResult:
-    """Measure `model` on `dataset`, searched in `gallery` or in itself, as EVAL says; `shared`: as above."""
     return evaluate_images(
         model,
         dataset,

@@ -1,12 +1,10 @@
 """Build the trainer of a run from its configuration."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from config.errors import UserError
-from config.families import CROSS_ENCODERS, IMAGE_ENCODERS
 from config.load import config_as_dict
 from datasets.image_dataset import ClassNames
 from datasets.words.vocabulary import Vocabulary
@@ -14,13 +12,12 @@ from datasets.words.wordpiece import WordPiece
 from engine.runs.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint
 from engine.runs.run_folder import RunFolder
 from engine.runs.run_log import RunLog
-from engine.tasks.cross import pair_task
-from engine.tasks.dual import Start, Task, dual_task
-from engine.tasks.image import image_task
-from engine.training.progress import TrainingSettings
+from engine.tasks.kinds import kind_of
+from engine.tasks.task import Start, Task
+from engine.training.collapse_guard import CollapseGuard
+from engine.training.settings import TrainingSettings
 from engine.training.trainer import Trainer
-from engine.training.training_state import epoch_length, named_parameters, restore_training, training_state
-from models.build import build_loss
+from engine.training.training_state import Arrays, epoch_length, named_parameters, restore_training
 from models.layers.synchronised_norm import synchronise_batch_norms
 from solvers.optimizer import build_optimizer
 from solvers.scheduler import build_schedule
@@ -41,35 +38,19 @@ def build_trainer(
     classes of the training split.
     """
     start = Start(resume_from, rank, world_size, log.print_line)
-    task = _task(cfg, start)
-    model, vocabulary = task.model, task.vocabulary
+    task = kind_of(cfg).training(cfg, start)
+    model, loss = task.model, task.loss
     if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
         synchronise_batch_norms(model)
-    of_images = cfg.MODEL.NAME in IMAGE_ENCODERS
-    loss = build_loss(cfg, model.embed_dim, len(vocabulary)) if of_images else build_loss(cfg)
     log.print_line(_describe(cfg, task))
 
-    def during_validation(*_: object) -> None:
-        log.heartbeat()
-        trainer.check_signal()
-
-    def validate() -> dict[str, float]:
-        return task.validate(during_validation)
-
-    def save(names: list[str]) -> Callable[[], None]:
-        if rank != 0:
-            return lambda: None
-        model_arrays, trainer_arrays, values = training_state(trainer)
+    def save(names: list[str], model_arrays: Arrays, trainer_arrays: Arrays, values: dict) -> None:
         state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
-        words = vocabulary.to_text(), vocabulary.file_name
-
-        def write() -> None:
-            for name in names:
-                path = folder.path / name
-                save_checkpoint(path, model_arrays, trainer_arrays, state, *words, path == folder.last)
-            folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
-
-        return write
+        words = task.words.to_text(), task.words.file_name
+        for name in names:
+            path = folder.path / name
+            save_checkpoint(path, model_arrays, trainer_arrays, state, *words, path == folder.last)
+        folder.prune_epochs(cfg.OUTPUT.KEEP_MAX)
 
     accumulation = cfg.OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS
     trainer = Trainer(
@@ -80,21 +61,16 @@ def build_trainer(
         batches_of=task.batches_of,
         settings=TrainingSettings.from_config(cfg),
         log=log,
-        validate=validate,
+        validate=task.validate,
         save=save,
+        watchers=CollapseGuard.from_config(cfg, loss, log),
         rank=rank,
         world_size=world_size,
-        samples=task.training.num_images if of_images else task.training.num_captions,
+        samples=task.samples,
     )
     if resume_from is not None:
         _resume(cfg, folder, resume_from, trainer, task, log)
-    return trainer, vocabulary
-
-
-def _task(cfg: CfgNode, start: Start) -> Task:
-    if cfg.MODEL.NAME in CROSS_ENCODERS:
-        return pair_task(cfg, start)
-    return (image_task if cfg.MODEL.NAME in IMAGE_ENCODERS else dual_task)(cfg, start)
+    return trainer, task.words
 
 
 def _resume(
@@ -117,8 +93,8 @@ def _resume(
             f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one"
         )
     if log.enabled:
-        folder.trim_log(trainer.progress.step, trainer.progress.last_validation)
-    log.print_line(f"resuming {folder.path} at step {trainer.progress.step} (epoch {trainer.progress.epoch})")
+        folder.trim_log(trainer.position.step, trainer.position.last_validation)
+    log.print_line(f"resuming {folder.path} at step {trainer.position.step} (epoch {trainer.position.epoch})")
 
 
 def _describe_batches(length: dict) -> str:
@@ -140,9 +116,8 @@ def changed_keys(before: dict, now: dict) -> list[str]:
 def _describe(cfg: CfgNode, task: Task) -> str:
     parameters = sum(parameter.size for parameter in task.model.parameters())
     name = cfg.DATASET.NAME or cfg.DATASET.DATA_DIR
-    words = f"{len(task.vocabulary)} {'classes' if cfg.MODEL.NAME in IMAGE_ENCODERS else 'words'}"
     return (
         f"data: {name}; {task.training.describe()}; {task.dev.describe()}\n"
-        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {words}; "
+        f"model: {cfg.MODEL.NAME}, {parameters / 1e6:.2f} million parameters, {len(task.words)} {task.unit}; "
         f"loss: {cfg.LOSS.NAME}"
     )

@@ -1,44 +1,71 @@
-"""Watch the loss of hardest-negative training for collapse, and any loss for NaN.
+"""Watch the loss of hardest-negative training for collapse.
 
 With the hardest negative alone, a ranking loss has a bad resting place: all embeddings alike, every score
 equal, and each of the 2 x batch hinges at exactly the margin. Training may sit there for thousands of steps
 or for ever (a known complaint about VSE++). The guard knows the place by its value and by the scores' spread.
 """
 
-import math
-from dataclasses import dataclass
+import paddle
+from yacs.config import CfgNode
+
+from engine.parallel.processes import broadcast_values
+from engine.runs.run_log import RunLog
+from engine.training.outcomes import TrainingFailedError
+from models.losses.ranking import HingeLoss
 
 LOSS_TOLERANCE = 0.05
 """How close to 2 x batch x margin counts as sitting there, as a fraction of it."""
 SPREAD_TOLERANCE = 0.25
 """Scores whose standard deviation is below this fraction of the margin count as all alike."""
-MAX_SKIPPED = 10
-"""Steps in a row that may be skipped because their loss is not a number."""
-BROKEN_REMEDY = (
-    "lower OPTIMIZATION.LR, lengthen OPTIMIZATION.WARMUP_STEPS or tighten OPTIMIZATION.CLIP_MAX_NORM; what "
-    "was saved before is intact"
-)
 
 
-@dataclass
 class CollapseGuard:
-    """Tell when the loss has sat at `2 x batch x margin`, with all scores alike, for `patience` steps.
+    """A watcher that finds when `loss` has sat at `2 x batch x margin`, with all scores alike, too long.
 
-    `stuck_since` is the first step of the present stay, or -1; `reported` is set when it was told.
+    It looks at every `every`-th step, and acts after `patience` steps: on_collapse "warn" logs a line once
+    for each stay, "stop" ends training, "fallback" trains on the sum of negatives for the rest of the epoch
+    and one more.
     """
 
-    margin: float
-    patience: int
-    stuck_since: int = -1
-    reported: bool = False
+    name = "collapse_guard"
+
+    def __init__(self, loss: HingeLoss, patience: int, on_collapse: str, log: RunLog, every: int = 1) -> None:
+        self.loss, self.patience, self.on_collapse = loss, patience, on_collapse
+        self.log, self.every = log, every
+        self.stuck_since = -1  # first step of the present stay, or -1
+        self.reported = False  # whether the present stay was told
+        self.sum_until = 0  # epochs on the sum of negatives that a fallback asked for
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, loss: paddle.nn.Layer, log: RunLog) -> list["CollapseGuard"]:
+        """Return the guard of the hinge loss on hardest negatives in `loss`; none of any other loss."""
+        hinges = [layer for layer in loss.sublayers(include_self=True) if isinstance(layer, HingeLoss)]
+        return [
+            cls(hinge, cfg.LOSS.COLLAPSE_STEPS, cfg.LOSS.ON_COLLAPSE, log, cfg.MONITOR.PRINT_STEP)
+            for hinge in hinges
+            if hinge.hard_negative and cfg.LOSS.COLLAPSE_STEPS
+        ]
+
+    def after_step(
+        self, step: int, epoch: int, losses: dict[str, float], outputs: dict[str, paddle.Tensor]
+    ) -> None:
+        """Look at the loss and the scores of a step; raise TrainingFailedError where that is asked for."""
+        if step % self.every or not self.loss.uses_hard_negatives(epoch):
+            return
+        scores = outputs["scores"]  # [N,N]
+        collapsed = self.observe(step, losses["hinge"], len(scores), float(paddle.std(scores)))
+        # Scores differ between processes; what process 0 sees decides for all.
+        if broadcast_values([float(collapsed)])[0]:
+            self._act(step, epoch, self.message(step, len(scores)))
 
     def observe(self, step: int, loss: float, pairs: int, spread: float) -> bool:
         """Take the loss of a batch of `pairs` and the standard deviation of its scores.
 
         Returns True once, when the stay has lasted `patience` steps.
         """
-        plateau = 2 * pairs * self.margin
-        alike = spread < SPREAD_TOLERANCE * self.margin
+        margin = self.loss.margin
+        plateau = 2 * pairs * margin
+        alike = spread < SPREAD_TOLERANCE * margin
         if abs(loss - plateau) > LOSS_TOLERANCE * plateau or not alike:
             self.stuck_since, self.reported = -1, False
             return False
@@ -52,22 +79,29 @@ class CollapseGuard:
     def message(self, step: int, pairs: int) -> str:
         """Return the line that says what happened and what helps."""
         return (
-            f"collapse: the loss has sat at 2 x batch x margin = {2 * pairs * self.margin:.4g} with all "
+            f"collapse: the loss has sat at 2 x batch x margin = {2 * pairs * self.loss.margin:.4g} with all "
             f"embeddings alike from step {self.stuck_since} to {step}; train on the sum of negatives first "
             f"(LOSS.SUM_EPOCHS=1), lower OPTIMIZATION.LR, or use LOSS.NAME=contrastive"
         )
 
+    def _act(self, step: int, epoch: int, line: str) -> None:
+        if self.on_collapse == "stop":
+            raise TrainingFailedError(line)
+        self.log.event("collapse", step, f"warning: {line}")
+        if self.on_collapse == "fallback":
+            self._train_on_the_sum(until=epoch + 2)  # the rest of this epoch, and one more
+            self.stuck_since, self.reported = -1, False
+            self.log.print_line(f"training on the sum of negatives until the end of epoch {self.sum_until}")
 
-def is_broken(loss: float) -> bool:
-    """Tell whether a loss is NaN or infinite."""
-    return not math.isfinite(loss)
+    def _train_on_the_sum(self, until: int) -> None:
+        self.sum_until = until
+        self.loss.sum_epochs = max(self.loss.sum_epochs, until)
 
+    def state(self) -> dict[str, int | bool]:
+        """Return what a checkpoint keeps of the guard."""
+        return {"sum_until": self.sum_until, "stuck_since": self.stuck_since, "reported": self.reported}
 
-def broken_loss(step: int, loss: float) -> str:
-    """Return the line for a loss that is not a number."""
-    return f"the loss is {loss} at step {step}: {BROKEN_REMEDY}"
-
-
-def broken_weights(step: int, name: str) -> str:
-    """Return the line for a tensor of the model that holds NaN or infinity."""
-    return f"the weights {name} hold NaN or infinity after step {step}: {BROKEN_REMEDY}"
+    def restore(self, state: dict[str, int | bool]) -> None:
+        """Go on from a `state()`; raise KeyError where it lacks something."""
+        self.stuck_since, self.reported = state["stuck_since"], state["reported"]
+        self._train_on_the_sum(state["sum_until"])

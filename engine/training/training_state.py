@@ -1,17 +1,20 @@
-"""What a checkpoint holds of a trainer, and how a trainer takes it up again."""
+"""What a checkpoint holds of a trainer, and how a trainer goes on from it."""
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
 
 from config.errors import UserError
 from datasets.samplers.batches import FinishedPart
-from engine.training.progress import Progress
-from engine.training.trainer import Trainer
+from engine.training.position import TrainingPosition
 from engine.weights.tensors import assign_arrays, check_arrays, layer_arrays
 from solvers.optimizer import optimizer_state, restore_optimizer_state
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
 
 Arrays = dict[str, np.ndarray]
 
@@ -23,10 +26,10 @@ def named_parameters(model: paddle.nn.Layer, loss: paddle.nn.Layer) -> list[tupl
     return [*model.named_parameters(), *((f"loss.{name}", value) for name, value in loss.named_parameters())]
 
 
-def training_state(trainer: Trainer) -> tuple[Arrays, Arrays, dict]:
-    """Return the tensors of the model, what else a resume needs, and the plain values for `state.json`.
+def training_state(trainer: "Trainer") -> tuple[Arrays, Arrays, dict]:
+    """Return copies of what a checkpoint holds: tensors of the model, other tensors, values for `state.json`.
 
-    With weight averaging the model's tensors are the averaged ones, and `weights.*` the trained ones.
+    `engine/runs/checkpoint.py` names them all.
     """
     model = layer_arrays(trainer.model)
     moments = optimizer_state(trainer.optimizer, named_parameters(trainer.model, trainer.loss))
@@ -36,7 +39,8 @@ def training_state(trainer: Trainer) -> tuple[Arrays, Arrays, dict]:
         rest |= {f"weights.{name}": array for name, array in model.items()}
         model = trainer.average.arrays()
     values = {
-        "progress": asdict(trainer.progress),
+        "progress": asdict(trainer.position),
+        "watchers": {watcher.name: watcher.state() for watcher in trainer.watchers},
         "epoch_length": epoch_length(trainer),
         "scaler": {name: np.asarray(value).tolist() for name, value in trainer.scaler.state_dict().items()},
     }
@@ -44,7 +48,7 @@ def training_state(trainer: Trainer) -> tuple[Arrays, Arrays, dict]:
 
 
 def restore_training(
-    trainer: Trainer,
+    trainer: "Trainer",
     model: Arrays,
     rest: Arrays,
     values: dict,
@@ -57,7 +61,12 @@ def restore_training(
     where the state belongs to another model, optimizer, data or averaging.
     """
     try:
-        progress, length, scaler = Progress(**values["progress"]), values["epoch_length"], values["scaler"]
+        values = todays_layout(values)
+        position = TrainingPosition(**values["progress"])
+        length, scaler, watched = values["epoch_length"], values["scaler"], values["watchers"]
+        for watcher in trainer.watchers:
+            if watcher.name in watched:
+                watcher.restore(watched[watcher.name])
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{SOURCE}: its state.json does not say where training stood ({error}); use another checkpoint"
@@ -93,18 +102,33 @@ def restore_training(
         trainer.average.restore(model)
     if scaler:
         trainer.scaler.load_state_dict(scaler)
-    if other_length and progress.batch:
-        progress.finished_parts.append([length["batch"], length["processes"], progress.batch])
-        progress.batch = 0
-    if progress.finished_parts:
-        resume_within_epoch(progress.epoch, [FinishedPart(*cut) for cut in progress.finished_parts])
-    trainer.progress = progress
+    if other_length and position.batch:
+        position.finished_parts.append([length["batch"], length["processes"], position.batch])
+        position.batch = 0
+    if position.finished_parts:
+        resume_within_epoch(position.epoch, [FinishedPart(*part) for part in position.finished_parts])
+    trainer.position = position
     if other_length:
         trainer.shift_schedule()
     return other_length
 
 
-def epoch_length(trainer: Trainer) -> dict[str, int]:
+def todays_layout(values: dict) -> dict:
+    """Return the values of a `state.json` of any version in the layout of today.
+
+    Before there were watchers, `progress` held the collapse guard's state, also where there was no guard, and
+    called the finished parts `begun`.
+    """
+    progress, watchers = dict(values["progress"]), dict(values.get("watchers", {}))
+    if "begun" in progress:
+        progress["finished_parts"] = progress.pop("begun")
+    guard = {"sum_until": "sum_until", "stuck_since": "stuck_since", "collapse_reported": "reported"}
+    if guard.keys() <= progress.keys():
+        watchers["collapse_guard"] = {new: progress.pop(old) for old, new in guard.items()}
+    return {**values, "progress": progress, "watchers": watchers}
+
+
+def epoch_length(trainer: "Trainer") -> dict[str, int]:
     """Return how long an epoch is, and how it is shared among processes."""
     return {
         "batches": trainer.batches_per_epoch,

@@ -194,15 +194,6 @@ class CaptionedLoss(nn.Layer):
         self.retrieval = retrieval
         self.weight = weight
 
-    @property
-    def sum_epochs(self) -> int:
-        """The retrieval loss's epochs on the sum of negatives (see `HingeLoss`)."""
-        return self.retrieval.sum_epochs
-
-    @sum_epochs.setter
-    def sum_epochs(self, epochs: int) -> None:
-        self.retrieval.sum_epochs = epochs
-
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return the retrieval loss's terms, and `caption` from `word_logits` and `words` of `outputs`."""
         terms = self.retrieval(outputs, batch, epoch)

@@ -7,11 +7,12 @@ import numpy as np
 import paddle
 
 from config.errors import UserError
+from datasets.build.words import Words
 from datasets.features.store import ImageRegions
-from datasets.words.vocabulary import Vocabulary, tokenize
+from datasets.words.packed_tokens import PackedTokens
+from datasets.words.vocabulary import Vocabulary
 from engine.evaluation.occlusion import Relevance, measure_relevance
 from engine.evaluation.protocol import evaluation_mode
-from models.vsrn import VSRN
 from serving.search.searcher import Searcher
 
 
@@ -39,7 +40,7 @@ class JudgedCaption:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Explanation:
     """What was seen of one image with one sentence.
 
     `listening` float [R,R] sums to 1: row i, column j is the share of all taking that region i does from j;
@@ -53,13 +54,13 @@ class Attention:
     captions: list[JudgedCaption]
 
 
-def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Attention:
+def explain(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Explanation:
     """Look at the image in `row` of the searcher's split with a sentence: `text`, else its own first caption.
 
     Raises UserError for a sentence without words, and where there is none.
     """
-    dataset, vocabulary = searcher.dataset, searcher.vocabulary
-    image_id = dataset.image_ids[row]
+    dataset = searcher.dataset
+    vocabulary, image_id = dataset.vocabulary, dataset.image_ids[row]
     features = np.asarray(regions.features, np.float32)
     own = list(
         dict.fromkeys(dataset.captions[place] for place in np.flatnonzero(dataset.caption_image == row))
@@ -71,7 +72,7 @@ def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None
     if text is not None and text not in own:
         captions.insert(0, ("asked", sentence))
     captions += [("generated", written) for written in _write_caption(searcher.model, features, vocabulary)]
-    return Attention(
+    return Explanation(
         image_id,
         sentence,
         measure_relevance(searcher.model, features, sentence.token_ids, sentence.places),
@@ -80,25 +81,23 @@ def attend(searcher: Searcher, row: int, regions: ImageRegions, text: str | None
     )
 
 
-def read_sentence(text: str, vocabulary: Vocabulary) -> Sentence:
+def read_sentence(text: str, vocabulary: Words) -> Sentence:
     """Return a sentence as the model reads it; raise UserError where it has no words."""
-    tokens = tokenize(text, vocabulary.tokenizer)
+    tokens = vocabulary.tokens(text)
     if not tokens:
         raise UserError("--text: expected a sentence, got none; write it in quotes")
-    known = set(vocabulary.words)
-    words = [token if token in known else f"{token} (unknown)" for token in tokens]
+    words = [token if vocabulary.knows(token) else f"{token} (unknown)" for token in tokens]
     first = 0 if vocabulary.start_id is None else 1
     return Sentence(text, vocabulary.encode(text), words, range(first, first + len(words)))
 
 
 def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) -> JudgedCaption:
     """Return a sentence with its score and the rank of the image for it; ties count against the image."""
-    batch = {
-        "token_ids": paddle.to_tensor([sentence.token_ids]),
-        "text_len": paddle.to_tensor([len(sentence.token_ids)]),
-    }
+    packed = PackedTokens.of([sentence.token_ids])
+    batch = packed.batch(np.arange(1), searcher.dataset.vocabulary.pad_id)
     with evaluation_mode(searcher.model), paddle.no_grad():
-        embedding = searcher.model.encode_text(batch).numpy()
+        tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+        embedding = searcher.model.encode_text(tensors).numpy()
     scores, ids = (found[0] for found in searcher.image_index.search(embedding, len(searcher.images)))
     own = scores[ids == image_id].max()
     rank = 1 + int((scores[ids != image_id] >= own).sum())
@@ -107,12 +106,9 @@ def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) ->
 
 def graph_listening(model: paddle.nn.Layer, features: np.ndarray) -> np.ndarray | None:
     """Return `listening_shares` of the model's graph for `features` [R,F]; None without a graph."""
-    if not isinstance(model, VSRN) or not len(model.image_encoder.blocks):
-        return None
-    batch = _image_batch(features)
     with evaluation_mode(model), paddle.no_grad():
-        affinities = model.image_encoder.affinities(batch["regions"], batch["num_regions"])
-    return listening_shares([affinity.numpy()[0] for affinity in affinities])
+        affinities = model.affinities(_image_batch(features))
+    return listening_shares([affinity.numpy()[0] for affinity in affinities]) if affinities else None
 
 
 def listening_shares(affinities: Sequence[np.ndarray]) -> np.ndarray:
@@ -130,7 +126,7 @@ def listening_shares(affinities: Sequence[np.ndarray]) -> np.ndarray:
 
 def _write_caption(model: paddle.nn.Layer, features: np.ndarray, vocabulary: Vocabulary) -> list[Sentence]:
     """Return the caption that the model writes, if it is one that writes."""
-    if not isinstance(model, VSRN) or model.captioner is None:
+    if model.captioner is None:
         return []
     with evaluation_mode(model), paddle.no_grad():
         written = model.write_captions(_image_batch(features), model.captioner.max_len).numpy()[0].tolist()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from config.errors import UserError
 from serving.reports.drawing import BoxedPicture
-from serving.reports.explanation import Attention, attend
+from serving.reports.explanation import Explanation, explain
 from serving.reports.explanation_pictures import (
     draw_links,
     draw_listened,
@@ -45,7 +45,7 @@ class Figure:
 class AttentionSection:
     """What a page shows of one image: what was seen, notes on the boxes, the picture and the drawings."""
 
-    attention: Attention
+    attention: Explanation
     notes: Sequence[str]
     picture: Image.Image
     figures: Sequence[Figure]
@@ -57,7 +57,7 @@ class AttentionSection:
 
 
 def attention_section(
-    attention: Attention, view: BoxedPicture, notes: Sequence[str], top: int, taker: int | None = None
+    attention: Explanation, view: BoxedPicture, notes: Sequence[str], top: int, taker: int | None = None
 ) -> AttentionSection:
     """Draw what was seen: `top` regions are framed, lines start at region `taker` (default: the top one)."""
     relevance, words = attention.relevance, attention.sentence.words
@@ -133,7 +133,7 @@ def report_sections(
             view, notes = region_view(image_id, regions, pictures)
         except UserError:
             continue
-        seen = attend(searcher, row, regions, dataset.captions[caption])
+        seen = explain(searcher, row, regions, dataset.captions[caption])
         section = attention_section(seen, view, notes, top)
         sections.append(
             replace(section, figures=[figure for figure in section.figures if figure.name != "matrix"])

@@ -13,6 +13,7 @@ from datasets.image_dataset import ImageDataset
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.picture import Picture, UnreadableError
 from engine.evaluation.image import ImageResult, nearest_pictures
+from engine.tasks.task import ReportedRun
 from serving.reports.curves import draw_curves, working_seconds
 from serving.reports.pages import write_page
 from serving.reports.pictures import BACKGROUND, THUMBNAIL, PictureFolder, image_uri
@@ -36,6 +37,12 @@ class ImageRun:
     dataset: ImageDataset
     gallery: ImageDataset
     log: list[dict]
+
+    @classmethod
+    def of(cls, name: str, reported: ReportedRun) -> "ImageRun":
+        """Return the run that an image encoder's `reports` measured, as a page shows it under `name`."""
+        parameters = sum(parameter.size for parameter in reported.model.parameters())
+        return cls(name, parameters, reported.result, reported.dataset, reported.gallery, reported.log)
 
     @property
     def seconds(self) -> float:

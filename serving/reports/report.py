@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.families import FAMILIES
 from engine.evaluation.result import Result
+from engine.tasks.task import ReportedRun
 from serving.reports.curves import draw_curves, draw_reranking, working_seconds
 from serving.reports.examples import (
     best_captions,
@@ -37,7 +39,6 @@ COLUMNS = (
 )
 SMALLER_IS_BETTER = ("i2t_medr", "t2i_medr")
 COLOURS = ("#2f6db5", "#d9822b", "#7b52ab", "#17879c", "#b8436d", "#6b7280")
-RELATING_FAMILIES = ("vsrn",)  # which relate the regions of a picture, and so can tell what is where
 RELATING_MARK = 65.0  # percent of swapped captions that such a model should tell from the true ones
 
 
@@ -57,6 +58,20 @@ class RunReport:
     log: list[dict]
     swapped: dict[str, float]
     rerank: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, reported: ReportedRun, batch_size: int) -> "RunReport":
+        """Return the run that a dual encoder's `reports` measured, as a page shows it under `name`."""
+        searcher = Searcher(reported.model, reported.dataset, batch_size, reported.image_embeddings)
+        return cls(
+            name,
+            reported.checkpoint["model"],
+            searcher,
+            reported.result,
+            reported.log,
+            reported.swapped,
+            reported.rerank,
+        )
 
     @property
     def parameters(self) -> int:
@@ -89,12 +104,10 @@ def write_report(path: Path, title: str, runs: list[RunReport], pictures: Pictur
         "colours": colours,
         "recalls": mark_best([run.result.metrics for run in runs], COLUMNS),
         "swapped": mark_best([run.swapped for run in runs], kinds),
-        "verdicts": [
-            relating_verdict(run) for run in runs if run.family in RELATING_FAMILIES and run.swapped
-        ],
+        "verdicts": [relating_verdict(run) for run in runs if FAMILIES[run.family].has_graph and run.swapped],
         "curves": image_uri(draw_curves([(run.name, colours[run.name], run.log) for run in runs]), "png"),
         "reranked": [_reranked(run, colours[run.name]) for run in runs if run.rerank],
-        "looks": {run.name: _looks(run, pictures) for run in runs if run.family in RELATING_FAMILIES},
+        "looks": {run.name: _looks(run, pictures) for run in runs if FAMILIES[run.family].has_graph},
         **_examples(runs[0]),
         **(_comparisons(runs) if len(runs) > 1 else {}),
     }

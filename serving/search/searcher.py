@@ -9,7 +9,6 @@ import paddle
 
 from config.errors import UserError
 from datasets.retrieval_dataset import RetrievalDataset
-from datasets.words.vocabulary import Vocabulary, tokenize
 from engine.evaluation.dual import encode_captions, encode_images
 from serving.search.index import Index
 
@@ -28,13 +27,20 @@ class Hit:
 
 
 class Searcher:
-    """Answer queries over the images and captions of `dataset`, which are encoded once."""
+    """Answer queries over the images and captions of `dataset`, which are encoded once.
+
+    `images` [N,D]: the embeddings of the data set's images, where somebody has them already.
+    """
 
     def __init__(
-        self, model: paddle.nn.Layer, vocabulary: Vocabulary, dataset: RetrievalDataset, batch_size: int = 256
+        self,
+        model: paddle.nn.Layer,
+        dataset: RetrievalDataset,
+        batch_size: int = 256,
+        images: np.ndarray | None = None,
     ):
-        self.model, self.vocabulary, self.dataset, self.batch_size = model, vocabulary, dataset, batch_size
-        self.images = encode_images(model, dataset, batch_size)  # [N,D]
+        self.model, self.dataset, self.batch_size = model, dataset, batch_size
+        self.images = encode_images(model, dataset, batch_size) if images is None else images
         self.image_index = Index(self.images, dataset.image_ids, self._similarity)
         self._caption_index: Index | None = None
         self._spelling = np.empty(0, str)  # [captions], as the first of those that are one sentence
@@ -46,26 +52,26 @@ class Searcher:
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that the model never saw in training."""
-        known = set(self.vocabulary.words)
-        words = dict.fromkeys(tokenize(text, self.vocabulary.tokenizer))  # each once, in order
-        return [word for word in words if word not in known]
+        vocabulary = self.dataset.vocabulary
+        words = dict.fromkeys(vocabulary.tokens(text))  # each once, in order
+        return [word for word in words if not vocabulary.knows(word)]
 
     def encode_text(self, text: str) -> np.ndarray:
         """Return the embedding [1,D] of a sentence.
 
         Raises UserError when it is empty or no word of it is known.
         """
-        words = tokenize(text, self.vocabulary.tokenizer)
+        words = self.dataset.vocabulary.tokens(text)
         if not words:
             raise UserError("--text: expected a sentence, got none; write it in quotes")
         if len(self.unknown_words(text)) == len(set(words)):
             raise UserError(
                 f"--text: no word of {text!r} is in the vocabulary; use words of the training captions"
             )
-        ids = self.vocabulary.encode(text)
-        batch = {"token_ids": paddle.to_tensor([ids]), "text_len": paddle.to_tensor([len(ids)])}
+        batch = self.dataset.with_texts([text]).text_batch(np.arange(1))
         with paddle.no_grad():
-            return self.model.encode_text(batch).numpy()
+            tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+            return self.model.encode_text(tensors).numpy()
 
     def images_for_text(self, text: str, k: int) -> list[Hit]:
         """Return the k pictures that fit a sentence best."""

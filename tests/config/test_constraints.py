@@ -35,7 +35,7 @@ def test_a_task_of_metric_learning_is_accepted(task) -> None:
         ("DATASET.IMAGE_DIR=", "DATASET.IMAGE_DIR: expected the folder of the pictures with MODEL.CNN"),
         (
             "LOSS.NAME=hinge",
-            "LOSS.NAME: expected one of softmax, triplet, .* with cnn alone, here MODEL.NAME=cnn",
+            "LOSS.NAME: expected one of softmax, triplet, .* with cnn, got hinge",
         ),
         ("MODEL.NAME=vsepp", "LOSS.NAME: expected hinge or contrastive with vsepp, got quadruplet"),
         (

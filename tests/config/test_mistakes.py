@@ -171,7 +171,10 @@ OVERRIDE_MISTAKES = {
 # What does not fit Oscar, beside MODEL.NAME=oscar and what else it needs.
 OSCAR = ["MODEL.NAME=oscar", "LOSS.NAME=match_cross_entropy", "INPUT.MAX_SEQ_LEN=70"]
 OSCAR_MISTAKES = {
-    "a loss of embeddings": (["LOSS.NAME=hinge"], ["LOSS.NAME: expected a loss of pairs", "got hinge"]),
+    "a loss of embeddings": (
+        ["LOSS.NAME=hinge"],
+        ["LOSS.NAME: expected one of match_cross_entropy, match_binary", "with oscar, got hinge"],
+    ),
     "no room for a token": (["INPUT.MAX_SEQ_LEN=2"], ["INPUT.MAX_SEQ_LEN: expected 3 to 512", "got 2"]),
     "no bound of tokens": (["INPUT.MAX_SEQ_LEN=0"], ["expected 3 to 512", "MODEL.BERT_POSITIONS", "got 0"]),
     "more tokens than positions": (["MODEL.BERT_POSITIONS=60"], ["expected 3 to 60", "got 70"]),

@@ -42,10 +42,10 @@ def dataset_of(features, word_piece, tags=TAGS, max_seq_len=12, max_regions=4) -
 
 def plain_sequence(word_piece, caption: str, tags: list[str], max_seq_len: int) -> tuple[list, list]:
     """Token and segment ids as the original assembles them; without tags where it would have no room."""
-    tokens = word_piece.encode(caption)[: max_seq_len - 2]
+    tokens = word_piece.encode(caption)[1:-1][: max_seq_len - 2]
     ids = [word_piece.cls_id, *tokens, word_piece.sep_id]
     segments = [0] * len(ids)
-    second = word_piece.encode(" ".join(tags))
+    second = word_piece.encode(" ".join(tags))[1:-1]
     room = max_seq_len - len(ids) - 1
     if second and room >= 0:
         ids += [*second[:room], word_piece.sep_id]

@@ -8,6 +8,7 @@ from datasets.captions.load import CaptionSplit
 from datasets.features.npy import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.words.vocabulary import Vocabulary
+from datasets.words.wordpiece import MARKERS, WordPiece
 
 CAPTIONS = ["a dog runs", "A dog runs", "a red dog", "the cat sleeps on the red mat", "a blue dog", "cat"]
 VOCABULARY = Vocabulary(
@@ -112,3 +113,30 @@ def test_what_is_left_out_is_told_apart(open_dataset):
     dataset, _ = open_dataset(max_seq_len=5, long_captions="drop", distinct_captions=True)
     assert "4 captions (1 longer ones dropped, 1 repeated ones left out" in dataset.describe()
     assert open_dataset()[0].describe().endswith("6 captions, 5 different sentences")
+
+
+def test_other_texts_are_read_as_those_of_the_split_and_belong_to_no_image(open_dataset):
+    dataset, _ = open_dataset(max_seq_len=5)
+    other = dataset.with_texts(["a dog", CAPTIONS[3], "a dog"])
+    batch = other.text_batch(np.arange(3))
+    assert batch["token_ids"].tolist() == [[1, 4, 5, 2, 0], [1, 8, 9, 3, 2], [1, 4, 5, 2, 0]]
+    assert batch["text_len"].tolist() == [4, 5, 4] and other.sentence_ids.tolist() == [0, 1, 0]
+    assert (other.caption_image == -1).all()
+    np.testing.assert_array_equal(
+        other.image_batch(np.array([2]))["features"], dataset.image_batch(np.array([2]))["features"]
+    )
+    assert dataset.num_captions == 6 and dataset.captions == CAPTIONS
+
+
+def test_word_pieces_are_framed_and_cut_like_words(tmp_path):
+    np.save(tmp_path / "train_ims.npy", np.ones((1, 4), np.float32))
+    split = CaptionSplit("train", ["x.jpg"], np.array([0]), ["a dog runs", "a dog"], np.array([0, 0]))
+    words = WordPiece([*MARKERS, "a", "dog", "runs"])
+    dataset = RetrievalDataset(NpyFeatures(tmp_path / "train_ims.npy"), split, words, max_seq_len=4)
+    cls, sep, pad = words.cls_id, words.sep_id, words.pad_id
+    a, dog = words.pieces.index("a"), words.pieces.index("dog")
+    assert dataset.text_batch(np.array([0, 1]))["token_ids"].tolist() == [
+        [cls, a, dog, sep],
+        [cls, a, dog, sep],
+    ]
+    assert dataset.lengths.tolist() == [4, 4] and pad == 0

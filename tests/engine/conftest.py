@@ -10,9 +10,8 @@ import paddle
 import pytest
 
 from engine.runs.run_log import RunLog
-from engine.training.progress import TrainingSettings
-from engine.training.trainer import Trainer
-from engine.training.training_state import training_state
+from engine.training.settings import TrainingSettings
+from engine.training.trainer import Trainer, Watcher
 
 BATCHES, PAIRS, WIDTH = 6, 4, 3
 
@@ -82,6 +81,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         dropout: float = 0.0,
         rate: float = 0.1,
         write: Callable[[], None] = lambda: None,
+        watched_by: Callable[[RunLog], list[Watcher]] = lambda log: [],
         **settings,
     ) -> Run:
         model, loss = model or Line(dropout), loss or SquaredError()
@@ -90,11 +90,10 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         log_file = tmp_path / f"log{len(list(tmp_path.iterdir()))}.jsonl"
         log = RunLog(log_file, None, enabled=True)
 
-        def save(names: list[str]) -> Callable[[], None]:
-            state = training_state(run.trainer)
-            run.saved += [(name, run.trainer.progress.step) for name in names]
+        def save(names: list[str], *state: dict) -> None:
+            run.saved += [(name, state[-1]["progress"]["step"]) for name in names]
             run.states |= dict.fromkeys(names, state)
-            return write
+            write()
 
         trainer = Trainer(
             model=model,
@@ -105,8 +104,9 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
             or (lambda epoch, start: (BATCHES, (pairs_of(i, epoch) for i in range(start, BATCHES)))),
             settings=TrainingSettings(**{"epochs": 2, "seed": 1, "print_step": 1, **settings}),
             log=log,
-            validate=lambda: metrics_of(scores(run.trainer.progress.step)),
+            validate=lambda show: metrics_of(scores(run.trainer.position.step)),
             save=save,
+            watchers=watched_by(log),
         )
         run = Run(trainer, log_file)
         return run

@@ -49,7 +49,7 @@ def searcher(dataset) -> Searcher:
         measure="cosine",
     )
     model.eval()
-    return Searcher(model, dataset.vocabulary, dataset)
+    return Searcher(model, dataset)
 
 
 @pytest.fixture
@@ -79,4 +79,4 @@ def _region_searcher(folder: Path, make_model: Callable, pool: bool) -> Searcher
     paddle.seed(3)
     model = make_model(GRUTextEncoder(len(vocabulary), 8, 16), len(vocabulary))
     model.eval()
-    return Searcher(model, vocabulary, dataset)
+    return Searcher(model, dataset)

@@ -4,9 +4,9 @@
 
 OUT/rank_N.npz: its gradients of the first step (`own/*`), the averaged ones (`averaged/*`), and its weights
 at the end (`weights/*`). OUT/rank_N.json: the captions it trained on, step by step, the steps where it was
-stopped, and the gradients of parameters that only process 1 uses, also where memory is not shared. Process 1
-alone is told to stop when it has averaged step 4, which all hear of in step 5; both go on, and process 0
-alone is told to stop in the validation after step 6.
+stopped, and the gradients of parameters that process 1 alone or no process uses, also where memory is not
+shared. Process 1 alone is told to stop when it has averaged step 4, which all hear of in step 5; both go on,
+and process 0 alone is told to stop in the validation after step 6.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main(out: Path) -> None:
     from engine.runs.run_log import RunLog
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
-    from engine.training.progress import TrainingStoppedError
+    from engine.training.outcomes import TrainingStoppedError
     from engine.weights.tensors import layer_arrays
 
     start_process_group()
@@ -52,10 +52,10 @@ def main(out: Path) -> None:
         try:
             trainer.fit()
         except TrainingStoppedError:
-            stops.append(trainer.progress.step)
+            stops.append(trainer.position.step)
     weights = {f"weights/{name}": array for name, array in layer_arrays(trainer.model).items()}
     np.savez(out / f"rank_{process_number()}.npz", **gradients, **weights)
-    best = [trainer.progress.best_score, trainer.progress.best_step]
+    best = [trainer.position.best_score, trainer.position.best_step]
     seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradients()}
     seen["through sockets"] = lonely_gradients(shared=process_number() == 0)
     (out / f"rank_{process_number()}.json").write_text(json.dumps(seen))
@@ -84,18 +84,19 @@ def watch(trainer) -> tuple[list, dict]:
             trainer.stop_signal = 15
         return values
 
-    def stopped_validation():
-        trainer.stop_signal = 2 if trainer.progress.step == 6 else 0
-        return validate()
+    def stopped_validation(show):
+        trainer.stop_signal = 2 if trainer.position.step == 6 else 0
+        return validate(show)
 
     RetrievalDataset.batch, trainer.validate = watched_batch, stopped_validation
     engine.training.trainer.average_gradients = watched_average
     return captions, gradients
 
 
-def lonely_gradients(shared: bool = True) -> list[list[float]]:
-    """Return averaged gradients, a small and a large one: 3 in process 1 and missing in process 0.
+def lonely_gradients(shared: bool = True) -> list[list[float] | None]:
+    """Return four averaged gradients, or None where there is none.
 
+    A small and a large one are 3 in process 1 and missing in process 0; two such are missing in both.
     shared: whether the process can see the other's memory, as on one machine.
     """
     import numpy as np
@@ -107,11 +108,14 @@ def lonely_gradients(shared: bool = True) -> list[list[float]]:
     shared_memory._memory.cache_clear()
     if not shared:
         shared_memory._open = lambda *segment: None
-    lonely = [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])]
+    lonely, unused = (
+        [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])] for _ in range(2)
+    )
     if process_number() == 1:
         sum((each * 3).sum() for each in lonely).backward()
-    average_gradients(lonely, [])
-    return [np.unique(each.grad.numpy()).tolist() for each in lonely]
+    assert average_gradients([*unused, *lonely], [4.0, process_number()]) == [4.0, 0.5]
+    gradients = [each.grad for each in (*lonely, *unused)]
+    return [None if each is None else np.unique(each.numpy()).tolist() for each in gradients]
 
 
 if __name__ == "__main__":

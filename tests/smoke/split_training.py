@@ -25,7 +25,7 @@ from engine.parallel.processes import (
     world_size,
 )
 from engine.runs.run_log import RunLog
-from engine.training.progress import TrainingSettings
+from engine.training.settings import TrainingSettings
 from engine.training.trainer import Trainer
 from models.captioner import Captioner
 from models.encoders import GRUTextEncoder, ImageEncoder
@@ -176,7 +176,7 @@ def train(case: Case, rank: int, world_size: int) -> dict[str, np.ndarray]:
 
     def watched_average(averaged: list[paddle.Tensor], extra: list[float]) -> list[float]:
         values = average_gradients(averaged, extra)
-        step = trainer.progress.step
+        step = trainer.position.step
         found[f"loss/{step}"] = np.array(values)
         for number, parameter in enumerate(averaged):
             gradient = np.zeros(1) if parameter.grad is None else parameter.grad.numpy()
@@ -202,8 +202,8 @@ def train(case: Case, rank: int, world_size: int) -> dict[str, np.ndarray]:
                 eval_epochs=0,
             ),
             log=RunLog(Path(folder) / "log.jsonl", None, enabled=False),
-            validate=lambda: {"none": 0.0},
-            save=lambda names: lambda: None,
+            validate=lambda show: {"none": 0.0},
+            save=lambda names, *state: None,
             rank=rank,
             world_size=world_size,
         )

@@ -55,6 +55,7 @@ def same_run(folder: Path, undisturbed: Path) -> None:
             assert ours.read_bytes() == theirs.read_bytes(), f"{name}/{file}"
         ours, theirs = (json.loads((run / name / "state.json").read_text()) for run in (folder, undisturbed))
         assert ours["progress"] == theirs["progress"], name
+        assert ours["watchers"] == theirs["watchers"] and "collapse_guard" in ours["watchers"], name
     assert not (folder / "epoch_2").exists(), "pruned"
     ours, theirs = (history(run, "train") for run in (folder, undisturbed))
     assert ours == theirs, "each step once, with the same loss"

@@ -9,7 +9,6 @@ from config.errors import UserError
 from config.load import load_config
 from datasets.build.cross import (
     build_candidates,
-    build_pair_dataset,
     build_pair_sampler,
     build_word_piece,
     open_pair_split,
@@ -99,7 +98,8 @@ def test_each_key_has_its_effect_on_a_pair(vinvl):
     tags = " ".join(make_regions([3, 5, 2])["image 2"].tags).replace("é", "e")
     assert first_pair(dataset) == " ".join([*f"[CLS] a dog [SEP] {tags}".split()[:5], "[SEP]"])
     assert dataset.batch(Pairs(np.array([0]), np.array([0])))["regions"].shape == (1, 1, 6)
-    plain = build_pair_dataset(vinvl("INPUT.ADD_OD_LABEL=false"), "train", words)
+    bare = vinvl("INPUT.ADD_OD_LABEL=false")
+    plain = pair_dataset_of(bare, open_pair_split(bare, "train", training=False), words)
     assert first_pair(plain) == "[CLS] a dog [SEP]"
 
 

@@ -92,7 +92,7 @@ def test_a_gzipped_source_is_read_from_beginning_to_end_a_few_times(tmp_path, mo
     monkeypatch.setattr("datasets.features.positional._WINDOW_BYTES", 4000)
     monkeypatch.setattr("datasets.features.positional._SCAN_BYTES", 1000)
     monkeypatch.setattr("datasets.features.tsv._LONGEST_LINE", 1000)
-    for module in ("feature_draft", "feature_store"):
+    for module in ("conversion.writer", "features.store"):
         monkeypatch.setattr(f"datasets.{module}._BLOCK_BYTES", 1000)
     images = make_regions([3, 5, 4] * 30)
     path = write_tsv(tmp_path / "features.tsv", images, "lxmert")

@@ -8,13 +8,8 @@ from datasets.captions.load import CaptionSplit
 from datasets.features.npy import NpyFeatures
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
-from datasets.samplers.pairs import (
-    HardNegatives,
-    PairSampler,
-    harden_in_batch,
-    mine_hard_negatives,
-    neighbour_negatives,
-)
+from datasets.samplers.negatives import HardNegatives, hardest_in_batch, neighbours, of_short_lists
+from datasets.samplers.pairs import PairSampler
 from datasets.words.wordpiece import MARKERS, WordPiece
 
 IMAGES = 60
@@ -112,7 +107,7 @@ def test_buckets_hold_pairs_of_like_length(dataset):
 def test_mined_lists_lose_what_is_right(dataset):
     captions_of_image = np.tile(np.arange(CAPTIONS), (IMAGES, 1))
     images_of_caption = np.tile(np.arange(IMAGES), (CAPTIONS, 1))
-    hard = mine_hard_negatives(dataset, captions_of_image, images_of_caption)
+    hard = of_short_lists(dataset, captions_of_image, images_of_caption)
     for image in range(IMAGES):
         own = {dataset.captions[caption] for caption in captions_of(image)}
         for caption in range(CAPTIONS):
@@ -149,7 +144,7 @@ def test_hard_negatives_come_from_the_lists(dataset):
 
 @pytest.mark.parametrize("size", [2, 7, IMAGES + 1])
 def test_neighbours_are_wrong_for_each_other(dataset, size):
-    hard = neighbour_negatives(dataset, size)
+    hard = neighbours(dataset, size)
     for image in range(IMAGES):
         group = [other for other in range(IMAGES) if other // size == image // size and other != image]
         own = {dataset.captions[caption] for caption in captions_of(image)}
@@ -173,7 +168,7 @@ def texts_of(dataset, image: int) -> set[str]:
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_several_negatives_are_all_captions_or_all_images_and_differ_while_lists_last(dataset, count):
-    hard = neighbour_negatives(dataset, 4)
+    hard = neighbours(dataset, 4)
     sampler = PairSampler(dataset, 8, 1, hard=hard, count=count)
     negatives = sampler.negatives(0)
     assert negatives.images.shape == negatives.captions.shape == (count, CAPTIONS)
@@ -200,7 +195,7 @@ def test_lists_of_other_data_are_refused(dataset):
         (of_images[0], of_captions),
     ):
         with pytest.raises(ValueError, match="expected lists"):
-            mine_hard_negatives(dataset, *lists)
+            of_short_lists(dataset, *lists)
 
 
 def test_in_a_batch_the_hardest_wrong_one_is_taken(dataset):
@@ -211,7 +206,7 @@ def test_in_a_batch_the_hardest_wrong_one_is_taken(dataset):
     scores[0, 5] = scores[5, 0] = 9  # the highest, but no negative
     taken = set()
     for seed in range(20):
-        hardened = harden_in_batch(dataset, batch, scores, np.random.default_rng(seed))
+        hardened = hardest_in_batch(dataset, batch, scores, np.random.default_rng(seed))
         assert hardened.images[:6].tolist() == images.tolist()
         assert hardened.captions[:6].tolist() == captions.tolist()
         for place in range(6):
@@ -234,12 +229,12 @@ def test_a_batch_without_anything_wrong_keeps_its_negatives(dataset):
     captions = captions_of(int(COUNTS.argmax()))[:2]
     images = CAPTION_IMAGE[captions]
     batch = Pairs(np.concatenate([images, [3, 4]]), np.tile(captions, 2))
-    hardened = harden_in_batch(dataset, batch, np.zeros((2, 2)), np.random.default_rng(0))
+    hardened = hardest_in_batch(dataset, batch, np.zeros((2, 2)), np.random.default_rng(0))
     assert hardened.images.tolist() == batch.images.tolist()
     assert hardened.captions.tolist() == batch.captions.tolist()
     for scores in (np.zeros((2, 3)), np.full((2, 2), np.nan)):
         with pytest.raises(ValueError, match=r"expected scores \[2,2\]"):
-            harden_in_batch(dataset, batch, scores, np.random.default_rng(0))
+            hardest_in_batch(dataset, batch, scores, np.random.default_rng(0))
 
 
 def test_one_image_has_no_negative(tmp_path):

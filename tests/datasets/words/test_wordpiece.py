@@ -35,13 +35,13 @@ def vocabulary(tmp_path):
 )
 def test_pieces(vocabulary, text, pieces):
     word_piece = WordPiece.load(vocabulary)
-    assert [word_piece.pieces[index] for index in word_piece.encode(text)] == pieces.split()
+    assert [word_piece.pieces[index] for index in word_piece.encode(text)[1:-1]] == pieces.split()
     assert PlainWordPiece(vocabulary).tokenize(text) == pieces.split()  # the published algorithm
 
 
 def test_case_is_kept_where_asked(vocabulary):
     cased = WordPiece.load(vocabulary, lower_case=False)
-    assert cased.encode("dog Dog CAFÉ cafe") == [
+    assert cased.encode("dog Dog CAFÉ cafe")[1:-1] == [
         PIECES.index(piece) for piece in ("dog", "[UNK]", "[UNK]", "cafe")
     ]
 
@@ -52,7 +52,7 @@ def test_many_texts_are_packed_one_after_another(vocabulary):
     packed = word_piece.encode_all(texts)
     assert len(packed) == len(texts) and packed.ids.dtype == np.int32
     for row in (0, 1, 2, 3, 9998, 10_001, 20_002, len(texts) - 1):
-        assert packed[row].tolist() == word_piece.encode(texts[row])
+        assert packed[row].tolist() == word_piece.encode(texts[row])[1:-1]
     assert len(word_piece.encode_all([])) == 0
 
 
@@ -78,7 +78,7 @@ def test_a_vocabulary_of_whole_words_for_a_model_from_scratch(tmp_path):
     built.save(tmp_path / "vocab.txt")
     again = WordPiece.load(tmp_path / "vocab.txt")
     assert again.pieces == built.pieces
-    assert again.encode("a red star") == [4, 5, 1]
+    assert again.encode("a red star")[1:-1] == [4, 5, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["vocab.txt"]
 
 
@@ -108,3 +108,16 @@ def test_a_missing_vocabulary(tmp_path):
     check_refused(lambda: WordPiece.load(tmp_path / "vocab.txt"), ["vocab.txt: no such vocabulary"])
     with pytest.raises(UserError, match="a folder"):
         WordPiece.load(tmp_path)
+
+
+def test_a_word_without_pieces_is_told_as_it_is_written():
+    words = WordPiece([*MARKERS, "a", "red", "dog", "##s"])
+    assert words.tokens("A red Zebra, dogs") == ["a", "red", "Zebra", ",", "dog", "##s"]
+    assert [words.knows(token) for token in words.tokens("A red Zebra dogs")] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert words.encode("red Zebra")[1:-1] == [words.pieces.index("red"), words.unk_id]

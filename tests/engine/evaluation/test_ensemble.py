@@ -13,7 +13,8 @@ from engine.evaluation.dual import Encoded, rank_encoded
 from engine.evaluation.ensemble import Ensemble, check_same_pairs, normalized, tune_weights
 from engine.ranking.metrics import ranks
 from engine.ranking.similarity import similarity_of
-from engine.tasks import evaluation
+from engine.tasks import dual, ensemble
+from engine.tasks.task import EvaluationOptions, Trained
 
 IMAGES = 17
 CAPTION_IMAGE = np.random.default_rng(0).permutation(np.repeat(np.arange(IMAGES), np.arange(IMAGES) % 4 + 1))
@@ -198,14 +199,15 @@ def test_a_model_is_let_go_before_the_next_is_loaded(monkeypatch, tmp_path):
         assert not any(model() for model in loaded)
         model = Numbers()
         loaded.append(weakref.ref(model))
-        state = {"model": "vsepp", "progress": {"step": 7}, "files": {"model.safetensors": {"sha256": "ab"}}}
-        return model, None, state, cfg.EVAL.CHECKPOINT_DIR
+        folder = cfg.EVAL.CHECKPOINT_DIR
+        return Trained(model, None, {"folder": folder, "sha256": "ab", "model": "vsepp", "step": 7})
 
-    monkeypatch.setattr(evaluation, "load_trained", load)
-    monkeypatch.setattr(evaluation, "read_vocabulary", lambda folder: None)
-    monkeypatch.setattr(evaluation, "build_dataset", lambda *_, training: PlaceSplit())
+    monkeypatch.setattr(ensemble, "load_trained", load)
+    monkeypatch.setattr(ensemble, "resolve_checkpoint", lambda folder: folder)
+    monkeypatch.setattr(ensemble, "load_words", lambda cfg, folder: None)
+    monkeypatch.setattr(ensemble, "build_dataset", lambda *_, training: PlaceSplit())
     cfgs = [load_config(None, [f"EVAL.CHECKPOINT_DIR={name}", "MISC.SEED=1"]) for name in "abc"]
-    found = evaluation.evaluate_checkpoints(cfgs, tmp_path, weights=[1, 1, 2])
+    found = dual.measure(cfgs, EvaluationOptions(tmp_path, weights=[1, 1, 2]))
     assert found.result.metrics["rsum"] == 600 and len(loaded) == 3
     assert [one["weight"] for one in found.checkpoint["members"]] == [0.25, 0.25, 0.5]
     assert found.checkpoint["members"][2] == {

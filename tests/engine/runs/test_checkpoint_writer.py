@@ -1,12 +1,13 @@
 """Checkpoints are written one at a time behind training's back, and what goes wrong there is told."""
 
+import contextlib
 import threading
 
 import pytest
 
 from config.errors import UserError
 from engine.runs.checkpoint_writer import CheckpointWriter
-from engine.training.progress import TrainingFailedError, TrainingStoppedError
+from engine.training.outcomes import TrainingFailedError, TrainingStoppedError
 
 
 class Disk:
@@ -56,13 +57,26 @@ def test_what_a_write_raises_is_told_once_at_the_next_call(ask):
     writer.finish()
 
 
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_who_leaves_waits_for_the_write_but_for_an_interrupt(error):
+    disk = Disk()
+    if error is not KeyboardInterrupt:
+        threading.Timer(0.05, disk.free.set).start()
+    with contextlib.suppress(ValueError, KeyboardInterrupt), CheckpointWriter() as writer:
+        writer.start(disk.write)
+        if error:
+            raise error
+    assert disk.done == (error is not KeyboardInterrupt)
+    disk.free.set()
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(make_run):
     disk = Disk()
     run = make_run(epochs=1, save_steps=2, write=disk.write)
     forward = run.trainer.model.forward
 
     def forward_and_free(batch):
-        if run.trainer.progress.step == 3:  # a step on, and the first checkpoint is still being written
+        if run.trainer.position.step == 3:  # a step on, and the first checkpoint is still being written
             assert (disk.began, disk.done) == (1, 0)
             disk.free.set()
         return forward(batch)
@@ -78,7 +92,7 @@ def test_a_full_disk_ends_training_at_the_next_step(make_run):
     forward = run.trainer.model.forward
 
     def forward_and_fail(batch):
-        if run.trainer.progress.step == 2:
+        if run.trainer.position.step == 2:
             disk.free.set()
             run.trainer._writer._thread.join()
         return forward(batch)
@@ -86,7 +100,7 @@ def test_a_full_disk_ends_training_at_the_next_step(make_run):
     run.trainer.model.forward = forward_and_fail
     with pytest.raises(UserError, match="the disk is full"):
         run.trainer.fit()
-    assert run.trainer.progress.step == 3 and disk.began == 1
+    assert run.trainer.position.step == 3 and disk.began == 1
 
 
 def test_a_full_disk_at_the_end_is_told(make_run):

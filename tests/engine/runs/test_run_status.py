@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from engine.runs.run_status import RunStatus, read_status
-from engine.training.progress import TrainingStoppedError
+from engine.training.outcomes import TrainingStoppedError
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
@@ -57,7 +57,7 @@ def test_the_file_is_one_line_that_says_where_the_run_stands(tmp_path, clock):
 
 def test_a_run_that_has_not_begun_leaves_the_file_of_the_one_before(tmp_path):
     status = RunStatus(tmp_path / "status.json")
-    status.beat()
+    status.heartbeat()
     status.end("failed")
     assert not list(tmp_path.iterdir())
 

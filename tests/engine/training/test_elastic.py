@@ -48,14 +48,15 @@ class Job:
     def fit_until(self, step: int):
         """Train so many steps; return the state there."""
         trainer = self.run.trainer
-        after = trainer._after_step
+        save = trainer._save
 
-        def stop():
-            after()
-            if trainer.progress.step == step:
+        def save_and_stop(names):
+            save(names)
+            if trainer.position.step == step:
+                trainer._writer.finish()
                 raise KeyboardInterrupt
 
-        trainer._after_step = stop
+        trainer._save = save_and_stop
         self.run.trainer.settings.__dict__["save_steps"] = 1
         with pytest.raises(KeyboardInterrupt):
             trainer.fit()
@@ -78,7 +79,7 @@ def test_no_sample_is_missed_or_seen_twice_in_an_epoch(make_run, sizes):
     jobs[-1].run.trainer.fit()
     for epoch in range(3):
         assert of_epoch(epoch, *jobs) == list(range(SAMPLES))
-    assert jobs[-1].run.trainer.progress.epoch == 3
+    assert jobs[-1].run.trainer.position.epoch == 3
 
 
 def test_the_schedule_goes_on_with_the_epochs_and_ends_with_them(make_run):
@@ -88,7 +89,7 @@ def test_the_schedule_goes_on_with_the_epochs_and_ends_with_them(make_run):
     trainer = after.run.trainer
     trainer.fit()
     assert [round(rate, 3) for rate in dict.fromkeys(after.rates)] == [1.0, 1.5, 2.0, 2.5]
-    assert trainer.progress.step == trainer.total_steps == 10 + 2 + 2
+    assert trainer.position.step == trainer.total_steps == 10 + 2 + 2
     assert [record["epoch"] for record in after.run.records()][-1] == 3.0
 
 

@@ -54,6 +54,6 @@ def test_a_gradient_that_overflows_is_skipped_and_the_scale_lowered(make_run, sc
     )
     before = run.weights()
     group = list(run.trainer.batches_of(0, 0)[1])[:1]
-    run.trainer._train_step(group, 0)
+    run.trainer._step(group, 0)
     assert np.array_equal(run.weights(), before)
     assert run.trainer.scaler.state_dict()["scale"] < 2e38

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.parallel.processes import ValidationStoppedError
-from engine.training.progress import TrainingStoppedError
+from engine.training.outcomes import TrainingStoppedError
 from engine.training.training_state import restore_training
 
 
@@ -17,7 +17,7 @@ def stop_at(run, step, number=15):
     original = run.trainer.model.forward
 
     def forward(batch):
-        if run.trainer.progress.step == step:
+        if run.trainer.position.step == step:
             run.trainer.stop_signal = number
         return original(batch)
 
@@ -61,7 +61,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_where_an_undisturbed_one_does(ma
 def test_a_validation_that_was_stopped_is_done_again(make_run):
     def leave(step):
         run.trainer.stop_signal = 15
-        run.trainer.check_signal()
+        run.trainer.during_validation()
 
     run = make_run(scores=leave, ema_decay=0.5)
     before = run.weights()
@@ -78,8 +78,8 @@ def test_a_validation_that_was_stopped_is_done_again(make_run):
 
 
 def test_no_signal_no_stop(make_run):
-    make_run().trainer.check_signal()
+    make_run().trainer.during_validation()
     run = make_run()
     run.trainer.stop_signal = 2
     with pytest.raises(ValidationStoppedError):
-        run.trainer.check_signal()
+        run.trainer.during_validation()

@@ -33,7 +33,7 @@ def test_every_batch_of_every_epoch_is_one_step_in_order(make_run):
     run = make_run(batches_of=batches_of)
     run.trainer.fit()
     assert seen == [(epoch, index) for epoch in range(2) for index in range(3)]
-    assert (run.trainer.progress.step, run.trainer.progress.epoch, run.trainer.progress.batch) == (6, 2, 0)
+    assert (run.trainer.position.step, run.trainer.position.epoch, run.trainer.position.batch) == (6, 2, 0)
 
 
 def test_steps_equal_gradient_descent_by_hand(make_run):
@@ -74,7 +74,7 @@ def test_accumulated_batches_equal_one_big_batch_for_a_mean_loss(make_run, batch
     whole = make_run(batches_of=lambda epoch, start: (len(big), big[start:]), epochs=2)
     accumulated.trainer.fit()
     whole.trainer.fit()
-    assert accumulated.trainer.progress.step == whole.trainer.progress.step == 2 * math.ceil(batches / 2)
+    assert accumulated.trainer.position.step == whole.trainer.position.step == 2 * math.ceil(batches / 2)
     assert np.allclose(accumulated.weights(), whole.weights(), atol=1e-6)
     both = zip(accumulated.records(), whole.records(), strict=True)
     assert all(abs(one["loss"] - other["loss"]) < 1e-5 for one, other in both)
@@ -85,7 +85,7 @@ def test_averaged_weights_are_evaluated_and_saved_while_training_goes_on_from_it
     run = make_run(ema_decay=0.5, epochs=1, eval_steps=1)
     update = run.trainer.average.update
     run.trainer.average.update = lambda step: (raw.append(run.weights()), update(step))
-    run.trainer.validate = lambda: (seen.append(run.weights()), {**METRICS, "rsum": float(len(seen))})[1]
+    run.trainer.validate = lambda show: (seen.append(run.weights()), {**METRICS, "rsum": float(len(seen))})[1]
     average = run.weights()
     run.trainer.fit()
     for step, weights in enumerate(raw):
@@ -122,14 +122,14 @@ def test_best_is_the_first_of_the_highest_scores(make_run):
     run.trainer.fit()
     assert names(run, "best") == [("best", 6), ("best", 12)]
     assert [record["best"] for record in run.records("validation")] == [True, True, False, False]
-    assert (run.trainer.progress.best_score, run.trainer.progress.best_step) == (30.0, 12)
+    assert (run.trainer.position.best_score, run.trainer.position.best_step) == (30.0, 12)
 
 
 def test_a_score_that_never_improves_leaves_the_first_as_best(make_run):
     run = make_run(scores=lambda step: 0.0, epochs=3)
     run.trainer.fit()
     assert names(run, "best") == [("best", 6)]
-    assert (run.trainer.progress.best_score, run.trainer.progress.best_step) == (0.0, 6)
+    assert (run.trainer.position.best_score, run.trainer.position.best_step) == (0.0, 6)
 
 
 def test_last_is_saved_at_epochs_validations_and_save_steps_and_epochs_are_kept(make_run):
@@ -143,7 +143,7 @@ def test_early_stopping_counts_validations_without_a_better_score(make_run):
     scores = {2: 1.0, 4: 3.0, 6: 2.0, 8: 2.5, 10: 9.0}
     run = make_run(scores=scores.get, epochs=3, eval_epochs=0, eval_steps=2, early_stopping=2)
     run.trainer.fit()
-    assert run.trainer.progress.step == 8
+    assert run.trainer.position.step == 8
     assert run.saved[-1] == ("last", 8)
     assert names(run, "best")[-1] == ("best", 4)
 
@@ -168,7 +168,7 @@ def test_the_log_holds_what_was_done(make_run):
 
 def test_speed_is_that_of_training_and_time_left_that_of_everything(make_run, monkeypatch):
     clock = itertools.count()  # a second a look
-    monkeypatch.setattr("engine.training.trainer.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("engine.training.meter.time.perf_counter", lambda: float(next(clock)))
     run = make_run(
         epochs=1, print_step=3, eval_steps=1, scores=lambda step: [next(clock) for _ in range(1000)] and 1.0
     )

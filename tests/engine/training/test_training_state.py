@@ -6,7 +6,21 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
+from datasets.samplers.batches import FinishedPart
+from engine.training.collapse_guard import CollapseGuard
 from engine.training.training_state import restore_training, training_state
+from models.losses.ranking import HingeLoss
+
+BEFORE_WATCHERS = """{
+ "progress": {
+  "epoch": 1, "batch": 2, "step": 9, "last_validation": 6, "best_score": 6.0, "best_step": 6,
+  "validations_without_gain": 0, "sum_until": 3, "stuck_since": 8, "collapse_reported": true,
+  "interrupted": true, "begun": [[8, 2, 1]], "schedule_shift": 1
+ },
+ "epoch_length": {"batches": 6, "steps": 6, "samples": 0, "batch": 0, "processes": 1},
+ "scaler": {}
+}"""
+"""What `state.json` held of a trainer before there were watchers."""
 
 
 @pytest.fixture
@@ -41,12 +55,22 @@ def test_state_is_a_copy_that_later_steps_do_not_touch(make_run):
         (lambda model, rest, values: rest.pop("optimizer.moment1/fc.bias"), "lacks entry moment1/fc.bias"),
         (lambda model, rest, values: values.pop("progress"), "state.json"),
         (lambda model, rest, values: values["progress"].update(mood="good"), "state.json.*mood"),
+        (lambda model, rest, values: values["progress"].update(sum_until=1), "state.json.*sum_until"),
         (
             lambda model, rest, values: values["epoch_length"].update(batches=7),
             "an epoch was 7 batches in 6 steps, now it is 6 batches in 6 steps",
         ),
     ],
-    ids=["model", "trained weights", "loss", "optimizer", "no progress", "odd progress", "epoch length"],
+    ids=[
+        "model",
+        "trained weights",
+        "loss",
+        "optimizer",
+        "no progress",
+        "odd progress",
+        "half of a guard",
+        "epoch length",
+    ],
 )
 def test_what_does_not_fit_is_named_and_changes_nothing(make_run, state, change, expected):
     change(*state)
@@ -55,7 +79,30 @@ def test_what_does_not_fit_is_named_and_changes_nothing(make_run, state, change,
     with pytest.raises(UserError, match=expected) as caught:
         restore_training(again.trainer, *state)
     assert "\n" not in str(caught.value)
-    assert np.array_equal(again.weights(), before) and again.trainer.progress.step == 0
+    assert np.array_equal(again.weights(), before) and again.trainer.position.step == 0
+
+
+def test_a_state_of_before_there_were_watchers_is_that_of_today(make_run, state):
+    hinge = HingeLoss(0.2, hard_negative=True, sum_epochs=1, mask_duplicates=True)
+    run = make_run(
+        ema_decay=0.9, epochs=3, watched_by=lambda log: [CollapseGuard(hinge, 300, "fallback", log)]
+    )
+    resumed = []
+    values = json.loads(BEFORE_WATCHERS)
+    assert not restore_training(run.trainer, *state[:2], values, lambda *cut: resumed.append(cut))
+    assert resumed == [(1, [FinishedPart(8, 2, 1)])] and hinge.sum_epochs == 3
+    today = training_state(run.trainer)[2]
+    assert today["watchers"] == {"collapse_guard": {"sum_until": 3, "stuck_since": 8, "reported": True}}
+    before = values["progress"]
+    kept = before.keys() - {"sum_until", "stuck_since", "collapse_reported", "begun"}
+    assert today["progress"] == {name: before[name] for name in kept} | {"finished_parts": [[8, 2, 1]]}
+
+
+def test_a_state_of_before_there_were_watchers_needs_none(make_run, state):
+    run = make_run(ema_decay=0.9, epochs=3)  # the state of a guard that rested was kept all the same
+    values = json.loads(BEFORE_WATCHERS)
+    restore_training(run.trainer, *state[:2], values, lambda *cut: None)
+    assert run.trainer.position.step == 9 and training_state(run.trainer)[2]["watchers"] == {}
 
 
 def test_averaging_cannot_be_switched_in_between(make_run, state):
@@ -77,4 +124,4 @@ def test_another_number_of_batches_is_refused_and_more_epochs_are_not(make_run, 
     longer = make_run(epochs=2, ema_decay=0.9)
     restore_training(longer.trainer, *state)
     longer.trainer.fit()
-    assert longer.trainer.progress.step == 12
+    assert longer.trainer.position.step == 12

@@ -8,7 +8,7 @@ import pytest
 
 from config.errors import UserError
 from datasets.words.vocabulary import Vocabulary
-from serving.reports.explanation import Attention, attend, graph_listening, listening_shares, read_sentence
+from serving.reports.explanation import Explanation, explain, graph_listening, listening_shares, read_sentence
 from serving.search.searcher import Searcher
 
 
@@ -16,8 +16,8 @@ def features(searcher: Searcher, row: int) -> np.ndarray:
     return searcher.dataset.regions(row).features
 
 
-def look(searcher: Searcher, row: int, text: str | None = None) -> Attention:
-    return attend(searcher, row, searcher.dataset.regions(row), text)
+def look(searcher: Searcher, row: int, text: str | None = None) -> Explanation:
+    return explain(searcher, row, searcher.dataset.regions(row), text)
 
 
 def score_of(searcher: Searcher, image: np.ndarray, ids: list[int]) -> float:
@@ -70,7 +70,7 @@ def test_listening_is_theta_phi_of_the_graph(vsrn):
 def test_relevance_is_of_this_image_and_this_sentence(name, request):
     searcher = request.getfixturevalue(name)
     seen = look(searcher, 1, "the red cat")
-    ids = searcher.vocabulary.encode("the red cat")
+    ids = searcher.dataset.vocabulary.encode("the red cat")
     whole = score_of(searcher, features(searcher, 1), ids)
     assert seen.relevance.score == pytest.approx(whole, abs=1e-5)
     for region in range(4):
@@ -93,7 +93,7 @@ def test_captions_stand_with_their_scores_and_the_rank_of_the_picture(name, requ
     assert [(caption.origin, caption.text) for caption in seen.captions][:2] == expected
     assert len(seen.captions) == (3 if name == "vsrn" else 2)
     for caption in seen.captions[:2]:
-        ids = searcher.vocabulary.encode(caption.text)
+        ids = searcher.dataset.vocabulary.encode(caption.text)
         scores = [score_of(searcher, image, ids) for image in map(partial(features, searcher), range(3))]
         assert caption.score == pytest.approx(scores[2], abs=1e-5)
         assert caption.rank == 1 + sum(score >= scores[2] for score in scores[:2])
@@ -115,10 +115,10 @@ def test_the_written_caption_is_the_models_own(vsrn):
     batch = {"regions": paddle.to_tensor(features(vsrn, 0)[None]), "num_regions": paddle.to_tensor([4])}
     with paddle.no_grad():
         written = vsrn.model.write_captions(batch, 7).numpy()[0].tolist()
-    end = vsrn.vocabulary.end_id
+    end = vsrn.dataset.vocabulary.end_id
     ids = written[: written.index(end)] if end in written else written
-    assert generated.text == " ".join(vsrn.vocabulary.words[index] for index in ids)
-    framed = [vsrn.vocabulary.start_id, *ids, end]
+    assert generated.text == " ".join(vsrn.dataset.vocabulary.words[index] for index in ids)
+    framed = [vsrn.dataset.vocabulary.start_id, *ids, end]
     assert generated.score == pytest.approx(score_of(vsrn, features(vsrn, 0), framed), abs=1e-5)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from serving.reports.drawing import BoxedPicture
-from serving.reports.explanation import attend
+from serving.reports.explanation import explain
 from serving.reports.explanation_page import attention_section, report_sections, write_attention
 from serving.reports.pictures import PictureFolder
 from serving.reports.region_view import region_view
@@ -14,7 +14,7 @@ from serving.reports.region_view import region_view
 def section_of(searcher, pictures, text=None, **options):
     regions = searcher.dataset.regions(0)
     view, notes = region_view("image_0", regions, pictures)
-    return attention_section(attend(searcher, 0, regions, text), view, notes, top=2, **options)
+    return attention_section(explain(searcher, 0, regions, text), view, notes, top=2, **options)
 
 
 def test_a_page_carries_the_drawings_and_says_what_they_rest_on(vsrn, pictures, tmp_path):
@@ -47,7 +47,7 @@ def test_what_a_region_takes_is_drawn_for_the_one_that_is_asked_for(vsrn, pictur
 def test_no_sentence_or_tag_writes_markup(vsepp, tmp_path):
     regions = vsepp.dataset.regions(0)
     view = BoxedPicture(Image.new("RGB", (40, 40)), np.tile([0.0, 0, 20, 20], (4, 1)), ["<b>"] * 4)
-    seen = attend(vsepp, 0, regions, "<script>alert(1)</script> dog")
+    seen = explain(vsepp, 0, regions, "<script>alert(1)</script> dog")
     text = write_attention(tmp_path, attention_section(seen, view, ["<i>"], 2), "")[-1].read_text()
     assert "<script>" not in text and "&lt;script&gt;" in text and "<i>" not in text
 

@@ -61,7 +61,7 @@ def test_regions_of_a_picture_outside_the_split_reach_a_model_that_takes_regions
     np.save(tmp_path / "test_ims.npy", regions)
     split = CaptionSplit("test", searcher.dataset.image_ids, np.arange(6), ["a dog"] * 6, np.arange(6))
     features = NpyFeatures(tmp_path / "test_ims.npy")
-    dataset = RetrievalDataset(features, split, searcher.vocabulary, pool_regions=False)
+    dataset = RetrievalDataset(features, split, searcher.dataset.vocabulary, pool_regions=False)
     seen = []
 
     class Watching(paddle.nn.Layer):
@@ -69,7 +69,7 @@ def test_regions_of_a_picture_outside_the_split_reach_a_model_that_takes_regions
             seen.append({name: tensor.numpy() for name, tensor in batch.items()})
             return batch["regions"].sum(axis=1)
 
-    searcher = Searcher(Watching(), searcher.vocabulary, dataset)
+    searcher = Searcher(Watching(), dataset)
     np.save(tmp_path / "query.npy", regions[2])
     embedding, _ = searcher.embed_image(str(tmp_path / "query.npy"))
     assert np.array_equal(seen[-1]["regions"], regions[2:3]) and seen[-1]["num_regions"].tolist() == [3]

@@ -1,24 +1,27 @@
-"""Wrong captions and images that a trained dual encoder takes for right."""
+"""Wrong pairs that a model takes for right: the one that is trained, or a dual encoder that was."""
 
 from pathlib import Path
 
 import numpy as np
+from paddle import nn
 
 from config.errors import UserError
-from config.families import DUAL_ENCODERS
+from config.families import FAMILIES, names_of
 from config.load import config_of_checkpoint
 from datasets.build.dual import build_dataset
 from datasets.pair_dataset import PairDataset
-from datasets.samplers.pairs import HardNegatives, mine_hard_negatives
+from datasets.pairs import Pairs
+from datasets.samplers.negatives import HardNegatives, hardest_in_batch, of_short_lists
 from engine.evaluation.dual import Encoded, encode
 from engine.evaluation.ensemble import check_same_pairs
+from engine.evaluation.pair_scoring import score_pairs
 from engine.ranking.short_lists import ShortLists
 from engine.tasks.loading import load_trained
 
 TILE_IMAGES, TILE_CAPTIONS = 512, 4096
 
 
-def mine_with_dual(
+def mined(
     checkpoint: str | Path, dataset: PairDataset, top: int, shared: str | Path | None = None
 ) -> HardNegatives:
     """Return what the dual encoder at `checkpoint` scores highest on the images and captions of `dataset`.
@@ -30,17 +33,17 @@ def mine_with_dual(
     """
     every_caption = ["INPUT.LONG_CAPTIONS=cut", "DATASET.DISTINCT_CAPTIONS=false"]
     cfg = config_of_checkpoint(str(checkpoint), every_caption, "NEGATIVES.DUAL")
-    if cfg.MODEL.NAME not in DUAL_ENCODERS:
+    if FAMILIES[cfg.MODEL.NAME].kind != "dual":
         raise UserError(
-            f"NEGATIVES.DUAL: expected the checkpoint of a dual encoder ({', '.join(DUAL_ENCODERS)}), got "
+            f"NEGATIVES.DUAL: expected the checkpoint of a dual encoder ({', '.join(names_of('dual'))}), got "
             f"{checkpoint}, of a run of {cfg.MODEL.NAME}"
         )
-    model, vocabulary, _, _ = load_trained(cfg)
-    data = build_dataset(cfg, dataset.name, vocabulary, training=True)
+    trained = load_trained(cfg)
+    data = build_dataset(cfg, dataset.name, trained.words, training=True)
     check_same_pairs(dataset, "the pairs", data, str(checkpoint))
-    encoded = encode(model, data, cfg.EVAL.BATCH_SIZE, shared=shared)
+    encoded = encode(trained.model, data, cfg.EVAL.BATCH_SIZE, shared=shared)
     lists = short_lists(encoded, dataset.sentence_ids, top)
-    return mine_hard_negatives(dataset, lists.captions_of_image, lists.images_of_caption)
+    return of_short_lists(dataset, lists.captions_of_image, lists.images_of_caption)
 
 
 def short_lists(encoded: Encoded, sentence_ids: np.ndarray, top: int) -> ShortLists:
@@ -57,3 +60,26 @@ def short_lists(encoded: Encoded, sentence_ids: np.ndarray, top: int) -> ShortLi
             scores = encoded.similarity(encoded.image[images], encoded.text[encoded.sentence[captions]])
             lists.write(images, captions, scores)
     return lists
+
+
+def in_batch(
+    model: nn.Layer,
+    dataset: PairDataset,
+    pairs: Pairs,
+    share: float,
+    random: np.random.Generator,
+    batch_tokens: int,
+) -> Pairs:
+    """Replace a `share` of the negatives of a batch by what the model scores highest among its wrong pairs.
+
+    pairs: B positives, then B negatives. Each different image is scored once with each different caption of
+    the positives, without dropout and gradients; `batch_tokens`: see `pair_scoring.score_pairs`.
+    """
+    count = len(pairs) // 2
+    images, rows = np.unique(pairs.images[:count], return_inverse=True)
+    captions, columns = np.unique(pairs.captions[:count], return_inverse=True)
+    crossed = Pairs(np.repeat(images, len(captions)), np.tile(captions, len(images)))
+    scores = score_pairs(model, dataset, crossed, batch_tokens).reshape(len(images), len(captions))
+    hard = hardest_in_batch(dataset, pairs, scores[rows][:, columns], random)
+    taken = np.concatenate([np.zeros(count, bool), random.random(count) < share])
+    return Pairs(np.where(taken, hard.images, pairs.images), np.where(taken, hard.captions, pairs.captions))

@@ -6,8 +6,7 @@ import pytest
 from datasets.pairs import Pairs
 from engine.evaluation.dual import Encoded
 from engine.ranking.similarity import inner_products
-from engine.tasks.hard_negatives import harden
-from engine.tasks.mined_negatives import short_lists
+from engine.tasks.negatives import in_batch, short_lists
 from tests.pair_data import PlainScorer, dense_scores, pair_dataset
 
 
@@ -29,7 +28,7 @@ def test_a_batch_gets_what_the_model_scores_highest_among_its_wrong_pairs(datase
     model.train()
     kinds = set()
     for seed in range(5):
-        hard = harden(model, dataset, batch, 1.0, np.random.default_rng(seed), batch_tokens=200)
+        hard = in_batch(model, dataset, batch, 1.0, np.random.default_rng(seed), batch_tokens=200)
         assert model.training, "and goes on training"
         np.testing.assert_array_equal(hard.images[:12], batch.images[:12])
         np.testing.assert_array_equal(hard.captions[:12], batch.captions[:12])
@@ -54,18 +53,18 @@ def test_the_share_is_how_many_are_hard(dataset):
     random = np.random.default_rng(0)
     changed = []
     for _ in range(60):
-        hard = harden(PlainScorer(), dataset, batch, 0.25, random, batch_tokens=10_000)
+        hard = in_batch(PlainScorer(), dataset, batch, 0.25, random, batch_tokens=10_000)
         changed.append((hard.images != batch.images) | (hard.captions != batch.captions))
     assert not np.any(np.array(changed)[:, :12])
     assert 0.15 < np.mean(np.array(changed)[:, 12:]) < 0.3
-    none = harden(PlainScorer(), dataset, batch, 0.0, random, batch_tokens=10_000)
+    none = in_batch(PlainScorer(), dataset, batch, 0.0, random, batch_tokens=10_000)
     np.testing.assert_array_equal(none.images, batch.images)
     np.testing.assert_array_equal(none.captions, batch.captions)
 
 
 def test_short_lists_hold_the_highest_scores(dataset, monkeypatch):
     for name, size in (("TILE_IMAGES", 5), ("TILE_CAPTIONS", 7)):
-        monkeypatch.setattr(f"engine.tasks.mined_negatives.{name}", size)
+        monkeypatch.setattr(f"engine.tasks.negatives.{name}", size)
     random = np.random.default_rng(1)
     sentence = dataset.sentence_ids
     image = random.standard_normal((dataset.num_images, 4)).astype(np.float32)

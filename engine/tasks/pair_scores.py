@@ -1,0 +1,113 @@
+"""The scores of pairs: what makes them, and how processes and restarts share the work."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paddle import nn
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from config.load import config_as_dict
+from datasets.build.cross import build_candidates, open_pair_split, pair_dataset_of
+from datasets.captions.swapped import SwappedPair
+from datasets.pair_dataset import PairDataset
+from datasets.pairs import PairBlocks, Pairs
+from engine.evaluation.pair_scoring import data_identity, pairs_identity, pairs_per_second, score_blocks
+from engine.evaluation.score_shards import ScoreShards
+from engine.evaluation.swapped import cross_swapped_scores, percent_told_apart
+from engine.parallel.processes import (
+    broadcast_values,
+    process_number,
+    start_process_group,
+    wait_for_all,
+    world_size,
+)
+from engine.runs.run_log import duration
+from engine.tasks.loading import load_trained, split_name
+from engine.tasks.task import EvaluationOptions
+
+
+@dataclass(frozen=True)
+class CrossEncoder:
+    """A trained cross encoder and the split that it is to score.
+
+    `candidates`: the pairs to which EVAL.EVAL_CAPTION_INDEX_FILE limits it, if any. `checkpoint`: that of
+    `Trained`; `settings`: a hash of what the configuration says of the model.
+    """
+
+    model: nn.Layer
+    dataset: PairDataset
+    candidates: Pairs | None
+    checkpoint: dict
+    settings: str
+
+
+def open_cross_encoder(cfg: CfgNode) -> CrossEncoder:
+    """Return the trained cross encoder that `cfg` names, and EVAL.SPLIT."""
+    split = open_pair_split(cfg, split_name(cfg), training=False)
+    trained = load_trained(cfg)
+    config = config_as_dict(cfg)
+    settings = json.dumps([config["MODEL"], config["INPUT"], config["OUTPUT"]["NUM_LABELS"]], sort_keys=True)
+    return CrossEncoder(
+        trained.model,
+        pair_dataset_of(cfg, split, trained.words),
+        build_candidates(cfg, split),
+        trained.checkpoint,
+        hashlib.sha256(settings.encode()).hexdigest(),
+    )
+
+
+def score_together(
+    cfg: CfgNode, cross: CrossEncoder, blocks: PairBlocks, options: EvaluationOptions
+) -> ScoreShards:
+    """Return the scores of `blocks`, of which every process of the job has made its share.
+
+    Says how many pairs are to be scored, and how long that takes, before it begins. The scores are whole in
+    the first process alone.
+    """
+    identity = {
+        "checkpoint": cross.checkpoint["sha256"],
+        "model": cross.settings,
+        "data": data_identity(cross.dataset),
+        "pairs": pairs_identity(blocks),
+    }
+    store = ScoreShards(options.shards, identity, len(blocks))
+    missing = store.missing()
+    if world_size() > 1:
+        start_process_group()
+        _check_same_work(identity["pairs"])
+        wait_for_all()  # everyone has seen the same blocks missing
+    share = missing[process_number() :: world_size()]
+    if share:
+        left, mine = (sum(len(blocks.block(index)) for index in part) for part in (missing, share))
+        speed = pairs_per_second(cross.model, cross.dataset, blocks, cfg.EVAL.BATCH_TOKENS)
+        resumed = f", {blocks.num_pairs - left:,} are there from before" if left < blocks.num_pairs else ""
+        shared = f" in each of {world_size()} processes" if world_size() > 1 else ""
+        options.say(
+            f"{blocks.num_pairs:,} pairs to score{resumed}: about {duration(mine / speed)} at "
+            f"{speed:,.0f} pairs/s{shared}"
+        )
+        score_blocks(cross.model, cross.dataset, blocks, store, cfg.EVAL.BATCH_TOKENS, share, options.show)
+    if process_number() == 0:
+        store.wait()
+    return store
+
+
+def measure_swapped_pairs(cfg: CfgNode, cross: CrossEncoder, pairs: Sequence[SwappedPair]) -> dict:
+    """Return the accuracies on swapped captions under `swapped`, or nothing where there are none."""
+    if not pairs:
+        return {}
+    scores = cross_swapped_scores(cross.model, cross.dataset, pairs, cfg.EVAL.BATCH_TOKENS)
+    return {"swapped": percent_told_apart(scores, pairs)}
+
+
+def _check_same_work(pairs: str) -> None:
+    """Raise UserError unless the first process is to score the same `pairs`, a hexadecimal hash."""
+    own = float(int(pairs[:12], 16))  # a number that a double holds exactly
+    if broadcast_values([own])[0] != own:
+        raise UserError(
+            "the processes propose different short lists: their dual encoders round differently; give them "
+            "equal machines and RUNTIME.THREADS, or use one process"
+        )

@@ -1,0 +1,68 @@
+"""Let a cross encoder put the short lists of a dual encoder in order."""
+
+from collections.abc import Sequence
+
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from config.families import FAMILIES, names_of
+from config.load import config_of_checkpoint
+from datasets.captions.swapped import SwappedPair
+from datasets.pair_dataset import PairDataset
+from datasets.retrieval_dataset import RetrievalDataset
+from engine.evaluation.ensemble import check_same_pairs
+from engine.evaluation.protocol import folds_of_images
+from engine.evaluation.reranking import WEIGHTS, listed_blocks, rerank
+from engine.evaluation.result import Result
+from engine.evaluation.score_shards import ScoreShards
+from engine.parallel.processes import is_main
+from engine.ranking.short_lists import ShortLists
+from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
+from engine.tasks.task import EvaluationOptions
+
+
+def load_reranker(cfg: CfgNode, dataset: RetrievalDataset) -> CrossEncoder:
+    """Return the cross encoder at EVAL.RERANK_DIR with the split of the configuration of its own run.
+
+    Raises UserError for a dual encoder's checkpoint, and for images or captions that are not `dataset`'s.
+    """
+    folder = cfg.EVAL.RERANK_DIR
+    own = config_of_checkpoint(folder, [f"EVAL.SPLIT={cfg.EVAL.SPLIT}"], "EVAL.RERANK_DIR")
+    if FAMILIES[own.MODEL.NAME].kind != "cross":
+        raise UserError(
+            f"EVAL.RERANK_DIR: expected the checkpoint of a cross encoder ({', '.join(names_of('cross'))}), "
+            f"got {folder}, of a run of {own.MODEL.NAME}: swap the two, or train configs/scenes/oscar.yaml"
+        )
+    cross = open_cross_encoder(own)
+    check_same_pairs(dataset, "the dual encoder", cross.dataset, folder)
+    return cross
+
+
+def short_lists_of(cfg: CfgNode, dataset: PairDataset) -> ShortLists:
+    """Return empty short lists of EVAL.RERANK_K for the images and captions of `dataset`."""
+    image_fold = folds_of_images(dataset.num_images, cfg.EVAL.FOLDS)
+    return ShortLists(cfg.EVAL.RERANK_K, image_fold, image_fold[dataset.caption_image], dataset.sentence_ids)
+
+
+def rerank_lists(
+    cfg: CfgNode,
+    cross: CrossEncoder,
+    lists: ShortLists,
+    first: Result,
+    pairs: Sequence[SwappedPair],
+    options: EvaluationOptions,
+) -> tuple[dict, ScoreShards]:
+    """Return what `result.json` holds of the re-ranking of `lists`, and the scores that it took.
+
+    `first`: the result of the dual encoder that made the lists. `pairs`: the swapped captions of the split.
+    Processes of a launched job share the scores; all but the first return nothing of the re-ranking.
+    """
+    blocks = listed_blocks(cross.dataset, lists, cfg.EVAL.BLOCK_PAIRS)
+    store = score_together(cfg, cross, blocks, options)
+    if not is_main():
+        return {}, store
+    weight = cfg.EVAL.RERANK_DUAL_WEIGHT
+    to_choose_from = WEIGHTS if cfg.EVAL.SPLIT == "dev" else ()  # nothing is chosen on test
+    found = rerank(cross.dataset, lists, blocks, store, first, weight, to_choose_from).as_dict()
+    found |= {"dual_weight": weight, "checkpoint": cross.checkpoint}
+    return found | measure_swapped_pairs(cfg, cross, pairs), store
