@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 TIE_RULES: dict[str, str] = {
     "against": "rank = number of irrelevant items that score at least as high as the best relevant one",
@@ -29,7 +30,7 @@ class RankCounter:
     `dtype`. Raises ValueError for an unknown `tie_rule`, which is a key of `TIE_RULES`.
     """
 
-    def __init__(self, queries: int, tie_rule: str = "against", dtype: np.typing.DTypeLike = np.float32):
+    def __init__(self, queries: int, tie_rule: str = "against", dtype: DTypeLike = np.float32):
         if tie_rule not in TIE_RULES:
             raise ValueError(f"unknown tie rule {tie_rule!r}; expected one of {', '.join(TIE_RULES)}")
         self._equals_are_ahead = _EQUALS_ARE_AHEAD[tie_rule]

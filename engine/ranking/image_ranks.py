@@ -20,7 +20,7 @@ from engine.ranking.image_counter import ImageCounter
 from engine.ranking.metrics import group_numbers
 from engine.ranking.score_bounds import Bounds
 from engine.ranking.similarity import check_magnitude, inner_products, inner_products_on_one_thread
-from engine.ranking.tiles import Tiles, TileSide, VectorBlock, cut_into_blocks
+from engine.ranking.tiles import ScoredPortion, Tiles, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
 
 _RUN = 16  # tiles of one block of queries that threads multiply ahead
@@ -148,7 +148,7 @@ def _rank_chunk(
     blocks = items.gallery_blocks if mirrored else items.blocks_of_queries(rows)
     own = range(part[0], len(blocks), part[1])
     if not own:
-        return tuple(np.empty((4, 0)))
+        return rows[:0], rows[:0], *np.empty((2, 0))
     counter = ImageCounter(rows if items.own else None, items.relevant[rows], tie_rule)
     search = _Search(blocks, items.gallery_blocks, counter, own, mirrored, items.have_bounds)
     search.run(show)
@@ -203,23 +203,21 @@ class _Search:
             return [0] if tile[0] == tile[1] and tile[0] in self._own else []
         return [side for side in (0, 1) if tile[side] in self._own]
 
-    def _seen_from(
-        self, sides: Iterable[int], parts: Iterable[tuple[TileSide, TileSide, np.ndarray]]
-    ) -> Iterator[tuple[TileSide, TileSide, np.ndarray]]:
+    def _seen_from(self, sides: Iterable[int], portions: Iterable[ScoredPortion]) -> Iterator[ScoredPortion]:
         """Yield queries, items and scores [Q,G] of each of these sides of a tile."""
-        for rows, columns, scores in parts:
+        for rows, columns, scores in portions:
             for side in sides:
                 yield (columns, rows, scores.T) if side else (rows, columns, scores)
 
     def _relate(self, cluster: list[tuple[int, int]]) -> Iterator[None]:
         """Look at the tiles of a cluster, which hold all relevant pairs of its queries; yield after each."""
-        for tile in cluster:
-            for seen in self._seen_from(self._sides(tile), self._tiles.scores(tile, keep=True)):
+        for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=True), strict=True):
+            for seen in self._seen_from(self._sides(tile), scored):
                 self._counter.add_relevant(*seen)
         for number in {tile[side] for tile in cluster for side in self._sides(tile)}:
             self._counter.close_relevant(_places(self._blocks[number]))
-        for tile in cluster:
-            for seen in self._seen_from(self._sides(tile), self._tiles.scores(tile, keep=False)):
+        for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=False), strict=True):
+            for seen in self._seen_from(self._sides(tile), scored):
                 self._counter.add_rivals(*seen, related=True)
             yield
 

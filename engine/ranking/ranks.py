@@ -12,8 +12,8 @@ Processes of a job may share the tiles, which are the same ones however many pro
 and counts are then all-reduced.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from engine.ranking.metrics import Ids, check_every_group_occurs, group_numbers
 from engine.ranking.similarity import Similarity, check_magnitude, similarity_of
 from engine.ranking.tiles import Tiles, cut_into_blocks
 
+Step = TypeVar("Step")
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
 
@@ -101,15 +102,15 @@ def _count_over_tiles(
     of_images, of_captions = counters
 
     def find_best() -> None:
-        for tile in _announced(related, progress, 0, total):
-            for images, captions, scores in tiles.scores(tile, keep=True):
+        for scored in _announced(tiles.scores(related, keep=True), progress, 0, total):
+            for images, captions, scores in scored:
                 relevant = np.where(images.groups[:, None] == captions.groups, scores, -np.inf)
                 of_images.see_relevant_rows(images.places, relevant)
                 of_captions.see_relevant_rows(captions.places, relevant.T)
 
     def count_rivals() -> None:
-        for tile in _announced(needed, progress, len(related), total):
-            for images, captions, scores in tiles.scores(tile, keep=False):
+        for scored in _announced(tiles.scores(needed, keep=False), progress, len(related), total):
+            for images, captions, scores in scored:
                 rivals = images.groups[:, None] != captions.groups
                 rivals &= images.folds[:, None] == captions.folds
                 of_images.see_rival_rows(images.places, scores, rivals)
@@ -148,10 +149,10 @@ def _group_numbers_of_folds(
 
 
 def _announced(
-    tiles: list[tuple[int, int]], progress: Callable[[int, int], None] | None, done: int, total: int
-) -> Iterator[tuple[int, int]]:
-    for number, tile in enumerate(tiles, start=done + 1):
-        yield tile
+    steps: Iterable[Step], progress: Callable[[int, int], None] | None, done: int, total: int
+) -> Iterator[Step]:
+    for number, step in enumerate(steps, start=done + 1):
+        yield step
         if progress:
             progress(number, total)
 

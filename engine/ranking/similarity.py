@@ -41,6 +41,10 @@ def inner_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.nd
     return products
 
 
+# The same numbers as those of a similarity, made on the calling thread alone.
+ON_ONE_THREAD: dict[Similarity, Similarity] = {inner_products: inner_products_on_one_thread}
+
+
 def _pieces(rows: int) -> list[slice]:
     return [slice(start, start + _PIECE_ROWS) for start in range(0, rows, _PIECE_ROWS)]
 

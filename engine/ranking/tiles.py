@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from engine.ranking.similarity import Similarity
+from datasets.prefetch import prefetched
+from engine.ranking.similarity import ON_ONE_THREAD, Similarity
+from engine.runtime import choose_threads
 
 _KEPT_BYTES = 128 << 20
 
@@ -23,6 +25,9 @@ class TileSide:
     vector_of: np.ndarray | None  # [n] which vector of the block each one has; None: one each, in order
     groups: np.ndarray  # [n] equal: relevant to each other
     folds: np.ndarray  # [n] equal: competing
+
+
+ScoredPortion = tuple[TileSide, TileSide, np.ndarray]  # rows, columns and their scores [rows,columns]
 
 
 @dataclass(frozen=True)
@@ -119,26 +124,33 @@ class Tiles:
         """Return the tiles that hold a pair of one fold."""
         return [tile for tile in self.all() if np.isin(*(block.folds for block in self._pair(tile))).any()]
 
-    def scores(self, tile: tuple[int, int], keep: bool) -> Iterator[tuple[TileSide, TileSide, np.ndarray]]:
-        """Yield a tile's scores, item by item, in portions; the same numbers whenever it is asked for."""
-        scores = self._kept.pop(tile, None)
-        if scores is None:
-            scores = self.multiply(tile)
-        else:
-            self._free_bytes += scores.nbytes
-        if keep and scores.nbytes <= self._free_bytes:
-            self._kept[tile] = scores
-            self._free_bytes -= scores.nbytes
-        return self.portions(tile, scores)
+    def scores(self, tiles: list[tuple[int, int]], keep: bool) -> Iterator[Iterator[ScoredPortion]]:
+        """Yield the scores of each of `tiles`, item by item, in portions; threads make the next ones ahead.
+
+        keep: hold them, where there is room, until they are asked for again. They are the same numbers
+        whenever they are asked for.
+        """
+        threads = choose_threads()
+        on_one_thread = ON_ONE_THREAD.get(self._similarity) if len(tiles) > threads else None
+
+        def make(tile: tuple[int, int]) -> tuple[np.ndarray, bool]:
+            kept = self._kept.pop(tile, None)
+            return (self.multiply(tile, on_one_thread), False) if kept is None else (kept, True)
+
+        made = prefetched(make, tiles, threads if on_one_thread else 0)
+        for tile, (scores, was_kept) in zip(tiles, made, strict=True):
+            self._free_bytes += scores.nbytes if was_kept else 0
+            if keep and scores.nbytes <= self._free_bytes:
+                self._kept[tile] = scores
+                self._free_bytes -= scores.nbytes
+            yield self.portions(tile, scores)
 
     def multiply(self, tile: tuple[int, int], similarity: Similarity | None = None) -> np.ndarray:
         """Return the scores [V,W] of a tile's vectors; another `similarity` has other threads alone."""
         rows, columns = self._pair(tile)
         return (similarity or self._similarity)(rows.vectors, columns.vectors)
 
-    def portions(
-        self, tile: tuple[int, int], scores: np.ndarray
-    ) -> Iterator[tuple[TileSide, TileSide, np.ndarray]]:
+    def portions(self, tile: tuple[int, int], scores: np.ndarray) -> Iterator[ScoredPortion]:
         """Yield the scores of a tile's items, of those of its vectors."""
         images, captions = self._pair(tile)
         for columns in captions.portions:

@@ -128,11 +128,20 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
     np.testing.assert_allclose(found.r_precision.mean(), share.mean(), rtol=1e-3)
 
 
+def count_products(monkeypatch, products: list) -> None:
+    """Note each product of a tile of at most 256 rows."""
+
+    def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        products.append(1)
+        np.matmul(a, b, out=out)
+
+    monkeypatch.setattr("engine.ranking.similarity.multiply_on_one_thread", multiply)
+
+
 def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch) -> None:
     bounded(monkeypatch)
     products = []
-    for name in ("inner_products", "inner_products_on_one_thread"):
-        monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
+    count_products(monkeypatch, products)
     random = np.random.default_rng(4)
     labels = np.arange(600) // 6
     vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
@@ -150,8 +159,7 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 ) -> None:
     monkeypatch.setattr("engine.ranking.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
     products = []
-    for name in ("inner_products", "inner_products_on_one_thread"):
-        monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
+    count_products(monkeypatch, products)
     random = np.random.default_rng(6)
     labels = random.permutation(np.arange(600) // each)
     vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
