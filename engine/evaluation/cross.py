@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
+from config.progress import ShowProgress
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import CrossPairs, JoinedPairs, ListedPairs, PairBlocks, Pairs, captions_by_image
-from engine.evaluation.dual import Progress, check_protocol, folds_of_images, make_result, open_scores
 from engine.evaluation.pair_scoring import score_shared, scored_blocks
+from engine.evaluation.protocol import check_protocol, folds_of_images, make_result, protocol_of
 from engine.evaluation.result import Result
-from engine.evaluation.score_file import ScoreFile
+from engine.evaluation.score_file import ScoreFile, open_scores
 from engine.evaluation.score_shards import MemoryScores, ScoreStore
-from engine.ranking.metrics import TIE_RULES, average_counts, comparisons_of, summarize
-from engine.ranking.ranks import Both
+from engine.ranking.counter import RankCounter
+from engine.ranking.metrics import summarize
+from engine.ranking.ranks import RanksBothWays
 
 MEASURE = "cross-encoder"
 CANDIDATES_RULE = (
@@ -33,12 +35,12 @@ def evaluate_cross(
     tie_rule: str = "against",
     batch_tokens: int = 8192,
     block_pairs: int = 4096,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> Result:
     """Measure retrieval in both directions by the score of every pair, with the scores in memory.
 
     `batch_tokens`: see `pair_scoring.score_pairs`. The other arguments, and what is raised, are those of
-    `evaluator.evaluate`.
+    `dual.evaluate`.
     """
     check_protocol(dataset, split, folds)
     blocks = cross_blocks(dataset, folds, block_pairs)
@@ -102,19 +104,15 @@ def cross_ranks(
     image_fold: np.ndarray,
     tie_rule: str = "against",
     scores_out: ScoreFile | None = None,
-) -> Both:
+) -> RanksBothWays:
     """Return the 0-based ranks of every image's best caption [N] and of every caption's image [M].
 
     `scored` begins anew with each call and yields pairs of an image and a sentence, by its first caption,
     with their scores [P]; together all that compete, each once. No more than a block is held.
     """
-    comparisons = comparisons_of(tie_rule)
     captions_of = _CaptionsOfSentences(dataset.sentence_ids)
-    best = (
-        np.full(dataset.num_images, -np.inf, np.float32),
-        np.full(dataset.num_captions, -np.inf, np.float32),
-    )
-    counts = tuple(np.zeros((len(comparisons), len(side)), np.int64) for side in best)
+    of_images = RankCounter(dataset.num_images, tie_rule)
+    of_captions = RankCounter(dataset.num_captions, tie_rule)
 
     def competing() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield images, captions, scores and whether they are right, a place a pair of one fold."""
@@ -126,18 +124,16 @@ def cross_ranks(
             yield images[same_fold], captions[same_fold], scores[same_fold], right[same_fold]
 
     for images, captions, scores, right in competing():
-        np.maximum.at(best[0], images[right], scores[right])
-        best[1][captions[right]] = scores[right]
+        of_images.see_relevant(images[right], scores[right])
+        of_captions.see_relevant(captions[right], scores[right])
     for images, captions, scores, right in competing():
-        for side, places in enumerate((images, captions)):
-            for count, ahead in zip(counts[side], comparisons, strict=True):
-                wrong = places[ahead(scores, best[side][places]) & ~right]
-                count += np.bincount(wrong, minlength=len(count))
+        of_images.see_rivals(images[~right], scores[~right])
+        of_captions.see_rivals(captions[~right], scores[~right])
     if scores_out:
         for pairs, scores in scored():
             rows, captions = captions_of.expand(pairs.captions)
             scores_out.write_pairs(pairs.images[rows], captions, scores[rows])
-    return average_counts(counts[0]), average_counts(counts[1])
+    return of_images.ranks(), of_captions.ranks()
 
 
 class _CaptionsOfSentences:
@@ -188,7 +184,7 @@ def evaluate_candidates(
     tie_rule: str = "against",
     batch_tokens: int = 8192,
     block_pairs: int = 4096,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> Result:
     """Measure image to text among listed captions, as VinVL validates, with the scores in memory."""
     blocks = candidate_blocks(dataset, candidates, block_pairs)
@@ -213,31 +209,17 @@ def rank_candidates(
     """
     scores = scores_of_candidates(blocks, store, dataset, candidates)
     right = dataset.caption_image[candidates.captions] == candidates.images
-    best = np.full(dataset.num_images, -np.inf, np.float32)
-    np.maximum.at(best, candidates.images[right], scores[right])
-    comparisons = comparisons_of(tie_rule)
-    ranks = average_counts(
-        np.stack(
-            [
-                np.bincount(
-                    candidates.images[ahead(scores, best[candidates.images]) & ~right],
-                    minlength=dataset.num_images,
-                )
-                for ahead in comparisons
-            ]
-        )
-    )
-    protocol = {
-        "split": split,
+    counter = RankCounter(dataset.num_images, tie_rule)
+    counter.see_relevant(candidates.images[right], scores[right])
+    counter.see_rivals(candidates.images[~right], scores[~right])
+    ranks = counter.ranks()
+    counts = {
         "images": dataset.num_images,
         "captions": dataset.num_captions,
         "distinct_sentences": len(dataset.distinct_captions),
         "folds": 1,
         "candidates": len(candidates),
         "candidates_text": CANDIDATES_RULE,
-        "tie_rule": tie_rule,
-        "tie_rule_text": TIE_RULES[tie_rule],
-        "measure": MEASURE,
-        "pairs_scored": blocks.num_pairs,
     }
+    protocol = {**protocol_of(split, counts, tie_rule, MEASURE), "pairs_scored": blocks.num_pairs}
     return Result(summarize(ranks), protocol, [], ranks, None)

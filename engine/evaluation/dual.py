@@ -1,8 +1,7 @@
 """Evaluate a dual encoder: encode every image and every distinct sentence once, then count ranks."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +9,21 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from config.errors import UserError
 from config.progress import ShowProgress
-from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
+from engine.evaluation.protocol import (
+    check_finite,
+    check_protocol,
+    evaluation_mode,
+    folds_of_images,
+    make_result,
+)
 from engine.evaluation.result import Result
-from engine.evaluation.score_file import ScoreFile
-from engine.ranking.metrics import TIE_RULES, summarize
-from engine.ranking.ranks import Both, ScoreSink, retrieval_ranks
+from engine.evaluation.score_file import ScoreFile, open_scores
+from engine.parallel.processes import all_or_none, process_number, world_size
+from engine.parallel.shared_rows import share_rows
+from engine.ranking.ranks import ScoreSink, retrieval_ranks
 from engine.ranking.similarity import Similarity, similarity_of
-
-Progress = ShowProgress
 
 # On the CPU a few long sentences cost a batch as much as many would, and each of its different words is
 # projected once: so a batch of sentences is so many times larger than one of images.
@@ -51,7 +54,8 @@ def evaluate(
     batch_size: int = 256,
     block_size: int = 1024,
     scores_path: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
+    shared: str | Path | None = None,
 ) -> Result:
     """Measure retrieval in both directions between the images and the captions of `dataset`.
 
@@ -59,15 +63,17 @@ def evaluate(
     image and its captions compete within their slice alone, and the metrics are the mean over slices.
     `batch_size` counts images or sentences per encoding step, `block_size` images per block of scores.
     `scores_path` takes all scores (see `ScoreFile`). `progress` is called with a stage, what is done of
-    it and its size; what it raises ends the evaluation.
+    it and its size; what it raises ends the evaluation. `shared`: see `encode`; all processes get the same
+    result.
 
     Raises UserError for fewer images than folds, an image without a caption, an embedding that is not
     finite, and a file that cannot be written.
     """
     check_protocol(dataset, split, folds)
     with open_scores(scores_path, dataset) as scores:
-        encoded = encode(model, dataset, batch_size, progress)
-        return rank_encoded(encoded, dataset, split, folds, tie_rule, block_size, scores, progress)
+        encoded = encode(model, dataset, batch_size, progress, shared)
+        part = (process_number(), world_size()) if shared else (0, 1)
+        return rank_encoded(encoded, dataset, split, folds, tie_rule, block_size, scores, progress, part=part)
 
 
 def rank_encoded(
@@ -78,12 +84,14 @@ def rank_encoded(
     tie_rule: str = "against",
     block_size: int = 1024,
     scores: ScoreFile | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
     lists: ScoreSink | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Result:
     """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`.
 
-    `lists` is shown all scores as they are made, where `scores` does not take them.
+    `lists` is shown all scores as they are made, where `scores` does not take them. `part`: see
+    `retrieval_ranks`.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     caption_fold = image_fold[dataset.caption_image]
@@ -101,6 +109,7 @@ def rank_encoded(
         caption_fold=caption_fold,
         scores_out=scores or lists,
         progress=_stage(progress, "rank"),
+        part=part,
     )
     if scores:
         scores.save(dataset.image_ids, caption_image_ids)
@@ -115,49 +124,20 @@ def rank_encoded(
     )
 
 
-def make_result(
-    dataset: RetrievalDataset | PairDataset,
-    split: str,
-    ranks: Both,
-    image_fold: np.ndarray,
-    tie_rule: str,
-    distinct_sentences: int,
-    measure: str,
-) -> Result:
-    """Return the result of `ranks`, those of the images and those of the captions; `image_fold` [images]."""
-    caption_fold, folds = image_fold[dataset.caption_image], int(image_fold[-1]) + 1
-    per_fold = [
-        summarize(ranks[0][image_fold == fold], ranks[1][caption_fold == fold]) for fold in range(folds)
-    ]
-    metrics = {name: float(np.mean([fold[name] for fold in per_fold])) for name in per_fold[0]}
-    protocol = {
-        "split": split,
-        "images": dataset.num_images,
-        "captions": dataset.num_captions,
-        "distinct_sentences": distinct_sentences,
-        "folds": folds,
-        "fold_images": np.bincount(image_fold).tolist(),
-        "fold_captions": np.bincount(caption_fold).tolist(),
-        "tie_rule": tie_rule,
-        "tie_rule_text": TIE_RULES[tie_rule],
-        "measure": measure,
-    }
-    return Result(metrics, protocol, per_fold if folds > 1 else [], *ranks)
-
-
-def open_scores(
-    path: str | Path | None, dataset: RetrievalDataset | PairDataset
-) -> contextlib.AbstractContextManager[ScoreFile | None]:
-    """Return the file at `path` for all scores of `dataset`, or nothing to write to without a path."""
-    return ScoreFile(path, dataset.num_images, dataset.num_captions) if path else contextlib.nullcontext()
-
-
 def encode(
-    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 1024, progress: Progress | None = None
+    model: nn.Layer,
+    dataset: RetrievalDataset,
+    batch_size: int = 1024,
+    progress: ShowProgress | None = None,
+    shared: str | Path | None = None,
 ) -> Encoded:
-    """Encode every image and every distinct sentence of `dataset` once."""
-    image = encode_images(model, dataset, batch_size, progress)
-    text, sentence = encode_captions(model, dataset, batch_size, progress)
+    """Encode every image and every distinct sentence of `dataset` once.
+
+    With `shared`, a folder, all processes of the job call this: each encodes its part of the batches, and all
+    get all embeddings (see `share_rows`). The batches, and so the embeddings, are those of one process.
+    """
+    image = encode_images(model, dataset, batch_size, progress, shared=shared)
+    text, sentence = encode_captions(model, dataset, batch_size, progress, shared)
     return Encoded(image, text, sentence, model.measure, similarity_of(model.measure))
 
 
@@ -165,68 +145,52 @@ def encode_images(
     model: nn.Layer,
     dataset: RetrievalDataset,
     batch_size: int = 1024,
-    progress: Progress | None = None,
-    images: np.ndarray | None = None,
+    progress: ShowProgress | None = None,
+    shared: str | Path | None = None,
 ) -> np.ndarray:
-    """Return the embeddings [images,D] float32 of all images, or of `images` [n], each encoded once.
+    """Return the embeddings [images,D] float32 of all images, each encoded once; `shared`: see `encode`.
 
     Raises UserError that names an image whose embedding is not finite.
     """
-    images = np.arange(dataset.num_images) if images is None else images
-    return _encode(
-        model,
-        model.encode_image,
-        dataset.image_batch,
-        images,
-        batch_size,
-        _stage(progress, "encode images"),
-        lambda image: f"image {dataset.image_ids[image]}",
-    )
+
+    def encode_batch(images: np.ndarray) -> np.ndarray:
+        embeddings = model.encode_image(_tensors(dataset.image_batch(images))).numpy()
+        check_finite("embeddings", embeddings, lambda row: f"image {dataset.image_ids[images[row]]}")
+        return embeddings
+
+    order = np.arange(dataset.num_images)
+    return _encode(model, encode_batch, order, batch_size, _stage(progress, "encode images"), shared)
 
 
 def encode_captions(
-    model: nn.Layer, dataset: RetrievalDataset, batch_size: int = 1024, progress: Progress | None = None
+    model: nn.Layer,
+    dataset: RetrievalDataset,
+    batch_size: int = 1024,
+    progress: ShowProgress | None = None,
+    shared: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings [sentences,D] float32 of the distinct sentences, and the row [captions] of each.
 
-    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once. Raises UserError that
+    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once. On the CPU, sentences
+    that begin alike go together, since the text encoder shares what they begin with, and `TEXTS_TOGETHER`
+    times `batch_size` at once; elsewhere those of one length. `shared`: see `encode`. Raises UserError that
     names a caption whose embedding is not finite.
     """
     _, captions, sentence = np.unique(dataset.sentence_ids, return_index=True, return_inverse=True)
-    return encode_sentences(model, dataset, captions, batch_size, progress), sentence
-
-
-def encode_sentences(
-    model: nn.Layer,
-    dataset: RetrievalDataset,
-    captions: np.ndarray,
-    batch_size: int = 1024,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Return the embeddings [n,D] float32 of `captions` [n], all of different sentences.
-
-    On the CPU, sentences that begin alike go together, since the text encoder shares what they begin with,
-    and `TEXTS_TOGETHER` times `batch_size` at once; elsewhere those of one length. Raises UserError that
-    names a caption whose embedding is not finite.
-    """
     if paddle.device.get_device() == "cpu":
         order = order_by_words(dataset, captions)
         steps = max(1, math.ceil(len(captions) / (TEXTS_TOGETHER * batch_size)))
         batch_size = max(1, math.ceil(len(captions) / steps))
     else:
         order = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
-    sorted_emb = _encode(
-        model,
-        model.encode_text,
-        dataset.text_batch,
-        captions[order],
-        batch_size,
-        _stage(progress, "encode captions"),
-        lambda caption: f"caption {caption + 1} ({dataset.captions[caption]!r})",
-    )
-    embeddings = np.empty_like(sorted_emb)
-    embeddings[order] = sorted_emb
-    return embeddings
+
+    def encode_batch(rows: np.ndarray) -> np.ndarray:
+        embeddings = model.encode_text(_tensors(dataset.text_batch(captions[rows]))).numpy()
+        check_finite("embeddings", embeddings, lambda row: _name_of_caption(dataset, captions[rows[row]]))
+        return embeddings
+
+    stage = _stage(progress, "encode captions")
+    return _encode(model, encode_batch, order, batch_size, stage, shared), sentence
 
 
 def order_by_words(dataset: RetrievalDataset, captions: np.ndarray) -> np.ndarray:
@@ -238,67 +202,45 @@ def order_by_words(dataset: RetrievalDataset, captions: np.ndarray) -> np.ndarra
 
 def _encode(
     model: nn.Layer,
-    encode: Callable[[dict[str, Tensor]], Tensor],
-    make_batch: Callable[[np.ndarray], dict[str, np.ndarray]],
-    items: np.ndarray,
+    encode_batch: Callable[[np.ndarray], np.ndarray],
+    order: np.ndarray,
     batch_size: int,
     progress: Callable[[int, int], None],
-    name_of: Callable[[int], str],
+    shared: str | Path | None,
 ) -> np.ndarray:
-    """Return the embeddings [items,D] of `items`, in their order."""
-    embeddings = None
-    with evaluation_mode(model), paddle.no_grad():
-        for start in range(0, len(items), batch_size):
-            chosen = items[start : start + batch_size]
-            batch = {name: paddle.to_tensor(array) for name, array in make_batch(chosen).items()}
-            encoded = encode(batch).numpy()  # [B,D]
-            _check_finite(encoded, chosen, name_of)
-            if embeddings is None:
-                embeddings = np.empty((len(items), encoded.shape[1]), np.float32)
-            embeddings[start : start + len(chosen)] = encoded
-            progress(start + len(chosen), len(items))
-    return embeddings
+    """Return the embeddings [N,D] of all rows; `order` [N], a permutation, is how they fill batches.
+
+    The batches do not depend on the number of processes, which take whole ones.
+    """
+    number, processes = (process_number(), world_size()) if shared else (0, 1)
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    own = [batches[index] for index in np.array_split(np.arange(len(batches)), processes)[number]]
+    rows = np.sort(np.concatenate(own)) if own else order[:0]
+
+    def encode_own() -> np.ndarray | None:
+        embeddings, done = None, 0
+        with evaluation_mode(model), paddle.no_grad():
+            for batch in own:
+                encoded = encode_batch(batch)  # [B,D]
+                if embeddings is None:
+                    embeddings = np.empty((len(rows), encoded.shape[1]), np.float32)
+                embeddings[np.searchsorted(rows, batch)] = encoded
+                done += len(batch)
+                progress(done, len(rows))
+        return embeddings
+
+    if processes == 1:
+        return encode_own()
+    return share_rows(rows, all_or_none(encode_own), len(order), shared)
 
 
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Layer) -> Iterator[None]:
-    """Switch `model` to evaluation, and every layer back to the mode it was in."""
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
+def _tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
-def check_protocol(dataset: RetrievalDataset | PairDataset, split: str, folds: int) -> None:
-    """Raise UserError for fewer images than folds, and for an image without a caption."""
-    if folds > dataset.num_images:
-        raise UserError(
-            f"EVAL.FOLDS: expected at most one fold per image ({dataset.num_images} in {split}), got {folds}"
-        )
-    silent = np.setdiff1d(np.arange(dataset.num_images), dataset.caption_image)
-    if len(silent):
-        raise UserError(
-            f"{split}: expected a caption for every image, image {dataset.image_ids[silent[0]]} "
-            f"(row {silent[0] + 1}) has none; add one or leave the image out"
-        )
+def _name_of_caption(dataset: RetrievalDataset, caption: int) -> str:
+    return f"caption {caption + 1} ({dataset.captions[caption]!r})"
 
 
-def _check_finite(embeddings: np.ndarray, items: Sequence[int], name_of: Callable[[int], str]) -> None:
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(broken):
-        raise UserError(
-            f"expected finite embeddings, got NaN or infinity for {name_of(int(items[broken[0]]))}: "
-            "the weights are broken, as after training that diverged; use an earlier checkpoint"
-        )
-
-
-def folds_of_images(images: int, folds: int) -> np.ndarray:
-    """Return the fold [images] of every image: slices in order, of equal size or one more."""
-    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(images), folds)])
-
-
-def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None]:
+def _stage(progress: ShowProgress | None, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(stage, done, total) if progress else None

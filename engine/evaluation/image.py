@@ -2,15 +2,17 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from config.errors import UserError
+from config.progress import ShowProgress
 from datasets.image_dataset import ImageDataset
 from datasets.prefetch import prefetched
-from engine.evaluation.dual import Progress, evaluation_mode
+from engine.evaluation.protocol import check_finite, evaluation_mode, protocol_of
 from engine.parallel.processes import (
     all_or_none,
     all_reduce,
@@ -19,9 +21,9 @@ from engine.parallel.processes import (
     process_number,
     world_size,
 )
+from engine.parallel.shared_rows import share_rows
 from engine.ranking.image_metrics import IMAGE_RECALLS, summarize_images
 from engine.ranking.image_ranks import ImageRanks, image_ranks
-from engine.ranking.metrics import TIE_RULES
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,20 @@ def evaluate_images(
     batch_size: int = 64,
     block_size: int = 1024,
     num_workers: int = 0,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
+    shared: str | Path | None = None,
 ) -> ImageResult:
     """Search the pictures of `dataset` in `gallery`, or in each other, where none finds itself.
 
     A picture of the same class is relevant; classes are known by their names. `batch_size` counts pictures
     per encoding step, `num_workers` threads that decode ahead. `progress` is called with a stage, what is
-    done of it and its size; what it raises ends the evaluation. Processes of a job share the pictures to
-    encode and the queries to rank, and all have the result. Raises UserError where no picture has another
-    of its class to find, and for an embedding that is not finite.
+    done of it and its size; what it raises ends the evaluation. Processes of a job all call this, share the
+    pictures to encode and the queries to rank, and all have the result; `shared`: the folder of `share_rows`,
+    which they need. Raises UserError where no picture has another of its class to find, and for an embedding
+    that is not finite.
     """
-    queries = encode_pictures(model, dataset, batch_size, num_workers, progress)
-    found = encode_pictures(model, gallery, batch_size, num_workers, progress) if gallery else queries
+    queries = encode_pictures(model, dataset, batch_size, num_workers, progress, shared)
+    found = encode_pictures(model, gallery, batch_size, num_workers, progress, shared) if gallery else queries
     others = (found.embeddings, found.classes) if gallery else ()
     _refuse_lonely(dataset, queries.classes, gallery, found.classes)
     ranks = all_or_none(
@@ -84,8 +88,7 @@ def evaluate_images(
     )
     if world_size() > 1:
         ranks = _ranks_of_all(ranks)
-    protocol = {
-        "split": dataset.name,
+    counts = {
         "images": len(queries.places),
         "classes": len(np.unique(queries.classes)),
         "queries": len(ranks.queries),
@@ -93,10 +96,8 @@ def evaluate_images(
         "gallery": gallery.name if gallery else "",
         "gallery_images": len(found.places),
         "folds": 1,
-        "tie_rule": tie_rule,
-        "tie_rule_text": TIE_RULES[tie_rule],
-        "measure": model.measure,
     }
+    protocol = protocol_of(dataset.name, counts, tie_rule, model.measure)
     metrics = summarize_images(ranks.ranks, ranks.average_precision, ranks.r_precision)
     return ImageResult(metrics, protocol, ranks, queries, found)
 
@@ -130,9 +131,10 @@ def encode_pictures(
     dataset: ImageDataset,
     batch_size: int,
     num_workers: int = 0,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
+    shared: str | Path | None = None,
 ) -> EncodedPictures:
-    """Encode every readable picture of `dataset` once; processes of a job share the batches.
+    """Encode every readable picture of `dataset` once; `shared`: see `evaluate_images`.
 
     Raises UserError where no picture can be read, and for an embedding that is not finite.
     """
@@ -140,15 +142,15 @@ def encode_pictures(
     numbers = np.array_split(np.arange(len(batches)), world_size())[process_number()]
     own = [batches[number] for number in numbers]
     embeddings, kept = all_or_none(lambda: _encode(model, dataset, own, num_workers, progress))
-    most, width = all_reduce(np.array([len(kept), embeddings.shape[1]]), "max").tolist()
-    if not most:
+    if not all_reduce(np.array([len(kept)]), "max")[0]:
         raise UserError(
             f"{dataset.loader.files.path}, {dataset.name}: none of the {dataset.num_images} pictures can be "
             f"read, such as {dataset.image_ids[0]}: mend or remove them"
         )
     if world_size() > 1:
-        embeddings = embeddings.reshape(-1, width)  # that of no pictures is not known before
-        embeddings, kept = map(gather_array, (embeddings, kept))
+        everyones = gather_array(kept)
+        places = np.searchsorted(everyones, kept)
+        embeddings, kept = share_rows(places, embeddings, len(everyones), shared), everyones
         for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
             dataset.loader.unreadables.problems.update(json.loads(problems))
     return EncodedPictures(embeddings, kept, _class_of(dataset)[kept])
@@ -159,9 +161,9 @@ def _encode(
     dataset: ImageDataset,
     batches: list[np.ndarray],
     num_workers: int,
-    progress: Progress | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embeddings [n,D] of the readable pictures of some batches, and their places [n]."""
+    progress: ShowProgress | None,
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return the embeddings [n,D] of the readable pictures of some batches, if any, and their places [n]."""
     embeddings, places = [], []
     done = np.cumsum([len(batch) for batch in batches]).tolist()
     with evaluation_mode(model), paddle.no_grad():
@@ -173,27 +175,23 @@ def _encode(
             if progress:
                 progress("encode pictures", number, done[-1])
     if not places:
-        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
+        return None, np.empty(0, np.int64)
     return np.concatenate(embeddings), np.concatenate(places)
 
 
 def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndarray]) -> np.ndarray:
     """Return the embeddings [B,D] of a batch; raise `UserError` for one that is not finite."""
     encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
-    broken = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
-    if len(broken):
-        raise UserError(
-            "expected finite embeddings, got NaN or infinity for picture "
-            f"{dataset.image_ids[batch['image_id'][broken[0]]]}: the weights are broken, as after "
-            "training that diverged; use an earlier checkpoint"
-        )
+    names = [dataset.image_ids[place] for place in batch["image_id"]]
+    check_finite("embeddings", encoded, lambda row: f"picture {names[row]}")
     return encoded
 
 
 def _ranks_of_all(part: ImageRanks) -> ImageRanks:
-    """Return the ranks of all processes' queries; each has ranked a part of them, in order."""
+    """Return the ranks of all processes' queries; each has ranked a part of them."""
     columns = part.queries, part.ranks, part.average_precision, part.r_precision
-    queries, *rest = gather_array(np.stack(columns, axis=1, dtype=np.float64)).T
+    everyones = gather_array(np.stack(columns, axis=1, dtype=np.float64))
+    queries, *rest = everyones[np.argsort(everyones[:, 0])].T
     return ImageRanks(queries.astype(np.int64), *rest)
 
 

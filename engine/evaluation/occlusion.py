@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from engine.evaluation.dual import evaluation_mode
+from engine.evaluation.protocol import evaluation_mode
 
 
 @dataclass(frozen=True)

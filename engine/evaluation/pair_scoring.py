@@ -8,10 +8,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from config.errors import UserError
+from config.progress import ShowProgress
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
-from engine.evaluation.dual import Progress, evaluation_mode
+from engine.evaluation.protocol import check_finite, evaluation_mode
 from engine.evaluation.score_shards import ScoreStore
 from engine.parallel.processes import all_or_none, broadcast_array, process_number, world_size
 
@@ -28,7 +28,7 @@ def score_blocks(
     store: ScoreStore,
     batch_tokens: int,
     todo: list[int] | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> None:
     """Bring the scores of the blocks `todo` (default: all that `store` misses) into `store`.
 
@@ -53,9 +53,9 @@ def score_shared(
     blocks: PairBlocks,
     store: ScoreStore,
     batch_tokens: int,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> None:
-    """Bring all scores of the blocks into the empty `store` of every process, which share the work."""
+    """Score all blocks, each process a part of them, and copy every score into every process's `store`."""
     own = range(process_number(), len(blocks), world_size())
     all_or_none(lambda: score_blocks(model, dataset, blocks, store, batch_tokens, list(own), progress))
     if world_size() == 1:
@@ -86,15 +86,12 @@ def score_pairs(
             scores[part] = model.score_pairs(batch).numpy()
             if announce:
                 announce(part.stop)
-    broken = np.flatnonzero(~np.isfinite(scores))
-    if len(broken):
-        image, caption = int(pairs.images[broken[0]]), int(pairs.captions[broken[0]])
-        raise UserError(
-            f"expected finite scores, got NaN or infinity for image {dataset.image_ids[image]} with caption "
-            f"{caption + 1} ({dataset.captions[caption]!r}): the weights are broken, as after training that "
-            "diverged; use an earlier checkpoint"
-        )
+    check_finite("scores", scores, lambda row: _name_of_pair(dataset, pairs.images[row], pairs.captions[row]))
     return scores
+
+
+def _name_of_pair(dataset: PairDataset, image: int, caption: int) -> str:
+    return f"image {dataset.image_ids[image]} with caption {caption + 1} ({dataset.captions[caption]!r})"
 
 
 def scored_blocks(blocks: PairBlocks, store: ScoreStore) -> Iterator[tuple[Pairs, np.ndarray]]:

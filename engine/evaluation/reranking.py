@@ -8,10 +8,10 @@ import numpy as np
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import ListedPairs, candidate_pairs
 from engine.evaluation.cross import candidate_blocks, cross_blocks, scores_of_candidates
-from engine.evaluation.dual import folds_of_images, make_result
+from engine.evaluation.protocol import folds_of_images, make_result
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreStore
-from engine.ranking.metrics import average_counts, comparisons_of
+from engine.ranking.counter import RankCounter
 from engine.ranking.short_lists import ShortLists
 
 # The sizes of short lists that a curve shows, as far as they go.
@@ -131,11 +131,12 @@ def short_list_ranks(
     the end of a list. A query without a right item on its list keeps its rank in `first_ranks` [Q], which is
     behind the list.
     """
-    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    counts = np.stack([(ahead(scores, best) * wrong).sum(axis=1) for ahead in comparisons_of(tie_rule)])
+    counter, everyone = RankCounter(len(scores), tie_rule, scores.dtype), slice(None)
+    counter.see_relevant_rows(everyone, np.where(right, scores, -np.inf))
+    counter.see_rival_rows(everyone, scores, wrong)
     # Where ties count in favour, equals that made the list were not ahead, and now are.
     behind = np.maximum(first_ranks, wrong.sum(axis=1))
-    return np.where(right.any(axis=1), average_counts(counts), behind)
+    return np.where(right.any(axis=1), counter.ranks(), behind)
 
 
 @dataclass(frozen=True)

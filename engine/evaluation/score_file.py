@@ -10,8 +10,17 @@ import numpy as np
 
 from config.errors import UserError
 from config.files import draft_name, replacing
+from datasets.pair_dataset import PairDataset
+from datasets.retrieval_dataset import RetrievalDataset
 
 _CHUNK_BYTES = 4 << 20
+
+
+def open_scores(
+    path: str | Path | None, dataset: RetrievalDataset | PairDataset
+) -> contextlib.AbstractContextManager["ScoreFile | None"]:
+    """Return the file at `path` for all scores of `dataset`, or nothing to write to without a path."""
+    return ScoreFile(path, dataset.num_images, dataset.num_captions) if path else contextlib.nullcontext()
 
 
 class ScoreFile:

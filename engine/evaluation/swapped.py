@@ -10,8 +10,8 @@ from datasets.captions.swapped import SwappedPair
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.evaluation.dual import evaluation_mode
 from engine.evaluation.pair_scoring import score_pairs
+from engine.evaluation.protocol import evaluation_mode
 
 
 def swapped_scores(

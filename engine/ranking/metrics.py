@@ -4,22 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.ranking.counter import RankCounter
+
 Ids = Sequence[int] | Sequence[str] | np.ndarray
 
 RECALLS = (1, 5, 10)
-
-TIE_RULES: dict[str, str] = {
-    "against": "rank = number of irrelevant items that score at least as high as the best relevant one",
-    "favour": "rank = number of irrelevant items that score higher than the best relevant one",
-    "average": "rank = mean of the ranks with ties counted against and in favour of the model",
-}
-
-# The comparisons that put an irrelevant item ahead; their counts are averaged.
-AHEAD: dict[str, tuple[np.ufunc, ...]] = {
-    "against": (np.greater_equal,),
-    "favour": (np.greater,),
-    "average": (np.greater_equal, np.greater),
-}
 
 _BLOCK_ELEMENTS = 1 << 20
 
@@ -38,19 +27,17 @@ def ranks(scores: np.ndarray, query_ids: Ids, gallery_ids: Ids, tie_rule: str = 
             f"expected scores [queries, gallery] = [{len(query_ids)}, {len(gallery_ids)}] to match the ids, "
             f"got {list(scores.shape)}"
         )
-    comparisons = comparisons_of(tie_rule)
+    counter = RankCounter(len(scores), tie_rule, np.result_type(scores, np.float32))
     query_groups, gallery_groups = group_numbers(query_ids, gallery_ids)
     check_every_group_occurs(query_groups, gallery_groups, query_ids, "query")
-    counts = np.zeros((len(comparisons), len(scores)), np.int64)
     rows = max(1, _BLOCK_ELEMENTS // max(1, scores.shape[1]))
     for start in range(0, len(scores), rows):
-        block = scores[start : start + rows]
+        block, queries = scores[start : start + rows], slice(start, start + rows)
         _check_finite(block, start)
-        relevant = query_groups[start : start + rows, None] == gallery_groups
-        best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True)
-        for count, ahead in zip(counts, comparisons, strict=True):
-            count[start : start + rows] = (ahead(block, best) & ~relevant).sum(axis=1)
-    return average_counts(counts)
+        relevant = query_groups[queries, None] == gallery_groups
+        counter.see_relevant_rows(queries, np.where(relevant, block, -np.inf))
+        counter.see_rival_rows(queries, block, ~relevant)
+    return counter.ranks()
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
@@ -91,18 +78,6 @@ def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray | None = None) -> dic
     summary["rsum"] = sum(recalls)
     summary["mean_recall"] = summary["rsum"] / len(recalls)
     return summary
-
-
-def comparisons_of(tie_rule: str) -> tuple[np.ufunc, ...]:
-    """Return the comparisons (item score, best relevant score) that `tie_rule` averages over."""
-    if tie_rule not in AHEAD:
-        raise ValueError(f"unknown tie rule {tie_rule!r}; expected one of {', '.join(AHEAD)}")
-    return AHEAD[tie_rule]
-
-
-def average_counts(counts: np.ndarray) -> np.ndarray:
-    """Return the ranks [Q] of `counts` [comparisons, Q]: integers unless two comparisons are averaged."""
-    return counts[0] if len(counts) == 1 else counts.mean(axis=0)
 
 
 def group_numbers(query_ids: Ids, gallery_ids: Ids) -> tuple[np.ndarray, np.ndarray]:

@@ -7,24 +7,24 @@ directions at once, the irrelevant items ahead of it.
 Ties are exact. A matrix product may round one pair of vectors differently in two places, so equal vectors
 (a sentence that describes several images, a picture that occurs twice) are multiplied once and share that
 score, and a tile that both passes need is kept, or made again from the same operands.
+
+Processes of a job may share the tiles, which are the same ones however many processes there are: best scores
+and counts are then all-reduced.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from engine.ranking.metrics import (
-    Ids,
-    average_counts,
-    check_every_group_occurs,
-    comparisons_of,
-    group_numbers,
-)
+from engine.parallel.processes import all_or_none, all_reduce
+from engine.ranking.counter import RankCounter
+from engine.ranking.metrics import Ids, check_every_group_occurs, group_numbers
 from engine.ranking.similarity import Similarity, check_magnitude, similarity_of
-from engine.ranking.tiles import Items, Tiles, blocks_of
+from engine.ranking.tiles import Tiles, cut_into_blocks
 
-Both = tuple[np.ndarray, np.ndarray]  # something of the images, something of the captions
+Step = TypeVar("Step")
+RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
 
 class ScoreSink(Protocol):
@@ -47,7 +47,8 @@ def retrieval_ranks(
     caption_fold: np.ndarray | None = None,
     scores_out: ScoreSink | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Both:
+    part: tuple[int, int] = (0, 1),
+) -> RanksBothWays:
     """Return the 0-based ranks of every image's best caption [N] and of every caption's best image [M].
 
     `image_emb` [N,D] and `text_emb` [S,D]: scores are made in their precision. Caption m has the
@@ -58,10 +59,11 @@ def retrieval_ranks(
     [T,D] and returns scores [I,T]. `tie_rule`: see `engine.ranking.metrics.ranks`.
 
     The numbers that are counted are the ones that `scores_out` receives: with it, those of all pairs.
-    `progress` is called with the tiles done and their total. Raises ValueError for an embedding that is not
-    finite (or too large to multiply), and for an image or caption that has no counterpart in its fold.
+    `progress` is called with the tiles done and their total. `part`: the number of this process and the
+    number of processes that share the tiles; all of them call this, and get all ranks. Raises ValueError for
+    an embedding that is not finite (or too large to multiply), and for an image or caption that has no
+    counterpart in its fold.
     """
-    comparisons = comparisons_of(tie_rule)
     similarity = similarity_of(measure) if isinstance(measure, str) else measure
     caption_sentence = np.arange(len(text_emb)) if caption_sentence is None else caption_sentence
     image_fold = np.zeros(len(image_ids), np.int32) if image_fold is None else image_fold
@@ -72,68 +74,69 @@ def retrieval_ranks(
     )
     check_magnitude("image", image_emb)
     check_magnitude("sentence", text_emb)
-    image_group, caption_group = groups_of(image_ids, caption_image_ids, image_fold, caption_fold)
+    image_group, caption_group = _group_numbers_of_folds(
+        image_ids, caption_image_ids, image_fold, caption_fold
+    )
     check_every_group_occurs(image_group, caption_group, image_ids, "image")
     check_every_group_occurs(caption_group, image_group, caption_image_ids, "caption")
 
-    image_blocks = blocks_of(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
-    caption_blocks = blocks_of(text_emb, caption_sentence, caption_group, caption_fold, block_size)
-    tiles = Tiles(image_blocks, caption_blocks, similarity)
+    image_blocks = cut_into_blocks(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
+    caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
     dtype = np.result_type(image_emb, text_emb)
-    best = np.full(len(image_ids), -np.inf, dtype), np.full(len(caption_sentence), -np.inf, dtype)
-    return _ranks_over_tiles(tiles, best, comparisons, scores_out, progress)
+    counters = tuple(RankCounter(len(ids), tie_rule, dtype) for ids in (image_ids, caption_image_ids))
+    _count_over_tiles(Tiles(image_blocks, caption_blocks, similarity), counters, scores_out, progress, part)
+    return counters[0].ranks(), counters[1].ranks()
 
 
-def _ranks_over_tiles(
+def _count_over_tiles(
     tiles: Tiles,
-    best: Both,
-    comparisons: tuple[np.ufunc, ...],
+    counters: tuple[RankCounter, RankCounter],
     scores_out: ScoreSink | None,
     progress: Callable[[int, int], None] | None,
-) -> Both:
-    """Make the two passes; `best`, the best relevant scores of images and captions, starts at -infinity."""
-    related, needed = tiles.related(), tiles.all() if scores_out else tiles.competing()
-    total = len(related) + len(needed)
-    for tile in _announced(related, progress, 0, total):
-        for images, captions, scores in tiles.scores(tile, keep=True):
-            raise_best(best, images, captions, scores)
-    counts = tuple(np.zeros((len(comparisons), len(side)), np.int64) for side in best)
-    for tile in _announced(needed, progress, len(related), total):
-        for images, captions, scores in tiles.scores(tile, keep=False):
-            count_ahead(counts, best, images, captions, scores, comparisons)
-            if scores_out:
-                scores_out.write(images.places, captions.places, scores)
-    return average_counts(counts[0]), average_counts(counts[1])
-
-
-def raise_best(best: Both, images: Items, captions: Items, scores: np.ndarray) -> None:
-    """Take the relevant `scores` [I,T] into the best ones of their images and captions."""
-    relevant = images.groups[:, None] == captions.groups
-    scores = np.where(relevant, scores, -np.inf)
-    best[0][images.places] = np.maximum(best[0][images.places], scores.max(axis=1))
-    best[1][captions.places] = np.maximum(best[1][captions.places], scores.max(axis=0))
-
-
-def count_ahead(
-    counts: Both,
-    best: Both,
-    images: Items,
-    captions: Items,
-    scores: np.ndarray,
-    comparisons: tuple[np.ufunc, ...],
+    part: tuple[int, int],
 ) -> None:
-    """Count the irrelevant `scores` [I,T] ahead of the best of their image, and of their caption."""
-    rivals = (images.folds[:, None] == captions.folds) & (images.groups[:, None] != captions.groups)
-    best_of_image, best_of_caption = best[0][images.places, None], best[1][captions.places]
-    for of_image, of_caption, ahead in zip(*counts, comparisons, strict=True):
-        of_image[images.places] += (ahead(scores, best_of_image) & rivals).sum(axis=1, dtype=np.int32)
-        of_caption[captions.places] += (ahead(scores, best_of_caption) & rivals).sum(axis=0, dtype=np.int32)
+    """Make the two passes over this process's tiles, and all-reduce what each has found."""
+    needed = (tiles.all() if scores_out else tiles.competing())[part[0] :: part[1]]
+    related = sorted(set(tiles.related()).intersection(needed))
+    total = len(related) + len(needed)
+    of_images, of_captions = counters
+
+    def find_best() -> None:
+        for scored in _announced(tiles.scores(related, keep=True), progress, 0, total):
+            for images, captions, scores in scored:
+                relevant = np.where(images.groups[:, None] == captions.groups, scores, -np.inf)
+                of_images.see_relevant_rows(images.places, relevant)
+                of_captions.see_relevant_rows(captions.places, relevant.T)
+
+    def count_rivals() -> None:
+        for scored in _announced(tiles.scores(needed, keep=False), progress, len(related), total):
+            for images, captions, scores in scored:
+                rivals = images.groups[:, None] != captions.groups
+                rivals &= images.folds[:, None] == captions.folds
+                of_images.see_rival_rows(images.places, scores, rivals)
+                of_captions.see_rival_rows(captions.places, scores.T, rivals.T)
+                if scores_out:
+                    scores_out.write(images.places, captions.places, scores)
+
+    if part[1] == 1:
+        find_best()
+        count_rivals()
+        return
+    all_or_none(find_best)
+    for counter in counters:
+        counter.best = all_reduce(counter.best, "max")
+    all_or_none(count_rivals)
+    for counter in counters:
+        counter.counts = all_reduce(counter.counts, "sum")
 
 
-def groups_of(
+def _group_numbers_of_folds(
     image_ids: Ids, caption_image_ids: Ids, image_fold: np.ndarray, caption_fold: np.ndarray
-) -> Both:
-    """Return group numbers, equal where id and fold are equal, counted as the images bring them up."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the pairs of id and fold in the order in which the images first show them.
+
+    Returns the numbers of the images [N] and of the captions [M].
+    """
     ids, folds = (
         np.concatenate(group_numbers(image_ids, caption_image_ids)),
         np.concatenate([image_fold, caption_fold]),
@@ -146,10 +149,10 @@ def groups_of(
 
 
 def _announced(
-    tiles: list[tuple[int, int]], progress: Callable[[int, int], None] | None, done: int, total: int
-) -> Iterator[tuple[int, int]]:
-    for number, tile in enumerate(tiles, start=done + 1):
-        yield tile
+    steps: Iterable[Step], progress: Callable[[int, int], None] | None, done: int, total: int
+) -> Iterator[Step]:
+    for number, step in enumerate(steps, start=done + 1):
+        yield step
         if progress:
             progress(number, total)
 

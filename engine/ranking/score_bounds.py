@@ -6,11 +6,12 @@ The products of the whole numbers are exact, and with L the longest vector's len
 above what matters are multiplied in full; where that would be many, the whole tile is.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
-from engine.ranking.tiles import Block, Items
+from engine.ranking.tiles import VectorBlock
 from models.kernels.mkl import library, multiply_integers_on_one_thread
 from models.kernels.row_blocks import for_each_block
 
@@ -21,7 +22,7 @@ _LARGEST = 32767
 _ROUNDING = 0.51  # the largest rest of a number, in scales
 _SLACK = 1e-5  # of the lengths' product: more than products of float32 are off
 _FEW = 1 / 64  # share of a tile's pairs that is quicker multiplied pair by pair
-_PATIENCE = 3  # tiles in a row with more
+_PATIENCE, _PAUSE = 4, 28  # tiles in a row with more, after which so many are not tried
 
 Bars = Callable[[np.ndarray], np.ndarray]  # places [n] -> what a score must exceed to matter [n]
 
@@ -32,26 +33,26 @@ class Bounds:
     queries, items: the blocks whose scores are asked for. `are_worthwhile` says whether to make them at all.
     """
 
-    def __init__(self, queries: list[Block], items: list[Block]) -> None:
+    def __init__(self, queries: list[VectorBlock], items: list[VectorBlock]) -> None:
         self._queries, self._items = queries, items
         longest, largest, width = _sizes(items if queries is items else [*queries, *items])
         self._scale = max(longest / _LONGEST, largest / _LARGEST, float(np.finfo(np.float32).tiny))
         rest = _ROUNDING * self._scale * width**0.5
         self._margin = rest * (2 * longest + rest) + _SLACK * longest**2
         self._made: dict[int, np.ndarray] = {}
-        self._failures = 0
+        self._failures: Counter[int] = Counter()
 
     @staticmethod
     def are_worthwhile(embeddings: np.ndarray) -> bool:
         """Whether bounds can spare work on `embeddings` [N,D]."""
         return len(embeddings) > _FEWEST and embeddings.shape[1] > _NARROWEST and library() is not None
 
-    def in_vain(self) -> bool:
-        """Whether several tiles in a row had to be multiplied in full; asked again, it has patience again."""
-        if self._failures <= _PATIENCE:
-            return False
-        self._failures = 0
-        return True
+    def are_hopeful(self, block: int) -> bool:
+        """Tell whether to make the products of the next tiles of a block of queries.
+
+        False when `_PATIENCE` of its tiles in a row had too many pairs, for the next `_PAUSE`.
+        """
+        return self._failures[block] % (_PATIENCE + _PAUSE) < _PATIENCE
 
     def products(self, tile: tuple[int, int]) -> np.ndarray | None:
         """Return the products [Q,G] of a tile's whole numbers; None where vectors have several items.
@@ -60,43 +61,40 @@ class Bounds:
         """
         rows, columns = self._queries[tile[0]], self._items[tile[1]]
         portions = rows.portions + columns.portions
-        if len(portions) > 2 or any(portion.vectors is not None for portion in portions):
+        if len(portions) > 2 or any(portion.vector_of is not None for portion in portions):
             return None
         return multiply_integers_on_one_thread(self._whole(rows), self._whole(columns).T)
 
-    def items(self, tile: tuple[int, int]) -> tuple[Items, Items]:
-        """Return the items of both sides of a tile that has `pairs`."""
-        return self._queries[tile[0]].portions[0], self._items[tile[1]].portions[0]
-
     def pairs(
-        self, tile: tuple[int, int], products: np.ndarray | None, bars: Bars, mirrored: bool
+        self, tile: tuple[int, int], side: int, products: np.ndarray | None, bars: Bars
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Return row, column and score [n] of the pairs that can matter, row by row; None: of too many.
+        """Return query, item and score [n] of the pairs that can matter, query by query.
 
-        `products` are the tile's. mirrored: items are queries too.
+        side: whether the queries are the tile's rows (0) or its columns (1).
+        `products` are the tile's. None: they were not made, or there are too many pairs.
         """
         rows, columns = self._queries[tile[0]], self._items[tile[1]]
-        queries, items = self.items(tile)
         matters = None
         if products is not None:
-            matters = products > self._wholes(bars(queries.places))[:, None]
-            if mirrored:
-                matters |= products > self._wholes(bars(items.places))
+            bar = self._wholes(bars((rows, columns)[side].portions[0].places))
+            matters = products > (bar if side else bar[:, None])
         if matters is None or np.count_nonzero(matters) > _FEW * matters.size:
-            self._failures += 1
+            self._failures[tile[side]] += 1
             return None
-        self._failures = 0
-        place = np.flatnonzero(matters)
-        row, column = np.divmod(place, matters.shape[1])
-        scores = np.empty(len(place), np.float32)
+        self._failures[tile[side]] = 0
+        row, column = np.divmod(np.flatnonzero(matters), matters.shape[1])
+        scores = np.empty(len(row), np.float32)
 
         def multiply(part: slice) -> None:
             scores[part] = np.einsum("nd,nd->n", rows.take(row[part]), columns.take(column[part]))
 
-        for_each_block(multiply, len(place), 2 * rows.source[0].nbytes)
-        return row, column, scores
+        for_each_block(multiply, len(row), 2 * rows.source[0].nbytes)
+        if not side:
+            return row, column, scores
+        by_column = np.argsort(column, kind="stable")
+        return column[by_column], row[by_column], scores[by_column]
 
-    def _whole(self, block: Block) -> np.ndarray:
+    def _whole(self, block: VectorBlock) -> np.ndarray:
         """Return a block's whole numbers, int16 [V,D]."""
         if id(block) not in self._made:
             scaled = block.vectors * np.float32(1 / self._scale)
@@ -110,7 +108,7 @@ class Bounds:
         return np.clip(lowest, limits.min, limits.max).astype(np.int32)
 
 
-def _sizes(blocks: list[Block]) -> tuple[float, float, int]:
+def _sizes(blocks: list[VectorBlock]) -> tuple[float, float, int]:
     """Return the length of the longest vector, the largest number, and how many numbers a vector has."""
     longest = largest = 0.0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Scores in tiles of blocks of vectors: equal vectors are multiplied once and share their scores."""
+"""Scores in tiles of two blocks of vectors: equal vectors are multiplied once and share their scores."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,28 +8,38 @@ from itertools import pairwise
 import numpy as np
 
 from datasets.prefetch import prefetched
-from engine.ranking.similarity import Similarity
+from engine.ranking.similarity import ON_ONE_THREAD, Similarity
+from engine.runtime import choose_threads
 
 _KEPT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
-class Items:
-    """Images or captions of one block, at most as many as a block has vectors."""
+class TileSide:
+    """The images, or the captions, of one side of a tile of scores.
+
+    They are of one block, and at most as many as a block may have vectors.
+    """
 
     places: np.ndarray  # [n] in the caller's order
-    vectors: np.ndarray | None  # [n] which vector of the block each one has; None: one each, in order
+    vector_of: np.ndarray | None  # [n] which vector of the block each one has; None: one each, in order
     groups: np.ndarray  # [n] equal: relevant to each other
     folds: np.ndarray  # [n] equal: competing
 
 
+ScoredPortion = tuple[TileSide, TileSide, np.ndarray]  # rows, columns and their scores [rows,columns]
+
+
 @dataclass(frozen=True)
-class Block:
-    """Distinct vectors [V,D] of one side, the `rows` of `source`, and the items that have them."""
+class VectorBlock:
+    """Distinct vectors [V,D] that are multiplied together: the `rows` of `source`, and what has them.
+
+    `portions`: the images, or captions, that have these vectors. `groups`, `folds`: those that occur.
+    """
 
     source: np.ndarray
     rows: slice | np.ndarray
-    portions: list[Items]
+    portions: list[TileSide]
     groups: np.ndarray
     folds: np.ndarray
 
@@ -45,17 +55,16 @@ class Block:
         return self.source[self.rows[which]]
 
 
-def blocks_of(
+def cut_into_blocks(
     embeddings: np.ndarray,
     embedding_of: np.ndarray,
     groups: np.ndarray,
     folds: np.ndarray,
     size: int,
-    copies: bool = True,
-) -> list[Block]:
+) -> list[VectorBlock]:
     """Return blocks of up to `size` distinct vectors, those of one group side by side, few of them parted.
 
-    copies: hold a block's vectors side by side, and not only where they are in `embeddings`.
+    Image, or caption, i has the vector `embeddings[embedding_of[i]]`, which stays where it is.
     """
     by_group = np.argsort(groups, kind="stable")
     label = content_labels(embeddings)[embedding_of][by_group]
@@ -63,25 +72,26 @@ def blocks_of(
     number = np.argsort(np.argsort(first))[inverse]  # distinct vectors counted as they first appear
     leaders = by_group[np.sort(first)]  # of each distinct vector the first item
     rows = embedding_of[leaders]
-    in_order = np.array_equal(rows, np.arange(len(embeddings)))
     by_vector = np.argsort(number, kind="stable")
     number, places = number[by_vector], by_group[by_vector]
     blocks = []
     for start, stop in pairwise(_cuts(groups[leaders], size)):
         low, high = np.searchsorted(number, (start, stop))
-        part = slice(start, stop)
-        source, chosen_rows, members = embeddings, part if in_order else rows[part], places[low:high]
-        if copies:
-            source, chosen_rows = embeddings[chosen_rows], slice(None)
+        members = places[low:high]
         portions = []
         for begin in range(low, high, size):
             end = min(begin + size, high)
             chosen = places[begin:end]
             which = None if len(members) == stop - start else number[begin:end] - start
-            portions.append(Items(chosen, which, groups[chosen], folds[chosen]))
+            portions.append(TileSide(chosen, which, groups[chosen], folds[chosen]))
         ends = np.unique(groups[members]), np.unique(folds[members])
-        blocks.append(Block(source, chosen_rows, portions, *ends))
+        blocks.append(VectorBlock(embeddings, _as_slice(rows[start:stop]), portions, *ends))
     return blocks
+
+
+def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
+    """Return `rows` [n] as a slice, which copies nothing, where they follow each other."""
+    return slice(rows[0], rows[-1] + 1) if (np.diff(rows) == 1).all() else rows
 
 
 def _cuts(groups: np.ndarray, size: int) -> list[int]:
@@ -97,7 +107,7 @@ def _cuts(groups: np.ndarray, size: int) -> list[int]:
 class Tiles:
     """The scores of every block of images with every block of captions."""
 
-    def __init__(self, images: list[Block], captions: list[Block], similarity: Similarity):
+    def __init__(self, images: list[VectorBlock], captions: list[VectorBlock], similarity: Similarity):
         self._images, self._captions, self._similarity = images, captions, similarity
         self._kept: dict[tuple[int, int], np.ndarray] = {}
         self._free_bytes = _KEPT_BYTES
@@ -108,51 +118,47 @@ class Tiles:
 
     def related(self) -> list[tuple[int, int]]:
         """Return the tiles that hold a relevant pair."""
-        return [
-            tile for tile in self.all() if np.isin(*(block.groups for block in self._blocks_of(tile))).any()
-        ]
+        return [tile for tile in self.all() if np.isin(*(block.groups for block in self._pair(tile))).any()]
 
     def competing(self) -> list[tuple[int, int]]:
         """Return the tiles that hold a pair of one fold."""
-        return [
-            tile for tile in self.all() if np.isin(*(block.folds for block in self._blocks_of(tile))).any()
-        ]
+        return [tile for tile in self.all() if np.isin(*(block.folds for block in self._pair(tile))).any()]
 
-    def scores(self, tile: tuple[int, int], keep: bool) -> Iterator[tuple[Items, Items, np.ndarray]]:
-        """Return a tile's scores, item by item, in portions; the same numbers whenever it is asked for."""
-        scores = self._kept.pop(tile, None)
-        if scores is None:
-            images, captions = self._blocks_of(tile)
-            scores = self._similarity(images.vectors, captions.vectors)
-        else:
-            self._free_bytes += scores.nbytes
-        if keep and scores.nbytes <= self._free_bytes:
-            self._kept[tile] = scores
-            self._free_bytes -= scores.nbytes
-        return self._portions(tile, scores)
+    def scores(self, tiles: list[tuple[int, int]], keep: bool) -> Iterator[Iterator[ScoredPortion]]:
+        """Yield the scores of each of `tiles`, item by item, in portions; threads make the next ones ahead.
 
-    def scores_ahead(
-        self, tiles: list[tuple[int, int]], similarity: Similarity, threads: int
-    ) -> Iterator[Iterator[tuple[Items, Items, np.ndarray]]]:
-        """Yield for each of `tiles` what `scores` returns, whose next ones threads make by `similarity`."""
+        keep: hold them, where there is room, until they are asked for again. They are the same numbers
+        whenever they are asked for.
+        """
+        threads = choose_threads()
+        on_one_thread = ON_ONE_THREAD.get(self._similarity) if len(tiles) > threads else None
 
-        def make(tile: tuple[int, int]) -> np.ndarray:
-            images, captions = self._blocks_of(tile)
-            return similarity(images.vectors, captions.vectors)
+        def make(tile: tuple[int, int]) -> tuple[np.ndarray, bool]:
+            kept = self._kept.pop(tile, None)
+            return (self.multiply(tile, on_one_thread), False) if kept is None else (kept, True)
 
-        for tile, scores in zip(tiles, prefetched(make, tiles, threads), strict=True):
-            yield self._portions(tile, scores)
+        made = prefetched(make, tiles, threads if on_one_thread else 0)
+        for tile, (scores, was_kept) in zip(tiles, made, strict=True):
+            self._free_bytes += scores.nbytes if was_kept else 0
+            if keep and scores.nbytes <= self._free_bytes:
+                self._kept[tile] = scores
+                self._free_bytes -= scores.nbytes
+            yield self.portions(tile, scores)
 
-    def _portions(
-        self, tile: tuple[int, int], scores: np.ndarray
-    ) -> Iterator[tuple[Items, Items, np.ndarray]]:
-        images, captions = self._blocks_of(tile)
+    def multiply(self, tile: tuple[int, int], similarity: Similarity | None = None) -> np.ndarray:
+        """Return the scores [V,W] of a tile's vectors; another `similarity` has other threads alone."""
+        rows, columns = self._pair(tile)
+        return (similarity or self._similarity)(rows.vectors, columns.vectors)
+
+    def portions(self, tile: tuple[int, int], scores: np.ndarray) -> Iterator[ScoredPortion]:
+        """Yield the scores of a tile's items, of those of its vectors."""
+        images, captions = self._pair(tile)
         for columns in captions.portions:
-            part = scores if columns.vectors is None else scores.take(columns.vectors, axis=1)
+            part = scores if columns.vector_of is None else scores.take(columns.vector_of, axis=1)
             for rows in images.portions:
-                yield rows, columns, part if rows.vectors is None else part.take(rows.vectors, axis=0)
+                yield rows, columns, part if rows.vector_of is None else part.take(rows.vector_of, axis=0)
 
-    def _blocks_of(self, tile: tuple[int, int]) -> tuple[Block, Block]:
+    def _pair(self, tile: tuple[int, int]) -> tuple[VectorBlock, VectorBlock]:
         return self._images[tile[0]], self._captions[tile[1]]
 
 

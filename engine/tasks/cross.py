@@ -8,6 +8,7 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from config.errors import UserError
+from config.progress import ShowProgress
 from datasets.build.cross import (
     PairSplit,
     build_candidates,
@@ -32,12 +33,12 @@ from engine.evaluation.cross import (
     rank_candidates,
     rank_cross,
 )
-from engine.evaluation.dual import Progress, check_protocol
+from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured
 from engine.parallel.processes import is_main
 from engine.runs.checkpoint import is_checkpoint, load_model, resolve_checkpoint
 from engine.tasks import negatives
-from engine.tasks.loading import checkpoint_folder, load_trained, split_name
+from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.pretrained import PretrainedFolder, load_pretrained, open_pretrained
@@ -217,14 +218,14 @@ def _hard_negatives(cfg: CfgNode, data: PairDataset) -> negative_pairs.HardNegat
     if cfg.NEGATIVES.KIND == "neighbours":
         return negative_pairs.neighbours(data, cfg.NEGATIVES.NEIGHBOURS)
     if cfg.NEGATIVES.KIND == "mined":
-        return negatives.mined(cfg.NEGATIVES.DUAL, data, cfg.NEGATIVES.TOP)
+        return negatives.mined(cfg.NEGATIVES.DUAL, data, cfg.NEGATIVES.TOP, run_folder(cfg).path)
     return None
 
 
 def _validation(
     cfg: CfgNode, model: nn.Layer, dev: PairDataset, candidates: Pairs | None
-) -> Callable[[Progress], dict[str, float]]:
-    def validate(progress: Progress) -> dict[str, float]:
+) -> Callable[[ShowProgress], dict[str, float]]:
+    def validate(progress: ShowProgress) -> dict[str, float]:
         split, rule = cfg.DATASET.DEV, cfg.EVAL.TIE_RULE
         sizes = cfg.EVAL.BATCH_TOKENS, cfg.EVAL.BLOCK_PAIRS
         if candidates is None:

@@ -8,19 +8,21 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
+from config.progress import ShowProgress
 from datasets.build.dual import build_dataset, build_sampler, build_vocabulary
 from datasets.build.words import load_words
 from datasets.captions.swapped import swapped_pairs
 from datasets.prefetch import prefetched
-from engine.evaluation.dual import Progress, check_protocol, encode, open_scores, rank_encoded
+from engine.evaluation.dual import encode, evaluate, rank_encoded
+from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured, read_reranked
-from engine.evaluation.shared_dual import evaluate_together
+from engine.evaluation.score_file import open_scores
 from engine.evaluation.swapped import percent_told_apart, rows_of, swapped_scores
-from engine.parallel.processes import all_or_none, is_main, start_process_group
+from engine.parallel.processes import all_or_none, is_main, process_number, start_process_group, world_size
 from engine.runs.checkpoint import load_model, resolve_checkpoint
 from engine.runs.run_folder import RunFolder, read_log
 from engine.tasks.ensemble import choose_weights, describe_members, encode_members, open_members
-from engine.tasks.loading import checkpoint_folder, load_trained, split_name
+from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.cnn_weights import start_cnn
@@ -49,8 +51,8 @@ def training(cfg: CfgNode, start: Start) -> Task:
         batches = sampler.batches(epoch)
         return len(batches), prefetched(data.batch, batches, cfg.MISC.NUM_WORKERS, first)
 
-    def validate(progress: Progress) -> dict[str, float]:
-        return evaluate_together(
+    def validate(progress: ShowProgress) -> dict[str, float]:
+        return evaluate(
             model,
             dev,
             cfg.DATASET.DEV,
@@ -58,6 +60,7 @@ def training(cfg: CfgNode, start: Start) -> Task:
             batch_size=cfg.EVAL.BATCH_SIZE,
             block_size=cfg.EVAL.BLOCK_SIZE,
             progress=progress,
+            shared=run_folder(cfg).path,
         ).metrics
 
     return Task(
@@ -105,7 +108,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     lists = short_lists_of(cfg, cross.dataset) if cross else None
     weighting = choose_weights(cfgs, options)
     with open_scores(options.scores_path if is_main() else None, dataset) as scores:
-        encoded, checkpoints, swapped = encode_members(cfgs, datasets, pairs, weighting.weights, options.show)
+        encoded, checkpoints, swapped = encode_members(cfgs, datasets, pairs, weighting.weights, options)
+        if options.scores_path and not is_main():
+            return None
+        alone = options.scores_path or cross  # one process writes all scores; each makes all short lists
         result = rank_encoded(
             encoded,
             dataset,
@@ -116,6 +122,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
             scores,
             options.show,
             lists,
+            (0, 1) if alone else (process_number(), world_size()),
         )
     further = {"swapped": percent_told_apart(swapped, pairs)} if pairs and is_main() else {}
     pair_scores = None

@@ -11,9 +11,9 @@ from datasets.build.dual import build_dataset
 from datasets.build.words import load_words
 from datasets.captions.swapped import SwappedPair
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.evaluation.dual import Encoded, Progress, check_protocol, rank_encoded
+from engine.evaluation.dual import Encoded, encode, rank_encoded
 from engine.evaluation.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
-from engine.evaluation.shared_dual import encode_together
+from engine.evaluation.protocol import check_protocol
 from engine.evaluation.swapped import rows_of, swapped_scores
 from engine.parallel.processes import all_or_none, broadcast_values, is_main
 from engine.runs.checkpoint import resolve_checkpoint
@@ -58,7 +58,7 @@ def choose_weights(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Weigh
 
     All processes encode, the first searches.
     """
-    tuning = _tune_on_dev(cfgs, options.show) if options.tune else None
+    tuning = _tune_on_dev(cfgs, options) if options.tune else None
     weights = tuning.weights if tuning else normalized(options.weights or [1] * len(cfgs))
     same = ", the split that is evaluated" if cfgs[0].EVAL.SPLIT == "dev" else ""
     tuned = f"tuned on {split_name(cfgs[0], 'dev')}{same}"
@@ -71,10 +71,10 @@ def encode_members(
     datasets: Sequence[RetrievalDataset],
     pairs: Sequence[SwappedPair],
     weights: Sequence[float],
-    show: Progress | None,
+    options: EvaluationOptions,
 ) -> tuple[Encoded, list[dict], np.ndarray | None]:
     """Return the members' embeddings as one, where they come from, and the mean scores [2,P] of `pairs`."""
-    members = _encode_all(cfgs, datasets, pairs, show)
+    members = _encode_all(cfgs, datasets, pairs, options)
     encoded = [member.encoded for member in members]
     swapped = [member.swapped for member in members if member.swapped is not None]
     return (
@@ -108,11 +108,11 @@ def _encode_all(
     cfgs: Sequence[CfgNode],
     datasets: Sequence[RetrievalDataset],
     pairs: Sequence[SwappedPair],
-    show: Progress | None,
+    options: EvaluationOptions,
 ) -> list[_Member]:
     """Load one member after another, and let go of each when it has encoded the split."""
     return [
-        _encode(cfg, dataset, cfgs[0].EVAL.BATCH_SIZE, pairs, show)
+        _encode(cfg, dataset, cfgs[0].EVAL.BATCH_SIZE, pairs, options)
         for cfg, dataset in zip(cfgs, datasets, strict=True)
     ]
 
@@ -122,17 +122,17 @@ def _encode(
     dataset: RetrievalDataset,
     batch_size: int,
     pairs: Sequence[SwappedPair],
-    show: Progress | None,
+    options: EvaluationOptions,
 ) -> _Member:
     trained = all_or_none(lambda: load_trained(cfg))
-    encoded = encode_together(trained.model, dataset, batch_size, show)
+    encoded = encode(trained.model, dataset, batch_size, options.show, options.shards.parent)
     swapped = None
     if pairs and is_main():
         swapped = swapped_scores(trained.model, dataset, pairs, encoded.image[rows_of(dataset, pairs)])
     return _Member(encoded, trained.checkpoint, swapped)
 
 
-def _tune_on_dev(cfgs: Sequence[CfgNode], show: Progress | None) -> Tuning | None:
+def _tune_on_dev(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Tuning | None:
     """Search the weights as validations in training measure: on all of the dev split, without folds.
 
     All processes encode, the first searches; the others get None.
@@ -140,7 +140,7 @@ def _tune_on_dev(cfgs: Sequence[CfgNode], show: Progress | None) -> Tuning | Non
     cfg = cfgs[0]
     datasets = all_or_none(lambda: open_members(cfgs, "dev"))
     check_protocol(datasets[0], split_name(cfg, "dev"), folds=1)
-    members = _encode_all(cfgs, datasets, [], show)
+    members = _encode_all(cfgs, datasets, [], options)
     if not is_main():
         return None
     ensemble = Ensemble([member.encoded for member in members])

@@ -1,23 +1,24 @@
 """Image encoders: train them, load them, measure them, and report on a run: pictures and their classes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from paddle import nn
 from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
+from config.progress import ShowProgress
 from datasets.build.image import build_image_dataset, build_image_sampler
 from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.pictures.picture import Unreadables
 from datasets.prefetch import prefetched
-from engine.evaluation.dual import Progress
 from engine.evaluation.image import ImageResult, check_searchable, evaluate_images, format_images
 from engine.evaluation.result import describe_checkpoint
 from engine.parallel.processes import is_main
 from engine.runs.checkpoint import load_model
 from engine.runs.run_folder import RunFolder, read_log
-from engine.tasks.loading import checkpoint_folder, load_trained, split_name
+from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.cnn_weights import start_cnn
 from models.build import build_loss, build_model
@@ -42,8 +43,8 @@ def training(cfg: CfgNode, start: Start) -> Task:
         batches, workers = sampler.batches(epoch), cfg.MISC.NUM_WORKERS
         return len(batches), prefetched(lambda images: data.batch(images, epoch), batches, workers, first)
 
-    def validate(progress: Progress) -> dict[str, float]:
-        metrics = _evaluate(cfg, model, dev, None, progress).metrics
+    def validate(progress: ShowProgress) -> dict[str, float]:
+        metrics = _evaluate(cfg, model, dev, None, progress, run_folder(cfg).path).metrics
         for line in unreadables.describe():
             start.say(line)
         return metrics
@@ -80,7 +81,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     cfg = cfgs[0]
     trained = load(cfg)
     dataset, gallery, unreadables = _open(cfg)
-    result = _evaluate(cfg, trained.model, dataset, gallery, options.show)
+    result = _evaluate(cfg, trained.model, dataset, gallery, options.show, options.shards.parent)
     if not is_main():
         return None
     lines = [
@@ -120,7 +121,8 @@ def _evaluate(
     model: nn.Layer,
     dataset: ImageDataset,
     gallery: ImageDataset | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
+    shared: Path | None = None,
 ) -> ImageResult:
     return evaluate_images(
         model,
@@ -131,4 +133,5 @@ def _evaluate(
         cfg.EVAL.BLOCK_SIZE,
         cfg.MISC.NUM_WORKERS,
         progress,
+        shared,
     )

@@ -12,23 +12,24 @@ from datasets.build.dual import build_dataset
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
 from datasets.samplers.negatives import HardNegatives, hardest_in_batch, of_short_lists
-from engine.evaluation.dual import Encoded
+from engine.evaluation.dual import Encoded, encode
 from engine.evaluation.ensemble import check_same_pairs
 from engine.evaluation.pair_scoring import score_pairs
-from engine.evaluation.shared_dual import encode_together
 from engine.ranking.short_lists import ShortLists
 from engine.tasks.loading import load_trained
 
 TILE_IMAGES, TILE_CAPTIONS = 512, 4096
 
 
-def mined(checkpoint: str | Path, dataset: PairDataset, top: int) -> HardNegatives:
+def mined(
+    checkpoint: str | Path, dataset: PairDataset, top: int, shared: str | Path | None = None
+) -> HardNegatives:
     """Return what the dual encoder at `checkpoint` scores highest on the images and captions of `dataset`.
 
     top: captions of an image, and images of a caption; what is right among them is left out. Called in every
-    process of a job, which share the encoding. Memory is that of the embeddings and of a block of scores.
-    Raises UserError for a checkpoint outside a run, one of a cross encoder, and one that was trained on other
-    images or captions.
+    process of a job, which share the encoding; `shared`: see `dual.encode`. Memory is that of the embeddings
+    and of a block of scores. Raises UserError for a checkpoint outside a run, one of a cross encoder, and one
+    that was trained on other images or captions.
     """
     every_caption = ["INPUT.LONG_CAPTIONS=cut", "DATASET.DISTINCT_CAPTIONS=false"]
     cfg = config_of_checkpoint(str(checkpoint), every_caption, "NEGATIVES.DUAL")
@@ -40,7 +41,7 @@ def mined(checkpoint: str | Path, dataset: PairDataset, top: int) -> HardNegativ
     trained = load_trained(cfg)
     data = build_dataset(cfg, dataset.name, trained.words, training=True)
     check_same_pairs(dataset, "the pairs", data, str(checkpoint))
-    encoded = encode_together(trained.model, data, cfg.EVAL.BATCH_SIZE)
+    encoded = encode(trained.model, data, cfg.EVAL.BATCH_SIZE, shared=shared)
     lists = short_lists(encoded, dataset.sentence_ids, top)
     return of_short_lists(dataset, lists.captions_of_image, lists.images_of_caption)
 

@@ -10,8 +10,8 @@ from config.load import config_of_checkpoint
 from datasets.captions.swapped import SwappedPair
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.evaluation.dual import folds_of_images
 from engine.evaluation.ensemble import check_same_pairs
+from engine.evaluation.protocol import folds_of_images
 from engine.evaluation.reranking import WEIGHTS, listed_blocks, rerank
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreShards

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
+from config.progress import ShowProgress
 from datasets.image_dataset import ClassNames, ImageDataset
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import FinishedPart
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
-from engine.evaluation.dual import Progress
 from engine.evaluation.image import ImageResult
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreShards
@@ -58,7 +58,7 @@ class Task:
     dev: Dataset
     samples: int
     batches_of: Callable[[int, int], Batches]
-    validate: Callable[[Progress], dict[str, float]]
+    validate: Callable[[ShowProgress], dict[str, float]]
     resume_within_epoch: Callable[[int, list[FinishedPart]], None]
 
 
@@ -82,7 +82,8 @@ class Trained:
 class EvaluationOptions:
     """What `eval_retrieval.py` is asked for beside the configuration.
 
-    `shards`: the folder where a cross encoder keeps scores as it makes them. `weights`: positive, one a
+    `shards`: the folder where a cross encoder keeps scores as it makes them; beside it processes share
+    embeddings. `weights`: positive, one a
     checkpoint, scaled to a sum of 1; None: equal ones, or with `tune` those with the highest
     MONITOR.BEST_METRIC on dev. `scores_path` takes all scores. `show` is told how far the work is; `say`
     prints a line.
@@ -92,7 +93,7 @@ class EvaluationOptions:
     weights: Sequence[float] | None = None
     tune: bool = False
     scores_path: str | None = None
-    show: Progress | None = None
+    show: ShowProgress | None = None
     say: Say = print
 
 

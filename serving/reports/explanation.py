@@ -11,8 +11,8 @@ from datasets.build.words import Words
 from datasets.features.store import ImageRegions
 from datasets.words.packed_tokens import PackedTokens
 from datasets.words.vocabulary import Vocabulary
-from engine.evaluation.dual import evaluation_mode
 from engine.evaluation.occlusion import Relevance, measure_relevance
+from engine.evaluation.protocol import evaluation_mode
 from serving.search.searcher import Searcher
 
 

@@ -16,7 +16,7 @@ import paddle
 from paddle import nn
 
 import engine.training.trainer
-from engine.evaluation.shared_dual import evaluate_together
+from engine.evaluation.dual import evaluate
 from engine.parallel.processes import (
     all_or_none,
     average_gradients,
@@ -250,13 +250,16 @@ class Split:
         return {"token_ids": tokens, "text_len": np.full(len(captions), 6)}
 
 
-def evaluate_all() -> dict[str, np.ndarray]:
-    """Evaluate two models in blocks smaller than the split; return metrics and ranks."""
+def evaluate_all(shared: Path) -> dict[str, np.ndarray]:
+    """Evaluate two models in blocks smaller than the split; return metrics and ranks.
+
+    shared: the folder in which processes share embeddings.
+    """
     found = {}
     for measure in ("cosine", "order"):
         for folds, rule in ((1, "against"), (2, "average")):
             paddle.seed(6)
-            result = evaluate_together(dual(measure), Split(), "test", folds, rule, 7, 4)
+            result = evaluate(dual(measure), Split(), "test", folds, rule, 7, 4, shared=shared)
             name = f"evaluation, {measure}, {folds}"
             found[f"{name}/i2t"], found[f"{name}/t2i"] = result.i2t_ranks, result.t2i_ranks
             found[f"{name}/metrics"] = np.array(list(result.metrics.values()))
@@ -279,5 +282,5 @@ def _failure(error: type[Exception]) -> str:
 
 if __name__ == "__main__":
     start_process_group()
-    found = train_all(sys.argv[2:], process_number(), world_size()) | evaluate_all()
+    found = train_all(sys.argv[2:], process_number(), world_size()) | evaluate_all(Path(sys.argv[1]))
     np.savez(Path(sys.argv[1]) / f"rank_{process_number()}.npz", **found)

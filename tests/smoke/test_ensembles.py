@@ -117,6 +117,18 @@ def test_two_processes_measure_what_one_does(measure, run_launched, runs, tmp_pa
     assert "R@1" in logs[0] and "R@1" not in logs[1]
 
 
+def test_two_processes_share_the_tiles_of_one_model(run_quickly, run_launched, runs, tmp_path):
+    command = "eval_retrieval", "--cfg_file", "vse/config.yaml", "EVAL.FOLDS=2", "EVAL.BLOCK_SIZE=16"
+    found = []
+    for name, start in (("one", run_quickly), ("two", run_launched)):
+        done = start(*command, "--out", tmp_path / name, cwd=runs)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["result.json"]
+        found.append(json.loads((tmp_path / name / "result.json").read_text()))
+    for name in ("metrics", "folds", "swapped", "protocol", "checkpoint"):
+        assert found[1][name] == found[0][name]
+
+
 BOTH = ["--checkpoints", "run/best", "vse/best", "--out", "new"]
 MISTAKES = {
     "a weight too few": ([*BOTH, "--weights", "1"], ["--weights", "each of the 2 checkpoints, got 1\n"]),

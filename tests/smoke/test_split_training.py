@@ -55,8 +55,8 @@ def test_a_split_batch_trains_as_the_whole_one(count, case, alone, split):
 
 
 @pytest.mark.parametrize("count", CASES_OF)
-def test_a_split_evaluation_has_the_ranks_and_metrics_of_the_whole_one(count, split):
-    for name, expected in evaluate_all().items():
+def test_a_split_evaluation_has_the_ranks_and_metrics_of_the_whole_one(count, split, tmp_path):
+    for name, expected in evaluate_all(tmp_path).items():
         for found in split[count]:
             if name != "failures":
                 np.testing.assert_array_equal(found[name], expected, err_msg=name)

@@ -11,9 +11,11 @@ import paddle
 import pytest
 
 from config.errors import UserError
-from engine.evaluation.dual import encode_captions, encode_images, evaluate, evaluation_mode, order_by_words
+from engine.evaluation.dual import encode, encode_captions, encode_images, evaluate, order_by_words
+from engine.evaluation.protocol import evaluation_mode
 from engine.evaluation.result import format_table, versions, write_result_json
 from tests.closeness import assert_close, largest
+from tests.thread_job import ThreadJob
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "evaluation.md"
 WORDS, WIDTH, FEATURES = 30, 6, 5
@@ -171,6 +173,32 @@ def test_each_image_and_each_distinct_sentence_is_encoded_once(dataset, device, 
         alone = model.words.weight.numpy()[list(tokens)].sum(axis=0)
         scale = largest([model.words.weight]) * len(tokens)
         assert_close(text_emb[sentence[caption]], alone, 2 * len(tokens), scale)
+
+
+@pytest.mark.parametrize("processes", [2, 4, 9])
+def test_processes_share_the_batches_of_one_and_have_its_result_to_the_last_digit(
+    dataset, processes, monkeypatch, tmp_path
+):
+    models = [TinyModel() for _ in range(processes)]
+    whole = encode(TinyModel(), dataset, batch_size=4)
+    expected = evaluate(TinyModel(), dataset, "test", folds=2, batch_size=4, block_size=5)
+
+    def work(number: int):
+        found = encode(models[number], dataset, batch_size=4, shared=tmp_path)
+        settings = {"folds": 2, "batch_size": 4, "block_size": 5, "shared": tmp_path}
+        return found, evaluate(models[number], dataset, "test", **settings)
+
+    for found, result in ThreadJob(processes, monkeypatch).run(work):
+        for name in ("image", "text", "sentence"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+        assert (result.metrics, result.folds, result.protocol) == (
+            expected.metrics,
+            expected.folds,
+            expected.protocol,
+        )
+    assert sum(model.encoded_images for model in models) == 2 * dataset.num_images
+    assert sum(model.encoded_texts for model in models) == 2 * len(set(dataset.sentences))
+    assert not list(tmp_path.iterdir())
 
 
 def test_captions_that_begin_alike_become_neighbours(dataset):

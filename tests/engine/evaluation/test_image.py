@@ -13,9 +13,10 @@ from datasets.pictures.lists import class_folders
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.picture import Unreadables
 from datasets.pictures.transforms import Normalization, Stretch
-from engine.evaluation.image import evaluate_images, format_images, nearest_pictures
+from engine.evaluation.image import ImageResult, evaluate_images, format_images, nearest_pictures
 from models.encoders import l2norm
 from tests.picture_files import encoded, noisy, write_folder
+from tests.thread_job import ThreadJob
 
 
 class Pooled(paddle.nn.Layer):
@@ -79,6 +80,28 @@ def test_pictures_find_their_class(animals: Path, batch_size: int) -> None:
     )
     assert lines[2].split() == ["R@1", "R@10", "R@100", "R@1000", "MAP@R", "R-precision"]
     assert lines[3].split() == ["100.00"] * 6
+
+
+@pytest.mark.parametrize("processes", [2, 4, 9])
+def test_processes_have_the_result_of_one_to_the_last_digit(
+    animals: Path, processes: int, monkeypatch, tmp_path: Path
+) -> None:
+    (animals / "cat/1.png").write_bytes(b"")
+    expected = evaluate_images(Pooled(), dataset_of(animals), batch_size=2, block_size=2)
+    data = [dataset_of(animals) for _ in range(processes)]
+    folder = tmp_path / "run"
+
+    def work(number: int) -> ImageResult:
+        return evaluate_images(Pooled(), data[number], batch_size=2, block_size=2, shared=folder)
+
+    for number, result in enumerate(ThreadJob(processes, monkeypatch).run(work)):
+        assert (result.metrics, result.protocol) == (expected.metrics, expected.protocol)
+        np.testing.assert_array_equal(result.queries.embeddings, expected.queries.embeddings)
+        np.testing.assert_array_equal(result.queries.places, expected.queries.places)
+        for name in ("queries", "ranks", "average_precision", "r_precision"):
+            np.testing.assert_array_equal(getattr(result.ranks, name), getattr(expected.ranks, name))
+        assert len(data[number].loader.unreadables.problems) == 1, "all know what one could not read"
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

@@ -130,13 +130,22 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
     np.testing.assert_allclose(found.r_precision.mean(), share.mean(), rtol=1e-3)
 
 
+def count_products(monkeypatch, products: list) -> None:
+    """Note each product of a tile of at most 256 rows."""
+
+    def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        products.append(1)
+        np.matmul(a, b, out=out)
+
+    monkeypatch.setattr("engine.ranking.similarity.multiply_on_one_thread", multiply)
+
+
 @pytest.mark.parametrize("way", ["as here", "without MKL"])
 def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch, way: str) -> None:
     bounded(monkeypatch)
     WAYS[way](monkeypatch)
     products = []
-    for name in ("inner_products", "inner_products_on_one_thread"):
-        monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
+    count_products(monkeypatch, products)
     random = np.random.default_rng(4)
     labels = np.arange(600) // 6
     vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
@@ -157,8 +166,7 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 ) -> None:
     monkeypatch.setattr("engine.ranking.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
     products = []
-    for name in ("inner_products", "inner_products_on_one_thread"):
-        monkeypatch.setattr(f"engine.ranking.image_ranks.{name}", lambda a, b: products.append(1) or a @ b.T)
+    count_products(monkeypatch, products)
     random = np.random.default_rng(6)
     labels = random.permutation(np.arange(600) // each)
     vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
@@ -168,7 +176,7 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 
 
 def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
-    monkeypatch.setattr("engine.ranking.image_ranks.DEEPEST", 20)
+    monkeypatch.setattr("engine.ranking.image_counter.DEEPEST", 20)
     random = np.random.default_rng(5)
     vectors, labels = random.standard_normal([300, 6]).astype(np.float32), np.arange(300) // 3
     exact = np.array([rank for _, rank, *_ in looped(vectors, labels, vectors, labels, True, "against")])
@@ -222,3 +230,28 @@ def test_summary_in_percent() -> None:
     assert found == pytest.approx(
         {"r1": 100 / 6, "r10": 200 / 6, "r100": 400 / 6, "r1000": 500 / 6, "map_at_r": 25, "r_precision": 30}
     )
+
+
+@pytest.mark.parametrize("processes", [2, 4, 30])
+@pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
+@pytest.mark.parametrize("kept", [1 << 20, 700], ids=["at once", "few at a time"])
+def test_parts_have_the_ranks_of_the_whole_to_the_last_digit(monkeypatch, processes, own, kept) -> None:
+    bounded(monkeypatch)
+    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
+    monkeypatch.setattr("engine.ranking.score_bounds._PAUSE", 3)
+    random = np.random.default_rng(3)
+    labels = random.permutation(np.arange(500) % 60)
+    vectors = random.standard_normal([60, 64])[labels] + 2 * random.standard_normal([500, 64]) + 0.3
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[[11, 80]], vectors[[30, 31]] = vectors[22], 0
+    vectors[100:200] = vectors[0] + 1e-7 * random.standard_normal([100, 64])  # that rounding puts in order
+    arguments = (vectors, labels) if own else (vectors[:200], labels[:200], vectors[200:], labels[200:])
+    whole = image_ranks(*arguments, tie_rule="average", block_size=24)
+    parts = [
+        image_ranks(*arguments, tie_rule="average", block_size=24, part=(number, processes))
+        for number in range(processes)
+    ]
+    order = np.argsort(np.concatenate([part.queries for part in parts]))
+    for name in ("queries", "ranks", "average_precision", "r_precision"):
+        together = np.concatenate([getattr(part, name) for part in parts])[order]
+        np.testing.assert_array_equal(together, getattr(whole, name), err_msg=name)

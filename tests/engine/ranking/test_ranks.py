@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from engine.parallel.processes import ValidationStoppedError
 from engine.ranking.metrics import ranks
 from engine.ranking.ranks import retrieval_ranks
-from engine.ranking.similarity import order_similarity
+from engine.ranking.similarity import inner_products, inner_products_on_one_thread, order_similarity
 from tests.closeness import SINGLE, assert_close, largest
+from tests.thread_job import ThreadJob
 
 
 class Recorder:
@@ -191,3 +193,68 @@ def test_what_cannot_be_ranked_is_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(**arguments | change)
+
+
+def shared_split(seed: int, images: int = 19, sentences: int = 31, captions: int = 45):
+    """Return embeddings with equal vectors and zeros among both sides, ids, and the captions' sentences."""
+    random = np.random.default_rng(seed)
+    image, text = (
+        random.standard_normal((count, 6)).round(1).astype(np.float32) for count in (images, sentences)
+    )
+    image[[3, 11, 18]] = image[0]
+    text[[9, 30]] = text[2]
+    image[5], text[[4, 17]] = 0, 0
+    caption_image = np.sort(
+        np.concatenate([np.arange(images), random.integers(images, size=captions - images)])
+    )
+    sentence = np.concatenate([np.arange(sentences), random.integers(sentences, size=captions - sentences)])
+    ids = [f"image {number // 2}" for number in range(images)]  # two rows an image
+    return image, text, ids, caption_image, random.permutation(sentence)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 25])
+@pytest.mark.parametrize(("measure", "rule", "folds"), [("cosine", "against", 1), ("order", "average", 2)])
+def test_processes_that_share_the_tiles_have_the_ranks_of_one(monkeypatch, processes, measure, rule, folds):
+    image, text, ids, caption_image, sentence = shared_split(processes)
+    caption_ids = [ids[row] for row in caption_image]
+    image_fold = (np.arange(len(ids)) // 2 >= 5).astype(int) * (folds - 1)
+    settings = measure, 4, rule, sentence, image_fold, image_fold[caption_image]
+    expected = retrieval_ranks(image, text, ids, caption_ids, *settings)
+    steps = [[] for _ in range(processes)]
+
+    def work(number: int):
+        show = lambda *step: steps[number].append(step)  # noqa: E731
+        part = number, processes
+        return retrieval_ranks(image, text, ids, caption_ids, *settings, progress=show, part=part)
+
+    for found in ThreadJob(processes, monkeypatch).run(work):
+        for side in (0, 1):
+            np.testing.assert_array_equal(found[side], expected[side])
+    for told in steps:
+        assert [done for done, _ in told] == list(range(1, len(told) + 1))
+        assert {total for _, total in told} <= {len(told)}
+
+
+def test_what_one_process_raises_while_ranking_ends_all(monkeypatch):
+    image, text, ids, caption_image, sentence = shared_split(1)
+    caption_ids = [ids[row] for row in caption_image]
+
+    def work(number: int) -> str:
+        def stop(*step: int) -> None:
+            if number == 1:
+                raise ValidationStoppedError
+
+        settings = {"block_size": 4, "caption_sentence": sentence, "progress": stop, "part": (number, 3)}
+        with pytest.raises(ValidationStoppedError):
+            retrieval_ranks(image, text, ids, caption_ids, **settings)
+
+    ThreadJob(3, monkeypatch).run(work)
+
+
+@pytest.mark.parametrize(("images", "texts", "width"), [(1, 1, 3), (300, 7, 33), (513, 600, 64)])
+def test_products_are_the_same_on_any_number_of_threads(images, texts, width):
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((count, width), dtype=np.float32) for count in (images, texts))
+    found = inner_products(a, b)
+    np.testing.assert_array_equal(found, inner_products_on_one_thread(a, b))
+    np.testing.assert_allclose(found, a.astype(float) @ b.T.astype(float), rtol=1e-4, atol=1e-4)

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from engine.ranking.score_bounds import Bounds
-from engine.ranking.tiles import Block, Items
+from engine.ranking.tiles import TileSide, VectorBlock
 from models.kernels.mkl import library, multiply_integers_on_one_thread
 from tests.closeness import assert_close
 
 pytestmark = pytest.mark.skipif(library() is None, reason="whole numbers are multiplied by MKL")
 
 
-def block(vectors: np.ndarray) -> Block:
+def block(vectors: np.ndarray) -> VectorBlock:
     nothing = np.zeros(len(vectors), int)
-    items = Items(np.arange(len(vectors)), None, nothing, nothing)
-    return Block(vectors, slice(None), [items], nothing, nothing)
+    items = TileSide(np.arange(len(vectors)), None, nothing, nothing)
+    return VectorBlock(vectors, slice(None), [items], nothing, nothing)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -34,8 +34,8 @@ VECTORS = {
 
 
 @pytest.mark.parametrize("kind", VECTORS)
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_every_pair_above_a_bar_is_found_with_its_score(monkeypatch, kind: str, mirrored: bool) -> None:
+@pytest.mark.parametrize("side", [0, 1], ids=["rows ask", "columns ask"])
+def test_every_pair_above_a_bar_is_found_with_its_score(monkeypatch, kind: str, side: int) -> None:
     monkeypatch.setattr("engine.ranking.score_bounds._FEW", 1)
     vectors = VECTORS[kind]
     queries, items = block(vectors[:100]), block(vectors[100:])
@@ -43,8 +43,10 @@ def test_every_pair_above_a_bar_is_found_with_its_score(monkeypatch, kind: str, 
     bar = np.quantile(exact, 0.999).astype(np.float32)
     bounds = Bounds([queries], [items])
     bars = lambda places: np.full(len(places), bar)  # noqa: E731
-    row, column, scores = bounds.pairs((0, 0), bounds.products((0, 0)), bars, mirrored)
+    row, column, scores = bounds.pairs((0, 0), side, bounds.products((0, 0)), bars)
+    assert (np.diff(row) >= 0).all()
     scale = np.abs(vectors[:100]).astype(float) @ np.abs(vectors[100:]).T.astype(float)
+    exact, scale = (exact.T, scale.T) if side else (exact, scale)
     assert_close(scores, exact[row, column], vectors.shape[1], scale[row, column])
     found = np.zeros(exact.shape, bool)
     found[row, column] = True
@@ -57,22 +59,24 @@ def test_a_bar_out_of_reach_spares_all_and_a_low_one_nothing() -> None:
     queries, items = block(VECTORS["unit"][:100]), block(VECTORS["unit"][100:])
     bounds = Bounds([queries], [items])
     products = bounds.products((0, 0))
-    assert not len(bounds.pairs((0, 0), products, lambda places: np.full(len(places), np.inf), True)[0])
-    for _ in range(4):
-        assert not bounds.in_vain()
-        assert bounds.pairs((0, 0), products, lambda places: np.full(len(places), -np.inf), True) is None
-    assert bounds.in_vain() and not bounds.in_vain()
+    assert not len(bounds.pairs((0, 0), 0, products, lambda places: np.full(len(places), np.inf))[0])
+    hopeful = []
+    for _ in range(34):
+        hopeful.append(bounds.are_hopeful(0))
+        assert bounds.pairs((0, 0), 0, products, lambda places: np.full(len(places), -np.inf)) is None
+    assert hopeful == [True] * 4 + [False] * 28 + [True] * 2, "after a pause they are tried again"
+    bounds.pairs((0, 0), 0, products, lambda places: np.full(len(places), np.inf))
+    assert bounds.are_hopeful(0)
 
 
 def test_bounds_of_zeros_are_numbers() -> None:
     queries, items = block(VECTORS["zeros"][:100]), block(VECTORS["zeros"][100:])
     bounds = Bounds([queries], [items])
     with np.errstate(divide="raise", invalid="raise"):
-        row, _, _ = bounds.pairs((0, 0), bounds.products((0, 0)), lambda places: np.ones(len(places)), True)
+        products = bounds.products((0, 0))
+        row, _, _ = bounds.pairs((0, 0), 0, products, lambda places: np.ones(len(places)))
         assert not len(row)
-        assert (
-            bounds.pairs((0, 0), bounds.products((0, 0)), lambda places: np.zeros(len(places)), True) is None
-        )
+        assert bounds.pairs((0, 0), 0, products, lambda places: np.zeros(len(places))) is None
 
 
 def test_products_of_whole_numbers_are_exact() -> None:
