@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from config.files import write_whole
-from engine.ranking.metrics import RECALLS
+from engine.ranking.metrics import METRICS
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,15 +76,13 @@ def format_table(result: Result) -> str:
         f"{protocol['split']}: {protocol['images']} images, {protocol['captions']} captions "
         f"({protocol['distinct_sentences']} distinct sentences), {protocol['measure']} similarity{folds}",
         "",
-        f"{'':<15}" + "".join(f"{name:>10}" for name in [*(f"R@{k}" for k in RECALLS), "median", "mean"]),
+        f"{'':<15}" + "".join(f"{metric.heading:>10}" for metric in METRICS.values()),
     ]
     for title, direction in (("image to text", "i2t"), ("text to image", "t2i")):
         if f"{direction}_r1" not in metrics:
             continue
-        recalls = "".join(f"{metrics[f'{direction}_r{k}']:>10.2f}" for k in RECALLS)
-        lines.append(
-            f"{title:<15}{recalls}{metrics[f'{direction}_medr']:>10.1f}{metrics[f'{direction}_meanr']:>10.2f}"
-        )
+        values = (f"{metrics[f'{direction}_{name}']:>10.{each.decimals}f}" for name, each in METRICS.items())
+        lines.append(f"{title:<15}{''.join(values)}")
     sums = f"rsum {metrics['rsum']:.2f}, mean recall {metrics['mean_recall']:.2f}"
     lines += [
         "",

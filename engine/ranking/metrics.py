@@ -1,6 +1,8 @@
 """Retrieval metrics: ranks counted from scores and ids, recall at k, median and mean rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -59,22 +61,38 @@ def mean_rank(ranks: np.ndarray) -> float:
     return float(_checked_ranks(ranks).mean() + 1)
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A number of one direction: what a table calls it, and how it follows from 0-based ranks [Q]."""
+
+    heading: str
+    of: Callable[[np.ndarray], float]
+    decimals: int = 2
+    lower_is_better: bool = False
+
+
+# What is measured in each direction; `result.json`, the tables and the report show all of it.
+METRICS = {
+    **{f"r{k}": Metric(f"R@{k}", partial(recall_at_k, k=k)) for k in RECALLS},
+    "medr": Metric("median", median_rank, decimals=1, lower_is_better=True),
+    "meanr": Metric("mean", mean_rank, lower_is_better=True),
+}
+
+
 def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray | None = None) -> dict[str, float]:
     """Return every metric of both directions, or of image to text alone, from their 0-based ranks.
 
-    `i2t_ranks` [images], `t2i_ranks` [captions]. Keys: `i2t_` and `t2i_` with r1, r5, r10 (percent),
-    medr, meanr (1-based); `rsum`, the sum of the six recalls (three of one direction); `mean_recall`,
+    `i2t_ranks` [images], `t2i_ranks` [captions]. Keys: `i2t_` and `t2i_` with those of `METRICS` (recalls in
+    percent, ranks 1-based); `rsum`, the sum of the six recalls (three of one direction); `mean_recall`,
     their mean.
     """
-    summary, recalls = {}, []
-    for direction, direction_ranks in (("i2t", i2t_ranks), ("t2i", t2i_ranks)):
-        if direction_ranks is None:
-            continue
-        for k in RECALLS:
-            recalls.append(recall_at_k(direction_ranks, k))
-            summary[f"{direction}_r{k}"] = recalls[-1]
-        summary[f"{direction}_medr"] = median_rank(direction_ranks)
-        summary[f"{direction}_meanr"] = mean_rank(direction_ranks)
+    directions = {"i2t": i2t_ranks} if t2i_ranks is None else {"i2t": i2t_ranks, "t2i": t2i_ranks}
+    summary = {
+        f"{direction}_{name}": metric.of(ranks)
+        for direction, ranks in directions.items()
+        for name, metric in METRICS.items()
+    }
+    recalls = [summary[f"{direction}_r{k}"] for direction in directions for k in RECALLS]
     summary["rsum"] = sum(recalls)
     summary["mean_recall"] = summary["rsum"] / len(recalls)
     return summary

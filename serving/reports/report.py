@@ -10,6 +10,7 @@ import numpy as np
 from config.errors import UserError
 from config.families import FAMILIES
 from engine.evaluation.result import Result
+from engine.ranking.metrics import METRICS
 from engine.tasks.task import ReportedRun
 from serving.reports.curves import draw_curves, draw_reranking, working_seconds
 from serving.reports.examples import (
@@ -26,18 +27,10 @@ from serving.reports.pictures import PictureFolder, image_uri
 from serving.search.searcher import Searcher
 
 COLUMNS = (
-    "i2t_r1",
-    "i2t_r5",
-    "i2t_r10",
-    "i2t_medr",
-    "t2i_r1",
-    "t2i_r5",
-    "t2i_r10",
-    "t2i_medr",
+    *(f"{direction}_{name}" for direction in ("i2t", "t2i") for name in METRICS),
     "rsum",
     "mean_recall",
 )
-SMALLER_IS_BETTER = ("i2t_medr", "t2i_medr")
 COLOURS = ("#2f6db5", "#d9822b", "#7b52ab", "#17879c", "#b8436d", "#6b7280")
 RELATING_MARK = 65.0  # percent of swapped captions that such a model should tell from the true ones
 
@@ -102,6 +95,7 @@ def write_report(path: Path, title: str, runs: list[RunReport], pictures: Pictur
         "protocol": runs[0].result.protocol,
         "pictures": pictures,
         "colours": colours,
+        "columns": METRICS.values(),
         "recalls": mark_best([run.result.metrics for run in runs], COLUMNS),
         "swapped": mark_best([run.swapped for run in runs], kinds),
         "verdicts": [relating_verdict(run) for run in runs if FAMILIES[run.family].has_graph and run.swapped],
@@ -137,10 +131,15 @@ def mark_best(rows: Sequence[dict[str, float]], columns: Sequence[str]) -> list[
     for column in columns:
         shown = [round(row[column], 1) if column in row else None for row in rows]
         known = [value for value in shown if value is not None]
-        best = min(known) if column in SMALLER_IS_BETTER else max(known)
+        best = min(known) if _lower_is_better(column) else max(known)
         for cells, value in zip(table, shown, strict=True):
             cells[column] = Cell(value, value == best and len(set(known)) > 1)
     return table
+
+
+def _lower_is_better(column: str) -> bool:
+    metric = METRICS.get(column.partition("_")[2])
+    return metric is not None and metric.lower_is_better
 
 
 def relating_verdict(run: RunReport) -> str:
