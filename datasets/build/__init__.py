@@ -1,0 +1,1 @@
+"""From the configuration to data, for each kind of model."""

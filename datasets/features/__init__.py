@@ -1,0 +1,1 @@
+"""Files of image features in every format, read by row; `formats.py` lists the formats."""

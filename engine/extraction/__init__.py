@@ -1,0 +1,1 @@
+"""From pictures to features by a finished network."""

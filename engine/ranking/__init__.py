@@ -1,0 +1,1 @@
+"""From embeddings and ids to ranks and metrics."""

@@ -1,0 +1,1 @@
+"""Tensors by name, and the weights of others: BERT, Oscar, torchvision, Paddle."""

@@ -1,0 +1,1 @@
+"""Products and recurrences in NumPy and MKL; they know no network."""

@@ -1,0 +1,1 @@
+"""Layers that use the kernels on the CPU, and Paddle elsewhere."""

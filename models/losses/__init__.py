@@ -1,0 +1,1 @@
+"""Ranking, matching and metric-learning losses, and the queue of past batches."""

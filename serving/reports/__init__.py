@@ -1,0 +1,1 @@
+"""Pages and pictures about runs, searches and single images."""
