@@ -42,7 +42,7 @@ def assert_close(
         scale = largest([expected])
     if unit is None:
         unit = _unit(found) + _unit(expected)
-    bound = min(terms, _DEVIATIONS * terms**0.5) * unit * np.asarray(scale, np.float64)
+    bound = rounding(terms, unit) * np.asarray(scale, np.float64)
     error = np.abs(found.astype(np.float64) - expected)
     if not (error <= bound).all():  # nor is it where one is not a number
         share = np.where(error > 0, error, 0) / np.maximum(bound, np.finfo(np.float64).tiny)
@@ -52,6 +52,11 @@ def assert_close(
             f"{expected[worst]}, {share[worst]:.3g} times the bound of {terms} roundings; "
             f"{np.isnan(error).sum()} are not a number"
         )
+
+
+def rounding(terms: int, unit: float = 2 * SINGLE) -> float:
+    """Return by what share of the scale results may differ; `terms` and `unit` as in `assert_close`."""
+    return min(terms, _DEVIATIONS * terms**0.5) * unit
 
 
 def largest(arrays: Iterable[object]) -> float:
