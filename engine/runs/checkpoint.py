@@ -16,9 +16,9 @@
 
 Earlier versions wrote some names in `progress` otherwise: see `engine.training.training_state.todays_layout`.
 
-A new checkpoint is written beside its target and renamed over it. The one before is moved aside first
-and deleted last, so that a crash at any moment leaves one that is whole; `resolve_checkpoint` finds it. That
-before `last/` is kept, as `.last.old/`: `newest_whole` falls back on it where `last/` is damaged or gone.
+A new checkpoint is written beside its target and renamed over it. The one before `last/` is kept as
+`.last.old/`, and the one before that leaves last, so that a kill at any moment leaves two whole checkpoints.
+`resolve_checkpoint` and `newest_whole` fall back on them where `last/` is damaged or gone.
 """
 
 import hashlib
@@ -83,14 +83,22 @@ def save_checkpoint(
 def _replace_folder(new: Path, folder: Path, keep_before: bool) -> None:
     # The names hold no process id, as drafts' do: a resume finds the folder before, and the next writing
     # replaces what a killed process left, which is as large as the model.
-    old = folder.with_name(f".{folder.name}.old")
+    old, older = _before(folder)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        if old.exists():  # it goes last: whenever a process is killed, two whole checkpoints are left
+            shutil.rmtree(older, ignore_errors=True)
+            os.rename(old, older)
         os.rename(folder, old)
     os.rename(new, folder)
     flush_to_disk(folder.parent)
+    shutil.rmtree(older, ignore_errors=True)
     if not keep_before:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _before(folder: Path) -> tuple[Path, Path]:
+    """Return where the checkpoint before is kept, and the one before that while a new one is put in place."""
+    return folder.with_name(f".{folder.name}.old"), folder.with_name(f".{folder.name}.older")
 
 
 def _fingerprint(path: Path) -> dict:
@@ -107,8 +115,9 @@ def _state_checksum(state: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _candidates(folder: Path) -> tuple[Path, Path]:
-    return folder, folder.with_name(f".{folder.name}.old")
+def _candidates(folder: Path) -> list[Path]:
+    old, older = _before(folder)
+    return [folder, old, *([older] if older.exists() else [])]
 
 
 def is_checkpoint(folder: str | Path) -> bool:

@@ -1,5 +1,6 @@
 """A checkpoint is whole or absent, loads strictly, and says what is wrong with it in one line."""
 
+import contextlib
 import json
 import os
 import re
@@ -86,6 +87,39 @@ def flip_in(name: str):
         (folder / name).write_bytes(content)
 
     return damage
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_kill_at_any_moment_leaves_two_whole_checkpoints(tmp_path, layer, monkeypatch, call):
+    folder = tmp_path / "last"
+    for step in (1, 2):
+        save(folder, layer, step=step, keep_before=True)
+    calls = iter(range(100))
+
+    def kill_at(function):
+        def work(*arguments, **named):
+            if next(calls) == call:
+                raise KilledError
+            return function(*arguments, **named)
+
+        return work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", kill_at(os.rename))
+        patch.setattr(shutil, "rmtree", kill_at(shutil.rmtree))
+        with contextlib.suppress(KilledError):
+            save(folder, layer, step=3, keep_before=True)
+    newest, _ = newest_whole(folder)
+    shutil.rmtree(newest)
+    second, _ = newest_whole(folder)
+    assert read_state(second)["progress"]["step"] < 3
+    for step in (4, 5):  # the next run clears what was left
+        save(folder, layer, step=step, keep_before=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"last", ".last.old"}
 
 
 @pytest.mark.parametrize(
