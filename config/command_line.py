@@ -20,7 +20,7 @@ _OVERRIDE = re.compile(r"\w+\.\w+=")
 def read_override(override: str, following: str | None = None) -> Setting:
     """Return the setting that a `KEY=VALUE` makes.
 
-    `following` is the next override, which the advice to a user who wrote `KEY VALUE` quotes. The value of a
+    `following` is the next override; the message to a user who wrote `KEY VALUE` quotes it. The value of a
     text key is taken literally; other values are read as in a task file. Raises UserError for a wrong form,
     key or value.
     """

@@ -19,7 +19,7 @@ VINVL_KEYS = (
 
 
 def check_constraints(values: Values, origins: Origins) -> None:
-    """Raise UserError unless `values` fit together; it names the key and where its value was given."""
+    """Raise UserError unless `values` fit together; the error names a key and where its value was given."""
 
     def refuse(name: str, expected: str, came: object = None) -> NoReturn:
         section, key = name.split(".")

@@ -64,8 +64,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "VOCAB_SPLITS": Key(
             [],
-            "splits whose words build the vocabulary; empty: the training split alone (the originals "
-            "also read dev and test, which leaks words)",
+            "splits whose words build the vocabulary; empty: the training split alone (the originals also "
+            "read dev and test, so that words leak)",
             element=str,
         ),
         "MAX_SEQ_LEN": Key(
@@ -223,8 +223,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "SYNC_BATCHNORM": Key(
             True,
             "several processes: batch norm (vsrn, CNNs) uses the statistics of the global batch, as in "
-            "one process with the whole batch; false: of each process's own batch, which saves two "
-            "all-reduces per layer",
+            "one process with the whole batch; false: of each process's own batch, saving two all-reduces "
+            "per layer",
         ),
         "CAPTION_DIM": Key(512, "vsrn: width of the caption decoder", minimum=1),
         "CAPTION_WORD_DIM": Key(300, "vsrn: width of the caption decoder's word vectors", minimum=1),
@@ -368,7 +368,7 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "BATCHING": Key(
             "bucket",
-            "random: shuffled; bucket: shuffled, with captions of similar length together, which saves "
+            "random: shuffled; bucket: shuffled, with captions of similar length together to save "
             "padding; same_length: each batch has captions of one length (VSE)",
             choices=("random", "bucket", "same_length"),
         ),

@@ -57,7 +57,7 @@ LOSSES = {
     ),
     "margin_sample_mining": Loss(
         "image",
-        "the farthest positive and the nearest negative of the batch, which PaddlePaddle calls quadruplet",
+        "the farthest positive and the nearest negative of the batch (PaddlePaddle's quadruplet)",
     ),
     "match_cross_entropy": Loss("cross", "softmax over no match and match"),
     "match_binary": Loss("cross", "a sigmoid for each of no match and match"),
