@@ -1,4 +1,4 @@
-"""Each caption brings one right and one wrong pair an epoch, by the original's rule, reproducibly."""
+"""Each caption has one positive and one negative pair an epoch, by the original's rule, reproducibly."""
 
 import numpy as np
 import pytest
