@@ -30,8 +30,8 @@ INPUT:
 
 Paths are relative to the folder that the command runs in, except where a key says otherwise. Text is
 read by YAML 1.2, so `1e-4` is a number and `off` is text; on the command line the value of a text key is
-taken literally, and `KEY=` is empty text. A wrong key, type, choice or range is reported on one line with its
-place:
+taken literally, and `KEY=` is empty text. A wrong key, type, choice or range is reported on one line that
+says where:
 
 ```
 error: my.yaml, line 3: MODEL.EMBED_DIMS: there is no such key; did you mean MODEL.EMBED_DIM?

@@ -185,8 +185,8 @@ class ExtractionFolder:
 
     def _disk_error(self, error: OSError) -> UserError:
         return UserError(
-            f"cannot write {self.path}: {error.strerror or error}: mend that and repeat the command, "
-            "which resumes from there"
+            f"cannot write {self.path}: {error.strerror or error}: mend that and give the command again, "
+            "which goes on from there"
         )
 
 

@@ -180,8 +180,8 @@ class FeatureDraft:
             yield
         except OSError as error:
             raise UserError(
-                f"cannot write {self.folder}: {error.strerror or error}: mend that and repeat the "
-                "command, which resumes from there"
+                f"cannot write {self.folder}: {error.strerror or error}: mend that and give the command "
+                "again, which goes on from there"
             ) from error
 
 

@@ -15,7 +15,8 @@ def add_masked_pairs(
     there. M is at least 1: if chance masks nothing, the first marker of the first copy is to be predicted,
     unmasked.
     This is the masked token loss of Oscar (arXiv 2004.06165, 3.2), but the original leaves a tenth of the
-    tokens as they were, replaces a tenth by others, and masks words in the pairs whose match it predicts.
+    chosen tokens as they were, replaces a tenth by others, and masks words in the pairs whose match it
+    predicts.
     """
     right = np.flatnonzero(batch["match"])
     texts = {name: batch[name][right] for name in ("token_ids", "segment_ids", "text_len", "image_row")}
