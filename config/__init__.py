@@ -1,1 +1,1 @@
-"""Configuration: every key, and how task files overlay the defaults."""
+"""Configuration: every key, and how task files override the defaults."""

@@ -18,11 +18,11 @@ _OVERRIDE = re.compile(r"\w+\.\w+=")
 
 
 def read_override(override: str, following: str | None = None) -> Setting:
-    """Return the setting of a `KEY=VALUE`.
+    """Return the setting that a `KEY=VALUE` makes.
 
-    `following` is the next override, for the advice to who wrote `KEY VALUE`. The value of a text key
-    is taken literally, others are read as in a task file. Raises UserError for a wrong form, key or
-    value.
+    `following` is the next override; the message to a user who wrote `KEY VALUE` quotes it. The value of a
+    text key is taken literally; other values are read as in a task file. Raises UserError for a wrong form,
+    key or value.
     """
     full, equals, text = override.partition("=")
     if not equals:
@@ -41,13 +41,13 @@ def read_override(override: str, following: str | None = None) -> Setting:
 
 
 def split_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Return the values among the `words` of an option that takes several, and the `KEY=VALUE` after them."""
+    """Split the `words` of an option with several values into those values and the `KEY=VALUE` among them."""
     overrides = [word for word in words or () if _OVERRIDE.match(word)]
     return [word for word in words or () if word not in overrides], overrides
 
 
 def _read_list(text: str, literal: bool) -> object:
-    """Return the list (of texts if `literal`) that `[a, b]` stands for; other text stays text."""
+    """Return the list that `[a, b]` stands for (of texts if `literal`); return other text unchanged."""
     try:
         node = compose_yaml(text, WHERE)
     except UserError:
@@ -60,12 +60,12 @@ def _read_list(text: str, literal: bool) -> object:
 
 
 def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
-    """Make `parser` raise UserError for wrong arguments, with the option that was probably meant."""
+    """Make `parser` raise UserError for wrong arguments, and suggest the option that was probably meant."""
 
     def error(message: str) -> NoReturn:
         raise user_error(WHERE, message + _advice(message, parser))
 
-    # Set on the object, not by a subclass, so that every tool may make its parser as it likes.
+    # The method is replaced on the object, not in a subclass, so that a tool may use any kind of parser.
     parser.error = error
 
 

@@ -1,4 +1,4 @@
-"""What must hold between several keys, and of names that become folders."""
+"""Check what must hold between several keys, and names that become folders."""
 
 from collections.abc import Callable
 from pathlib import PurePath
@@ -9,7 +9,7 @@ from config.values import show, user_error
 
 Values = dict[str, dict]  # section -> key -> value
 Origins = dict[str, str]  # full key -> where its value was given
-Refuse = Callable[..., NoReturn]  # (full key, what was expected, what came: None is the key's value)
+Refuse = Callable[..., NoReturn]  # (full key, what was expected, what came; by default the key's value)
 IMAGE_METRICS = ("r1", "map_at_r", "r_precision")
 VINVL_KEYS = (
     "INPUT.NUM_CAPTIONS_PER_IMAGE_TRN",
@@ -19,7 +19,7 @@ VINVL_KEYS = (
 
 
 def check_constraints(values: Values, origins: Origins) -> None:
-    """Raise UserError, naming the key and where its value came from, unless `values` fit together."""
+    """Raise UserError unless `values` fit together; the error names a key and where its value was given."""
 
     def refuse(name: str, expected: str, came: object = None) -> NoReturn:
         section, key = name.split(".")
@@ -69,7 +69,7 @@ def _check_input(values: Values, refuse: Refuse) -> None:
 
 def _check_model(values: Values, refuse: Refuse) -> None:
     model = values["MODEL"]
-    if model["NAME"] == "vse":  # an LSTM of one layer; a setting that changes nothing would mislead
+    if model["NAME"] == "vse":  # always one unidirectional LSTM: a setting without effect would mislead
         if model["NUM_LAYERS"] != 1:
             refuse("MODEL.NUM_LAYERS", "1 with vse")
         if model["BIDIRECTIONAL"]:
@@ -77,7 +77,7 @@ def _check_model(values: Values, refuse: Refuse) -> None:
 
 
 def _check_kind(values: Values, refuse: Refuse) -> None:
-    """A loss belongs to one kind of model, and so do the ways of making a batch."""
+    """Refuse a loss, or a way of making batches, that belongs to another kind of model."""
     name, loss, optimization = values["MODEL"]["NAME"], values["LOSS"]["NAME"], values["OPTIMIZATION"]
     kind = FAMILIES[name].kind
     if LOSSES[loss].kind != kind:
@@ -87,13 +87,13 @@ def _check_kind(values: Values, refuse: Refuse) -> None:
     _check_queue(values["LOSS"], name, refuse)
     if kind != "cross":
         if values["LOSS"]["WORD_WEIGHT"]:
-            refuse("LOSS.WORD_WEIGHT", f"0 with {name}, which guesses no words")
+            refuse("LOSS.WORD_WEIGHT", f"0 with {name}, which predicts no words")
         return
     if optimization["BATCHING"] == "same_length":
         refuse("OPTIMIZATION.BATCHING", f"random or bucket with {name}", "same_length")
     for together in ("CAPTIONS_TOGETHER", "IMAGES_TOGETHER"):
         if optimization[together] > 1:
-            refuse(f"OPTIMIZATION.{together}", f"1 with {name}, whose wrong pairs NEGATIVES chooses")
+            refuse(f"OPTIMIZATION.{together}", f"1 with {name}, whose negative pairs NEGATIVES chooses")
 
 
 def _check_queue(loss: dict, model: str, refuse: Refuse) -> None:
@@ -104,7 +104,7 @@ def _check_queue(loss: dict, model: str, refuse: Refuse) -> None:
 
 
 def _check_pairs(values: Values, refuse: Refuse) -> None:
-    """What must hold for a model of pairs alone."""
+    """Check what must hold for a cross encoder alone."""
     model = values["MODEL"]
     name, positions, dim = model["NAME"], model["BERT_POSITIONS"], model["BERT_DIM"]
     if FAMILIES[name].kind != "cross":
@@ -172,7 +172,7 @@ def _check_save_name(values: Values, refuse: Refuse) -> None:
 
 
 def _check_pictures(values: Values, refuse: Refuse) -> None:
-    """What must hold where a CNN sees pictures, and where classes are all that is known of them."""
+    """Check what must hold for a model with a CNN, and for one that is measured by classes alone."""
     model, name = values["MODEL"], values["MODEL"]["NAME"]
     image_only, metric = FAMILIES[name].kind == "image", values["MONITOR"]["BEST_METRIC"]
     if image_only and not model["CNN"]:
@@ -191,7 +191,7 @@ def _check_pictures(values: Values, refuse: Refuse) -> None:
 
 
 def _check_classes(values: Values, refuse: Refuse) -> None:
-    """What must hold between a metric-learning loss and how a batch is made of classes."""
+    """Check that a metric-learning loss gets the batches of classes that it needs."""
     name, each = values["LOSS"]["NAME"], values["OPTIMIZATION"]["SAMPLES_PER_CLASS"]
     size = values["OPTIMIZATION"]["BATCH_SIZE"]
     if FAMILIES[values["MODEL"]["NAME"]].kind != "image":
@@ -209,7 +209,7 @@ def _check_classes(values: Values, refuse: Refuse) -> None:
 
 
 def _check_crops(values: Values, refuse: Refuse) -> None:
-    """What must hold between the sizes to which pictures are cut, and of pictures that cannot be read."""
+    """Check the sizes to which pictures are cropped, and what may happen to unreadable pictures."""
     inputs = values["INPUT"]
     if inputs["RESIZE"] < inputs["CROP_SIZE"]:
         refuse("INPUT.RESIZE", f"at least INPUT.CROP_SIZE ({inputs['CROP_SIZE']})")

@@ -1,7 +1,7 @@
 """Every configuration key: its default, its meaning, its unit and its choices.
 
-A task file (YAML) overlays these defaults and `KEY=VALUE` on the command line overlays the file;
-`config/load.py` does the merging and checks every value against the `Key` that stands here.
+A task file (YAML) overrides these defaults, and `KEY=VALUE` on the command line overrides the file.
+`config/load.py` merges them and checks every value against its `Key`.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ Scalar = bool | int | float | str
 class Key:
     """One configuration key.
 
-    The type of `default` is the type of the key (an int is accepted where a float is expected).
-    `choices`, `minimum`, `above` (an exclusive minimum), `maximum` and `below` (an exclusive maximum)
-    bound the value or, for a list, each element; `element` is the type of a list's elements and
-    `length`, where given, their number.
+    The type of `default` is the type of the key (an int is accepted where a float is expected). `choices`,
+    `minimum`, `above` (an exclusive minimum), `maximum` and `below` (an exclusive maximum) bound the value
+    or, for a list, each element. `element` is the type of a list's elements, and `length` is their number if
+    it is fixed.
     """
 
     default: Scalar | list
@@ -50,8 +50,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "VOCAB_FILE": Key(
             "",
-            "vocabulary to use, JSON, or of oscar BERT's vocab.txt; empty: build one from VOCAB_SPLITS (and, "
-            "for oscar, the tags of the training split)",
+            "vocabulary file: JSON, or BERT's vocab.txt for oscar; empty: a vocabulary is built from "
+            "VOCAB_SPLITS (oscar: from captions and tags of the training split)",
         ),
         "VOCAB_LAYOUT": Key(
             "vsepp",
@@ -59,61 +59,66 @@ KEYS: dict[str, dict[str, Key]] = {
             "<end>; vse: <end> <unk>, words by frequency, captions before <end>",
             choices=("vsepp", "vse"),
         ),
-        "VOCAB_THRESHOLD": Key(4, "a word enters the vocabulary when it occurs this often", minimum=1),
+        "VOCAB_THRESHOLD": Key(
+            4, "a word enters the vocabulary if it occurs at least this many times", minimum=1
+        ),
         "VOCAB_SPLITS": Key(
             [],
-            "splits whose words build the vocabulary; empty: the training split alone (the originals "
-            "also read dev and test, which leaks words)",
+            "splits whose words build the vocabulary; empty: the training split alone (the originals also "
+            "read dev and test, so that words leak)",
             element=str,
         ),
         "MAX_SEQ_LEN": Key(
             0,
-            "longest caption in tokens, start and end included; 0: no limit; oscar: most tokens of caption "
-            "and tags together, 3 at least",
+            "maximum length of a caption in tokens, start and end included; 0: no limit; oscar: maximum "
+            "length of caption and tags together, at least 3",
             minimum=0,
         ),
         "LONG_CAPTIONS": Key(
             "cut",
-            "what happens to a training caption over MAX_SEQ_LEN; in evaluation it is always cut",
+            "what happens to a training caption longer than MAX_SEQ_LEN; evaluation always cuts it",
             choices=("cut", "drop"),
         ),
-        "MAX_REGION": Key(50, "oscar: most regions of an image; the first ones are taken", minimum=1),
-        "ADD_OD_LABEL": Key(True, "oscar: read the image's object tags beside the caption"),
-        "DO_LOWER_CASE": Key(True, "oscar: captions and tags lose case and accents"),
+        "MAX_REGION": Key(
+            50, "oscar: maximum number of regions of an image; the first ones are used", minimum=1
+        ),
+        "ADD_OD_LABEL": Key(True, "oscar: read an image's object tags after the caption"),
+        "DO_LOWER_CASE": Key(True, "oscar: lower-case captions and tags and strip their accents"),
         "ATT_MASK_TYPE": Key(
             "CLR",
             "oscar: which of caption (C), tags (L) and regions (R) attend to each other",
             choices=("CLR", "CL", "CR", "LR"),
         ),
         "NUM_CAPTIONS_PER_IMAGE_TRN": Key(
-            0, "vinvl: captions of an image in training, the first ones; 0: all", minimum=0
+            0, "vinvl: number of captions of an image in training, the first ones; 0: all", minimum=0
         ),
         "NUM_CAPTIONS_PER_IMAGE_DEV": Key(
             0,
-            "vinvl: the same in evaluation; with EVAL.EVAL_CAPTION_INDEX_FILE, of an image's candidates, and "
-            "all captions are there",
+            "vinvl: the same in evaluation; with EVAL.EVAL_CAPTION_INDEX_FILE: number of candidates of an "
+            "image, while all captions are loaded",
             minimum=0,
         ),
         "CROP_SIZE": Key(224, "side of the square that a CNN sees, in pixels", minimum=32),
         "RESIZE": Key(
             256,
-            "short side that a picture is brought to in evaluation, in pixels, before the middle is taken",
+            "evaluation: length in pixels to which a picture's short side is resized before the central "
+            "square is cropped",
             minimum=32,
         ),
         "CROP_AREA": Key(
             [0.08, 1.0],
-            "training: least and largest share of a picture's area that a crop takes; it is then brought "
-            "to CROP_SIZE",
+            "training: smallest and largest share of a picture's area that a random crop covers; the crop "
+            "is then resized to CROP_SIZE",
             element=float,
             above=0,
             maximum=1,
             length=2,
         ),
-        "FLIP": Key(True, "training: mirror half of the pictures left to right"),
+        "FLIP": Key(True, "training: mirror half of the pictures left to right, at random"),
         "UNREADABLE": Key(
             "refuse",
-            "cnn: what becomes of a picture that cannot be read; refuse: end with its name; skip: leave it "
-            "out, and name it in the end",
+            "cnn: what happens to a picture that cannot be read; refuse: stop with an error that names "
+            "it; skip: leave it out, and name it at the end",
             choices=("refuse", "skip"),
         ),
     },
@@ -131,17 +136,17 @@ KEYS: dict[str, dict[str, Key]] = {
         "FEAT_FILE": Key(
             "",
             "file of features, relative to DATA_DIR: .npy, .h5, or .tsv of VinVL, bottom-up attention or "
-            "LXMERT; {split} in it stands for the split's name, and without, one file holds all splits' "
-            "images; empty: SPLIT_ims.npy",
+            "LXMERT; {split} stands for the split's name; a name without {split} is one file with the "
+            "images of all splits; empty: SPLIT_ims.npy",
         ),
         "CAPTION_FILE": Key(
             "", "caption file of the formats karpathy, csv, json and vinvl, relative to DATA_DIR"
         ),
         "TAG_FILE": Key(
             "",
-            "oscar: file of the images' tags, relative to DATA_DIR: a detector's predictions (.tsv) or a "
-            "class an image (.txt); {split} in it stands for the split's name; empty: the tags that belong "
-            "to the features",
+            "oscar: file of the images' tags, relative to DATA_DIR: a detector's predictions (.tsv) or "
+            "one class per image (.txt); {split} in it stands for the split's name; empty: the tags "
+            "stored with the features",
         ),
         "IMAGE_DIR": Key(
             "",
@@ -150,20 +155,23 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "LABEL_FILE": Key(
             "",
-            "cnn: list of a split's pictures and their classes, a line `path label` each, relative to "
-            "DATA_DIR; {split} in it stands for the split's name; empty: each folder in IMAGE_DIR is a class",
+            "cnn: list of a split's pictures and their classes, one line `path label` each, relative to "
+            "DATA_DIR; {split} in it stands for the split's name; empty: each folder in IMAGE_DIR is a "
+            "class",
         ),
         "TRAIN": Key("train", "name of the training split"),
         "DEV": Key("dev", "name of the split that chooses the best checkpoint"),
         "TEST": Key("test", "name of the split that results are reported on"),
         "USE_RESTVAL": Key(False, "karpathy: add the restval split to the training split"),
         "DISTINCT_CAPTIONS": Key(
-            False, "train once an epoch on a sentence that an image has several times, not once for each"
+            False,
+            "if an image has the same sentence several times, train on it once per epoch instead of once "
+            "per copy",
         ),
         "CAPTIONS_PER_IMAGE": Key(
             0,
-            "precomp without ids: captions that share one image row, or consecutive rows that are one "
-            "image; 0: found out from the files",
+            "precomp without ids: number of captions per image row, or number of consecutive rows that "
+            "repeat one image; 0: inferred from the files",
             minimum=0,
         ),
     },
@@ -179,146 +187,152 @@ KEYS: dict[str, dict[str, Key]] = {
             ),
         ),
         "CNN_WEIGHTS": Key(
-            "", "weights that the CNN starts from, a file of tools/convert_cnn.py; empty: random ones"
+            "", "file of the CNN's initial weights, written by tools/convert_cnn.py; empty: random weights"
         ),
         "CNN_DIM": Key(
-            0, "cnn: width of a linear map of the network's features; 0: they are the embedding", minimum=0
+            0,
+            "cnn: output width of a linear layer on the network's features; 0: no such layer, the "
+            "features are the embedding",
+            minimum=0,
         ),
-        "CNN_FREEZE_EPOCHS": Key(
-            0, "epochs before the CNN is trained too; until then it stays as it is; -1: all", minimum=-1
-        ),
+        "CNN_FREEZE_EPOCHS": Key(0, "number of first epochs in which the CNN is frozen; -1: all", minimum=-1),
         "WORD_DIM": Key(300, "width of a word vector", minimum=1),
-        "NUM_LAYERS": Key(1, "layers of the text GRU (vsepp, vsrn)", minimum=1),
-        "BIDIRECTIONAL": Key(False, "text GRU in both directions, averaged (vsepp, vsrn)"),
+        "NUM_LAYERS": Key(1, "number of layers of the text GRU (vsepp, vsrn)", minimum=1),
+        "BIDIRECTIONAL": Key(False, "bidirectional text GRU whose directions are averaged (vsepp, vsrn)"),
         "TEXT_POOLING": Key(
             "last",
-            "what becomes of the states of the text's recurrent network; last: the one at the caption's "
+            "how the states of the text's recurrent network are pooled; last: the state at the caption's "
             "end, as in VSE and VSE++; mean, max: over all words",
             choices=("last", "mean", "max"),
         ),
-        "TEXT_DROPOUT": Key(
-            0.0, "share of each word vector that is dropped in training", minimum=0, maximum=0.9
-        ),
-        "IMAGE_DROPOUT": Key(
-            0.0, "share of the image features that is dropped in training", minimum=0, maximum=0.9
-        ),
+        "TEXT_DROPOUT": Key(0.0, "dropout rate of the word vectors", minimum=0, maximum=0.9),
+        "IMAGE_DROPOUT": Key(0.0, "dropout rate of the image features", minimum=0, maximum=0.9),
         "MEASURE": Key("cosine", "similarity of image and caption", choices=("cosine", "order")),
         "USE_ABS": Key(False, "take absolute values of the embeddings, as order embeddings do"),
         "NO_IMGNORM": Key(False, "do not l2-normalise image embeddings"),
-        "GRAPH_BLOCKS": Key(4, "vsrn: steps of reasoning among an image's regions", minimum=1),
+        "GRAPH_BLOCKS": Key(4, "vsrn: number of graph reasoning blocks over an image's regions", minimum=1),
         "NORM_REGIONS": Key(
             True,
             "vsrn: l2-normalise the mapped features over an image's regions, as the released COCO model does",
         ),
         "IMAGE_BATCHNORM": Key(
             False,
-            "vsrn: batch-normalise the last state of the GRU over regions, as the released Flickr30K model "
-            "does",
+            "vsrn: apply batch norm to the last state of the GRU over regions, as the released Flickr30K "
+            "model does",
         ),
         "SYNC_BATCHNORM": Key(
             True,
-            "several processes: batch normalisation (vsrn, CNNs) over the batches of all, as in one process "
-            "with the whole batch; false: each over its own, which saves two messages a layer",
+            "several processes: batch norm (vsrn, CNNs) uses the statistics of the global batch, as in "
+            "one process with the whole batch; false: of each process's own batch, saving two all-reduces "
+            "per layer",
         ),
         "CAPTION_DIM": Key(512, "vsrn: width of the caption decoder", minimum=1),
         "CAPTION_WORD_DIM": Key(300, "vsrn: width of the caption decoder's word vectors", minimum=1),
         "CAPTION_MAX_LEN": Key(
-            60, "vsrn: longest caption that the decoder learns, in tokens; longer ones are cut", minimum=3
+            60,
+            "vsrn: maximum length in tokens of a caption that the decoder learns; longer ones are cut",
+            minimum=3,
         ),
-        "CAPTION_DROPOUT": Key(
-            0.2, "vsrn: share of the decoder's inputs that is dropped in training", minimum=0, maximum=0.9
+        "CAPTION_DROPOUT": Key(0.2, "vsrn: dropout rate of the decoder's inputs", minimum=0, maximum=0.9),
+        "BERT_DIM": Key(768, "oscar: hidden size of BERT", minimum=1),
+        "BERT_LAYERS": Key(12, "oscar: number of layers of BERT", minimum=1),
+        "BERT_HEADS": Key(12, "oscar: number of attention heads of a layer; they divide BERT_DIM", minimum=1),
+        "BERT_INNER_DIM": Key(3072, "oscar: width of the feed-forward part of a layer", minimum=1),
+        "BERT_POSITIONS": Key(
+            512,
+            "oscar: number of position embeddings, and so the maximum length of a text in tokens",
+            minimum=3,
         ),
-        "BERT_DIM": Key(768, "oscar: width of BERT's rows", minimum=1),
-        "BERT_LAYERS": Key(12, "oscar: layers of BERT", minimum=1),
-        "BERT_HEADS": Key(12, "oscar: attention heads of a layer; they divide BERT_DIM", minimum=1),
-        "BERT_INNER_DIM": Key(3072, "oscar: width inside a layer", minimum=1),
-        "BERT_POSITIONS": Key(512, "oscar: positions of tokens that BERT knows", minimum=3),
-        "BERT_DROPOUT": Key(
-            0.1, "oscar: share of each row that is dropped in training", minimum=0, maximum=0.9
-        ),
+        "BERT_DROPOUT": Key(0.1, "oscar: dropout rate of the hidden states", minimum=0, maximum=0.9),
         "BERT_ATTENTION_DROPOUT": Key(
-            0.1, "oscar: share of the attention weights that is dropped in training", minimum=0, maximum=0.9
+            0.1, "oscar: dropout rate of the attention weights", minimum=0, maximum=0.9
         ),
         "BERT_NORM_EPSILON": Key(1e-12, "oscar: epsilon of the layer normalisations", above=0),
-        "BERT_DEVIATION": Key(0.02, "oscar: standard deviation of new weights", above=0),
+        "BERT_DEVIATION": Key(0.02, "oscar: standard deviation of initial weights", above=0),
         "BERT_POSITION_START": Key(
             "random",
-            "oscar: what the vectors of positions are before training; waves: sines and cosines, from which "
-            "a small model learns the order of words sooner",
+            "oscar: initial position embeddings; waves: sines and cosines, from which a small model "
+            "learns word order sooner",
             choices=("random", "waves"),
         ),
         "IMG_LAYERNORM": Key(True, "oscar: layer-normalise the mapped regions"),
         "IMG_LAYERNORM_EPSILON": Key(1e-12, "oscar: epsilon of that normalisation", above=0),
-        "CLASSIFIER": Key("linear", "oscar: head over the pair's row", choices=("linear", "mlp")),
-        "CLASSIFIER_SCALE": Key(2, "oscar: hidden units of the mlp for each of BERT_DIM", minimum=1),
+        "CLASSIFIER": Key(
+            "linear", "oscar: classification head on the pooled vector of a pair", choices=("linear", "mlp")
+        ),
+        "CLASSIFIER_SCALE": Key(2, "oscar: hidden width of the mlp as a multiple of BERT_DIM", minimum=1),
     },
     "LOSS": {
         "NAME": Key("hinge", describe_losses(), choices=tuple(LOSSES)),
         "MARGIN": Key(
             0.2,
-            "margin of the hinge, in units of similarity; of images, in squared distances of unit vectors",
+            "margin of the hinge, in units of similarity; metric learning: in squared distances of unit "
+            "vectors",
             minimum=0,
         ),
         "SECOND_MARGIN": Key(
-            0.1, "quadruplet: margin between a pair of one class and a pair of two others", minimum=0
+            0.1, "quadruplet: margin between a pair of one class and a pair of two other classes", minimum=0
         ),
         "LABEL_SMOOTHING": Key(
-            0.1, "softmax: share of the target that all classes have in equal parts", minimum=0, below=1
+            0.1, "softmax: share of the target that is spread evenly over all classes", minimum=0, below=1
         ),
-        "HARD_NEGATIVE": Key(True, "hinge: the hardest negative of the batch alone, not the sum of all"),
+        "HARD_NEGATIVE": Key(
+            True, "hinge: use only the hardest negative of the batch; false: sum over all negatives"
+        ),
         "SUM_EPOCHS": Key(
-            0, "hinge with HARD_NEGATIVE: epochs on the sum before the hardest negative", minimum=0
+            0, "hinge with HARD_NEGATIVE: number of first epochs that sum over all negatives", minimum=0
         ),
         "TEMPERATURE": Key(0.07, "contrastive: initial temperature", above=0),
         "MASK_DUPLICATES": Key(
             True,
-            "pairs of the same image, or of the same sentence, are not negatives of each other; "
-            "false restores the originals",
+            "pairs of the same image, or of the same sentence, are not negatives of each other; false: "
+            "they are, as in the original code",
         ),
         "CROSS_RANK_NEGATIVES": Key(
             True,
-            "several processes: a pair competes with those of all, as in one process with the whole batch; "
-            "false: with those of its own",
+            "several processes: negatives come from the batches of all processes, as in one process with "
+            "the whole batch; false: from each process's own batch",
         ),
         "QUEUE_SIZE": Key(
             0,
-            "hinge and contrastive: pairs of past batches, as they were embedded then, that are negatives "
-            "too: for small batches (XBM); 0: none",
+            "hinge and contrastive: number of pairs of past batches, with their embeddings of then, that "
+            "are additional negatives, for small batches (XBM); 0: none",
             minimum=0,
         ),
         "QUEUE_START": Key(
-            1000, "batches before the queue is filled, while embeddings still move fast", minimum=0
+            1000,
+            "number of first batches that do not enter the queue, because embeddings still change fast",
+            minimum=0,
         ),
         "WORD_WEIGHT": Key(
             0.0,
-            "oscar: weight of the loss of guessing hidden words of a caption, in a second copy of each "
-            "right pair; the original was pretrained by it; 0: none",
+            "oscar: weight of the masked-word loss, computed on a second copy of each positive pair; the "
+            "original was pretrained with it; 0: none",
             minimum=0,
         ),
         "WORD_SHARE": Key(
-            0.15, "oscar with WORD_WEIGHT: share of a caption's tokens that is hidden", above=0, below=1
+            0.15, "oscar with WORD_WEIGHT: share of a caption's tokens that is masked", above=0, below=1
         ),
         "CAPTION_WEIGHT": Key(
             1.0, "vsrn: weight of the caption decoder's loss; 0: train no decoder", minimum=0
         ),
         "COLLAPSE_STEPS": Key(
             300,
-            "steps that hardest-negative training may sit at 2 x batch x margin with all embeddings "
-            "alike before it counts as collapsed; 0: no guard",
+            "hardest-negative training counts as collapsed after this many steps with a loss of 2 x batch "
+            "x margin and all embeddings alike; 0: no guard",
             minimum=0,
         ),
         "ON_COLLAPSE": Key(
             "warn",
-            "warn: say so; stop: end the run, exit 1; fallback: train on the sum of negatives for one "
-            "more epoch",
+            "warn: print a warning; stop: end the run, exit 1; fallback: train on the sum of negatives "
+            "for one more epoch",
             choices=("warn", "stop", "fallback"),
         ),
     },
     "OPTIMIZATION": {
         "OPTIMIZER": Key(
             "adam",
-            "optimizer; bert_adamw: AdamW with epsilon outside the bias correction, as Oscar and VinVL had "
-            "it",
+            "optimizer; bert_adamw: AdamW with epsilon outside the bias correction, as in Oscar and VinVL",
             choices=("adam", "adamw", "bert_adamw", "sgd", "momentum"),
         ),
         "LR": Key(2e-4, "base learning rate", above=0),
@@ -329,63 +343,69 @@ KEYS: dict[str, dict[str, Key]] = {
         "MOMENTUM": Key(0.9, "momentum of the momentum optimizer", minimum=0, below=1),
         "WEIGHT_DECAY": Key(
             0.0,
-            "decay, decoupled with adamw and bert_adamw and as an l2 penalty otherwise; never on bias, "
-            "normalisation or temperature",
+            "weight decay, decoupled with adamw and bert_adamw, an l2 penalty with other optimizers; "
+            "never on biases, normalisations or the temperature",
             minimum=0,
         ),
-        "IMAGE_LR_SCALE": Key(1.0, "multiplier of the rate for the image encoder", minimum=0),
-        "TEXT_LR_SCALE": Key(1.0, "multiplier of the rate for the text encoder", minimum=0),
+        "IMAGE_LR_SCALE": Key(1.0, "factor of the learning rate for the image encoder", minimum=0),
+        "TEXT_LR_SCALE": Key(1.0, "factor of the learning rate for the text encoder", minimum=0),
         "CNN_LR_SCALE": Key(
-            1.0, "multiplier of the rate for the CNN, times IMAGE_LR_SCALE where that holds too", minimum=0
+            1.0,
+            "factor of the learning rate for the CNN; in an image encoder, IMAGE_LR_SCALE applies too",
+            minimum=0,
         ),
         "SAMPLES_PER_CLASS": Key(
             0,
-            "cnn: images of a class in a batch of BATCH_SIZE; 0: random images. Triplets are always anchor, "
-            "positive, negative",
+            "cnn: images per class in a batch of BATCH_SIZE; 0: random images; triplet ignores it: its "
+            "batches are anchor, positive, negative",
             minimum=0,
         ),
         "BATCH_SIZE": Key(
             128,
-            "pairs per step and process; oscar: right pairs, each with a wrong one beside it; cnn: images",
+            "mini-batch size per process: pairs; oscar: positive pairs, each with its negative pairs; "
+            "cnn: images",
             minimum=2,
         ),
         "BATCHING": Key(
             "bucket",
-            "random: as drawn; bucket: random, grouped by length so that little padding is computed; "
-            "same_length: captions of one length a batch (VSE)",
+            "random: shuffled; bucket: shuffled, with captions of similar length together to save "
+            "padding; same_length: each batch has captions of one length (VSE)",
             choices=("random", "bucket", "same_length"),
         ),
         "CAPTIONS_TOGETHER": Key(
             1,
-            "captions of an image that are drawn into a batch together, but for same_length; a region model "
-            "then reads and encodes the image once for them",
+            "number of captions of an image that are drawn into a batch together, not with same_length; a "
+            "region model then reads and encodes the image once for all of them",
             minimum=1,
         ),
         "IMAGES_TOGETHER": Key(
             1,
-            "images in a row of the split that are drawn into a batch together, but for same_length; where "
-            "neighbours differ little, as Scenes' families or the frames of a film, each is a hard negative",
+            "number of consecutive images of the split that are drawn into a batch together, not with "
+            "same_length; where neighbours differ little, as in Scenes' families or the frames of a film, "
+            "they are hard negatives of each other",
             minimum=1,
         ),
         "GRADIENT_ACCUMULATION_STEPS": Key(1, "batches per optimizer step", minimum=1),
         "EPOCHS": Key(30, "passes over the training captions", minimum=1),
         "LR_SCHEDULER": Key(
             "step",
-            "shape of the rate over training",
+            "learning-rate schedule",
             choices=("constant", "step", "multistep", "linear", "cosine", "polynomial"),
         ),
-        "LR_STEP_EPOCHS": Key(15.0, "step: epochs between two drops", above=0),
+        "LR_STEP_EPOCHS": Key(15.0, "step: epochs between two drops of the rate", above=0),
         "LR_MILESTONES": Key(
-            [], "multistep: epochs of the drops, as numbers of epochs", element=float, minimum=0
+            [], "multistep: epochs at which the rate drops, ascending", element=float, minimum=0
         ),
-        "LR_GAMMA": Key(0.1, "step and multistep: factor of a drop", above=0),
+        "LR_GAMMA": Key(0.1, "step and multistep: factor of each drop", above=0),
         "LR_POWER": Key(1.0, "polynomial: exponent", above=0),
         "LR_END_FACTOR": Key(
             0.0, "linear, cosine and polynomial: last rate as a fraction of LR", minimum=0, maximum=1
         ),
-        "LR_UPDATE": Key("step", "the rate changes every step or every epoch", choices=("step", "epoch")),
-        "WARMUP_STEPS": Key(0, "steps in which the rate rises linearly from 0 to its schedule", minimum=0),
-        "WARMUP_EPOCHS": Key(0.0, "the same in epochs; the longer of the two counts", minimum=0),
+        "LR_UPDATE": Key(
+            "step", "whether the rate changes at every step or at every epoch", choices=("step", "epoch")
+        ),
+        "WARMUP_STEPS": Key(0, "steps of a linear warm-up from 0 to the scheduled rate", minimum=0),
+        "WARMUP_EPOCHS": Key(0.0, "length of the warm-up in epochs; the longer of the two counts", minimum=0),
         "CLIP": Key(
             "norm",
             "gradient clipping: by global norm, by value, or none",
@@ -394,8 +414,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "CLIP_MAX_NORM": Key(2.0, "bound of the gradient's global norm, or of each value", above=0),
         "EMA_DECAY": Key(
             0.0,
-            "decay per step of an exponential moving average of the weights, which is then what is "
-            "evaluated and saved as the model; 0: none",
+            "decay per step of an exponential moving average of the weights; the average is evaluated and "
+            "saved as the model; 0: no average",
             minimum=0,
             below=1,
         ),
@@ -406,34 +426,44 @@ KEYS: dict[str, dict[str, Key]] = {
     "NEGATIVES": {
         "KIND": Key(
             "random",
-            "oscar: where the wrong caption or image of a pair comes from; random: anywhere, as the "
-            "original; mined: the dual encoder at DUAL takes it for right; neighbours: images in a row of "
-            "the split; batch: of the batch, what the model itself scores highest",
+            "oscar: where the negative caption or image of a pair comes from; random: any other, as in "
+            "the original; mined: the short lists of the dual encoder at DUAL; neighbours: images that "
+            "follow each other in the split; batch: the one in the batch that the model itself scores "
+            "highest",
             choices=("random", "mined", "neighbours", "batch"),
         ),
         "COUNT": Key(
             1,
-            "oscar: wrong pairs beside each right one: all its captions or all its images are wrong",
+            "oscar: negative pairs per positive pair; their captions are all wrong, or their images are",
             minimum=1,
         ),
         "SHARE": Key(
-            1.0, "share of the wrong pairs that are of KIND; the others are random", minimum=0, maximum=1
+            1.0, "share of the negative pairs that are of KIND; the others are random", minimum=0, maximum=1
         ),
         "DUAL": Key(
-            "", "mined: checkpoint folder of a dual encoder, such as out/scenes_vsepp/best, with its run"
+            "", "mined: checkpoint folder, inside its run, of a dual encoder, such as out/scenes_vsepp/best"
         ),
         "RANDOM_EPOCHS": Key(
-            0, "epochs on random wrong pairs before those of KIND, which teach little at first", minimum=0
+            0, "number of first epochs with random negatives; those of KIND teach little at first", minimum=0
         ),
-        "TOP": Key(20, "mined: highest-scoring captions of an image, and images of a caption", minimum=1),
-        "NEIGHBOURS": Key(4, "neighbours: images in a row of the split that belong together", minimum=2),
+        "TOP": Key(
+            20,
+            "mined: length of the short lists, of captions for an image and of images for a caption",
+            minimum=1,
+        ),
+        "NEIGHBOURS": Key(
+            4, "neighbours: number of consecutive images of the split that form a group", minimum=2
+        ),
     },
     "MONITOR": {
         "PRINT_STEP": Key(10, "steps between two log lines", minimum=1),
         "EVAL_FREQ": Key(1, "epochs between two validations; 0: none by epochs", minimum=0),
         "EVAL_STEP": Key(0, "steps between two validations; 0: none by steps", minimum=0),
         "DEV_IMAGES": Key(
-            0, "oscar: first images of dev that validations measure, with their captions; 0: all", minimum=0
+            0,
+            "oscar: number of dev images, the first ones, that validation measures, with their captions; "
+            "0: all",
+            minimum=0,
         ),
         "BEST_METRIC": Key(
             "rsum",
@@ -451,32 +481,35 @@ KEYS: dict[str, dict[str, Key]] = {
         "KEEP_MAX": Key(3, "newest epoch_N/ checkpoints to keep", minimum=1),
         "SAVE_STEP": Key(0, "steps between two writes of last/ within an epoch; 0: none", minimum=0),
         "NUM_LABELS": Key(
-            2, "oscar: values of the classifier; 2: no match and match; 1: one value", minimum=1, maximum=2
+            2, "oscar: number of logits; 2: no match and match; 1: one score", minimum=1, maximum=2
         ),
     },
     "PRETRAINED": {
         "DIR": Key(
             "",
-            "checkpoint folder whose model weights training starts from; for oscar also the folder of a BERT "
-            "or an Oscar (docs/pretrained.md)",
+            "checkpoint folder whose model weights training starts from; for oscar also the folder of a "
+            "BERT or an Oscar (docs/pretrained.md)",
         ),
-        "RESUME": Key(False, "go on from the run's last/ checkpoint (the same as --resume)"),
+        "RESUME": Key(False, "resume from the run's last/ checkpoint (the same as --resume)"),
     },
     "EVAL": {
         "CHECKPOINT_DIR": Key("", "checkpoint folder to evaluate; empty: the run's best/"),
         "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
         "GALLERY": Key(
             "",
-            "cnn: name of a split that SPLIT's pictures are searched in; empty: in each other, where none "
-            "finds itself",
+            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself, where no "
+            "picture finds itself",
         ),
         "FOLDS": Key(
-            1, "slices of the images to evaluate apart and average; 5: the COCO 1K protocol", minimum=1
+            1,
+            "number of slices of the images that are evaluated separately and averaged; 5: the COCO 1K "
+            "protocol",
+            minimum=1,
         ),
         "TIE_RULE": Key(
             "against",
-            "how an irrelevant item that scores the same as the best relevant one counts; against: "
-            "before it, favour: behind it, average: half",
+            "how an irrelevant item with the same score as the best relevant one counts; against: ranked "
+            "before it, favour: ranked behind it, average: half",
             choices=("against", "favour", "average"),
         ),
         "BATCH_SIZE": Key(
@@ -486,22 +519,23 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "BLOCK_SIZE": Key(1024, "images per block of scores", minimum=1),
         "BATCH_TOKENS": Key(
-            8192, "oscar: tokens and regions per scoring step, all its pairs together", minimum=1
+            8192, "oscar: number of tokens and regions of all pairs in a scoring step", minimum=1
         ),
         "BLOCK_PAIRS": Key(
             4096,
-            "oscar: pairs whose scores are written at a time; a killed evaluation goes on behind them",
+            "oscar: number of pairs whose scores are written at a time; a killed evaluation resumes "
+            "behind them",
             minimum=1,
         ),
         "RERANK_DIR": Key(
             "",
-            "checkpoint folder of an oscar run, such as out/scenes_oscar/best, which puts the short lists of "
-            "a dual encoder in order; empty: no re-ranking (docs/reranking.md)",
+            "checkpoint folder of an oscar run, such as out/scenes_oscar/best, that re-ranks the short "
+            "lists of a dual encoder; empty: no re-ranking (docs/reranking.md)",
         ),
         "RERANK_K": Key(20, "length of the short lists, in both directions", minimum=1),
         "RERANK_DUAL_WEIGHT": Key(
             0.0,
-            "weight of the dual encoder's similarity beside oscar's score in the order of a short list",
+            "weight of the dual encoder's similarity, added to oscar's score, in the order of a short list",
             minimum=0,
         ),
         "EVAL_CROSS_IMAGE": Key(
@@ -515,8 +549,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "EVAL_IMG_KEYS_FILE": Key(
             "",
-            "vinvl: images to evaluate, an image key a line, relative to DATA_DIR; {split} in it stands for "
-            "the split's name; empty: all of the caption file",
+            "vinvl: images to evaluate, one image key per line, relative to DATA_DIR; {split} in it "
+            "stands for the split's name; empty: all images of the caption file",
         ),
     },
     "RUNTIME": {

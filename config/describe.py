@@ -12,8 +12,8 @@ INTRODUCTION = """\
 
 <!-- Written by `python tools/show_config.py --markdown > docs/configuration.md`. -->
 
-Every setting is a key in a section, written `SECTION.KEY`. The defaults below are overlaid by a task
-file (YAML), and that by `KEY=VALUE` on the command line:
+Every setting is a key in a section, written `SECTION.KEY`. A task file (YAML) overrides the defaults
+below, and `KEY=VALUE` on the command line overrides the task file:
 
 ```bash
 python tools/train_retrieval.py --cfg_file configs/f8k/vsepp.yaml OPTIMIZATION.LR=1e-4 OUTPUT.SAVE_NAME=slow
@@ -30,7 +30,8 @@ INPUT:
 
 Paths are relative to the folder that the command runs in, except where a key says otherwise. Text is
 read by YAML 1.2, so `1e-4` is a number and `off` is text; on the command line the value of a text key is
-taken literally, and `KEY=` is empty text. A wrong key, type, choice or range is one line that says where:
+taken literally, and `KEY=` is empty text. A wrong key, type, choice or range is reported on one line that
+says where:
 
 ```
 error: my.yaml, line 3: MODEL.EMBED_DIMS: there is no such key; did you mean MODEL.EMBED_DIM?
@@ -41,7 +42,7 @@ A run writes its merged values into `config.yaml` in its folder, and every tool 
 
 
 def describe_keys() -> str:
-    """Return every key with its default, its meaning and what it accepts, for a terminal."""
+    """Return every key with its default, its meaning and the values that it accepts, for a terminal."""
     lines = []
     for section, keys in KEYS.items():
         lines.append(section)
@@ -53,7 +54,7 @@ def describe_keys() -> str:
 
 
 def keys_as_markdown() -> str:
-    """Return the page docs/configuration.md, made from the same keys."""
+    """Return the content of docs/configuration.md, generated from the keys."""
     parts = [INTRODUCTION]
     for section, keys in KEYS.items():
         parts += [f"\n## {section}\n", "\n| key | default | accepts | meaning |\n|---|---|---|---|\n"]
@@ -64,7 +65,7 @@ def keys_as_markdown() -> str:
 
 
 def describe_changes(values: dict) -> str:
-    """Return the merged `values` as YAML in which a comment marks each that is not the default."""
+    """Return the merged `values` as YAML, with a comment behind each value that is not the default."""
     lines = []
     for section, keys in KEYS.items():
         lines.append(f"{section}:\n")
@@ -80,5 +81,5 @@ def _default(key: Key) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return `text` so that a Markdown table shows it as it is."""
+    """Return `text` escaped for a cell of a Markdown table."""
     return text.replace("|", r"\|").replace("<", "&lt;").replace(">", "&gt;").replace("_", r"\_")

@@ -1,18 +1,21 @@
-"""The model families, and what is true of each: what kind of model it is, and what it sees and reads."""
+"""The model families and losses, and the facts about each: its kind of model, and what it sees and reads."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Family:
-    """The facts of one family.
+    """The facts about one model family.
 
-    `kind`: "dual" encodes images and sentences apart and compares two embeddings; "cross" reads an image and
-    a sentence together and scores the pair; "image" encodes pictures alone and compares them by class.
-    `text`: a sentence becomes "words" (`datasets.words.vocabulary`) or "pieces"
-    (`datasets.words.wordpiece`); without text "". `sees_regions`: every region of an image, else their mean.
-    `takes_pictures`: MODEL.CNN may read pictures in place of features. `has_graph`: graph layers relate the
-    regions of an image, so that the embedding can tell what is left of what.
+    `kind` is "dual" (encodes images and sentences separately and compares two embeddings), "cross" (reads an
+    image and a sentence together and scores the pair) or "image" (encodes pictures alone and compares them by
+    class).
+    `text` is "words" (`datasets.words.vocabulary`), "pieces" (`datasets.words.wordpiece`), or "" for a family
+    without text.
+    `sees_regions` is true where the model reads every region of an image, false where it reads their mean.
+    `takes_pictures` is true where MODEL.CNN may read pictures in place of features.
+    `has_graph` is true where graph layers relate the regions of an image, so that the embedding can represent
+    what is left of what.
     """
 
     kind: str
@@ -33,7 +36,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Loss:
-    """The kind of model that a loss trains, and what it is, in words for LOSS.NAME."""
+    """The kind of model that a loss trains, and the description of the loss for LOSS.NAME."""
 
     kind: str
     meaning: str
@@ -42,35 +45,39 @@ class Loss:
 LOSSES = {
     "hinge": Loss("dual", "hinge ranking loss (VSE, VSE++), summed over the batch"),
     "contrastive": Loss("dual", "symmetric InfoNCE with a learned temperature, averaged over the batch"),
-    "softmax": Loss("image", "a classifier, with LABEL_SMOOTHING"),
-    "triplet": Loss("image", "batches of anchor, positive, negative"),
-    "batch_hard": Loss("image", "the farthest positive and the nearest negative of each"),
-    "semi_hard": Loss("image", "the nearest negative beyond each positive"),
-    "quadruplet": Loss("image", "all quadruplets of two margins"),
-    "adaptive_quadruplet": Loss("image", "all quadruplets, with margins from the batch"),
+    "softmax": Loss("image", "cross entropy of a classifier, with LABEL_SMOOTHING"),
+    "triplet": Loss("image", "triplet loss of batches of anchor, positive, negative"),
+    "batch_hard": Loss(
+        "image", "triplet loss with the farthest positive and the nearest negative of each image"
+    ),
+    "semi_hard": Loss("image", "triplet loss with the nearest negative beyond each positive"),
+    "quadruplet": Loss("image", "all quadruplets of the batch, with MARGIN and SECOND_MARGIN"),
+    "adaptive_quadruplet": Loss(
+        "image", "all quadruplets of the batch, with margins computed from the batch"
+    ),
     "margin_sample_mining": Loss(
         "image",
-        "the farthest positive and the nearest negative of the batch, which PaddlePaddle calls quadruplet",
+        "the farthest positive and the nearest negative of the batch (PaddlePaddle's quadruplet)",
     ),
     "match_cross_entropy": Loss("cross", "softmax over no match and match"),
     "match_binary": Loss("cross", "a sigmoid for each of no match and match"),
     "match_regression": Loss("cross", "squared distance of one value from 0 or 1"),
-    "match_choice": Loss("cross", "softmax over a right pair and its wrong ones (NEGATIVES.COUNT)"),
+    "match_choice": Loss("cross", "softmax over a positive pair and its negatives (NEGATIVES.COUNT)"),
 }
 
 
 def names_of(kind: str) -> tuple[str, ...]:
-    """Return the families of one kind."""
+    """Return the names of the families of one kind."""
     return tuple(name for name, family in FAMILIES.items() if family.kind == kind)
 
 
 def losses_of(kind: str) -> tuple[str, ...]:
-    """Return the losses that train models of one kind."""
+    """Return the names of the losses that train models of one kind."""
     return tuple(name for name, loss in LOSSES.items() if loss.kind == kind)
 
 
 def describe_losses() -> str:
-    """Return what each loss is, by the kind of model that it trains."""
+    """Return the meaning of LOSS.NAME: a description of each loss, by the kind of model that it trains."""
     of = {
         "dual": "of embeddings",
         "image": "of pictures and their classes (cnn)",

@@ -1,4 +1,4 @@
-"""Writing a file or a folder whole or not at all."""
+"""Write a file or a folder whole or not at all."""
 
 import contextlib
 import os
@@ -10,7 +10,10 @@ from config.errors import UserError
 
 
 def write_whole(path: Path, content: str | bytes, remedy: str = "") -> None:
-    """Write a file whole or not at all, with the folders that it needs; see `writing`."""
+    """Write a file whole or not at all, and create the folders above it.
+
+    Raises UserError as `writing` does.
+    """
     with writing(path, remedy) as draft:
         if isinstance(content, bytes):
             draft.write_bytes(content)
@@ -19,9 +22,9 @@ def write_whole(path: Path, content: str | bytes, remedy: str = "") -> None:
 
 
 def refuse_existing(path: Path, overwrite: bool, another: str = "output") -> None:
-    """Raise UserError where something would be lost that --overwrite does not give up.
+    """Raise UserError if `path` exists and `overwrite` is false.
 
-    another: what the user would give to name another place.
+    `another` is the option or argument with which the user can choose another place.
     """
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: already there: give another {another}, or --overwrite to replace it")
@@ -29,9 +32,9 @@ def refuse_existing(path: Path, overwrite: bool, another: str = "output") -> Non
 
 @contextlib.contextmanager
 def writing(path: Path, remedy: str = "") -> Iterator[Path]:
-    """Yield a draft of `path` as `replacing` does, and make the folders that it needs.
+    """Yield a draft that replaces `path` after the block, as in `replacing`; create the folders above `path`.
 
-    Raises UserError where the disk refuses, which ends with `remedy`, what the user can do.
+    Raises UserError if the file system refuses; the message ends with `remedy`, what the user can do.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,10 +51,11 @@ def writing(path: Path, remedy: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
-    """Yield the path of a draft, a file or a folder, that takes the place of `path` after the block.
+    """Yield the path of a draft, a file or a folder, that replaces `path` after the block.
 
-    Where the block or the disk raises, the draft is removed and `path` is as it was. flush: the draft reaches
-    the disk before it is renamed, so that a loss of power leaves nothing half-written. Raises OSError.
+    If the block or the file system raises, the draft is removed and `path` is left as it was. `flush` writes
+    the draft to the disk before it is renamed, so that a power failure leaves nothing half-written. Raises
+    OSError.
     """
     draft, before = draft_name(path), draft_name(path, "old")
     try:
@@ -59,7 +63,7 @@ def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
         if flush:
             for each in (*draft.rglob("*"), draft):
                 flush_to_disk(each)
-        if draft.is_dir() and os.path.lexists(path):  # no folder can be renamed over another that holds files
+        if draft.is_dir() and os.path.lexists(path):  # a folder cannot be renamed to one that holds files
             os.rename(path, before)
         os.replace(draft, path)
     finally:
@@ -70,12 +74,12 @@ def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
 
 
 def draft_name(path: Path, ending: str = "new") -> Path:
-    """Return where this process drafts `path`: a hidden name beside it."""
+    """Return the hidden name, beside `path`, under which this process drafts it."""
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when a file, or the names in a folder, have reached the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,7 +88,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a failure must not hide the one that led here
+    with contextlib.suppress(OSError):  # an error here must not hide the one that led here
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

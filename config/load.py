@@ -1,4 +1,4 @@
-"""Loading a configuration: the defaults, overlaid by a task file, overlaid by the command line."""
+"""Load a configuration: the defaults, overridden by a task file, overridden by the command line."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from config.values import user_error
 
 
 class FrozenConfig(CfgNode):
-    """A configuration that cannot be changed (yacs' own `freeze` leaves `cfg["KEY"] = value` open)."""
+    """A configuration that refuses every change (yacs' own `freeze` permits `cfg["KEY"] = value`)."""
 
     def _refuse_change(self, *_: object) -> NoReturn:
         raise TypeError("expected no change, the configuration is frozen: pass overrides to load_config")
@@ -32,15 +32,15 @@ class FrozenConfig(CfgNode):
         return True
 
     def __reduce__(self) -> tuple:
-        # dict's own way of copying and pickling fills an empty object item by item.
+        # By default, copy and pickle fill an empty dict item by item, which a frozen one refuses.
         return FrozenConfig, ({name: self[name] for name in self},)
 
 
 def load_config(path: str | os.PathLike | None, overrides: Sequence[str] = ()) -> FrozenConfig:
-    """Return the defaults overlaid by the task file at `path` (None: no file) and by `overrides`.
+    """Return the defaults, overridden by the task file at `path` (None: no file) and then by `overrides`.
 
-    `overrides` are `SECTION.KEY=VALUE`, later ones winning. Lists become tuples. Raises UserError, one
-    line with the file and line or `command line`, for a wrong file, key, type, choice or range.
+    `overrides` are `SECTION.KEY=VALUE`; later ones win. Lists become tuples. Raises UserError for a wrong
+    file, key, type, choice or range; its one line names the file and line, or the command line.
     """
     settings = read_settings(os.fspath(path)) if path is not None else []
     following = [*overrides[1:], None]
@@ -59,7 +59,7 @@ def _without_lists(keys: dict) -> dict:
 
 
 def config_as_dict(cfg: CfgNode) -> dict[str, dict]:
-    """Return a changeable copy of `cfg` in plain dicts, lists and scalars, as JSON holds them."""
+    """Return a mutable copy of `cfg` in plain dicts, lists and scalars, as JSON can hold them."""
     return {
         section: {
             name: list(value) if isinstance(value, tuple | list) else value for name, value in keys.items()
@@ -69,9 +69,9 @@ def config_as_dict(cfg: CfgNode) -> dict[str, dict]:
 
 
 def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
-    """Write `cfg` as YAML that `load_config` reads back exactly; an existing file is replaced at once.
+    """Write `cfg` as YAML that `load_config` reads back exactly; an existing file is replaced atomically.
 
-    Raises UserError where the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
     try:
         with replacing(Path(path)) as draft:
@@ -81,7 +81,7 @@ def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
 
 
 class _HelpConfig(argparse.Action):
-    """Print every key and leave, as --help does."""
+    """Print every key and exit, as --help does."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         print(describe_keys(), end="")
@@ -91,11 +91,11 @@ class _HelpConfig(argparse.Action):
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--cfg_file F`, `--help-config` and any number of `KEY=VALUE` to a tool's `parser`.
 
-    The parser then raises UserError for wrong arguments, and lets options stand between the
-    `KEY=VALUE`. Add no other positional argument.
+    The parser then raises UserError for wrong arguments, and accepts options between the `KEY=VALUE`. A tool
+    must add no other positional argument.
     """
     parser.add_argument("--cfg_file", metavar="F", help="task file (YAML), or the config.yaml of a run")
-    parser.add_argument("--help-config", action=_HelpConfig, nargs=0, help="describe every key and leave")
+    parser.add_argument("--help-config", action=_HelpConfig, nargs=0, help="describe every key and exit")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -107,9 +107,10 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) -> FrozenConfig:
-    """Return the configuration that `args` (of a parser with `add_config_arguments`) ask for.
+    """Return the configuration that the parsed arguments `args` ask for.
 
-    Raises UserError as `load_config` does, and where `--cfg_file` is missing although `file_needed`.
+    Their parser must have been given to `add_config_arguments`. Raises UserError as `load_config` does, and
+    if `--cfg_file` is missing although `file_needed`.
     """
     if args.cfg_file is None and file_needed:
         files = [word for word in args.overrides if word.endswith((".yaml", ".yml")) and "=" not in word]
@@ -119,9 +120,9 @@ def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) ->
 
 
 def configs_of_checkpoints(folders: Sequence[str], overrides: Sequence[str] = ()) -> list[FrozenConfig]:
-    """Return for each checkpoint folder the configuration of the run that it lies in, under `overrides`.
+    """Return, for each checkpoint folder, the configuration of its run, overridden by `overrides`.
 
-    Raises UserError as `load_config` does, and for a folder outside a run or a checkpoint in `overrides`.
+    Raises UserError as `config_of_checkpoint` does, and if `overrides` name a checkpoint too.
     """
     if any(override.startswith("EVAL.CHECKPOINT_DIR=") for override in overrides):
         raise user_error(WHERE, "expected --checkpoints or EVAL.CHECKPOINT_DIR, got both; leave one out")
@@ -131,10 +132,10 @@ def configs_of_checkpoints(folders: Sequence[str], overrides: Sequence[str] = ()
 def config_of_checkpoint(
     folder: str, overrides: Sequence[str] = (), named_by: str = "--checkpoints"
 ) -> FrozenConfig:
-    """Return the configuration of the run that a checkpoint folder lies in, under `overrides`.
+    """Return the configuration of the run that a checkpoint folder belongs to, overridden by `overrides`.
 
-    `named_by`: the option or key that names the folder. Raises UserError as `load_config` does, and for a
-    folder outside a run.
+    `named_by` is the option or key that named the folder, for messages. Raises UserError as `load_config`
+    does, and for a folder outside a run.
     """
     path = Path(folder) if Path(folder).name not in ("", "..") else Path(folder).resolve()
     config = path.parent / "config.yaml"
@@ -147,9 +148,10 @@ def config_of_checkpoint(
 
 
 def _own_folder(path: str | os.PathLike | None) -> list[str]:
-    """Return the overrides that make the config.yaml of a run mean the run it lies in.
+    """Return overrides that make the config.yaml of a run name the folder in which it lies now.
 
-    Its own words may be relative to the folder that training was started in, or the run may have moved.
+    The folder that it stores may be relative to where training was started, and the run may have been moved.
+    Other files need no overrides.
     """
     folder = Path(path or "").parent
     if folder.name in ("", ".."):

@@ -1,4 +1,4 @@
-"""From the name that a user wrote to its key, or to what the user probably meant."""
+"""Find the key for the name that a user wrote, or the keys that the user probably meant."""
 
 from difflib import get_close_matches
 
@@ -14,7 +14,10 @@ LIST_OF_KEYS = "`python tools/show_config.py` lists every key"
 
 
 def find_key(name: str, where: str) -> Key:
-    """Return the key with the full `name` SECTION.KEY; raise UserError with what it may have meant."""
+    """Return the key with the full `name` SECTION.KEY.
+
+    Raises UserError that suggests similar names.
+    """
     section, _, last = name.partition(".")
     if last in KEYS.get(section, {}):
         return KEYS[section][last]
@@ -24,7 +27,7 @@ def find_key(name: str, where: str) -> Key:
 
 
 def unknown_name(name: str, kind: str, where: str) -> UserError:
-    """Return the error for a `name` that is no key or section (`kind`), with what it may have meant."""
+    """Return the error for a `name` that is no `kind` (a key or a section), with similar names."""
     meant = suggest(name)
     advice = f"did you mean {' or '.join(meant)}?" if meant else LIST_OF_KEYS
     return user_error(where, f"{name}: there is no such {kind}; {advice}")
@@ -33,8 +36,8 @@ def unknown_name(name: str, kind: str, where: str) -> UserError:
 def suggest(name: str) -> list[str]:
     """Return at most three sections or full keys that `name` may stand for, the most likely first.
 
-    Case and dashes do not count. A key's name in the wrong section (or in none) stands for that key
-    wherever it exists; otherwise the similar keys of the section, then of all sections, are meant.
+    Case is ignored, and dashes count as underscores. If the key exists, but in another section, the result is
+    that key; otherwise it is the keys with a similar name in the given section, or else in all sections.
     """
     wanted = name.upper().replace("-", "_")
     section, _, last = wanted.rpartition(".")
@@ -56,7 +59,7 @@ def suggest(name: str) -> list[str]:
 
 
 def _similar_keys(last: str, full_names: list[str]) -> list[str]:
-    """Return those of `full_names` whose last part resembles `last`, the most alike first."""
+    """Return at most three of `full_names` whose last part resembles `last`, the most similar first."""
     alike = get_close_matches(last, {full.partition(".")[2] for full in full_names}, n=3, cutoff=0.7)
     return [full for key in alike for full in full_names if full.endswith("." + key)][:3]
 

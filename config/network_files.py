@@ -1,4 +1,4 @@
-"""Files that say how to feed a finished network: a backbone, which describes pictures, or a detector."""
+"""Read files that say how to feed a finished network: a backbone that extracts features, or a detector."""
 
 import os
 from dataclasses import dataclass
@@ -12,35 +12,46 @@ from config.values import check_value, user_error
 
 _PIXELS = {
     "SIZE": Key(224, "width and height of the network's input, in pixels", minimum=8),
-    "BGR": Key(False, "the input begins with blue, and so do MEAN and SCALE"),
-    "MEAN": Key([123.675, 116.28, 103.53], "subtracted from pixels of 0 to 255", element=float, length=3),
+    "BGR": Key(False, "the channels of the input are blue, green, red, and so are MEAN and SCALE"),
+    "MEAN": Key(
+        [123.675, 116.28, 103.53], "mean that is subtracted from pixels of 0 to 255", element=float, length=3
+    ),
     "SCALE": Key(
-        [0.0171247538, 0.0175070028, 0.0174291938], "multiplied then", element=float, length=3, above=0
+        [0.0171247538, 0.0175070028, 0.0174291938],
+        "factor by which the difference from MEAN is multiplied",
+        element=float,
+        length=3,
+        above=0,
     ),
 }
 BACKBONE_KEYS: dict[str, Key] = {
     "MODEL": Key("", "file of the network, .onnx, or with KIND: paddle its name, as MODEL.CNN has it"),
-    "KIND": Key("onnx", "who runs it", choices=("onnx", "paddle")),
+    "KIND": Key("onnx", "library that runs the network", choices=("onnx", "paddle")),
     "WEIGHTS": Key("", "paddle: file of weights, as tools/convert_cnn.py writes it"),
     "INPUT": Key("", "onnx: name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
-    "POOLED": Key("", "onnx: name of the output of a vector an image, [n,F] or [n,F,1,1]"),
-    "GRID": Key("", "onnx: name of the output of a map, [n,F,h,w]"),
+    "POOLED": Key("", "onnx: name of the output with one vector per image, [n,F] or [n,F,1,1]"),
+    "GRID": Key("", "onnx: name of the output with a feature map, [n,F,h,w]"),
     "CUT": Key(
         "centre",
-        "centre: the short side is brought to RESIZE and the middle taken; stretch: the whole picture is "
-        "brought to SIZE x SIZE",
+        "centre: resize the short side to RESIZE and crop the centre; stretch: resize the whole "
+        "picture to SIZE x SIZE",
         choices=("centre", "stretch"),
     ),
-    "RESIZE": Key(256, "centre: the short side in pixels, before the middle is taken", minimum=8),
+    "RESIZE": Key(256, "centre: length of the short side in pixels before the crop", minimum=8),
     **_PIXELS,
 }
 DETECTOR_KEYS: dict[str, Key] = {
     "MODEL": Key("", "file of the network, .onnx"),
     "INPUT": Key("", "name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
-    "OUTPUT": Key("", "name of the output [n,A,5+K] of YOLOX, not decoded; empty: its only one"),
-    "STRIDES": Key([8, 16, 32], "pixels from cell to cell of its maps", element=int, minimum=1),
-    "PAD": Key(114, "pixel value beside a picture that is not square", minimum=0, maximum=255),
-    "OVERLAP": Key(0.45, "two boxes of a class that share more of their union are one", minimum=0, maximum=1),
+    "OUTPUT": Key("", "name of the output [n,A,5+K] of YOLOX, before decoding; empty: its only one"),
+    "STRIDES": Key([8, 16, 32], "strides of its feature maps in pixels", element=int, minimum=1),
+    "PAD": Key(114, "value of the pixels that pad a picture to a square", minimum=0, maximum=255),
+    "OVERLAP": Key(
+        0.45,
+        "overlap (IoU) above which the less certain of two boxes of a class is dropped",
+        minimum=0,
+        maximum=1,
+    ),
     "CLASSES": Key([], "names of the K classes, in the network's order", element=str),
     **_PIXELS,
 }
@@ -84,7 +95,10 @@ class Detector:
 
 
 def read_backbone(path: str | os.PathLike) -> Backbone:
-    """Read a backbone's file; raise `UserError` naming the line of a wrong key or value."""
+    """Read the file of a backbone.
+
+    Raises `UserError` that names the line of a wrong key or value.
+    """
     values = _read_keys(os.fspath(path), BACKBONE_KEYS)
     backbone = Backbone(os.fspath(path), **values)
     if backbone.cut == "centre" and backbone.resize < backbone.size:
@@ -97,7 +111,10 @@ def read_backbone(path: str | os.PathLike) -> Backbone:
 
 
 def read_detector(path: str | os.PathLike) -> Detector:
-    """Read a detector's file; raise `UserError` naming the line of a wrong key or value."""
+    """Read the file of a detector.
+
+    Raises `UserError` that names the line of a wrong key or value.
+    """
     detector = Detector(os.fspath(path), **_read_keys(os.fspath(path), DETECTOR_KEYS))
     if not detector.classes:
         raise user_error(detector.path, "CLASSES: expected the names of its classes, got none")
@@ -105,7 +122,7 @@ def read_detector(path: str | os.PathLike) -> Detector:
 
 
 def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
-    """Return all of `keys` in lower case, as the file or their defaults have them; lists become tuples."""
+    """Return the values of `keys`, from the file or by default, by lower-case name; lists become tuples."""
     values = {name: key.default for name, key in keys.items()}
     root = compose_yaml(_read(path), path)
     if not isinstance(root, yaml.MappingNode):

@@ -1,9 +1,9 @@
-"""How work that takes long tells how far it is."""
+"""The callback with which long work reports its progress."""
 
 from collections.abc import Callable
 
 ShowProgress = Callable[[str, int, int], None]
-"""Takes a stage, how much of it is done, counted from its beginning, and its size."""
+"""It takes the name of a stage, the number of its items that are done so far, and their total number."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

@@ -1,7 +1,7 @@
-"""Task files: reading YAML with `_BASE_` inheritance into single settings, and writing it.
+"""Task files: read YAML with `_BASE_` inheritance into single settings, and write it.
 
-PyYAML only composes the file into nodes here; values are read from the nodes by `config/values.py`,
-which keeps the lines for messages and leaves no room for tags that construct objects.
+PyYAML only composes the file into nodes here; `config/values.py` reads the values from the nodes. Nodes keep
+their lines for messages, and tags that construct objects are refused.
 """
 
 import os
@@ -18,7 +18,7 @@ BASE = "_BASE_"
 
 @dataclass(frozen=True)
 class Setting:
-    """One checked value: the key's section and name, and where it was given."""
+    """One checked value: the section and name of its key, and where it was given."""
 
     section: str
     name: str
@@ -27,10 +27,11 @@ class Setting:
 
 
 def read_settings(path: str, opened: tuple[str, ...] = ()) -> list[Setting]:
-    """Return the settings of a task file, those that it inherits by `_BASE_` first.
+    """Return the settings of a task file, after those that it inherits by `_BASE_`.
 
-    `opened` holds the files that led here. Later settings override earlier ones. Raises UserError for
-    a file that is missing, not UTF-8, not YAML, inherits itself, or holds a wrong key or value.
+    `opened` is the chain of files that inherit this one. Later settings override earlier ones. Raises
+    UserError for a file that is missing, is not UTF-8 or not YAML, inherits itself, or holds a wrong key or
+    value.
     """
     shown = os.path.normpath(path)
     if os.path.realpath(path) in [os.path.realpath(before) for before in opened]:
@@ -72,7 +73,10 @@ def _read_text(path: str) -> str:
 
 
 def compose_yaml(text: str, shown: str) -> yaml.Node | None:
-    """Return the root node of YAML `text`, None if it is empty; raise UserError with the line."""
+    """Return the root node of YAML `text`, None if the text is empty.
+
+    `shown` is the file's name in messages. Raises UserError that names the line.
+    """
     try:
         return yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
@@ -91,7 +95,7 @@ def compose_yaml(text: str, shown: str) -> yaml.Node | None:
 def _mapping_entries(
     node: yaml.Node | None, shown: str, section: str = ""
 ) -> dict[str, tuple[int, yaml.Node]]:
-    """Return name -> (line, node of the value) of the file's root or of a section, {} for nothing."""
+    """Return name -> (line, node of the value) for the file's root or a section; {} if it is empty."""
     if node is None or (isinstance(node, yaml.ScalarNode) and plain_value(node, shown) is None):
         return {}
     prefix = f"{section}." if section else ""
@@ -115,7 +119,7 @@ def _mapping_entries(
 
 
 def _bases(entry: tuple[int, yaml.Node] | None, path: str, shown: str) -> list[str]:
-    """Return the paths of `_BASE_`, which are relative to the folder of the file that names them."""
+    """Return the paths that `_BASE_` lists, taken relative to the folder of the file that lists them."""
     if entry is None:
         return []
     line, node = entry
@@ -152,8 +156,8 @@ def _section_settings(section: str, node: yaml.Node, line: int, shown: str) -> l
 def plain_value(node: yaml.Node, shown: str) -> object:
     """Return a node's value: a scalar, a list of scalars, or {} for any mapping.
 
-    Only what stands on the way to a message is kept of deeper values, which no key accepts: a YAML
-    alias can make them endless.
+    A list or mapping inside a list becomes empty: no key accepts it, messages need no more, and a YAML alias
+    could make it endless.
     """
     if node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
         where = f"{shown}, line {node.start_mark.line + 1}"
@@ -167,12 +171,12 @@ def plain_value(node: yaml.Node, shown: str) -> object:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text so that `parse_plain` reads it as text, and lists on one line."""
+    """A dumper that writes text so that `parse_plain` reads it as text, and lists on one line."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     if not text.isprintable():
-        style = '"'  # escapes line breaks, which PyYAML's other styles do not all read back
+        style = '"'  # escapes line breaks, which some other styles of PyYAML do not read back
     else:
         style = None if parse_plain(text) == text else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)

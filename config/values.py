@@ -1,7 +1,7 @@
 """What a value in a task file or on the command line means, and whether its key accepts it.
 
-Text is read by the rules of YAML 1.2's core schema, so that `1e-4` is a number and `off` is text
-(PyYAML follows YAML 1.1, to which they are text and a truth value).
+Text is read by the core schema of YAML 1.2, so that `1e-4` is a number and `off` is text. PyYAML follows YAML
+1.1, by which `1e-4` is text and `off` is false.
 """
 
 import json
@@ -22,8 +22,8 @@ CONSTANTS: dict[str, bool | float | None] = {
     **{sign + name: math.inf for sign in ("", "+") for name in (".inf", ".Inf", ".INF")},
     **{"-" + name: -math.inf for name in (".inf", ".Inf", ".INF")},
 }
-SPLIT = "{split}"  # in the name of a file, where each split has its own
-LONGEST_INTEGER = 300  # digits; a longer one overflows a float, and Python may refuse to read it
+SPLIT = "{split}"  # stands for the split's name in the name of a file
+LONGEST_INTEGER = 300  # digits; a longer integer overflows a float, and Python may refuse to parse it
 
 
 def parse_plain(text: str) -> Scalar | None:
@@ -37,7 +37,7 @@ def parse_plain(text: str) -> Scalar | None:
 
 
 def show(value: object) -> str:
-    """Return `value` on one line as a task file spells it, shortened where it is long."""
+    """Return `value` on one line, spelled as in a task file, and shortened if it is long."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -52,7 +52,7 @@ def show(value: object) -> str:
 
 
 def of_split(setting: str, split: str) -> str:
-    """Return a setting that names a file or folder, with the name of `split` in the place of `{split}`."""
+    """Return a setting that names a file or folder, with `{split}` replaced by the name of `split`."""
     return setting.replace(SPLIT, split)
 
 
@@ -97,9 +97,10 @@ def _range(key: Key) -> str:
 
 
 def check_value(name: str, key: Key, value: object, where: str) -> Scalar | list:
-    """Return `value` as the type of `key`; raise UserError that says what was expected and what came.
+    """Return `value` as the type of `key`.
 
-    `name` is the key's full name and `where` the file and line, or the command line.
+    `name` is the key's full name, and `where` is the file and line, or the command line. Raises UserError
+    that says what was expected and what came.
     """
     if not isinstance(key.default, list):
         return _check_scalar(name, key, type(key.default), value, where, show(value))
@@ -113,7 +114,7 @@ def check_value(name: str, key: Key, value: object, where: str) -> Scalar | list
 def _check_scalar(name: str, key: Key, kind: type, value: object, where: str, got: str) -> Scalar:
     if kind is float and type(value) is int and abs(value) < 10**LONGEST_INTEGER:
         value = float(value)
-    if type(value) is not kind:  # a truth value is an int to isinstance, but not to us
+    if type(value) is not kind:  # isinstance would accept a truth value as an int
         raise _wrong(name, key, got, where, _type_advice(kind, value))
     if key.choices is not None and value not in key.choices:
         raise _wrong(name, key, got, where, _choice_advice(key.choices, value))

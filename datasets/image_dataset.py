@@ -1,4 +1,4 @@
-"""Pictures with classes, as the batches that train and evaluate an image encoder."""
+"""Pictures with classes, in the batches that train and evaluate an image encoder."""
 
 import json
 
@@ -10,12 +10,11 @@ from datasets.pictures.loader import PictureLoader
 
 
 class ImageDataset:
-    """One split: pictures and their classes.
+    """One split of pictures with classes.
 
-    name; image_ids: the pictures' names. labels: int64 [N], 0 to K-1; class_names [K].
-
-    together: rows that belong together, three of a triplet; where one of them cannot be read, all are left
-    out of a batch.
+    `name` is the name of the split. `image_ids` are the pictures' names. `labels` (int64 [N]) are 0 to K-1,
+    and `class_names` [K] their names. `together` is the number of consecutive rows of a batch that belong
+    together, such as the three of a triplet: if one of them cannot be read, the batch lacks them all.
     """
 
     def __init__(
@@ -30,13 +29,14 @@ class ImageDataset:
         self._together = together
 
     def describe(self) -> str:
-        """One line: what the split holds."""
+        """Return one line about what the split holds."""
         return f"{self.name}: {self.num_images} pictures of {len(self.class_names)} classes"
 
     def batch(self, images: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
-        """Return the readable ones of B pictures as they are cut in an epoch.
+        """Return the readable ones of B pictures, cropped as in `epoch`.
 
-        image float32 [B,3,H,W]; label, image_id int64 [B]. Raises `UserError` where none can be read.
+        `image` is float32 [B,3,H,W]; `label` and `image_id` are int64 [B]. Raises `UserError` if no picture
+        can be read.
         """
         found = self.readable(images, epoch)
         if found is None:
@@ -47,7 +47,7 @@ class ImageDataset:
         return found
 
     def readable(self, images: np.ndarray, epoch: int) -> dict[str, np.ndarray] | None:
-        """Return what `batch` does; None where none can be read."""
+        """Return what `batch` returns, but None if no picture can be read."""
         read = self.loader.read(images, epoch)
         group = read.kept // self._together
         whole = np.flatnonzero(np.bincount(group, minlength=1)[group] == self._together)
@@ -61,7 +61,7 @@ class ImageDataset:
 
 
 class ClassNames:
-    """The classes that a model was trained on, in the order of its labels; a checkpoint holds them."""
+    """The classes that a model was trained on, in the order of its labels; a checkpoint stores them."""
 
     file_name = "classes.json"
 
@@ -72,5 +72,5 @@ class ClassNames:
         return len(self.names)
 
     def to_text(self) -> str:
-        """Return the text of the file `file_name`."""
+        """Return the content of the file `file_name`."""
         return json.dumps(self.names, ensure_ascii=False, indent=0) + "\n"

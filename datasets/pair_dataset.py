@@ -1,4 +1,4 @@
-"""Images with regions and tags, captions in word pieces: the pairs that a cross encoder reads."""
+"""Images with regions and tags, and captions in word pieces: the pairs that a cross encoder reads."""
 
 from collections.abc import Iterable
 from copy import copy
@@ -15,17 +15,20 @@ from datasets.words.wordpiece import WordPiece
 class PairDataset:
     """One split, of which any image may be paired with any caption.
 
-    A pair reads `[CLS] caption [SEP] tags [SEP]`, segment 0 up to the first `[SEP]`, and the image's regions
-    (Oscar, arXiv 2004.06165). Captions and tags are cut into pieces here, once; a batch gathers them.
+    A pair is the text `[CLS] caption [SEP] tags [SEP]`, with segment 0 up to the first `[SEP]`, and the
+    image's regions (Oscar, arXiv 2004.06165). Captions and tags are tokenized once, here; a batch gathers
+    their tokens.
 
-    num_images, num_captions; image_ids (names) and captions (strings), as lists. caption_image: int64
-    [captions], each caption's image. sentence_ids: int64 [captions], equal where the token ids are equal, and
-    distinct_captions: int64, the first caption of each sentence. caption_lengths: int64 [captions], with the
-    markers; image_lengths: int64 [images], of tags and regions together.
+    `image_ids` (names) and `captions` (strings) are lists of length `num_images` and `num_captions`.
+    `caption_image` (int64 [captions]) is each caption's image. `sentence_ids` (int64 [captions]) are equal
+    where the token ids are equal, and `distinct_captions` (int64 [sentences]) is the first caption of each
+    sentence. `caption_lengths` (int64 [captions]) counts tokens, markers included; `image_lengths` (int64
+    [images]) counts tokens of tags and regions together.
 
-    tags: of each image; an image without any has a pair of one segment, and with None all have.
-    max_seq_len: tokens of a pair, cut as the original does: the caption takes the room that it needs, tags
-    what is left. max_regions: of an image, the first ones. A global vector is one region.
+    `tags` are the tags of each image. A pair has one segment if its image has no tags, or if `tags` is None.
+    `max_seq_len` limits the tokens of a pair as in the original: the caption takes the room that it needs,
+    and the tags are cut to the rest. `max_regions` limits an image to its first regions. A global vector is
+    one region.
     """
 
     def __init__(
@@ -48,16 +51,19 @@ class PairDataset:
         self._tags = _encode_tags(tags, self.num_images, word_piece)
         self._region_counts = np.minimum(features.counts(self._image_rows), max_regions)
         self.image_lengths = self._tags.lengths + self._region_counts
-        self._take_captions(split.captions, split.caption_image)
+        self._set_captions(split.captions, split.caption_image)
 
     def with_texts(self, texts: list[str]) -> "PairDataset":
-        """Return the same images with other captions, such as a user's queries, that are none of theirs."""
+        """Return a data set of the same images with other captions, such as a user's queries.
+
+        The new captions belong to no image.
+        """
         other = copy(self)
-        other._take_captions(texts, np.full(len(texts), -1))
+        other._set_captions(texts, np.full(len(texts), -1))
         return other
 
     def describe(self) -> str:
-        """One line: what the split holds."""
+        """Return one line about what the split holds."""
         return (
             f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
             f"{self.num_captions} captions, {len(self._sentences)} different sentences, "
@@ -65,11 +71,12 @@ class PairDataset:
         )
 
     def batch(self, pairs: Pairs) -> dict[str, np.ndarray]:
-        """Return P pairs, each of whose I different images is read once.
+        """Return a batch of P pairs, in which each of the I different images is read once.
 
-        token_ids, segment_ids int64 [P,T], padded to the longest; text_len int64 [P]; regions float32 [I,R,F]
-        and num_regions int64 [I] of the different images; image_row int64 [P], each pair's image among them;
-        match int64 [P], 1 where the caption is the image's own; image_id, caption_id int64 [P].
+        `token_ids` and `segment_ids` are int64 [P,T], padded to the longest text, and `text_len` is int64
+        [P]. `regions` (float32 [I,R,F]) and `num_regions` (int64 [I]) are those of the different images, and
+        `image_row` (int64 [P]) is the place of each pair's image among them. `match` (int64 [P]) is 1 if the
+        caption is the image's own. `image_id` and `caption_id` are int64 [P].
         """
         different, image_row = np.unique(pairs.images, return_inverse=True)
         return {
@@ -82,7 +89,7 @@ class PairDataset:
         }
 
     def text_batch(self, pairs: Pairs) -> dict[str, np.ndarray]:
-        """Return token_ids, segment_ids and text_len of `batch`."""
+        """Return `token_ids`, `segment_ids` and `text_len` of `batch`."""
         first, second = self._text_lengths(pairs)  # [P]
         lengths = first + second
         columns = np.arange(lengths.max(initial=0))  # [T]
@@ -99,39 +106,39 @@ class PairDataset:
         return {"token_ids": token_ids, "segment_ids": in_tags.astype(np.int64), "text_len": lengths}
 
     def image_batch(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return regions and num_regions of `batch` for images by index."""
+        """Return `regions` and `num_regions` of `batch`, for images by index."""
         values = self.features.gather(self._image_rows[images], pool=False)
         if values.ndim == 2:
             values = values[:, None]  # [I,1,F]
         return {"regions": values[:, : self.max_regions], "num_regions": self._region_counts[images]}
 
     def pair_lengths(self, pairs: Pairs) -> np.ndarray:
-        """Return how long each pair is, in tokens and regions: int64 [P]."""
+        """Return the length of each pair in tokens and regions: int64 [P]."""
         first, second = self._text_lengths(pairs)
         return first + second + self._region_counts[pairs.images]
 
     def is_own_sentence(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
-        """Whether each caption says, token by token, what one of the image's own says; bool, broadcast.
+        """Return whether each caption equals one of the image's own captions token by token: bool, broadcast.
 
-        Such a pair is no negative, though the caption be another image's: data sets repeat sentences.
+        Such a pair is no negative even if the caption belongs to another image: data sets repeat sentences.
         """
         return np.isin(self._keys(images, captions), self._own_sentences)
 
     def check_features(self) -> None:
-        """Read the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
+        """Check the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
         self.features.check(self._image_rows)
 
     def feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and deviation of the regions' features, float32 [F] each."""
+        """Return mean and standard deviation of the regions' features, float32 [F] each."""
         return self.features.moments(self._image_rows, pool=False)
 
-    def _take_captions(self, captions: list[str], caption_image: np.ndarray) -> None:
+    def _set_captions(self, captions: list[str], caption_image: np.ndarray) -> None:
         self.captions, self.caption_image = captions, caption_image
         self.num_captions = len(captions)
         self._sentences, self.sentence_ids = _encode_captions(captions, self.max_seq_len, self.word_piece)
         self.distinct_captions = np.unique(self.sentence_ids, return_index=True)[1]
         self.caption_lengths = self._sentences.lengths[self.sentence_ids]
-        # one array, so that a batch of pairs is one gather
+        # all tokens in one array, so that a batch of pairs takes one gather
         self._pieces = np.concatenate([self._sentences.ids, self._tags.ids])
         self._own_sentences = np.unique(self._keys(caption_image, np.arange(len(captions))))
 
@@ -148,7 +155,7 @@ class PairDataset:
 def _encode_captions(
     captions: list[str], max_seq_len: int, word_piece: WordPiece
 ) -> tuple[PackedTokens, np.ndarray]:
-    """Return the different first segments, and which of them each caption has, int64 [captions]."""
+    """Return the distinct first segments, and each caption's index among them, int64 [captions]."""
     texts = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
     framed = _frame(word_piece.encode_all(list(texts)), max_seq_len, word_piece)
     sentences: dict[bytes, int] = {}
@@ -160,7 +167,7 @@ def _encode_captions(
 
 
 def _frame(texts: PackedTokens, max_seq_len: int, word_piece: WordPiece) -> PackedTokens:
-    """Return the first segment of each text: `[CLS]`, what there is room for, `[SEP]`."""
+    """Return the first segment of each text: `[CLS]`, as many tokens as there is room for, `[SEP]`."""
     cut = texts.cut(max_seq_len - 2)
     lengths = cut.lengths + 2
     ends = np.cumsum(lengths)
@@ -173,7 +180,7 @@ def _frame(texts: PackedTokens, max_seq_len: int, word_piece: WordPiece) -> Pack
 
 
 def _encode_tags(tags: Iterable[list[str]] | None, num_images: int, word_piece: WordPiece) -> PackedTokens:
-    """Return the tokens of each image's tags, without markers; each different tag is encoded once."""
+    """Return the tokens of each image's tags, without markers; each distinct tag is encoded once."""
     if tags is None:
         return PackedTokens(np.empty(0, np.int32), np.zeros(num_images, np.int64))
     codes: dict[str, int] = {}

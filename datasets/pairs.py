@@ -1,4 +1,4 @@
-"""Pairs of an image and a caption: which are scored in an evaluation, in which order."""
+"""Pairs of an image and a caption: which ones an evaluation scores, and in which order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images and captions by their index in a data set, int64 [P] each, a pair a place."""
+    """Pairs of an image and a caption, as indices in a data set: int64 [P] each."""
 
     images: np.ndarray
     captions: np.ndarray
@@ -20,19 +20,19 @@ class Pairs:
         return Pairs(self.images[places], self.captions[places])
 
     def batches(self, batch_size: int) -> list["Pairs"]:
-        """Return the pairs in order, `batch_size` at a time."""
+        """Return the pairs in order, in batches of `batch_size`."""
         return [self[start : start + batch_size] for start in range(0, len(self), batch_size)]
 
 
 class CrossPairs:
-    """All pairs of some images with some captions, in blocks that any process can make from their number.
+    """All pairs of some images with some captions, in blocks that any process can compute from their number.
 
-    images, captions: indices, each once. image_lengths, caption_lengths: int, of the same, in any unit that
-    adds up (tokens and regions): neighbours in the order are nearly as long. The captions follow an image,
-    the next image begins where the last one ended, and so a batch has one image or few.
+    `images` and `captions` are distinct indices. `image_lengths` and `caption_lengths` (int) are the lengths
+    of the same, in units that can be added (tokens and regions): pairs that follow each other have similar
+    lengths. Each image is paired with all captions before the next one, so that a batch has one image or few.
 
-    `len` is the number of blocks of `block_pairs` pairs; a block that was scored need not be scored again,
-    and processes that take every n-th block share the work. Memory is that of a block.
+    `len` is the number of blocks of `block_pairs` pairs. A block that was scored need not be scored again,
+    and processes that take every n-th block share the work. Only one block is in memory at a time.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class CrossPairs:
         return -(-self.num_pairs // self._block_pairs)
 
     def block(self, index: int) -> Pairs:
-        """Return the pairs of a block, in the order in which they are to be cut into batches."""
+        """Return the pairs of a block, in the order in which they are cut into batches."""
         start = index * self._block_pairs
         rows, columns = np.divmod(
             np.arange(start, min(start + self._block_pairs, self.num_pairs)), len(self._captions)
         )
-        # Back and forth through the captions: the longest of one image meets the longest of the next.
+        # Captions are traversed back and forth, so that those of similar length meet where the image changes.
         columns = np.where(rows % 2, len(self._captions) - 1 - columns, columns)
         return Pairs(self._images[rows], self._captions[columns])
 
@@ -65,8 +65,8 @@ class CrossPairs:
 class ListedPairs:
     """Candidate pairs, each once, in blocks like those of `CrossPairs`.
 
-    pairs: in any order, repeated ones count once. image_lengths, caption_lengths: of all images and captions
-    of the data set.
+    `pairs` may be in any order, and repeated ones count once. `image_lengths` and `caption_lengths` are those
+    of all images and captions of the data set.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ListedPairs:
         return -(-self.num_pairs // self._block_pairs)
 
     def block(self, index: int) -> Pairs:
-        """Return the pairs of a block, in the order in which they are to be cut into batches."""
+        """Return the pairs of a block, in the order in which they are cut into batches."""
         return self._pairs[index * self._block_pairs : (index + 1) * self._block_pairs]
 
 
@@ -103,7 +103,7 @@ class JoinedPairs:
         return int(self._ends[-1])
 
     def block(self, index: int) -> Pairs:
-        """Return the pairs of a block, in the order in which they are to be cut into batches."""
+        """Return the pairs of a block, in the order in which they are cut into batches."""
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[part].block(index - int(self._ends[part]) + len(self._parts[part]))
 
@@ -112,10 +112,10 @@ PairBlocks = CrossPairs | ListedPairs | JoinedPairs
 
 
 def candidate_pairs(captions_of_image: np.ndarray | None, images_of_caption: np.ndarray | None) -> Pairs:
-    """Return the pairs of short lists in one or both directions, in that order, repeated ones included.
+    """Return the pairs of short lists in one or both directions, one after the other, repetitions included.
 
-    captions_of_image: int [images,k], the captions that a dual encoder proposes for each image, and
-    images_of_caption: int [captions,k], the images for each caption; -1 stands for none.
+    `captions_of_image` (int [images,k]) are the captions that a dual encoder proposes for each image, and
+    `images_of_caption` (int [captions,k]) the images that it proposes for each caption; -1 stands for none.
     """
     parts = []
     if captions_of_image is not None:
@@ -130,9 +130,9 @@ def candidate_pairs(captions_of_image: np.ndarray | None, images_of_caption: np.
 
 
 def top_candidates(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of each row's k highest scores, best first; of equals, the first column.
+    """Return the columns of each row's k highest scores, best first; of equal scores, the lowest columns.
 
-    scores: [Q,G], without NaN. Returns int64 [Q, min(k, G)].
+    `scores` is [Q,G]. Returns int64 [Q, min(k, G)]. Raises ValueError if a score is NaN.
     """
     if np.isnan(scores).any():
         row = int(np.flatnonzero(np.isnan(scores).any(axis=1))[0])
@@ -150,6 +150,6 @@ def top_candidates(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def captions_by_image(caption_image: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the captions ordered by image, and where each image's begin: int64 [captions], [images + 1]."""
+    """Return the captions sorted by image, and each image's first place: int64 [captions], [images + 1]."""
     counts = np.bincount(caption_image, minlength=num_images)
     return np.argsort(caption_image, kind="stable"), np.concatenate([[0], np.cumsum(counts)])

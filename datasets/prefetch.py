@@ -1,4 +1,4 @@
-"""Batches made ahead of the training step by threads."""
+"""Prefetching: threads make batches ahead of the training step that needs them."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 
-_AHEAD = 2  # batches per thread that are made or wait: bounds the memory
+_AHEAD = 2  # prefetched batches per thread: bounds the memory
 
 
 def prefetched(
@@ -17,9 +17,9 @@ def prefetched(
 ) -> Iterator[Batch]:
     """Yield `make_batch(item)` for each item of `batches[start:]`, in order.
 
-    num_workers: threads that work ahead; 0 makes each batch when it is asked for. Threads suffice, and share
-    the data set: reading and converting features release the interpreter. An exception in make_batch is
-    raised here when its batch's turn comes; closing the iterator ends the threads.
+    `num_workers` threads prefetch batches; with 0, each batch is made when it is asked for. Threads suffice,
+    and share the data set, because reading and converting features releases the interpreter lock. An
+    exception in `make_batch` is raised when its batch is due. Closing the iterator ends the threads.
     """
     items = islice(batches, start, None)
     if num_workers == 0:

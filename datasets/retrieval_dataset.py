@@ -1,4 +1,4 @@
-"""Images with captions, as the batches that train and evaluate a retrieval model."""
+"""Images with captions, in the batches that train and evaluate a retrieval model."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -14,16 +14,17 @@ from datasets.words.wordpiece import WordPiece
 
 
 class RetrievalDataset:
-    """One split: pairs of an image and one of its captions, an item a caption.
+    """One split of images and captions; an item is one caption with its image.
 
-    num_images, num_captions; image_ids (names) and captions (strings), as lists.
-    caption_image: int64 [captions], each caption's image. lengths: int64 [captions], in tokens.
-    sentence_ids: int64 [captions], equal where and only where the token ids are equal.
+    `image_ids` (names) and `captions` (strings) are lists of length `num_images` and `num_captions`.
+    `caption_image` (int64 [captions]) is each caption's image. `lengths` (int64 [captions]) counts tokens.
+    `sentence_ids` (int64 [captions]) are equal if and only if the token ids are equal.
 
-    max_seq_len: longest caption in tokens, markers included; 0: no limit. long_captions: `cut` keeps a
-    longer caption's first tokens (and its `<end>`), `drop` leaves it out; num_dropped tells how many
-    were. `distinct_captions` leaves out a sentence that its image has already; num_repeats tells how many
-    were. Images stay, with or without captions. Raises `UserError` when no caption is left.
+    `max_seq_len` is the maximum length of a caption in tokens, markers included; 0 sets no limit.
+    `long_captions` is `cut`, which keeps a longer caption's first tokens (and its `<end>`), or `drop`, which
+    leaves it out; `num_dropped` is the number of captions left out. `distinct_captions` leaves out a sentence
+    that its image has already; `num_repeats` is the number of such captions. Images stay, with or without
+    captions. `pool_regions` averages an image's regions. Raises `UserError` if no caption is left.
     """
 
     def __init__(
@@ -60,23 +61,26 @@ class RetrievalDataset:
                 f"{features.path.parent}: all {self.num_dropped} captions of {split.name} are longer than "
                 f"INPUT.MAX_SEQ_LEN ({max_seq_len} tokens): raise it, or set INPUT.LONG_CAPTIONS=cut"
             )
-        self._take_captions(
+        self._set_captions(
             [split.captions[index] for index in kept],
             [encoded[index] for index in kept],
             split.caption_image[np.asarray(kept)],
         )
 
     def with_texts(self, texts: Sequence[str]) -> "RetrievalDataset":
-        """Return the same images with other captions, such as a user's queries, that are none of theirs."""
+        """Return a data set of the same images with other captions, such as a user's queries.
+
+        The new captions belong to no image.
+        """
         other = copy(self)
         encoded = [
             _cut(ids, self._max_seq_len, self.vocabulary.end_id) for ids in _encode(texts, self.vocabulary)
         ]
-        other._take_captions(list(texts), encoded, np.full(len(texts), -1))
+        other._set_captions(list(texts), encoded, np.full(len(texts), -1))
         return other
 
     def describe(self) -> str:
-        """One line: what the split holds."""
+        """Return one line about what the split holds."""
         left_out = [
             f"{self.num_dropped} longer ones dropped" if self.num_dropped else "",
             f"{self.num_repeats} repeated ones left out" if self.num_repeats else "",
@@ -88,12 +92,13 @@ class RetrievalDataset:
         )
 
     def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the pairs of B captions and their images.
+        """Return a batch of B captions with their images.
 
-        features float32 [B,F]; or, of regions that are not pooled, regions float32 [I,R,F] and num_regions
-        int64 [I] of the I different images, and image_row int64 [B], each pair's image among them; or, of
-        pictures, image float32 [I,3,H,W] and image_row;
-        token_ids int64 [B,T], padded to the longest; text_len, image_id, sentence_id int64 [B].
+        `token_ids` is int64 [B,T], padded to the longest caption; `text_len`, `image_id` and `sentence_id`
+        are int64 [B]. Global or pooled features are `features`, float32 [B,F]. Otherwise each of the I
+        different images is read once, and `image_row` (int64 [B]) is the place of each caption's image among
+        them: regions are `regions`, float32 [I,R,F], and `num_regions`, int64 [I]; pictures are `image`,
+        float32 [I,3,H,W].
         """
         images = self.caption_image[caption_indices]
         if self.pool_regions:
@@ -109,7 +114,7 @@ class RetrievalDataset:
         }
 
     def image_batch(self, image_indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the image side of `batch` for images by index."""
+        """Return the image side of `batch`, for images by index."""
         rows = self._image_rows[image_indices]
         values = self.features.gather(rows, self.pool_regions)
         if values.ndim == 2:
@@ -119,7 +124,7 @@ class RetrievalDataset:
         return {"regions": values, "num_regions": self.features.counts(rows)}
 
     def start_epoch(self, epoch: int) -> None:
-        """Cut pictures as in that epoch of training; other features are always the same."""
+        """Set the epoch on which the random crops of pictures depend; other features do not depend on it."""
         self.features.epoch = epoch
 
     def regions(self, image: int) -> ImageRegions:
@@ -127,29 +132,29 @@ class RetrievalDataset:
         return self.features[int(self._image_rows[image])]
 
     def check_features(self) -> None:
-        """Read the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
+        """Check the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
         self.features.check(self._image_rows)
 
     def feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and deviation, float32 [F] each, of the features as a batch has them: pooled or not."""
+        """Return mean and standard deviation, float32 [F] each, of the features, pooled if batches are."""
         return self.features.moments(self._image_rows, self.pool_regions)
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the text side of `batch` (token_ids, text_len) for captions by index."""
+        """Return the text side of `batch` (`token_ids` and `text_len`), for captions by index."""
         return self._sentences.batch(self.sentence_ids[caption_indices], self.vocabulary.pad_id)
 
-    def _take_captions(
+    def _set_captions(
         self, captions: list[str], encoded: Sequence[tuple[int, ...]], caption_image: np.ndarray
     ) -> None:
         self.captions, self.caption_image, self.num_captions = captions, caption_image, len(captions)
-        sentences: dict[tuple[int, ...], int] = {}  # each different one is stored once
+        sentences: dict[tuple[int, ...], int] = {}  # each distinct sentence is stored once
         self.sentence_ids = np.array([sentences.setdefault(ids, len(sentences)) for ids in encoded])
         self._sentences = PackedTokens.of(sentences)
         self.lengths = self._sentences.lengths[self.sentence_ids]
 
 
 def _encode(captions: Sequence[str], vocabulary: Vocabulary | WordPiece) -> list[tuple[int, ...]]:
-    """Encode captions, each different text once: data sets repeat many."""
+    """Return the ids of captions; each distinct text is encoded once, because data sets repeat many."""
     known = {text: tuple(vocabulary.encode(text)) for text in dict.fromkeys(captions)}
     return [known[text] for text in captions]
 

@@ -1,4 +1,4 @@
-"""Text files of others, read whole or line by line; an error names the file and, where it can, the line."""
+"""Read users' text files, whole or line by line; an error names the file and, if possible, the line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from config.errors import UserError
 
 
 def read_lines(path: Path, kind: str) -> list[str]:
-    """Read one stripped `kind` a line; only line feeds part lines, as in the originals.
+    """Return the stripped lines of a file, one `kind` each; only line feeds end lines, as in the originals.
 
-    Raises `UserError` naming the line that is empty or not UTF-8.
+    Raises `UserError` that names a line that is empty or not UTF-8.
     """
     lines = [line.strip() for line in read_text(path).split("\n")]
     if not lines[-1]:  # after the last line feed
@@ -24,7 +24,10 @@ def read_lines(path: Path, kind: str) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text, with or without a byte order mark."""
+    """Return the content of a file in UTF-8, with or without a byte order mark.
+
+    Raises `UserError` for a file that is missing, unreadable or not UTF-8.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -42,7 +45,10 @@ def read_text(path: Path) -> str:
 
 
 def refuse_duplicates(path: Path, names: Sequence[str], place: str = "line {}") -> dict[str, int]:
-    """Return each name's position; raise `UserError` naming the two places (1-based) of one that repeats."""
+    """Return each name's position.
+
+    Raises `UserError` that names the two positions of a name that repeats, 1-based and worded by `place`.
+    """
     positions = {}
     for position, name in enumerate(names):
         if name in positions:

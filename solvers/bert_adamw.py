@@ -1,4 +1,4 @@
-"""AdamW as pytorch-transformers 1.0.0 had it, with which Oscar and VinVL were trained."""
+"""AdamW as in pytorch-transformers 1.0.0, with which Oscar and VinVL were trained."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,9 @@ class BertAdamW(AdamW):
 
         p <- p - rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon)
 
-    The other form divides by sqrt(v) + epsilon sqrt(1 - beta2^t): its first steps are larger where gradients
-    are near epsilon. That the original decays weights after the step, not before it, changes them by less
-    than rate^2.
+    Paddle's form divides by sqrt(v) + epsilon sqrt(1 - beta2^t), so its first steps are larger where
+    gradients are near epsilon. The original decays weights after the step, this class before it: the weights
+    differ by less than rate^2.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Clipping gradients by their global norm."""
+"""Clip gradients by their global norm."""
 
 import math
 
@@ -9,9 +9,9 @@ from paddle.nn import ClipGradByGlobalNorm
 
 
 class ClipByGlobalNorm(ClipGradByGlobalNorm):
-    """Scale all gradients so that the norm of them together is at most `clip_norm` (Pascanu et al. 2013).
+    """Scale all gradients so that their joint l2 norm is at most `clip_norm` (Pascanu et al. 2013).
 
-    As Paddle's, which on the CPU multiplies by a tensor: ten times slower than by a number.
+    Paddle's own class multiplies by a tensor; on the CPU that takes ten times as long as by a number.
     """
 
     @paddle.no_grad()
@@ -33,6 +33,6 @@ class ClipByGlobalNorm(ClipGradByGlobalNorm):
 
 
 def _squared_norm(gradient: Tensor) -> float:
-    """Return the sum of squares of a tensor on the CPU; Paddle's own takes one thread."""
+    """Return the sum of squares of a CPU tensor, by NumPy, because Paddle's sum runs on one thread."""
     values = np.from_dlpack(gradient.detach()).reshape(-1)
     return float(values @ values)

@@ -17,7 +17,7 @@ NamedParameters = Iterable[tuple[str, Tensor]]
 
 
 def is_decayed(parameter: Tensor) -> bool:
-    """Tell whether weight decay applies: to matrices, not to biases, norms and temperatures."""
+    """Return whether weight decay applies: to matrices, not to biases, norms and temperatures."""
     return parameter.ndim > 1
 
 
@@ -36,14 +36,14 @@ def _clip(cfg: CfgNode) -> ClipByGlobalNorm | ClipGradByValue | None:
 def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimizer:
     """Return the configured optimizer over the trainable `named_parameters`.
 
-    Parameters called `image_encoder.*` and `text_encoder.*` have their learning rate scaled by
-    IMAGE_LR_SCALE and TEXT_LR_SCALE, and those of a CNN (`cnn.*`) by CNN_LR_SCALE besides. The caller sets
-    the rate before each step with `set_lr`.
+    The learning rate of parameters named `image_encoder.*` is scaled by IMAGE_LR_SCALE, that of
+    `text_encoder.*` by TEXT_LR_SCALE. The rate of a CNN (`cnn.*`, also inside `image_encoder.`) is scaled by
+    CNN_LR_SCALE too. The caller sets the rate before each step with `set_lr`.
     """
     options = cfg.OPTIMIZATION
     trainable = [(name, parameter) for name, parameter in named_parameters if not parameter.stop_gradient]
     decoupled = options.OPTIMIZER in ("adamw", "bert_adamw")
-    # Attributes, not Paddle's parameter groups: those clip the norm of each group by itself.
+    # Rates are set as attributes, because Paddle clips each of its parameter groups by a norm of its own.
     for name, parameter in trainable:
         scale = 1.0
         if name.startswith("image_encoder."):
@@ -92,9 +92,9 @@ def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimize
 
 
 def _accumulators(optimizer: Optimizer, named_parameters: NamedParameters) -> dict[str, Tensor]:
-    """Return every accumulator under `<kind>/<name of its parameter>`, made if it is not there yet."""
+    """Return every accumulator under `<kind>/<name of its parameter>`; missing ones are created."""
     trainable = [(name, parameter) for name, parameter in named_parameters if not parameter.stop_gradient]
-    # Paddle names accumulators after a counter of the process, and only makes them at the first step.
+    # Paddle names accumulators by a counter of the process, and creates them only at the first step.
     block = paddle.static.default_main_program().global_block()
     optimizer._create_accumulators(block, [parameter for _, parameter in trainable])
     return {
@@ -108,7 +108,7 @@ def _accumulators(optimizer: Optimizer, named_parameters: NamedParameters) -> di
 def optimizer_state(optimizer: Optimizer, named_parameters: NamedParameters) -> dict[str, np.ndarray]:
     """Return the optimizer's state: `<kind>/<parameter name>` -> array, ready for a safetensors file.
 
-    The learning rate is not part of it: it is a function of the step.
+    The state does not include the learning rate, which is a function of the step.
     """
     return {name: value.numpy() for name, value in _accumulators(optimizer, named_parameters).items()}
 
@@ -116,7 +116,7 @@ def optimizer_state(optimizer: Optimizer, named_parameters: NamedParameters) -> 
 def restore_optimizer_state(
     optimizer: Optimizer, named_parameters: NamedParameters, state: dict[str, np.ndarray]
 ) -> None:
-    """Put what `optimizer_state` returned into an optimizer over parameters of the same names, to the bit.
+    """Restore bit for bit what `optimizer_state` returned, in an optimizer over parameters of the same names.
 
     Raises ValueError that names the first missing, unexpected or misshapen entry; nothing is changed then.
     """

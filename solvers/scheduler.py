@@ -8,27 +8,30 @@ from yacs.config import CfgNode
 
 
 def step_factor(epoch: float, step_epochs: float, gamma: float) -> float:
-    """Return `gamma` to the power of the drops so far, one every `step_epochs` epochs."""
+    """Return `gamma` to the power of the number of drops so far, one every `step_epochs` epochs."""
     return gamma ** math.floor(epoch / step_epochs)
 
 
 def multistep_factor(epoch: float, milestones: list[float], gamma: float) -> float:
-    """Return `gamma` to the power of the `milestones` (epochs) that are reached."""
+    """Return `gamma` to the power of the number of `milestones` (epochs) that are reached."""
     return gamma ** bisect_right(sorted(milestones), epoch)
 
 
 def polynomial_factor(progress: float, power: float, end_factor: float) -> float:
-    """Return the way from 1 to `end_factor` along (1 - progress)^power; `progress` is in [0, 1]."""
+    """Return a factor that falls from 1 to `end_factor` as (1 - progress)^power; `progress` is in [0, 1]."""
     return end_factor + (1.0 - end_factor) * (1.0 - progress) ** power
 
 
 def cosine_factor(progress: float, end_factor: float) -> float:
-    """Return the way from 1 to `end_factor` along half a cosine (arXiv 1608.03983, eq. 5, no restarts)."""
+    """Return a factor that falls from 1 to `end_factor` along half a cosine; `progress` is in [0, 1].
+
+    Source: arXiv 1608.03983, eq. 5, without restarts.
+    """
     return end_factor + (1.0 - end_factor) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
 def _shape(cfg: CfgNode) -> Callable[[float, float], float]:
-    """Return the configured factor as a function of the epoch and of the progress."""
+    """Return the configured factor of the rate as a function of the epoch and of the progress."""
     options = cfg.OPTIMIZATION
     shapes: dict[str, Callable[[float, float], float]] = {
         "constant": lambda epoch, progress: 1.0,
@@ -50,10 +53,10 @@ def _shape(cfg: CfgNode) -> Callable[[float, float], float]:
 def build_schedule(cfg: CfgNode, steps_per_epoch: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the 0-based optimizer step.
 
-    Over W warm-up steps the rate rises as (step + 1) / W, always step by step. The drops of step and
-    multistep count from the start of training. Linear, cosine and polynomial run over the steps that
-    remain after the warm-up, and their last step gets LR_END_FACTOR exactly; with LR_UPDATE "epoch"
-    the shape is read at the start of each epoch.
+    Over W warm-up steps the rate is multiplied by (step + 1) / W, always step by step. The drops of step and
+    multistep count from the start of training. Linear, cosine and polynomial run over the steps after the
+    warm-up, and the last step has exactly LR_END_FACTOR. With LR_UPDATE "epoch" the factor is that of the
+    epoch's start, so the last epoch stays above LR_END_FACTOR.
     """
     options = cfg.OPTIMIZATION
     total = options.EPOCHS * steps_per_epoch

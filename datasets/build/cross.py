@@ -1,4 +1,4 @@
-"""From the configuration to what a cross encoder reads: word pieces, pairs and their sampler."""
+"""Build what a cross encoder reads from the configuration: word pieces, pairs and their sampler."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +26,11 @@ from datasets.words.wordpiece import WordPiece
 
 @dataclass(frozen=True)
 class PairSplit:
-    """A split as its files have it, before words are ids. tag_file: None takes the features' own tags."""
+    """A split as its files hold it, before words become ids.
+
+    `has_tags` is false where the model reads no tags. `tag_file` is None where the tags come from the
+    features.
+    """
 
     features: FeatureStore
     captions: CaptionSplit
@@ -34,7 +38,10 @@ class PairSplit:
     tag_file: Path | None
 
     def tags(self) -> Iterator[list[str]] | None:
-        """Yield the tags of each image; `UserError` for an image without. None where none are wanted."""
+        """Return an iterator over the tags of each image; None if the model reads no tags.
+
+        The iterator raises `UserError` for an image without tags.
+        """
         if not self.has_tags:
             return None
         if self.tag_file is None:
@@ -46,7 +53,7 @@ TAG_READERS = {".tsv": tags_of_predictions, ".txt": tags_of_classes}
 
 
 def open_pair_split(cfg: CfgNode, split: str, training: bool, num_images: int = 0) -> PairSplit:
-    """Open the split of that name, or its first `num_images` images (0: all).
+    """Open the split named `split`, or its first `num_images` images (0: all).
 
     Raises `UserError` for data that is missing or does not fit together.
     """
@@ -60,7 +67,7 @@ def open_pair_split(cfg: CfgNode, split: str, training: bool, num_images: int = 
 
 
 def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
-    """Load INPUT.VOCAB_FILE, or make a vocabulary of the captions and tags of the training split."""
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from the training split's captions and tags."""
     captions = training.captions.captions
     return build_words(
         cfg, lambda: chain(captions, chain.from_iterable(training.tags() or ())), training.captions.name
@@ -68,7 +75,7 @@ def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
 
 
 def pair_dataset_of(cfg: CfgNode, split: PairSplit, word_piece: WordPiece) -> PairDataset:
-    """Return the pairs of a split that is open."""
+    """Return the data set of an open split."""
     return PairDataset(
         split.features,
         split.captions,
@@ -80,7 +87,7 @@ def pair_dataset_of(cfg: CfgNode, split: PairSplit, word_piece: WordPiece) -> Pa
 
 
 def build_candidates(cfg: CfgNode, split: PairSplit) -> Pairs | None:
-    """Read the pairs that EVAL.EVAL_CAPTION_INDEX_FILE lists for a split; None without that file."""
+    """Return the pairs that EVAL.EVAL_CAPTION_INDEX_FILE lists for a split; None without that file."""
     name = of_split(cfg.EVAL.EVAL_CAPTION_INDEX_FILE, split.captions.name)
     if not name:
         return None
@@ -90,7 +97,10 @@ def build_candidates(cfg: CfgNode, split: PairSplit) -> Pairs | None:
 def build_pair_sampler(
     cfg: CfgNode, dataset: PairDataset, hard: HardNegatives | None, rank: int = 0, world_size: int = 1
 ) -> PairSampler:
-    """Return the training batches of process `rank` of `world_size`; `UserError` where there are none."""
+    """Return the sampler of the training batches of process `rank` of `world_size`.
+
+    Raises `UserError` if there are too few captions for a batch.
+    """
     sampler = PairSampler(
         dataset,
         cfg.OPTIMIZATION.BATCH_SIZE,

@@ -1,4 +1,4 @@
-"""From the configuration to vocabulary, data set and sampler."""
+"""Build the vocabulary, data set and sampler of a dual encoder from the configuration."""
 
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from datasets.samplers.batches import BatchSampler
 
 
 def build_vocabulary(cfg: CfgNode) -> Words:
-    """Load INPUT.VOCAB_FILE, or collect the words of INPUT.VOCAB_SPLITS (empty: the training split).
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
 
     Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
     """
@@ -33,9 +33,10 @@ def build_vocabulary(cfg: CfgNode) -> Words:
 
 
 def build_dataset(cfg: CfgNode, split: str, vocabulary: Words, training: bool) -> RetrievalDataset:
-    """Open the split of that name (such as DATASET.DEV); only in training may long captions be dropped.
+    """Open the data set of the split named `split` (such as DATASET.DEV).
 
-    Raises `UserError` for data that is missing or does not fit together.
+    Long or repeated captions are left out only with `training`. Raises `UserError` for data that is missing
+    or does not fit together.
     """
     sees_pictures = bool(cfg.MODEL.CNN)
     features = build_picture_store(cfg, split, training) if sees_pictures else build_features(cfg, split)
@@ -60,17 +61,17 @@ def build_dataset(cfg: CfgNode, split: str, vocabulary: Words, training: bool) -
 
 
 def build_features(cfg: CfgNode, split: str) -> FeatureStore:
-    """Open the features of a split: DATASET.FEAT_FILE, or `SPLIT_ims.npy` where that is empty.
+    """Open the features of a split: DATASET.FEAT_FILE, or `SPLIT_ims.npy` if that key is empty.
 
-    The rows of `SPLIT_ims.npy` are tied to captions by order and `SPLIT_ids.txt`, those of other files by
-    the ids that they hold. Raises `UserError` for a file that is missing or broken.
+    The rows of `SPLIT_ims.npy` are tied to captions by their order and `SPLIT_ids.txt`, the rows of other
+    files by the ids in them. Raises `UserError` for a file that is missing or broken.
     """
     path, named = feature_path(cfg, split)
     return (open_features if named else NpyFeatures)(path, cfg.INPUT.IMG_FEATURE_DIM)
 
 
 def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
-    """Return the file of a split's features, and whether images are found in it by its ids."""
+    """Return the file of a split's features, and whether the ids in that file name the images."""
     data_dir = data_folder(cfg)
     usual = data_dir / f"{split}_ims.npy"
     path = data_dir / of_split(cfg.DATASET.FEAT_FILE, split) if cfg.DATASET.FEAT_FILE else usual
@@ -80,8 +81,9 @@ def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
 
 
 def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool) -> CaptionSplit:
-    """Read a split's images and captions; INPUT and EVAL may limit them, otherwise in training than after it.
+    """Read a split's images and captions.
 
+    In the format vinvl, keys of INPUT and EVAL limit them, some keys in training and others in evaluation.
     Raises `UserError` for captions and images that do not fit each other.
     """
     dataset = cfg.DATASET
@@ -108,7 +110,7 @@ def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool)
 def _captions_per_image(cfg: CfgNode, training: bool) -> int:
     if training:
         return cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_TRN
-    # With an index the number is that of an image's candidates, which may be any captions.
+    # With an index, the key limits an image's candidates, and any caption may be one.
     return 0 if cfg.EVAL.EVAL_CAPTION_INDEX_FILE else cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_DEV
 
 
@@ -128,7 +130,10 @@ def _caption_path(cfg: CfgNode, split: str) -> Path:
 def build_sampler(
     cfg: CfgNode, dataset: RetrievalDataset, rank: int = 0, world_size: int = 1
 ) -> BatchSampler:
-    """Return the training batches of process `rank` of `world_size`; `UserError` where there are none."""
+    """Return the sampler of the training batches of process `rank` of `world_size`.
+
+    Raises `UserError` if there are too few captions for a batch.
+    """
     options = cfg.OPTIMIZATION
     sampler = BatchSampler(
         dataset.lengths,
@@ -154,7 +159,7 @@ def _with_restval(cfg: CfgNode, split: str) -> bool:
 
 
 def data_folder(cfg: CfgNode) -> Path:
-    """Return DATASET.DATA_DIR; raise `UserError` where it is not there."""
+    """Return DATASET.DATA_DIR; raise `UserError` if there is no such folder."""
     data_dir = Path(cfg.DATASET.DATA_DIR)
     if not cfg.DATASET.DATA_DIR or not data_dir.is_dir():
         what = f"{data_dir}: no such folder" if cfg.DATASET.DATA_DIR else "DATASET.DATA_DIR is empty"

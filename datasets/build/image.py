@@ -1,4 +1,4 @@
-"""From the configuration to what a CNN sees: pictures, cut and normalised, with classes or captions."""
+"""Build what a CNN sees from the configuration: cropped and normalised pictures with classes or captions."""
 
 from pathlib import Path
 
@@ -22,9 +22,10 @@ Sampler = BatchSampler | ClassSampler | TripletSampler
 def build_image_dataset(
     cfg: CfgNode, split: str, training: bool, unreadables: Unreadables | None = None
 ) -> ImageDataset:
-    """Open the pictures of a split and their classes; `unreadables` notes those that cannot be read.
+    """Open the pictures of a split and their classes.
 
-    Raises `UserError` for pictures or lists that are missing or do not fit together.
+    `unreadables` collects the pictures that cannot be read. Raises `UserError` for pictures or lists that are
+    missing or do not fit together.
     """
     files = picture_files(cfg, split)
     pictures = _labelled(cfg, split, files)
@@ -45,21 +46,22 @@ def build_picture_loader(
     training: bool,
     unreadables: Unreadables | None = None,
 ) -> PictureLoader:
-    """Return what reads pictures as the CNN is to see them, cut at random in training."""
+    """Return a loader of pictures, cropped and normalised for the CNN, at random in training."""
     unreadables = unreadables or Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
     return PictureLoader(files, names, _transform(cfg, training), Normalization(), unreadables, cfg.MISC.SEED)
 
 
 def build_picture_store(cfg: CfgNode, split: str, training: bool) -> PictureStore:
-    """Open all pictures of a split, to which captions are tied by their names."""
+    """Open all pictures of a split, to which captions refer by name."""
     files = picture_files(cfg, split)
     return PictureStore(files, build_picture_loader(cfg, files, files.names, training))
 
 
 def build_image_sampler(cfg: CfgNode, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Sampler:
-    """Return the training batches of process `rank` of `world_size`, as LOSS and SAMPLES_PER_CLASS ask.
+    """Return the sampler of the training batches of process `rank` of `world_size`.
 
-    Raises `UserError` for classes that do not fill a batch.
+    LOSS.NAME and OPTIMIZATION.SAMPLES_PER_CLASS choose its kind. Raises `UserError` if classes or pictures do
+    not fill a batch.
     """
     size, seed = cfg.OPTIMIZATION.BATCH_SIZE, cfg.MISC.SEED
     source = f"{dataset.loader.files.path}, {dataset.name}"

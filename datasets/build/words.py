@@ -1,4 +1,4 @@
-"""From the configuration to what cuts a caption into ids: words or word pieces, as the family reads them."""
+"""Build what turns a caption into ids from the configuration: words or word pieces, as the family reads."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +14,9 @@ Words = Vocabulary | WordPiece
 
 
 def load_words(cfg: CfgNode, folder: str | Path) -> Words:
-    """Read the words of a folder with a model's weights.
+    """Load the vocabulary that lies in a folder beside a model's weights.
 
-    Raises `UserError` where the folder has none.
+    Raises `UserError` if the folder has none.
     """
     kind = WordPiece if _reads_pieces(cfg) else Vocabulary
     path = Path(folder) / kind.file_name
@@ -26,9 +26,10 @@ def load_words(cfg: CfgNode, folder: str | Path) -> Words:
 
 
 def build_words(cfg: CfgNode, texts: Callable[[], Iterable[str]], source: str) -> Words:
-    """Load INPUT.VOCAB_FILE, or collect the words of what `texts()` returns; `source` names it in errors.
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from the texts that `texts()` returns.
 
-    Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
+    `source` names the texts in errors. Raises `UserError` for a vocabulary without words, or a file made with
+    another tokenizer.
     """
     inputs = cfg.INPUT
     if _reads_pieces(cfg):

@@ -1,7 +1,7 @@
-"""Readers of caption files: lines of text, Karpathy's split JSON, and CSV.
+"""Readers of caption files in Karpathy's split JSON and in CSV.
 
-A reader returns a `Listing`: which images a file names, and their captions. Feature files are no
-concern of theirs.
+A reader returns a `Listing`: the images that a file names, and their captions. Readers know nothing of
+feature files.
 """
 
 import csv
@@ -18,11 +18,11 @@ from datasets.text_files import read_text, refuse_duplicates
 
 @dataclass
 class Listing:
-    """Images in the order of the file, and their captions.
+    """The images of a caption file, in its order, and their captions.
 
-    names: the images' names, and under other keys other names of the same images (each list [images]).
-    captions: stripped text. caption_image: [captions], index of each caption's image. places: [images], where
-    the file first names each, such as `line 3`.
+    `names` maps each kind of name, such as `filename`, to the names [images]; the first kind is the images'
+    ids. `captions` are stripped texts. `caption_image` [captions] is the index of each caption's image.
+    `places` [images] tell where the file first names each image, such as `line 3`.
     """
 
     names: dict[str, list[str]]
@@ -32,14 +32,14 @@ class Listing:
 
 
 def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
-    """Read the images whose split is one of `splits`; they are named by filename, cocoid and imgid.
+    """Read the images whose split is one of `splits`; their names are filename, cocoid and imgid.
 
-    Raises `UserError` naming the entry that has no filename, no sentences, or an empty one.
+    Raises `UserError` that names an entry without a filename, without sentences, or with an empty sentence.
     """
 
     def reduce(entry: dict) -> object:
-        # Called for each object as it is parsed: what is not needed is freed at once, which keeps
-        # COCO's 144 MB of JSON within a few hundred MB.
+        # The parser calls this for each object. What is not needed is freed at once, so that COCO's
+        # 144 MB of JSON take no more than a few hundred MB.
         if "sentences" in entry:
             wanted = entry.get("split") in splits
             return (
@@ -85,9 +85,10 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
 
 
 def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
-    """Read the columns image, caption and split; without the last, the file must be the split's own.
+    """Read the images of a split, and their captions, from the columns image, caption and split.
 
-    Raises `UserError` naming the line.
+    A file without the column split must belong to the split alone, as `file_per_split` tells. Raises
+    `UserError` that names the line.
     """
     rows = _csv_rows(path)
     _, header = next(rows, (1, []))
@@ -126,7 +127,7 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
 
 
 def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
-    """Return the error that a file has no captions of a split, but of `others`."""
+    """Return the error for a file that has captions of the splits `others`, but none of `split`."""
     return UserError(
         f"{path}: no captions of the split {split!r}, it holds {', '.join(sorted(others)) or 'none'}: "
         "name its splits (DATASET.TRAIN, DEV and TEST, or --split)"
@@ -134,7 +135,7 @@ def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with its last line."""
+    """Yield each row that is not blank, with the number of its last line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in reader:

@@ -1,4 +1,4 @@
-"""Captions in plain JSON: from images to captions, a list of records, or COCO's captions files."""
+"""Read captions in plain JSON: from images to captions, a list of records, or COCO's captions files."""
 
 import json
 from collections import Counter
@@ -17,9 +17,10 @@ _FORMS = (
 
 
 def read_json(path: Path, split: str, file_per_split: bool) -> Listing:
-    """Read the images of a split; where records name no splits, the file must be the split's own.
+    """Read the images of a split and their captions.
 
-    Raises `UserError` naming the image or record that is wrong.
+    A file whose records name no splits must belong to the split alone, as `file_per_split` tells. Raises
+    `UserError` that names the wrong image or record.
     """
     content = load_json(path)
     if is_karpathy(content):
@@ -33,7 +34,10 @@ def read_json(path: Path, split: str, file_per_split: bool) -> Listing:
 
 
 def load_json(path: Path) -> object:
-    """Parse a JSON file; raise `UserError` naming the line, or a key that comes twice in an object."""
+    """Parse a JSON file.
+
+    Raises `UserError` that names the line of a syntax error, or a key that occurs twice in an object.
+    """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         content = dict(pairs)
@@ -51,7 +55,7 @@ def load_json(path: Path) -> object:
 
 
 def is_karpathy(content: object) -> bool:
-    """Return whether this is Karpathy's JSON, whose images hold their sentences."""
+    """Return whether `content` is Karpathy's JSON, in which images hold their sentences."""
     return (
         isinstance(content, dict)
         and _holds_objects(content, "images")
@@ -60,16 +64,17 @@ def is_karpathy(content: object) -> bool:
 
 
 def has_splits(content: object) -> bool:
-    """Return whether any record says which split it is of."""
+    """Return whether any record names its split."""
     return isinstance(content, list) and any(
         isinstance(record, dict) and "split" in record for record in content
     )
 
 
 def list_captions(path: Path, content: object, splits: Sequence[str] = ()) -> Listing:
-    """Return images and captions of a parsed file: of some splits where records name them, () for all.
+    """Return the images and captions of a parsed file.
 
-    Raises `UserError` naming the image or record that is wrong.
+    Where records name splits, only those of `splits` are returned; () stands for all. Raises `UserError` that
+    names the wrong image or record.
     """
     if isinstance(content, dict) and (_holds_objects(content, "images") or "annotations" in content):
         return _list_coco(path, content)
@@ -109,7 +114,7 @@ def _records(path: Path, records: list) -> Iterator[Row]:
 
 
 def _gather(path: Path, rows: Iterable[Row], splits: Sequence[str]) -> Listing:
-    """Join the rows of an image, wherever they stand."""
+    """Collect rows into a listing; the rows of an image need not follow each other."""
     images: dict[str, int] = {}
     split_of: dict[str, str | None] = {}
     listing = Listing({})
@@ -133,9 +138,9 @@ def _gather(path: Path, rows: Iterable[Row], splits: Sequence[str]) -> Listing:
 
 
 def _list_coco(path: Path, content: dict) -> Listing:
-    """Return a captions file of COCO: `images` with `id` and `file_name`, `annotations` with `image_id`.
+    """Return the listing of COCO's captions: `images` with `id`, `file_name`; `annotations` with `image_id`.
 
-    An image is known by its file's name and by its id.
+    An image has two names: the name of its file and its id.
     """
     for key in ("images", "annotations"):
         if not _holds_objects(content, key):
@@ -187,5 +192,5 @@ def _is_name(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Return a value as the file has it, cut short; `nothing` for what is missing."""
+    """Return a value as JSON, cut to 60 characters, for a message; `nothing` for None."""
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)[:60]

@@ -1,7 +1,7 @@
-"""Which caption belongs to which image, and which feature row is that image's.
+"""Tie each caption to its image, and each image to its row of features.
 
-Whatever a data set's layout, images, captions and rows are tied by explicit indices from here on:
-nothing later assumes a number of captions an image.
+Whatever a data set's layout, explicit indices tie images, captions and rows from here on: no later code
+assumes a fixed number of captions per image.
 """
 
 import os
@@ -18,7 +18,7 @@ from datasets.captions.json_files import read_json
 from datasets.features.store import FeatureStore
 from datasets.text_files import read_lines, refuse_duplicates
 
-# image ids, image rows, caption images: the parts of a CaptionSplit that tie it together
+# image_ids, image_rows and caption_image of a CaptionSplit
 Ties = tuple[list[str], Sequence[int], Sequence[int]]
 
 
@@ -26,8 +26,9 @@ Ties = tuple[list[str], Sequence[int], Sequence[int]]
 class CaptionSplit:
     """The images and captions of one split.
 
-    image_ids: names, one an image. image_rows: int64 [images], 0-based row in the feature file.
-    captions: stripped text. caption_image: int64 [captions], index into image_ids.
+    `image_ids` are the images' names. `image_rows` (int64 [images]) is each image's 0-based row in the
+    feature file. `captions` are stripped texts. `caption_image` (int64 [captions]) is each caption's index
+    into `image_ids`.
     """
 
     name: str
@@ -46,11 +47,12 @@ def load_captions(
     captions_per_image: int = 0,
     use_restval: bool = False,
 ) -> CaptionSplit:
-    """Read a split's captions and tie them to the rows of its features: by ids, where the features have them.
+    """Read a split's captions and tie them to the rows of its features, by ids if the features have ids.
 
-    format: precomp, karpathy, csv or json; caption_file: of all but the first, relative to data_dir.
-    captions_per_image: precomp without ids; 0 finds out. use_restval: karpathy; adds that split.
-    Raises `UserError` naming file and line for captions and images that do not fit each other.
+    `format` is precomp, karpathy, csv or json. All formats but precomp need `caption_file`, relative to
+    `data_dir`. `captions_per_image` is for precomp without ids; 0 infers it. `use_restval` adds Karpathy's
+    split restval.
+    Raises `UserError` that names file and line if captions and images do not fit each other.
     """
     path = caption_path(format, data_dir, split, caption_file)
     ids_path = Path(data_dir) / f"{split}_ids.txt"
@@ -71,7 +73,7 @@ def load_captions(
 def read_captions(
     format: str, data_dir: str | Path, split: str, caption_file: str, use_restval: bool
 ) -> list[str]:
-    """Return a split's captions alone, as vocabularies need them; arguments as in `load_captions`."""
+    """Return a split's captions alone, to build a vocabulary; see `load_captions` for the arguments."""
     path = caption_path(format, data_dir, split, caption_file)
     if format == "precomp":
         return read_lines(path, "caption")
@@ -79,7 +81,10 @@ def read_captions(
 
 
 def caption_path(format: str, data_dir: str | Path, split: str, caption_file: str) -> Path:
-    """Return the file that holds a split's captions; `{split}` in caption_file stands for its name."""
+    """Return the file of a split's captions; `{split}` in `caption_file` stands for the split's name.
+
+    Raises `UserError` if the format needs a `caption_file` and there is none.
+    """
     if format == "precomp":
         return Path(data_dir) / f"{split}_caps.txt"
     if not caption_file:
@@ -97,7 +102,7 @@ def _read_listing(format: str, path: Path, split: str, caption_file: str, use_re
 
 
 def _tie_listing(path: Path, ids_path: Path, listing: Listing, features: FeatureStore) -> Ties:
-    """Rows are found by the ids of the features or of an ids file, else they follow the listing."""
+    """Find rows by the ids of the features or of an ids file; without ids, rows follow the listing."""
     image_ids, rows = next(iter(listing.names.values())), len(features)
     if features.row_of is not None:
         problem = f"{features.path}: no {features.row}"
@@ -131,10 +136,11 @@ def find_rows(
     places: Sequence[str] = (),
     mend: str = FeatureStore.mend,
 ) -> list[int]:
-    """Return the row of each image, by the kind of names of which most are known, or names without `.jpg`.
+    """Return the row of each image, found by its name in `row_of`.
 
-    path: where the images are named, and places: of each in there, if known. problem, mend: how the message
-    begins and ends if not all of them are known.
+    `kinds` are lists of names [images], one for each kind of name. The kind is taken of which `row_of` knows
+    the most names, with or without file endings. `path` is the file that names the images, and `places` tell
+    where it names each. `problem` begins and `mend` ends the message. Raises `UserError` for an unknown name.
     """
     kinds = list(kinds)
     stems = [[os.path.splitext(name)[0] for name in names] for names in kinds]
@@ -151,7 +157,7 @@ def find_rows(
 def _tie_precomp_by_id(
     path: Path, ids_path: Path, num_captions: int, features: FeatureStore, captions_per_image: int
 ) -> Ties:
-    """Rows are found by ids, of which the split has one for each image or for each caption."""
+    """Find rows by the ids of the split, of which there is one per image or one per caption."""
     if not ids_path.is_file():
         raise UserError(
             f"{ids_path}: no such file, expected the image ids of {path}, which tell the rows of "
@@ -164,7 +170,7 @@ def _tie_precomp_by_id(
     else:
         refuse_duplicates(ids_path, ids)
         image_ids = ids
-        caption_image = _share(path, ids_path, num_captions, len(ids), ids_path, captions_per_image)
+        caption_image = _assign_evenly(path, ids_path, num_captions, len(ids), ids_path, captions_per_image)
     rows = find_rows([image_ids], features.row_of, ids_path, f"{features.path}: no row")
     return image_ids, rows, caption_image
 
@@ -172,7 +178,7 @@ def _tie_precomp_by_id(
 def _tie_precomp(
     path: Path, ids_path: Path, num_captions: int, features: FeatureStore, captions_per_image: int
 ) -> Ties:
-    """A row per image or a row per caption, with ids per image, per caption, or none."""
+    """Tie one row per image or per caption, with one id per image, one per caption, or none."""
     rows = len(features)
     ids = read_lines(ids_path, "image id") if ids_path.is_file() else []
     if len(ids) == num_captions and rows <= num_captions:
@@ -187,15 +193,15 @@ def _tie_precomp(
         refuse_duplicates(ids_path, ids)
     elif rows == num_captions and captions_per_image != 1:
         return _tie_repeated_rows(path, features, captions_per_image)
-    caption_image = _share(path, ids_path, num_captions, rows, features.path, captions_per_image)
+    caption_image = _assign_evenly(path, ids_path, num_captions, rows, features.path, captions_per_image)
     return ids or list(map(str, range(rows))), range(rows), caption_image
 
 
-def _share(
+def _assign_evenly(
     path: Path, ids_path: Path, num_captions: int, num_images: int, images: Path, captions_per_image: int
 ) -> np.ndarray:
-    """Share captions equally among images, in order; `images` is the file that tells how many there are."""
-    per_image = captions_per_image or max(1, int(num_captions / num_images + 0.5))  # the nearest fit
+    """Assign the same number of captions to each image, in order; the file `images` tells their number."""
+    per_image = captions_per_image or max(1, int(num_captions / num_images + 0.5))  # rounded
     expected = per_image * num_images
     if expected != num_captions:
         evenly, mend_count = "the same number for each image, such as ", ""
@@ -215,7 +221,10 @@ def _miscount(found: int, expected: int) -> str:
 
 
 def _group_lines(path: Path, ids: list[str]) -> tuple[dict[str, int], list[int]]:
-    """Return the first line of each image, and each caption's image; lines of an image follow each other."""
+    """Return the first line of each image, and each caption's image.
+
+    Raises `UserError` if the lines of an image do not follow each other.
+    """
     first, caption_image = {}, []
     for line, image in enumerate(ids):
         if image not in first:
@@ -230,7 +239,7 @@ def _group_lines(path: Path, ids: list[str]) -> tuple[dict[str, int], list[int]]
 
 
 def _tie_caption_ids(path: Path, ids: list[str], features: FeatureStore) -> Ties:
-    """An id per caption, and a row for each image or for each caption."""
+    """Tie one id per caption to one row per image or per caption."""
     first, caption_image = _group_lines(path, ids)
     if len(features) == len(ids):
         return list(first), list(first.values()), caption_image
@@ -243,7 +252,10 @@ def _tie_caption_ids(path: Path, ids: list[str], features: FeatureStore) -> Ties
 
 
 def _tie_repeated_rows(path: Path, features: FeatureStore, captions_per_image: int) -> Ties:
-    """A row per caption without ids: equal rows in succession are one image, unless a count is given."""
+    """Tie one row per caption without ids.
+
+    `captions_per_image` consecutive rows are one image; if it is 0, equal consecutive rows are.
+    """
     rows = len(features)
     if captions_per_image == 0:
         starts = ~features.repeats_previous()

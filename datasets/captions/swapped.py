@@ -1,4 +1,4 @@
-"""Swapped captions: a true sentence of an image, and a false one of the same words."""
+"""Swapped captions: a true sentence about an image, and a false one of the same words."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from datasets.text_files import read_text
 class SwappedPair:
     """A true sentence about a picture and a false one of exactly the same words.
 
-    `kind` says what changes places: "colours" of the two objects, or their "sides".
+    `kind` tells what is exchanged: the "colours" of the two objects, or their "sides".
     """
 
     image_id: str
@@ -22,7 +22,10 @@ class SwappedPair:
 
 
 def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
-    """Read the swapped captions of a Scenes folder; raise UserError where there are none."""
+    """Read the swapped captions of a Scenes folder.
+
+    Raises `UserError` if there are none, or a line is malformed.
+    """
     path = Path(folder) / f"{split}_swapped.jsonl"
     if not path.is_file():
         raise UserError(f"expected swapped captions in {path}, got none: make them with tools/make_scenes.py")
@@ -38,5 +41,5 @@ def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
 
 
 def swapped_pairs(folder: str | Path, split: str) -> list[SwappedPair]:
-    """Read the swapped captions of a split; none where the data set has no file of them."""
+    """Return the swapped captions of a split; [] if the data set has no file of them."""
     return load_swapped(Path(folder), split) if (Path(folder) / f"{split}_swapped.jsonl").is_file() else []

@@ -1,4 +1,4 @@
-"""What is seen in the images of a split, from a detector or by their classes: tags for Oscar."""
+"""Object tags of a split's images for Oscar, from a detector or from the images' classes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from datasets.text_files import read_lines, refuse_duplicates
 
 
 def tags_of_features(features: FeatureStore, split: CaptionSplit) -> Iterator[list[str]]:
-    """Yield the tags of each image as its features tell them; `UserError` for an image without."""
+    """Yield the tags of each image that its features hold; raise `UserError` for an image without tags."""
     for image_id, row in zip(split.image_ids, split.image_rows.tolist(), strict=True):
         tags = features.annotations(row).tags
         if tags is None:
@@ -23,17 +23,20 @@ def tags_of_features(features: FeatureStore, split: CaptionSplit) -> Iterator[li
 
 
 def tags_of_predictions(path: str | Path, split: CaptionSplit) -> Iterator[list[str]]:
-    """Yield the classes that a `predictions.tsv` lists for each image; `UserError` for an image without."""
+    """Yield the tags of each image: the classes that `predictions.tsv` lists for it.
+
+    Raises `UserError` for an image that is not in the file.
+    """
     predictions = Predictions(Path(path))
     for image_id in split.image_ids:
         yield predictions.annotations(image_id, num_regions=0).tags
 
 
 def tags_of_classes(path: str | Path, split: CaptionSplit) -> Iterator[list[str]]:
-    """Yield the class of each image as its one tag.
+    """Yield the class of each image as its only tag.
 
-    path: `X_class.txt`, a class a line, of the images that `X_ids.txt` beside it names; without that, of the
-    images in the order of the split. Raises `UserError` where lines and images do not fit.
+    `path` is `X_class.txt`, one class per line, for the images that `X_ids.txt` beside it names; without that
+    file, for the images in the order of the split. Raises `UserError` if lines and images do not fit.
     """
     path = Path(path)
     classes = read_lines(path, "class")

@@ -1,4 +1,4 @@
-"""VinVL's text files: captions by image key, lists of image keys, and candidate captions of images."""
+"""Read VinVL's text files: captions by image key, lists of image keys, and candidate captions of images."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ def load_vinvl_captions(
 ) -> CaptionSplit:
     """Read captions in JSON, image key -> list of captions, and find each image's row by its key.
 
-    keys_path: a file of image keys, one a line, the images to take and their order; None takes all.
-    captions_per_image: at most so many of each image, the first ones; 0 takes all. name: of the split.
-    Raises `UserError` naming the key without captions or features, and what is not a caption.
+    `keys_path` is a file with one image key per line: the images to take, in their order; None takes all.
+    `captions_per_image` takes only the first captions of each image; 0 takes all. `name` is the name of the
+    split. Raises `UserError` that names a key without captions or features, or an entry that is no caption.
     """
     path = Path(path)
     captions_of = _read_captions(path)
@@ -48,7 +48,7 @@ def load_vinvl_captions(
 
 
 def read_vinvl_captions(path: str | Path) -> list[str]:
-    """Return all captions of such a file alone, as vocabularies need them."""
+    """Return all captions of such a file alone, to build a vocabulary."""
     path = Path(path)
     captions_of = _read_captions(path)
     return [text for key, captions in captions_of.items() for text in _check_captions(path, key, captions)]
@@ -57,9 +57,9 @@ def read_vinvl_captions(path: str | Path) -> list[str]:
 def read_caption_index(path: str | Path, split: CaptionSplit, candidates: int = 0) -> Pairs:
     """Read which captions are scored with which image: JSON, image key -> list of [image key, number].
 
-    number: the caption's place among its image's, from 0. candidates: at most so many of each image, the
-    first ones; 0 takes all. The pairs stand in the order of the split's images. Raises `UserError` naming
-    the image that has no list, and the entry that points past the images or their captions.
+    `number` is the 0-based place of a caption among its image's captions. `candidates` takes only the first
+    candidates of each image; 0 takes all. The pairs follow the order of the split's images. Raises
+    `UserError` that names an image without a list, or an entry that points past the images or their captions.
     """
     path = Path(path)
     lists = _read_object(path, "image keys to lists of [image key, caption number]")
@@ -113,7 +113,7 @@ def _read_keys(keys_path: Path, path: Path, captions_of: dict[str, object]) -> l
 
 
 def _read_object(path: Path, what: str) -> dict[str, object]:
-    """Read a JSON object that is not empty, and refuse a key that comes twice."""
+    """Read a JSON object that is not empty and has no key twice."""
     content = load_json(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: expected a JSON object from {what}")

@@ -1,4 +1,4 @@
-"""What a file of features holds beside its vectors, collected from any source before it is converted."""
+"""What a feature file holds besides its vectors, collected from any source before it is converted."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from datasets.features.store import Annotations, FeatureStore
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything but vectors and boxes, for N images; None where the source does not say, or not of each.
+    """Everything but the vectors and boxes of N images; a part that the source lacks is None.
 
-    counts: int64 [N], vectors an image; of one global vector an image where not `has_regions`.
-    image_sizes: int32 [N,2]. tag_names: each different tag once; tags: int32 [T], index into it;
-    tag_counts: int64 [N]; confidences: float32 [T].
+    `counts` (int64 [N]) is the number of vectors of each image: 1, for a global vector, unless `has_regions`.
+    `has_boxes` and `image_sizes` (int32 [N,2]) require that every image has them. `tag_names` are the
+    distinct tags, `tags` (int32 [T]) indices into them, and `tag_counts` (int64 [N]) the number of tags of
+    each image. `confidences` (float32 [T]) require that every tag has one.
     """
 
     dim: int
@@ -31,16 +32,16 @@ class Contents:
 
     @property
     def num_images(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.counts)
 
     @property
     def num_vectors(self) -> int:
-        """Number of vectors of all images."""
+        """Return the number of vectors of all images."""
         return int(self.counts.sum())
 
     def digest(self) -> str:
-        """Return a checksum that two different contents do not share."""
+        """Return a SHA-256 checksum of the contents."""
         parts = (self.counts, self.image_sizes, self.tags, self.tag_counts, self.confidences)
         texts = (self.dim, self.has_regions, self.has_boxes, self.ids, self.tag_names)
         checksum = hashlib.sha256(repr(texts).encode())
@@ -49,7 +50,7 @@ class Contents:
         return checksum.hexdigest()
 
     def describe(self) -> str:
-        """Return what is there, such as `ids, boxes, tags with confidences`."""
+        """Return the parts that are there, such as `ids, boxes, tags with confidences`."""
         tags = "tags" if self.confidences is None else "tags with confidences"
         present = {
             "ids": self.ids is not None,
@@ -63,7 +64,7 @@ class Contents:
 def read_contents(
     source: FeatureStore, ids: list[str] | None = None, progress: ShowProgress = no_progress
 ) -> Contents:
-    """Read the annotations of all images; `ids` name them in place of the source's own."""
+    """Read the annotations of all images; `ids` replace the source's own names."""
     with_boxes, with_confidences, with_tags = True, True, False
     sizes: list[tuple[int, int] | None] = []
     codes: dict[str, int] = {}

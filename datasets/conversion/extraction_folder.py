@@ -1,4 +1,4 @@
-"""Features as they are extracted: batch by batch into a folder, so that a stop loses one batch."""
+"""Store features in a folder while they are extracted, so that an interruption loses only one batch."""
 
 import fcntl
 import json
@@ -19,10 +19,10 @@ _JOB, _JOURNAL, _VECTORS, _BOXES = "job.json", "journal.jsonl", "vectors.float32
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was made of a picture.
+    """What was extracted from a picture.
 
-    vectors: float32 [R,F]; R is 1 for a global vector. size: width and height in pixels. boxes: float32
-    [R,4], x1, y1, x2, y2 in pixels. tags: names, and their confidences.
+    `vectors` is float32 [R,F]; R is 1 for a global vector. `size` is width and height in pixels. `boxes` is
+    float32 [R,4]: x1, y1, x2, y2 in pixels. `tags` are names, with their `confidences`.
     """
 
     image_id: str
@@ -35,7 +35,7 @@ class Extracted:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A picture in the journal."""
+    """A picture in the journal, of which `count` vectors are stored."""
 
     image_id: str
     count: int
@@ -45,14 +45,14 @@ class _Entry:
 
 
 class ExtractionFolder:
-    """The folder `TARGET.extraction`, which fills batch by batch.
+    """The folder `TARGET.extraction`, to which features are added batch by batch.
 
-    job: what is extracted, and how, in values that JSON holds; a folder of another job is refused, unless
-    `replace`, which begins it anew. done: pictures that are complete, read or unreadable. problems: why
-    pictures were left out, by id.
-    Vectors reach the disk before the line of the journal that counts them: after a kill at any moment, what
-    the journal says is there. Raises `UserError` where the folder cannot be written, is of another job, or
-    another process writes it.
+    `job` tells what is extracted, and how, in values that JSON holds. The folder of another job is refused;
+    with `replace` it is emptied. `done` is the number of complete pictures, readable or not. `problems` maps
+    the ids of unreadable pictures to the reason.
+    Vectors are flushed to the disk before the line of the journal that counts them: after a kill at any
+    moment, what the journal counts is there. Raises `UserError` if the folder cannot be written, has another
+    job, or another process is writing it.
     """
 
     def __init__(self, target: Path, job: dict[str, object], replace: bool = False) -> None:
@@ -78,11 +78,11 @@ class ExtractionFolder:
 
     @property
     def done(self) -> int:
-        """Pictures that are complete."""
+        """Return the number of complete pictures."""
         return len(self.entries) + len(self.problems)
 
     def add(self, pictures: Sequence[Extracted], problems: dict[str, str]) -> None:
-        """Write a batch: what was extracted, and which pictures could not be read, and why."""
+        """Write a batch: the extracted pictures, and why others could not be read."""
         data = {_VECTORS: b"".join(picture.vectors.astype("<f4").tobytes() for picture in pictures)}
         if any(picture.boxes is not None for picture in pictures):
             data[_BOXES] = b"".join(picture.boxes.astype("<f4").tobytes() for picture in pictures)
@@ -104,7 +104,10 @@ class ExtractionFolder:
         self.problems |= problems
 
     def store(self) -> "ExtractedFeatures":
-        """Return what was extracted, to read; where no picture could be, remove all and raise `UserError`."""
+        """Return the extracted features.
+
+        If no picture could be read, removes the folder and raises `UserError`.
+        """
         if not self.entries:
             self.remove()
             name, problem = next(iter(self.problems.items()))
@@ -114,12 +117,12 @@ class ExtractionFolder:
         return ExtractedFeatures(self.path, self.entries)
 
     def remove(self) -> None:
-        """Remove the folder: what it held is elsewhere, or not wanted."""
+        """Remove the folder, whose content is elsewhere by now or not wanted."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._release()
 
     def close(self) -> None:
-        """Let other processes go on with the folder; one in which nothing is complete is removed."""
+        """Release the folder to other processes; remove it if no picture is complete."""
         if self.done:
             self._release()
         else:
@@ -150,7 +153,7 @@ class ExtractionFolder:
             )
 
     def _other_part(self, job: dict[str, object]) -> str | None:
-        """Return the first part of a job in which that of the folder differs; None where there is none."""
+        """Return the first part of `job` that differs from the folder's job; None if none does."""
         path = self.path / _JOB
         if not path.exists():
             return None
@@ -158,7 +161,7 @@ class ExtractionFolder:
         return next((name for name in wanted if found.get(name) != wanted[name]), None)
 
     def _read_journal(self) -> None:
-        """Take what whole lines say; cut off what a stopped batch left behind them."""
+        """Read the complete lines of the journal, and truncate the files to what those lines count."""
         journal = self.path / _JOURNAL
         text = journal.read_bytes() if journal.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
@@ -188,7 +191,7 @@ class ExtractionFolder:
 
 
 class ExtractedFeatures(FeatureStore):
-    """The features in an `ExtractionFolder`, float32, with boxes, tags and sizes as far as they were made."""
+    """The features in an `ExtractionFolder`: float32, with the boxes, tags and sizes that were extracted."""
 
     dtype = np.dtype(np.float32)
 
@@ -210,7 +213,7 @@ class ExtractedFeatures(FeatureStore):
         return len(self._entries)
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the regions of each row: int64 [B]."""
+        """Return the number of regions of each row: int64 [B]."""
         return self._counts[rows]
 
     def annotations(self, row: int) -> Annotations:

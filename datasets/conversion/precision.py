@@ -1,4 +1,4 @@
-"""Vectors as they are stored: float32, float16, or int8 with a scale for each, and what that costs."""
+"""Precision of stored vectors: float32, float16, or int8 with a scale for each, and its error."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ STORED = ("float32", "float16", "int8")
 def encode(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return float32 vectors [V,F] as `dtype`, and for int8 their scales float32 [V], else None.
 
-    int8: value = scale x integer in -127..127, and scale = largest absolute value of the vector / 127. A
-    float16 that overflows becomes infinite, which the caller must refuse.
+    int8: value = scale x integer in -127..127, with scale = largest absolute value of the vector / 127. A
+    value too large for float16 becomes infinite; the caller must refuse it.
     """
     if dtype != "int8":
         with np.errstate(over="ignore"):
@@ -27,16 +27,17 @@ def encode(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | No
 
 
 def decode(stored: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
-    """Return what a reader of stored vectors [V,F] gets: float32 [V,F]."""
+    """Return stored vectors [V,F] as a reader gets them: float32 [V,F]."""
     return stored.astype(np.float32) if scales is None else stored * scales[:, None]
 
 
 @dataclass
 class Deviation:
-    """How far stored values are from their source's, over all values.
+    """The error of stored values against their source.
 
-    largest, mean: of the absolute difference. largest_share, mean_share: the same as a share of the largest
-    absolute value of the vector that the value is of. exact: not a bit differs.
+    `largest` and `total` are the maximum and the sum of the absolute errors of `count` values;
+    `largest_share` and `total_share` are the same for errors relative to the largest absolute value of a
+    value's vector. `exact` is true if no bit differs.
     """
 
     exact: bool = True
@@ -47,7 +48,7 @@ class Deviation:
     count: int = 0
 
     def add(self, source: np.ndarray, stored: np.ndarray) -> None:
-        """Take in vectors [V,F] of the source and what was stored of them, both float32."""
+        """Add vectors [V,F] of the source and the stored ones, both float32."""
         self.count += source.size
         if np.array_equal(source.view(np.uint32), stored.view(np.uint32)):
             return
@@ -78,9 +79,10 @@ def compare(
     dtype: str,
     progress: ShowProgress = no_progress,
 ) -> Deviation:
-    """Read both and compare them, ids and annotations too; raise `UserError` naming a row that was not kept.
+    """Compare a stored copy with its source, ids and annotations included; return the deviation.
 
-    Kept means: each value is, bit for bit, what `dtype` makes of the source's.
+    Each stored value must be, bit for bit, what `dtype` makes of the source's value. Raises `UserError` that
+    names a row for which this is not so.
     """
     deviation = Deviation()
     pairs = zip(ids or [], stored.image_ids or [], strict=False)
@@ -105,7 +107,7 @@ def compare(
 
 
 def _compare_annotations(source: FeatureStore, stored: FeatureStore, row: int) -> None:
-    """Compare what the target has room for, and kept of each image."""
+    """Compare those annotations of an image that the target has stored."""
     given, kept = source.annotations(row), stored.annotations(row)
     pairs = {
         "boxes": (given.boxes, kept.boxes),

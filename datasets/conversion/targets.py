@@ -1,4 +1,4 @@
-"""New files of features with room for all vectors, and where in them each vector is to be written."""
+"""Create feature files with room for all vectors, and tell where in them each vector is to be written."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import h5py
 
 FORMATS = (".h5", ".hdf5", ".npy")
-_TYPES = {"scales": np.float32, "boxes": np.float32}  # of what is written beside each vector
+_TYPES = {"scales": np.float32, "boxes": np.float32}  # the types of what accompanies the vectors
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Place:
 
 
 def check_format(target: Path) -> None:
-    """Raise `UserError` for a name that says no format."""
+    """Raise `UserError` if the name of a file has no suffix of a known format."""
     if target.suffix not in FORMATS:
         raise UserError(f"{target}: expected a name that ends with {', '.join(FORMATS)}: name it so")
 
 
 def check_target(target: Path, contents: Contents, dtype: str) -> None:
-    """Raise `UserError` where a file of that name and type cannot hold the contents."""
+    """Raise `UserError` if a file of that format cannot hold the contents as `dtype`."""
     check_format(target)
     if target.suffix != ".npy":
         return
@@ -49,9 +49,9 @@ def check_target(target: Path, contents: Contents, dtype: str) -> None:
 
 
 def file_names(target: Path, contents: Contents | None = None) -> list[str]:
-    """Return the names of the files that a target consists of, the one that is named by the user last.
+    """Return the names of the files that a target consists of; the file that the user named is last.
 
-    Without `contents`: all that it may consist of.
+    Without `contents`, these are all the files that the target may consist of.
     """
     if target.suffix != ".npy":
         return [target.name]
@@ -65,7 +65,7 @@ def file_names(target: Path, contents: Contents | None = None) -> list[str]:
 
 
 def create_files(path: Path, contents: Contents, dtype: str) -> None:
-    """Write new files that hold everything but vectors, scales and boxes, for which they have room."""
+    """Create files that hold everything but vectors, scales and boxes, and have room for those."""
     if path.suffix == ".npy":
         _create_npy(path, contents, dtype)
     else:
@@ -122,7 +122,7 @@ def _create_hdf5(path: Path, contents: Contents, dtype: str) -> None:
 
 
 def _make_room(file: "h5py.File", name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Create a data set that has its place in the file before anything is written to it."""
+    """Create a data set whose room in the file is allocated at once, before anything is written."""
     import h5py
 
     options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

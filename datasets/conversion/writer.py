@@ -1,4 +1,4 @@
-"""A conversion under way: a folder beside the target that holds what is written and how far it got."""
+"""A conversion in progress: a folder beside the target that holds what is written, and how much it is."""
 
 import contextlib
 import fcntl
@@ -19,17 +19,17 @@ from datasets.features.formats import open_features
 from datasets.features.store import FeatureStore
 
 _BLOCK_BYTES = 4 << 20  # of float32 vectors that are read, converted and written together
-_RECORD_BYTES = 256 << 20  # written between two records of what is complete
+_RECORD_BYTES = 256 << 20  # written between two records of the complete images
 _RECORD = "progress.json"
 
 
 class FeatureDraft:
-    """The folder `TARGET.partial`, in which the files of a target grow until they are whole.
+    """The folder `TARGET.partial`, in which the files of a target are written until they are complete.
 
-    images_done: images that are complete, which is 0 unless an interrupted conversion of the same source
-    to the same type goes on. Vectors are written at their final place, and the record of what is complete
-    only after they reached the disk: after a kill at any moment, what the record says holds.
-    Raises `UserError` where the target cannot be written, or another process is writing it.
+    `images_done` is the number of complete images; it is not 0 if an interrupted conversion of the same
+    source to the same type is resumed. Vectors are written at their final place, and flushed to the disk
+    before their images are recorded as complete: after a kill at any moment, the record is true.
+    Raises `UserError` if the target cannot be written, or another process is writing it.
     """
 
     def __init__(self, target: Path, source: FeatureStore, contents: Contents, dtype: str) -> None:
@@ -63,10 +63,10 @@ class FeatureDraft:
         self._places = places(self.path, self._contents, self._dtype)
 
     def write(self, progress: ShowProgress = no_progress) -> None:
-        """Write what is not complete.
+        """Write the images that are not complete.
 
-        Raises `UserError` for a fault of the source, and removes what was written; and where the disk
-        refuses, and keeps it.
+        Raises `UserError` for a fault of the source, and removes what was written; raises it for a fault of
+        the disk too, and keeps what was written.
         """
         with self._disk_errors(), contextlib.ExitStack() as files:
             try:
@@ -101,7 +101,7 @@ class FeatureDraft:
             progress("writing", done, len(counts))
 
     def _encode(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return some images' features as they are stored, and scales and boxes where they have a place."""
+        """Return the stored form of some images' features, with scales and boxes where these have a place."""
         vectors = self._source.vectors(rows)
         features, scales = encode(vectors, self._dtype)
         if self._dtype == "float16" and not np.isfinite(features).all():
@@ -120,9 +120,9 @@ class FeatureDraft:
         return parts
 
     def compare(self, progress: ShowProgress = no_progress) -> Deviation:
-        """Read what was written again and return how far it is from the source.
+        """Read the written files again and return their deviation from the source.
 
-        Raises `UserError` where it is not what was to be written, and removes it.
+        Raises `UserError` if they are not what was to be written, and removes them.
         """
         try:
             return compare(self._source, open_features(self.path), self._contents.ids, self._dtype, progress)
@@ -131,7 +131,7 @@ class FeatureDraft:
             raise
 
     def finish(self) -> None:
-        """Move the files to their names, the target last; what the target consisted of before is replaced."""
+        """Move the files to their final names, the target last; older files of the target are replaced."""
         with self._disk_errors():
             names = file_names(self.target, self._contents)
             for name in set(file_names(self.target)) - set(names):
@@ -148,18 +148,18 @@ class FeatureDraft:
         self.close()
 
     def _clear(self) -> None:
-        records = self.folder.glob(f"*{_RECORD}*")  # and drafts of it, which a killed process leaves
+        records = self.folder.glob(f"*{_RECORD}*")  # and the drafts that a killed process leaves
         for path in (*map(self.folder.joinpath, file_names(self.target)), *records):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let other processes go on with the folder."""
+        """Release the folder to other processes."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def _read_record(self) -> int:
-        """Return the images that are complete; 0 where something else is under way, or files are missing."""
+        """Return the number of complete images; 0 for another conversion, or if files are missing."""
         try:
             record = json.loads((self.folder / _RECORD).read_text())
         except (OSError, ValueError):
@@ -186,20 +186,20 @@ class FeatureDraft:
 
 
 def refuse_existing_target(target: Path, overwrite: bool, another: str) -> None:
-    """Raise `UserError` where a file would be lost that --overwrite does not give up, or is a folder.
+    """Raise `UserError` if a file of the target exists and `overwrite` is false, or if it is a folder.
 
-    another: the option or argument that names the target.
+    `another` is the option or argument that names the target.
     """
     there = [path for path in map(target.with_name, file_names(target)) if path.exists()]
     if there and there[-1].is_dir():
         raise UserError(f"{there[-1]}: this is a folder: name a file in it, such as {there[-1]}/features.h5")
-    # Of an interrupted conversion, ids and tags may have been moved to their place already.
+    # An interrupted `finish` may have moved ids and tags to their final names already.
     if there and (target in there or not partial_folder(target).exists()):
         refuse_existing(there[0], overwrite, another)
 
 
 def partial_folder(target: Path) -> Path:
-    """Return the folder in which a target grows."""
+    """Return the folder in which a target is written until it is complete."""
     return target.with_name(f"{target.name}.partial")
 
 

@@ -1,4 +1,4 @@
-"""Regions with the six terms of their boxes, as Oscar and VinVL have them."""
+"""Regions with six terms of their boxes, as Oscar and VinVL use them."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ BOX_TERMS = 6
 class BoxTermFeatures(FeatureStore):
     """The regions of another store, each followed by x1/W, y1/H, x2/W, y2/H, w/W, h/H of its box.
 
-    W and H are the image's size in pixels. The store must know both boxes and sizes; raises `UserError` for
-    one that does not, naming the row whose boxes are missing or whose image has no extent.
+    W and H are the image's size in pixels. Raises `UserError` that names a row without boxes or image size,
+    or with a size of 0.
     """
 
     dtype = np.dtype(np.float32)
@@ -25,17 +25,17 @@ class BoxTermFeatures(FeatureStore):
         self.dim = inner.dim + BOX_TERMS
         self.max_regions = inner.max_regions
         self.image_ids, self.row_of = inner.image_ids, inner.row_of
-        self._terms(0)  # says now what is missing, and not in the first batch
+        self._terms(0)  # a missing box or size is reported now, not in the first batch
 
     def __len__(self) -> int:
         return len(self.inner)
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the regions of each row: int64 [B]."""
+        """Return the number of regions of each row: int64 [B]."""
         return self.inner.counts(rows)
 
     def annotations(self, row: int) -> Annotations:
-        """Return what the inner store says of a row."""
+        """Return the inner store's annotations of a row."""
         return self.inner.annotations(row)
 
     def _place(self, row: int) -> str:
@@ -71,15 +71,15 @@ class BoxTermFeatures(FeatureStore):
 
 
 def open_regions(path: str | Path, expected_dim: int) -> FeatureStore:
-    """Open a file of features, and add the terms of boxes where its vectors are six short of `expected_dim`.
+    """Open a feature file, and append box terms if its regions are six values short of `expected_dim`.
 
-    Raises `UserError` for a file that `open_features` refuses, or that is of another width.
+    Raises `UserError` for a file that `open_features` refuses, or for vectors of another width.
     """
     return widened(open_features(path), expected_dim)
 
 
 def widened(features: FeatureStore, expected_dim: int) -> FeatureStore:
-    """Return `features`, with the terms of boxes where regions are six short of `expected_dim`.
+    """Return `features`, with box terms appended if its regions are six values short of `expected_dim`.
 
     Raises `UserError` for vectors of another width.
     """

@@ -1,4 +1,4 @@
-"""From a file's name to the reader of its format."""
+"""Open a feature file with the reader of its format."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from datasets.features.tsv import TsvFeatures
 
 
 def open_features(path: str | Path, expected_dim: int | None = None) -> FeatureStore:
-    """Open a file of features in the format that its suffix tells: .npy, .h5, .hdf5 or .tsv.
+    """Open a feature file in the format that its suffix tells: .npy, .h5, .hdf5 or .tsv.
 
-    The rows of `X_ims.npy` are named by `X_ids.txt`, where there is one. Raises `UserError` for other
-    suffixes, and for a file that does not hold what its suffix says, or not `expected_dim` wide.
+    `X_ids.txt`, if there is one, names the rows of `X_ims.npy`. Raises `UserError` for another suffix, for a
+    file that does not hold what its suffix says, and for vectors that are not `expected_dim` wide.
     """
     path = Path(path)
     readers = {".npy": _open_npy, ".h5": Hdf5Features, ".hdf5": Hdf5Features, ".tsv": TsvFeatures}

@@ -1,4 +1,4 @@
-"""Image features in HDF5: the vectors of all images in one array, and where each image's begin."""
+"""Image features in HDF5: one array of the vectors of all images, and the offsets of each image's vectors."""
 
 import os
 from collections.abc import Iterator
@@ -19,17 +19,21 @@ INT8 = np.dtype("int8")
 
 
 class Hdf5Features(FeatureStore):
-    """The features of images in an HDF5 file with these data sets (all but `features` may be missing).
+    """The features of images in an HDF5 file.
 
-    features [V,F] float16, float32, float64 or int8: all vectors, in the order of the images; int8 needs
-    scales [V], by which a vector is multiplied. offsets [N+1]: image i has the vectors offsets[i] to
-    offsets[i+1] - 1; without, each vector is the global one of an image. ids [N]: text. boxes [V,4].
-    image_sizes [N,2]: width, height. tag_names [K]: text; tags [T]: index into tag_names; tag_offsets [N+1]
-    into tags and confidences [T].
+    The file holds these data sets, of which only `features` (and `scales` with int8) are required:
+    `features` [V,F], float16, float32, float64 or int8, are all vectors, in the order of the images.
+    `scales` [V] are the factors of int8 vectors.
+    `offsets` [N+1] give image i the vectors offsets[i] to offsets[i+1] - 1; without offsets, each vector is
+    the global one of an image.
+    `ids` [N] are texts, `boxes` [V,4] are x1, y1, x2, y2, and `image_sizes` [N,2] are width and height.
+    `tag_names` [K] are texts, `tags` [T] are indices into them, `confidences` [T] belong to the tags, and
+    `tag_offsets` [N+1] give each image its run of both.
 
-    h5py reads what is small. Vectors are read by position from the file itself: h5py allows one thread at
-    a time and takes long over small reads. Files written in chunks are left to it.
-    Raises `UserError` for a file that is missing, cut short or of another layout, or not `expected_dim` wide.
+    h5py reads the small data sets. Vectors are read by position from the file itself, because h5py admits one
+    thread at a time and is slow at small reads; only chunked data sets are left to h5py.
+    Raises `UserError` for a file that is missing, truncated or of another layout, or with vectors that are
+    not `expected_dim` wide.
     """
 
     def __init__(self, path: str | Path, expected_dim: int | None = None) -> None:
@@ -62,7 +66,7 @@ class Hdf5Features(FeatureStore):
         return self._num_images
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the regions of each row: int64 [B]."""
+        """Return the number of regions of each row: int64 [B]."""
         if self._offsets is None:
             return np.ones(len(rows), dtype=np.int64)
         return self._offsets[np.asarray(rows) + 1] - self._offsets[rows]
@@ -96,13 +100,13 @@ class Hdf5Features(FeatureStore):
         )  # [V,F] * [V,1]
 
     def _runs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the vectors of rows start, and how many each has."""
+        """Return the first vector of each row, and the number of its vectors."""
         return rows if self._offsets is None else self._offsets[rows], self.counts(rows)
 
     def _read_of(
         self, rows: np.ndarray, array: "PackedArray | ChunkedArray", starts: np.ndarray, counts: np.ndarray
     ) -> np.ndarray:
-        """Read what an array holds of images, one run for each of `rows`."""
+        """Read one run of an array for each of `rows`, the images that the runs belong to."""
         try:
             return array.read(starts, counts)
         except ShortReadError as error:
@@ -114,7 +118,7 @@ class Hdf5Features(FeatureStore):
     def _rows(
         self, file: "h5py.File", name: str, length: int | None, axes: int
     ) -> "PackedArray | ChunkedArray":
-        """Return a data set of numbers as `[length,width]`; one of one axis gets a width of 1."""
+        """Return a numeric data set as an array `[length,width]`; a data set with one axis has width 1."""
         data = self._dataset(file, name)
         if data.dtype.kind not in "fiu" or data.ndim != axes or length not in (None, data.shape[0]):
             shape = f"{list(data.shape)} {data.dtype}"
@@ -189,17 +193,17 @@ class Hdf5Features(FeatureStore):
 
 
 class ChunkedArray:
-    """A data set `[rows,width]` that h5py reads, which each process opens for itself."""
+    """A data set `[rows,width]` that h5py reads; each process opens the file for itself."""
 
     def __init__(self, path: Path, name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
         self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
-        self._opened: tuple[int, h5py.Dataset] | None = None  # by which process
+        self._opened: tuple[int, h5py.Dataset] | None = None  # the process that opened it, and what it opened
 
     def __reduce__(self) -> tuple[type, tuple]:
         return ChunkedArray, (self.path, self.name, self.shape, self.dtype)
 
     def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Read runs of rows, `counts` [B] from each of `starts` [B] on: [sum of counts, width]."""
+        """Read runs of rows, `counts` [B] rows from each of `starts` [B] on: [sum of counts, width]."""
         import h5py
 
         if self._opened is None or self._opened[0] != os.getpid():
@@ -220,8 +224,8 @@ class ChunkedArray:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator["h5py.File"]:
-    """Open a file for reading; raise `UserError` where it is no HDF5 file, or cut short."""
-    import h5py  # here, so that who uses another format need not wait for it
+    """Open a file for reading; raise `UserError` if it is no HDF5 file, or truncated."""
+    import h5py  # only here, so that users of other formats do not wait for the import
 
     try:
         file = h5py.File(path, "r", locking=False)

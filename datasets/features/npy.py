@@ -14,15 +14,16 @@ from datasets.text_files import read_lines
 
 
 class NpyFeatures(FeatureStore):
-    """The feature rows of one split: `[N,F]` (an image a row) or `[N,R,F]` (R regions a row).
+    """The feature rows of one split: `[N,F]` (one vector per image) or `[N,R,F]` (R regions per image).
 
-    Rows are read by position into the batch that needs them. A memory map would be as lazy, but every page
-    of it that was ever touched counts as resident memory: after an epoch, the whole file.
+    Rows are read by position into the batch that needs them. A memory map would be as lazy, but every page of
+    it that was ever touched counts as resident memory: after an epoch, the whole file.
 
-    ids_path: a file of image ids, a line for each row (or for each caption) in order; None leaves rows
-    without names. Beside `X_ims.npy` (or `X.npy`) may be `X_boxes.npy`, boxes [N,R,4], `X_sizes.npy`, the
-    images' width and height [N,2], and `X_tags.txt`, the tags of an image a line.
-    Raises `UserError` for a file that is missing, cut short, of another kind, or not `expected_dim` wide.
+    `ids_path` is a file of image ids, one line per row (or per caption) in order; None leaves rows without
+    names. Beside `X_ims.npy` (or `X.npy`) may lie `X_boxes.npy` (boxes [N,R,4]), `X_sizes.npy` (width and
+    height of each image, [N,2]) and `X_tags.txt` (one line of tags per image).
+    Raises `UserError` for a file that is missing, truncated or of another kind, or with vectors that are not
+    `expected_dim` wide.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class NpyFeatures(FeatureStore):
         self._vectors_in_file = PackedArray(PositionalFile(self.path), offset, vectors, self.dtype)
         if ids_path:
             ids = read_lines(ids_path, "image id")
-            if len(ids) != len(self):  # a line a caption: the lines of an image follow each other
+            if len(ids) != len(self):  # one line per caption: an image repeats its id
                 ids = list(dict.fromkeys(ids))
             if len(ids) != len(self):
                 raise UserError(
@@ -50,11 +51,11 @@ class NpyFeatures(FeatureStore):
         return self.shape[0]
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the regions of each row, which all rows have alike: int64 [B]."""
+        """Return the number of regions of each row, the same for all rows: int64 [B]."""
         return np.full(len(rows), self.max_regions or 1, dtype=np.int64)
 
     def annotations(self, row: int) -> Annotations:
-        """Return what `X_boxes.npy`, `X_sizes.npy` and `X_tags.txt` say of a row."""
+        """Return what `X_boxes.npy`, `X_sizes.npy` and `X_tags.txt` hold for a row."""
         boxes = tags = confidences = None
         if self._boxes is not None:
             boxes = self._boxes.gather(np.array([row]), pool=False)[0]
@@ -118,12 +119,12 @@ class NpyFeatures(FeatureStore):
 
 
 def beside(path: Path, name: str) -> Path:
-    """Return the file that belongs to a `.npy` of features: `X_name` for `X_ims.npy` or `X.npy`."""
+    """Return the path of a file that belongs to a `.npy` of features: `X_name` for `X_ims.npy` or `X.npy`."""
     return path.with_name(f"{path.stem.removesuffix('_ims')}_{name}")
 
 
 def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None]:
-    """Read a line of tags: `{"tags": [...], "confidences": [...]}` (the latter optional), or plain words."""
+    """Parse a line of tags: `{"tags": [...], "confidences": [...]}` (the latter optional), or plain words."""
     line = lines.line(row)
     try:
         text = line.decode("utf-8")
@@ -145,7 +146,7 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
 
 
 def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Return shape, dtype and the offset of the first row, having checked that the data is all there."""
+    """Return the shape, the dtype and the offset of the first row; raise `UserError` if data is missing."""
     if not os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
         found = ", ".join(sorted(p.name for p in path.parent.glob("*_ims.npy")))
         raise UserError(

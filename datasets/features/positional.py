@@ -13,16 +13,16 @@ import numpy as np
 from config.errors import UserError
 from config.files import replacing
 
-_SCAN_BYTES = 8 << 20  # bytes per read when line starts are looked for
+_SCAN_BYTES = 8 << 20  # bytes per read in a search for line starts
 _BLOCK_BYTES = 1 << 20  # bytes that are decompressed at a time
-_WINDOW_BYTES = 32 << 20  # of decompressed content that are kept, and up to twice as many
+_WINDOW_BYTES = 32 << 20  # of decompressed content that is kept; it grows to twice that before it is cut
 
 
 class PositionalFile:
-    """A file read at given offsets: it has no position of its own that readers could disturb.
+    """A file that is read at given offsets, without a position of its own that readers could disturb.
 
-    Threads and forked processes share it; a process that it is sent to opens it anew. Raises `UserError`
-    for a file that cannot be opened.
+    Threads and forked processes share it; a process that receives it pickled opens the file anew. Raises
+    `UserError` for a file that cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -37,7 +37,7 @@ class PositionalFile:
         return PositionalFile, (self.path,)
 
     def size(self) -> int:
-        """Return the bytes that the file has now."""
+        """Return the current size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -45,15 +45,15 @@ class PositionalFile:
         return os.pread(self._descriptor, length, offset)
 
     def read_into(self, target: np.ndarray, offset: int) -> int:
-        """Fill a contiguous array with the bytes at `offset`; return how many there were."""
+        """Fill a contiguous array with the bytes at `offset`; return how many bytes there were."""
         return os.preadv(self._descriptor, [target], offset)
 
 
 class GzipContent:
-    """The content of a `.gz` file under the interface of `PositionalFile`.
+    """The decompressed content of a `.gz` file, with the interface of `PositionalFile`.
 
-    For one thread, and to read onwards: the last megabytes are at hand, and to go back farther, it starts
-    again at the beginning.
+    It serves one thread that reads mostly forwards: it keeps the last 32 MB or more, and to read before these
+    it decompresses the file from the beginning again.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,12 +62,12 @@ class GzipContent:
             self._file = gzip.GzipFile(self.path)
         except OSError as error:
             raise unreadable(self.path, error) from error
-        self._window = bytearray()  # the content from `_start` on, up to where the file was read
+        self._window = bytearray()  # the content from `_start` to where the file was read
         self._start = 0
         self._size: int | None = None
 
     def size(self) -> int:
-        """Return the bytes of the content; the first call reads it all."""
+        """Return the size of the content in bytes; the first call reads all of it."""
         if self._size is None:
             offset = 0
             while length := len(self.read(offset, _SCAN_BYTES)):
@@ -99,7 +99,7 @@ class GzipContent:
 
 
 class PackedArray:
-    """Rows `[rows, width]` of numbers that lie in a file one after another, from `offset` on."""
+    """Rows `[rows, width]` of numbers that lie one after another in a file, from `offset` on."""
 
     def __init__(self, file: PositionalFile, offset: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self.shape = shape
@@ -109,9 +109,9 @@ class PackedArray:
         self._row_bytes = shape[1] * dtype.itemsize
 
     def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Read runs of rows, `counts` [B] from each of `starts` [B] on, as stored: [sum of counts, width].
+        """Read runs of rows as stored, `counts` [B] rows from each of `starts` [B]: [sum of counts, width].
 
-        Raises `ShortReadError` where the file ends within a run.
+        Raises `ShortReadError` if the file ends within a run.
         """
         out = np.empty((int(counts.sum()), self.shape[1]), dtype=self.dtype)
         ends = np.cumsum(counts)
@@ -130,7 +130,7 @@ class PackedArray:
 
 
 class ShortReadError(Exception):
-    """A file ended within a run of rows that was asked for; `run` is which one of them."""
+    """The file ended within one of the requested runs of rows; `run` is the index of that run."""
 
     def __init__(self, run: int) -> None:
         super().__init__(f"run {run} is cut short")
@@ -138,11 +138,11 @@ class ShortReadError(Exception):
 
 
 class LineFile:
-    """The lines of a text file by number, 0-based, found through the offsets at which they start.
+    """The lines of a text file by 0-based number, found through the offsets at which they start.
 
-    index_path: where these offsets stand as text, one a line (`.lineidx`); a missing one is written, or
-    kept in memory where that fails. None: always in memory. Raises `UserError` naming the line of an index
-    that does not belong to the file.
+    `index_path` is a text file of these offsets, one per line (`.lineidx`). A missing index is written, or
+    kept in memory if writing fails; without a path it is always kept in memory. Raises `UserError` that names
+    the line of an index that does not belong to the file.
     """
 
     def __init__(self, file: PositionalFile | GzipContent, index_path: Path | None = None) -> None:
@@ -160,7 +160,7 @@ class LineFile:
         return len(self.starts) - 1
 
     def head(self, line: int, length: int) -> bytes:
-        """Return up to `length` bytes of a line, its end included, having checked that it starts there."""
+        """Return up to `length` bytes of a line, its line end included; check that a line starts there."""
         start, end = int(self.starts[line]), int(self.starts[line + 1])
         before = min(1, start)
         head = self.file.read(start - before, before + min(length, end - start))
@@ -169,7 +169,7 @@ class LineFile:
         return head[before:]
 
     def line(self, line: int) -> bytes:
-        """Return a line without its end."""
+        """Return a line without its line end."""
         whole = self.head(line, int(self.starts[line + 1] - self.starts[line]))
         if b"\n" in whole[:-1]:
             raise self._stale(line + 1)
@@ -203,7 +203,7 @@ class LineFile:
 
 
 def _find_starts(file: PositionalFile | GzipContent, start: int = 0) -> np.ndarray:
-    """Return where lines start, from `start` on, and the end of the file: int64 [lines + 1], bytes."""
+    """Return the offsets of lines, from `start` on, and the end of the file: int64 [lines + 1], bytes."""
     starts, offset = [start], start
     while block := file.read(offset, _SCAN_BYTES):
         at = block.find(b"\n")
@@ -217,13 +217,13 @@ def _find_starts(file: PositionalFile | GzipContent, start: int = 0) -> np.ndarr
 
 
 def _write_index(path: Path, starts: np.ndarray) -> None:
-    # A folder that is not ours to write to, or full: the index stays in memory.
+    # If the folder is read-only, or the disk is full, the index stays in memory.
     with contextlib.suppress(OSError), replacing(path) as draft:
         draft.write_text("".join(f"{start}\n" for start in starts.tolist()))
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """Return the error for a file that the system does not let us open."""
+    """Return the error for a file that the system refuses to open."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UserError(f"{path}: no such file: check the name")
     return UserError(f"{path}: cannot be read: {error.strerror or error}: mend its name or permissions")

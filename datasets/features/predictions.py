@@ -1,4 +1,4 @@
-"""What a detector saw, in VinVL's `predictions.tsv`: an image a line, its id and a JSON object."""
+"""Read what a detector found from VinVL's `predictions.tsv`: per line an image id and a JSON object."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,11 @@ _ID_BYTES = 512
 
 
 class Predictions:
-    """The objects of images by image id; a line is parsed when its image is asked for.
+    """The detected objects of images, by image id; a line is parsed when its image is asked for.
 
     A line holds the id, a tab, and `{"image_w", "image_h", "objects": [{"class", "rect", "conf"}]}`, or the
-    list of objects alone. Raises `UserError` naming the line that is malformed, or comes twice.
+    list of objects alone. Raises `UserError` that names a line that is malformed, or whose image has a line
+    already.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +33,10 @@ class Predictions:
         self._line_of = refuse_duplicates(path, ids)
 
     def annotations(self, image_id: str, num_regions: int) -> Annotations:
-        """Return an image's tags, size, and boxes where there is one for each of its `num_regions`."""
+        """Return an image's tags and size, and its boxes if there is one for each of its `num_regions`.
+
+        Raises `UserError` if the image has no line, or a malformed one.
+        """
         if image_id not in self._line_of:
             raise UserError(
                 f"{self.path}: no line for the image {image_id!r}: run the detector on it, or delete the file"

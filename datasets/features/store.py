@@ -1,4 +1,4 @@
-"""What every file of image features offers, whatever its format: rows by position, never loaded whole."""
+"""The interface of all files of image features: rows are read by position, and no file is loaded whole."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from config.errors import UserError
 from datasets.text_files import refuse_duplicates
 
 FLOATS = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
-_CHUNK_VALUES = 1 << 18  # values that are converted at a time: 1 MB as float32, which stays in the cache
+_CHUNK_VALUES = 1 << 18  # values that are converted at a time: 1 MB as float32, small enough for the cache
 _BLOCK_BYTES = 4 << 20  # bytes per read when the whole file is streamed
-_CHECKED_AHEAD_BYTES = 2 << 30  # what a disk reads in seconds
+_CHECKED_AHEAD_BYTES = 2 << 30  # features that are checked before training: a disk reads so many in seconds
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a detector says of an image, None where the file does not say.
+    """What a detector says about an image; None stands for what the file does not say.
 
-    boxes: float32 [R,4], x1, y1, x2, y2 in pixels, a row a region. tags: names of what is seen, and
-    confidences float32 [len(tags)]; where there are as many as regions, they are the regions' own.
-    image_size: width and height in pixels.
+    `boxes` (float32 [R,4]) are x1, y1, x2, y2 in pixels, one row per region. `tags` are the names of what was
+    detected, and `confidences` (float32 [tags]) belong to them. If there are as many tags as regions, each
+    tag belongs to the region at its place. `image_size` is width and height in pixels.
     """
 
     boxes: np.ndarray | None = None
@@ -39,12 +39,12 @@ class ImageRegions(Annotations):
 
 
 class FeatureStore(ABC):
-    """The features of images by row, in any format; threads and processes may read one together.
+    """The features of images by row, in any format; threads and processes may read a store together.
 
-    path: the file. dim: width F of a vector. dtype: how vectors are stored. max_regions: regions of the
-    image that has most; None for one global vector an image. image_ids: the names of the rows, and row_of:
-    the row of each name; None where the file names none. row, mend: what a row is called, and what is to be
-    done where an image has none.
+    `path` is the file, `dim` the width F of a vector, and `dtype` the type of stored vectors. `max_regions`
+    is the largest number of regions of an image; None stands for one global vector per image. `image_ids` are
+    the names of the rows, and `row_of` maps each name to its row; both are None if the file names no rows. In
+    messages, `row` is the word for a row, and `mend` tells what to do about an image without one.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class FeatureStore(ABC):
 
     @abstractmethod
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return how many regions each row holds, int64 [B], at least 1; 1 for global features."""
+        """Return the number of regions of each row, int64 [B], at least 1; 1 for global features."""
 
     @abstractmethod
     def annotations(self, row: int) -> Annotations:
@@ -73,7 +73,7 @@ class FeatureStore(ABC):
         """Return the vectors of rows [B] one after another: [sum of counts, F], of a type of `FLOATS`."""
 
     def _place(self, row: int) -> str:
-        """Return where in the file a row stands, as messages say it."""
+        """Return where in the file a row stands, for messages."""
         return f"row {row + 1}"
 
     def __getitem__(self, row: int) -> ImageRegions:
@@ -83,11 +83,11 @@ class FeatureStore(ABC):
         return ImageRegions(notes.boxes, notes.tags, notes.confidences, notes.image_size, features)
 
     def gather(self, rows: np.ndarray, pool: bool) -> np.ndarray:
-        """Read some rows, in the order asked for.
+        """Read the features of some rows, in the given order.
 
-        rows: int [B], 0-based. Returns float32 [B,F]: global features, or the mean of an image's regions
-        when `pool`; float32 [B,R,F] for regions otherwise, padded with zeros to the most regions of the
-        rows. Raises `UserError` naming the row that holds NaN or infinity.
+        `rows` is int [B], 0-based. Returns float32 [B,F] for global features, and for the mean of each
+        image's regions if `pool`; otherwise float32 [B,R,F], padded with zeros to the largest number of
+        regions among these rows. Raises `UserError` that names a row that holds NaN or infinity.
         """
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
@@ -95,7 +95,7 @@ class FeatureStore(ABC):
         counts = self.counts(rows)
         most = int(counts.max(initial=0))
         flat = pool or self.max_regions is None
-        # Not zeros, which numpy does not take from huge pages: their page faults cost as much as the reading.
+        # np.zeros would not come from huge pages: its page faults cost as much as the reading.
         out = np.empty((len(rows), self.dim) if flat else (len(rows), most, self.dim), dtype=np.float32)
         step = max(1, _CHUNK_VALUES // (max(1, most) * self.dim))
         for start in range(0, len(rows), step):
@@ -116,22 +116,24 @@ class FeatureStore(ABC):
     def vectors(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Read the vectors of some rows one after another: float32 [sum of their counts, F].
 
-        rows: int [B], 0-based. out: an array of that shape to put them into. Raises `UserError` naming the
-        row that holds NaN or infinity.
+        `rows` is int [B], 0-based. `out` is an array of that shape that receives them. Raises `UserError`
+        that names a row that holds NaN or infinity.
         """
         counts = self.counts(rows)
         raw = self._read(rows, counts)
         if raw.dtype == np.float16:
-            # numpy's isfinite is slow on float16; all exponent bits set is what makes NaN and infinity
+            # NumPy's isfinite is slow on float16; NaN and infinity are the values with all exponent bits set
             all_finite = raw.view(np.int16).max() < 0x7C00 and raw.view(np.uint16).max() < 0xFC00
             values, checked = half_to_single(raw, out), raw
         else:
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+            with np.errstate(
+                over="ignore"
+            ):  # a value too large for float32 becomes infinite and is refused below
                 values = checked = raw.astype(np.float32, copy=False)
             all_finite = np.isfinite(values).all()
             if out is not None:
                 out[:] = values
-        if not all_finite:  # where converted, NaN and infinity came out as numbers
+        if not all_finite:  # `half_to_single` makes numbers of NaN and infinity, so `checked` is searched
             vector = np.flatnonzero(~np.isfinite(checked).all(axis=1))[0]
             row = rows[np.searchsorted(np.cumsum(counts), vector, side="right")]
             raise UserError(
@@ -141,9 +143,10 @@ class FeatureStore(ABC):
         return values
 
     def check(self, rows: np.ndarray | None = None) -> None:
-        """Read rows (None: all) of up to 2 GB once; raise `UserError` naming one that holds NaN or infinity.
+        """Check rows (None: all) for NaN and infinity, if they take no more than 2 GB.
 
-        More would take minutes: rows are checked when they are read, too.
+        Raises `UserError` that names such a row. More data would take minutes; rows are also checked whenever
+        they are read.
         """
         share = 1.0 if rows is None else len(rows) / len(self)
         if self.path.stat().st_size * share > _CHECKED_AHEAD_BYTES:
@@ -152,11 +155,11 @@ class FeatureStore(ABC):
             self.vectors(block)
 
     def moments(self, rows: np.ndarray | None = None, pool: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and (population) standard deviation over rows (None: all), or over all their regions.
+        """Return mean and (population) standard deviation over rows (None: all), or over all their regions.
 
-        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. Streams the file and
-        merges its blocks in float64 (Chan, Golub and LeVeque 1983, eq. 2.1), which does not cancel as a sum
-        of squares would.
+        `pool` averages an image's regions first. Returns float32 [F] and float32 [F]. The file is streamed,
+        and its blocks are merged in float64 (Chan, Golub and LeVeque 1983, eq. 2.1), because a sum of squares
+        would cancel.
         """
         count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
         for block in self.blocks(rows):
@@ -172,9 +175,9 @@ class FeatureStore(ABC):
         return mean.astype(np.float32), np.sqrt(spread / count).astype(np.float32)
 
     def repeats_previous(self) -> np.ndarray:
-        """Whether each row's vectors equal, bit for bit, those of the row above: bool [N], first False.
+        """Return whether each row's vectors equal those of the row before bit for bit: bool [N], first False.
 
-        This is how one image stands in a file that repeats its row for each of its captions.
+        Some files repeat the row of an image for each of its captions.
         """
         repeats = np.zeros(len(self), dtype=bool)
         for rows in self.blocks():
@@ -193,7 +196,7 @@ class FeatureStore(ABC):
             yield ordered[start : start + step]
 
     def describe(self, rows: np.ndarray | None = None) -> str:
-        """Return what each of rows (None: all) has, such as `10 to 100 regions x 2048 features`."""
+        """Return what the rows (None: all) hold, such as `10 to 100 regions x 2048 features`."""
         if self.max_regions is None:
             return f"{self.dim} features"
         counts = self.counts(np.arange(len(self)) if rows is None else rows)
@@ -202,7 +205,7 @@ class FeatureStore(ABC):
         return f"{regions} regions x {self.dim} features"
 
     def _name_rows(self, path: Path, ids: list[str], place: str = "line {}") -> None:
-        """Take the ids of all rows, which stand at each `place` of `path`; refuse one that comes twice."""
+        """Set the ids of all rows, each of which stands at `place` in `path`; refuse an id that repeats."""
         self.image_ids, self.row_of = ids, refuse_duplicates(path, ids, place)
 
     def _check_width(self, expected_dim: int | None) -> None:
@@ -214,7 +217,7 @@ class FeatureStore(ABC):
 
 
 def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return vectors [sum of counts, F] as [B,R,F], zeros behind an image's own."""
+    """Return vectors [sum of counts, F] as [B,R,F], padded with zeros."""
     most = int(counts.max())
     if (counts == most).all():
         return vectors.reshape(len(counts), most, -1)
@@ -224,10 +227,11 @@ def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def half_to_single(half: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Convert finite float16 to float32 exactly, some five times faster than `astype` does.
+    """Return finite float16 as float32, exactly, some five times as fast as `astype`.
 
-    Shifts sign, exponent and mantissa to their places in a float32; the exponents differ in bias by
-    112, which one product mends, for subnormal numbers too. NaN and infinity come out wrong.
+    The sign, exponent and mantissa are shifted to their places in a float32. The biases of the exponents
+    differ by 112; a product with 2^112 corrects that, for subnormal numbers too. NaN and infinity come out
+    wrong.
     """
     single = np.empty(half.shape, np.float32) if out is None else out
     bits = single.view(np.int32)

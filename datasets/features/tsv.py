@@ -22,7 +22,7 @@ _LXMERT = (
 )
 _KINDS = {len(columns): columns for columns in (_VINVL, _BOTTOM_UP, _LXMERT)}
 _HEAD_BYTES = {_VINVL: 128, _BOTTOM_UP: 4096, _LXMERT: 8192}  # hold all but the features of 100 regions
-# The other columns in base64: type, and values for each region.
+# The other columns in base64: their type, and the number of values per region.
 _ENCODED = {
     "boxes": (np.dtype("<f4"), 4),
     "objects_id": (np.dtype("<i8"), 1),
@@ -32,18 +32,18 @@ _LONGEST_LINE = 16 << 20  # bytes
 
 
 class TsvFeatures(FeatureStore):
-    """The regions of images in a TSV file without header, an image a line; the columns tell the kind.
+    """The regions of images in a TSV file without header, one line per image; its columns tell its kind.
 
     VinVL: image_id, num_boxes, features; boxes, tags and confidences come from the `predictions.tsv` beside
     `features.tsv`, and an `imageid2idx.json` there must agree. Bottom-up attention: image_id, image_w,
     image_h, num_boxes, boxes, features. LXMERT: image_id, image_h, image_w, objects_id, objects_conf,
-    attrs_id, attrs_conf, num_boxes, boxes, features; tags need the names of its classes, one a line, in
-    `objects_vocab.txt` beside the file. Of a line, only the columns in demand are decoded.
+    attrs_id, attrs_conf, num_boxes, boxes, features; its tags need the names of its classes, one per line, in
+    `objects_vocab.txt` beside the file. Only the requested columns of a line are decoded.
 
-    Opening reads the beginning of each line, and, where there is no `.lineidx`, the whole file once. A file
-    that ends with `.gz` is read as well, but well only from its beginning to its end.
-    Raises `UserError` naming the line that is malformed or cut short, whose number of boxes does not fit its
-    features, or whose image came before.
+    Opening the file reads the beginning of each line, and the whole file once if there is no `.lineidx`. A
+    file that ends with `.gz` can be read too, but is fast only from beginning to end.
+    Raises `UserError` that names a line that is malformed or truncated, whose number of boxes does not fit
+    its features, or whose image has a line already.
     """
 
     dtype = np.dtype(np.float32)
@@ -71,11 +71,11 @@ class TsvFeatures(FeatureStore):
         return len(self._counts)
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the regions of each row: int64 [B]."""
+        """Return the number of regions of each row: int64 [B]."""
         return self._counts[rows]
 
     def annotations(self, row: int) -> Annotations:
-        """Return a row's boxes, tags and image size, as far as the files tell."""
+        """Return a row's boxes, tags and image size, as far as the files hold them."""
         if self._columns is _VINVL:
             if self._predictions is None:
                 return Annotations()
@@ -113,17 +113,17 @@ class TsvFeatures(FeatureStore):
             data = binascii.a2b_base64(text)
         except binascii.Error:
             data = b""
-        if len(data) != count * width * dtype.itemsize:  # what is not of the alphabet is skipped silently
+        if len(data) != count * width * dtype.itemsize:  # base64 decoding skips foreign characters silently
             raise self._malformed(
                 row, f"bad base64 in the column {column}", f"{count} x {width} values of {dtype}"
             )
         values = np.frombuffer(data, dtype=dtype).reshape(count, width)
-        if column != "features" and not np.isfinite(values).all():  # features are checked with all formats
+        if column != "features" and not np.isfinite(values).all():  # `vectors` checks features
             raise self._malformed(row, f"NaN or infinity in the column {column}", "finite numbers")
         return values
 
     def _read_start(self, row: int) -> tuple[str, int, int]:
-        """Return a line's image id, its number of boxes, and the bytes before its features."""
+        """Return a line's image id, its number of boxes, and the number of bytes before its features."""
         columns = self._read_columns(row)
         length = sum(map(len, columns.values())) + len(columns)
         return (
@@ -133,7 +133,7 @@ class TsvFeatures(FeatureStore):
         )
 
     def _read_columns(self, row: int) -> dict[str, bytes]:
-        """Read a line's columns but for its features; check what can be checked without decoding."""
+        """Return a line's columns except its features; check what can be checked without decoding."""
         *names, last = self._columns
         values = self._lines.head(row, _HEAD_BYTES[self._columns]).split(b"\t", len(names))
         if len(values) <= len(names):
@@ -156,7 +156,7 @@ class TsvFeatures(FeatureStore):
         return columns
 
     def _find_width(self) -> int:
-        """Return the width of the features, that of most lines, having checked that all have it."""
+        """Return the width of the features, which is that of most lines; refuse a line of another width."""
         widths = self._chars * 3 // 4 // (4 * self._counts)
         values, times = np.unique(widths, return_counts=True)
         width = int(values[times.argmax()])
@@ -164,7 +164,7 @@ class TsvFeatures(FeatureStore):
         wrong = np.flatnonzero((self._chars != expected) | (self._chars <= 0))
         if len(wrong):
             row = int(wrong[0])
-            self._lines.line(row)  # tells a wrong .lineidx from a wrong line
+            self._lines.line(row)  # raises if the .lineidx is at fault, not the line
             cut = "the file is cut short" if row == len(self) - 1 else "the line is cut short"
             raise self._malformed(
                 row,
@@ -200,7 +200,7 @@ class TsvFeatures(FeatureStore):
 
     @cached_property
     def _class_names(self) -> list[str] | None:
-        """The names of LXMERT's classes; of several for one class, the first."""
+        """The names of LXMERT's classes; the first one of a class with several names."""
         path = self.path.with_name("objects_vocab.txt")
         if not path.is_file():
             return None
@@ -214,7 +214,7 @@ class TsvFeatures(FeatureStore):
 
 
 def _read_first_line(file: PositionalFile | GzipContent) -> tuple[tuple[str, ...], bytes]:
-    """Return the columns of the kind of file that the first line tells, and how lines end."""
+    """Return the columns of the kind of file that the first line implies, and the file's line end."""
     line = file.read(0, _LONGEST_LINE)
     line = line[: line.find(b"\n") + 1] or line
     columns = line.count(b"\t") + 1
@@ -228,7 +228,7 @@ def _read_first_line(file: PositionalFile | GzipContent) -> tuple[tuple[str, ...
 
 
 def _sibling(path: Path, name: str) -> Path | None:
-    """Return the file of VinVL's that belongs to `features.tsv` or `X_features.tsv`."""
+    """Return the path of VinVL's file `name` beside `features.tsv` or `X_features.tsv`."""
     stem, found, _ = path.name.partition("features.tsv")
     return path.with_name(stem + name) if found else None
 

@@ -1,4 +1,4 @@
-"""Where pictures lie: a folder with folders in it, or a zip file of one."""
+"""Find and read the pictures of a folder and its subfolders, or of a zip file of one."""
 
 import os
 import zipfile
@@ -17,10 +17,11 @@ _MAX_BYTES = 1 << 30  # of one picture's file
 
 
 class PictureFiles:
-    """The pictures of a folder, or of a zip file, with all folders in it; threads may read them together.
+    """The pictures of a folder, or of a zip file, subfolders included; threads may read them together.
 
-    path: as given. names: the pictures' paths inside it, with `/`, in the order of their characters. Hidden
-    files, and files without a picture's ending, are left out. Raises `UserError` where there is no picture.
+    `path` is the folder or zip file as given. `names` are the pictures' paths inside it, with `/`, sorted.
+    Hidden files, and files without a picture's ending, are left out. Raises `UserError` if there is no
+    picture.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,7 +45,11 @@ class PictureFiles:
         return len(self.names)
 
     def read(self, name: str) -> bytes:
-        """Return a picture's file; raise `UnreadableError` where that fails."""
+        """Return the bytes of a picture's file.
+
+        Raises `UnreadableError` if that fails, and `UserError` for a zip file that needs a password or
+        another program.
+        """
         try:
             if self._zip is None:
                 return (self.path / name).read_bytes()
@@ -60,10 +65,10 @@ class PictureFiles:
             raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): unzip it yourself") from error
 
     def find(self, wanted: Sequence[str], places: Iterable[str]) -> list[str]:
-        """Return the pictures that another file calls `wanted`; `places` say where, such as `a.csv line 3`.
+        """Return the pictures that another file calls `wanted`; `places` tell where, such as `a.csv line 3`.
 
-        A name is a picture's path, or the end of one, or begins above the folder; its ending may be missing.
-        Raises `UserError` for a name that fits no picture, or several.
+        A name is a picture's path, the end of that path, or a path that begins above the folder; its ending
+        may be missing. Raises `UserError` for a name that fits no picture, or several.
         """
         paths = set(self.names)
         by_file: dict[str, list[str]] = {}
@@ -84,7 +89,7 @@ class PictureFiles:
 
 
 def _by_file(names: list[str]) -> dict[str, list[str]]:
-    """Return paths by the name of their file, with and without its ending."""
+    """Return the paths by the name of their file, with and without its ending."""
     found: dict[str, list[str]] = {}
     for name in names:
         path = PurePosixPath(name)
@@ -94,7 +99,7 @@ def _by_file(names: list[str]) -> dict[str, list[str]]:
 
 
 def _agreeing(given: PurePosixPath, candidates: list[str]) -> list[str]:
-    """Return the candidates whose folders are those of `given`, counted from the last, as far as both go."""
+    """Return the candidates whose folders equal those of `given`, from the last one as far as both go."""
     folders = given.parent.parts[::-1]
     return [
         name

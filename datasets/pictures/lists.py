@@ -1,4 +1,4 @@
-"""Which pictures belong to a data set: with captions, or with classes from folders and lists."""
+"""The pictures of a data set: with captions, or with classes from folders and lists."""
 
 import csv
 import io
@@ -20,10 +20,10 @@ _KARPATHY_SPLITS = ("train", "restval", "val", "test")
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """Pictures with a class each.
+    """Pictures with one class each.
 
-    names: of pictures in their `PictureFiles`. labels: int64 [N], 0 to K-1 without gaps. class_names: what
-    the source calls each of the K classes, numbers by size and words by their letters.
+    `names` are names in a `PictureFiles`. `labels` (int64 [N]) are 0 to K-1 without gaps. `class_names` are
+    the K classes as the source calls them: ascending if all are numbers, otherwise in alphabetical order.
     """
 
     names: list[str]
@@ -32,9 +32,10 @@ class LabelledPictures:
 
 
 def class_folders(files: PictureFiles) -> LabelledPictures:
-    """Take the folder of each picture as its class: `cat/1.jpg`, or `Greek/alpha/1.png` of `Greek/alpha`.
+    """Return all pictures, each with its folder as its class.
 
-    Raises `UserError` for pictures that lie in no folder.
+    The class of `cat/1.jpg` is `cat`, that of `Greek/alpha/1.png` is `Greek/alpha`. Raises `UserError` for
+    pictures that lie in no folder.
     """
     folders = [PurePosixPath(name).parent.as_posix() for name in files.names]
     loose = [name for name, folder in zip(files.names, folders, strict=True) if folder == "."]
@@ -47,11 +48,11 @@ def class_folders(files: PictureFiles) -> LabelledPictures:
 
 
 def read_label_list(path: str | Path, files: PictureFiles) -> LabelledPictures:
-    """Read a list of pictures with their classes: lines `path label`, or Stanford Online Products' own.
+    """Read a list of pictures with their classes: lines `path label`, or a list of Stanford Online Products.
 
-    The label is a line's last word, so that a path may hold spaces. A list of Stanford Online Products
-    begins with the line `image_id class_id super_class_id path`. Raises `UserError` naming the line without
-    a label, of a picture that is missing, or that came before.
+    The label is a line's last word, so that a path may hold spaces. A list of Stanford Online Products begins
+    with the line `image_id class_id super_class_id path`. Raises `UserError` that names a line without a
+    label, or whose picture is missing or repeated.
     """
     path = Path(path)
     listed, first = _read_rows(path)
@@ -62,17 +63,17 @@ def read_label_list(path: str | Path, files: PictureFiles) -> LabelledPictures:
 
 
 def read_list_rows(path: str | Path) -> list[tuple[str, str]]:
-    """Read the paths and labels of a list as they stand there; `UserError` naming a line without."""
+    """Return the paths and labels of a list as written; raise `UserError` that names a line without label."""
     return _read_rows(Path(path))[0]
 
 
 def read_captioned(
     files: PictureFiles, path: str | Path, splits: Sequence[str] = ()
 ) -> tuple[Listing, list[str]]:
-    """Read a caption file and find its pictures: CSV, Karpathy's JSON, or plain JSON.
+    """Read a caption file in CSV, Karpathy's JSON or plain JSON, and find its pictures.
 
-    splits: those to take, () for all. Returns what the file lists, and the picture of each of its images.
-    Raises `UserError` naming the row of a picture that is missing.
+    `splits` are the splits to take, () for all. Returns what the file lists, and the picture of each of its
+    images. Raises `UserError` that names the row of a missing picture.
     """
     path = Path(path)
     if path.suffix == ".csv":
@@ -86,7 +87,7 @@ def read_captioned(
 
 
 def _read_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
-    """Return paths with their labels, and the number of the first one's line."""
+    """Return paths with their labels, and the line number of the first one."""
     lines = read_lines(path, "picture and label")
     first, row = (2, _sop_row) if tuple(lines[0].split()) == _SOP_COLUMNS else (1, _plain_row)
     rows = [row(path, number, line) for number, line in enumerate(lines[first - 1 :], first)]
@@ -141,7 +142,7 @@ def _read_csv_splits(path: Path, splits: Sequence[str]) -> Listing:
 
 
 def _joined(path: Path, listings: list[Listing]) -> Listing:
-    """Return one listing of several splits; an image may not be in two of them."""
+    """Return one listing of several splits; raise `UserError` if an image is in two of them."""
     whole = Listing({name: [] for name in listings[0].names})
     for listing in listings:
         images = len(next(iter(whole.names.values())))

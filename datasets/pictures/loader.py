@@ -1,4 +1,4 @@
-"""Batches of pictures, decoded, cut and normalised; a resume cuts each picture as it was cut before."""
+"""Load batches of pictures: decoded, cropped and normalised. A resumed run repeats the same random crops."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from datasets.pictures.transforms import Normalization, Transform
 
 @dataclass(frozen=True)
 class PictureBatch:
-    """The B readable ones of the pictures that were asked for, with V views of each.
+    """The B readable ones of the requested pictures, with V views of each.
 
-    images: float32 [B,V,3,H,W]. kept: int64 [B], their places among the indices asked for. sizes: int64
-    [B,2], width and height of the upright pictures in pixels. boxes: float32 [B,V,4], what the views show,
-    x1, y1, x2, y2 in these pixels. Where no picture is readable, B is 0, and so are V, H and W.
+    `images` is float32 [B,V,3,H,W]. `kept` (int64 [B]) are their places among the requested indices. `sizes`
+    (int64 [B,2]) are width and height of the upright pictures in pixels. `boxes` (float32 [B,V,4]) are the
+    parts that the views show: x1, y1, x2, y2 in the same pixels. If no picture is readable, B, V, H and W are
+    0.
     """
 
     images: np.ndarray
@@ -27,10 +28,11 @@ class PictureBatch:
 
 
 class PictureLoader:
-    """Reads pictures by index into one array a batch; threads may share it.
+    """Reads pictures by index into one array per batch; threads may share it.
 
-    names: of pictures in `files`, the order that indices mean. seed: with the epoch and a picture's index, of
-    all that is random in `transform`. unreadables: who notes the pictures that cannot be read, or refuses.
+    `names` are names in `files`, and indices refer to their order. `seed`, the epoch and a picture's index
+    determine everything random in `transform`. `unreadables` collects or refuses the pictures that cannot be
+    read.
     """
 
     def __init__(
@@ -51,7 +53,10 @@ class PictureLoader:
         return len(self.names)
 
     def read(self, indices: Sequence[int], epoch: int = 0) -> PictureBatch:
-        """Return the pictures of some indices; `UserError` for an unreadable one where they are refused."""
+        """Return the pictures at some indices.
+
+        Raises `UserError` for an unreadable picture if `unreadables` refuses them.
+        """
         images, kept = np.empty((0, 0, 3, 0, 0), dtype=np.float32), []
         sizes, boxes = [], []
         for place, index in enumerate(indices):

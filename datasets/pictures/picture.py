@@ -1,4 +1,4 @@
-"""Pictures of any kind as upright RGB; those that cannot be read are named, and skipped or refused."""
+"""Pictures of any kind as upright RGB; unreadable ones are named, and skipped or refused."""
 
 import io
 import struct
@@ -15,14 +15,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from config.errors import UserError
 
 MAX_PIXELS = 100_000_000  # of width x height: what decodes to more than 300 MB is taken for a bomb
-_GAP = 2.0  # times what is wanted: down to that, pictures are shrunk by whole factors, which is quicker
+_GAP = 2.0  # times the final size: down to that, pictures are shrunk by integer factors, which are faster
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError, OverflowError),
     *(NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError),
 )  # what Pillow raises for damaged files, depending on their format
 
-# Pillow warns of sizes that MAX_PIXELS admits, and of damage that it can live with, from any thread.
+# Pillow warns of sizes that MAX_PIXELS admits, and of damage that it tolerates, from any thread.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -33,10 +33,10 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class CropBox:
-    """A part of a picture, and the size that it is brought to.
+    """A part of a picture, and the size to which it is resized.
 
-    box: left, upper, right, lower in pixels of the upright picture; parts of pixels count. size: width and
-    height of the result. flip: mirrored left to right.
+    `box` is left, upper, right, lower in pixels of the upright picture, fractions of pixels included. `size`
+    is width and height of the result. `flip` mirrors the result left to right.
     """
 
     box: tuple[float, float, float, float]
@@ -45,10 +45,10 @@ class CropBox:
 
 
 class Picture:
-    """A picture whose header is read; its pixels are decoded when a view of it is asked for.
+    """A picture whose header is read; its pixels are decoded when a view is asked for.
 
-    size: width and height of the upright picture, in pixels. Raises `UnreadableError` for data that is no
-    picture, empty, or larger than `MAX_PIXELS`.
+    `size` is width and height of the upright picture, in pixels. Raises `UnreadableError` for data that is no
+    picture, is empty, or has more than `MAX_PIXELS` pixels.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -59,7 +59,7 @@ class Picture:
             width, height = self._image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableError(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a bomb?)")
-            # Pillow turns TIFF by itself.
+            # Pillow turns TIFF upright by itself.
             tiff = self._image.format == "TIFF"
             orientation = 1 if tiff else self._image.getexif().get(_ORIENTATION, 1)
         except Image.UnidentifiedImageError as error:
@@ -71,10 +71,10 @@ class Picture:
         self.size = (height, width) if orientation in range(5, 9) else (width, height)
 
     def views(self, views: list[CropBox], resample: Image.Resampling) -> list[np.ndarray]:
-        """Return each view as uint8 [height,width,3] in RGB; equal boxes are brought to size once.
+        """Return each view as uint8 [height,width,3] in RGB; equal boxes are resized once.
 
-        In memory, each channel is in one piece, as networks want it. The picture is decoded as small as these
-        views allow, unless `decode` came before. Raises `UnreadableError`.
+        Each channel is contiguous in memory, as networks want it. The picture is decoded as small as these
+        views allow, unless `decode` was called before. Raises `UnreadableError`.
         """
         shrink = min(
             min((view.box[2] - view.box[0]) / view.size[0], (view.box[3] - view.box[1]) / view.size[1])
@@ -86,16 +86,17 @@ class Picture:
         for view in views:
             if (view.box, view.size) not in made:
                 left, upper, right, lower = view.box
-                # rounding may lead over the edge, which Pillow refuses
+                # rounding may cross the edge, and Pillow refuses such a box
                 right, lower = min(right * x_scale, upright.width), min(lower * y_scale, upright.height)
                 box = (left * x_scale, upper * y_scale, right, lower)
                 made[view.box, view.size] = upright.resize(view.size, resample, box=box, reducing_gap=_GAP)
         return [_pixels(made[view.box, view.size], view.flip) for view in views]
 
     def decode(self, shrink: float) -> Image.Image:
-        """Return the upright picture in RGB, which is decoded once: whole, or shrunk by at most `shrink`.
+        """Return the upright picture in RGB; it is decoded once, whole or shrunk by at most `shrink`.
 
-        JPEG is decoded at a half, a quarter or an eighth of its size, which is as much faster.
+        A JPEG can be decoded at a half, a quarter or an eighth of its size, in a fraction of the time. Raises
+        `UnreadableError`.
         """
         if self._upright is None:
             self._upright = self._decode(shrink)
@@ -116,7 +117,7 @@ class Picture:
 
 
 def open_upright(path: Path) -> Image.Image:
-    """Return the whole picture in a file, upright and in RGB; raise `UnreadableError`."""
+    """Return the whole picture in a file, upright and in RGB; raise `UnreadableError` if that fails."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -132,9 +133,10 @@ def _pixels(image: Image.Image, flip: bool) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded picture in RGB, 8 bits a channel: 16 bits are scaled, transparent parts lie on white.
+    """Return a loaded picture in RGB with 8 bits per channel.
 
-    Raises `UnreadableError` for 32 bits a channel, whose white is not known.
+    16 bits are scaled to 8, and transparent parts are put on white. Raises `UnreadableError` for 32 bits per
+    channel, of which it is unknown what is white.
     """
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -152,7 +154,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 class Unreadables:
     """The pictures that could not be read, by name; threads may share it.
 
-    refuse: raise `UserError` for the first, rather than to go on without it.
+    `refuse` makes the first such picture an error.
     """
 
     def __init__(self, refuse: bool) -> None:
@@ -161,7 +163,7 @@ class Unreadables:
         self._lock = threading.Lock()
 
     def add(self, name: str, error: UnreadableError, folder: Path = Path()) -> None:
-        """Note a picture of a folder; raise `UserError` naming it if unreadable pictures are refused."""
+        """Record a picture of a folder; raise `UserError` that names it if such pictures are refused."""
         if self.refuse:
             raise UserError(
                 f"{folder / name}: unreadable picture: {error}: mend or remove it, or skip such pictures"
@@ -170,12 +172,12 @@ class Unreadables:
             self.problems[name] = str(error)
 
     def describe(self) -> list[str]:
-        """Return what `describe_unreadable` does."""
+        """Return the lines of `describe_unreadable`."""
         return describe_unreadable(self.problems)
 
 
 def describe_unreadable(problems: dict[str, str]) -> list[str]:
-    """Return a line a picture, by name, and one with their number; nothing where there is none."""
+    """Return one line per picture, sorted by name, and one with their number; [] if there is none."""
     lines = [f"{name}: skipped, unreadable picture: {problems[name]}" for name in sorted(problems)]
     return [*lines, f"unreadable pictures skipped: {len(lines)}"] if lines else []
 

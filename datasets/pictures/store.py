@@ -1,4 +1,4 @@
-"""Pictures in place of a file of features: to read a row is to decode, cut and normalise a picture."""
+"""Pictures in place of a feature file: reading a row decodes, crops and normalises a picture."""
 
 from pathlib import PurePosixPath
 
@@ -11,9 +11,9 @@ from datasets.pictures.loader import PictureLoader
 
 
 class PictureStore(FeatureStore):
-    """All pictures of a folder, which captions name by path, by file name or without ending.
+    """All pictures of a folder, which captions name by path or by file name, with or without ending.
 
-    epoch: of training, by which pictures are cut at random; it is to be set when an epoch begins.
+    `epoch` is the epoch of training, on which random crops depend; it must be set when an epoch begins.
     """
 
     dtype = np.dtype(np.float32)
@@ -33,22 +33,25 @@ class PictureStore(FeatureStore):
         return len(self.image_ids)
 
     def gather(self, rows: np.ndarray, pool: bool) -> np.ndarray:
-        """Return the pictures of some rows: float32 [B,3,H,W]; `UserError` naming one that cannot be read."""
+        """Return the pictures of some rows: float32 [B,3,H,W].
+
+        Raises `UserError` that names a picture that cannot be read.
+        """
         return self._loader.read(rows, self.epoch).images[:, 0]
 
     def check(self, rows: np.ndarray | None = None) -> None:
-        """Do nothing: to decode all pictures would take minutes, and each is named when it cannot be read."""
+        """Do nothing: decoding all pictures takes minutes, and an unreadable one is named when it is read."""
 
     def describe(self, rows: np.ndarray | None = None) -> str:
-        """Return what each picture becomes."""
+        """Return what the rows hold: pictures."""
         return "pictures"
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return 1 for each row."""
+        """Return 1 for each row: int64 [B]."""
         return np.ones(len(rows), dtype=np.int64)
 
     def annotations(self, row: int) -> Annotations:
-        """Return that nothing is known."""
+        """Return empty annotations: nothing is known of a picture."""
         return Annotations()
 
     def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -56,7 +59,7 @@ class PictureStore(FeatureStore):
 
 
 def _names(names: list[str]) -> dict[str, int]:
-    """Return the row of every name that means one picture alone."""
+    """Return the row of every name that belongs to one picture only; a whole path always counts."""
     rows: dict[str, int] = {}
     shared: set[str] = set()
     for row, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Which part of a picture is taken, and how its pixels become numbers."""
+"""Choose which part of a picture a network sees, and turn its pixels into numbers."""
 
 import math
 from collections.abc import Callable
@@ -12,15 +12,16 @@ Transform = Callable[[tuple[int, int], np.random.Generator], list[CropBox]]  # (
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_SCALE = (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255))
-_ATTEMPTS = 10  # of RandomResizedCrop, before it takes the centre
+_ATTEMPTS = 10  # that RandomResizedCrop makes before it takes the centre
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the area, of a random shape, brought to a square; half of them mirrored.
+    """A part of random area and shape, resized to a square; half of the parts are mirrored if `flip`.
 
-    crop: pixels a side. area: shares of the picture's area, from and to. ratio: width to height, drawn evenly
-    in its logarithm (Szegedy et al. 2015, arXiv 1409.4842, section 6).
+    `crop` is the side of the square in pixels. `area` is the range of the part's share of the picture's area.
+    `ratio` is the range of its width / height, drawn uniformly in the logarithm (Szegedy et al. 2015, arXiv
+    1409.4842, section 6).
     """
 
     crop: int
@@ -29,7 +30,7 @@ class RandomResizedCrop:
     flip: bool = True
 
     def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
-        """Return one view."""
+        """Return one view at random."""
         flip = self.flip and random.random() < 0.5
         return [CropBox(self._box(*size, random), (self.crop, self.crop), flip)]
 
@@ -51,26 +52,26 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class ResizeCentreCrop:
-    """The middle square of the picture whose short side was brought to `resize` pixels."""
+    """The central square, of side `crop`, of the picture whose short side is resized to `resize` pixels."""
 
     resize: int
     crop: int
 
     def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
-        """Return one view; nothing is random."""
+        """Return one view, not at random."""
         resized = _resized(size, self.resize)
         return [_crop(size, resized, _centre(resized, self.crop), self.crop)]
 
 
 @dataclass(frozen=True)
 class TenCrop:
-    """Four corners and the middle of the resized picture, then the same mirrored, as VSE++ averages them."""
+    """The corners and the centre of the resized picture, and their mirror images, as VSE++ averages them."""
 
     resize: int
     crop: int
 
     def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
-        """Return ten views; nothing is random."""
+        """Return ten views, not at random."""
         resized = _resized(size, self.resize)
         right, lower = (side - self.crop for side in resized)
         corners = [(0, 0), (right, 0), (0, lower), (right, lower), _centre(resized, self.crop)]
@@ -79,20 +80,20 @@ class TenCrop:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The whole picture brought to a square, whatever its shape."""
+    """The whole picture, resized to a square whatever its shape."""
 
     crop: int
 
     def __call__(self, size: tuple[int, int], random: np.random.Generator) -> list[CropBox]:
-        """Return one view; nothing is random."""
+        """Return one view, not at random."""
         return [CropBox((0, 0, *size), (self.crop, self.crop))]
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Pixels to numbers: (pixel - mean) x scale, a value for each channel of the result.
+    """Pixels to numbers: (pixel - mean) x scale, with one value for each channel of the result.
 
-    mean is of pixels of 0 to 255. bgr: blue comes first in the result, as in `mean` and `scale`.
+    `mean` is of pixels of 0 to 255. `bgr` puts blue first in the result, and so in `mean` and `scale`.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -101,7 +102,7 @@ class Normalization:
 
     def write(self, pixels: np.ndarray, out: np.ndarray) -> None:
         """Write uint8 RGB pixels [H,W,3] as float32 into `out` [3,H,W]."""
-        # All channels at once: threads that do the same wait for each other at every call.
+        # All channels in one call: threads that do the same wait for each other at every call.
         channels = pixels.transpose(2, 0, 1)[:: -1 if self.bgr else 1]  # [3,H,W]
         mean, scale = (np.array(values)[:, None, None] for values in (self.mean, self.scale))
         np.multiply(channels, scale.astype(np.float32), out=out, dtype=np.float32)
@@ -109,7 +110,7 @@ class Normalization:
 
 
 def _resized(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """Return width and height once the shorter of them is `short`."""
+    """Return width and height after the shorter one is resized to `short`."""
     width, height = size
     if width <= height:
         return short, max(short, int(short * height / width))
@@ -123,7 +124,7 @@ def _centre(resized: tuple[int, int], crop: int) -> tuple[int, int]:
 def _crop(
     size: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], crop: int, flip: bool = False
 ) -> CropBox:
-    """Return a square of the resized picture as a view of the whole one, which saves resizing the rest."""
+    """Return a square of the resized picture as a box of the whole one: the rest need not be resized."""
     x_scale, y_scale = size[0] / resized[0], size[1] / resized[1]
     left, upper = corner
     box = (left * x_scale, upper * y_scale, (left + crop) * x_scale, (upper + crop) * y_scale)

@@ -1,4 +1,4 @@
-"""Which images form which batch of metric learning: so many of each class, or triplets of rows."""
+"""Form batches for metric learning: several images of each of several classes, or triplets of rows."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -10,18 +10,18 @@ from datasets.samplers.batches import FinishedPart
 
 
 class ClassSampler:
-    """The P x K batches of an epoch for one of `world_size` processes: K images of each of P classes.
+    """The P x K batches of an epoch for process `rank` of `world_size`: K images of each of P classes.
 
-    labels: int [images], any integers. batch_size: images per process, P x K of them; samples_per_class: K.
-    Classes come equally often, whatever their sizes: each comes again when all have come, and each of its
-    images when all of its images have (a class of fewer than K images repeats some). An epoch has about as
-    many images as the data set, and all classes at least once.
+    `labels` (int [images]) are any integers. `batch_size` is the number of images per process, P x K, and
+    `samples_per_class` is K. All classes occur equally often, whatever their sizes: a class is drawn again
+    after all classes have been drawn, and an image after all images of its class (a class of fewer than K
+    images repeats some). An epoch has about as many images as the data set, and all classes at least once.
 
-    All processes form the same global batches from (seed, epoch), those of one process with as large a batch,
-    and each takes its share of the classes, so there is nothing to communicate and nothing to save. No class
-    comes twice in a global batch, or, with fewer classes than that takes, in a process's share.
-    Raises `UserError` for a class of one image, and for fewer classes than P, naming the `source` of the
-    labels and the class by its name, if `class_names` has them.
+    All processes form the same global batches from (seed, epoch), like one process with as large a batch, and
+    each takes its share of the classes: nothing is communicated and nothing is saved. No class occurs twice
+    in a global batch or, if there are too few classes for that, in a process's share.
+    Raises `UserError` for a class of one image, and for fewer than P classes. The message names the `source`
+    of the labels, and the class by `class_names` if these are given.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class ClassSampler:
         self._steps = -(-batches // world_size)
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """Number of batches, the same for all processes and epochs."""
+        """Return the number of batches, the same for all processes and epochs."""
         return self._steps
 
     def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
-        """Raise `UserError`: classes come in rounds, of which another batch size has no rest."""
+        """Raise `UserError`: classes are drawn in rounds, of which other batches could not use the rest."""
         raise UserError(
             f"cannot resume in the midst of epoch {epoch} with another OPTIMIZATION.BATCH_SIZE or number of "
             "processes: batches by class have no order to go on in; resume with those of before, or from a "
@@ -67,7 +67,7 @@ class ClassSampler:
         return [np.split(batch, self.world_size)[self.rank] for batch in self.global_batches(epoch)]
 
     def global_batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the batches of all processes together, one process's share after another."""
+        """Return the global batches of one epoch, each with the processes' shares one after another."""
         random = np.random.default_rng([self.seed, epoch])
         drawn = _Rounds(len(self._images_of), random)
         images = [_Rounds(len(members), random) for members in self._images_of]
@@ -102,10 +102,11 @@ class ClassSampler:
 
 
 class TripletSampler:
-    """The batches of an epoch whose rows are anchor, positive, negative, and so on.
+    """The batches of an epoch, whose rows are anchor, positive, negative, again and again.
 
-    Anchor and positive are two images of a class, drawn as `ClassSampler` draws them; the negative is any
-    image of another class. batch_size: images per process, a multiple of three. The rest: see `ClassSampler`.
+    Anchor and positive are two images of a class, drawn as by `ClassSampler`; the negative is any image of
+    another class. `batch_size` is the number of images per process, a multiple of three. See `ClassSampler`
+    for the rest.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class TripletSampler:
         self._pairs = ClassSampler(self.labels, 2 * triplets, 2, seed, rank, world_size, source, class_names)
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """Number of batches, the same for all processes and epochs."""
+        """Return the number of batches, the same for all processes and epochs."""
         return self._pairs.steps_per_epoch(epoch)
 
     def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
@@ -149,14 +150,14 @@ class TripletSampler:
 
 
 class _Rounds:
-    """Numbers below `count` in an endless random order, in which each comes once before any comes again."""
+    """Numbers below `count` in an endless random order, in which each occurs once before any occurs again."""
 
     def __init__(self, count: int, random: np.random.Generator) -> None:
         self._count, self._random = count, random
         self._ahead: list[int] = []
 
     def take(self, number: int) -> list[int]:
-        """Return the next `number`, all different if there are so many."""
+        """Return the next `number` numbers, all different if `count` is large enough."""
         taken, self._ahead = self._ahead[:number], self._ahead[number:]
         while len(taken) < number:
             fresh = self._random.permutation(self._count).tolist()

@@ -1,4 +1,4 @@
-"""Wrong pairs that are hard to tell from right ones: of short lists, of neighbours, of the batch itself."""
+"""Hard negative pairs: from short lists, from neighbouring images, or from the batch itself."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from datasets.pairs import Pairs, captions_by_image
 
 @dataclass(frozen=True)
 class HardNegatives:
-    """Wrong captions and images that a dual encoder takes for right; -1 stands for none.
+    """Wrong captions and images that are hard to tell from the right ones; -1 stands for none.
 
-    captions_of_image: int [images,k]. images_of_caption: int [captions,k].
+    `captions_of_image` is int [images,k], `images_of_caption` is int [captions,k].
     """
 
     captions_of_image: np.ndarray
@@ -22,12 +22,12 @@ class HardNegatives:
 def of_short_lists(
     dataset: PairDataset, captions_of_image: np.ndarray, images_of_caption: np.ndarray
 ) -> HardNegatives:
-    """Leave out of a dual encoder's short lists what is right.
+    """Return short lists without the entries that are right.
 
-    captions_of_image: int [images,k], the captions that score highest with each image; images_of_caption: int
-    [captions,k], the images that score highest with each caption (`pairs.top_candidates` makes them).
-    Right is an image's own caption, and another's that says the same. Raises `ValueError` for lists of
-    other data.
+    `captions_of_image` (int [images,k]) are the captions that a dual encoder scores highest with each image,
+    and `images_of_caption` (int [captions,k]) the images that it scores highest with each caption
+    (`pairs.top_candidates` returns such lists). A caption is right for an image if it is the image's own or
+    has the same tokens as one of them. Raises `ValueError` for lists of another data set.
     """
     _check_lists(captions_of_image, dataset.num_images, dataset.num_captions)
     _check_lists(images_of_caption, dataset.num_captions, dataset.num_images)
@@ -40,10 +40,10 @@ def of_short_lists(
 
 
 def neighbours(dataset: PairDataset, size: int) -> HardNegatives:
-    """Take for wrong what belongs to the other images of a group of `size` images in a row of the split.
+    """Return, as negatives, the other images of each group of `size` consecutive images, and their captions.
 
-    Where neighbours differ little, as Scenes' families or the frames of a film, only who is what, and where,
-    tells them apart.
+    Where neighbours differ little, as in Scenes' families or the frames of a film, only which object has
+    which attribute, and where, tells them apart.
     """
     order, starts = captions_by_image(dataset.caption_image, dataset.num_images)
     group = np.arange(dataset.num_images) // size
@@ -63,10 +63,10 @@ def hardest_in_batch(
 ) -> Pairs:
     """Replace the negatives of a training batch by the hardest that the batch itself has.
 
-    pairs: B positives, then B negatives. scores: [B,B] of any model, rows the positives' images, columns
-    their captions. With probability 0.5, an image gets the wrong caption that scores highest with it, else a
-    caption the wrong image; a pair for which the batch has none that is wrong keeps its negative. Raises
-    `ValueError` for scores that are NaN or of another shape.
+    `pairs` are B positives, then B negatives. `scores` [B,B] are of any model, with the positives' images as
+    rows and their captions as columns. With probability 0.5, an image gets the wrong caption that scores
+    highest with it, else a caption gets the wrong image; a pair keeps its negative if the batch has no wrong
+    one for it. Raises `ValueError` for scores that are NaN or of another shape.
     """
     count = len(pairs) // 2
     images, captions = pairs.images[:count], pairs.captions[:count]

@@ -1,4 +1,4 @@
-"""The pairs that a cross encoder trains on: each caption with its image, and something wrong beside it."""
+"""The training pairs of a cross encoder: each caption with its image, and negative pairs."""
 
 import numpy as np
 
@@ -10,22 +10,19 @@ from datasets.samplers.negatives import HardNegatives
 
 
 class PairSampler:
-    """The training batches of an epoch for one of `world_size` processes.
+    """The training batches of an epoch for process `rank` of `world_size`.
 
-    For each caption there is one pair with its image and one negative pair: with probability 0.5, its image
-    with any caption of any other image, else the caption with any other image (Oscar, arXiv 2004.06165). A
-    batch has `batch_size` captions a process, first the positive pairs, then the negative pairs in the same
-    order.
+    Each caption has one positive pair, with its image, and `count` negative pairs. With probability 0.5 these
+    pair its image with any captions of any other images, otherwise the caption with any other images (Oscar,
+    arXiv 2004.06165). A batch has `batch_size` captions per process: first the positive pairs of all
+    captions, then the first negative pairs in the same order, then the second ones, and so on.
 
-    count: negative pairs of each caption, all of them with its image or all with the caption; a batch has
-    the first ones of all captions, then the second ones, and so on.
+    From the epoch `hard_from` on, a negative is taken from the lists of `hard` with probability `hard_share`,
+    if they have any.
 
-    hard: take the negative from these lists, where they have any, with probability `hard_share`, from the
-    epoch `hard_from` on.
-
-    Everything follows from (seed, epoch), as `BatchSampler` has it, which also shares the captions among
-    processes and, with `bucket`, brings pairs of like length together: an interrupted epoch goes on at an
-    index of `batches(epoch)`. Raises `UserError` where no second image has captions.
+    Everything follows from (seed, epoch), as in `BatchSampler`, which shares the captions among processes
+    and, with `bucket`, puts pairs of similar length together: an interrupted epoch resumes at an index of
+    `batches(epoch)`. Raises `UserError` unless two images have captions.
     """
 
     def __init__(
@@ -57,18 +54,21 @@ class PairSampler:
         self._starts, self._counts = starts[self._captioned], np.diff(starts)[self._captioned]
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """Number of batches, the same for all processes and epochs."""
+        """Return the number of batches of an epoch, the same for all processes.
+
+        It is the same for all epochs, except one that was resumed with other batches.
+        """
         return self._sampler(np.ones(self.dataset.num_captions, np.int64)).steps_per_epoch(epoch)
 
     def resume_within_epoch(self, epoch: int, finished_parts: list[FinishedPart]) -> None:
-        """Let `epoch` go on where `finished_parts` ended: see `BatchSampler`."""
+        """Resume `epoch` behind `finished_parts`; see `BatchSampler`."""
         self._finished_parts = epoch, finished_parts
 
     def batches(self, epoch: int) -> list[Pairs]:
-        """Return this process's batches of one epoch."""
+        """Return this process's batches of one epoch, each the positive pairs, then the negative pairs."""
         positives = Pairs(self.dataset.caption_image, np.arange(self.dataset.num_captions))
         negatives = self.negatives(epoch)
-        images = np.vstack([positives.images, negatives.images])  # [1+N,captions]
+        images = np.vstack([positives.images, negatives.images])  # [1+count,captions]
         captions = np.vstack([positives.captions, negatives.captions])
         lengths = self.dataset.pair_lengths(Pairs(images, captions)).max(axis=0)
         return [
@@ -77,11 +77,15 @@ class PairSampler:
         ]
 
     def negatives(self, epoch: int) -> Pairs:
-        """Draw the N negative pairs of each caption, [N,captions]."""
-        random = np.random.default_rng([self._seed, epoch, 1])  # BatchSampler draws from (seed, epoch)
+        """Draw `count` negative pairs for each caption: images and captions [count,captions]."""
+        random = np.random.default_rng(
+            [self._seed, epoch, 1]
+        )  # a stream apart from BatchSampler's (seed, epoch)
         images, captions = self.dataset.caption_image, np.arange(self.dataset.num_captions)
         others = random.integers(len(self._captioned) - 1, size=(self._count, len(images)))
-        others += others >= np.searchsorted(self._captioned, images)  # all but its own, alike
+        others += others >= np.searchsorted(
+            self._captioned, images
+        )  # all images but its own, with equal probability
         places = self._starts[others] + random.integers(self._counts[others])
         wrong_captions, wrong_images = self._order[places], self._captioned[others]
         is_caption = random.random(len(images)) < 0.5
@@ -106,9 +110,10 @@ class PairSampler:
 
 
 def _draw(lists: np.ndarray, draws: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` different entries of each row, [count,N], of those that are not -1; -1 where they end.
+    """Return `count` different entries of each row that are not -1, [count,N]; -1 where a row has no more.
 
-    The first is `draws` [N] of the way through them, the others follow at equal distances.
+    `draws` [N], in [0, 1), tell how far along its entries a row's first one is; the others follow at equal
+    distances.
     """
     present = (lists >= 0).sum(axis=1)
     ordered = np.take_along_axis(lists, np.argsort(lists < 0, axis=1, kind="stable"), axis=1)

@@ -1,4 +1,4 @@
-"""Sentences about scenes: five varied captions a picture, and pairs of sentences with the same words."""
+"""Sentences about scenes: five varied captions per picture, and pairs of sentences with the same words."""
 
 from itertools import permutations
 from random import Random
@@ -37,9 +37,9 @@ _SIDE_WORDS = {
     "above": ("above it", "over it"),
     "below": ("below it", "under it"),
 }
-_SIZE_CHANCE = 0.35  # that a caption mentions sizes
+_SIZE_CHANCE = 0.35  # probability that a caption mentions sizes
 
-# A comma would end up on different words after a swap, so these have none.
+# These have no comma: it would follow different words after a swap.
 _RELATIONAL = (
     "{a} {relation} {b}",
     "{a} {relation} {b} {ground}",
@@ -105,10 +105,11 @@ def captions_of(scene: Scene, rng: Random) -> list[str]:
 
 
 def swapped_pairs(scene: Scene, image_id: str, rng: Random) -> list[SwappedPair]:
-    """Return a pair of each kind for a scene that has two objects of clear relation, colours and shapes.
+    """Return the swapped captions of a scene that has two objects of clear relation, colours and shapes.
 
-    The second sentence is the first with the objects' colours, or the objects, exchanged. Both have the
-    same words, so a model that ignores the order of words scores them alike.
+    There is one pair of each kind, unless its second sentence is true as well; other scenes have none. The
+    second sentence is the first with the objects' colours, or the objects, exchanged. Both have the same
+    words, so a model that ignores the order of words scores them equally.
     """
     candidates = [
         (a, b)
@@ -139,7 +140,7 @@ def swapped_pairs(scene: Scene, image_id: str, rng: Random) -> list[SwappedPair]
 
 
 def _several_templates(scene: Scene, rng: Random) -> list[str]:
-    """Choose three sentences about a relation and two others."""
+    """Return the templates of three sentences about a relation and of two others."""
     others = [*(_TWO if len(scene.objects) == 2 else _THREE), rng.choice(_COMPARISON), rng.choice(_PARTIAL)]
     if len(scene.objects) == 2:
         first, second = scene.objects
@@ -189,7 +190,7 @@ def _by_size(scene: Scene, rng: Random) -> tuple[SceneObject, SceneObject]:
 
 
 def _object_words(*items: SceneObject, rng: Random) -> list[dict[str, str]]:
-    """Choose the words for objects: with sizes for all of them, or for none."""
+    """Return words for objects, with sizes for all of them or for none."""
     sized = rng.random() < _SIZE_CHANCE
     return [
         {
@@ -220,7 +221,7 @@ def _noun_phrases(a_words: dict[str, str], b_words: dict[str, str]) -> dict[str,
 
 
 def _relation_words(where: str, rng: Random) -> dict[str, str]:
-    """Return the phrases for: a is `where` of b."""
+    """Return phrases that say that a is `where` of b."""
     return {
         "relation": rng.choice(_RELATION_WORDS[where]),
         "side_of_b": rng.choice(_SIDE_WORDS[INVERSE[where]]),
@@ -238,7 +239,7 @@ def _ground_words(scene: Scene, rng: Random) -> dict[str, str]:
 
 
 def _place(item: SceneObject, rng: Random) -> str:
-    """Say in which ninth of the picture the centre of an object lies."""
+    """Return a phrase for the ninth of the picture in which the centre of an object lies."""
     column = ("left", "", "right")[min(2, int(item.x * 3))]
     row = ("top", "", "bottom")[min(2, int(item.y * 3))]
     if row and column:
@@ -253,7 +254,7 @@ def _plural(noun: str) -> str:
 
 
 def _holds(scene: Scene, a_words: dict[str, str], where: str, b_words: dict[str, str]) -> bool:
-    """Tell whether some object like a is `where` of some object like b."""
+    """Return whether some object that fits `a_words` is `where` of some object that fits `b_words`."""
     return any(
         relation(a, b) == where
         for a, b in permutations(scene.objects, 2)

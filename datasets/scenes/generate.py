@@ -1,7 +1,7 @@
 """Scenes: a generated data set of pictures of a few objects, with captions, regions, tags and classes.
 
-It is written in the layout of the `*_precomp` folders, so that every loader reads it. `docs/scenes.md`
-describes the files. The splits share no set of objects, and all that they hold depends on the seed alone.
+It has the layout of the `*_precomp` folders, so that every loader reads it; `docs/scenes.md` describes the
+files. The splits share no set of objects, and all content follows from `ScenesOptions`.
 """
 
 import json
@@ -50,7 +50,7 @@ _BLOCK_PIXELS = 600_000  # of the pictures whose features are computed together:
 
 @dataclass(frozen=True)
 class ScenesOptions:
-    """What is generated: images in each split, the seed, and the side of a picture in pixels."""
+    """What is generated: the images in each split, the seed, and the side of a picture in pixels."""
 
     train: int = 2000
     dev: int = 200
@@ -79,18 +79,18 @@ def make_scenes(
     processes: int = 1,
     progress: ShowProgress = no_progress,
 ) -> bool:
-    """Generate a data set; return False where `folder` already holds the same one.
+    """Generate a data set; return False if `folder` already holds the same one.
 
-    The files are written beside the folder, which is renamed when all are there: an interrupted call leaves
+    The files are written beside the folder, and renamed when they are complete: an interrupted call leaves
     nothing behind. `force` replaces an existing Scenes folder. The result does not depend on `processes`.
-    Raises UserError where the folder holds something else, or where it cannot be written.
+    Raises UserError if the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
     if _holds_scenes(folder, options, force):
         return False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(folder, flush=False) as draft:  # many small files, which can be made again
+        with replacing(folder, flush=False) as draft:  # many small files, which can be generated again
             (draft / "images").mkdir(parents=True)
             for split in SPLITS:
                 _write_split(draft, split, options, processes, progress)
@@ -101,7 +101,7 @@ def make_scenes(
 
 
 def _holds_scenes(folder: Path, options: ScenesOptions, force: bool) -> bool:
-    """Tell whether the folder holds just this data set; raise UserError where it may not be replaced."""
+    """Return whether the folder holds this very data set; raise UserError if it may not be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -143,7 +143,7 @@ def _meta(options: ScenesOptions) -> dict:
 
 @dataclass(frozen=True)
 class _Block:
-    """Consecutive images of a split: regions [B,R,F], boxes [B,R,4], and lines for each text file."""
+    """Consecutive images of a split: features and boxes of B x R regions, and the lines of each text file."""
 
     features: np.ndarray
     boxes: np.ndarray
@@ -169,7 +169,7 @@ def _write_split(
         blocks_of_indices = [range(start, min(start + step, count)) for start in range(0, count, step)]
         if processes > 1:
             pool = ProcessPoolExecutor(processes, initializer=_leave_signals_to_the_parent)
-            # No worker is killed: one that holds a lock of the queue would leave the others waiting for ever.
+            # No worker is killed: one that holds a lock of the queue would leave the others waiting forever.
             stack.callback(pool.shutdown, cancel_futures=True)
             blocks = pool.map(make_block, blocks_of_indices)
         else:
@@ -194,13 +194,13 @@ def _write_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
 
 
 def _make_block(images: Path, split: str, options: ScenesOptions, indices: range) -> _Block:
-    """Make the images of these numbers, and write their pictures."""
+    """Generate the images numbered `indices`, and write their pictures."""
     pictures, boxes = [], []
     lines: dict[str, list[str]] = {name: [] for name in _TEXTS}
     for index in indices:
         scene = sample_scene(split, index, options.seed)
         image_id = f"{split}_{index:06d}"
-        # One generator for each thing, so that a change in one leaves the others as they were.
+        # One random generator for each task, so that a change in one task does not change the others.
         drawing, detecting, writing, swapping = (
             Random(f"{task} {options.seed} {image_id}") for task in ("draw", "detect", "write", "swap")
         )
@@ -229,7 +229,7 @@ def _tags_line(regions: list[Region]) -> str:
 
 
 def _scene_line(scene: Scene, image_id: str, image_size: int) -> str:
-    """Describe what was drawn: the truth that captions are checked against, with tight boxes in pixels."""
+    """Return what was drawn as JSON, with tight boxes in pixels; captions can be checked against it."""
     objects = [
         {
             "colour": item.colour,

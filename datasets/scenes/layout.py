@@ -1,4 +1,4 @@
-"""What a generated scene is made of: its objects, their relations, and the split that it belongs to."""
+"""A generated scene: its objects, their relations, and the split that it belongs to."""
 
 import zlib
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ TINTS = ("grey", "beige", "pink", "mint")
 SIZES = {"small": (0.085, 0.1), "medium": (0.135, 0.155), "large": (0.205, 0.235)}
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
-FAMILY = 4  # scenes in a row that share their objects' attributes
+FAMILY = 4  # consecutive scenes that share their objects' attributes
 Kind = tuple[str, str]  # colour and shape
 
 _KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 _BACKGROUNDS = tuple((pattern, tint) for pattern in PATTERNS for tint in TINTS)
 _ALONE = 8  # every eighth family holds one object
-# Of the salts that leave each split some kinds alone, one that puts the README's red circle and blue square
-# into the test split.
+# Salt of the hash in `split_of`: each split gets scenes of a single object, and the README's red circle and
+# blue square are in the test split.
 _SPLIT_SALT = 76
 _SIZE_CHOICES = {
     1: (("small",), ("medium",), ("large",)),
@@ -34,7 +34,10 @@ _MARGIN = 0.03  # between two objects, and between an object and the border
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object; `x`, `y` (its centre, y downwards) and `radius` are fractions of the picture's side."""
+    """One object.
+
+    `x` and `y` (its centre, y downwards) and `radius` are fractions of the picture's side.
+    """
 
     colour: str
     shape: str
@@ -47,7 +50,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content: one to three objects, the first larger than any other, and a background."""
+    """The content of a picture: one to three objects, the first larger than any other, and a background."""
 
     objects: tuple[SceneObject, ...]
     pattern: str
@@ -55,26 +58,26 @@ class Scene:
 
     @property
     def label(self) -> str:
-        """The class of the picture: colour and shape of its largest object."""
+        """Return the class of the picture: colour and shape of its largest object."""
         return f"{self.objects[0].colour} {self.objects[0].shape}"
 
 
 def split_of(kinds: list[Kind]) -> str:
     """Return the split that a set of (colour, shape) objects belongs to, whatever the seed.
 
-    It depends on which colours and which shapes there are, not on which colour goes with which shape:
-    a set of objects and the same set with its colours exchanged fall into the same split, so that neither
-    sentence of a swapped pair describes anything seen in training. 8 of 10 sets are train.
+    The split depends on which colours and which shapes occur, not on which colour goes with which shape: a
+    set of objects and the same set with its colours exchanged fall into the same split, so that neither
+    sentence of a swapped pair describes anything seen in training. 8 of 10 sets are in train.
     """
     colours, shapes = (" ".join(sorted(values)) for values in zip(*kinds, strict=True))
     return {0: "dev", 1: "test"}.get(zlib.crc32(f"{_SPLIT_SALT}: {colours}, {shapes}".encode()) % 10, "train")
 
 
 def relation(first: SceneObject, second: SceneObject) -> str | None:
-    """Return where `first` is, seen from `second`: left, right, above, below, or None where it is unclear.
+    """Return where `first` is, seen from `second`: left, right, above, below, or None if that is unclear.
 
-    It is clear where the objects' extents along that axis are apart, and their offset across it is at
-    most 0.6 of the offset along it.
+    It is clear if the objects' extents along that axis do not overlap, and their offset across it is at most
+    0.6 of the offset along it.
     """
     dx, dy = second.x - first.x, second.y - first.y
     apart = first.radius + second.radius
@@ -86,18 +89,18 @@ def relation(first: SceneObject, second: SceneObject) -> str | None:
 
 
 def sample_scene(split: str, index: int, seed: int) -> Scene:
-    """Return scene number `index` of a split: the same for the same arguments, whatever else is made.
+    """Return scene number `index` of a split, which depends on nothing but the arguments.
 
-    Each `FAMILY` scenes in a row share background, colours, shapes and sizes. Half of them have the colours
-    of the first two objects exchanged (or the shapes, where the colours are the same), and half of them
-    those objects' sides, so that only who is what, and where, tells them apart. Families of one object
-    differ in its size and place.
+    Each `FAMILY` consecutive scenes share background, colours, shapes and sizes. Half of them have the
+    colours of the first two objects exchanged (or the shapes, if the colours are the same), and half of them
+    the sides of these objects, so that only which object has which attribute, and where, tells them apart.
+    Families of one object differ in its size and place.
     """
     family, member = divmod(index, FAMILY)
     rng = Random(f"family {seed} {split} {family}")
     pattern, tint = _deal(_BACKGROUNDS, f"{seed} {split}", family)
     side, count = rng.choice(tuple(INVERSE)), rng.choice((2, 2, 3))
-    if family % _ALONE == _ALONE - 1:  # few kinds alone belong to dev and test: draw from those
+    if family % _ALONE == _ALONE - 1:  # dev and test have few kinds of single objects: draw from those
         kinds = [rng.choice([kind for kind in _KINDS if split_of([kind]) == split])]
     else:
         largest = _deal(_KINDS, f"{seed} {split}", family - family // _ALONE)
@@ -112,7 +115,7 @@ def sample_scene(split: str, index: int, seed: int) -> Scene:
 
 
 def _deal(cards: tuple[tuple[str, str], ...], name: str, index: int) -> tuple[str, str]:
-    """Return card number `index` of shuffled packs, so that all come equally often."""
+    """Return card number `index` of endless shuffled packs, in which all cards occur equally often."""
     pack, position = divmod(index, len(cards))
     return Random(f"deal {name} {pack}").sample(cards, len(cards))[position]
 
@@ -125,7 +128,7 @@ def _kinds_around(first: Kind, count: int, split: str, rng: Random) -> list[Kind
 
 
 def _exchanged(kinds: list[Kind]) -> list[Kind]:
-    """Exchange the colours of the first two objects or, where these are the same, their shapes."""
+    """Return kinds with the first two objects' colours exchanged or, if these are equal, their shapes."""
     (colour_a, shape_a), (colour_b, shape_b), *others = kinds
     if colour_a == colour_b:
         return [(colour_a, shape_b), (colour_b, shape_a), *others]
@@ -135,7 +138,7 @@ def _exchanged(kinds: list[Kind]) -> list[Kind]:
 def _place_objects(
     kinds: list[Kind], sizes: tuple[str, ...], side: str | None, rng: Random
 ) -> tuple[SceneObject, ...]:
-    """Place objects at random, none touching, the first at that side of the second."""
+    """Place objects at random without touching, the first one on `side` of the second."""
     radii = [rng.uniform(*SIZES[size]) for size in sizes]
     while True:
         objects = tuple(

@@ -1,4 +1,4 @@
-"""Draws scenes: anti-aliased shapes with rim and shadow, on plain or patterned ground, among specks."""
+"""Draw scenes: anti-aliased shapes with rim and shadow, on plain or patterned ground, among specks."""
 
 from math import ceil, cos, floor, pi, radians, sin
 from random import Random
@@ -32,7 +32,7 @@ _HOLE = 0.55  # of a ring, as a fraction of its radius
 
 
 def _regular(corners: int, *radii: float) -> Outline:
-    """Return a polygon, the first corner at the top, whose corners take the radii in turn."""
+    """Return a regular polygon with a corner at the top; its corners lie at the radii in turn."""
     turns = [2 * pi * corner / corners for corner in range(corners)]
     return [
         (radii[corner % len(radii)] * sin(turn), -radii[corner % len(radii)] * cos(turn))
@@ -49,7 +49,7 @@ def _heart() -> Outline:
 
 
 _L, _W = 0.9, 0.34  # half an arm's length and width of the cross
-# Within the unit circle; areas differ by at most a half, so that a larger size is a larger area.
+# Outlines lie in the unit circle; their areas differ by at most a half, so a larger size is a larger area.
 _OUTLINES: dict[str, Outline] = {
     "circle": _regular(48, 0.82),
     "square": [(-0.72, -0.72), (0.72, -0.72), (0.72, 0.72), (-0.72, 0.72)],
@@ -84,10 +84,9 @@ def object_box(item: SceneObject, image_size: int) -> tuple[float, float, float,
 
 
 def draw_scene(scene: Scene, image_size: int, rng: Random) -> Image.Image:
-    """Draw a scene.
+    """Return a picture of a scene: RGB, `image_size` x `image_size`.
 
     `rng` chooses what no caption mentions: the pattern's phase, the specks, the exact shade of a colour.
-    Returns an RGB picture of `image_size` x `image_size`.
     """
     canvas = Image.fromarray(_ground(scene.pattern, scene.tint, image_size, rng))
     for _ in range(rng.randint(*_SPECKS)):
@@ -157,7 +156,7 @@ def _paint(
     opacity: float = 1.0,
     offset: float = 0.0,
 ) -> None:
-    """Fill a polygon, less its hole, anti-aliased; `offset` moves it right and down, in pixels."""
+    """Fill a polygon except its hole, anti-aliased; `offset` moves it right and down, in pixels."""
     left, top = (floor(min(values) + offset) - 1 for values in zip(*outline, strict=True))
     right, bottom = (ceil(max(values) + offset) + 1 for values in zip(*outline, strict=True))
     mask = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))

@@ -1,4 +1,4 @@
-"""The stand-in for an object detector: region boxes, tags with confidences, and features from the pixels."""
+"""A stand-in for an object detector: region boxes, tags with confidences, and features from the pixels."""
 
 from dataclasses import dataclass
 from random import Random
@@ -40,8 +40,8 @@ def detect_regions(scene: Scene, image_size: int, rng: Random) -> list[Region]:
     """Return the `NUM_REGIONS` regions of a picture, the most confident first.
 
     Each object is found twice, in boxes that are jittered by up to an eighth of its size; the first of them
-    always contains it. A few tags are wrong. The rest are cells of a grid, tagged "background", in an order
-    that tells nothing about their place.
+    always contains it. A few tags are wrong. The other regions are cells of a grid, tagged "background", in
+    an order that tells nothing about their place.
     """
     regions = []
     for item in scene.objects:
@@ -63,7 +63,7 @@ def detect_regions(scene: Scene, image_size: int, rng: Random) -> list[Region]:
 def _jittered(
     box: tuple[float, float, float, float], least: float, image_size: int, rng: Random
 ) -> tuple[float, float, float, float]:
-    """Move each side of a box outwards by `least` to 0.125 of the box's size, within the picture."""
+    """Return a box whose sides are moved out by `least` to 0.125 of its size, within the picture."""
     x1, y1, x2, y2 = box
     left, top, right, bottom = (rng.uniform(least, 0.125) for _ in range(4))
     width, height = x2 - x1, y2 - y1
@@ -76,10 +76,10 @@ def _jittered(
 
 
 def region_features(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the features of regions.
+    """Return the features of regions: float32 [N,R,FEATURE_DIM].
 
-    pictures: uint8 [N,H,W,3]; boxes: [N,R,4], pixels. Returns float32 [N,R,FEATURE_DIM]: `APPEARANCE_DIM`
-    values that depend on the pixels inside the box alone, then the six `BOX_TERMS`.
+    `pictures` is uint8 [N,H,W,3]; `boxes` is [N,R,4], in pixels. The first `APPEARANCE_DIM` values depend
+    only on the pixels inside the box; the six `BOX_TERMS` follow.
     """
     height, width = pictures.shape[1:3]
     boxes = boxes.astype(np.float64)
@@ -96,10 +96,11 @@ def region_features(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _area_averages(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Average each box's pixels in `_CELLS` x `_CELLS` cells, exactly, through an integral image.
+    """Return exact averages of each box's pixels in `_CELLS` x `_CELLS` cells: [3,N,R,C,C].
 
-    A box's edges need not fall between pixels: the integral is linear in between. Element-wise arithmetic
-    only, so that the result does not depend on the number of threads. Returns [3,N,R,C,C].
+    They come from an integral image. A box's edges need not fall between pixels: the integral is linear
+    within a pixel. All arithmetic is element-wise, so that the result does not depend on the number of
+    threads.
     """
     count, height, width, channels = pictures.shape
     integral = np.zeros((count, height + 1, width + 1, channels))
@@ -121,7 +122,11 @@ def _area_averages(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _colour_statistics(crops: np.ndarray) -> np.ndarray:
-    """Mean, deviation, and centre less border of the three channels; the mean step between cells. [N,R,10]"""
+    """Return statistics of the colours: [N,R,10].
+
+    They are mean, standard deviation, and centre minus border of the three channels, and the mean difference
+    of neighbouring cells.
+    """
     quarter = _CELLS // 4
     mean = crops.mean(axis=(3, 4))  # [3,N,R]
     centre = crops[..., quarter:-quarter, quarter:-quarter].mean(axis=(3, 4))
@@ -131,7 +136,7 @@ def _colour_statistics(crops: np.ndarray) -> np.ndarray:
 
 
 def _colour_histogram(crops: np.ndarray) -> np.ndarray:
-    """Shares of the region in hues, weighted by saturation, and in greys, by its lack: [N,R,12 + 4]."""
+    """Return histograms of hues, weighted by saturation, and of greys, weighted by its lack: [N,R,12 + 4]."""
     red, green, blue = crops  # each [N,R,C,C]
     high = np.maximum(np.maximum(red, green), blue)
     low = np.minimum(np.minimum(red, green), blue)
@@ -145,9 +150,10 @@ def _colour_histogram(crops: np.ndarray) -> np.ndarray:
 
 
 def _soft_histogram(position: np.ndarray, weight: np.ndarray, bins: int) -> np.ndarray:
-    """Share each cell's `weight` between the two bins next to its `position`, the last next to the first.
+    """Return a histogram in which each cell's `weight` is shared by the two bins next to its `position`.
 
-    position: [N,R,C,C], 0 to `bins`; weight: the same shape. Returns the averages over the cells: [N,R,bins].
+    `position` [N,R,C,C] is 0 to `bins`; the last bin is next to the first. `weight` has the same shape.
+    Returns the averages over the cells: [N,R,bins].
     """
     regions, cells = position.shape[0] * position.shape[1], position.shape[2] * position.shape[3]
     floor = np.floor(position)
@@ -161,9 +167,9 @@ def _soft_histogram(position: np.ndarray, weight: np.ndarray, bins: int) -> np.n
 
 
 def _edge_histogram(crops: np.ndarray) -> np.ndarray:
-    """Directions of edges in the four quarters of the region, of unit length: [N,R,4 * 8].
+    """Return histograms of edge directions in the four quarters of each region, normalised: [N,R,4 * 8].
 
-    The gradient is that of the channel where it is strongest (Dalal and Triggs 2005).
+    A cell's gradient is that of the channel where it is largest (Dalal and Triggs 2005).
     """
     down = (crops[..., 2:, 1:-1] - crops[..., :-2, 1:-1]) / 2
     right = (crops[..., 1:-1, 2:] - crops[..., 1:-1, :-2]) / 2  # [3,N,R,C-2,C-2]

@@ -1,4 +1,4 @@
-"""Words that a model has to guess from the rest of the caption and from the image."""
+"""Masked words, which a model predicts from the rest of the caption and from the image."""
 
 import numpy as np
 
@@ -6,14 +6,17 @@ import numpy as np
 def add_masked_pairs(
     batch: dict[str, np.ndarray], share: float, mask_id: int, random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Return a batch of `PairDataset` with a second copy of each right pair, in which words are hidden.
+    """Return a batch of `PairDataset` with a second copy of each positive pair, in which words are masked.
 
-    Each token of the copy's caption, markers aside, is replaced by `mask_id` with the probability `share`.
-    The copies stand behind the batch's P pairs in `token_ids`, `segment_ids`, `text_len` and `image_row`, and
-    nowhere else: `match` still has P places. The M hidden tokens are to be guessed: int64 [M] `masked_pair`
-    and `masked_place`, where they stand, and `masked_id`, what stood there (the masked token loss of Oscar,
-    arXiv 2004.06165, 3.2; the original leaves a tenth as it was, replaces a tenth by others, and hides words
-    in the pairs whose match it asks for). M is at least 1: where chance takes none, a first marker is told.
+    Each token of the copy's caption, markers excepted, is replaced by `mask_id` with probability `share`. The
+    copies follow the batch's P pairs in `token_ids`, `segment_ids`, `text_len` and `image_row`, and nowhere
+    else: `match` still has P entries. M masked tokens are to be predicted: `masked_pair` and `masked_place`
+    (int64 [M]) are their rows and columns in `token_ids`, and `masked_id` (int64 [M]) the tokens that stood
+    there. M is at least 1: if chance masks nothing, the first marker of the first copy is to be predicted,
+    unmasked.
+    This is the masked token loss of Oscar (arXiv 2004.06165, 3.2), but the original leaves a tenth of the
+    chosen tokens as they were, replaces a tenth by others, and masks words in the pairs whose match it
+    predicts.
     """
     right = np.flatnonzero(batch["match"])
     texts = {name: batch[name][right] for name in ("token_ids", "segment_ids", "text_len", "image_row")}

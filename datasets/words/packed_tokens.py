@@ -1,4 +1,4 @@
-"""Many short rows of token ids in one array."""
+"""Many short rows of token ids, packed into one array."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """Rows of tokens, one after another.
+    """Rows of token ids, one after another.
 
-    ids: int32 [sum of lengths]. lengths: int64 [rows]. starts: int64 [rows], where each row begins in ids.
+    `ids` is int32 [sum of lengths]. `lengths` is int64 [rows]. `starts` (int64 [rows]) is where each row
+    begins in `ids`.
     """
 
     ids: np.ndarray
@@ -51,7 +52,11 @@ class PackedTokens:
         return PackedTokens(self.ids[_places(self.starts, lengths)], lengths)
 
     def joined(self, rows: np.ndarray, counts: np.ndarray) -> "PackedTokens":
-        """Return new rows, each the old `rows` [sum of counts] of its own, `counts` [new rows] of them."""
+        """Return new rows, each of which joins some old rows.
+
+        `rows` [sum of counts] are the old rows to join, in order, and `counts` [new rows] is how many of them
+        each new row takes.
+        """
         lengths = self.lengths[rows]
         total = np.concatenate([[0], np.cumsum(lengths)])
         ends = np.cumsum(counts)
@@ -59,6 +64,6 @@ class PackedTokens:
 
 
 def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return start, start + 1, ... of each run of `lengths` [runs] from `starts` [runs]: int64 [sum]."""
+    """Return start, start + 1, ... for each run of `lengths` [runs] from `starts` [runs] on: int64 [sum]."""
     begins = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) + np.repeat(starts - begins, lengths)

@@ -1,4 +1,4 @@
-"""Tokens and vocabularies: from a caption to the ids that a text encoder reads."""
+"""Tokenizers and vocabularies: from a caption to the ids that a text encoder reads."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ _SIMPLE = re.compile(
     r"\d+(?:[.,]\d+)+"  # 3,000  2.5
     r"|\w+(?:(?:-|'(?!s\b))\w+)*"  # dog  snow-covered  isn't
     r"|'s\b"  # dog 's
-    r"|[^\w\s]"  # every other sign by itself
+    r"|[^\w\s]"  # every other character by itself
 )
 
 
@@ -31,7 +31,7 @@ def _whitespace(text: str) -> list[str]:
 
 
 def _nltk(text: str) -> list[str]:
-    # the originals lower-case bytes, which leaves letters beyond ASCII as they are
+    # the originals lower-case bytes, so letters beyond ASCII keep their case
     return _nltk_tokenizer().tokenize(text.strip().encode().lower().decode())
 
 
@@ -54,12 +54,12 @@ TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
 def tokenize(text: str, tokenizer: str) -> list[str]:
     """Split a caption into tokens.
 
-    simple: lower case; words with their inner hyphens and apostrophes, numbers, the possessive 's, and
-    each punctuation mark. nltk: NLTK's word tokens of the ASCII-lower-cased caption, as VSE++, SCAN and
-    VSRN have them (but a full stop inside a caption stays with its word: no sentence splitter is run).
-    whitespace: what stands between white space, case kept, as VSE has it.
+    `simple` lower-cases and takes words with their inner hyphens and apostrophes, numbers, the possessive 's,
+    and each punctuation mark. `nltk` takes NLTK's word tokens of the caption with ASCII letters lower-cased,
+    as VSE++, SCAN and VSRN do (but a full stop inside a caption stays with its word: no sentence splitter is
+    run). `whitespace` splits at white space and keeps case, as VSE does.
 
-    Raises `ValueError` for another name and `UserError` where nltk is missing.
+    Raises `ValueError` for another name, and `UserError` if nltk is missing.
     """
     if tokenizer not in TOKENIZERS:
         raise ValueError(f"unknown tokenizer {tokenizer!r}, expected one of {', '.join(TOKENIZERS)}")
@@ -67,10 +67,10 @@ def tokenize(text: str, tokenizer: str) -> list[str]:
 
 
 class Vocabulary:
-    """The words a model knows, each with its id, and how a caption is cut and framed.
+    """The words that a model knows, each with its id, and how a caption is tokenized and framed.
 
-    words: every entry by id, markers included. A caption is encoded as its words' ids (`<unk>` for
-    others) between `<start>` and `<end>`, each where the vocabulary has it.
+    `words` are all entries by id, markers included. A caption is encoded as the ids of its words (`<unk>` for
+    unknown ones) between `<start>` and `<end>`, if the vocabulary has these.
     """
 
     file_name = "vocab.json"
@@ -90,11 +90,12 @@ class Vocabulary:
     def build(
         cls, captions: Iterable[str], tokenizer: str, threshold: int, layout: str, source: str = "captions"
     ) -> "Vocabulary":
-        """Collect the words that occur at least `threshold` times.
+        """Build a vocabulary of the words that occur at least `threshold` times.
 
-        vsepp orders them by first sight; vse by frequency, equals by first sight (the original's order
-        of equals depends on the machine). `source` names the captions in errors.
-        Raises `UserError` when no word is left.
+        The layout vsepp orders words by first occurrence; vse orders them by frequency, then by first
+        occurrence (in the original, the order of equally frequent words depends on the machine). `source`
+        names the captions in errors.
+        Raises `UserError` if no word is left.
         """
         counts: Counter[str] = Counter()
         for caption, times in Counter(captions).items():  # data sets repeat many captions
@@ -117,7 +118,7 @@ class Vocabulary:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that tell two vocabularies apart."""
+        """Return twelve hexadecimal digits of a checksum that tells two vocabularies apart."""
         content = json.dumps([self.tokenizer, self.layout, self.words])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -126,7 +127,7 @@ class Vocabulary:
         return tokenize(text, self.tokenizer)
 
     def knows(self, token: str) -> bool:
-        """Tell whether `token` has an id of its own."""
+        """Return whether `token` has an id of its own."""
         return token in self._ids
 
     def encode(self, text: str) -> list[int]:
@@ -140,7 +141,7 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words up to `<end>`, with spaces between, without padding and start."""
+        """Return the words up to `<end>`, joined by spaces, without padding and `<start>`."""
         words = []
         for index in ids:
             if index == self.end_id:
@@ -150,7 +151,7 @@ class Vocabulary:
         return " ".join(words)
 
     def to_text(self) -> str:
-        """Return the vocabulary as JSON, a word a line."""
+        """Return the vocabulary as JSON, one word per line."""
         content = {
             "tokenizer": self.tokenizer,
             "layout": self.layout,
@@ -160,7 +161,10 @@ class Vocabulary:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write `to_text` into a file; an older file stays whole if this fails."""
+        """Write `to_text` into a file; an older file stays intact if this fails.
+
+        Raises `UserError` if the file cannot be written.
+        """
         try:
             with replacing(Path(path)) as draft:
                 draft.write_text(self.to_text(), encoding="utf-8")
@@ -171,8 +175,8 @@ class Vocabulary:
     def load(cls, path: str | Path, tokenizer: str = "nltk") -> "Vocabulary":
         """Read a vocabulary that `save` wrote, or one of the originals (`word2idx`, `idx2word`, `idx`).
 
-        tokenizer: what the originals' files, which do not say, were made with.
-        Raises `UserError` for a file that is missing, of another kind, or without words.
+        `tokenizer` is that of an original's file, which does not name it. Raises `UserError` for a file that
+        is missing, of another kind, or without words.
         """
         path = Path(path)
         try:
@@ -202,13 +206,13 @@ class Vocabulary:
 
 
 def _has_words(words: Iterable[str]) -> bool:
-    """Whether anything but markers and punctuation is there."""
+    """Return whether any word is neither a marker nor punctuation."""
     markers = {marker for layout in MARKERS.values() for marker in layout}
     return any(word not in markers and any(map(str.isalnum, word)) for word in words)
 
 
 def _words_by_id(ids: dict[str, int]) -> list[str]:
-    """Invert word to id; id 0, which one released vocabulary leaves free, becomes `<pad>`."""
+    """Return the words by id; id 0, which one released vocabulary leaves free, becomes `<pad>`."""
     by_id = {index: word for word, index in ids.items()}
     by_id.setdefault(0, "<pad>")
     return [by_id[index] for index in range(len(by_id))]

@@ -18,18 +18,19 @@ from datasets.words.packed_tokens import PackedTokens
 
 MARKERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _LONGEST_WORD = 100  # characters; a longer one is unknown, as in the original
-_ENCODED_TOGETHER = 10_000  # texts: bounds what the tokenizer's own objects take
+_ENCODED_TOGETHER = 10_000  # texts: bounds the memory of the tokenizer's own objects
 
 
 class WordPiece:
-    """The pieces of words that a BERT knows, each with its id, and how text is cut into them.
+    """The word pieces that a BERT knows, each with its id, and how text is split into them.
 
-    pieces: every entry by id. lower_case: text loses case and accents first. Text is split at white space,
-    punctuation and Chinese characters; then the longest piece that begins a word is taken, again and again,
-    continuations being written `##piece` (BERT, arXiv 1810.04805; the tokens of pytorch-transformers' and
-    PaddleNLP's BertTokenizer). Text that spells a marker, such as `[SEP]`, is text.
+    `pieces` are all entries by id. `lower_case` removes case and accents first. Text is split at white space,
+    punctuation and Chinese characters. Of each word, the longest piece that begins it is split off, then the
+    longest piece that begins the rest, and so on; pieces inside a word are written `##piece` (BERT, arXiv
+    1810.04805; the tokens equal those of pytorch-transformers' and PaddleNLP's BertTokenizer). Text that
+    spells a marker, such as `[SEP]`, is text.
 
-    Raises `UserError` naming `source` where the pieces lack a marker or hold one twice.
+    Raises `UserError` that names `source` if the pieces lack a marker or hold a piece twice.
     """
 
     file_name = "vocab.txt"
@@ -48,7 +49,10 @@ class WordPiece:
 
     @classmethod
     def load(cls, path: str | Path, lower_case: bool = True) -> "WordPiece":
-        """Read a `vocab.txt`, a piece a line; raises `UserError` for a file that is missing or none."""
+        """Read a `vocab.txt` with one piece per line.
+
+        Raises `UserError` for a file that is missing or no vocabulary.
+        """
         path = Path(path)
         if path.is_dir():
             raise UserError(f"{path}: a folder, expected a vocabulary: name its vocab.txt")
@@ -59,9 +63,9 @@ class WordPiece:
 
     @classmethod
     def build(cls, texts: Iterable[str], threshold: int = 1, lower_case: bool = True) -> "WordPiece":
-        """Make a vocabulary of the whole words that occur `threshold` times, for a BERT from scratch.
+        """Build a vocabulary of the whole words that occur at least `threshold` times, for a new BERT.
 
-        The words follow the markers by frequency, equals by first sight.
+        The words follow the markers by frequency, then by first occurrence.
         """
         normalizer, splitter = _normalizer(lower_case), BertPreTokenizer()
         counts: Counter[str] = Counter()
@@ -75,11 +79,14 @@ class WordPiece:
         return len(self.pieces)
 
     def to_text(self) -> str:
-        """Return the vocabulary as BERT's `vocab.txt`, a piece a line."""
+        """Return the vocabulary as BERT's `vocab.txt`, one piece per line."""
         return "".join(f"{piece}\n" for piece in self.pieces)
 
     def save(self, path: str | Path) -> None:
-        """Write a `vocab.txt`; an older file stays whole if this fails."""
+        """Write a `vocab.txt`; an older file stays intact if this fails.
+
+        Raises `UserError` if the file cannot be written.
+        """
         try:
             with replacing(Path(path)) as draft:
                 draft.write_text(self.to_text(), encoding="utf-8")
@@ -87,7 +94,7 @@ class WordPiece:
             raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from error
 
     def tokens(self, text: str) -> list[str]:
-        """Return the pieces of a text, without markers; a word without pieces stands as it is written."""
+        """Return the pieces of a text, without markers; a word without pieces is returned as written."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return [
             text[slice(*place)] if index == self.unk_id else piece
@@ -95,7 +102,7 @@ class WordPiece:
         ]
 
     def knows(self, token: str) -> bool:
-        """Tell whether `token`, one of `tokens`, is a piece of the vocabulary."""
+        """Return whether `token`, one of `tokens`, is a piece of the vocabulary."""
         return token in self._ids
 
     def encode(self, text: str) -> list[int]:

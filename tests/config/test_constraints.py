@@ -1,4 +1,4 @@
-"""Keys of models that see pictures must fit together."""
+"""The keys of models that see pictures must fit together."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Every pair that is to be scored stands in one block, next to pairs of like length, and blocks are pure."""
+"""Every pair to be scored is in one block, beside pairs of similar length; a block is a pure function."""
 
 import numpy as np
 import pytest

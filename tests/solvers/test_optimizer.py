@@ -56,7 +56,7 @@ def values(model: Small) -> dict[str, np.ndarray]:
 
 
 def expected_values(kind: str, decay: float, steps: int) -> dict[str, np.ndarray]:
-    """Recompute the optimizers of the literature in float64; `decay` spares what is no matrix."""
+    """Recompute the optimizers of the literature in float64; `decay` applies to matrices alone."""
     result = {}
     for name, start in values(Small().start()).items():
         weight = start.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Every schedule against its plain formula, at chosen steps."""
+"""Every schedule equals its plain formula at chosen steps."""
 
 import math
 

@@ -404,7 +404,7 @@ def test_an_image_without_a_row_is_named(tmp_path):
 
 
 def load_by_id(folder, row_ids, format="precomp", caption_file="", per_image=0):
-    """Load train captions with features of which rows are named so."""
+    """Load train captions with features whose rows have these ids."""
     np.save(folder / "all.npy", np.zeros((len(row_ids), 2), np.float32))
     (folder / "all_ids.txt").write_text("".join(f"{row}\n" for row in row_ids))
     features = NpyFeatures(folder / "all.npy", ids_path=folder / "all_ids.txt")

@@ -1,4 +1,4 @@
-"""VinVL's captions, image keys, candidates and tags: who belongs to whom, and one line for what is wrong."""
+"""VinVL's captions, image keys, candidates and tags reach the right images; mistakes take one line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A conversion keeps every bit that its type allows, says what it does not, and survives interruption."""
+"""A conversion keeps every bit that its type can hold, reports its error, and survives interruption."""
 
 import gzip
 import json
@@ -167,11 +167,11 @@ def test_ragged_images_and_int8_do_not_fit_npy(source, tmp_path):
 
 
 class KillError(Exception):
-    """The process ends here."""
+    """Stands for the end of the process by a kill."""
 
 
 def interrupted(monkeypatch, after):
-    """Let a conversion end right after it did so many images, as a kill would."""
+    """Make a conversion end after this many images, as a kill would."""
     calls = []
 
     def progress(*step):

@@ -1,4 +1,4 @@
-"""What is extracted is kept batch by batch: a stop loses no whole batch, and leaves none half."""
+"""Extraction stores batch by batch: an interruption loses no complete batch, and leaves no half one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""HDF5 files, ours or of others, are read as they were written, and refused where they do not fit."""
+"""HDF5 files, by us or by others, are read as they were written, and refused if malformed."""
 
 import multiprocessing
 import os

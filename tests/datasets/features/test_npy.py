@@ -1,4 +1,4 @@
-"""Feature files are read exactly, lazily, and refused with one line where they are broken."""
+"""Feature files are read exactly and lazily; broken ones are refused on one line."""
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Crops take the parts that they say, repeat for the same seed, and equal resizing first and cutting then."""
+"""Crops take the parts that they name, repeat for a seed, and equal resizing followed by cropping."""
 
 import io
 

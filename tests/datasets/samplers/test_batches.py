@@ -1,4 +1,4 @@
-"""Every caption comes once an epoch, at random but reproducibly, and processes share the batches evenly."""
+"""Every caption is used once an epoch, at random but reproducibly; processes get even shares."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def sampler(batching, lengths=LENGTHS, batch_size=16, seed=1, rank=0, world_size
 
 
 def padding(lengths, batches):
-    """Padded tokens for each real one."""
+    """Return the number of padding tokens per real one."""
     computed = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
     real = sum(lengths[index] for batch in batches for index in batch)
     return computed / real - 1

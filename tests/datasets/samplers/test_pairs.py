@@ -1,4 +1,4 @@
-"""Each caption brings one right and one wrong pair an epoch, by the original's rule, reproducibly."""
+"""Each caption has one positive and one negative pair an epoch, by the original's rule, reproducibly."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_steps_have_equal_sizes_on_all_processes(dataset):
 
 
 def test_negatives_follow_the_originals_rule(dataset):
-    """Half wrong captions, half wrong images; every other image alike, then every caption of it alike."""
+    """Half are wrong captions, half wrong images; other images and their captions are equally likely."""
     sampler = PairSampler(dataset, 8, seed=3)
     epochs = [sampler.negatives(epoch) for epoch in range(400)]
     images, captions = (

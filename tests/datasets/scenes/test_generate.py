@@ -1,4 +1,4 @@
-"""Scenes says nothing that is not in its pictures, and tests on nothing that training has seen."""
+"""Captions of Scenes are true of their pictures, and test splits hold nothing that training has seen."""
 
 import json
 import re
@@ -374,7 +374,7 @@ def test_the_first_features_are_the_mean_colour_of_the_box() -> None:
 
 
 def test_a_linear_probe_reads_colour_and_shape_of_unseen_compositions_from_a_region() -> None:
-    """What captions speak of can be learnt from the features: this is not a detector that guesses."""
+    """What captions mention can be learnt from the features, so the stand-in detector does not guess."""
     found = {}
     for split, count in (("train", 240), ("test", 60)):
         rows, names = [], []

@@ -1,4 +1,4 @@
-"""Words are hidden in a second copy of each right pair, in its caption alone, and what was hidden is told."""
+"""Words are masked in a second copy of each positive pair, in its caption alone, and returned as targets."""
 
 import numpy as np
 import pytest

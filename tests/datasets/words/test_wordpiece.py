@@ -1,4 +1,4 @@
-"""Text becomes the pieces of BERT's vocabulary, and a vocabulary that is none is refused."""
+"""Text becomes the pieces of BERT's vocabulary, and a file that is no vocabulary is refused."""
 
 import numpy as np
 import pytest
