@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.bert_inference import first_rows
 from models.layers.fused import Linear, ResidualNorm, gelu
 from models.layers.pair_rows import PairRows, pair_rows
@@ -164,7 +164,7 @@ class Bert(nn.Layer):
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         different = self._embed(batch, layout)
-        if on_cpu(different) and not (self.training or paddle.is_grad_enabled()):
+        if uses_cpu_kernels(different) and not (self.training or paddle.is_grad_enabled()):
             return self.pool(
                 paddle.to_tensor(first_rows(self.layers, different, layout.order, layout.sequences))
             )

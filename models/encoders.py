@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
@@ -56,7 +56,7 @@ def recurrent_states(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Te
 
     The first `length` [B] places of a sequence count; what stands at the others has no meaning.
     """
-    if not on_cpu(sequences):
+    if not uses_cpu_kernels(sequences):
         states, _ = rnn(sequences)
         return states, last_of(states, length)
     states, tree = _states_by_step(rnn, sequences, length)
@@ -65,7 +65,7 @@ def recurrent_states(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Te
 
 def last_state(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> Tensor:
     """Return the state [B,D] of a forward `rnn` after the first `length` [B] of `sequences` [B,T,E]."""
-    if not on_cpu(sequences):
+    if not uses_cpu_kernels(sequences):
         return last_of(rnn(sequences)[0], length)
     states, tree = _states_by_step(rnn, sequences, length)
     return functional.embedding(tree.whole, states)
@@ -169,7 +169,7 @@ class RecurrentTextEncoder(nn.Layer):
         """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
         if self.bidirectional:
             state = self._both_ways(self.dropout(self.embed(token_ids)), text_len)
-        elif on_cpu(token_ids):
+        elif uses_cpu_kernels(token_ids):
             state = self._by_prefix(token_ids, text_len)
         else:
             outputs, _ = self.rnn(self.dropout(self.embed(token_ids)))  # [B,T,D]

@@ -6,7 +6,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional
 
-from models.kernels.row_blocks import array_of, for_each_block, on_cpu
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 
 
 def additive_attention(query: Tensor, keys: Tensor, values: Tensor, weight: Tensor, barred: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def additive_attention(query: Tensor, keys: Tensor, values: Tensor, weight: Tens
     `query` [B,K], `keys` [B,R,K], `values` [B,R,H], `weight` [K]; `barred` [B,R] is 0, or very negative where
     there is nothing to attend to.
     """
-    if on_cpu(query):
+    if uses_cpu_kernels(query):
         return _Attention.apply(query, keys, values, weight, barred)
     energy = paddle.tanh(keys + query.unsqueeze(1)) @ weight.unsqueeze(1)  # [B,R,1]
     shares = functional.softmax(energy.squeeze(2) + barred, axis=1)

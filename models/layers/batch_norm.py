@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from models.kernels.row_blocks import array_of, for_each_block, on_cpu
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 
 
 class BatchNorm(nn.BatchNorm1D):
@@ -21,7 +21,7 @@ class BatchNorm(nn.BatchNorm1D):
         if not self.training:
             return super().forward(rows)
         count = len(rows)
-        if on_cpu(rows):
+        if uses_cpu_kernels(rows):
             statistics: list[np.ndarray] = []
             normalised = _Normalise.apply(rows, self.weight, self.bias, self._epsilon, statistics)
             mean, variance = (paddle.to_tensor(value.astype(array_of(rows).dtype)) for value in statistics)

@@ -14,7 +14,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from models.kernels.mkl import erf
-from models.kernels.row_blocks import array_of, for_each_block, on_cpu
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 
 DENSITY_AT_0, SQRT_HALF = 1 / math.sqrt(2 * math.pi), math.sqrt(0.5)
 
@@ -23,7 +23,7 @@ class Linear(nn.Linear):
     """A linear map of rows [N,I] to [N,O]."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        if not on_cpu(rows):
+        if not uses_cpu_kernels(rows):
             return super().forward(rows)
         return _Linear.apply(rows, self.weight, self.bias)
 
@@ -34,7 +34,7 @@ class Linear(nn.Linear):
 
 def gelu(rows: Tensor, bias: Tensor) -> Tensor:
     """Return x Phi(x) of x = rows + bias, with the normal distribution's Phi (arXiv 1606.08415, eq. 2)."""
-    return _Gelu.apply(rows, bias) if on_cpu(rows) else functional.gelu(rows + bias)
+    return _Gelu.apply(rows, bias) if uses_cpu_kernels(rows) else functional.gelu(rows + bias)
 
 
 class ResidualNorm(nn.LayerNorm):
@@ -47,7 +47,7 @@ class ResidualNorm(nn.LayerNorm):
     def forward(self, rows: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
         """Return [N,D] of [N,D], [D] and [N,D]."""
         dropout = self.dropout if self.training else 0.0
-        if on_cpu(rows):
+        if uses_cpu_kernels(rows):
             weights = self.weight, self.bias
             return _ResidualNorm.apply(rows, bias, residual, *weights, self.epsilon, dropout)
         return super().forward(functional.dropout(rows + bias, dropout) + residual)

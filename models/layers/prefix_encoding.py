@@ -86,8 +86,8 @@ def prefix_states(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree) -> Ten
     for layer in rnn:
         cell = layer.cell
         weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-        learning = paddle.is_grad_enabled()
-        inputs = _PrefixLayer.apply(inputs, *weights, tree, row_of_prefix, steps, learning)  # [P,D]
+        needs_grad = paddle.is_grad_enabled()
+        inputs = _PrefixLayer.apply(inputs, *weights, tree, row_of_prefix, steps, needs_grad)  # [P,D]
         row_of_prefix = None
     return inputs
 
@@ -96,13 +96,13 @@ class _PrefixLayer(PyLayer):
     """One recurrent layer over a tree of prefixes: inputs [U,E] -> states [P,D] of all prefixes."""
 
     @staticmethod
-    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, steps, learning):
+    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, steps, needs_grad):
         """Read row `row_of_prefix` [P] of `x` at each prefix; None: row p at prefix p."""
         tensors = x, weight_ih, weight_hh, bias_ih, bias_hh
         ctx.frozen = [tensor.stop_gradient for tensor in tensors]
         x, *weights = map(array_of, tensors)
         ctx.recurrence = Recurrence(steps, weights, tree.starts, tree.parents, row_of_prefix)
-        return paddle.from_dlpack(ctx.recurrence.forward(x, learning))
+        return paddle.from_dlpack(ctx.recurrence.forward(x, needs_grad))
 
     @staticmethod
     def backward(ctx, d_states):

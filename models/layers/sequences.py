@@ -15,7 +15,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from models.kernels.mkl import multiply_each
-from models.kernels.row_blocks import array_of, for_each_block, on_cpu
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 from models.layers.fused import BlockSums, dropout_seed, kept_by_dropout, unless_frozen
 from models.layers.short_attention import ShortAttention
 
@@ -104,7 +104,7 @@ def attend(
     sequence's first row, [B,D]; the result has its shape. The biases [D] and [2D] are added to them.
     `dropout` is the share of the softmax's values to drop.
     """
-    if on_cpu(query):
+    if uses_cpu_kernels(query):
         biases = query_bias, key_value_bias
         keeps = paddle.is_grad_enabled()
         is_short = sequences.length.mean() * (query.shape[1] // heads) < SHORT

@@ -5,7 +5,7 @@ import paddle.distributed as dist
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.batch_norm import BatchNorm
 
 _NORMS = (nn.BatchNorm1D, nn.BatchNorm2D)  # BatchNorm is one of them
@@ -58,7 +58,7 @@ class _Normalise(PyLayer):
     def forward(ctx, x, weight, bias, epsilon, found):
         """Leave the number of values a channel, their mean and biased variance [C], in the list `found`."""
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        wide = x.astype("float64" if on_cpu(x) else "float32")  # sums there lose digits
+        wide = x.astype("float64" if uses_cpu_kernels(x) else "float32")  # sums there lose digits
         count = x.size // x.shape[1]
         own_mean = wide.mean(axes, keepdim=True)
         squares = ((wide - own_mean) ** 2).sum(axes).astype("float64")
@@ -80,7 +80,7 @@ class _Normalise(PyLayer):
     @staticmethod
     def backward(ctx, d_out):
         x, center, inverse, scale, axes, total = ctx.saved
-        wide = "float64" if on_cpu(x) else "float32"
+        wide = "float64" if uses_cpu_kernels(x) else "float32"
         standard = (x - center) * inverse
         own = paddle.stack(
             [each.astype(wide).sum(axes).astype("float64") for each in (d_out, d_out * standard)]
