@@ -116,10 +116,10 @@ class BertLayer(nn.Layer):
         query, key_value = self.query.without_bias(rows), self.key_value.without_bias(rows)
         return self._step(rows, query, key_value, sequences)
 
-    def of_different(self, different: Tensor, order: Tensor, sequences: Sequences) -> Tensor:
-        """Return the new rows [P,D], whose old ones are `different` [D',D] in this `order` [P]."""
-        query, key_value = self.query.without_bias(different), self.key_value.without_bias(different)
-        return self._step(*(rows.gather(order) for rows in (different, query, key_value)), sequences)
+    def forward_distinct(self, distinct: Tensor, origin: Tensor, sequences: Sequences) -> Tensor:
+        """Return the new rows [P,D], whose old ones are `distinct` [D',D] in this `origin` [P]."""
+        query, key_value = self.query.without_bias(distinct), self.key_value.without_bias(distinct)
+        return self._step(*(rows.gather(origin) for rows in (distinct, query, key_value)), sequences)
 
     def first_rows(self, rows: Tensor, sequences: Sequences) -> Tensor:
         """Return the new first row of each sequence alone, [B,D]."""
@@ -163,12 +163,12 @@ class Bert(nn.Layer):
         The last layer computes no other rows, and gives them no gradient to pass on.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
-        different = self._embed(batch, layout)
-        if uses_cpu_kernels(different) and not (self.training or paddle.is_grad_enabled()):
+        distinct = self._embed(batch, layout)
+        if uses_cpu_kernels(distinct) and not (self.training or paddle.is_grad_enabled()):
             return self.pool(
-                paddle.to_tensor(first_rows(self.layers, different, layout.order, layout.sequences))
+                paddle.to_tensor(first_rows(self.layers, distinct, layout.origin, layout.sequences))
             )
-        rows = self._rows_before_last(different, layout)
+        rows = self._rows_before_last(distinct, layout)
         return self.pool(self.layers[-1].first_rows(rows, layout.sequences))
 
     def encode(self, batch: dict[str, Tensor], attends: np.ndarray | None = None) -> tuple[Tensor, Sequences]:
@@ -210,23 +210,23 @@ class Bert(nn.Layer):
         """Return tanh(W h + b) [B,D] of the `first` row h of each sequence [B,D]."""
         return paddle.tanh(self.pooler(first))
 
-    def _rows_before_last(self, different: Tensor, layout: PairRows) -> Tensor:
-        """Return the rows [P,D] that the last layer takes, of the `different` ones that they begin as.
+    def _rows_before_last(self, distinct: Tensor, layout: PairRows) -> Tensor:
+        """Return the rows [P,D] that the last layer takes, of the `distinct` ones that they begin as.
 
         As long as no dropout sets apart what begins alike, the first layer maps it once.
         """
-        order = paddle.to_tensor(layout.order)
+        origin = paddle.to_tensor(layout.origin)
         layers = self.layers[:-1]
         if layers and not (self.training and self.dropout):
-            rows, layers = layers[0].of_different(different, order, layout.sequences), layers[1:]
+            rows, layers = layers[0].forward_distinct(distinct, origin, layout.sequences), layers[1:]
         else:
-            rows = functional.dropout(different.gather(order), self.dropout, training=self.training)
+            rows = functional.dropout(distinct.gather(origin), self.dropout, training=self.training)
         for layer in layers:
             rows = layer(rows, layout.sequences)
         return rows
 
     def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
-        """Return the vectors of the different tokens, then of the images' regions."""
+        """Return the vectors of the distinct tokens, then of the images' regions."""
         longest = batch["text_len"].max().item()
         if longest > self.max_positions:
             raise ValueError(

@@ -107,13 +107,13 @@ class Captioner(nn.Layer):
         mapped = self.dropout(self.region_map(regions))
         states, last = recurrent_states(self.region_rnn, mapped, num_regions)
         real = paddle.arange(regions.shape[1]).unsqueeze(0) < num_regions.unsqueeze(1)  # [I,R]
-        barred = (real.astype(states.dtype) - 1) * 1e4
-        return states, self.attend_region(states), barred, last
+        mask = (real.astype(states.dtype) - 1) * 1e4
+        return states, self.attend_region(states), mask, last
 
-    def _step(self, word: Tensor, state: Tensor, memory: Tensor, attended: Tensor, barred: Tensor) -> Tensor:
+    def _step(self, word: Tensor, state: Tensor, memory: Tensor, attended: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's next state [B,H] after reading `word` [B,E]."""
         query = self.attend_state(state)
-        context = additive_attention(query, attended, memory, self.attend.weight.squeeze(1), barred)
+        context = additive_attention(query, attended, memory, self.attend.weight.squeeze(1), mask)
         return self.cell(self.dropout(paddle.concat([word, context], axis=1)), state)[0]
 
 

@@ -27,7 +27,7 @@ def array_of(tensor: Tensor) -> np.ndarray:
 
 
 def row_blocks(count: int, row_bytes: int) -> list[slice]:
-    """Return blocks of `count` rows of `row_bytes` each, equally many for every thread if the rows are large."""
+    """Return blocks of `count` rows of `row_bytes` each; large rows give every thread equally many."""
     threads = _threads()
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
