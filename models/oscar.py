@@ -113,7 +113,7 @@ class Oscar(nn.Layer):
         """Return each pair's score [P]: the log-odds of a match, or the single logit.
 
         The original's score is the probability of a match. Its order is the same, but in float32 the
-        probabilities of all pairs with a large log-odds round to 1, and tie.
+        probabilities of all pairs with large log-odds round to 1, and tie.
         """
         return match_value(self(batch)["logits"])
 
