@@ -1,4 +1,4 @@
-"""What Oscar's races read: the corpus of prepare_pairs.py, and the pairs of it that are scored."""
+"""The data of Oscar's races: the corpus of prepare_pairs.py, and the pairs that are scored."""
 
 from _race import corpora, take_turns
 from prepare_pairs import CAPTIONS, IMAGES, REGIONS, TOKENS, open_dataset, write_corpus
@@ -17,20 +17,20 @@ BERT_WORDS = 30522
 
 
 def race_oscar(task: str) -> tuple[str, float, float]:
-    """Return the corpus and the median speeds of ours and of the twin; `task` is train or score."""
-    corpus, captions = list(corpora("train", IMAGES * CAPTIONS).items())[-1]  # real ones where they are
+    """Return the corpus' name and the median pairs/s of ours and of the twin; `task` is train or score."""
+    corpus, captions = list(corpora("train", IMAGES * CAPTIONS).items())[-1]  # real captions if there are any
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_corpus(folder, captions)
-        fill_up(folder / "vocab.txt")
+        pad_vocabulary(folder / "vocab.txt")
         dataset = open_corpus(folder)
         lengths = dataset.pair_lengths(cross_pairs(dataset))
-        print(f"{corpus}: {lengths.mean():.1f} of {TOKENS + REGIONS} places of a pair are taken", flush=True)
+        print(f"{corpus}: {lengths.mean():.1f} of {TOKENS + REGIONS} positions are no padding", flush=True)
         return corpus, *take_turns(task, "oscar", folder)
 
 
-def fill_up(vocabulary: Path) -> None:
-    """Give the vocabulary BERT's size, by words that occur nowhere."""
+def pad_vocabulary(vocabulary: Path) -> None:
+    """Extend the vocabulary file to BERT's size by unused words."""
     known = vocabulary.read_text(encoding="utf-8")
     unused = (f"[unused{number}]\n" for number in range(BERT_WORDS - known.count("\n")))
     vocabulary.write_text(known + "".join(unused), encoding="utf-8")
@@ -41,7 +41,7 @@ def open_corpus(folder: Path) -> PairDataset:
 
 
 def cross_pairs(dataset: PairDataset) -> Pairs:
-    """Return all pairs of some images with some captions, image by image as the original scores them."""
+    """Return all pairs of some images with some captions, image by image, as the original scores them."""
     random = np.random.default_rng(1)
     images = random.choice(dataset.num_images, SCORED_IMAGES, replace=False)
     captions = random.choice(dataset.num_captions, SCORED_CAPTIONS, replace=False)

@@ -1,4 +1,4 @@
-"""Our side of a race: `python _ours.py TASK MODEL FOLDER` measures itself once for each line on its stdin."""
+"""Our side of a race: `python _ours.py TASK MODEL FOLDER` takes a measurement for each line on its stdin."""
 
 from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 from _report import ROOT
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def our_config(model: str, folder: Path, changes: dict[str, object] | None = None) -> CfgNode:
-    """Return the configuration of `model` in a race on the corpus in `folder`, with `changes` of keys."""
+    """Return the configuration of `model` for a race on the corpus in `folder`; `changes` override keys."""
     setting = SETTINGS[model]
     keys = {
         "MODEL.EMBED_DIM": setting.embed_dim,
@@ -41,7 +41,7 @@ def our_config(model: str, folder: Path, changes: dict[str, object] | None = Non
 
 
 def train(cfg: CfgNode) -> None:
-    """Train with the toolkit's own loop, which takes its turns between two batches."""
+    """Train with the toolkit's own loop, which waits for its next turn when it asks for a batch."""
     from datasets.build.dual import build_dataset
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
@@ -63,7 +63,7 @@ def train(cfg: CfgNode) -> None:
 
 
 def encode(cfg: CfgNode) -> None:
-    """Encode the split as the evaluator does: every image and every sentence once; VSRN: images alone."""
+    """Encode each image and each sentence once, as an evaluation does; with VSRN, encode images alone."""
     from datasets.build.dual import build_dataset, build_vocabulary
     from engine.evaluation.dual import encode_captions, encode_images
     from models.build import build_model
@@ -73,7 +73,7 @@ def encode(cfg: CfgNode) -> None:
     model = build_model(cfg, len(vocabulary))
 
     if cfg.MODEL.NAME == "vsrn":
-        for block in model.image_encoder.blocks:  # from 0, where a block is the identity and compares nothing
+        for block in model.image_encoder.blocks:  # with the initial 0, a block is the identity
             block.norm.weight.set_value(np.ones(cfg.MODEL.EMBED_DIM, np.float32))
     folder = Path(cfg.DATASET.DATA_DIR)
     np.savez(folder / WEIGHTS, **{name: weight.numpy() for name, weight in model.named_parameters()})

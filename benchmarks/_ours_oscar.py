@@ -1,4 +1,4 @@
-"""Our side of Oscar's races: `python _ours_oscar.py TASK oscar FOLDER` measures itself as `_ours.py` does."""
+"""Our side of Oscar's races: `python _ours_oscar.py TASK oscar FOLDER` answers as `_ours.py` does."""
 
 from _oscar_corpus import cross_pairs, open_corpus
 from _race import OURS, SETTINGS, WEIGHTS, measure_steps, measure_turns
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def train(cfg: CfgNode, folder: Path) -> None:
-    """Train with the toolkit's own loop, which takes its turns between two batches."""
+    """Train with the toolkit's own loop, which waits for its next turn when it asks for a batch."""
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
     from engine.runs.run_log import RunLog
@@ -49,7 +49,7 @@ def train(cfg: CfgNode, folder: Path) -> None:
     trainer, _ = build_trainer(cfg, run, RunLog(run.log_file, None, enabled=False), resume_from=None)
     batches_of, dataset = trainer.batches_of, open_corpus(folder)
     own = Pairs(dataset.caption_image, np.arange(dataset.num_captions))
-    mean_length = 2 * float(dataset.pair_lengths(own).mean())  # of a right and a wrong pair
+    mean_length = 2 * float(dataset.pair_lengths(own).mean())  # of a positive and a negative pair
 
     def lengths_of(batch: dict[str, np.ndarray]) -> np.ndarray:
         return batch["text_len"] + batch["num_regions"][batch["image_row"]]
@@ -63,7 +63,7 @@ def train(cfg: CfgNode, folder: Path) -> None:
 
 
 def score(cfg: CfgNode, folder: Path) -> None:
-    """Score pairs as the evaluation does, in the order in which it takes them."""
+    """Score pairs as an evaluation does, and in the same order."""
     from engine.evaluation.pair_scoring import score_pairs
     from models.build import build_model
 

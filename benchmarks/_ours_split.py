@@ -1,7 +1,7 @@
-"""A process of a side of distributed.py: `python _ours_split.py FOLDER NAME THREADS`, launched or alone.
+"""A process of one side of distributed.py: `python _ours_split.py FOLDER NAME THREADS`, launched or alone.
 
-It trains the first step of turn 0, and some steps of each later turn, when it finds FOLDER/NAME.TURN.go;
-FOLDER/NAME.TURN.json then has the pairs a second of the whole job.
+When FOLDER/NAME.TURN.go appears, the process trains one step in turn 0 and STEPS steps in each later turn.
+Then process 0 writes the pairs/s of the whole job to FOLDER/NAME.TURN.json.
 """
 
 from _ours import our_config
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from engine.runtime import prepare_runtime
 
-BATCH = 128  # of all processes
-STEPS = 8  # of a turn
+BATCH = 128  # pairs of a step, of all processes together
+STEPS = 8  # steps of a turn
 
 
 def main() -> None:
-    """Train with the toolkit's own loop, which waits for its turns between two batches."""
+    """Train with the toolkit's own loop, which waits for its next turn when it asks for a batch."""
     folder, name, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     changes = {"OPTIMIZATION.BATCH_SIZE": BATCH // processes, "OUTPUT.SAVE_NAME": name}
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def take_turns(batches: Iterator[dict], path: Path, processes: int, answers: bool) -> Iterator[dict]:
-    """Yield the batches of each turn when its file is there; write down how fast they were trained."""
+    """Yield the batches of each turn once its file exists; with `answers`, write the turn's pairs/s."""
     for turn in count():
         go, answer = (path.with_name(f"{path.name}.{turn}.{suffix}") for suffix in ("go", "json"))
         while not go.exists():

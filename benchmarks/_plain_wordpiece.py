@@ -1,4 +1,4 @@
-"""BERT's tokenizer in plain Python, as its authors published it: what the original Oscar runs."""
+"""BERT's tokenizer in plain Python, as its authors published it and the original Oscar uses it."""
 
 import unicodedata
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""Ours against the PyTorch twin: one corpus, a process for each side, and turns.
+"""A race of ours against the PyTorch twin: both sides read one corpus and measure in turns.
 
-A corpus has random features, one or five captions an image, 8 to 20 words a caption: RSICD's and Flickr30k's
-own captions, where `../shared` (or RETRIEVAL_SHARED) holds them, and words drawn at random from 10,000. The
-latter are the worst case for ours, which computes what captions begin with once.
+A corpus has random image features, one or five captions an image and 8 to 20 words a caption. The captions
+are those of RSICD and of Flickr30k, if `../shared` (or RETRIEVAL_SHARED) holds them, and captions of words
+drawn at random from 10,000. Random words are the worst case for ours, which computes common prefixes of
+captions once.
 """
 
 from _report import ROOT, TUNING, alternate, peak_memory, report
@@ -25,29 +26,30 @@ from datasets.words.vocabulary import Vocabulary, tokenize
 HERE = Path(__file__).resolve().parent
 WORD_DIM = 300
 FEWEST_WORDS, MOST_WORDS, RANDOM_VOCABULARY = 8, 20, 10_000
-VOCABULARY, WEIGHTS, OURS, TWIN = "vocabulary.json", "weights.npz", "ours.npy", "twin.npy"  # in the folder
+VOCABULARY, WEIGHTS, OURS, TWIN = "vocabulary.json", "weights.npz", "ours.npy", "twin.npy"  # file names
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is raced."""
+    """The sizes, scripts and turns of a model's race."""
 
-    twin: str  # the twin's script
-    layout: str  # of the vocabulary
-    features: tuple[int, ...]  # of an image: [F] or [R,F]
+    twin: str  # script of the twin's side
+    layout: str  # vocabulary layout
+    features: tuple[int, ...]  # shape of an image's features: [F] or [R,F]
     embed_dim: int
-    batch: int  # pairs of a training step
-    steps: int = 6  # training steps of a turn
+    batch: int  # pairs in a training step
+    steps: int = 6  # training steps in a turn
     rounds: int = 5  # turns of each side
-    by_words: bool = True  # a pair's work is that of its words
+    by_words: bool = True  # the work for a pair is proportional to its number of words
     captions_per_image: int = 5
-    ours: str = "_ours.py"  # our script
+    ours: str = "_ours.py"  # script of our side
 
 
 SETTINGS = {
     "vse": Setting("_twins.py", "vse", (4096,), 1024, 128),
     "vsepp": Setting("_twins.py", "vsepp", (4096,), 1024, 128),
-    # A batch of 128 among 29,000 images has hardly two captions of one: ours would compute that image once.
+    # One caption an image: ours computes an image once a batch, and with Flickr30k's 29,000 images a batch
+    # of 128 pairs rarely has one twice.
     "vsrn": Setting(
         "_twin_vsrn.py",
         "vsepp",
@@ -66,7 +68,7 @@ SETTINGS = {
 
 
 class Side:
-    """A process that measures itself once a turn: a line in, a line of JSON out."""
+    """A process that takes a measurement each turn: it reads a line and prints a line of JSON."""
 
     def __init__(self, script: str, task: str, model: str, folder: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in TUNING}
@@ -76,7 +78,7 @@ class Side:
         )
 
     def __enter__(self) -> "Side":
-        self.turn()  # warms up
+        self.turn()  # warm-up
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -84,7 +86,7 @@ class Side:
         self.process.wait()
 
     def turn(self) -> dict:
-        """Let the process measure; raises RuntimeError with what it printed where it has ended."""
+        """Return the process's next measurement; raises RuntimeError, with its output, if it has ended."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -96,9 +98,9 @@ class Side:
 
 
 def race(task: str, model: str, images: int, goal: float, claim: str) -> None:
-    """Let both sides take turns on each corpus and report pairs/s, real captions last.
+    """Race both sides on each corpus, real captions last, and report their pairs/s.
 
-    `task` is train or encode, `model` vsepp or vse.
+    `task` is train or encode, `model` is vsepp or vse, and `claim` begins the name of each report.
     """
     for corpus, captions in corpora(task, images * SETTINGS[model].captions_per_image).items():
         print(f"{corpus}:", flush=True)
@@ -107,7 +109,7 @@ def race(task: str, model: str, images: int, goal: float, claim: str) -> None:
 
 
 def race_on(captions: list[str], images: int, task: str, model: str) -> tuple[float, float]:
-    """Return the median speeds of ours and of the twin on so many images and their captions, the first ones.
+    """Return the median pairs/s of ours and of the twin on `images` images and the first of the captions.
 
     The vocabulary has the words of all `captions`.
     """
@@ -119,10 +121,10 @@ def race_on(captions: list[str], images: int, task: str, model: str) -> tuple[fl
 def take_turns(task: str, model: str, folder: Path) -> tuple[float, float]:
     """Return the median speeds of ours and of the twin.
 
-    Raises RuntimeError where they compute different things.
+    Raises RuntimeError if their results differ by more than 1e-5.
     """
     setting = SETTINGS[model]
-    # The twin starts when ours has left its weights.
+    # The twin starts after the first turn of ours, which has written the weights.
     with Side(setting.ours, task, model, folder) as ours, Side(setting.twin, task, model, folder) as twin:
         if task != "train":
             difference = np.abs(np.load(folder / OURS) - np.load(folder / TWIN)).max()
@@ -138,7 +140,7 @@ def show(side: str, measured: dict) -> float:
 
 
 def corpora(task: str, count: int) -> dict[str, list[str]]:
-    """Return `count` captions of each corpus, as tokens between spaces."""
+    """Return `count` captions of each corpus that is there, as tokens joined by spaces."""
     found = {"random words": random_captions(count)}
     shared = Path(os.environ.get("RETRIEVAL_SHARED", ROOT.parent / "shared")) / "data"
     rsicd, flickr30k = (["train"], ["train"]) if task == "train" else (["test", "dev"], ["test_2016", "val"])
@@ -157,7 +159,7 @@ def corpora(task: str, count: int) -> dict[str, list[str]]:
 
 
 def random_captions(count: int, vocabulary: int = RANDOM_VOCABULARY) -> list[str]:
-    """Return captions of random words out of `vocabulary`."""
+    """Return `count` captions of words drawn at random from `vocabulary` many."""
     random = np.random.default_rng(0)
     lengths = random.integers(FEWEST_WORDS, MOST_WORDS + 1, count)
     words = random.integers(vocabulary, size=lengths.sum())
@@ -165,7 +167,7 @@ def random_captions(count: int, vocabulary: int = RANDOM_VOCABULARY) -> list[str
 
 
 def real_captions(files: list[Path], count: int) -> list[str]:
-    """Return `count` captions of 8 to 20 words from plain or compressed files of one a line."""
+    """Return `count` random captions of 8 to 20 words from files, plain or gzipped, with a caption a line."""
     captions = []
     for file in files:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -178,9 +180,9 @@ def real_captions(files: list[Path], count: int) -> list[str]:
 
 
 def write_corpus(folder: Path, captions: list[str], images: int, model: str) -> None:
-    """Write captions, and random features for their images, as a folder of the precomp layout.
+    """Write captions and random features of `images` images as a folder of the precomp layout.
 
-    The vocabulary has the words of all captions; those beyond what the images need are not written.
+    The vocabulary has the words of all `captions`, also of those that are not written.
     """
     setting = SETTINGS[model]
     Vocabulary.build(captions, "whitespace", 1, setting.layout).save(folder / VOCABULARY)
@@ -194,9 +196,9 @@ def write_corpus(folder: Path, captions: list[str], images: int, model: str) -> 
 
 
 def measure_turns(encode: Callable[[], np.ndarray], first_result: Path) -> None:
-    """In a side's process: for each line on stdin call `encode` and print how many it encodes a second.
+    """Call `encode` for each line on stdin and print its rows per second, in the process of a side.
 
-    It returns embeddings, one a row, of which the first are saved for a comparison.
+    `encode` returns an embedding in each row. Those of the first call are saved for the comparison.
     """
     while sys.stdin.readline():
         started = time.perf_counter()
@@ -204,16 +206,16 @@ def measure_turns(encode: Callable[[], np.ndarray], first_result: Path) -> None:
         per_second = len(embeddings) / (time.perf_counter() - started)
         if not first_result.exists():
             np.save(first_result, embeddings)
-        _answer(per_second)
+        _print_measurement(per_second)
 
 
 def measure_steps(
     batches: Iterable, setting: Setting, lengths_of: Callable[[object], np.ndarray], mean_length: float
 ) -> Iterator:
-    """In a side's process: yield training batches, a turn's for each line on stdin, and print its pairs/s.
+    """Yield the training batches of a turn for each line on stdin and print its pairs/s, in a side's process.
 
-    Turns differ in the lengths of their captions. Where work is that of the words, words are counted: a pair
-    has `mean_length`.
+    Turns have captions of different lengths. So if the work is proportional to the words (`by_words`), the
+    words of a turn divided by `mean_length` count as its pairs.
     """
     batches = iter(batches)
     while sys.stdin.readline():
@@ -223,8 +225,8 @@ def measure_steps(
             lengths = lengths_of(batch)
             pairs += lengths.sum() / mean_length if setting.by_words else len(lengths)
             yield batch
-        _answer(pairs / (time.perf_counter() - started))
+        _print_measurement(pairs / (time.perf_counter() - started))
 
 
-def _answer(per_second: float) -> None:
+def _print_measurement(per_second: float) -> None:
     print(json.dumps({"per_second": per_second, "memory": peak_memory()}), flush=True)

@@ -1,6 +1,6 @@
-"""What the benchmarks share: fair comparisons, the memory of a process, and the closing line.
+"""Measurements and reports for all benchmarks.
 
-Importing it puts the repository's root on `sys.path`, so a benchmark begins with `from _report import ...`.
+The import puts the repository's root on `sys.path`, so a benchmark begins with `from _report import ...`.
 """
 
 import json
@@ -19,10 +19,11 @@ TUNING = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
 
 
 def report(name: str, ours: float, baseline: float, goal: float, unit: str, higher_is_better: bool) -> float:
-    """Print a benchmark's closing line, one JSON object, and return the ratio.
+    """Print a result as one line of JSON, and return the ratio.
 
-    `ours` and `baseline` are in `unit`. The ratio is how many times better ours is, whichever way is
-    better, and `goal` is the ratio that is wanted. For a limit, `baseline` is the limit and `goal` is 1.
+    `ours` and `baseline` are in `unit`. The ratio says how many times better ours is: ours / baseline if
+    higher is better, else baseline / ours. `goal` is the ratio to reach. For a limit, `baseline` is the limit
+    and `goal` is 1.
     """
     ratio = ours / baseline if higher_is_better else baseline / ours
     line = {"name": name, "ours": ours, "baseline": baseline, "ratio": ratio, "goal": goal, "unit": unit}
@@ -40,10 +41,10 @@ def seconds(work: Callable[[], object]) -> float:
 def alternate(
     ours: Callable[[], float], baseline: Callable[[], float], rounds: int = 5
 ) -> tuple[float, float]:
-    """Measure ours, baseline, ours, baseline, ... and return both medians.
+    """Measure ours, baseline, ours, baseline, ... and return the median of each.
 
-    Taking turns spreads what else the machine does evenly over both. Each callable returns its own
-    measurement (seconds, items per second, bytes) and should have warmed up before.
+    By turns, other load on the machine affects both alike. Each callable returns its own measurement
+    (seconds, items per second, bytes) and must be warmed up.
     """
     measured = [(ours(), baseline()) for _ in range(rounds)]
     return statistics.median(pair[0] for pair in measured), statistics.median(pair[1] for pair in measured)
@@ -52,8 +53,8 @@ def alternate(
 def run_child(script: str, *arguments: str) -> dict:
     """Run a Python script in a fresh process and return the JSON object on its last line.
 
-    The child inherits no thread or math-library settings: what it runs with is its own doing. Raises
-    RuntimeError with the end of its stderr where it fails.
+    The child inherits no settings of threads or math library from the environment. Raises RuntimeError, with
+    the end of the child's stderr, if the child fails.
     """
     environment = {name: value for name, value in os.environ.items() if name not in TUNING}
     command = [sys.executable, script, *arguments]
@@ -64,10 +65,10 @@ def run_child(script: str, *arguments: str) -> dict:
 
 
 def peak_memory() -> float:
-    """Return the largest resident memory, in GB, that this process has had.
+    """Return the peak resident memory of this process, in GB.
 
-    To measure a piece of work, do it in a child (`run_child`) that returns this number. The kernel's
-    VmHWM is asked first, since `ru_maxrss` of a child begins at its parent's size.
+    To measure some work, do it in a child (`run_child`) that returns this number. The kernel's VmHWM is
+    preferred, since a child's `ru_maxrss` starts at the size of its parent.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -81,5 +82,5 @@ def peak_memory() -> float:
 
 
 def _rounded(value: float | str) -> float | str:
-    """Round a number to four significant digits."""
+    """Return a number rounded to four significant digits, and text as it is."""
     return float(f"{value:.4g}") if isinstance(value, int | float) else value

@@ -1,9 +1,9 @@
-"""A plain PyTorch statement of Oscar's retrieval (microsoft/Oscar), what the original's code comes down to.
+"""Oscar's retrieval in plain PyTorch, with the computations of the original (microsoft/Oscar): a baseline.
 
-Every pair is padded to 70 tokens and 50 regions and encoded anew, eight at a time. Modules, and so the
-parameters, bear the original's names. Two things are as fast as PyTorch has them, not as the original wrote
-them: gelu is PyTorch's own, and nothing is kept of the layers' outputs. Tokens are given: cutting texts and
-decoding features is what prepare_pairs.py compares.
+Every pair is padded to 70 tokens and 50 regions and encoded by itself, in batches of eight. Modules and
+parameters have the original's names. Two things are faster than in the original: gelu is PyTorch's own, and
+the layers' outputs are not collected. Tokenization and the decoding of features are not part of the race;
+prepare_pairs.py compares them.
 `python _twin_oscar.py TASK oscar FOLDER` is the twin's side of a race.
 """
 
@@ -33,7 +33,7 @@ RATE, DECAY, EPSILON, BETAS, LARGEST_NORM = 2e-5, 0.05, 1e-8, (0.9, 0.999), 1.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of Oscar; the defaults are BERT-base's."""
+    """The sizes of Oscar; the defaults are those of BERT-base."""
 
     vocab_size: int = BERT_WORDS
     dim: int = 768
@@ -46,7 +46,7 @@ class Sizes:
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment vectors."""
+    """The sum of word, position and segment embeddings, normalised."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, ids: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
-        """Return [B,T,D] of two times [B,T]."""
+        """Return the embeddings [B,T,D] of tokens `ids` [B,T] in `segments` [B,T]."""
         positions = self.position_embeddings(torch.arange(ids.shape[1]).expand_as(ids))
         vectors = self.word_embeddings(ids) + positions + self.token_type_embeddings(segments)
         return self.dropout(self.LayerNorm(vectors))
 
 
 class SelfAttention(nn.Module):
-    """Attention of all rows to all rows, padding masked."""
+    """Multi-head self-attention with an additive mask."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -80,12 +80,12 @@ class SelfAttention(nn.Module):
         return context.permute(0, 2, 1, 3).reshape(x.shape)
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
-        """Return [B,H,L,D/H] of `x` [B,L,D]."""
+        """Return the rows `x` [B,L,D] by head, [B,H,L,D/H]."""
         return x.view(*x.shape[:2], self.heads, -1).permute(0, 2, 1, 3)
 
 
 class Output(nn.Module):
-    """A linear map, dropout, and the norm of its sum with what came before."""
+    """A linear map, dropout, the residual and a layer norm."""
 
     def __init__(self, in_dim: int, sizes: Sizes) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class Output(nn.Module):
         self.LayerNorm = nn.LayerNorm(sizes.dim, NORM_EPSILON)
         self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + before)
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
 
 
 class Layer(nn.Module):
-    """Attention and the two maps around a gelu."""
+    """A transformer layer: self-attention and a feed-forward network."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Texts and regions through all layers, then the first row through the pooler."""
+    """BERT over texts and regions, with a pooler of the first row."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Bert(nn.Module):
     def forward(
         self, ids: torch.Tensor, segments: torch.Tensor, mask: torch.Tensor, regions: torch.Tensor
     ) -> torch.Tensor:
-        """Return the pooled row [B,D]; `mask` [B,T+R] is 1 where there is a token or a region."""
+        """Return the pooled first row [B,D]; `mask` [B,T+R] is 1 at tokens and regions, and 0 at padding."""
         seen = self.dropout(self.LayerNorm(self.img_embedding(regions)))
         x = torch.cat([self.embeddings(ids, segments), seen], dim=1)
         added = (1.0 - mask.to(x.dtype))[:, None, None] * MASKED
@@ -137,7 +137,7 @@ class Bert(nn.Module):
 
 
 class Oscar(nn.Module):
-    """Whether a caption and an image match."""
+    """A classifier of pairs: whether a caption matches an image."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -148,11 +148,11 @@ class Oscar(nn.Module):
     def forward(
         self, ids: torch.Tensor, segments: torch.Tensor, mask: torch.Tensor, regions: torch.Tensor
     ) -> torch.Tensor:
-        """Return the logits [B,2]; for the arguments see `Bert`."""
+        """Return the logits [B,2] of a batch, whose parts are those of `Bert.forward`."""
         return self.classifier(self.dropout(self.bert(ids, segments, mask, regions)))
 
-    def take(self, weights: dict[str, np.ndarray]) -> None:
-        """Take our model's weights: linear maps are [in,out] there, keys and values one matrix."""
+    def load_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Load our model's weights, whose linear maps are [in,out], and keys and values one matrix."""
         parameters = dict(self.named_parameters())
         for name, array in weights.items():
             if array.ndim == 2 and not name.startswith("bert.embeddings."):
@@ -164,7 +164,7 @@ class Oscar(nn.Module):
 
 
 class AdamW:
-    """AdamW of pytorch-transformers 1.0.0: epsilon outside the bias correction, decay after the step."""
+    """AdamW of pytorch-transformers 1.0.0: epsilon without bias correction, weight decay after the step."""
 
     def __init__(self, model: nn.Module, rate: float) -> None:
         self.rate, self.steps = rate, 0
@@ -191,7 +191,7 @@ def is_decayed(name: str) -> bool:
 
 
 def pad(batch: dict[str, np.ndarray], tokens: int, regions: int) -> tuple[torch.Tensor, ...]:
-    """Return ids, segments, mask and regions of a batch of pairs, each pair with its own image, padded."""
+    """Return the padded ids, segments, mask and regions of a batch of pairs, with an image for each pair."""
     rows = batch["image_row"]
     counts = batch["num_regions"][rows]
     ids, segments = (
@@ -215,7 +215,7 @@ def train_step(model: Oscar, optimizer: AdamW, inputs: Iterable[torch.Tensor], m
 
 
 class OscarTwin:
-    """The model with what it reads."""
+    """The model with its data, as a side of a race."""
 
     def __init__(self, folder: Path) -> None:
         self.dataset: PairDataset = open_corpus(folder)
@@ -223,14 +223,14 @@ class OscarTwin:
         self.model = Oscar(Sizes())
 
     def load(self, weights: dict[str, np.ndarray]) -> None:
-        self.model.take(weights)
+        self.model.load_weights(weights)
 
     def inputs(self, pairs: Pairs) -> tuple[dict[str, np.ndarray], tuple[torch.Tensor, ...]]:
         batch = self.dataset.batch(pairs)
         return batch, pad(batch, TOKENS, REGIONS)
 
     def train(self) -> None:
-        """Take one positive and one negative pair a caption; none is shorter than another when padded."""
+        """Train on a positive and a negative pair for each caption; all pairs are padded to one length."""
         optimizer = AdamW(self.model, RATE)
         batches = PairSampler(self.dataset, self.setting.batch, seed=0, bucket=False).batches(epoch=0)
         alike = np.ones(self.setting.batch)

@@ -1,7 +1,7 @@
-"""A plain PyTorch statement of ResNet50 (He et al. 2016, arXiv 1512.03385, stride in the 3x3 convolution).
+"""ResNet50 in plain PyTorch (He et al. 2016, arXiv 1512.03385; stride in the 3x3 convolution): a baseline.
 
-torchvision's layers, names and first weights, without its package. `python _twin_resnet.py FOLDER` is the
-twin's side of a race: it trains on the images and labels that lie there.
+Layers, names and initialisation are torchvision's. `python _twin_resnet.py FOLDER` is the twin's side of a
+race: it trains on the images and labels in FOLDER/batch.npz.
 """
 
 from _report import ROOT  # noqa: F401 - puts the repository on the path
@@ -22,7 +22,7 @@ LAYERS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, s
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with batch norms around a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions with batch norms, and a shortcut around them."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B,C,H,W] -> [B,4 width,H / stride,W / stride]."""
+        """Return [B,4 width,H / stride,W / stride] for `x` [B,C,H,W]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.relu(self.bn2(self.conv2(x)), inplace=True)
@@ -65,7 +65,7 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B,3,H,W] -> [B,2048]."""
+        """Return the features [B,2048] of images `x` [B,3,H,W]."""
         x = self.maxpool(functional.relu(self.bn1(self.conv1(x)), inplace=True))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)

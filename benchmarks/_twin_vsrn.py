@@ -1,8 +1,7 @@
-"""A plain PyTorch statement of VSRN (KunpengLi1994/VSRN), what the original's code comes down to.
+"""VSRN in plain PyTorch, with the computations of the original (KunpengLi1994/VSRN): a baseline.
 
-Images, captions and the caption decoder do the original's work step by step, and bear its parameters' names,
-so that its weights load as they are. One thing is put right: the original lists the decoder's parameters
-twice, and so clips and steps them twice; here they are trained once.
+Parameters have the original's names, so the original's weights can be loaded. One error is corrected: the
+original lists the decoder's parameters twice, so each step clips and updates them twice; here it does once.
 `python _twin_vsrn.py TASK MODEL FOLDER` is the twin's side of a race.
 """
 
@@ -22,7 +21,7 @@ CAPTION_DIM, CAPTION_WORD_DIM, MAX_LEN, DROPOUT = 512, 300, 60, 0.2
 
 
 class GraphReasoning(nn.Module):
-    """One block of region reasoning: `v + BN(conv(R g))`; its batch norm starts at 0 (eq. 2-4)."""
+    """One block of region reasoning, `v + BN(conv(R g))`, whose batch norm is 0 at first (eq. 2 to 4)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -32,16 +31,17 @@ class GraphReasoning(nn.Module):
         nn.init.zeros_(self.W[1].bias)
 
     def forward(self, v: torch.Tensor) -> torch.Tensor:
-        """Reason over regions: [B,D,R] -> [B,D,R]."""
+        """Return the regions [B,D,R] after the step, given `v` [B,D,R]."""
         relations = torch.bmm(self.theta(v).permute(0, 2, 1), self.phi(v)) / v.shape[2]  # [B,R,R]
         reasoned = torch.bmm(relations, self.g(v).permute(0, 2, 1))  # [B,R,D]
         return self.W(reasoned.permute(0, 2, 1).contiguous()) + v
 
 
 class RegionEncoder(nn.Module):
-    """Region map, four blocks of reasoning, and a GRU over the regions.
+    """A linear map of regions, four blocks of reasoning, and a GRU over the regions.
 
-    `flickr`: as in the released Flickr30K model, batch norm of the last state and no norm after the map.
+    With `flickr`, as in the released Flickr30K model, a batch norm follows the last state, and the mapped
+    regions are not normalised.
     """
 
     def __init__(self, region_dim: int, dim: int, flickr: bool) -> None:
@@ -54,7 +54,7 @@ class RegionEncoder(nn.Module):
             self.bn = nn.BatchNorm1d(dim)
 
     def forward(self, regions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode `regions` [B,R,F] as embeddings [B,D] and reasoned regions [B,R,D]."""
+        """Return the embeddings [B,D] and the reasoned regions [B,R,D] of `regions` [B,R,F]."""
         mapped = self.fc(regions)
         if not self.flickr:
             mapped = l2norm(mapped)  # over the regions, as in the original
@@ -81,7 +81,7 @@ class CaptionEncoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Weigh the regions by what the decoder's state asks for."""
+    """Additive attention of the decoder's state to the regions."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -90,14 +90,14 @@ class Attention(nn.Module):
 
     def forward(self, state: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
         """Return the context [B,H] of `state` [B,H] among `encoded` regions [B,R,H]."""
-        asked = state.unsqueeze(1).repeat(1, encoded.shape[1], 1)
-        pairs = torch.cat([encoded, asked], dim=2)  # [B,R,2H]
+        query = state.unsqueeze(1).repeat(1, encoded.shape[1], 1)
+        pairs = torch.cat([encoded, query], dim=2)  # [B,R,2H]
         weights = functional.softmax(self.linear2(torch.tanh(self.linear1(pairs))).squeeze(2), dim=1)  # [B,R]
         return torch.bmm(weights.unsqueeze(1), encoded).squeeze(1)
 
 
 class CaptionDecoder(nn.Module):
-    """Say the caption word by word; always `max_len - 1` words, whatever its length."""
+    """A decoder of captions, which always computes `max_len - 1` steps."""
 
     def __init__(self, vocab_size: int, hidden: int, word_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class CaptionDecoder(nn.Module):
         self.max_len = max_len
 
     def forward(self, encoded: torch.Tensor, state: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return log probabilities [B,L-1,V] of the words after each of `labels` [B,L+1]."""
+        """Return the log-probabilities [B,L-1,V] of the words after the first L-1 of `labels` [B,L+1]."""
         words = self.embedding(labels)
         steps = []
         for step in range(self.max_len - 1):
@@ -121,7 +121,7 @@ class CaptionDecoder(nn.Module):
 
 
 class Captioner(nn.Module):
-    """The caption decoder with what it reads, and its loss."""
+    """The encoder of regions and the decoder of captions, with their loss."""
 
     def __init__(
         self, vocab_size: int, dim: int, hidden: int, word_dim: int, max_len: int, dropout: float
@@ -134,12 +134,12 @@ class Captioner(nn.Module):
         return self.decoder(*self.encoder(reasoned), labels)
 
     def labels(self, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Widen `tokens` [B,T], none longer than L, to [B,L+1], with a mask that counts the first pad too."""
+        """Return `tokens` [B,T] padded to [B,L+1], and a mask: 1 at the tokens and the first pad."""
         labels = functional.pad(tokens, (0, self.decoder.max_len + 1 - tokens.shape[1]))
         return labels, (torch.arange(labels.shape[1]) <= lengths.unsqueeze(1)).float()
 
     def loss(self, reasoned: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the negative log likelihood of the captions, summed, divided by the batch."""
+        """Return the negative log-likelihood of the captions, summed and divided by the batch size."""
         labels, mask = self.labels(tokens, lengths)
         said = self(reasoned, labels)
         target, counts = labels[:, 1 : said.shape[1] + 1], mask[:, 1 : said.shape[1] + 1]
@@ -148,7 +148,7 @@ class Captioner(nn.Module):
 
 
 class VSRN(nn.Module):
-    """Images, captions and the decoder that tells the one as the other."""
+    """The encoders of images and captions, and the caption decoder."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class VSRN(nn.Module):
     def losses(
         self, regions: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ranking and the caption loss of `regions` [B,R,F] and `tokens` [B,T], longest first."""
+        """Return the ranking and the caption loss of `regions` [B,R,F] and `tokens` [B,T] (longest first)."""
         image, reasoned = self.img(regions)
         ranking = hinge(image, self.txt(tokens, lengths), hardest=True)
         return ranking, self.cap.loss(reasoned, tokens, lengths)
@@ -180,7 +180,7 @@ class VSRN(nn.Module):
 
 
 class VSRNTwin(Twin):
-    """The twin that encodes images alone: captions are encoded as VSE++'s are."""
+    """The twin of VSRN, which encodes images alone, since captions are encoded as VSE++'s are."""
 
     def encode(self) -> np.ndarray:
         """Return the embeddings [images,D] of all images."""
@@ -191,9 +191,9 @@ class VSRNTwin(Twin):
         return torch.cat(parts).numpy()
 
     def load(self, weights: dict[str, np.ndarray]) -> None:
-        """Take our image encoder, whose 1x1 convolutions [out,in,1] are linear layers [in,out].
+        """Load our image encoder's weights, where the 1x1 convolutions [out,in,1] are linear layers [in,out].
 
-        Statistics of batch norms stay as they begin.
+        The running statistics of batch norms keep their initial values.
         """
         parameters = dict(self.model.img.named_parameters())
         for name, parameter in parameters.items():
@@ -203,7 +203,7 @@ class VSRNTwin(Twin):
 
 
 def our_name(name: str) -> str:
-    """Return what our image encoder calls its parameter that is `name` in the original's."""
+    """Return the name in our image encoder of the parameter `name` of the original's."""
     name = re.sub(r"Rs_GCN_(\d)", lambda match: f"blocks.{int(match[1]) - 1}", name)
     for theirs, ours in {"W.0.": "out.", "W.1.": "norm.", "img_rnn.": "rnn.", "bn.": "norm."}.items():
         name = name.replace(theirs, ours)

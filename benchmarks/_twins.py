@@ -1,9 +1,9 @@
-"""Plain PyTorch statements of VSE++ and VSE, what the originals' code comes down to: the baselines.
+"""VSE++ and VSE in plain PyTorch, with the computations of the originals: baselines.
 
-VSE++ (fartashf/vsepp): captions of a batch sorted by length, a packed GRU, the hardest negatives. VSE
-(linxd5/VSE_Pytorch): captions of one length, an LSTM, the sum of hinges. Both: Adam, gradients clipped to a
-global norm of 2, and in evaluation one row of image features for every caption, each encoded anew.
-`python _twins.py TASK MODEL FOLDER` is the twin's side of a race.
+VSE++ (fartashf/vsepp) sorts the captions of a batch by length, and has a packed GRU and the hardest
+negatives. VSE (linxd5/VSE_Pytorch) has batches of captions of one length, an LSTM and the sum of hinges. Both
+use Adam and clip gradients to a global norm of 2, and an evaluation encodes an image once for each of its
+captions. `python _twins.py TASK MODEL FOLDER` is the twin's side of a race.
 """
 
 from _race import SETTINGS, TWIN, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
@@ -21,7 +21,7 @@ from datasets.words.vocabulary import Vocabulary
 from engine.runtime import usable_cores
 
 MARGIN, RATE, LARGEST_NORM = 0.2, 2e-4, 2.0
-(FEATURE_DIM,), EMBED_DIM = SETTINGS["vsepp"].features, SETTINGS["vsepp"].embed_dim  # VSE's too
+(FEATURE_DIM,), EMBED_DIM = SETTINGS["vsepp"].features, SETTINGS["vsepp"].embed_dim  # the same for VSE
 
 
 def l2norm(x: torch.Tensor) -> torch.Tensor:
@@ -29,7 +29,7 @@ def l2norm(x: torch.Tensor) -> torch.Tensor:
 
 
 class GRUText(nn.Module):
-    """Word vectors and a packed GRU: the captions of VSE++ and VSRN."""
+    """The caption encoder of VSE++ and VSRN: word embeddings and a packed GRU."""
 
     def __init__(self, vocab_size: int, word_dim: int, dim: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class GRUText(nn.Module):
         self.rnn = nn.GRU(word_dim, dim, batch_first=True)
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Encode `tokens` [B,T], the longest first, as [B,D]."""
+        """Return the embeddings [B,D] of captions `tokens` [B,T], the longest first."""
         packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True)
         outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)  # [B,T,D]
         last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, outputs.shape[2])
@@ -45,7 +45,7 @@ class GRUText(nn.Module):
 
 
 class VSEPP(nn.Module):
-    """Linear image map and packed GRU, trained on the hardest negatives."""
+    """VSE++: a linear map of images and a packed GRU, trained on the hardest negatives."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class VSEPP(nn.Module):
         self.text = GRUText(vocab_size, WORD_DIM, EMBED_DIM)
 
     def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple:
-        """Encode `features` [B,F] and `tokens` [B,T], the longest first, as [B,D] each."""
+        """Return the embeddings [B,D] of `features` [B,F] and of `tokens` [B,T], the longest first."""
         return l2norm(self.fc(features)), self.text(tokens, lengths)
 
     def loss(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ class VSEPP(nn.Module):
 
 
 class VSE(nn.Module):
-    """Linear image map and LSTM over captions of one length, trained on the sum of hinges."""
+    """VSE: a linear map of images and an LSTM over captions of one length, trained on the sum of hinges."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class VSE(nn.Module):
         self.lstm = nn.LSTM(WORD_DIM, EMBED_DIM)
 
     def forward(self, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple:
-        """Encode `features` [B,F] and `tokens` [B,T] as [B,D] each."""
+        """Return the embeddings [B,D] of `features` [B,F] and of `tokens` [B,T]."""
         _, (hidden, _) = self.lstm(self.embedding(tokens.t()))
         return l2norm(self.linear(features)), l2norm(hidden.squeeze(0))
 
@@ -79,7 +79,7 @@ class VSE(nn.Module):
 
 
 def hinge(image: torch.Tensor, text: torch.Tensor, hardest: bool) -> torch.Tensor:
-    """Return the hinge ranking loss of matching rows, `hardest` or all negatives, summed."""
+    """Return the hinge ranking loss, summed over the `hardest` or over all negatives; rows i match."""
     scores = image @ text.t()
     own = scores.diag().view(-1, 1)
     diagonal = torch.eye(len(scores), dtype=torch.bool)
@@ -91,7 +91,7 @@ def hinge(image: torch.Tensor, text: torch.Tensor, hardest: bool) -> torch.Tenso
 
 
 class Twin:
-    """A model with what it reads and what trains it."""
+    """A model with its data and optimizer, as a side of a race."""
 
     def __init__(self, name: str, folder: Path, build_model: Callable[[int], nn.Module]) -> None:
         lines = (folder / "train_caps.txt").read_text(encoding="utf-8").splitlines()
@@ -105,7 +105,7 @@ class Twin:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
 
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """FinishedPart captions into batches, the longest first in each; VSE's are of one length each."""
+        """Return batches of captions in this `order`, sorted by length within; VSE's have one length each."""
         groups = [order]
         if self.same_length:
             groups = [order[self.lengths[order] == length] for length in np.unique(self.lengths)]
@@ -134,10 +134,10 @@ class Twin:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_NORM)
             self.optimizer.step()
-            loss.item()  # the originals log it
+            loss.item()  # as in the originals, which log the loss
 
     def encode(self) -> np.ndarray:
-        """Return the embeddings [captions,D] of all captions; their images are encoded too, each time."""
+        """Return the embeddings [captions,D] of all captions; each caption's image is encoded, too."""
         self.model.eval()
         embeddings = np.empty((len(self.captions), EMBED_DIM), np.float32)
         with torch.no_grad():
@@ -148,7 +148,7 @@ class Twin:
         return embeddings
 
     def load(self, weights: dict[str, np.ndarray]) -> None:
-        """Take the weights of our model; both have the image map, the embedding and the RNN in this order."""
+        """Load our model's weights; both models have image map, word embeddings and RNN in this order."""
         parameters = list(self.model.parameters())
         for parameter, (name, array) in zip(parameters, weights.items(), strict=True):
             array = array.T if name == "image_encoder.fc.weight" else array
@@ -156,7 +156,7 @@ class Twin:
 
 
 def run(task: str, folder: Path, make_twin: Callable[[], Twin]) -> None:
-    """Be the twin's side of a race."""
+    """Run the twin's side of a race: `task` train, or else a comparison of results with ours."""
     torch.set_num_threads(usable_cores())
     torch.manual_seed(0)
     twin = make_twin()

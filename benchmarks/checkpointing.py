@@ -1,7 +1,8 @@
-"""What a checkpoint costs training: VSE++ at Flickr30k's size, 11 million weights with Adam's moments.
+"""The cost of a checkpoint for training: VSE++ at Flickr30k's size, 11 million weights with Adam's moments.
 
-Steps with a checkpoint among them against the same steps without, so that the cost is the copy, the wait, and
-what the thread that writes takes from the steps beside it. In the foreground the loop waits for the disk.
+The cost is the time of some steps with a checkpoint minus that of the same steps without. It includes the
+copy, the wait, and what the writing thread takes from the steps. In the foreground, the loop waits for the
+disk.
 """
 
 from _ours import our_config
@@ -18,21 +19,21 @@ from pathlib import Path
 
 from engine.runtime import prepare_runtime
 
-IMAGES, STEPS, ROUNDS = 1000, 24, 5  # a round: STEPS with and STEPS without a checkpoint, for each way
-SECONDS_BETWEEN, LIMIT = 60.0, 3.0  # %
+IMAGES, STEPS, ROUNDS = 1000, 24, 5  # a round: STEPS steps with and STEPS without a checkpoint, both ways
+SECONDS_BETWEEN, LIMIT = 60.0, 3.0  # seconds between checkpoints, percent of training time
 
 
 class EndOfRaceError(Exception):
-    """All turns were taken."""
+    """All steps are measured."""
 
 
 def main() -> None:
-    """Measure both ways in turns and report the cost in the background."""
+    """Measure checkpoints in the background and in the foreground in turns, and report the costs."""
     with tempfile.TemporaryDirectory() as folder:
         times = train(Path(folder))
     costs = {"background": [], "foreground": []}
     for number in range(2 * ROUNDS):
-        first = (2 * number + 2) * STEPS - 1  # the step behind which the checkpoint is
+        first = (2 * number + 2) * STEPS - 1  # the step before the checkpoint
         with_one, without = (times[start + STEPS] - times[start] for start in (first, first + STEPS))
         way = list(costs)[number % 2]
         costs[way].append(with_one - without)
@@ -44,9 +45,9 @@ def main() -> None:
 
 
 def train(folder: Path) -> list[float]:
-    """Train with the toolkit's own loop; return when each step began.
+    """Train with the toolkit's own loop; return the times at which the steps started.
 
-    After 2 x STEPS, and then after as many again, there is a checkpoint, every second one in the foreground.
+    A checkpoint is written after every 2 x STEPS steps, in the background and in the foreground by turns.
     """
     write_corpus(folder, random_captions(5 * IMAGES), IMAGES, "vsepp")
     cfg = our_config("vsepp", folder, {"OUTPUT.SAVE_STEP": 2 * STEPS})

@@ -1,7 +1,8 @@
 """Two processes of one thread each against one process of two threads: training VSE++ on the same batches.
 
-Embedding 1024, word 300, image 4096, 10,000 words; 128 pairs a step, so 64 a process. Both sides take turns
-and train the same batches, turn by turn. The second line is the start of the two to their first step.
+Embeddings have 1024 dimensions, words 300, images 4096; the vocabulary has 10,000 words. A step has 128
+pairs, so 64 a process. Both sides train the same batches, in turns. The second result is the time that two
+processes need to start and finish their first step.
 """
 
 from _report import TUNING, alternate, report
@@ -18,12 +19,12 @@ from _race import random_captions, write_corpus
 
 HERE = Path(__file__).resolve().parent
 IMAGES, ROUNDS = 6000, 5
-PATIENCE = 300.0
-START_LIMIT = 15.0
+PATIENCE = 300.0  # seconds
+START_LIMIT = 15.0  # seconds
 
 
 class Side:
-    """Processes that train a turn's steps when they find its file, and write down how fast."""
+    """A training job that trains the steps of a turn once the turn's file exists, and writes its pairs/s."""
 
     def __init__(self, name: str, processes: int, threads: int, folder: Path) -> None:
         self.name, self.folder, self.turns = name, folder, 0
@@ -48,7 +49,7 @@ class Side:
         self.process.wait()
 
     def turn(self) -> float:
-        """Let the side train; return pairs a second. Raises RuntimeError where it has ended."""
+        """Return the pairs/s of the next turn; raises RuntimeError if the job has ended or takes too long."""
         answer = self.folder / f"{self.name}.{self.turns}.json"
         (self.folder / f"{self.name}.{self.turns}.go").touch()
         self.turns += 1
@@ -63,13 +64,13 @@ class Side:
         return measured["per_second"]
 
     def seconds_to_first_step(self) -> float:
-        """Train the first turn, a step alone, and return how long after the command it was done."""
+        """Train the first turn, which is one step, and return the time since the job's command in seconds."""
         self.turn()
         return json.loads((self.folder / f"{self.name}.0.json").read_text())["time"] - self.started
 
 
 def main() -> None:
-    """Race the sides and report speeds and the start."""
+    """Measure both sides in turns, and report their speeds and the start of two processes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_corpus(folder, random_captions(5 * IMAGES), IMAGES, "vsepp")
@@ -77,7 +78,7 @@ def main() -> None:
             start = two.seconds_to_first_step()
             with Side("one_process", 1, 2, folder) as one:
                 one.turn()
-                two.turn(), one.turn()  # warm
+                two.turn(), one.turn()  # warm-up
                 measured = alternate(two.turn, one.turn, ROUNDS)
     report("VSE++ training, two processes against two threads", *measured, 0.85, "pairs/s", True)
     report("start of two processes to their first step", start, START_LIMIT, 1.0, "s", False)

@@ -1,6 +1,7 @@
-"""Encoding images with VSRN at the original's sizes against its PyTorch twin: 36 x 2048, embedding 2048.
+"""Encoding images with VSRN against its PyTorch twin, at the original's sizes: 36 x 2048, embeddings of 2048.
 
-Both sides are in evaluation and keep nothing for gradients, unlike the original; nothing is decoded.
+Both sides are in evaluation mode and, unlike the original, store nothing for gradients. No caption is
+decoded.
 """
 
 from _race import race_on, random_captions

@@ -1,12 +1,13 @@
 """Random reads of region features: HDF5 against a memory-mapped .npy, and TSV against parsing whole lines.
 
 A store of 8,192 images of 36 x 2048 float16 regions (1.2 GB, in the page cache) is read in random batches of
-128, up to a float32 array [128,36,2048]. The memory map gets the same fast conversion of float16 that our
-reader has, so that the difference is that of the files; with numpy's own conversion it is printed as well.
-Ours refuses NaN as it reads; the map does not look.
+128, as float32 arrays [128,36,2048]. The baseline converts float16 as fast as our reader does, so that only
+the files differ; its speed with NumPy's own conversion is printed, too. Our reader checks for NaN, the
+baseline does not.
 
-A TSV of 36 x 2048 regions in the layout of LXMERT is read at random, an image at a time. The baseline does as
-the original's loader: the whole line through `csv`, base64 of every column, and a copy as floats.
+A TSV of 36 x 2048 regions in LXMERT's layout is read at random, an image at a time. The baseline does what
+the original's loader does: `csv` parses the whole line, every column is decoded from base64, and features are
+copied.
 """
 
 from _report import alternate, report, seconds
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def write_npy(path: Path) -> None:
-    """Write random features in blocks."""
+    """Write random features, block by block."""
     store = np.lib.format.open_memmap(path, "w+", np.float16, (IMAGES, REGIONS, WIDTH))
     random = np.random.default_rng(0)
     for start in range(0, IMAGES, 64):
@@ -69,7 +70,7 @@ def write_npy(path: Path) -> None:
 
 
 def convert(source: FeatureStore, target: Path) -> None:
-    """Convert as tools/convert_features.py does, and say how long it took."""
+    """Convert `source` as tools/convert_features.py does, and print the time."""
 
     def work() -> None:
         contents = read_contents(source)
@@ -83,7 +84,7 @@ def convert(source: FeatureStore, target: Path) -> None:
 
 
 def compare_random_reads(folder: Path) -> tuple[float, float]:
-    """Return the seconds of a batch from HDF5 and from the memory map; print other ways to read."""
+    """Return the seconds per batch from HDF5 and from the memory map; print those of other ways to read."""
     hdf5, npy = Hdf5Features(folder / "train.h5"), NpyFeatures(folder / "train_ims.npy")
     mapped = np.load(folder / "train_ims.npy", mmap_mode="r")
     random = np.random.default_rng(1)
@@ -125,7 +126,7 @@ def _seconds_per_batch(read: Callable[[np.ndarray], np.ndarray], batches: list[n
 
 
 def compare_tsv(folder: Path) -> None:
-    """Write a TSV in LXMERT's layout; print images per second of our reader and of parsing whole lines."""
+    """Print the images/s of our reader and of parsing whole lines, for a TSV in LXMERT's layout."""
     path = folder / "obj36.tsv"
     write_tsv(path)
     store = TsvFeatures(path)

@@ -1,14 +1,15 @@
-"""Batches of pictures for a CNN, images/s: ours against a PyTorch DataLoader with plain PIL transforms.
+"""Loading pictures for a CNN, images/s: ours against a PyTorch DataLoader with plain PIL transforms.
 
-Decode, cut, normalise and batch, with no model behind it, with 0 and 2 workers. Training takes a random
-resized crop of 224 pixels and mirrors half of them, evaluation brings the short side to 256 and takes the
-middle. Pictures are JPEGs of 500 x 375 pixels, as in COCO and Flickr30k, and photos of 2048 x 1536; where
-`../shared` (or RETRIEVAL_SHARED) is there, also real ones of 256 pixels, which leave less to save.
+Pictures are decoded, cropped, normalised and batched, without a model, by 0 and by 2 workers. Training takes
+a random resized crop of 224 pixels and mirrors half of the crops; evaluation resizes the short side to 256
+and takes the centre crop. Pictures are JPEGs of 500 x 375 pixels, as in COCO and Flickr30k, and of 2048 x
+1536. If there is `../shared` (or RETRIEVAL_SHARED), real pictures of 256 pixels are added, where less can be
+saved.
 
-The baseline is what one writes with Pillow and torch: the whole picture is decoded, cut, resized, and turned
-into a normalised tensor; workers are processes that stay from epoch to epoch, ours are threads. torch has one
-thread for its tensors, which is faster than sharing so few numbers out. For both sides, memory that was freed
-stays with the process, as in our tools. Neither reads from a disk: the files are in the page cache.
+The baseline is the usual code with Pillow and torch: the whole picture is decoded, cropped, resized and
+converted to a normalised tensor. Its workers are persistent processes, ours are threads. torch has one
+thread, which is faster for such small tensors. On both sides a process keeps freed memory, as in our tools.
+The files are in the page cache.
 """
 
 from _report import ROOT, alternate, report, seconds
@@ -38,7 +39,7 @@ CROP, SHORT, BATCH = 224, 256, 32
 WORKERS = (0, 2)
 SIZES = {"500 x 375": (500, 375, 192), "2048 x 1536": (2048, 1536, 48)}  # width, height, pictures
 REAL = 192
-QUALITY, DIFFERENT = 90, 8  # of the JPEGs that are drawn
+QUALITY, DIFFERENT = 90, 8  # quality and number of the JPEGs that are drawn; the others are copies
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def compare(name: str, folder: Path, training: bool) -> None:
-    """Let both sides take turns on a folder, and report."""
+    """Measure both sides in turns on the pictures in `folder`, and report."""
     files = PictureFiles(folder)
     names = files.names[:REAL]
     stage = "training" if training else "evaluation"
@@ -80,14 +81,14 @@ def compare(name: str, folder: Path, training: bool) -> None:
 
 
 def check(ours: Callable[[], np.ndarray], baseline: Callable[[], np.ndarray], training: bool) -> None:
-    """Warm both up, and raise RuntimeError where evaluation does not show both the same."""
+    """Warm both sides up; raise RuntimeError if their evaluation pictures differ."""
     difference = np.abs(ours() - baseline()).mean()
-    if not training and difference > 0.05:  # of values whose deviation is about 1
-        raise RuntimeError(f"pictures differ by {difference:.2g} on the mean: there is nothing to compare")
+    if not training and difference > 0.05:  # the values have a deviation of about 1
+        raise RuntimeError(f"pictures differ by {difference:.2g} on average: there is nothing to compare")
 
 
 def our_epoch(files: PictureFiles, names: list[str], training: bool, workers: int) -> np.ndarray:
-    """Read all pictures; return the last batch [B,3,224,224]."""
+    """Load all pictures with our loader; return the last batch [B,3,224,224]."""
     transform = RandomResizedCrop(CROP) if training else ResizeCentreCrop(SHORT, CROP)
     loader = PictureLoader(files, names, transform, Normalization(), Unreadables(refuse=True))
     batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
@@ -95,7 +96,7 @@ def our_epoch(files: PictureFiles, names: list[str], training: bool, workers: in
 
 
 def plain_epoch(paths: list[Path], training: bool, workers: int) -> Callable[[], np.ndarray]:
-    """Return what reads all pictures through a DataLoader and returns the last batch."""
+    """Return a function that loads all pictures with a DataLoader and returns the last batch."""
     loader = DataLoader(
         PlainPictures(paths, training), BATCH, num_workers=workers, persistent_workers=workers > 0
     )
@@ -103,14 +104,14 @@ def plain_epoch(paths: list[Path], training: bool, workers: int) -> Callable[[],
 
 
 def last(batches: Iterable) -> object:
-    """Go through batches and return the last one."""
+    """Return the last of `batches`, after going through all."""
     for batch in batches:  # noqa: B007
         pass
     return batch
 
 
 class PlainPictures(Dataset):
-    """Pictures as one writes them with Pillow and torch."""
+    """A data set of pictures as it is usually written with Pillow and torch."""
 
     def __init__(self, paths: list[Path], training: bool) -> None:
         self.paths, self.training = paths, training
@@ -127,7 +128,7 @@ class PlainPictures(Dataset):
 
 
 def random_resized_crop(image: Image.Image) -> Image.Image:
-    """FinishedPart a random part, bring it to size, and mirror every other one."""
+    """Return a random crop of `image`, resized to CROP pixels, and mirrored with a probability of 1/2."""
     width, height = image.size
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1)
@@ -143,7 +144,7 @@ def random_resized_crop(image: Image.Image) -> Image.Image:
 
 
 def resize_centre_crop(image: Image.Image) -> Image.Image:
-    """Bring the short side to size, and cut the middle."""
+    """Return the centre crop of `image` with its short side resized to SHORT pixels."""
     width, height = image.size
     scale = SHORT / min(width, height)
     image = image.resize((max(SHORT, int(width * scale)), max(SHORT, int(height * scale))), Image.BILINEAR)
@@ -152,7 +153,7 @@ def resize_centre_crop(image: Image.Image) -> Image.Image:
 
 
 def write_pictures(folder: Path, width: int, height: int, count: int) -> None:
-    """Write JPEGs with detail of all sizes, less of the finer, as photos have it; a few, again and again."""
+    """Write `count` JPEGs: DIFFERENT drawn pictures and copies of them."""
     folder.mkdir()
     for number in range(count):
         path = folder / f"{number}.jpg"
@@ -163,7 +164,7 @@ def write_pictures(folder: Path, width: int, height: int, count: int) -> None:
 
 
 def draw_picture(width: int, height: int, seed: int) -> Image.Image:
-    """Return noise of all sizes."""
+    """Return noise of all scales, with less contrast at finer scales, as in photos."""
     noise = np.random.default_rng(seed)
     pixels = np.full((height, width, 3), 128, dtype=np.float32)
     for octave in range(3, int(math.log2(width)) + 1):

@@ -1,11 +1,11 @@
-"""Recall@1000 of image retrieval on 60,000 x 2,048 embeddings, against the seed's method stated plainly.
+"""Recall@1000 of image retrieval on 60,000 x 2,048 embeddings, against the seed's method in plain NumPy.
 
-The seed (PaddlePaddle's and MindSpore's metric_learn) takes the queries in 100 blocks: squared distances to
-all embeddings, a full sort of each row, and a search for the query's class among the first 1,000. There its
-blocks go to a pool of processes that each fetch all embeddings for each block; here they follow each other in
-one process whose products have all cores. Ours finds R@1 to R@1000, MAP@R and R-precision at once. The 11,316
-classes of embeddings have the spectrum of a CNN's features, or none at all. Every measurement is a
-process of its own; ours are taken before and after the baseline's.
+The seed (PaddlePaddle's and MindSpore's metric_learn) takes the queries in 100 blocks. For each block it
+computes squared distances to all embeddings, sorts each row fully, and looks for the query's class among the
+first 1,000. In the seed, a pool of processes takes the blocks, and each process receives all embeddings for
+each block; here one process takes block after block, with matrix products on all cores. Ours computes R@1 to
+R@1000, MAP@R and R-precision together. The embeddings, of 11,316 classes, have the spectrum of a CNN's
+features, or a flat one. Each measurement has its own process; ours runs before and after the baseline.
 """
 
 from _report import peak_memory, report, run_child, seconds
@@ -16,7 +16,7 @@ import sys
 
 PICTURES, WIDTH, CLASSES, DEEPEST = 60_000, 2048, 11_316, 1000
 MEMORY_GB = 1.5
-KINDS = {"unstructured": 0.0, "spectrum of a CNN": 1.0}  # decay of the spectrum's exponent
+KINDS = {"unstructured": 0.0, "spectrum of a CNN": 1.0}  # exponents of the decay of the variances
 
 
 def main() -> None:
@@ -45,12 +45,12 @@ def main() -> None:
 
 
 def embeddings(kind: str):
-    """Return unit vectors [N,D] of classes in random order, and their labels [N]."""
+    """Return unit vectors [N,D] in random order of classes, and their labels [N]."""
     import numpy as np
 
     random = np.random.default_rng(0)
     labels = random.permutation(np.arange(PICTURES) % CLASSES)
-    # A CNN's features: a common direction, and variances that fall by a power of their number.
+    # A CNN's features have a common direction, and variances that decrease by a power of the dimension.
     scale = (np.arange(1, WIDTH + 1) ** -KINDS[kind]).astype(np.float32) ** 0.5
     centres = random.standard_normal((CLASSES, WIDTH), dtype=np.float32) * scale
     vectors = np.empty((PICTURES, WIDTH), np.float32)
@@ -68,7 +68,7 @@ def embeddings(kind: str):
 def ours(kind: str) -> dict:
     from engine.runtime import prepare_runtime
 
-    prepare_runtime("cpu")  # Paddle's memory is part of an evaluation's
+    prepare_runtime("cpu")  # an evaluation's memory includes Paddle's
     from engine.ranking.image_metrics import summarize_images
     from engine.ranking.image_ranks import image_ranks
 

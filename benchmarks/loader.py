@@ -1,10 +1,10 @@
-"""What loader threads are worth, and where: batches of region features beside a training step.
+"""The gain by loader threads: batches of region features are read while a training step runs.
 
-A store of 36 x 2048 float16 regions an image is read, converted and averaged, 128 images a batch
-(19 MB), with and without two loader threads, in three settings:
-- `device`: the step runs on a device that leaves the processor alone, as a GPU does (it sleeps).
-- `one thread`: the step is a Paddle training step on one of the cores.
-- `all cores`: the step is a Paddle training step on all cores, which then have little left to give.
+Images of 36 x 2048 float16 regions are read, converted and averaged, 128 images a batch (19 MB), with and
+without two loader threads, in three settings:
+- `device`: the step sleeps, as if it ran on a GPU and left the processor free.
+- `one thread`: the step is a Paddle training step on one core.
+- `all cores`: the step is a Paddle training step on all cores, so the threads compete with it.
 """
 
 from _report import alternate, report, run_child, seconds
@@ -19,7 +19,7 @@ from pathlib import Path
 
 IMAGES, REGIONS, WIDTH = 1024, 36, 2048
 BATCH, STEPS, WORKERS = 128, 24, 2
-SETTINGS = {"device": 0, "one thread": 1, "all cores": os.cpu_count() or 1}  # threads of Paddle
+SETTINGS = {"device": 0, "one thread": 1, "all cores": os.cpu_count() or 1}  # Paddle's threads
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def write_store(path: str) -> None:
-    """Write random features in blocks."""
+    """Write random features, block by block."""
     import numpy as np
 
     store = np.lib.format.open_memmap(path, "w+", np.float16, (IMAGES, REGIONS, WIDTH))
@@ -57,7 +57,7 @@ def write_store(path: str) -> None:
 
 
 def measure(path: str, setting: str, threads: str) -> None:
-    """Print one setting's measurements as JSON: seconds of a batch and of a step, images per second."""
+    """Print the measurements of a setting as JSON: seconds per batch and per step, and images/s."""
     step = make_step(int(threads))
     import numpy as np
 
@@ -92,7 +92,7 @@ def measure(path: str, setting: str, threads: str) -> None:
 
 
 def make_step(threads: int) -> Callable[[object], None]:
-    """Return a step on a batch: 15 ms of sleep for 0 threads, else Paddle's, of a two-layer image encoder."""
+    """Return a step on a batch: 15 ms of sleep for 0 threads, else a training step of two linear layers."""
     if threads == 0:
         return lambda values: time.sleep(0.015)
     from engine.runtime import prepare_runtime

@@ -1,8 +1,9 @@
 """Memory of a full cross evaluation: 2,000 images x 10,000 captions against 200 x 1,000.
 
-The scores of a stand-in for the model are written as shards, block by block, then ranked both ways, as the
-tool does; each size in a process of its own. The baseline is not a run: it is the size of the matrix of all
-scores in float32, the least that is held by an evaluation that keeps them (the original: a dict of floats).
+Random scores, in place of a model's, are written as shards, block by block, and ranked in both directions, as
+the tool does. Each size has its own process. The baseline is computed, not run: it is the size of the matrix
+of all scores in float32, the least that an evaluation with all scores in memory needs. (The original has a
+dict of floats.)
 """
 
 from _report import peak_memory, report, run_child
@@ -20,7 +21,7 @@ GOAL = 2.0
 
 
 def main() -> None:
-    """Measure both sizes in children and report what the large one adds."""
+    """Measure both sizes in child processes, and report how much memory the large one adds."""
     if len(sys.argv) > 1:
         print(json.dumps(measure(*SIZES[sys.argv[1]])))
         return
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def measure(images: int, captions: int) -> dict[str, float]:
-    """Score and rank so many, and return the process's peak memory in GB."""
+    """Return, as `peak`, the peak memory in GB of scoring and ranking `images` and `captions`."""
     from engine.runtime import prepare_runtime
 
     prepare_runtime(device="cpu")
@@ -61,7 +62,7 @@ def measure(images: int, captions: int) -> dict[str, float]:
 
 
 def make_dataset(folder: Path, images: int, captions: int):
-    """Return so many images, each with its share of captions of random words."""
+    """Return a data set of `images` images with `captions` captions of random words, evenly distributed."""
     from datasets.captions.load import CaptionSplit
     from datasets.features.npy import NpyFeatures
     from datasets.pair_dataset import PairDataset

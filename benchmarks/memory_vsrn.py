@@ -1,10 +1,10 @@
-"""What a COCO-sized store adds to the memory of training VSRN: 113,287 images of 36 x 2048 against 1,000.
+"""Memory that a COCO-sized store adds to training VSRN: 113,287 images of 36 x 2048 against 1,000.
 
-The real command line trains on a sparse float16 file, whose holes are read like any page but cost no disk,
-with five captions an image. Each run is ended after 24,576 pairs, which are of some 22,500 different images
-of the large store. Reading is measured, not the model: it is small (all widths 64, 1,000 words). Memory is
-the peak, sampled, of the resident pages of all processes of a run, mapped files included. The baseline is not
-a run: it is the size of the float32 array that the original loads, 33.4 GB (31.1 GiB).
+The real command line trains on a sparse float16 file, whose holes are read like other pages but take no disk
+space, with five captions an image. Each run is stopped after 24,576 pairs, which have some 22,500 distinct
+images of the large store. The model is small (all widths 64, 1,000 words), since reading is what is measured.
+Memory is the sampled peak of the resident pages of all processes of a run, with mapped files. The baseline is
+computed, not run: it is the size of the float32 array that the original loads, 33.4 GB (31.1 GiB).
 """
 
 from _race import random_captions
@@ -28,7 +28,7 @@ OVERRIDES = [
     *(f"MODEL.{width}=64" for width in ("EMBED_DIM", "WORD_DIM", "CAPTION_DIM", "CAPTION_WORD_DIM")),
     f"OPTIMIZATION.BATCH_SIZE={BATCH}",
     "INPUT.TOKENIZER=whitespace",
-    "LOSS.COLLAPSE_STEPS=0",  # images of zeros are all alike
+    "LOSS.COLLAPSE_STEPS=0",  # all images are zeros, so embeddings are equal
     "MONITOR.PRINT_STEP=1",
     "MONITOR.EVAL_FREQ=0",
     "MONITOR.EVAL_STEP=0",
@@ -37,7 +37,7 @@ OVERRIDES = [
 
 
 def main() -> None:
-    """Train on both stores and report how much more memory the large one takes."""
+    """Train on both stores, and report how much memory the large one adds."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for images in (SMALL, LARGE):
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def write_store(folder: Path, split: str, images: int) -> None:
-    """Write a split whose features are one hole."""
+    """Write a split whose features are a sparse file of zeros."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{split}_ims.npy"
     np.lib.format.open_memmap(path, "w+", np.float16, (images, REGIONS, WIDTH))
@@ -69,7 +69,7 @@ def write_store(folder: Path, split: str, images: int) -> None:
 
 
 def peak_of_training(data: Path) -> float:
-    """Train for STEPS steps and return the most memory, in GB, that all processes of the run held at once."""
+    """Train for STEPS steps, and return the peak memory, in GB, of all processes of the run together."""
     log = data / "run" / "log.jsonl"
     command = [sys.executable, ROOT / "tools" / "train_retrieval.py"]
     command += ["--cfg_file", ROOT / "configs" / "coco" / "vsrn.yaml", *OVERRIDES]
@@ -92,18 +92,18 @@ def peak_of_training(data: Path) -> float:
 
 
 def resident(process: psutil.Process) -> float:
-    """Return the resident memory, in GB, of a process and all below it; what two share counts twice."""
+    """Return the resident memory, in GB, of a process and its descendants; shared pages count for each."""
     held = 0
     for member in [process, *process.children(recursive=True)]:
         try:
             held += member.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended meanwhile
+        except psutil.NoSuchProcess:  # the process has ended meanwhile
             continue
     return held / 1e9
 
 
 def steps_done(log: Path) -> int:
-    """Return the step on the last whole line of a run's log, 0 without one."""
+    """Return the last step in the complete lines of a run's log; 0 if there is none."""
     lines = log.read_text().split("\n")[:-1] if log.is_file() else []
     return max((json.loads(line).get("step", 0) for line in lines[-2:]), default=0)
 

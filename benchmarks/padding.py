@@ -1,7 +1,7 @@
-"""What batching by length saves: tokens computed for each real one, bucketed against random batches.
+"""Padding that bucketed batches save: tokens computed for each real token, against random batches.
 
-The lengths are those of RSICD's 43,670 training captions (start and end included). The recurrent layer
-computes a batch's padding all the same, so computed tokens are its cost.
+The lengths are those of RSICD's 43,670 training captions, with `<start>` and `<end>`. A recurrent layer of
+Paddle computes padding, too, so its cost is the number of computed tokens.
 """
 
 from _report import report
@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.samplers.batches import BatchSampler
 
-# captions of each length
+# Numbers of captions by length.
 RSICD = {
     3: 2, 4: 2, 6: 25, 7: 124, 8: 265, 9: 1280, 10: 4530, 11: 5042, 12: 5967, 13: 5911, 14: 5688, 15: 4415,
     16: 3454, 17: 2241, 18: 1373, 19: 1226, 20: 801, 21: 550, 22: 242, 23: 169, 24: 131, 25: 78, 26: 54,
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def computed(lengths: np.ndarray, batch_size: int, batching: str) -> float:
-    """Return the mean over a few epochs of (batch x longest caption) over the captions' own lengths."""
+    """Return the padded tokens (batch size x longest caption) per real token, over EPOCHS epochs."""
     sampler = BatchSampler(lengths, batch_size, batching, seed=1)
     batches = [batch for epoch in range(EPOCHS) for batch in sampler.batches(epoch)]
     padded = sum(len(batch) * lengths[batch].max() for batch in batches)

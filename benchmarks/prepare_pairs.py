@@ -1,14 +1,14 @@
-"""Preparing a pair for Oscar, without the model: tokens, tags and regions, against the original's way.
+"""Preparing pairs for Oscar, without the model: tokens, tags and regions, against the original's way.
 
-400 images of 20 to 50 regions x 2054 in VinVL's TSV, each with five captions and 10 to 30 tags. The original
-(one process, plain Python, its arrays by NumPy) cuts caption and tags into word pieces anew for each pair,
-reads and decodes the image's line, and pads with zeros to 70 tokens and 50 regions. Ours has the tokens from
-the start, reads an image once a batch and pads to the batch's longest.
+The data are 400 images of 20 to 50 regions x 2054 in VinVL's TSV, each with five captions and 10 to 30 tags.
+For each pair, the original (one process, plain Python and NumPy) tokenizes caption and tags, reads and
+decodes the image's line, and pads with zeros to 70 tokens and 50 regions. Ours tokenizes all texts at the
+start, reads an image once a batch, and pads to the longest pair of the batch.
 
 - `scored`: the pairs of a cross evaluation, from the same TSV, 128 a batch.
 - `trained`: positive and negative pairs, 32 captions a batch, from the TSV converted to HDF5 in float16, as
-  docs/data.md advises; and, printed only, from the TSV itself. The original reads an image for the positive
-  pair, and another one where the negative needs it.
+  docs/data.md advises. The speed from the TSV itself is printed, too. The original reads an image for the
+  positive pair, and another one if the negative pair has another image.
 """
 
 from _report import alternate, report, seconds
@@ -39,22 +39,22 @@ from datasets.words.wordpiece import WordPiece
 
 IMAGES, WIDTH, CAPTIONS, NAMES = 400, 2054, 5, 1600
 TOKENS, REGIONS = 70, 50
-SCORED, TRAINED = 128, 32  # pairs, and captions, of a batch
-TURN = 400  # pairs that the original prepares in a turn; ours as many batches as make up ten times that
+SCORED, TRAINED = 128, 32  # pairs in a batch to score, captions in a batch to train on
+TURN = 400  # pairs that the original prepares in a turn, at least; ours prepares ten times as many
 
 
 @dataclass(frozen=True)
 class Original:
-    """What the original's data set does for a pair."""
+    """The original's data set, which prepares each pair by itself."""
 
     folder: Path
     tokenizer: PlainWordPiece
     captions: list[str]
-    tags: list[str]  # of each image, in one text
+    tags: list[str]  # the tags of each image, joined by spaces
     starts: list[int]
 
     def scored(self, pairs: Pairs) -> dict[str, np.ndarray]:
-        """Return a batch of pairs, each read by itself."""
+        """Return a batch of pairs to score; the image of each pair is read."""
         with open(self.folder / "features.tsv") as file:
             examples = [
                 self.example(self.captions[caption], self.tags[image], self.read(file, image))
@@ -63,7 +63,7 @@ class Original:
         return stack(examples)
 
     def trained(self, pairs: Pairs) -> dict[str, np.ndarray]:
-        """Return a batch of positives, then negatives; where both have the same image, it is read once."""
+        """Return a batch of positive, then negative pairs; an image that both need is read once."""
         half, positives, negatives = len(pairs) // 2, [], []
         with open(self.folder / "features.tsv") as file:
             for place in range(half):
@@ -105,7 +105,7 @@ def main() -> None:
         starts = [int(line) for line in (folder / "features.lineidx").read_text().split()]
         original = Original(folder, PlainWordPiece(folder / "vocab.txt"), captions, tags, starts)
         datasets = {store: open_dataset(folder, store) for store in (tsv, hdf5)}
-        print(f"{corpus}; {seconds(lambda: open_dataset(folder, tsv)):.2f} s to cut captions and tags, once")
+        print(f"{corpus}; {seconds(lambda: open_dataset(folder, tsv)):.2f} s to tokenize all texts, once")
         scored = race(datasets[tsv], original.scored, scored_batches(datasets[tsv]), exact=True)
         slower = race(datasets[tsv], original.trained, trained_batches(datasets[tsv]), exact=True)
         trained = race(datasets[hdf5], original.trained, trained_batches(datasets[hdf5]), exact=False)
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def race(dataset: PairDataset, original: Callable, batches: list[Pairs], exact: bool) -> tuple[float, float]:
-    """Return the pairs per second of ours and of the original, having compared what they make."""
+    """Return the pairs/s of ours and of the original, after comparing some of their batches."""
     for pairs in (batches[0], batches[-1]):
         compare(dataset.batch(pairs), original(pairs), exact)
     ours, theirs = cycle(batches), cycle(batches)
@@ -129,7 +129,7 @@ def race(dataset: PairDataset, original: Callable, batches: list[Pairs], exact: 
 
 
 def prepare(make: Callable[[Pairs], dict], batches: Iterator[Pairs], at_least: int) -> float:
-    """Return the pairs per second of preparing batches of so many pairs or a few more."""
+    """Return the pairs/s of `make` on batches with `at_least` so many pairs in total."""
     chosen: list[Pairs] = []
     while sum(map(len, chosen)) < at_least:
         chosen.append(next(batches))
@@ -138,7 +138,7 @@ def prepare(make: Callable[[Pairs], dict], batches: Iterator[Pairs], at_least: i
 
 
 def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray], exact: bool) -> None:
-    """Raise AssertionError where two batches differ by more than padding, and by float16 unless `exact`."""
+    """Raise AssertionError if batches differ in more than padding and, unless `exact`, float16 rounding."""
     width = ours["token_ids"].shape[1]
     for name in ("token_ids", "segment_ids"):
         assert (ours[name] == original[name][:, :width]).all() and not original[name][:, width:].any(), name
@@ -150,7 +150,7 @@ def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray], exact:
 
 
 def scored_batches(dataset: PairDataset) -> list[Pairs]:
-    """Return batches from blocks all over a cross evaluation."""
+    """Return batches of about eight blocks, evenly spaced in a cross evaluation."""
     blocks = CrossPairs(
         *(np.arange(dataset.num_images), np.arange(dataset.num_captions)),
         *(dataset.image_lengths, dataset.caption_lengths),
@@ -175,7 +175,7 @@ def open_dataset(folder: Path, features: FeatureStore) -> PairDataset:
 
 
 def convert(source: TsvFeatures, target: Path) -> Hdf5Features:
-    """Convert as tools/convert_features.py does."""
+    """Return `source` in HDF5 and float16, converted as by tools/convert_features.py."""
     draft = FeatureDraft(target, source, read_contents(source), "float16")
     draft.write()
     draft.finish()

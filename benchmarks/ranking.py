@@ -1,9 +1,10 @@
-"""Ranking in both directions, against the method of VSE++ (also VSRN's) stated plainly.
+"""Ranking in both directions, against the method of VSE++ (also VSRN's) in plain NumPy.
 
-The baseline takes one query at a time: its product with the whole gallery in float64, a full sort, and a
-search for the relevant item, as `evaluation.py` of VSE++ does. Cosine at COCO's 5000 x 25000 x 1024 runs in
-full; order similarity at 1000 x 5000 x 1024, in PyTorch as there, on a fifth of the queries, times five.
-Every measurement is a process of its own; ours are taken before, between and after the baseline's.
+Like `evaluation.py` of VSE++, the baseline takes one query at a time: it multiplies the query with the whole
+gallery in float64, sorts all scores, and searches for the relevant item. Cosine similarity runs in full at
+COCO's 5000 x 25000 x 1024. Order similarity runs at 1000 x 5000 x 1024, in PyTorch as in the original, on a
+fifth of the queries, and the time is multiplied by five. Each measurement has its own process; ours runs
+before, between and after the runs of the baseline.
 """
 
 from _report import peak_memory, report, run_child, seconds
@@ -12,7 +13,7 @@ import json
 import statistics
 import sys
 
-CAPTIONS, WIDTH = 5, 1024  # captions of an image
+CAPTIONS, WIDTH = 5, 1024  # captions per image, dimensions of an embedding
 COSINE_IMAGES, ORDER_IMAGES, ORDER_SHARE = 5000, 1000, 5
 MEMORY_GB = 1.0
 
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def compare_cosine() -> tuple[list[dict], float]:
-    """Return our runs and the seconds of the baseline."""
+    """Return the measurements of our runs, and the seconds of the baseline."""
     runs, original = [run_child(__file__, "ours")], {}
     for direction in ("i2t", "t2i"):
         original[direction] = run_child(__file__, direction)
@@ -63,7 +64,7 @@ def compare_cosine() -> tuple[list[dict], float]:
 
 
 def compare_order() -> tuple[float, float]:
-    """Return our seconds and the baseline's."""
+    """Return the median seconds of ours, and the seconds of the baseline."""
     ours_first = run_child(__file__, "order_ours")
     original = run_child(__file__, "order_original")
     took = [
@@ -76,7 +77,7 @@ def compare_order() -> tuple[float, float]:
 
 
 def embeddings(images: int):
-    """Return unit vectors of images [N,D] and of captions [5N,D] that resemble their image."""
+    """Return unit vectors of images [N,D], and of captions [5N,D] similar to their image's vector."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -93,7 +94,7 @@ def embeddings(images: int):
 def ours() -> dict:
     from engine.runtime import prepare_runtime
 
-    prepare_runtime("cpu")  # Paddle's memory is part of an evaluation's
+    prepare_runtime("cpu")  # an evaluation's memory includes Paddle's
     import numpy as np
 
     from engine.ranking.metrics import mean_rank
@@ -140,7 +141,7 @@ def timed(search) -> dict:
 
 
 def search_captions(images, captions, stride: int = 1):
-    """Return the ranks of every `stride`-th image's best caption, the original's way."""
+    """Return, for every `stride`-th image, the rank of its best caption, by the original's method."""
     import numpy as np
 
     ranks = []
@@ -153,7 +154,7 @@ def search_captions(images, captions, stride: int = 1):
 
 
 def search_images(images, captions, stride: int = 1):
-    """Return the ranks of the image of every `stride`-th image's captions, the original's way."""
+    """Return, for the captions of every `stride`-th image, the image's rank, by the original's method."""
     import numpy as np
 
     ranks = []
@@ -181,7 +182,7 @@ def order_ours() -> dict:
 
 
 def order_original() -> dict:
-    """Make the scores as the original does, 100 queries at a time, both ways (its sorts are left out)."""
+    """Return the seconds of the original's scores, 100 queries at a time, both ways, without sorting."""
     import torch
 
     images, captions = (torch.from_numpy(vectors).abs() for vectors in embeddings(ORDER_IMAGES))

@@ -1,13 +1,13 @@
 """Re-ranking against the cross encoder alone, on Scenes' test split of 200 images and 1,000 captions.
 
-VSE++ proposes the best k captions of each image and the best k images of each caption, and Oscar scores the
-pairs of both directions, each once. The baseline is Oscar's R@1 when it scores all pairs. Both models are
-trained with configs/scenes/, unless run folders of both are given:
+VSE++ proposes the best k captions of each image and the best k images of each caption, and Oscar scores these
+pairs, each once. The baseline is Oscar's R@1 on all pairs. Both models are trained with configs/scenes/,
+unless run folders of both are given:
 
     python benchmarks/rerank_scenes.py [--dual out/demo/vsepp --cross out/demo/oscar]
 
-R@1 counts where it loses more, of both directions; what is below the hundredth of a point counts as that.
-With runs that it trains, it also counts the pairs that k = 20 needs in a test split of 1,000 images.
+The loss of R@1 is that of the direction that loses more, and at least a hundredth of a point. If the script
+trains the models itself, it also reports the pairs that k = 20 needs in a test split of 1,000 images.
 """
 
 from _report import ROOT, TUNING, report
@@ -20,16 +20,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-LIMITS = {20: (0.5, 12.0), 8: (2.0, 5.0)}  # by k: points of R@1, percent of the pairs
-LARGE, LARGE_PERCENT = 1000, 2.4  # images, and 20 x (1,000 + 5,000) of 1,000 x 5,000 pairs
-LEAST = 0.01
+LIMITS = {20: (0.5, 12.0), 8: (2.0, 5.0)}  # by k: points of R@1 lost, percent of the pairs scored
+LARGE, LARGE_PERCENT = 1000, 2.4  # images; 20 x (1,000 + 5,000) of 1,000 x 5,000 pairs in percent
+LEAST = 0.01  # points
 
 
 def main() -> None:
-    """Train what is missing, evaluate both ways, and report."""
+    """Train the models unless they are given, evaluate both ways, and report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--dual", type=Path, metavar="RUN", help="run of a dual encoder on Scenes")
-    parser.add_argument("--cross", type=Path, metavar="RUN", help="run of Oscar on the same data")
+    parser.add_argument("--dual", type=Path, metavar="RUN", help="run folder of a dual encoder on Scenes")
+    parser.add_argument("--cross", type=Path, metavar="RUN", help="run folder of Oscar on the same data")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def train(folder: Path) -> tuple[Path, Path]:
-    """Draw Scenes and train both models on it; return their runs."""
+    """Generate Scenes, train both models on it, and return their run folders."""
     tool("make_scenes", "--out", folder / "data")
     for model in ("vsepp", "oscar"):
         config = ROOT / "configs" / "scenes" / f"{model}.yaml"
@@ -55,21 +55,22 @@ def train(folder: Path) -> tuple[Path, Path]:
 
 
 def evaluate(run: Path, out: Path, *overrides: str) -> dict:
-    """Evaluate a run and return its result."""
+    """Evaluate a run, and return its result."""
     tool("eval_retrieval", "--cfg_file", run / "config.yaml", "--out", out, *overrides)
     return json.loads((out / "result.json").read_text())
 
 
 def compare(full: dict[str, float], short: dict) -> None:
-    """Report for each k what R@1 loses, and which share of the pairs was scored.
+    """Report for each k the loss of R@1, and the share of the pairs that was scored.
 
-    Raises RuntimeError where the cross encoder is no better than the dual encoder: the comparison is void.
+    Raises RuntimeError if the cross encoder is no better than the dual encoder, as nothing can be compared
+    then.
     """
     rerank = short["rerank"]
     for name, metrics in (("VSE++", short["metrics"]), ("Oscar", full)):
         print(f"{name} alone: R@1 {metrics['i2t_r1']:.2f} and {metrics['t2i_r1']:.2f}", flush=True)
     if full["mean_recall"] <= short["metrics"]["mean_recall"]:
-        raise RuntimeError("Oscar alone is no better than VSE++: there is nothing to reach by re-ranking")
+        raise RuntimeError("Oscar alone is no better than VSE++: re-ranking has nothing to gain")
     points = {point["k"]: point for point in rerank["curve"]}
     for k, (limit, percent) in LIMITS.items():
         found, share = points[k]["metrics"], 100 * points[k]["pairs_scored"] / rerank["all_pairs"]
@@ -80,7 +81,7 @@ def compare(full: dict[str, float], short: dict) -> None:
 
 
 def count_large(folder: Path, dual: Path) -> None:
-    """Report which share of the pairs the top 20 need in a test split of 1,000 images."""
+    """Report the share of the pairs that the top 20 need in a test split of 1,000 images."""
     from config.load import load_config
     from engine.runtime import prepare_runtime
 
@@ -108,7 +109,7 @@ def count_large(folder: Path, dual: Path) -> None:
 
 
 def tool(name: str, *arguments: str | Path) -> None:
-    """Run a tool of the toolkit, as a user does."""
+    """Run a command-line tool of the toolkit in its own process."""
     environment = {key: value for key, value in os.environ.items() if key not in TUNING}
     command = [sys.executable, ROOT / "tools" / f"{name}.py", *arguments]
     subprocess.run(list(map(str, command)), env=environment, check=True, stdout=subprocess.DEVNULL)

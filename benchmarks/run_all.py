@@ -1,7 +1,7 @@
-"""Run the benchmarks of this folder and write what they measured into docs/performance.md.
+"""Run the benchmarks of this folder and write their results to docs/performance.md.
 
-make bench                                           all of them, for three quarters of an hour
-python benchmarks/run_all.py train_vse encode_vse    these; what the others measured before stays
+make bench                                           runs all, in three quarters of an hour
+python benchmarks/run_all.py train_vse encode_vse    runs these two; the earlier results of the others stay
 """
 
 import argparse
@@ -18,13 +18,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
-RESULTS = PAGE.with_suffix(".json")  # the same, for the next run
+RESULTS = PAGE.with_suffix(".json")  # the same results, for the next run
 KEYS = {"name", "ours", "baseline", "ratio", "goal", "unit"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one script gave: its JSON lines, or why there are none."""
+    """The results of one script as its JSON lines, or the reason why there are none."""
 
     script: str
     lines: list[dict]
@@ -40,7 +40,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [script.stem for script in scripts]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(names)}; default: all")
     chosen = parser.parse_args().names
     unknown = sorted(set(chosen) - set(names))
     if unknown:
@@ -64,21 +64,21 @@ def main() -> int:
 
 
 def read_results(path: Path, names: list[str]) -> dict[str, Outcome]:
-    """Return what the scripts that are still there measured before, by name."""
+    """Return the earlier results of the scripts that still exist, by name."""
     stored = json.loads(path.read_text()) if path.is_file() else []
     outcomes = [Outcome(**outcome) for outcome in stored]
     return {Path(each.script).stem: each for each in outcomes if Path(each.script).stem in names}
 
 
 def find_scripts(folder: Path) -> list[Path]:
-    """Return the benchmarks in `folder`: its scripts, without this one and helpers (`_name.py`)."""
+    """Return the benchmarks in `folder`: its scripts, except run_all.py and helpers (`_name.py`)."""
     return sorted(
         path for path in folder.glob("*.py") if not path.name.startswith("_") and path.name != "run_all.py"
     )
 
 
 def run_script(script: Path) -> Outcome:
-    """Run one benchmark, passing on what it prints, and collect its JSON lines."""
+    """Run one benchmark, print its output as it comes, and return its outcome."""
     start = time.monotonic()
     lines, last = [], ""
     process = subprocess.Popen(
@@ -99,7 +99,7 @@ def run_script(script: Path) -> Outcome:
 
 
 def parse_line(printed: str) -> list[dict]:
-    """Return the result that a line holds, in a list; an empty list for any other line."""
+    """Return a list of the result in a line of output; the list is empty if the line has none."""
     try:
         line = json.loads(printed)
     except ValueError:
@@ -150,7 +150,7 @@ ratios carry over to other machines. Each script in `benchmarks/` says what it c
 
 
 def describe_machine() -> str:
-    """Return what the machine is and which versions ran, without its name."""
+    """Return a description of the machine, without its name, and the versions of Python and packages."""
     from engine.runtime import usable_cores
 
     model = platform.machine()

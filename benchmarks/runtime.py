@@ -1,10 +1,10 @@
-"""What setting threads and math library before importing Paddle is worth, against Paddle as shipped.
+"""The gain by setting threads and math library before Paddle is imported, against Paddle as shipped.
 
-Each side is measured in fresh processes that take turns: the product of two 2048 x 2048 matrices, and a
-training step (forward and backward) of a GRU 300 -> 1024 on a batch of 128 captions of 20 words.
+Both sides are measured in turns, in fresh processes: the product of two 2048 x 2048 matrices, and a training
+step (forward and backward) of a GRU 300 -> 1024 on a batch of 128 captions of 20 words.
 
-On AMD processors twice the speed is expected, of threads and math library together. Where MKL needs no help,
-threads alone are left: n of them give at most n times the speed; three quarters of that are expected.
+On AMD processors, threads and math library together should double the speed. On others, where MKL needs no
+help, only threads count: n threads give at most n times the speed, and should give three quarters of it.
 """
 
 from _report import report, run_child, seconds
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(side: str) -> None:
-    """Print one side's measurements as JSON: GFLOP/s of the product, seconds of the step."""
+    """Print the measurements of a side as JSON: GFLOP/s of the product and seconds of the step."""
     if side == "tuned":
         from engine.runtime import prepare_runtime
 

@@ -1,7 +1,7 @@
-"""Start of tools: seconds from the command to a first training step, an evaluation's first line and help.
+"""Start of tools: seconds to a first training step, to an evaluation's first line, and to the help.
 
-An evaluation's first line comes when all that it needs is imported; the help is that of the slowest tool.
-Limits are 5, 2 and 0.3 s; the first start of each kind, which may read the disk, is not counted.
+An evaluation prints its first line when all its imports are done. The help is that of the slowest tool. The
+limits are 5, 2 and 0.3 s. The first start of each kind, which may read from the disk, is not counted.
 """
 
 from _report import ROOT, TUNING, report
@@ -23,7 +23,7 @@ TASK_FILE = ROOT / "configs" / "scenes" / "vsepp.yaml"
 
 
 def seconds_to_first_step(data: Path, out: Path) -> float:
-    """Start a training, wait for its first logged step, end it, and return when that step was done."""
+    """Return the seconds from the start of a training to its first logged step; then end the training."""
     log = out / "run" / "log.jsonl"
     command = [sys.executable, ROOT / "tools" / "train_retrieval.py"]
     command += ["--cfg_file", TASK_FILE, "--overwrite"]
@@ -47,7 +47,7 @@ def seconds_to_first_step(data: Path, out: Path) -> float:
 
 
 def seconds_to_first_line(tool: Path, *arguments: object) -> float:
-    """Start a tool, wait for its first line of output, end it, and return how long that took."""
+    """Return the seconds from the start of a tool to its first line of output; then end the tool."""
     started = time.perf_counter()
     command = [sys.executable, tool, *arguments]
     with subprocess.Popen(
@@ -62,19 +62,19 @@ def seconds_to_first_line(tool: Path, *arguments: object) -> float:
 
 
 def untuned() -> dict[str, str]:
-    """Return the environment without settings of threads and libraries."""
+    """Return the environment without settings of threads and math library."""
     return {name: value for name, value in os.environ.items() if name not in TUNING}
 
 
 def report_median(name: str, start: Callable[[], float], limit: float) -> None:
-    """Measure several starts and report their median."""
+    """Measure several starts, and report their median."""
     measured = [start() for _ in range(ROUNDS + 1)][1:]
     print(f"{name}, seconds: " + ", ".join(f"{value:.2f}" for value in measured))
     report(name, statistics.median(measured), limit, 1.0, "s", False)
 
 
 def main() -> None:
-    """Report the starts of training, of an evaluation and of every tool's help."""
+    """Report the start of training, of an evaluation, and of the help of the slowest tool."""
     tools = sorted((ROOT / "tools").glob("[!_]*.py"))
     with tempfile.TemporaryDirectory() as temporary:
         data, out = Path(temporary) / "scenes", Path(temporary) / "out"

@@ -1,7 +1,8 @@
 """Training Oscar at BERT-base's size against its PyTorch twin: 12 layers of 768, 8 captions a step.
 
-A step has a positive and a negative pair of each caption, which count as one; the twin pads all to 70 tokens
-and 50 regions, as the original does. Both drop 0.1 and step AdamW with gradients clipped to a norm of 1.
+A step has a positive and a negative pair of each caption, which count as one. The twin pads each to 70 tokens
+and 50 regions, as the original does. Both sides have a dropout of 0.1, and AdamW with gradients clipped to a
+norm of 1.
 """
 
 from _oscar_corpus import race_oscar

@@ -1,8 +1,8 @@
-"""A training step of ResNet50 at batch 16 and 224 pixels against its PyTorch twin, in turns.
+"""Training ResNet50 at batch 16 and 224 pixels against its PyTorch twin, in turns.
 
-Softmax with label smoothing over 1,000 classes, momentum with weight decay, as the first stage of metric
-learning; both sides start from random weights and see the same images. Reading pictures is the matter of
-`image_loader.py`.
+As in the first stage of metric learning, the loss is softmax with label smoothing over 1,000 classes, and the
+optimizer momentum with weight decay. Both sides start from random weights and train on the same images.
+Loading of pictures is measured by `image_loader.py`.
 """
 
 from _report import TUNING, alternate, report
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 class Side:
-    """A process that takes a training step for each line that it gets."""
+    """A process that trains one step for each line on its stdin."""
 
     def __init__(self, script: str, folder: str) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in TUNING}
@@ -61,7 +61,7 @@ class Side:
         self.process.wait()
 
     def turn(self) -> float:
-        """Let it take a step, and return its images a second."""
+        """Train one step, and return its images/s."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -73,7 +73,7 @@ class Side:
 
 
 def ours(folder: Path) -> None:
-    """Be our side: the model, loss and optimizer of configs/sop/softmax.yaml."""
+    """Run our side, with the model, loss and optimizer of configs/sop/softmax.yaml."""
     from _report import ROOT
 
     from config.load import load_config

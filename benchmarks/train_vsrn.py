@@ -1,17 +1,17 @@
-"""Training VSRN at the original's sizes against its PyTorch twin: 36 x 2048, embedding 2048, batch 128.
+"""Training VSRN against its PyTorch twin, at the original's sizes: 36 x 2048, embeddings of 2048, batch 128.
 
-Both train retrieval and the caption decoder (hidden 512, words 300) on 8,500 words; the twin always decodes
-59 steps, as the original does.
+Both sides train retrieval and the caption decoder (hidden 512, words 300) with a vocabulary of 8,500 words.
+The twin always decodes 59 steps, as the original does.
 """
 
 from _race import SETTINGS, corpora, race_on
 from _report import report
 
 IMAGES = 1024
-VOCABULARY_CAPTIONS = 20_000  # in which some 8,500 words of Flickr30k occur
+VOCABULARY_CAPTIONS = 20_000  # so many captions of Flickr30k have some 8,500 distinct words
 
 if __name__ == "__main__":
-    corpus, captions = list(corpora("train", VOCABULARY_CAPTIONS).items())[-1]  # real ones where they are
+    corpus, captions = list(corpora("train", VOCABULARY_CAPTIONS).items())[-1]  # real captions if any
     report(
         f"VSRN training, embedding 2048, batch {SETTINGS['vsrn'].batch}, {corpus}",
         *race_on(captions, IMAGES, "train", "vsrn"),

@@ -1,1 +1,1 @@
-"""Models and losses."""
+"""The networks, their layers and CPU kernels, and the losses."""

@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.bert_inference import first_rows
 from models.layers.fused import Linear, ResidualNorm, gelu
 from models.layers.pair_rows import PairRows, pair_rows
@@ -16,10 +16,11 @@ from models.layers.sequences import Sequences, attend
 
 @dataclass(frozen=True)
 class BertShape:
-    """The sizes of a BERT; the defaults are BERT-base's.
+    """The sizes of a BERT; the defaults are those of BERT-base.
 
-    `region_dim` is the width of an image region, 0 for text alone; `region_norm` normalises what
-    becomes of it. `position_waves`: the vectors of positions start as waves, and not at random.
+    `region_dim` is the width of an image region's features, 0 for text alone; with `region_norm`, a layer
+    norm follows their linear map. With `position_waves`, the position embeddings start as sinusoids, and not
+    at random. `initial_deviation` is the standard deviation of the initial weights.
     """
 
     vocab_size: int
@@ -40,21 +41,21 @@ class BertShape:
 
 
 def initialised(deviation: float) -> paddle.ParamAttr:
-    """Return the initialisation of BERT's matrices: normal, with that standard deviation."""
+    """Return the initialisation of BERT's matrices: normal, with standard deviation `deviation`."""
     return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, deviation))
 
 
 def linear(in_dim: int, out_dim: int, deviation: float) -> Linear:
-    """Return a linear layer with BERT's initialisation: normal weights, and a bias of zeros."""
+    """Return a linear layer with BERT's initialisation: normal weights and a bias of 0."""
     zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
     return Linear(in_dim, out_dim, weight_attr=initialised(deviation), bias_attr=zero)
 
 
-def waves(count: int, dim: int) -> np.ndarray:
-    """Return sines and cosines of the positions, [count,dim] of variance 1 (Vaswani et al. 2017, 3.5).
+def sinusoids(count: int, dim: int) -> np.ndarray:
+    """Return sinusoidal position embeddings [count,dim] of variance 1 (Vaswani et al. 2017, sec. 3.5).
 
-    Near positions are alike, which lets a layer find a word's neighbours long before it has learnt them from
-    random vectors. The waves' lengths rise from 2 pi to 2 pi `count` positions.
+    Close positions have similar embeddings, so a layer finds a word's neighbours long before it could learn
+    them from random embeddings. Wavelengths increase from 2 pi to almost 2 pi `count` positions.
     """
     pairs = -(-dim // 2)
     angles = np.arange(count)[:, None] * float(count) ** -(np.arange(pairs) / pairs)
@@ -63,7 +64,7 @@ def waves(count: int, dim: int) -> np.ndarray:
 
 
 class TextEmbedding(nn.Layer):
-    """The sum of a token's word, position and segment vectors, normalised."""
+    """The sum of a token's word, position and segment embeddings, then a layer norm."""
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
@@ -71,17 +72,17 @@ class TextEmbedding(nn.Layer):
         self.words = nn.Embedding(shape.vocab_size, dim, weight_attr=attr)
         self.positions = nn.Embedding(shape.max_positions, dim, weight_attr=attr)
         if shape.position_waves:
-            self.positions.weight.set_value(waves(shape.max_positions, dim) * shape.initial_deviation)
+            self.positions.weight.set_value(sinusoids(shape.max_positions, dim) * shape.initial_deviation)
         self.segments = nn.Embedding(shape.num_segments, dim, weight_attr=attr)
         self.norm = nn.LayerNorm(dim, shape.norm_epsilon)
 
     def forward(self, words: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """Return [T,D] of three times [T]."""
+        """Return the embeddings [T,D] of tokens with `words`, `positions` and `segments`, each [T]."""
         return self.norm(self.words(words) + self.positions(positions) + self.segments(segments))
 
 
 class RegionEmbedding(nn.Layer):
-    """A linear map of a region's features, normalised; regions have no positions or segments."""
+    """A linear map of a region's features, then a layer norm; regions have no positions or segments."""
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
@@ -91,12 +92,12 @@ class RegionEmbedding(nn.Layer):
         )
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Return [R,D] of `regions` [R,F]."""
+        """Return the embeddings [R,D] of `regions` [R,F]."""
         return self.norm(self.fc(regions))
 
 
 class BertLayer(nn.Layer):
-    """A transformer layer: attention, then two linear maps around a gelu; each with a residual and a norm."""
+    """A transformer layer: self-attention and a feed-forward network, each with residual and layer norm."""
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
@@ -112,17 +113,17 @@ class BertLayer(nn.Layer):
         self.norm = ResidualNorm(dim, shape.norm_epsilon, shape.dropout)
 
     def forward(self, rows: Tensor, sequences: Sequences) -> Tensor:
-        """Return the new `rows` [P,D]."""
+        """Return the layer's output [P,D] for the `rows` [P,D] of `sequences`."""
         query, key_value = self.query.without_bias(rows), self.key_value.without_bias(rows)
         return self._step(rows, query, key_value, sequences)
 
-    def of_different(self, different: Tensor, order: Tensor, sequences: Sequences) -> Tensor:
-        """Return the new rows [P,D], whose old ones are `different` [D',D] in this `order` [P]."""
-        query, key_value = self.query.without_bias(different), self.key_value.without_bias(different)
-        return self._step(*(rows.gather(order) for rows in (different, query, key_value)), sequences)
+    def forward_distinct(self, distinct: Tensor, origin: Tensor, sequences: Sequences) -> Tensor:
+        """Return the layer's output [P,D] if the input row p is row `origin[p]` of `distinct` [U,D]."""
+        query, key_value = self.query.without_bias(distinct), self.key_value.without_bias(distinct)
+        return self._step(*(rows.gather(origin) for rows in (distinct, query, key_value)), sequences)
 
     def first_rows(self, rows: Tensor, sequences: Sequences) -> Tensor:
-        """Return the new first row of each sequence alone, [B,D]."""
+        """Return the layer's output for the first row of each sequence alone, [B,D]."""
         first = rows.gather(sequences.first)
         query, key_value = self.query.without_bias(first), self.key_value.without_bias(rows)
         return self._step(first, query, key_value, sequences)
@@ -137,14 +138,13 @@ class BertLayer(nn.Layer):
 
 
 class Bert(nn.Layer):
-    """BERT's encoder, with rows for image regions beside those for tokens.
+    """BERT's encoder over packed sequences: the rows of a pair's tokens, followed by those of its regions.
 
-    Positions behind a text's end and behind the last region are left out of all work, so that no result
-    depends on how far a batch is padded.
+    Padding is not computed, so no result depends on the padding of a batch.
     """
 
     def __init__(self, shape: BertShape) -> None:
-        """Raise ValueError when the heads do not divide the width."""
+        """Raise ValueError if `num_heads` does not divide `hidden_dim`."""
         super().__init__()
         if shape.hidden_dim % shape.num_heads:
             raise ValueError(
@@ -158,27 +158,27 @@ class Bert(nn.Layer):
         self.pooler = linear(shape.hidden_dim, shape.hidden_dim, shape.initial_deviation)
 
     def forward(self, batch: dict[str, Tensor], attends: np.ndarray | None = None) -> Tensor:
-        """Return the pooled first rows [B,D] of a batch, tanh(W h + b); see `encode` for the arguments.
+        """Return the pooled first rows [B,D], tanh(W h + b), of a batch; `encode` explains the arguments.
 
-        The last layer computes no other rows, and gives them no gradient to pass on.
+        The last layer computes the first row of each sequence alone.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
-        different = self._embed(batch, layout)
-        if on_cpu(different) and not (self.training or paddle.is_grad_enabled()):
+        distinct = self._embed(batch, layout)
+        if uses_cpu_kernels(distinct) and not (self.training or paddle.is_grad_enabled()):
             return self.pool(
-                paddle.to_tensor(first_rows(self.layers, different, layout.order, layout.sequences))
+                paddle.to_tensor(first_rows(self.layers, distinct, layout.origin, layout.sequences))
             )
-        rows = self._rows_before_last(different, layout)
+        rows = self._rows_before_last(distinct, layout)
         return self.pool(self.layers[-1].first_rows(rows, layout.sequences))
 
     def encode(self, batch: dict[str, Tensor], attends: np.ndarray | None = None) -> tuple[Tensor, Sequences]:
-        """Return the last layer's rows [P,D], each pair's text before its regions, and where they stand.
+        """Return the last layer's rows [P,D], each pair's text before its regions, and their layout.
 
-        `batch` has `token_ids` and `segment_ids` [B,T] with `text_len` [B] and, for a model with regions,
-        `regions` [I,R,F] with `num_regions` [I] of images. Pair b has image `image_row[b]` (`image_row` [B]);
-        without it, image b. `attends` (bool [3,3]) says which of segment 0, segment 1 and the regions attends
-        (rows) to which (columns); None: all to all. Raises ValueError when a text is longer than there are
-        positions.
+        `batch` has `token_ids` and `segment_ids` [B,T] with `text_len` [B] and, for a model with regions, the
+        `regions` [I,R,F] and `num_regions` [I] of I images. Pair b has image `image_row[b]` (`image_row`
+        [B]), or image b if the batch has no `image_row`. `attends` (bool [3,3]) says which of segment 0,
+        segment 1 and the regions (rows) attends to which (columns); None: all to all. Raises ValueError if a
+        text has more tokens than BERT has positions.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         rows = self._rows_before_last(self._embed(batch, layout), layout)
@@ -192,10 +192,10 @@ class Bert(nn.Layer):
         places: Tensor,
         attends: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the pooled first rows [count,D] of the first pairs, and single rows [M,D] of the others.
+        """Return the pooled first rows [count,D] of the first `count` pairs, and M rows [M,D] of the others.
 
-        The M rows are those at `places` [M] of the `pairs` [M], all behind the first `count`. The last layer
-        computes no other rows of the first pairs.
+        Row m is the one at position `places[m]` of pair `pairs[m]` (`places`, `pairs` [M]), which is none of
+        the first `count`. Of the first `count` pairs, the last layer computes the first row alone.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         sequences, last = layout.sequences, self.layers[-1]
@@ -207,26 +207,26 @@ class Bert(nn.Layer):
         return self.pool(firsts), last(rows[start:], others).gather(wanted)
 
     def pool(self, first: Tensor) -> Tensor:
-        """Return tanh(W h + b) [B,D] of the `first` row h of each sequence [B,D]."""
+        """Return tanh(W h + b) [B,D] for the `first` row h [B,D] of each sequence."""
         return paddle.tanh(self.pooler(first))
 
-    def _rows_before_last(self, different: Tensor, layout: PairRows) -> Tensor:
-        """Return the rows [P,D] that the last layer takes, of the `different` ones that they begin as.
+    def _rows_before_last(self, distinct: Tensor, layout: PairRows) -> Tensor:
+        """Return the input rows [P,D] of the last layer, given the `distinct` embeddings [U,D].
 
-        As long as no dropout sets apart what begins alike, the first layer maps it once.
+        Unless dropout makes equal embeddings differ, the first layer maps each distinct embedding once.
         """
-        order = paddle.to_tensor(layout.order)
+        origin = paddle.to_tensor(layout.origin)
         layers = self.layers[:-1]
         if layers and not (self.training and self.dropout):
-            rows, layers = layers[0].of_different(different, order, layout.sequences), layers[1:]
+            rows, layers = layers[0].forward_distinct(distinct, origin, layout.sequences), layers[1:]
         else:
-            rows = functional.dropout(different.gather(order), self.dropout, training=self.training)
+            rows = functional.dropout(distinct.gather(origin), self.dropout, training=self.training)
         for layer in layers:
             rows = layer(rows, layout.sequences)
         return rows
 
     def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
-        """Return the vectors of the different tokens, then of the images' regions."""
+        """Return the embeddings [U,D] of the distinct tokens, followed by those of the images' regions."""
         longest = batch["text_len"].max().item()
         if longest > self.max_positions:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Build the configured model and loss."""
+"""Building the configured model and loss."""
 
 import numpy as np
 from paddle import nn
@@ -134,7 +134,7 @@ def _oscar(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> O
 
 
 def bert_shape(cfg: CfgNode, vocab_size: int) -> BertShape:
-    """Return the sizes of the configured BERT over `vocab_size` word pieces."""
+    """Return the sizes of the configured BERT with a vocabulary of `vocab_size` word pieces."""
     model = cfg.MODEL
     return BertShape(
         vocab_size=vocab_size,
@@ -167,10 +167,11 @@ def build_model(
     feature_mean: np.ndarray | None = None,
     feature_std: np.ndarray | None = None,
 ) -> DualEncoder | Oscar | ImageEmbedder:
-    """Return the model that `cfg.MODEL` names, with fresh weights.
+    """Return the model that `cfg.MODEL` describes, with initial weights.
 
-    With INPUT.STANDARDIZE, `feature_mean` and `feature_std` [F] are the training split's; leave them
-    out when a checkpoint, which holds them, is loaded next.
+    With INPUT.STANDARDIZE, `feature_mean` and `feature_std` [F] are the mean and the standard deviation of
+    the training split's features. Leave them out if a checkpoint is loaded next, since a checkpoint holds
+    them. Raises ValueError for an unknown MODEL.NAME.
     """
     if cfg.MODEL.NAME not in MODELS:
         raise ValueError(f"MODEL.NAME: expected one of {sorted(MODELS)}, got {cfg.MODEL.NAME!r}")
@@ -231,9 +232,10 @@ LOSSES = {
 
 
 def build_loss(cfg: CfgNode, embed_dim: int = 0, num_classes: int = 0) -> nn.Layer:
-    """Return the loss that `cfg.LOSS` names; it is called as `loss(outputs, batch, epoch)`.
+    """Return the loss that `cfg.LOSS` describes; it is called as `loss(outputs, batch, epoch)`.
 
-    A classifier needs the width of the embedding, and the number of classes in the training split.
+    The softmax loss needs the width of the embedding, `embed_dim`, and `num_classes`, the number of classes
+    in the training split. Raises ValueError for an unknown LOSS.NAME.
     """
     if cfg.LOSS.NAME == "softmax":
         return SoftmaxLoss(embed_dim, num_classes, cfg.LOSS.LABEL_SMOOTHING)

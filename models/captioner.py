@@ -1,4 +1,4 @@
-"""The caption decoder of VSRN: it writes an image's caption from its regions (S2VT with attention)."""
+"""VSRN's caption decoder, which generates an image's caption from the regions (S2VT with attention)."""
 
 import numpy as np
 import paddle
@@ -8,18 +8,19 @@ from paddle.nn import functional
 from models.encoders import recurrent_states
 from models.layers.additive_attention import additive_attention
 
-PAD, START, END = 0, 1, 2  # as the vocabulary layout vsepp numbers them
+PAD, START, END = 0, 1, 2  # their ids in the vocabulary layout vsepp
 
 
 class Captioner(nn.Layer):
-    """Write a caption word by word, attending to the image's regions before each (1909.02701, eq. 8).
+    """Decode a caption word by word with attention to the image's regions (arXiv 1909.02701, eq. 8).
 
-    The regions [R,D] pass a linear map and a GRU, whose last state starts the decoder. At each step a
-    region's weight is softmax(w^T tanh(W [m_r; h])), with m_r the GRU's state at region r and h the
-    decoder's; the decoder, a GRU, reads the word before and the weighted sum of the m_r. The part of W that
-    meets m_r does not change from step to step, so it is applied once a batch.
+    The regions [R,D] pass a linear map and a GRU, whose last state is the decoder's first state. At each
+    step, the weight of region r is softmax_r(w^T tanh(W [m_r; h])), with m_r the GRU's state at region r and
+    h the decoder's state. The decoder, a GRU, reads the previous word and the weighted sum of all m_r. The
+    part of W that multiplies m_r is the same at each step, so its product is computed once a batch.
 
-    `max_len` is the longest caption in tokens, marks included; a longer one is cut and its end forced.
+    `max_len` is the maximum number of tokens of a caption, with `<start>` and `<end>`. A longer caption is
+    truncated, and its last token replaced by `<end>`.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class Captioner(nn.Layer):
         text_len: Tensor,
         image_row: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Read the true captions word by word; return what it expects next.
+        """Return logits [W,V] of the next words of all captions, by teacher forcing, and their targets [W].
 
-        `regions` [I,R,D] with `num_regions` [I]; `token_ids` [B,T], of which `text_len` [B] count; the image
-        of caption b is `image_row[b]`, or b. Returns logits [W,V] and the words [W] that should come, of all
-        captions: those after `<start>`, and the padding after `<end>`, which the original learns too.
+        `regions` are [I,R,D] with `num_regions` [I], `token_ids` [B,T] with `text_len` [B]. The image of
+        caption b is `image_row[b]`, or b without `image_row`. The targets are the words after `<start>` and,
+        as in the original, one padding token after `<end>` unless the caption has `max_len` tokens.
         """
-        inputs, targets, step_of, row_of = self._teach(token_ids.numpy(), text_len.numpy())
-        memory = self._remember(regions, num_regions)
+        inputs, targets, step_of, row_of = self._teacher_forcing(token_ids.numpy(), text_len.numpy())
+        memory = self._encode_regions(regions, num_regions)
         if image_row is not None:
             memory = tuple(_rows_of(part, image_row) for part in memory)
         words = self.embed(paddle.to_tensor(inputs))  # [B,S,E]
@@ -67,14 +68,14 @@ class Captioner(nn.Layer):
         for step in range(inputs.shape[1]):
             state = self._step(words[:, step], state, *constant)
             states.append(state)
-        # The states of the steps that count, step by step.
+        # The states of the steps that have a target, step by step.
         rows = paddle.to_tensor(step_of * len(inputs) + row_of)
         logits = self.out(paddle.concat(states).gather(rows))  # [W,V]
         return logits, paddle.to_tensor(targets[row_of, step_of])
 
     def write(self, regions: Tensor, num_regions: Tensor, max_len: int) -> Tensor:
-        """Return the likeliest next word, step by step: int64 [B,L], L < `max_len`, padded after `<end>`."""
-        *constant, state = self._remember(regions, num_regions)
+        """Return captions by greedy decoding: int64 [B,L] with L <= `max_len` - 2, padded after `<end>`."""
+        *constant, state = self._encode_regions(regions, num_regions)
         word = paddle.full([len(regions)], START, dtype="int64")
         ended = paddle.zeros([len(regions)], dtype="bool")
         written = []
@@ -87,10 +88,10 @@ class Captioner(nn.Layer):
                 break
         return paddle.stack(written, axis=1)
 
-    def _teach(
+    def _teacher_forcing(
         self, token_ids: np.ndarray, text_len: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return the words to read and to write, [B,S] each, and step and row [W] of those that count."""
+        """Return the decoder's inputs and targets, [B,S] each, and step [W] and row [W] of each target."""
         length = np.minimum(text_len, self.max_len)
         labels = np.full((len(length), length.max() + 1), PAD, token_ids.dtype)  # [B,S+1]
         present = np.arange(labels.shape[1]) < length[:, None]
@@ -102,21 +103,25 @@ class Captioner(nn.Layer):
         step_of, row_of = (np.arange(steps.max())[:, None] < steps).nonzero()
         return labels[:, :-1], labels[:, 1:], step_of, row_of
 
-    def _remember(self, regions: Tensor, num_regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the decoder reads of I images: m [I,R,H], its part of W m, the padding, the last m."""
+    def _encode_regions(self, regions: Tensor, num_regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the decoder attends to in I images, and its first state.
+
+        These are the states m [I,R,H], their products [I,R,H] with W's part for m, the additive mask [I,R] of
+        the padding, and the last state of each image [I,H].
+        """
         mapped = self.dropout(self.region_map(regions))
         states, last = recurrent_states(self.region_rnn, mapped, num_regions)
         real = paddle.arange(regions.shape[1]).unsqueeze(0) < num_regions.unsqueeze(1)  # [I,R]
-        barred = (real.astype(states.dtype) - 1) * 1e4
-        return states, self.attend_region(states), barred, last
+        mask = (real.astype(states.dtype) - 1) * 1e4
+        return states, self.attend_region(states), mask, last
 
-    def _step(self, word: Tensor, state: Tensor, memory: Tensor, attended: Tensor, barred: Tensor) -> Tensor:
-        """Return the decoder's next state [B,H] after reading `word` [B,E]."""
+    def _step(self, word: Tensor, state: Tensor, memory: Tensor, attended: Tensor, mask: Tensor) -> Tensor:
+        """Return the decoder's next state [B,H] after it has read the embedded `word` [B,E]."""
         query = self.attend_state(state)
-        context = additive_attention(query, attended, memory, self.attend.weight.squeeze(1), barred)
+        context = additive_attention(query, attended, memory, self.attend.weight.squeeze(1), mask)
         return self.cell(self.dropout(paddle.concat([word, context], axis=1)), state)[0]
 
 
 def _rows_of(x: Tensor, row: Tensor) -> Tensor:
-    """Return [B,...], the rows `row` [B] of `x` [I,...]."""
+    """Return the rows `row` [B] of `x` [I,...], as [B,...]."""
     return functional.embedding(row, x.reshape([len(x), -1])).reshape([len(row), *x.shape[1:]])

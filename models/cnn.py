@@ -1,4 +1,4 @@
-"""Convolutional networks as encoders of pixels: from images [B,3,H,W] to vectors [B,F]."""
+"""Convolutional networks that encode images [B,3,H,W] as vectors [B,F]."""
 
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ warnings.filterwarnings("ignore", message="When training, we now always track gl
 
 
 def _vgg(network: Callable[..., nn.Layer]) -> Callable[[], nn.Layer]:
-    """Return a VGG up to its last layer but one, whose 4096 outputs VSE++ takes."""
+    """Return a function that builds a VGG without its last layer, so that it has VSE++'s 4096 outputs."""
 
     def build() -> nn.Layer:
         built = network()
@@ -33,13 +33,14 @@ CNNS: dict[str, tuple[Callable[[], nn.Layer], int]] = {
     "vgg16": (_vgg(vision.vgg16), 4096),
     "vgg19": (_vgg(vision.vgg19), 4096),
 }
-"""The network without its classifier, and the width F of what it makes of an image."""
+"""By name: a function that builds the network without its classifier, and the width F of its features."""
 
 
 class Cnn(nn.Layer):
-    """One of `CNNS`. While `frozen` it has no gradient, and its normalisation stays as it is.
+    """One of `CNNS`, by name.
 
-    feature_dim: F. Raises ValueError for an unknown name.
+    While `frozen` is true, the network gets no gradient, and its batch norms use and keep their running
+    statistics. `feature_dim` is F. Raises ValueError for an unknown name.
     """
 
     def __init__(self, name: str) -> None:
@@ -68,14 +69,14 @@ class CnnImageEncoder(nn.Layer):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode `images` [B,3,H,W] as [B,D]."""
+        """Return the embeddings [B,D] of `images` [B,3,H,W]."""
         return self.head(l2norm(self.cnn(images)))
 
 
 class ImageEmbedder(nn.Layer):
-    """A CNN for image-to-image retrieval: its features, or a linear map of them to `embed_dim` (0: none).
+    """A CNN for image-to-image retrieval, with a linear map of its features to `embed_dim` dimensions.
 
-    A batch holds `image` [B,3,H,W].
+    With an `embed_dim` of 0, the features themselves are the embedding. A batch holds `image` [B,3,H,W].
     """
 
     measure = "cosine"
@@ -87,7 +88,7 @@ class ImageEmbedder(nn.Layer):
         self.embed_dim = embed_dim or cnn.feature_dim
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `image` [B,D], not normalised: what the losses of metric learning take."""
+        """Return `image` [B,D], the embeddings before l2-normalisation, which metric learning losses take."""
         features = self.cnn(batch["image"])
         return {"image": features if self.fc is None else self.fc(features)}
 
@@ -97,5 +98,5 @@ class ImageEmbedder(nn.Layer):
 
 
 def cnn_of(model: nn.Layer) -> Cnn | None:
-    """Return the CNN that is part of `model`, if one is."""
+    """Return the CNN in `model`, or None if there is none."""
     return next((layer for layer in model.sublayers() if isinstance(layer, Cnn)), None)

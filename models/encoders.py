@@ -1,4 +1,4 @@
-"""Encoders that turn image features and captions into vectors of the joint embedding."""
+"""Encoders that map image features and captions into the joint embedding."""
 
 import math
 
@@ -7,44 +7,44 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
 
 
 def l2norm(x: Tensor, axis: int = -1) -> Tensor:
-    """Return `x` divided by its Euclidean norm along `axis`; a zero vector stays zero."""
+    """Return `x` divided by its l2 norm along `axis`; a zero vector stays zero."""
     if x.dtype in (paddle.float16, paddle.bfloat16):
-        x = x.astype("float32")  # the squares of half precision underflow
+        x = x.astype("float32")  # squares underflow in half precision
     squares = (x * x).sum(axis=axis, keepdim=True)
     return x / paddle.sqrt(squares.clip(min=SMALLEST_NORM**2))
 
 
 def is_real(sequences: Tensor, length: Tensor) -> Tensor:
-    """Return bool [B,T], true at the first `length` [B] places of each of `sequences` [B,T,D]."""
+    """Return bool [B,T], true at the first `length[b]` positions of sequence b of `sequences` [B,T,D]."""
     return paddle.arange(sequences.shape[1]).unsqueeze(0) < length.unsqueeze(1)
 
 
 def state_at(outputs: Tensor, position: Tensor) -> Tensor:
-    """Return row `position[b]` of each sequence: [B,T,D], [B] -> [B,D]."""
+    """Return the row [B,D] at `position[b]` of each sequence b of `outputs` [B,T,D]."""
     batch = paddle.arange(outputs.shape[0], dtype=position.dtype)
     return outputs.gather_nd(paddle.stack([batch, position], axis=1))
 
 
 def last_of(sequences: Tensor, length: Tensor) -> Tensor:
-    """Return the vector [B,D] at each sequence's end: [B,T,D], [B] -> [B,D]."""
+    """Return the last row [B,D] of each of `sequences` [B,T,D], of `length` [B]."""
     return state_at(sequences, length - 1)
 
 
 def mean_of(sequences: Tensor, length: Tensor) -> Tensor:
-    """Return the mean of the first `length` vectors of each sequence: [B,T,D], [B] -> [B,D]."""
+    """Return the mean [B,D] of the first `length[b]` rows of each sequence b of `sequences` [B,T,D]."""
     weights = is_real(sequences, length).astype(sequences.dtype) / length.astype(sequences.dtype).unsqueeze(1)
     return (weights.unsqueeze(1) @ sequences).squeeze(1)  # [B,1,T] @ [B,T,D] -> [B,D]
 
 
 def max_of(sequences: Tensor, length: Tensor) -> Tensor:
-    """Return the largest of the first `length` vectors, by component: [B,T,D], [B] -> [B,D]."""
+    """Return the maximum [B,D], by component, of the first `length[b]` rows of each sequence b, [B,T,D]."""
     padding = ~is_real(sequences, length).unsqueeze(2)
     largest = sequences.detach().masked_fill(padding, -1e4).argmax(axis=1, keepdim=True)  # [B,1,D]
     # On the CPU the gradient of Paddle's max takes thirty times as long.
@@ -52,11 +52,11 @@ def max_of(sequences: Tensor, length: Tensor) -> Tensor:
 
 
 def recurrent_states(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the states [B,T,D] of a forward `rnn` over `sequences` [B,T,E], and the last of each [B,D].
+    """Return the states [B,T,D] of a forward `rnn` over `sequences` [B,T,E], and the last states [B,D].
 
-    The first `length` [B] places of a sequence count; what stands at the others has no meaning.
+    Sequence b has `length[b]` positions (`length` [B]); the states at its padding have no meaning.
     """
-    if not on_cpu(sequences):
+    if not uses_cpu_kernels(sequences):
         states, _ = rnn(sequences)
         return states, last_of(states, length)
     states, tree = _states_by_step(rnn, sequences, length)
@@ -64,15 +64,15 @@ def recurrent_states(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Te
 
 
 def last_state(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> Tensor:
-    """Return the state [B,D] of a forward `rnn` after the first `length` [B] of `sequences` [B,T,E]."""
-    if not on_cpu(sequences):
+    """Return the state [B,D] of a forward `rnn` after `length` [B] positions of `sequences` [B,T,E]."""
+    if not uses_cpu_kernels(sequences):
         return last_of(rnn(sequences)[0], length)
     states, tree = _states_by_step(rnn, sequences, length)
     return functional.embedding(tree.whole, states)
 
 
 def _states_by_step(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Tensor, PrefixTree]:
-    """Return the states [P,D] of all places that count, step by step, and which is which."""
+    """Return the states [P,D] at all positions but padding, step by step, and the tree that numbers them."""
     places = paddle.arange(sequences.shape[0] * sequences.shape[1]).reshape(sequences.shape[:2])
     tree = prefix_tree(places, length, share=False)
     rows = sequences.reshape([-1, sequences.shape[2]]).gather(tree.words)
@@ -83,16 +83,16 @@ POOLINGS = {"last": last_of, "mean": mean_of, "max": max_of}
 
 
 def word_embedding(vocab_size: int, word_dim: int) -> nn.Embedding:
-    """Return a table of word vectors, uniform in +-0.1; padding has a row like any word (VSE++)."""
+    """Return word embeddings, uniform in [-0.1, 0.1]; padding has a trained embedding too, as in VSE++."""
     uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-0.1, 0.1))
     return nn.Embedding(vocab_size, word_dim, weight_attr=uniform)
 
 
 class FeatureNorm(nn.Layer):
-    """Standardise features with a mean and a deviation that travel in the checkpoint.
+    """Standardisation of features by a mean and a deviation that are stored in the checkpoint.
 
-    `mean` and `deviation` are [F]; without them the layer is the identity until weights are loaded.
-    A feature that never varies (deviation 0) is only centred.
+    `mean` and `deviation` (the standard deviation) are [F]; without them the layer is the identity until
+    weights are loaded. A constant feature, of deviation 0, is centred alone.
     """
 
     def __init__(self, dim: int, mean: np.ndarray | None = None, deviation: np.ndarray | None = None) -> None:
@@ -107,11 +107,11 @@ class FeatureNorm(nn.Layer):
 
 
 class ImageEncoder(nn.Layer):
-    """Map precomputed image features linearly into the joint embedding (VSE, VSE++).
+    """A linear map of precomputed image features into the joint embedding (VSE, VSE++).
 
-    Weights start uniform in +-sqrt(6 / (in + out)), the bias at 0. `dropout` is the share of the
-    features that is dropped in training; `normalize` takes the l2 norm and `absolute` the absolute
-    value afterwards, as order embeddings do.
+    The weights are initially uniform in +-sqrt(6 / (in + out)) and the bias 0. `dropout` is the share of the
+    features that is dropped in training. With `normalize` the embedding is l2-normalised; with `absolute` its
+    absolute value is taken afterwards, as order embeddings need.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ImageEncoder(nn.Layer):
         self.absolute = absolute
 
     def forward(self, features: Tensor) -> Tensor:
-        """Encode `features` [B,F] as [B,D]."""
+        """Return the embeddings [B,D] of `features` [B,F]."""
         if self.feature_norm is not None:
             features = self.feature_norm(features)
         embedding = self.fc(self.dropout(features))
@@ -144,17 +144,17 @@ class ImageEncoder(nn.Layer):
 
 
 class RecurrentTextEncoder(nn.Layer):
-    """Encode a caption by a recurrent network over its word vectors.
+    """A caption encoder: a recurrent network over word embeddings.
 
-    `pooling` makes one vector of the network's states: the "last", their "mean" or "max". `dropout`
-    is the share of each word vector that is dropped in training. The result is l2-normalised, then
-    made absolute if `absolute`.
+    `pooling` reduces the network's states to one vector: the "last", the "mean" or the "max". `dropout` is
+    the share of each word embedding that is dropped in training. The embedding is l2-normalised; with
+    `absolute` its absolute value is taken afterwards.
     """
 
     def __init__(
         self, embed: nn.Embedding, rnn: nn.GRU | nn.LSTM, pooling: str, dropout: float, absolute: bool
     ) -> None:
-        """Raise ValueError when `pooling` is unknown."""
+        """Raise ValueError if `pooling` is unknown."""
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {sorted(POOLINGS)}, got {pooling!r}")
@@ -166,19 +166,19 @@ class RecurrentTextEncoder(nn.Layer):
         self.absolute = absolute
 
     def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
-        """Encode `token_ids` [B,T], of which the first `text_len` [B] count, as [B,D]."""
+        """Return the embeddings [B,D] of captions `token_ids` [B,T] with `text_len` [B] tokens each."""
         if self.bidirectional:
             state = self._both_ways(self.dropout(self.embed(token_ids)), text_len)
-        elif on_cpu(token_ids):
+        elif uses_cpu_kernels(token_ids):
             state = self._by_prefix(token_ids, text_len)
         else:
             outputs, _ = self.rnn(self.dropout(self.embed(token_ids)))  # [B,T,D]
-            state = POOLINGS[self.pooling](outputs, text_len)  # what follows a caption's end cannot reach it
+            state = POOLINGS[self.pooling](outputs, text_len)  # padding comes later than the states
         embedding = l2norm(state)
         return embedding.abs() if self.absolute else embedding
 
     def _by_prefix(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
-        dropping = self.training and self.dropout.p > 0  # then no two words are the same
+        dropping = self.training and self.dropout.p > 0  # dropout makes equal words differ
         tree = prefix_tree(token_ids, text_len, share=not dropping)
         states = prefix_states(self.rnn, self.dropout(self.embed(tree.words)), tree)  # [P,D]
         if self.pooling == "last":
@@ -186,7 +186,7 @@ class RecurrentTextEncoder(nn.Layer):
         return POOLINGS[self.pooling](functional.embedding(tree.paths, states), text_len)
 
     def _both_ways(self, words: Tensor, text_len: Tensor) -> Tensor:
-        # The backward direction must start at each caption's own end, so it needs the lengths.
+        # The backward direction starts at each caption's end, so it needs the lengths.
         outputs, _ = self.rnn(words, sequence_length=text_len)
         forward, backward = outputs.chunk(2, axis=-1)  # [B,T,D] each
         if self.pooling == "last":
@@ -195,7 +195,7 @@ class RecurrentTextEncoder(nn.Layer):
 
 
 class GRUTextEncoder(RecurrentTextEncoder):
-    """Encode a caption by a GRU (VSE++, SCAN, VSRN); the states of both directions are averaged."""
+    """A caption encoder with a GRU (VSE++, SCAN, VSRN); with `bidirectional`, both states are averaged."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class GRUTextEncoder(RecurrentTextEncoder):
 
 
 class LSTMTextEncoder(RecurrentTextEncoder):
-    """Encode a caption by an LSTM (VSE)."""
+    """A caption encoder with an LSTM (VSE)."""
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
-"""Rows of a batch that several processes share: gathered from all of them, with gradients.
+"""All-gather of a batch's rows from all processes, with gradients.
 
-After each step the processes average their gradients, as if the loss were the mean of theirs: what reaches a
-parameter by way of one process's rows is divided by their number W. A loss that every process computes alike,
-on the rows of all, is therefore exact when each process's own rows receive W times their gradient, whether
-the loss is a sum or a mean over the batch. As all know the whole loss, nothing travels on the way back.
+After each step the W processes average their gradients, so the gradient that reaches a parameter through the
+rows of one process is divided by W. If every process computes the same loss, on the rows of all processes,
+the gradient is therefore exact if each process's own rows receive W times their gradient, be the loss a sum
+or a mean over the batch. The backward pass needs no communication, since every process computes the whole
+loss.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,15 @@ Gather = Callable[..., tuple[Tensor, ...]]  # tensors [B,...] -> tensors [N,...]
 
 
 def own_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return `tensors`: a loss of this process's rows alone."""
+    """Return `tensors` as they are, for a loss of this process's rows alone."""
     return tensors
 
 
 def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows [N,...] of all processes, in their order, for this one's `tensors` [B,...].
+    """Return the rows [N,...] of all processes, in the order of the processes, given `tensors` [B,...].
 
-    All are of one type and one B, which may differ between processes. They travel in one message.
+    The tensors of a process have the same type and the same B; B may differ between processes. One all-gather
+    sends all tensors together.
     """
     if dist.get_world_size() == 1:
         return tensors
@@ -36,7 +38,7 @@ def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def gather_counts(count: int) -> list[int]:
-    """Return what every process calls with, in their order."""
+    """Return the `count` of every process, in the order of the processes."""
     if dist.get_world_size() == 1:
         return [count]
     counts: list[Tensor] = []
@@ -45,22 +47,22 @@ def gather_counts(count: int) -> list[int]:
 
 
 def share_weight(count: int) -> float:
-    """Return the factor that makes a mean over this process's `count` rows its part of that over all rows.
+    """Return the weight of the mean over this process's `count` rows in the mean over all processes' rows.
 
-    It is the count over the mean count of all processes, which average their losses: 1 where all have as
-    many.
+    The processes average their losses, so the weight is `count` divided by the mean count of all processes:
+    1 if all have equally many rows.
     """
     counts = gather_counts(count)
     return count * len(counts) / sum(counts)
 
 
 class _GatherRows(PyLayer):
-    """Rows [B,F] of all processes, `sizes` of each, one after another."""
+    """All-gather of rows [B,F]; `sizes` are the B of all processes."""
 
     @staticmethod
     def forward(ctx, rows, sizes):
         ctx.sizes = sizes
-        padding = max(sizes) - len(rows)  # messages are of one size
+        padding = max(sizes) - len(rows)  # all-gather needs equal sizes
         if padding:
             rows = paddle.concat([rows, paddle.zeros([padding, rows.shape[1]], rows.dtype)])
         parts: list[Tensor] = []

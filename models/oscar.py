@@ -1,4 +1,4 @@
-"""Oscar and VinVL: BERT over a caption, an image's object tags and its regions, which scores their match.
+"""Oscar and VinVL: a BERT that scores how well a caption matches an image, given as object tags and regions.
 
 Li et al. 2020, arXiv 2004.06165; Zhang et al. 2021, arXiv 2101.00529.
 """
@@ -15,9 +15,9 @@ CLASSIFIERS = ("linear", "mlp")
 
 
 def attention_between(attention: str) -> np.ndarray | None:
-    """Return bool [3,3], whether caption, tags and regions (rows) attend to each (columns); None: all to all.
+    """Return bool [3,3]: which of caption, tags, regions (rows) attends to which (columns); None: all to all.
 
-    Raises ValueError when `attention` is not one of `ATTENTION_TYPES`.
+    Raises ValueError if `attention` is not one of `ATTENTION_TYPES`.
     """
     if attention not in ATTENTION_TYPES:
         raise ValueError(f"attention: expected one of {sorted(ATTENTION_TYPES)}, got {attention!r}")
@@ -31,9 +31,9 @@ def attention_between(attention: str) -> np.ndarray | None:
 
 
 def build_classifier(kind: str, dim: int, num_labels: int, scale: int, deviation: float) -> nn.Layer:
-    """Return the head over the pooled row: "linear", or an "mlp" with `scale` times `dim` hidden units.
+    """Return the classifier of the pooled row: "linear", or an "mlp" with `scale` x `dim` hidden units.
 
-    Raises ValueError when `kind` is another.
+    Raises ValueError for another `kind`.
     """
     if kind == "linear":
         return linear(dim, num_labels, deviation)
@@ -44,7 +44,7 @@ def build_classifier(kind: str, dim: int, num_labels: int, scale: int, deviation
 
 
 class WordHead(nn.Layer):
-    """Guess hidden tokens from their rows, by the likeness of what becomes of them to the word vectors."""
+    """The head of masked language modelling: linear map, gelu and layer norm, times the word embeddings."""
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
@@ -53,16 +53,17 @@ class WordHead(nn.Layer):
         self.bias = self.create_parameter([shape.vocab_size], is_bias=True)
 
     def forward(self, rows: Tensor, word_vectors: Tensor) -> Tensor:
-        """Return the logits [M,V] of `rows` [M,D] for `word_vectors` [V,D]."""
+        """Return the logits [M,V] of the masked tokens' `rows` [M,D], given `word_vectors` [V,D]."""
         return self.norm(gelu(self.fc(rows))) @ word_vectors.T + self.bias
 
 
 class Oscar(nn.Layer):
-    """Score pairs of a caption and an image with its tags, by a classifier over BERT's pooled first row.
+    """A cross encoder: a classifier of BERT's pooled first row scores pairs of a caption and an image.
 
-    A text is `[CLS] caption [SEP] tags [SEP]`, segment 0 up to the first [SEP] and 1 behind it. `num_labels`
-    is 2 (no match, match), or 1 for a single value. `attention` is one of `ATTENTION_TYPES`. `feature_norm`
-    standardises the regions' features first. With `guesses_words`, hidden tokens of a batch are guessed too.
+    A text is `[CLS] caption [SEP] tags [SEP]`, of segment 0 up to the first [SEP] and 1 behind it.
+    `num_labels` is 2 (no match, match), or 1 for a single value. `attention` is one of `ATTENTION_TYPES`.
+    `feature_norm` standardises the regions' features first. With `guesses_words`, the model also predicts
+    masked tokens.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Oscar(nn.Layer):
         feature_norm: nn.Layer | None = None,
         guesses_words: bool = False,
     ) -> None:
-        """Raise ValueError for an unknown classifier or attention, or another number of labels."""
+        """Raise ValueError for an unknown classifier or attention, or if `num_labels` is neither 1 nor 2."""
         super().__init__()
         if num_labels not in (1, 2):
             raise ValueError(f"num_labels: expected 1 or 2, got {num_labels}")
@@ -89,10 +90,10 @@ class Oscar(nn.Layer):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `logits` [P,num_labels] of a batch of P pairs; see `Bert.encode` for what it holds.
+        """Return `logits` [P,num_labels] of a batch of P pairs, which `Bert.encode` describes.
 
-        Behind the pairs of a batch of `add_masked_pairs` stand those whose M hidden tokens are guessed:
-        `word_logits` [M,V].
+        `add_masked_pairs` appends pairs with M masked tokens to the batch. For such a batch, the model also
+        returns `word_logits` [M,V].
         """
         if self.feature_norm is not None:
             batch = {**batch, "regions": self.feature_norm(batch["regions"])}
@@ -109,14 +110,14 @@ class Oscar(nn.Layer):
         return self.classifier(self.dropout(pooled))
 
     def score_pairs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return each pair's score [P]: the log-odds of a match, or the one value itself.
+        """Return each pair's score [P]: the log-odds of a match, or the single logit.
 
-        The original's score is the probability of a match: the same order, but in 32 bits all pairs of which
-        the model is sure come to 1.
+        The original's score is the probability of a match. Its order is the same, but in float32 the
+        probabilities of all pairs with large log-odds round to 1, and tie.
         """
         return match_value(self(batch)["logits"])
 
 
 def match_value(logits: Tensor) -> Tensor:
-    """Return how well each pair matches, [P]: the one logit of [P,1], or the log-odds of [P,2]."""
+    """Return the score [P] of each pair: the single logit of [P,1], or the log-odds of a match of [P,2]."""
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]

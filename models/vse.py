@@ -8,27 +8,27 @@ from models.gathering import Gather, own_rows
 
 
 def cosine_similarity(image: Tensor, text: Tensor) -> Tensor:
-    """Return the inner products [I,T] of `image` [I,D] and `text` [T,D], cosines when both are normalised."""
+    """Return the inner products [I,T] of `image` [I,D] and `text` [T,D]: cosines if both are normalised."""
     return image @ text.T
 
 
 def order_similarity(image: Tensor, text: Tensor) -> Tensor:
-    """Return -||max(0, text - image)|| [I,T] of `image` [I,D] and `text` [T,D] (arXiv 1511.06361, eq. 2)."""
+    """Return -||max(0, text - image)|| [I,T] for `image` [I,D] and `text` [T,D] (arXiv 1511.06361, eq. 2)."""
     violation = nn.functional.relu(text.unsqueeze(0) - image.unsqueeze(1))  # [I,T,D]
     squares = (violation * violation).sum(axis=-1)
-    return -paddle.sqrt(squares.clip(min=SMALLEST_NORM**2))  # a root of 0 has no gradient
+    return -paddle.sqrt(squares.clip(min=SMALLEST_NORM**2))  # the gradient of a root is infinite at 0
 
 
 SIMILARITIES = {"cosine": cosine_similarity, "order": order_similarity}
 
 
 class DualEncoder(nn.Layer):
-    """Encode images and captions apart into one space and compare them there.
+    """A dual encoder: it embeds images and captions separately in one space and compares the embeddings.
 
-    A batch holds `features` [B,F], or `regions` [B,R,F] with `num_regions` [B], which are averaged, or
-    `image` [B,3,H,W], where the image encoder sees pixels; and `token_ids` [B,T] with `text_len` [B].
-    `gather` brings the embeddings to be compared together, as `gather_rows` does from all processes. A model
-    with a `captioner` also writes captions.
+    A batch holds the images as `features` [B,F], as `regions` [B,R,F] with `num_regions` [B], whose mean is
+    encoded, or as `image` [B,3,H,W] for an encoder of pixels. It holds the captions as `token_ids` [B,T] with
+    `text_len` [B]. `gather` returns the embeddings to compare: `own_rows`, or `gather_rows` for those of all
+    processes. A model with a `captioner` also generates captions.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class DualEncoder(nn.Layer):
         measure: str = "cosine",
         gather: Gather = own_rows,
     ) -> None:
-        """Raise ValueError when `measure` is neither "cosine" nor "order"."""
+        """Raise ValueError if `measure` is neither "cosine" nor "order"."""
         super().__init__()
         if measure not in SIMILARITIES:
             raise ValueError(f"measure: expected one of {sorted(SIMILARITIES)}, got {measure!r}")
@@ -59,7 +59,7 @@ class DualEncoder(nn.Layer):
         return self.text_encoder(batch["token_ids"], batch["text_len"])
 
     def affinities(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """Return how strongly each graph block relates the regions, [B,R,R] each; nothing without a graph."""
+        """Return each graph block's affinities [B,R,R] between regions; an empty list without a graph."""
         return []
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
@@ -67,22 +67,22 @@ class DualEncoder(nn.Layer):
         return SIMILARITIES[self.measure](image, text)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `image` [N,D], `text` [N,D] and `scores` [N,N], rows images and columns captions.
+        """Return `image` [N,D], `text` [N,D] and `scores` [N,N], whose rows are images and columns captions.
 
-        N is B, or the rows of all processes where `gather` brings them.
+        N is B, or the number of pairs of all processes if `gather` returns theirs.
         """
         return self.compare(self.encode_image(batch), batch)
 
     def compare(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what `forward` does, given the embeddings of the batch's images.
+        """Return the outputs of `forward`, given the embeddings `image` of the batch's images.
 
-        With `image_row` [B] in the batch, pair b has image `image_row[b]`: images that several pairs share
-        are encoded once.
+        With `image_row` [B] in the batch, pair b has image `image_row[b]`, so an image that several pairs
+        share is encoded once.
         """
         if "image_row" in batch:
             image = nn.functional.embedding(batch["image_row"], image)
         text = self.encode_text(batch)
-        with paddle.amp.auto_cast(enable=False):  # half precision is coarser than what tells pairs apart
+        with paddle.amp.auto_cast(enable=False):  # differences of scores are lost in half precision
             image, text = self.gather(image.astype("float32"), text.astype("float32"))
             scores = self.similarity(image, text)
         return {"image": image, "text": text, "scores": scores}

@@ -1,4 +1,4 @@
-"""VSRN: visual semantic reasoning over an image's regions (Li et al. 2019, arXiv 1909.02701)."""
+"""VSRN: visual semantic reasoning over the regions of an image (Li et al. 2019, arXiv 1909.02701)."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from models.vse import DualEncoder
 
 @dataclass(frozen=True)
 class RegionLayout:
-    """Where the real regions of a padded batch [B,R,...] are, to leave the padding out of the work.
+    """The layout of the P regions in a padded batch [B,R,...], by which padding is left out of computations.
 
-    `rows` [P] are their places among the B x R; None: all are real.
+    `width` is R. `rows` [P] are the indices of the regions among the B x R; None: there is no padding.
     """
 
     num_regions: Tensor  # [B]
@@ -26,47 +26,47 @@ class RegionLayout:
 
     @staticmethod
     def of(regions: Tensor, num_regions: Tensor) -> "RegionLayout":
-        """Return the layout of `regions` [B,R,F], of which the first `num_regions` [B] are real."""
+        """Return the layout of `regions` [B,R,F], of which image b has the first `num_regions[b]`."""
         width = regions.shape[1]
         real = paddle.arange(width).unsqueeze(0) < num_regions.unsqueeze(1)  # [B,R]
         rows = None if bool(real.all()) else real.flatten().nonzero().flatten()
         return RegionLayout(num_regions, width, rows)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Return the real regions [P,D] of `padded` [B,R,D]."""
+        """Return the regions [P,D] of `padded` [B,R,D]."""
         flat = padded.reshape([-1, padded.shape[-1]])
         return flat if self.rows is None else flat.gather(self.rows)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """Return `packed` [P,D] as [B,R,D], zero where there is no region."""
+        """Return `packed` [P,D] as a padded batch [B,R,D]; padding is 0."""
         if self.rows is not None:
             flat = paddle.zeros([len(self.num_regions) * self.width, packed.shape[1]], packed.dtype)
             packed = flat.scatter(self.rows, packed)
         return packed.reshape([-1, self.width, packed.shape[-1]])
 
     def mean_weights(self, dtype: paddle.dtype) -> Tensor:
-        """Return [B,1,R]: one over an image's number of regions, zero where there is no region."""
+        """Return the weights [B,1,R] of a mean over regions: 1 / `num_regions`, and 0 at padding."""
         share = (1.0 / self.num_regions.astype(dtype)).reshape([-1, 1, 1])
         real = paddle.arange(self.width).reshape([1, 1, -1]) < self.num_regions.reshape([-1, 1, 1])
         return share * real.astype(dtype)
 
 
 def _projection(dim: int) -> nn.Linear:
-    """Return a 1x1 convolution as a linear layer, initialised as PyTorch does."""
+    """Return a 1x1 convolution as a linear layer, with PyTorch's initialisation."""
     bound = 1 / math.sqrt(dim)
     uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
     return nn.Linear(dim, dim, weight_attr=uniform, bias_attr=uniform)
 
 
 class GraphBlock(nn.Layer):
-    """One step of reasoning: every region listens to every other (eq. 2 to 4), with a residual.
+    """One step of region reasoning: a graph convolution over all regions of an image (eq. 2 to 4).
 
         R = theta(v) phi(v)^T / N      y = R g(v)      v* = v + BN(W y)
 
-    There are no layers between theta and phi, nor between g and W, so their products can be taken first:
-    R = v (Theta Phi^T) v^T and W y = (R v) (G W), up to the biases. With more regions in the batch than
-    dimensions that is less work, up to half; values and gradients are the same up to rounding. The scale and
-    bias of the normalisation start at 0: the block is the identity at first.
+    There is no nonlinearity between theta and phi, nor between g and W, so the weights can be multiplied
+    first: R = v (Theta Phi^T) v^T and W y = (R v) (G W), up to the biases. If the batch has more regions than
+    there are dimensions, this saves up to half of the work; values and gradients are the same up to rounding.
+    The scale and the bias of the batch norm are initially 0, so the block is the identity at first.
     """
 
     def __init__(self, dim: int) -> None:
@@ -79,7 +79,7 @@ class GraphBlock(nn.Layer):
         self.norm = BatchNorm(dim, weight_attr=zero, bias_attr=zero)
 
     def forward(self, regions: Tensor, layout: RegionLayout) -> tuple[Tensor, Tensor]:
-        """Return the regions [P,D] after the step, and the affinities [B,R,R]: row i listens to column j."""
+        """Return the regions [P,D] after the step, and the affinities R [B,R,R] from region i to region j."""
         merge = regions.shape[0] > regions.shape[1]
         padded = layout.pad(regions)  # [B,R,D]
         affinity = self._merged_affinity(regions, layout) if merge else self._affinity(regions, layout)
@@ -106,11 +106,12 @@ class GraphBlock(nn.Layer):
 
 
 class RegionEncoder(nn.Layer):
-    """Map regions into the joint embedding: linear map, graph blocks, GRU over the regions (section 3).
+    """An image encoder: linear map, graph blocks, and a GRU over the regions (section 3).
 
-    `norm_regions` l2-normalises the mapped regions, `batch_norm` normalises the GRU's last state over the
-    batch: the released COCO model has the first, the Flickr30K model the second. Both normalise **over the
-    regions of an image**, each dimension by itself, as the released code does and its weights need.
+    With `norm_regions` the mapped regions are l2-normalised, with `batch_norm` a batch norm follows the GRU's
+    last state; the released COCO model has the first, the Flickr30K model the second. Mapped and reasoned
+    regions are l2-normalised **over the regions of an image**, each dimension by itself, as in the released
+    code, whose weights need it.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class RegionEncoder(nn.Layer):
     def reason(self, regions: Tensor, num_regions: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the reasoned regions [B,R,D], normalised over R, and each block's affinities [B,R,R].
 
-        `regions` are [B,R,F], the first `num_regions` [B] of each image are real.
+        `regions` are [B,R,F], of which image b has the first `num_regions[b]`.
         """
         layout = RegionLayout.of(regions, num_regions)
         packed = layout.pack(regions)  # [P,F]
@@ -167,20 +168,20 @@ class RegionEncoder(nn.Layer):
         return embedding.abs() if self.absolute else embedding
 
     def affinities(self, regions: Tensor, num_regions: Tensor) -> list[Tensor]:
-        """Return each block's affinities [B,R,R]: row i says how strongly region i listens to region j."""
+        """Return each block's affinities [B,R,R]: row i has the weights of all regions in the update of i."""
         return self.reason(regions, num_regions)[1]
 
     def forward(self, regions: Tensor, num_regions: Tensor) -> Tensor:
-        """Encode `regions` [B,R,F], of which the first `num_regions` [B] are real, as [B,D]."""
+        """Return the embeddings [B,D] of `regions` [B,R,F], the first `num_regions[b]` of each image b."""
         return self.pool(self.reason(regions, num_regions)[0], num_regions)
 
 
 class VSRN(DualEncoder):
-    """The dual encoder of VSRN, with the decoder that learns to write the caption from the regions.
+    """VSRN's dual encoder, with a decoder that learns to generate the caption from the regions.
 
-    The original lists the decoder's parameters twice, so that they are clipped and stepped twice, and leaves
-    them out of its checkpoints; here they are trained once and saved. Without a `captioner`, retrieval alone
-    is trained.
+    The original lists the decoder's parameters twice, so each step clips and updates them twice, and its
+    checkpoints lack them. Here each step updates them once, and checkpoints hold them. Without a `captioner`,
+    the model is trained for retrieval alone.
     """
 
     def __init__(
@@ -199,12 +200,14 @@ class VSRN(DualEncoder):
         return self.image_encoder(batch["regions"], batch["num_regions"])
 
     def affinities(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """Return the affinities [B,R,R] of the regions in each graph block (1909.02701, eq. 2)."""
+        """Return each graph block's affinities [B,R,R] between regions (arXiv 1909.02701, eq. 2)."""
         return self.image_encoder.affinities(batch["regions"], batch["num_regions"])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what a `DualEncoder` does, and with a captioner in training the `word_logits` [W,V] and
-        `words` [W] of what it should have written."""
+        """Return the outputs of a `DualEncoder` and, in training, those of the captioner if there is one.
+
+        The latter are the `word_logits` [W,V] and their targets `words` [W].
+        """
         regions, num_regions = batch["regions"], batch["num_regions"]
         reasoned, _ = self.image_encoder.reason(regions, num_regions)
         outputs = self.compare(self.image_encoder.pool(reasoned, num_regions), batch)
@@ -216,6 +219,6 @@ class VSRN(DualEncoder):
         return {**outputs, "word_logits": logits, "words": words}
 
     def write_captions(self, batch: dict[str, Tensor], max_len: int) -> Tensor:
-        """Return the most likely words [B,L], one after another, of `regions` with `num_regions`."""
+        """Return captions [B,L] by greedy decoding, as `Captioner.write` does from the reasoned regions."""
         reasoned, _ = self.image_encoder.reason(batch["regions"], batch["num_regions"])
         return self.captioner.write(reasoned, batch["num_regions"], max_len)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from models.kernels.mkl import library
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 
 
 def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,7 @@ def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let models take Paddle's own operations, as on a GPU."""
-    _replace(monkeypatch, on_cpu, lambda tensor: False)
+    _replace(monkeypatch, uses_cpu_kernels, lambda tensor: False)
 
 
 WAYS = {"as here": lambda monkeypatch: None, "without MKL": without_mkl, "off the CPU": off_the_cpu}

@@ -1,8 +1,8 @@
-"""Intel's MKL, which Paddle's wheels for Linux bring, on the thread that calls and on no others.
+"""Matrix products and the error function by Intel's MKL, on the calling thread alone.
 
-`row_blocks` shares work among its threads. NumPy's library would start others within each of them, which all
-wait for one another; and NumPy has no error function. Without MKL, and for other types than float32,
-NumPy has to do.
+Paddle's wheels for Linux contain MKL. `row_blocks` runs its work on several threads; NumPy's BLAS would start
+further threads within each, which wait for one another, and NumPy has no error function. Without MKL, and for
+types other than float32, NumPy does the work.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-# Constants of MKL's interfaces.
-BY_ROWS, AS_IT_IS, TRANSPOSED, _ONE_OFFSET = 101, 111, 112, 173
-_HIGH_ACCURACY = 2  # within one unit in the last place
+# Constants of MKL's interfaces: CblasRowMajor, CblasNoTrans, CblasTrans, CblasFixOffset.
+ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, _FIXED_OFFSET = 101, 111, 112, 173
+_HIGH_ACCURACY = 2  # VML_HA: errors below one unit in the last place
 # erf z = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1 + p z), to 1.5e-7 for z >= 0 (Abramowitz and
 # Stegun 1964, 7.1.26).
 _P = 0.3275911
@@ -24,40 +24,43 @@ _A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 def multiply_on_one_thread(
     a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, scale: float = 1.0, add: bool = False
 ) -> np.ndarray:
-    """Return `scale` times `a` [M,K] times `b` [K,N]; write it to `out` [M,N], or `add` it there."""
+    """Return `scale` times `a` [M,K] times `b` [K,N], written to `out` [M,N] if given.
+
+    With `add`, the product is added to `out`.
+    """
     if out is None:
         out = np.empty((len(a), b.shape[1]), np.result_type(a, b))
     if not fits(a, b, out) or out.strides[1] != out.itemsize:
         out[:] = scale * np.matmul(a, b) + (out if add else 0)
         return out
     (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(layout, (a, b, out))
-    on_this_thread(
+    call_on_one_thread(
         library().cblas_sgemm,
-        *(BY_ROWS, a_order, b_order, *out.shape, a.shape[1], scale, a.ctypes.data, a_leading),
+        *(ROW_MAJOR, a_order, b_order, *out.shape, a.shape[1], scale, a.ctypes.data, a_leading),
         *(b.ctypes.data, b_leading, float(add), out.ctypes.data, out_leading),
     )
     return out
 
 
 def multiply_integers_on_one_thread(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return `a` [M,K] times `b` [K,N], int16 with rows or columns in one piece, as int32 [M,N].
+    """Return `a` [M,K] times `b` [K,N], int16 with contiguous rows or columns, as int32 [M,N].
 
-    Needs MKL. Sums wrap around where they are too large.
+    The function needs MKL. Sums that overflow wrap around.
     """
     out = np.empty((len(a), b.shape[1]), np.int32)
     (a_order, a_leading), (b_order, b_leading) = map(layout, (a, b))
-    nothing = ctypes.c_int32(0)
-    on_this_thread(
+    no_offset = ctypes.c_int32(0)
+    call_on_one_thread(
         library().cblas_gemm_s16s16s32,
-        *(BY_ROWS, a_order, b_order, _ONE_OFFSET, *out.shape, a.shape[1], 1.0),
+        *(ROW_MAJOR, a_order, b_order, _FIXED_OFFSET, *out.shape, a.shape[1], 1.0),
         *(a.ctypes.data, a_leading, 0, b.ctypes.data, b_leading, 0),
-        *(0.0, out.ctypes.data, out.shape[1], ctypes.byref(nothing)),
+        *(0.0, out.ctypes.data, out.shape[1], ctypes.byref(no_offset)),
     )
     return out
 
 
 def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Return the products [...,M,N] of `a` [...,M,K] with `b` [...,K,N], in `out` where given."""
+    """Return the products [...,M,N] of `a` [...,M,K] and `b` [...,K,N], written to `out` if given."""
     if out is None:
         out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
     if not fits(a, b, out) or out.strides[-1] != out.itemsize:
@@ -77,19 +80,19 @@ def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -
     sizes, factors = np.array(numbers, np.int32), np.array([1, 0], np.float32)
     at, factor = [sizes.ctypes.data + 4 * place for place in range(9)], factors.ctypes.data
     a_start, b_start, out_start = (addresses.ctypes.data for addresses in starts)
-    on_this_thread(
+    call_on_one_thread(
         library().cblas_sgemm_batch,
-        *(BY_ROWS, *at[:5], factor, a_start, at[5], b_start, at[6], factor + 4, out_start, at[7], 1, at[8]),
+        *(ROW_MAJOR, *at[:5], factor, a_start, at[5], b_start, at[6], factor + 4, out_start, at[7], 1, at[8]),
     )
     return out
 
 
 def erf(x: np.ndarray) -> None:
-    """Replace the values of `x`, in one piece, by their error function."""
+    """Replace the values of `x`, a contiguous array, by their error function."""
     if library() is None or x.dtype != np.float32:
         x[...] = _erf_by_exponentials(x)
     else:
-        on_this_thread(library().vmsErf, x.size, x.ctypes.data, x.ctypes.data, _HIGH_ACCURACY)
+        call_on_one_thread(library().vmsErf, x.size, x.ctypes.data, x.ctypes.data, _HIGH_ACCURACY)
 
 
 def _erf_by_exponentials(x: np.ndarray) -> np.ndarray:
@@ -103,7 +106,10 @@ def _erf_by_exponentials(x: np.ndarray) -> np.ndarray:
 
 
 def fits(*matrices: np.ndarray) -> bool:
-    """Whether MKL can read the matrices [...,M,N] as they are: float32, with rows or columns in one piece."""
+    """Tell whether MKL can read the matrices [...,M,N] without a copy.
+
+    They must be float32 and not empty, with contiguous rows or columns and positive strides.
+    """
     return library() is not None and all(
         x.dtype == np.float32 and x.size and x.itemsize in x.strides[-2:] and min(x.strides) > 0
         for x in matrices
@@ -111,23 +117,26 @@ def fits(*matrices: np.ndarray) -> bool:
 
 
 def layout(matrices: np.ndarray) -> tuple[int, int]:
-    """Return how MKL is to read each matrix, and the distance from one row (or column) to the next."""
+    """Return NO_TRANSPOSE or TRANSPOSE, and the leading dimension, with which MKL reads each matrix.
+
+    The leading dimension is the distance, in numbers, from one contiguous row (or column) to the next.
+    """
     rows, columns = matrices.strides[-2:]
     if columns == matrices.itemsize:
-        return AS_IT_IS, max(rows // matrices.itemsize, matrices.shape[-1])
-    return TRANSPOSED, max(columns // matrices.itemsize, matrices.shape[-2])
+        return NO_TRANSPOSE, max(rows // matrices.itemsize, matrices.shape[-1])
+    return TRANSPOSE, max(columns // matrices.itemsize, matrices.shape[-2])
 
 
 def _starts(matrices: np.ndarray) -> np.ndarray:
-    """Return the address of each of the matrices [...,M,N]."""
+    """Return the address of each matrix of `matrices` [...,M,N]."""
     starts = np.array([matrices.ctypes.data])
     for count, stride in zip(matrices.shape[:-2], matrices.strides[:-2], strict=True):
         starts = np.add.outer(starts, np.arange(count) * stride).reshape(-1)
     return starts
 
 
-def on_this_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
-    """Call a function of MKL that would otherwise start threads of its own."""
+def call_on_one_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
+    """Call a function of MKL and keep MKL from starting threads for it."""
     before = _set_threads()(1)
     function(*arguments)
     _set_threads()(before)
@@ -135,13 +144,13 @@ def on_this_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
 
 @functools.cache
 def _set_threads() -> ctypes._CFuncPtr:
-    """Return what sets the calling thread's number of threads, without letting go of the interpreter."""
+    """Return MKL's setter of the calling thread's number of threads; the call keeps the interpreter lock."""
     return ctypes.PyDLL(library()._name).MKL_Set_Num_Threads_Local
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return Paddle's MKL; None where this build of Paddle has none."""
+    """Return the MKL that Paddle contains, or None if this build of Paddle has none."""
     path = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
     if not path.exists():
         return None

@@ -1,7 +1,7 @@
 """Work on the rows of large arrays in blocks that fit the cache, shared among threads.
 
-NumPy works on one thread and passes over the memory once an operation, as Paddle does on the CPU. Over a
-block that stays in the cache the passes are cheap, and NumPy releases the interpreter while it works.
+Each operation of NumPy, as each of Paddle on the CPU, is one pass over the memory on one thread. Passes over
+a block that stays in the cache are cheap, and NumPy releases the interpreter lock during each.
 """
 
 import functools
@@ -16,18 +16,18 @@ from paddle import Tensor
 
 Item = TypeVar("Item")
 
-_BLOCK_BYTES = 1 << 20  # with what is made of them, about the second-level cache of a core
+_BLOCK_BYTES = 1 << 20  # a block and its results take about the second-level cache of a core
 
 
 def array_of(tensor: Tensor) -> np.ndarray:
-    """Return the own memory of a tensor on the CPU as an array, which cannot be written to."""
+    """Return a read-only array that shares the memory of a tensor on the CPU."""
     array = np.from_dlpack(tensor.detach())
     array.flags.writeable = False  # NumPy 1 sees to that itself, NumPy 2 does not
     return array
 
 
 def row_blocks(count: int, row_bytes: int) -> list[slice]:
-    """Cut `count` rows of that size into blocks, equally many for every thread where the rows suffice."""
+    """Return blocks of `count` rows of `row_bytes` each; large rows give every thread equally many."""
     threads = _threads()
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
@@ -36,21 +36,21 @@ def row_blocks(count: int, row_bytes: int) -> list[slice]:
 
 
 def for_each_block(work: Callable[[slice], None], count: int, row_bytes: int) -> None:
-    """Call `work` on every block of `count` rows of that size, on all threads."""
+    """Call `work` on each of `row_blocks(count, row_bytes)`, on all threads."""
     for_each(work, row_blocks(count, row_bytes))
 
 
 def equal_parts(count: int) -> list[slice]:
-    """Cut `count` into as many parts as there are threads, or fewer where it is smaller."""
+    """Return `count` items cut into one part for each thread, but into no more parts than items."""
     return _cut(count, max(1, min(_threads(), count)))
 
 
 def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Call `work` on each of `items`, on this thread and on those of a pool."""
-    left = iter(items)  # shared: whoever is free takes the next one
+    """Call `work` on each of `items`, on the calling thread and on those of a pool."""
+    remaining = iter(items)  # shared: a thread that is free takes the next item
 
     def take() -> None:
-        for item in left:
+        for item in remaining:
             work(item)
 
     helpers = min(_threads(), len(items)) - 1
@@ -66,7 +66,7 @@ def _cut(count: int, parts: int) -> list[slice]:
 
 
 def _threads() -> int:
-    """Return the threads that this process was given before Paddle was imported."""
+    """Return the number of threads that this process was given before Paddle was imported."""
     outermost = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
     return max(1, int(outermost)) if outermost.isdecimal() else 1
 
@@ -76,6 +76,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="blocks")
 
 
-def on_cpu(tensor: Tensor) -> bool:
-    """Tell whether `tensor` is computed on the CPU now, where our recurrent layers are the faster ones."""
+def uses_cpu_kernels(tensor: Tensor) -> bool:
+    """Tell whether the NumPy kernels take `tensor`: it is on the CPU, and no static graph is being traced."""
     return paddle.in_dynamic_mode() and tensor.place.is_cpu_place()

@@ -1,4 +1,4 @@
-"""Batch normalisation as PyTorch computes it, so that converted and reproduced models agree."""
+"""Batch norm as PyTorch computes it, so that converted and reproduced models agree with the originals."""
 
 from collections.abc import Callable
 
@@ -7,45 +7,45 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from models.kernels.row_blocks import array_of, for_each_block, on_cpu
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 
 
 class BatchNorm(nn.BatchNorm1D):
-    """Batch normalisation of rows [N,D] as in PyTorch.
+    """Batch norm of rows [N,D] as in PyTorch.
 
-    The running variance is the unbiased one (Paddle's is a sum of squares over N, not N - 1), and on the CPU
-    sums are taken in double precision: Paddle's are not, and its gradients lose a digit.
+    The running variance is unbiased: the sum of squares is divided by N - 1, where Paddle divides by N. On
+    the CPU, sums are in double precision; Paddle's are not, which costs its gradients a digit.
     """
 
     def forward(self, rows: Tensor) -> Tensor:
         if not self.training:
             return super().forward(rows)
         count = len(rows)
-        if on_cpu(rows):
+        if uses_cpu_kernels(rows):
             statistics: list[np.ndarray] = []
             normalised = _Normalise.apply(rows, self.weight, self.bias, self._epsilon, statistics)
             mean, variance = (paddle.to_tensor(value.astype(array_of(rows).dtype)) for value in statistics)
-        elif count == 1:  # Paddle returns a single row as it came
+        elif count == 1:  # Paddle's batch_norm returns a single row unchanged
             mean, variance = rows.detach()[0], paddle.zeros_like(self._variance)
             normalised = (rows - rows) * self.weight + self.bias
         else:
             mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
             normalised = nn.functional.batch_norm(
                 rows, mean, variance, self.weight, self.bias, True, 0.0, self._epsilon, "NC"
-            )  # with a momentum of 0 the running statistics are those of the batch
-        kept, unbiased = self._momentum, variance * (count / max(1, count - 1))
+            )  # with a momentum of 0, the running statistics are those of the batch
+        momentum, unbiased = self._momentum, variance * (count / max(1, count - 1))
         with paddle.no_grad():
-            self._mean.set_value(kept * self._mean + (1 - kept) * mean)
-            self._variance.set_value(kept * self._variance + (1 - kept) * unbiased)
+            self._mean.set_value(momentum * self._mean + (1 - momentum) * mean)
+            self._variance.set_value(momentum * self._variance + (1 - momentum) * unbiased)
         return normalised
 
 
 class _Normalise(PyLayer):
-    """(x - mean) / sqrt(variance + epsilon) * weight + bias over the rows of x [N,D]."""
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias, with statistics over the rows of x [N,D]."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon, statistics):
-        """Leave the mean and the biased variance [D], float64, in the list `statistics`."""
+        """Append the mean and the biased variance, both float64 [D], to the list `statistics`."""
         rows, weight, bias = map(array_of, (x, weight, bias))
         mean = _sum_over_rows(lambda block: rows[block], rows) / len(rows)
         center = mean.astype(rows.dtype)
@@ -86,7 +86,7 @@ class _Normalise(PyLayer):
 
 
 def _sum_over_rows(values: Callable[[slice], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return the sum [D], float64, of what `values` makes of each block of `rows` [N,D]."""
+    """Return the sum [D], float64, of the rows `values(block)` [n,D] over all blocks of `rows` [N,D]."""
     sums: dict[int, np.ndarray] = {}
 
     def add_up(block: slice) -> None:

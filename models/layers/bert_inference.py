@@ -1,7 +1,7 @@
-"""BERT's layers on the CPU where no gradient is asked for: a thread takes its sequences through all of them.
+"""BERT's layers on the CPU without gradients: each thread takes its own sequences through all layers.
 
-No thread waits for another between two operations, as it does where each operation is shared among all, and
-what a thread works on is small.
+No thread waits for another between two operations, as it would if each operation were shared among threads,
+and the rows that a thread works on are few enough for the cache.
 """
 
 import math
@@ -13,16 +13,16 @@ from paddle import Tensor, nn
 
 from models.kernels.mkl import multiply_each, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, for_each_block, row_blocks
-from models.layers.fused import activate, standardise
+from models.layers.fused import standardise, write_gelu
 from models.layers.sequences import Sequences
 
-ROWS_TOGETHER = 512  # that a thread takes at once: enough for the full speed of a product
-ALONE = 1 << 20  # bytes that are a block by themselves
+ROWS_TOGETHER = 512  # rows that a thread takes at once: enough for the full speed of a matrix product
+_BLOCK_BYTES = 1 << 20  # an item of this size is a block of its own in `row_blocks`
 
 
 @dataclass(frozen=True)
 class LayerArrays:
-    """A layer's weights, in the memory of its tensors: weight and bias of each part."""
+    """The weight and bias of each part of a `BertLayer`, as arrays that share the memory of its tensors."""
 
     query: tuple[np.ndarray, np.ndarray]
     key_value: tuple[np.ndarray, np.ndarray]
@@ -37,14 +37,18 @@ class LayerArrays:
     def step(
         self, old: np.ndarray, query: np.ndarray, key_value: np.ndarray, sequences: Sequences
     ) -> np.ndarray:
-        """Return the new rows of `old` ones, with their queries, and the keys and values of all rows."""
+        """Return the rows of this layer that follow `old` [N,D], as `BertLayer._step` does.
+
+        `query` [N,D] are the queries of the N rows, `key_value` [P,2D] the keys and values of all rows; the
+        biases of both are added here.
+        """
         biases = self.query[1], self.key_value[1]
         context = _attend(query, key_value, biases, sequences, self.heads)
         attended = multiply_on_one_thread(context, self.attended[0])
         self._normalise(attended, self.attended[1], old, self.attended_norm)
         inner = multiply_on_one_thread(attended, self.widen[0])
         for block in row_blocks(len(inner), 2 * inner[:1].nbytes):
-            activate(inner[block], self.widen[1], inner[block])
+            write_gelu(inner[block], self.widen[1], inner[block])
         new = multiply_on_one_thread(inner, self.narrow[0])
         self._normalise(new, self.narrow[1], attended, self.norm)
         return new
@@ -72,35 +76,36 @@ def layer_arrays(layer: nn.Layer) -> LayerArrays:
 
 
 def first_rows(
-    layers: Sequence[nn.Layer], different: Tensor, order: np.ndarray, sequences: Sequences
+    layers: Sequence[nn.Layer], distinct: Tensor, origin: np.ndarray, sequences: Sequences
 ) -> np.ndarray:
     """Return the first row of each sequence after all `layers`, [B,D].
 
-    The rows begin as `different` [D',D] in this `order` [P]; the first layer maps each of them once.
+    Row p starts as row `origin[p]` (`origin` [P]) of the `distinct` rows [U,D]. The first layer maps each
+    distinct row to its query, key and value once.
     """
-    query, key_value = (
-        array_of(part.without_bias(different)) for part in (layers[0].query, layers[0].key_value)
+    first_query, first_key_value = (
+        array_of(part.without_bias(distinct)) for part in (layers[0].query, layers[0].key_value)
     )
-    arrays, different = [layer_arrays(layer) for layer in layers], array_of(different)
-    found = np.empty((len(sequences.length), different.shape[1]), different.dtype)
+    arrays, distinct = [layer_arrays(layer) for layer in layers], array_of(distinct)
+    found = np.empty((len(sequences.length), distinct.shape[1]), distinct.dtype)
     groups = _groups(sequences.ends)
 
     def work(numbers: slice) -> None:
         for group in groups[numbers]:
             part = sequences.part(group)
-            rows = order[sequences.ends[group.start] : sequences.ends[group.stop]]
-            x, asks, holds = different[rows], query[rows], key_value[rows]
+            rows = origin[sequences.ends[group.start] : sequences.ends[group.stop]]
+            x, query, key_value = distinct[rows], first_query[rows], first_key_value[rows]
             for number, layer in enumerate(arrays):
                 if number:
-                    holds = multiply_on_one_thread(x, layer.key_value[0])
+                    key_value = multiply_on_one_thread(x, layer.key_value[0])
                 if number == len(arrays) - 1:
-                    x, asks = x[part.ends[:-1]], asks[part.ends[:-1]]
+                    x, query = x[part.ends[:-1]], query[part.ends[:-1]]
                 if number:
-                    asks = multiply_on_one_thread(x, layer.query[0])
-                x = layer.step(x, asks, holds, part)
+                    query = multiply_on_one_thread(x, layer.query[0])
+                x = layer.step(x, query, key_value, part)
             found[group] = x
 
-    for_each_block(work, len(groups), ALONE)
+    for_each_block(work, len(groups), _BLOCK_BYTES)
     return found
 
 
@@ -111,28 +116,28 @@ def _attend(
     sequences: Sequences,
     heads: int,
 ) -> np.ndarray:
-    """Return what `sequences.attend` does; sequences of one length that follow one another go together."""
+    """Return what `sequences.attend` does; adjacent sequences of equal length are multiplied at once."""
     context, dim = np.empty_like(query), query.shape[1]
     of_first, scale = len(query) < sequences.ends[-1], np.float32(1 / math.sqrt(dim // heads))
     for run in _runs(sequences.length, heads):
         count, rows = run.stop - run.start, slice(sequences.ends[run.start], sequences.ends[run.stop])
-        asked = run if of_first else rows
+        query_rows = run if of_first else rows
         keys, values = _by_head(key_value[rows], count, 2, heads)  # [n,H,L,d]
-        asking = _by_head((query[asked] + biases[0]) * scale, count, 1, heads)[0]  # [n,H,A,d]
-        share = multiply_each(keys, asking.swapaxes(2, 3))  # [n,H,L,A]
+        queries = _by_head((query[query_rows] + biases[0]) * scale, count, 1, heads)[0]  # [n,H,A,d]
+        attention = multiply_each(keys, queries.swapaxes(2, 3))  # [n,H,L,A]
         if sequences.attends is not None:
-            barred = [sequences.barred(number, asking.shape[2]).T for number in range(run.start, run.stop)]
-            share += np.stack(barred)[:, None]
-        share -= share.max(axis=2, keepdims=True)
-        np.exp(share, out=share)
-        share /= share.sum(axis=2, keepdims=True)
-        multiply_each(share.swapaxes(2, 3), values, out=_by_head(context[asked], count, 1, heads)[0])
-    context += biases[1][dim:]  # the keys' bias changes no softmax, whose shares add up to 1
+            mask = [sequences.mask_of(number, queries.shape[2]).T for number in range(run.start, run.stop)]
+            attention += np.stack(mask)[:, None]
+        attention -= attention.max(axis=2, keepdims=True)
+        np.exp(attention, out=attention)
+        attention /= attention.sum(axis=2, keepdims=True)
+        multiply_each(attention.swapaxes(2, 3), values, out=_by_head(context[query_rows], count, 1, heads)[0])
+    context += biases[1][dim:]  # the weights of a softmax sum to 1; the keys' bias does not change them
     return context
 
 
 def _runs(length: np.ndarray, heads: int) -> list[slice]:
-    """Cut sequences into runs of one length, whose scores stay in the cache."""
+    """Return runs of adjacent sequences of equal length whose attention scores stay in the cache."""
     starts, runs = [0, *(np.flatnonzero(np.diff(length)) + 1).tolist(), len(length)], []
     for start, stop in zip(starts[:-1], starts[1:], strict=True):
         blocks = row_blocks(stop - start, 4 * heads * int(length[start]) ** 2)
@@ -146,7 +151,10 @@ def _by_head(rows: np.ndarray, count: int, parts: int, heads: int) -> np.ndarray
 
 
 def _groups(ends: np.ndarray) -> list[slice]:
-    """Cut sequences that end at `ends[1:]` into groups of some ROWS_TOGETHER rows, as many a thread."""
-    stops = [block.stop for block in row_blocks(int(ends[-1]), ALONE // ROWS_TOGETHER)]
+    """Return groups of adjacent sequences of about ROWS_TOGETHER rows, equally many for every thread.
+
+    Sequence b has the rows `ends[b]` to `ends[b + 1]`.
+    """
+    stops = [block.stop for block in row_blocks(int(ends[-1]), _BLOCK_BYTES // ROWS_TOGETHER)]
     edges = np.unique([0, *np.searchsorted(ends, stops[:-1]), len(ends) - 1]).tolist()
     return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]

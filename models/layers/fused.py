@@ -1,8 +1,8 @@
-"""What a transformer does to each row, on the CPU in cache-sized blocks (`models/kernels/row_blocks.py`).
+"""A transformer's row-wise layers: on the CPU in cache-sized blocks (`models/kernels/row_blocks.py`).
 
-Paddle's own layers compute the same, and do so on a GPU. On the CPU its gelu, biases, dropout and
-normalisation, and their gradients, take about as long as the products of matrices. Here a bias is added by
-whatever passes over the rows next.
+On a GPU, Paddle's own layers compute the same. On the CPU, Paddle's gelu, biases, dropout and layer norm
+take, with their gradients, about as long as the matrix products. Here each bias is fused into the layer that
+follows the product.
 """
 
 import math
@@ -14,7 +14,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from models.kernels.mkl import erf
-from models.kernels.row_blocks import array_of, for_each_block, on_cpu
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 
 DENSITY_AT_0, SQRT_HALF = 1 / math.sqrt(2 * math.pi), math.sqrt(0.5)
 
@@ -23,37 +23,37 @@ class Linear(nn.Linear):
     """A linear map of rows [N,I] to [N,O]."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        if not on_cpu(rows):
+        if not uses_cpu_kernels(rows):
             return super().forward(rows)
         return _Linear.apply(rows, self.weight, self.bias)
 
     def without_bias(self, rows: Tensor) -> Tensor:
-        """Return the map of `rows` but for the bias, which `gelu` and the like add themselves."""
+        """Return the map of `rows` without the bias, for a layer such as `gelu` that adds the bias itself."""
         return paddle.matmul(rows, self.weight)
 
 
 def gelu(rows: Tensor, bias: Tensor) -> Tensor:
-    """Return x Phi(x) of x = rows + bias, with the normal distribution's Phi (arXiv 1606.08415, eq. 2)."""
-    return _Gelu.apply(rows, bias) if on_cpu(rows) else functional.gelu(rows + bias)
+    """Return x Phi(x) for x = rows + bias [N,D], Phi of the normal distribution (arXiv 1606.08415, eq. 2)."""
+    return _Gelu.apply(rows, bias) if uses_cpu_kernels(rows) else functional.gelu(rows + bias)
 
 
 class ResidualNorm(nn.LayerNorm):
-    """Layer normalisation of a sum whose first term is dropped in part: LN(dropout(x + b) + residual)."""
+    """Layer norm with bias, dropout and residual fused: LN(dropout(x + b) + residual)."""
 
     def __init__(self, dim: int, epsilon: float, dropout: float) -> None:
         super().__init__(dim, epsilon)
         self.epsilon, self.dropout = epsilon, dropout
 
     def forward(self, rows: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-        """Return [N,D] of [N,D], [D] and [N,D]."""
+        """Return LN(dropout(rows + bias) + residual) [N,D]; `rows` and `residual` are [N,D], `bias` [D]."""
         dropout = self.dropout if self.training else 0.0
-        if on_cpu(rows):
+        if uses_cpu_kernels(rows):
             weights = self.weight, self.bias
             return _ResidualNorm.apply(rows, bias, residual, *weights, self.epsilon, dropout)
         return super().forward(functional.dropout(rows + bias, dropout) + residual)
 
 
-def activate(rows: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+def write_gelu(rows: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """Write the gelu of rows + bias [N,D] to `out`, which may be `rows`."""
     x = rows + bias
     np.multiply(x, SQRT_HALF, out=out)
@@ -64,7 +64,7 @@ def activate(rows: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
 
 
 def standardise(rows: np.ndarray, epsilon: float) -> np.ndarray:
-    """Give each of `rows` [N,D] the mean 0 and the deviation 1, in place; return what scaled them, [N,1]."""
+    """Give each row of `rows` [N,D] mean 0 and deviation 1, in place; return the rows' factors [N,1]."""
     rows -= rows.mean(axis=1, keepdims=True)
     variance = np.einsum("nd,nd->n", rows, rows)[:, None] / rows.shape[1]
     inverse = 1 / np.sqrt(variance + epsilon)
@@ -73,12 +73,12 @@ def standardise(rows: np.ndarray, epsilon: float) -> np.ndarray:
 
 
 def dropout_seed() -> int:
-    """Return a seed from Paddle's generator, the one that the trainer seeds."""
+    """Return a seed drawn from Paddle's generator, which the trainer seeds."""
     return paddle.randint(0, 2**31 - 1, [1]).item()
 
 
-def kept_by_dropout(shape: tuple[int, ...], dropout: float, seed: int) -> np.ndarray:
-    """Return bool `shape`, what dropout keeps: the same for a seed whichever thread asks."""
+def dropout_mask(shape: tuple[int, ...], dropout: float, seed: int) -> np.ndarray:
+    """Return bool of `shape`, true where dropout keeps a value; the mask depends on `seed` alone."""
     drawn = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 16, shape, dtype=np.uint16)
     return drawn >= round(dropout * (1 << 16))
 
@@ -109,14 +109,14 @@ class _Gelu(PyLayer):
         activated = np.empty_like(rows)
 
         for_each_block(
-            lambda block: activate(rows[block], bias, activated[block]), len(rows), rows[:1].nbytes
+            lambda block: write_gelu(rows[block], bias, activated[block]), len(rows), rows[:1].nbytes
         )
         ctx.saved = rows, bias, activated
         return paddle.from_dlpack(activated)
 
     @staticmethod
     def backward(ctx, d_activated):
-        """Take Phi(x) from what was kept, x Phi(x), which is less work than the error function."""
+        """Divide the stored x Phi(x) by x to get Phi(x), which is less work than the error function."""
         rows, bias, activated = ctx.saved
         d_activated, d_rows = array_of(d_activated), np.empty_like(rows)
         sums = BlockSums()
@@ -145,7 +145,7 @@ class _ResidualNorm(PyLayer):
         inputs = rows, bias, residual, weight, shift
         ctx.frozen = tuple(tensor.stop_gradient for tensor in inputs)
         rows, bias, residual, weight, shift = map(array_of, inputs)
-        kept = kept_by_dropout(rows.shape, dropout, dropout_seed()) if dropout else None
+        kept = dropout_mask(rows.shape, dropout, dropout_seed()) if dropout else None
         scale = np.float32(1 / (1 - dropout))
         standard, normalised = np.empty_like(rows), np.empty_like(rows)
         inverse = np.empty((len(rows), 1), rows.dtype)
@@ -179,7 +179,7 @@ class _ResidualNorm(PyLayer):
             d_sum -= d_sum.mean(axis=1, keepdims=True)
             d_sum -= x * along
             d_sum *= inverse[block]
-            if kept is None:  # both have the same gradient, but may not share memory
+            if kept is None:  # rows and residual have the same gradient, but may not share memory
                 d_rows[block] = d_sum
             else:
                 np.multiply(d_sum, kept[block], out=d_rows[block])
@@ -192,7 +192,7 @@ class _ResidualNorm(PyLayer):
 
 
 class BlockSums:
-    """Sums over the rows of each block, added up in the same order whichever thread was first."""
+    """Sums over the rows of each block, added in the order of the blocks and not in that of the threads."""
 
     def __init__(self) -> None:
         self._of_block: dict[int, tuple[np.ndarray, ...]] = {}
@@ -206,7 +206,7 @@ class BlockSums:
 
 
 def unless_frozen(frozen: tuple[bool, ...], *gradients: np.ndarray) -> tuple[Tensor | None, ...]:
-    """Return the gradients as tensors, None for what is frozen."""
+    """Return the gradients as tensors, None for each that is `frozen`."""
     return tuple(
         None if skip else paddle.from_dlpack(gradient)
         for skip, gradient in zip(frozen, gradients, strict=True)

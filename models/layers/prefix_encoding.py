@@ -1,11 +1,11 @@
-"""Run a recurrent text encoder once for every distinct beginning of a batch's captions.
+"""Run a recurrent text encoder once for every distinct prefix of a batch's captions.
 
-The state of a forward GRU or LSTM after some words depends on those words alone, so captions that begin
-alike share their first states. The distinct prefixes form a tree, computed level by level: level t holds
-the prefixes of t + 1 words. No padding is computed, and each distinct word is projected once. On real
-captions that leaves about 85% of the recurrent steps and 27% of the projections of a batch of 128
-(Flickr30k). `models/kernels/recurrence.py` computes the states; they and the gradients are those of `nn.GRU`
-and `nn.LSTM`, up to rounding.
+The state of a forward GRU or LSTM after some words depends on those words alone, so captions with a common
+prefix share its states. The distinct prefixes form a tree, computed level by level: level t holds the
+prefixes of t + 1 words. No padding is computed, and each distinct word is projected once. For a batch of 128
+captions of Flickr30k, about 85% of the recurrent steps and 27% of the projections remain.
+`models/kernels/recurrence.py` computes states and gradients, which equal those of `nn.GRU` and `nn.LSTM` up
+to rounding.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,12 @@ from models.kernels.row_blocks import array_of
 class PrefixTree:
     """The distinct prefixes of a batch's captions, numbered level by level.
 
-    `words` [U] are the distinct token ids and `word_of_prefix` [P] says which of them ends each prefix; None:
-    word p ends prefix p. Level t is the prefixes `starts[t]` to `starts[t + 1]`, and `parents[t]` says which
-    prefix of level t - 1, counted from 0 there, each of them continues; None: one after another (and level
-    0 continues nothing). `paths` [B,T] are the prefixes of each caption, 0 behind its end, and `whole` [B]
-    is the last of them, the whole caption.
+    `words` [U] are the distinct token ids. `word_of_prefix` [P] is the index in `words` of each prefix's last
+    word; None: prefix p ends with word p. Level t is the prefixes `starts[t]` to `starts[t + 1]`.
+    `parents[t]` are the prefixes of level t - 1, numbered from 0 within that level, that the prefixes of
+    level t extend; None: prefix i of the level extends prefix i, and level 0 extends none. `paths` [B,T] are
+    the prefixes of each caption, 0 behind the caption's end, and `whole` [B] is the prefix that is the whole
+    caption.
     """
 
     words: Tensor
@@ -39,9 +40,9 @@ class PrefixTree:
 
 
 def prefix_tree(token_ids: Tensor, text_len: Tensor, share: bool = True) -> PrefixTree:
-    """Return the tree of the captions `token_ids` [B,T], of which the first `text_len` [B] (1 or more) count.
+    """Return the tree of the captions `token_ids` [B,T], each with `text_len` [B] (at least 1) tokens.
 
-    Without `share` nothing is merged: every caption has prefixes and words of its own, as dropout needs.
+    Without `share`, every caption has prefixes and words of its own, as dropout needs.
     """
     length = text_len.numpy()
     longest = int(length.max())
@@ -49,7 +50,7 @@ def prefix_tree(token_ids: Tensor, text_len: Tensor, share: bool = True) -> Pref
     tokens = np.where(counted, token_ids.numpy()[:, :longest], -1)
     order = np.lexsort(tokens.T[::-1]) if share else np.argsort(-length, kind="stable")
     tokens, new = tokens[order], counted[order]
-    if share:  # captions that begin alike are neighbours now: a prefix is new where it differs
+    if share:  # captions with a common prefix are adjacent now: a prefix is new if it differs from the last
         new[1:] &= np.logical_or.accumulate(tokens[1:] != tokens[:-1], axis=1)
     in_level = new.cumsum(axis=0) - 1  # [B,T]
     starts = np.concatenate([[0], new.sum(axis=0).cumsum()])
@@ -78,31 +79,31 @@ def _parents(in_level_before: np.ndarray) -> np.ndarray | None:
 def prefix_states(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree) -> Tensor:
     """Return the hidden state [P,D] of a forward `rnn`, of any number of layers, after each prefix.
 
-    `words` [U,E] are the vectors of `tree.words`. The states along a caption's path are what `rnn` returns
-    for that caption, up to rounding, and as differentiable.
+    `words` [U,E] are the vectors of `tree.words`. The states along a caption's path, and their gradients,
+    equal those that `rnn` has for that caption, up to rounding.
     """
     steps = GRUSteps if isinstance(rnn, nn.GRU) else LSTMSteps
     inputs, row_of_prefix = words, tree.word_of_prefix
     for layer in rnn:
         cell = layer.cell
         weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-        learning = paddle.is_grad_enabled()
-        inputs = _PrefixLayer.apply(inputs, *weights, tree, row_of_prefix, steps, learning)  # [P,D]
+        needs_grad = paddle.is_grad_enabled()
+        inputs = _PrefixLayer.apply(inputs, *weights, tree, row_of_prefix, steps, needs_grad)  # [P,D]
         row_of_prefix = None
     return inputs
 
 
 class _PrefixLayer(PyLayer):
-    """One recurrent layer over a tree of prefixes: inputs [U,E] -> states [P,D] of all prefixes."""
+    """One recurrent layer over a tree of prefixes: from inputs [U,E] to the states [P,D] of all prefixes."""
 
     @staticmethod
-    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, steps, learning):
-        """Read row `row_of_prefix` [P] of `x` at each prefix; None: row p at prefix p."""
+    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, steps, needs_grad):
+        """Return the states; the input at prefix p is row `row_of_prefix[p]` of `x`, without it row p."""
         tensors = x, weight_ih, weight_hh, bias_ih, bias_hh
         ctx.frozen = [tensor.stop_gradient for tensor in tensors]
         x, *weights = map(array_of, tensors)
         ctx.recurrence = Recurrence(steps, weights, tree.starts, tree.parents, row_of_prefix)
-        return paddle.from_dlpack(ctx.recurrence.forward(x, learning))
+        return paddle.from_dlpack(ctx.recurrence.forward(x, needs_grad))
 
     @staticmethod
     def backward(ctx, d_states):

@@ -1,6 +1,6 @@
-"""Attention on the CPU for short sequences: those of one length are multiplied in one call.
+"""Attention on the CPU for short sequences: sequences of equal length are multiplied in one call.
 
-One by one, what surrounds a product of some hundred numbers takes several times as long as the product.
+A product of some hundred numbers takes a fraction of the time of the call around it.
 """
 
 import math
@@ -12,30 +12,33 @@ import paddle
 from paddle.autograd import PyLayer
 
 from models.kernels.row_blocks import array_of, for_each_block
-from models.layers.fused import dropout_seed, kept_by_dropout, unless_frozen
+from models.layers.fused import dropout_mask, dropout_seed, unless_frozen
 
-_TOGETHER = 16  # sequences: their scores stay in the cache
-_GROUP_BYTES = 1 << 18  # about what a group takes
+_GROUP_SIZE = 16  # sequences, few enough for their scores to stay in the cache
+_GROUP_BYTES = 1 << 18  # roughly the memory of a group
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Sequences of one length L: `numbers` [n], their `rows` [n,L], and those that ask, [n,A]."""
+    """n sequences of equal length L: their `numbers` [n], `rows` [n,L], and `query_rows` [n,A]."""
 
     numbers: np.ndarray
     rows: np.ndarray
-    asking: np.ndarray
+    query_rows: np.ndarray
 
 
 def _groups(ends: np.ndarray, of_first: bool) -> list[_Group]:
-    """Return the sequences between `ends` [B+1] by length; `of_first`: each one's first row asks alone."""
+    """Return the sequences with bounds `ends` [B+1] in groups of equal length.
+
+    With `of_first`, there is one query for each sequence, that of its first row.
+    """
     length = np.diff(ends)
     order = np.argsort(length, kind="stable")
     by_length = np.split(order, np.flatnonzero(np.diff(length[order])) + 1)
     groups = []
     for numbers in by_length:
-        for start in range(0, len(numbers), _TOGETHER):
-            part = numbers[start : start + _TOGETHER]
+        for start in range(0, len(numbers), _GROUP_SIZE):
+            part = numbers[start : start + _GROUP_SIZE]
             rows = ends[part, None] + np.arange(length[part[0]])
             groups.append(_Group(part, rows, part[:, None] if of_first else rows))
     return groups
@@ -47,7 +50,7 @@ def _heads(rows: np.ndarray, parts: int, heads: int) -> np.ndarray:
 
 
 def _rows(by_head: np.ndarray) -> np.ndarray:
-    """Return [n,L,H*d] of [n,H,L,d]."""
+    """Return `by_head` [n,H,L,d] as rows [n,L,H*d]."""
     return by_head.transpose(0, 2, 1, 3).reshape(by_head.shape[0], by_head.shape[2], -1)
 
 
@@ -62,7 +65,7 @@ def _for_each(work: Callable[[_Group], None], groups: list[_Group]) -> None:
 
 
 class ShortAttention(PyLayer):
-    """What `sequences.attend` does, for `sequences` that are short."""
+    """`sequences.attend` on the CPU for short sequences."""
 
     @staticmethod
     def forward(ctx, query, key_value, query_bias, key_value_bias, sequences, heads, dropout, keeps):
@@ -75,21 +78,23 @@ class ShortAttention(PyLayer):
         scale = np.float32(1 / math.sqrt(query.shape[1] // heads))
 
         def work(group: _Group) -> None:
-            asking = _heads((query[group.asking] + query_bias) * scale, 1, heads)[0]  # [n,H,A,d]
+            queries = _heads((query[group.query_rows] + query_bias) * scale, 1, heads)[0]  # [n,H,A,d]
             keys, values = _heads(key_value[group.rows] + key_value_bias, 2, heads)  # [n,H,L,d]
-            share = asking @ keys.swapaxes(2, 3)  # [n,H,A,L]
+            attention = queries @ keys.swapaxes(2, 3)  # [n,H,A,L]
             if sequences.attends is not None:
-                asked = group.asking.shape[1]
-                share += np.stack([sequences.barred(number, asked) for number in group.numbers])[:, None]
-            share -= share.max(axis=3, keepdims=True)
-            np.exp(share, out=share)
-            share /= share.sum(axis=3, keepdims=True)
-            kept = kept_by_dropout(share.shape, dropout, seed + int(group.numbers[0])) if dropout else None
+                num_queries = group.query_rows.shape[1]
+                attention += np.stack([sequences.mask_of(number, num_queries) for number in group.numbers])[
+                    :, None
+                ]
+            attention -= attention.max(axis=3, keepdims=True)
+            np.exp(attention, out=attention)
+            attention /= attention.sum(axis=3, keepdims=True)
+            kept = dropout_mask(attention.shape, dropout, seed + int(group.numbers[0])) if dropout else None
             if keeps:
-                saved[group.numbers[0]] = share, kept
+                saved[group.numbers[0]] = attention, kept
             if dropout:
-                share = share * kept * np.float32(1 / (1 - dropout))
-            context[group.asking] = _rows(share @ values)
+                attention = attention * kept * np.float32(1 / (1 - dropout))
+            context[group.query_rows] = _rows(attention @ values)
 
         _for_each(work, groups)
         ctx.saved = query, key_value, query_bias, key_value_bias, groups, saved
@@ -104,19 +109,19 @@ class ShortAttention(PyLayer):
         d_query, d_key_value = np.empty_like(query), np.empty_like(key_value)
 
         def work(group: _Group) -> None:
-            asking = _heads((query[group.asking] + query_bias) * scale, 1, heads)[0]
+            queries = _heads((query[group.query_rows] + query_bias) * scale, 1, heads)[0]
             keys, values = _heads(key_value[group.rows] + key_value_bias, 2, heads)
-            d_out = _heads(d_context[group.asking], 1, heads)[0]
-            share, kept = saved[group.numbers[0]]
-            used, d_score = share, d_out @ values.swapaxes(2, 3)  # [n,H,A,L]
+            d_out = _heads(d_context[group.query_rows], 1, heads)[0]
+            attention, kept = saved[group.numbers[0]]
+            used, d_score = attention, d_out @ values.swapaxes(2, 3)  # [n,H,A,L]
             if dropout:
                 factor = kept * np.float32(1 / (1 - dropout))
-                used = share * factor
+                used = attention * factor
                 d_score *= factor
-            d_score -= (share * d_score).sum(axis=3, keepdims=True)
-            d_score *= share
-            d_query[group.asking] = _rows(d_score @ keys) * scale
-            d_keys, d_values = d_score.swapaxes(2, 3) @ asking, used.swapaxes(2, 3) @ d_out
+            d_score -= (attention * d_score).sum(axis=3, keepdims=True)
+            d_score *= attention
+            d_query[group.query_rows] = _rows(d_score @ keys) * scale
+            d_keys, d_values = d_score.swapaxes(2, 3) @ queries, used.swapaxes(2, 3) @ d_out
             d_key_value[group.rows] = np.concatenate([_rows(d_keys), _rows(d_values)], axis=2)
 
         _for_each(work, groups)

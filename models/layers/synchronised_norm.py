@@ -1,21 +1,21 @@
-"""Batch normalisation over the rows of all processes, on any device: Paddle's own has no CPU kernel."""
+"""Batch norm over the rows of all processes, on any device: Paddle's SyncBatchNorm has no CPU kernel."""
 
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from models.kernels.row_blocks import on_cpu
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.batch_norm import BatchNorm
 
 _NORMS = (nn.BatchNorm1D, nn.BatchNorm2D)  # BatchNorm is one of them
 
 
 class SynchronisedBatchNorm(nn.Layer):
-    """Take the place of `norm`, with its parameters and running statistics under their names.
+    """A batch norm over all processes that replaces `norm` and has its parameters and running statistics.
 
-    In training, mean and variance are those of the values [N,C] or [N,C,H,W] of all processes, as if one had
-    them all. The running variance is biased or not, as that of `norm`.
+    In training, mean and variance are those of the values [N,C] or [N,C,H,W] of all processes together. The
+    running variance is unbiased if `norm` is our `BatchNorm`, and biased, as Paddle's, otherwise.
     """
 
     def __init__(self, norm: nn.BatchNorm1D | nn.BatchNorm2D) -> None:
@@ -26,7 +26,7 @@ class SynchronisedBatchNorm(nn.Layer):
         self._unbiased = isinstance(norm, BatchNorm)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalise `values` [N,C] or [N,C,H,W]."""
+        """Return the normalised `values` [N,C] or [N,C,H,W]."""
         if not self.training:
             return nn.functional.batch_norm(
                 values, self._mean, self._variance, self.weight, self.bias, epsilon=self._epsilon
@@ -36,15 +36,15 @@ class SynchronisedBatchNorm(nn.Layer):
         count, mean, variance = found
         if self._unbiased:
             variance = variance * (count / max(1, count - 1))
-        kept = self._momentum
+        momentum = self._momentum
         with paddle.no_grad():
-            self._mean.set_value(kept * self._mean + (1 - kept) * mean.astype("float32"))
-            self._variance.set_value(kept * self._variance + (1 - kept) * variance.astype("float32"))
+            self._mean.set_value(momentum * self._mean + (1 - momentum) * mean.astype("float32"))
+            self._variance.set_value(momentum * self._variance + (1 - momentum) * variance.astype("float32"))
         return normalised
 
 
 def synchronise_batch_norms(model: nn.Layer) -> None:
-    """Let the batch normalisations in `model` take their statistics from all processes, in place."""
+    """Replace the batch norms in `model`, in place, by ones whose statistics are those of all processes."""
     for layer in list(model.sublayers(include_self=True)):
         for name, child in list(layer.named_children()):
             if isinstance(child, _NORMS):
@@ -52,13 +52,18 @@ def synchronise_batch_norms(model: nn.Layer) -> None:
 
 
 class _Normalise(PyLayer):
-    """(x - mean) / sqrt(variance + epsilon) * weight + bias per channel of x [N,C,...] of all processes."""
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias, with statistics of each channel of x [N,C,...].
+
+    The statistics are over the values of all processes, which an all-reduce sums.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon, found):
-        """Leave the number of values a channel, their mean and biased variance [C], in the list `found`."""
+        """Append the number of values per channel, their mean and biased variance [C] to the list `found`."""
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        wide = x.astype("float64" if on_cpu(x) else "float32")  # sums there lose digits
+        wide = x.astype(
+            "float64" if uses_cpu_kernels(x) else "float32"
+        )  # Paddle's float32 sums lose digits there
         count = x.size // x.shape[1]
         own_mean = wide.mean(axes, keepdim=True)
         squares = ((wide - own_mean) ** 2).sum(axes).astype("float64")
@@ -80,7 +85,7 @@ class _Normalise(PyLayer):
     @staticmethod
     def backward(ctx, d_out):
         x, center, inverse, scale, axes, total = ctx.saved
-        wide = "float64" if on_cpu(x) else "float32"
+        wide = "float64" if uses_cpu_kernels(x) else "float32"
         standard = (x - center) * inverse
         own = paddle.stack(
             [each.astype(wide).sum(axes).astype("float64") for each in (d_out, d_out * standard)]

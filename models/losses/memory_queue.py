@@ -1,4 +1,4 @@
-"""A queue of the embeddings of past batches, as further negatives of small ones (XBM, arXiv 1912.06798)."""
+"""A queue of the embeddings of past batches, which serve as further negatives (XBM, arXiv 1912.06798)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from paddle import Tensor, nn
 
 @dataclass(frozen=True)
 class QueueScores:
-    """Scores of a batch's B pairs with Q queued ones, which have no gradient themselves.
+    """Scores of a batch's B pairs with Q queued pairs; no gradient reaches the queued embeddings.
 
-    `captions` [B,Q]: of its images with queued captions; `images` [Q,B]: of queued images with its captions.
-    Where `not_negative` (bool [B,Q]) is true, the two pairs share the image or the sentence.
+    `captions` [B,Q] are the scores of the batch's images with queued captions, `images` [Q,B] those of queued
+    images with the batch's captions. `not_negative` (bool [B,Q]) is true where the two pairs share the image
+    or the sentence.
     """
 
     captions: Tensor
@@ -21,11 +22,11 @@ class QueueScores:
 
 
 class MemoryQueue(nn.Layer):
-    """The last `size` pairs that were trained on, as they were embedded then.
+    """The embeddings of the last `size` training pairs, as the model computed them at that step.
 
-    embed_dim: D of the embeddings. start: batches that are not kept, while embeddings still move fast.
-    similarity: of images [I,D] and texts [T,D], as the model scores them. Everything is in buffers, which a
-    checkpoint holds, so that a resumed run has the queue it was stopped with.
+    `embed_dim` is D. The first `start` batches are not queued, since embeddings still move fast. `similarity`
+    is the model's score of images [I,D] and texts [T,D]. The queue is stored in buffers, so a checkpoint
+    holds it and a resumed run continues with it.
     """
 
     def __init__(
@@ -37,18 +38,18 @@ class MemoryQueue(nn.Layer):
         self.register_buffer("text", paddle.zeros([size, embed_dim]))
         self.register_buffer("image_id", paddle.zeros([size], "int64"))
         self.register_buffer("sentence_id", paddle.zeros([size], "int64"))
-        self.register_buffer("seen", paddle.zeros([2], "int64"))  # batches, and the pairs that were kept
+        self.register_buffer("seen", paddle.zeros([2], "int64"))  # numbers of batches and of queued pairs
 
-    def rivals(
+    def scores(
         self, image: Tensor, text: Tensor, image_id: Tensor, sentence_id: Tensor
     ) -> QueueScores | None:
-        """Return the queue's scores with pairs of embeddings [B,D] and ids [B]; None while it is empty."""
+        """Return the queue's scores with pairs of embeddings [B,D] and ids [B]; None for an empty queue."""
         filled = min(self.size, int(self.seen[1]))
         if not filled:
             return None
         same_image = image_id.unsqueeze(1) == self.image_id[:filled]
         same_sentence = sentence_id.unsqueeze(1) == self.sentence_id[:filled]
-        # Copies: the gradient needs them after `add` has written over the oldest.
+        # Copies, since the backward pass needs the embeddings after `add` has overwritten the oldest.
         queued_image, queued_text = self.image[:filled].clone(), self.text[:filled].clone()
         return QueueScores(
             self.similarity(image, queued_text),
@@ -57,7 +58,7 @@ class MemoryQueue(nn.Layer):
         )
 
     def add(self, image: Tensor, text: Tensor, image_id: Tensor, sentence_id: Tensor) -> None:
-        """Keep a batch in the place of the oldest pairs; of more than `size`, the last."""
+        """Queue a batch in place of the oldest pairs; of a batch larger than `size`, queue the last pairs."""
         batches, pairs = self.seen.tolist()
         kept = min(self.size, len(image)) if batches >= self.start else 0
         if kept:

@@ -1,4 +1,4 @@
-"""Losses on a batch's scores [B,B]: row i is image i, column j is caption j, pairs on the diagonal."""
+"""Losses on a batch's scores [B,B]: row i is image i, column j caption j, and pairs are on the diagonal."""
 
 import math
 
@@ -9,9 +9,9 @@ from paddle.nn.functional import cross_entropy, relu
 from models.gathering import Gather, own_rows, share_weight
 from models.losses.memory_queue import MemoryQueue, QueueScores
 
-LARGEST_SCALE = 100.0  # CLIP's bound on the inverse temperature (arXiv 2103.00020, 2.5)
+LARGEST_SCALE = 100.0  # CLIP's bound on the inverse temperature (arXiv 2103.00020, sec. 2.5)
 
-_NOTHING = -1e9  # a logit that adds nothing to a denominator
+_MASKED = -1e9  # a logit that adds nothing to a softmax's denominator
 
 
 def _diagonal(size: int) -> Tensor:
@@ -19,10 +19,9 @@ def _diagonal(size: int) -> Tensor:
 
 
 def duplicate_pairs(image_id: Tensor, sentence_id: Tensor) -> Tensor:
-    """Return bool [B,B], true where image i and caption j match without being a pair of the batch.
+    """Return bool [B,B], true where image i and caption j, i != j, are from pairs that are duplicates.
 
-    They match when their pairs share the image or the very sentence; both ids are [B]. The diagonal
-    is false.
+    Pairs i and j are duplicates if they have the same image or the same sentence; both ids are [B].
     """
     same_image = image_id.unsqueeze(0) == image_id.unsqueeze(1)
     same_sentence = sentence_id.unsqueeze(0) == sentence_id.unsqueeze(1)
@@ -35,14 +34,14 @@ def hinge_loss(
     margin: float,
     hard_negative: bool,
     not_negative: Tensor | None = None,
-    rivals: QueueScores | None = None,
+    queued: QueueScores | None = None,
 ) -> Tensor:
     """Return the hinge ranking loss, summed over the batch (arXiv 1707.05612, eq. 5 and 6).
 
-    Every caption j should score below an image's own caption by `margin`, and every image below a
-    caption's own image. `hard_negative` counts the worst offender of each row and each column alone.
-    `scores` are [B,B]; where `not_negative` (bool [B,B]) is true, a pair counts for nothing. `rivals` are
-    further negatives of each row and each column.
+    Every other caption should score lower than an image's own caption by at least `margin`, and every other
+    image lower than a caption's own image. With `hard_negative`, only the largest cost of each row and of
+    each column counts. Pairs of `scores` [B,B] where `not_negative` (bool [B,B]) is true cost nothing.
+    `queued` are further negatives of each row and each column.
     """
     own = scores.diagonal()  # [B]
     ignored = _diagonal(scores.shape[0])
@@ -50,10 +49,10 @@ def hinge_loss(
         ignored = ignored | not_negative
     caption_cost = relu(margin + scores - own.unsqueeze(1)).masked_fill(ignored, 0.0)
     image_cost = relu(margin + scores - own.unsqueeze(0)).masked_fill(ignored, 0.0)
-    if rivals is not None:
-        further = relu(margin + rivals.captions - own.unsqueeze(1)).masked_fill(rivals.not_negative, 0.0)
+    if queued is not None:
+        further = relu(margin + queued.captions - own.unsqueeze(1)).masked_fill(queued.not_negative, 0.0)
         caption_cost = paddle.concat([caption_cost, further], axis=1)  # [B,B+Q]
-        further = relu(margin + rivals.images - own.unsqueeze(0)).masked_fill(rivals.not_negative.T, 0.0)
+        further = relu(margin + queued.images - own.unsqueeze(0)).masked_fill(queued.not_negative.T, 0.0)
         image_cost = paddle.concat([image_cost, further], axis=0)  # [B+Q,B]
     if hard_negative:
         return _largest(caption_cost, axis=1).sum() + _largest(image_cost, axis=0).sum()
@@ -61,9 +60,9 @@ def hinge_loss(
 
 
 def _largest(costs: Tensor, axis: int) -> Tensor:
-    """Return the largest of the matrix `costs` along `axis`; of several, the first has the gradient.
+    """Return the largest of the matrix `costs` along `axis`; among ties, the first has the gradient.
 
-    With `max` each of them would have all of it, and on the CPU its gradient takes thirty times as long.
+    Paddle's `max` divides the gradient among ties, and on the CPU its gradient takes thirty times as long.
     """
     return paddle.take_along_axis(costs, costs.detach().argmax(axis=axis, keepdim=True), axis=axis)
 
@@ -72,21 +71,21 @@ def contrastive_loss(
     scores: Tensor,
     logit_scale: Tensor | float,
     not_negative: Tensor | None = None,
-    rivals: QueueScores | None = None,
+    queued: QueueScores | None = None,
 ) -> Tensor:
     """Return the symmetric InfoNCE loss, averaged over the batch and both directions (arXiv 2103.00020).
 
-    `scores` [B,B] are multiplied by `logit_scale`, the inverse temperature; where `not_negative`
-    (bool [B,B]) is true, a pair leaves the denominators. `rivals` join them.
+    `scores` [B,B] are multiplied by `logit_scale`, the inverse temperature. Pairs where `not_negative` (bool
+    [B,B]) is true are left out of the denominators; `queued` pairs are added to the denominators.
     """
     logits = scores * logit_scale
     if not_negative is not None:
-        logits = logits.masked_fill(not_negative, _NOTHING)
+        logits = logits.masked_fill(not_negative, _MASKED)
     of_images, of_captions = logits, logits.T
-    if rivals is not None:
-        further = (rivals.captions * logit_scale).masked_fill(rivals.not_negative, _NOTHING)
+    if queued is not None:
+        further = (queued.captions * logit_scale).masked_fill(queued.not_negative, _MASKED)
         of_images = paddle.concat([of_images, further], axis=1)  # [B,B+Q]
-        further = (rivals.images.T * logit_scale).masked_fill(rivals.not_negative, _NOTHING)
+        further = (queued.images.T * logit_scale).masked_fill(queued.not_negative, _MASKED)
         of_captions = paddle.concat([of_captions, further], axis=1)
     target = paddle.arange(scores.shape[0])
     return (cross_entropy(of_images, target) + cross_entropy(of_captions, target)) / 2
@@ -95,15 +94,16 @@ def contrastive_loss(
 def caption_loss(word_logits: Tensor, words: Tensor, num_captions: int) -> Tensor:
     """Return the negative log-likelihood of `words` [W] under `word_logits` [W,V] (arXiv 1909.02701, eq. 8).
 
-    It is summed over the words of all captions and divided by `num_captions`, as the original does.
+    The sum over the words of all captions is divided by `num_captions`, as in the original.
     """
     return cross_entropy(word_logits, words, reduction="sum") / num_captions
 
 
 class _Negatives(nn.Layer):
-    """What a loss on scores takes for a negative: pairs of the batch that do not match, and those of a queue.
+    """The choice of negatives: which pairs of the batch are none, and which pairs a queue adds.
 
-    `gather` brings the ids of the rows together that the model has compared.
+    `gather` returns the ids of the rows that the model has compared, as the model's own `gather` does for
+    embeddings.
     """
 
     def __init__(self, mask_duplicates: bool, gather: Gather, queue: MemoryQueue | None) -> None:
@@ -115,7 +115,7 @@ class _Negatives(nn.Layer):
     def forward(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[Tensor | None, QueueScores | None]:
-        """Return what is not a negative in `outputs["scores"]` [N,N], and the queue's rivals; enqueue."""
+        """Return the mask [N,N] of scores that are no negatives, and the queue's scores; queue the batch."""
         if not self.mask_duplicates and self.queue is None:
             return None, None
         ids = self.gather(batch["image_id"], batch["sentence_id"])
@@ -123,16 +123,17 @@ class _Negatives(nn.Layer):
         if self.queue is None:
             return masked, None
         pairs = outputs["image"], outputs["text"], *ids
-        rivals = self.queue.rivals(*pairs)
+        queued = self.queue.scores(*pairs)
         self.queue.add(*pairs)
-        return masked, rivals
+        return masked, queued
 
 
 class HingeLoss(nn.Layer):
-    """The hinge ranking loss on a batch: the sum for `sum_epochs` epochs, then the hardest negatives.
+    """The hinge ranking loss: over all negatives for `sum_epochs` epochs, then over the hardest ones.
 
-    `sum_epochs` may be raised while training goes on, to return to the sum. `gather` brings the ids of the
-    rows together that the model has compared; `queue` holds further negatives.
+    `sum_epochs` may be raised during training, to return to all negatives. `mask_duplicates` leaves out the
+    pairs of `duplicate_pairs`. `gather` returns the ids of the rows that the model has compared. `queue`
+    holds further negatives.
     """
 
     def __init__(
@@ -161,9 +162,9 @@ class HingeLoss(nn.Layer):
 
 
 class ContrastiveLoss(nn.Layer):
-    """The contrastive loss with a temperature that is learned: the one parameter `log_scale`.
+    """The contrastive loss with a learned temperature, whose inverse is exp(`log_scale`).
 
-    `gather`, `queue`: see `HingeLoss`.
+    `temperature` is the initial one. `HingeLoss` explains the other arguments.
     """
 
     def __init__(
@@ -180,14 +181,14 @@ class ContrastiveLoss(nn.Layer):
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return `contrastive` from `outputs["scores"]` and the batch's `image_id` and `sentence_id`."""
-        with paddle.no_grad():  # bounding the parameter itself keeps its gradient alive at the bound
+        with paddle.no_grad():  # clipping the parameter, and not the scale, keeps the gradient at the bound
             self.log_scale.clip_(max=math.log(LARGEST_SCALE))
         scale, negatives = self.log_scale.exp(), self.negatives(outputs, batch)
         return {"contrastive": contrastive_loss(outputs["scores"], scale, *negatives)}
 
 
 class CaptionedLoss(nn.Layer):
-    """A retrieval loss and, where the model wrote captions, `weight` times their loss beside it (VSRN)."""
+    """A retrieval loss and, if the model decodes captions, `weight` times the caption loss (VSRN)."""
 
     def __init__(self, retrieval: HingeLoss | ContrastiveLoss, weight: float) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class CaptionedLoss(nn.Layer):
         self.weight = weight
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        """Return the retrieval loss's terms, and `caption` from `word_logits` and `words` of `outputs`."""
+        """Return the terms of the retrieval loss, and `caption` from outputs `word_logits` and `words`."""
         terms = self.retrieval(outputs, batch, epoch)
         if "word_logits" in outputs:
             count = batch["text_len"].shape[0]

@@ -91,7 +91,7 @@ def test_ours_and_the_twin_score_and_learn_alike(twins) -> None:
         layer.attention_dropout = 0.0
     for parameter in ours.parameters():  # otherwise all pairs score nearly alike
         parameter.set_value(parameter + 0.2 * paddle.randn(parameter.shape))
-    twin.take({name: parameter.numpy() for name, parameter in ours.named_parameters()})
+    twin.load_weights({name: parameter.numpy() for name, parameter in ours.named_parameters()})
     arrays = pairs_of_shared_images()
     batch = {name: paddle.to_tensor(array) for name, array in arrays.items()}
     logits, theirs = ours(batch)["logits"], twin(*twins.pad(arrays, tokens=14, regions=8))

@@ -218,7 +218,7 @@ def test_the_ways_of_cpu_and_gpu_agree(monkeypatch):
         match_cross_entropy(logits, paddle.to_tensor([1, 0, 0, 1])).backward()
         found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
         for module in (fused, sequences):
-            monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+            monkeypatch.setattr(module, "uses_cpu_kernels", lambda tensor: False)
     for ours, paddles in zip(*found, strict=True):
         assert_close(ours, paddles, 2 * roundings() + 4 * LONGEST, largest(found[1]))
 

@@ -104,7 +104,7 @@ def test_attention_between_some_parts_alone(golden, weights, attention) -> None:
     _, sequences = model.bert.encode(batch, model.attends)
     places = np.flatnonzero(golden["attention_mask"][0])
     seen = golden[f"mask_{attention}_first8"][0][np.ix_(places, places)].astype(bool)
-    np.testing.assert_array_equal(sequences.barred(0, len(places)) == 0, seen)
+    np.testing.assert_array_equal(sequences.mask_of(0, len(places)) == 0, seen)
 
 
 def test_captions_without_tags(golden, weights) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.kernels import mkl
-from models.kernels.products import RepeatedFactors, multiply
+from models.kernels.products import PackedMatrices, multiply
 from tests.closeness import assert_close
 
 
@@ -67,28 +67,28 @@ def test_a_product_is_written_into_a_part_of_an_array_and_nowhere_else(library, 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 2, 50])
-def test_repeated_factors_multiply_as_numpy_does(library, threads, rows, transposed, dtype):
+def test_packed_matrices_multiply_as_numpy_does(library, threads, rows, transposed, dtype):
     stored = random(3, 31, 18, dtype=dtype)
     matrices = stored.transpose(0, 2, 1) if transposed else stored
-    factors, scales = RepeatedFactors(matrices, (0.5, 1.0, 2.0)), np.array([0.5, 1, 2])[:, None, None]
+    packed, scales = PackedMatrices(matrices, (0.5, 1.0, 2.0)), np.array([0.5, 1, 2])[:, None, None]
     x = random(rows, matrices.shape[1], dtype=dtype)
     expected = np.matmul(x.astype(np.float64), matrices * scales)  # [3,rows,N]
-    for multiplied in (factors.multiply(x), factors.multiply_on_one_thread(x)):
+    for multiplied in (packed.multiply(x), packed.multiply_on_one_thread(x)):
         assert multiplied.dtype == dtype
         assert_close(multiplied, expected, x.shape[1], np.matmul(np.abs(x), np.abs(matrices * scales)))
     xs = random(3, rows, matrices.shape[1], dtype=dtype)
     summed = sum(each.astype(np.float64) @ matrix for each, matrix in zip(xs, matrices * scales, strict=True))
     scale = np.matmul(np.abs(xs), np.abs(matrices * scales)).sum(axis=0)
-    assert_close(factors.sum_products(xs), summed, 3 * x.shape[1], scale)
+    assert_close(packed.sum_products(xs), summed, 3 * x.shape[1], scale)
 
 
 def test_a_row_has_the_same_product_in_every_run(library, threads):
     """A resumed training repeats the undisturbed one; so must a product, wherever its memory is."""
-    factors, room = RepeatedFactors(random(2, 130, 70)), np.empty(40 * 130 + 64, np.float32)
+    packed, room = PackedMatrices(random(2, 130, 70)), np.empty(40 * 130 + 64, np.float32)
     x = random(40, 130)
-    first = factors.multiply(x)
+    first = packed.multiply(x)
     for offset in (0, 1, 3, 17):
         moved = room[offset : offset + x.size].reshape(x.shape)
         moved[:] = x
-        np.testing.assert_array_equal(factors.multiply(moved), first)
+        np.testing.assert_array_equal(packed.multiply(moved), first)
         np.testing.assert_array_equal(multiply(moved.T, moved), multiply(x.T, x))

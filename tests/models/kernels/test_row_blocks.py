@@ -1,4 +1,4 @@
-"""PairBlocks of rows, shared among threads."""
+"""Blocks of rows, shared among threads."""
 
 import paddle
 import pytest

@@ -10,9 +10,9 @@ pytestmark = pytest.mark.usefixtures("way")
 ROUNDINGS = 2 * (2 + 6 + 3 * 5 + 4)  # there and back: tanh, a product of 6, a softmax of 5, values of 4
 
 
-def by_paddle(query, keys, values, weight, barred):
+def by_paddle(query, keys, values, weight, mask):
     energy = (paddle.tanh(keys + query.unsqueeze(1)) * weight).sum(axis=2)
-    return (functional.softmax(energy + barred, axis=1).unsqueeze(2) * values).sum(axis=1)
+    return (functional.softmax(energy + mask, axis=1).unsqueeze(2) * values).sum(axis=1)
 
 
 @pytest.mark.parametrize("count", [1, 7, 700])  # one block of rows, and several
@@ -25,9 +25,9 @@ def test_context_and_gradients_are_those_of_the_formula(count):
         inputs = [paddle.randn(shape) for shape in shapes]
         for tensor in inputs:
             tensor.stop_gradient = False
-        barred = paddle.zeros([count, 5])
-        barred[0, 3:] = -1e4
-        context = attend(*inputs, barred)
+        mask = paddle.zeros([count, 5])
+        mask[0, 3:] = -1e4
+        context = attend(*inputs, mask)
         (context * paddle.arange(1, 5, dtype="float32")).sum().backward()
         found.append([context.numpy(), *(tensor.grad.numpy() for tensor in inputs)])
     for ours, expected in zip(*found, strict=True):
@@ -38,6 +38,6 @@ def test_context_and_gradients_are_those_of_the_formula(count):
 def test_what_is_barred_is_not_seen():
     paddle.seed(0)
     query, keys, values = paddle.randn([2, 3]), paddle.randn([2, 4, 3]), paddle.randn([2, 4, 3])
-    barred = paddle.to_tensor([[0.0, -1e4, -1e4, -1e4]] * 2)
-    context = additive_attention(query, keys, values, paddle.ones([3]), barred)
+    mask = paddle.to_tensor([[0.0, -1e4, -1e4, -1e4]] * 2)
+    context = additive_attention(query, keys, values, paddle.ones([3]), mask)
     assert_close(context.numpy(), values[:, 0].numpy(), ROUNDINGS)

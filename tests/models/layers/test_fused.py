@@ -5,7 +5,7 @@ import paddle
 import pytest
 from paddle.nn import functional
 
-from models.layers.fused import Linear, ResidualNorm, dropout_seed, gelu, kept_by_dropout
+from models.layers.fused import Linear, ResidualNorm, dropout_mask, dropout_seed, gelu
 from tests.closeness import assert_close
 
 pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
@@ -92,7 +92,7 @@ def test_residual_norm_and_its_gradients():
 def test_residual_norm_with_dropout_and_its_gradients():
     layer = ResidualNorm(DIM, 1e-12, 0.3)
     paddle.seed(4)
-    kept = kept_by_dropout((ROWS, DIM), 0.3, dropout_seed())
+    kept = dropout_mask((ROWS, DIM), 0.3, dropout_seed())
     assert abs(kept.mean() - 0.7) < 0.03
     mask = paddle.to_tensor(kept.astype(np.float32) / np.float32(0.7))
 

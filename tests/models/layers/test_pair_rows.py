@@ -26,7 +26,7 @@ def begins_as(layout):
     different = list(zip(layout.words, layout.positions, layout.segments, strict=True))
     assert len(set(different)) == len(different)
     different += list(layout.regions)
-    return [different[number] for number in layout.order]
+    return [different[number] for number in layout.origin]
 
 
 def expected(image_of):
