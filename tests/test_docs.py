@@ -65,9 +65,9 @@ def test_files_in_the_text_exist(page):
 
 
 def test_links_lead_to_pages_and_headings(request, page):
-    folder = request.node.callspec.params["page"].parent
+    here = request.node.callspec.params["page"]
     for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page):
-        target = folder / name
+        target = here.parent / name if name else here
         assert target.is_file(), name
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
