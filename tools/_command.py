@@ -1,4 +1,4 @@
-"""What every command-line tool shares: exit codes, errors on one line, and the start of Paddle."""
+"""Shared by all command-line tools: exit codes, errors on one line, and the start of Paddle."""
 
 import os
 import re
@@ -13,10 +13,8 @@ from engine.runtime import Runtime, prepare_runtime
 
 
 def start_runtime(cfg: CfgNode) -> Runtime:
-    """Import Paddle as RUNTIME says and seed it; return what was chosen.
-
-    A Ctrl-C in the midst of Paddle's import, and SIGTERM after it, would print tracebacks of their own.
-    """
+    """Import Paddle as RUNTIME says, seed it, and return the device, threads and seed that were chosen."""
+    # During its import Paddle answers Ctrl-C, and after its import SIGTERM, with tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     runtime = prepare_runtime(
         device=cfg.RUNTIME.DEVICE,
@@ -30,23 +28,23 @@ def start_runtime(cfg: CfgNode) -> Runtime:
 
 
 def folder_name(text: str, otherwise: str) -> str:
-    """Return a text as the name of a folder: its letters, of any script, its digits, dots and hyphens.
+    """Return `text` as the name of a folder, made of letters of any script, digits, dots and hyphens.
 
-    otherwise: the name for a text without any.
+    All other characters become underscores. `otherwise` is the name for a text that has none of the former.
     """
     return re.sub(r"[^\w.-]+", "_", text).strip("._") or otherwise
 
 
 def leave_on_sigterm() -> None:
-    """Let SIGTERM end the process by an exception, so that unfinished files are removed on the way out."""
+    """Let SIGTERM raise SystemExit with exit code 143, so that unfinished files are removed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave the process with its exit code.
+    """Call `main` and end the process with its exit code, 0 if it returns None.
 
-    0 done; 2 a user's mistake (one line on stderr); 130 and 143 after Ctrl-C and SIGTERM; anything
-    else raises and ends with 1 and a traceback.
+    A user's mistake gives exit code 2 and one line on stderr. Ctrl-C gives 130, SIGTERM 143. A closed stdout
+    gives 1, and so does any other exception, with a traceback.
     """
     try:
         code = main() or 0
@@ -56,7 +54,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Put the repository's root on `sys.path`, so that a tool runs from any folder."""
+"""Put the repository's root on `sys.path`, so that a tool can be run in any folder."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, lines elsewhere."""
+"""Show the progress of long work: a bar on a terminal, lines elsewhere."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 @contextlib.contextmanager
 def progress_display() -> Iterator[ShowProgress]:
-    """Yield what shows a stage, what is done of it and its size, with the speed and the time that is left."""
+    """Yield a callback that shows a stage, the number of items done and their total, speed and time left."""
     if not sys.stderr.isatty():
         yield ProgressLines(time.monotonic).show
         return
@@ -26,7 +26,7 @@ def progress_display() -> Iterator[ShowProgress]:
             if stage != stage_shown:
                 bar.reset(total)
                 bar.set_description(stage, refresh=False)
-                bar.n = bar.initial = done  # a stage that was resumed begins here, for its speed too
+                bar.n = bar.initial = done  # the speed of a resumed stage leaves out what was done before
                 stage_shown = stage
                 bar.refresh()
             bar.update(done - bar.n)
@@ -37,14 +37,14 @@ def progress_display() -> Iterator[ShowProgress]:
 
 
 class ProgressLines:
-    """Print a line on a stage that takes long, every half minute."""
+    """Print a line about a stage every half minute, and none for a stage that takes less."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._stage, self._start, self._first, self._last = "", 0.0, 0, 0.0
 
     def show(self, stage: str, done: int, total: int) -> None:
-        """Take a stage, what is done of it and its size."""
+        """Print `done` of `total` items of a stage, if half a minute has passed since the last line."""
         now = self._clock()
         if stage != self._stage:
             self._stage, self._start, self._first, self._last = stage, now, done, now

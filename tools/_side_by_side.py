@@ -1,4 +1,4 @@
-"""Run commands at the same time, and show what they print as if they ran one after the other."""
+"""Run commands in parallel, and show their output as if they ran one after the other."""
 
 import os
 import shlex
@@ -17,18 +17,18 @@ BYTES_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Step:
-    """A title, and the words of a Python command line without its `python`."""
+    """A title, and the words of a command line behind `python`."""
 
     title: str
     words: tuple[str, ...]
 
     def heading(self) -> str:
-        """Return the lines to print above what the command says."""
+        """Return the lines to print above the output of the command."""
         return f"\n--- {self.title}\n$ python {shlex.join(self.words)}\n"
 
 
 class Running:
-    """A started step, whose output is kept in a file until it is shown."""
+    """A started step; a temporary file keeps its output until that is shown."""
 
     def __init__(self, step: Step, folder: Path, environment: Mapping[str, str]) -> None:
         self.heading = step.heading()
@@ -46,11 +46,11 @@ class Running:
         return self._process.poll()
 
     def show(self) -> None:
-        """Print the heading, the first time, and what the step has written since the last time."""
+        """Print the heading, on the first call, and the output since the last call."""
         sys.stdout.write(self.heading)
         sys.stdout.flush()
         self.heading = ""
-        # pread: the file's own position is where the step writes next.
+        # pread leaves alone the file's position, where the step writes next.
         while output := os.pread(self._output.fileno(), BYTES_AT_ONCE, self._shown):
             sys.stdout.buffer.write(output)
             self._shown += len(output)
@@ -61,16 +61,17 @@ class Running:
         self._process.terminate()
 
     def close(self) -> None:
-        """Wait for the end, and forget the output."""
+        """Wait for the end of the step, and delete its output."""
         self._process.wait()
         self._output.close()
 
 
 def run_side_by_side(steps: Iterable[Step], lanes: int, folder: Path, environment: Mapping[str, str]) -> int:
-    """Run `steps`, at most `lanes` at a time, in `folder`; return 0, or the exit code of one that failed.
+    """Run `steps`, at most `lanes` at a time, in `folder`; return 0, or the exit code of a step that failed.
 
-    Steps start in their order, and are shown in that order: the first that has not ended while it runs, those
-    behind it when their turn comes. A failed step is shown next, and ends all others, as an exception does.
+    Steps start in their order and are shown in that order: the output of the first unfinished step is shown
+    while it runs, the output of later steps after it. A step that fails is shown at once, and all others are
+    terminated, as they are after an exception.
     """
     waiting, running = deque(steps), deque[Running]()
     try:
@@ -78,7 +79,7 @@ def run_side_by_side(steps: Iterable[Step], lanes: int, folder: Path, environmen
             while waiting and sum(one.exit_code() is None for one in running) < lanes:
                 running.append(Running(waiting.popleft(), folder, environment))
             shown = next((one for one in running if one.exit_code()), running[0])
-            code = shown.exit_code()  # before its output is read: nothing comes behind
+            code = shown.exit_code()  # asked before the output is read: an ended step writes no more
             shown.show()
             if code:
                 return code

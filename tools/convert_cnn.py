@@ -1,14 +1,14 @@
-"""Write the weights of a CNN into a plain file that MODEL.CNN_WEIGHTS takes.
+"""Convert the weights of a CNN to safetensors, for MODEL.CNN_WEIGHTS.
 
     python tools/convert_cnn.py resnet152 resnet152-394f9c45.pth data/resnet152.safetensors
     python tools/convert_cnn.py resnet50 resnet50.pdparams data/resnet50.safetensors
     python tools/convert_cnn.py resnet50 zoo data/resnet50.safetensors
     python tools/convert_cnn.py resnet18 out/ucm_softmax/best data/ucm/resnet18.safetensors
 
-INPUT is a state dict of torchvision (.pth or .pt), weights of Paddle's vision models (.pdparams), `zoo`,
-which downloads these from Paddle's model zoo, or the checkpoint folder of a run with MODEL.CNN. Nothing in a
-file is run: at anything but plain containers and tensors the conversion stops, and says at what. The
-classifier is left out.
+INPUT is one of: a state dict of torchvision (.pth or .pt); weights of Paddle's vision models (.pdparams);
+`zoo`, to download them from Paddle's model zoo; the checkpoint folder of a run with MODEL.CNN. Nothing in a
+file is run: a file with anything but plain containers and tensors is refused, with the name of what it holds.
+The classifier is left out.
 """
 
 import argparse
@@ -47,7 +47,10 @@ def main() -> None:
 
 
 def convert(network: str, source: str, output: Path) -> str:
-    """Write the weights of `network` that `source` names; return what was written."""
+    """Write the weights of `network` from `source` to `output`; return a line that describes the file.
+
+    Raises UserError for weights that cannot be read or do not fit the network.
+    """
     from engine.weights.cnn_weights import fitting_arrays
     from models.cnn import Cnn
 
@@ -63,7 +66,10 @@ def convert(network: str, source: str, output: Path) -> str:
 
 
 def from_checkpoint(folder: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of the CNN that is part of a trained model, without what names its place there."""
+    """Return the tensors of the CNN in a trained model, under the names that they have in the CNN alone.
+
+    Raises UserError for a damaged checkpoint, and for a model without a CNN.
+    """
     from engine.runs.checkpoint import MODEL_FILE, read_arrays, read_state, verify_files
 
     state = read_state(folder)
@@ -81,7 +87,10 @@ def from_checkpoint(folder: Path) -> dict[str, np.ndarray]:
 
 
 def from_torch(path: Path) -> dict[str, np.ndarray]:
-    """Return torchvision's tensors under Paddle's names and in its layout."""
+    """Return torchvision's tensors under Paddle's names and in Paddle's layout.
+
+    Raises UserError for a file that is no state dict.
+    """
     content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -93,12 +102,15 @@ def from_torch(path: Path) -> dict[str, np.ndarray]:
         if name.endswith(".num_batches_tracked"):
             continue
         name = name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
-        arrays[name] = array.T if array.ndim == 2 else array  # linear layers
+        arrays[name] = array.T if array.ndim == 2 else array  # Paddle's linear layers are [in,out]
     return arrays
 
 
 def download(network: str) -> Path:
-    """Return the file of Paddle's model zoo, which is downloaded once."""
+    """Return the file of `network` in Paddle's model zoo; it is downloaded once and kept by Paddle.
+
+    Raises UserError if the download fails.
+    """
     from paddle.utils.download import get_weights_path_from_url
     from paddle.vision.models import mobilenetv2, resnet, vgg
 
@@ -108,7 +120,7 @@ def download(network: str) -> Path:
         return Path(get_weights_path_from_url(url, checksum))
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"cannot download {url} ({error}): fetch it where there is a network, and give the file as INPUT"
+            f"cannot download {url} ({error}): get it where there is a network, and give the file as INPUT"
         ) from error
 
 

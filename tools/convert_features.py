@@ -1,4 +1,4 @@
-"""Convert image features between file formats: any of them to HDF5, or to .npy (docs/data.md).
+"""Convert image features from any of the file formats of docs/data.md to HDF5 or .npy.
 
     python tools/convert_features.py features.tsv features.h5 --dtype float16
     python tools/convert_features.py train2014_obj36.tsv.gz train2014.h5
@@ -6,12 +6,12 @@
     python tools/convert_features.py data/f30k/train.h5 data/mine/train_ims.npy
 
 INPUT is .npy, .h5, or the .tsv of VinVL, bottom-up attention or LXMERT (also .tsv.gz). OUTPUT ends with .h5
-or, for images of equally many regions, with .npy, which puts ids, boxes, image sizes and tags into X_ids.txt,
-X_boxes.npy, X_sizes.npy and X_tags.txt beside X_ims.npy: all of them as far as INPUT and the files beside it
-have them.
+or, if all images have the same number of regions, with .npy. Ids, boxes, image sizes and tags are copied as
+far as INPUT and the files beside it have them; for .npy they become X_ids.txt, X_boxes.npy, X_sizes.npy and
+X_tags.txt beside X_ims.npy.
 
-While it is at work, everything is in OUTPUT.partial. Ctrl-C, a kill or a full disk loses nothing: the same
-command goes on where it stopped. What is written is then read again and compared with INPUT.
+An unfinished conversion is in OUTPUT.partial. After Ctrl-C, a kill or a full disk, the same command resumes
+there. At the end OUTPUT is read again and compared with INPUT.
 """
 
 import argparse
@@ -46,14 +46,14 @@ def main() -> None:
     parser.add_argument(
         "--dtype",
         choices=STORED,
-        help="how to store values (default: as INPUT does); float16 halves float32, int8, with a scale for "
-        "each vector (.h5 only), quarters it",
+        help="type of the stored values (default: that of INPUT); float16 takes half the space of float32, "
+        "int8 with a scale for each vector (.h5 only) a quarter",
     )
     parser.add_argument(
         "--ids",
         metavar="FILE",
         type=Path,
-        help="image id of each row, one a line (default: INPUT's own, or X_ids.txt beside a .npy)",
+        help="text file of image ids, one a row (default: those in INPUT, or X_ids.txt beside a .npy)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace OUTPUT and, for .npy, the files beside it"
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def convert(source: FeatureStore, output: Path, ids: list[str] | None, dtype: str) -> None:
-    """Convert an open source, compare, and say what was done."""
+    """Convert the open file `source`, compare the result with it, and print a summary."""
     with progress_display() as show:
         contents = read_contents(source, ids, show)
         draft = FeatureDraft(output, source, contents, dtype)
@@ -84,7 +84,7 @@ def convert(source: FeatureStore, output: Path, ids: list[str] | None, dtype: st
 
 
 def read_ids(path: Path, source: FeatureStore) -> list[str]:
-    """Return the ids of a file; raise `UserError` unless there is one for each row, and each once."""
+    """Return the ids in a file; raise `UserError` unless each row has one and no id occurs twice."""
     ids = read_lines(path, "image id")
     if len(ids) != len(source):
         raise UserError(
@@ -96,19 +96,19 @@ def read_ids(path: Path, source: FeatureStore) -> list[str]:
 
 
 def stored_type(source: FeatureStore, output: Path) -> str:
-    """Return the type that keeps the source's values: its own, but float32 for float64 and int8 in .npy."""
+    """Return the default type: that of the source, but float32 for float64, and for int8 in .npy."""
     own = str(source.dtype)
     return own if own in STORED and (own != "int8" or output.suffix != ".npy") else "float32"
 
 
 def refuse_source(source: Path, output: Path) -> None:
-    """Raise `UserError` where the output would replace the source."""
+    """Raise `UserError` if the output would replace the source."""
     if source.resolve() in [output.with_name(name).resolve() for name in file_names(output)]:
         raise UserError(f"{output}: this would replace INPUT, {source}: give OUTPUT another name")
 
 
 def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:
-    """Return what the vectors take, against float32 and the source's type."""
+    """Return the space that the vectors take, that of float32 if it is larger, and the size of the source."""
     values = contents.num_vectors * contents.dim
     size = values * np.dtype(dtype).itemsize + (contents.num_vectors * 4 if dtype == "int8" else 0)
     text = f"{megabytes(size)} of vectors as {dtype}"
@@ -118,7 +118,7 @@ def describe_size(source: FeatureStore, contents: Contents, dtype: str) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Return a number of bytes as one reads it."""
+    """Return a number of bytes as text, in MB or GB."""
     return f"{size / 1e6:.3g} MB" if size < 1e9 else f"{size / 1e9:.3g} GB"
 
 

@@ -1,14 +1,15 @@
-"""Convert the files of Oscar and VinVL that torch wrote into plain ones, without torch.
+"""Convert the pickled files of Oscar and VinVL to safetensors and JSON, without torch.
 
     python tools/convert_oscar.py checkpoint-0132780/ data/vinvl/model
     python tools/convert_oscar.py train_captions.pt data/vinvl/train_captions.json
     python tools/convert_oscar.py minival_caption_indexs_top20.pt data/vinvl/minival_caption_indexs_top20.json
 
-INPUT is a folder with config.json, vocab.txt and pytorch_model.bin (of VinVL-Paddle: paddle_model.bin), of a
-BERT or an Oscar, or a .pt file that gives each image's key a list in JSON. From a folder, OUTPUT becomes a
-folder with model.safetensors, config.json and vocab.txt; from a .pt, a JSON file, image key -> list.
+INPUT is the folder of a BERT or an Oscar, with config.json, vocab.txt and pytorch_model.bin (of VinVL-Paddle:
+paddle_model.bin), or a .pt file, a dict from image keys to lists in JSON. A folder becomes the folder OUTPUT
+with model.safetensors, config.json and vocab.txt; a .pt file becomes the JSON file OUTPUT, image key -> list.
 
-Nothing in a file is run: at anything but plain containers and tensors the conversion stops, and says at what.
+Nothing in a file is run: a file with anything but plain containers and tensors is refused, with the name of
+what it holds.
 """
 
 import argparse
@@ -44,9 +45,9 @@ def main() -> None:
 
 
 def convert_lists(source: Path, output: Path) -> str:
-    """Write the lists by image key that a .pt file holds as JSON; return what was written.
+    """Write the lists by image key in a .pt file as JSON; return a line that describes the file.
 
-    Raises UserError for a file that holds anything else, naming the key.
+    Raises UserError for a file that holds anything else, with the key.
     """
     content = read_torch_file(source)
     if not isinstance(content, dict) or not content:
@@ -60,7 +61,7 @@ def convert_lists(source: Path, output: Path) -> str:
 
 
 def _read_list(source: Path, key: object, text: object) -> list:
-    """Return the list that stands in JSON under a key, or as it is."""
+    """Return the list under a key, which is given in JSON or as a list."""
     entries = text
     if isinstance(text, str):
         try:

@@ -1,9 +1,9 @@
-"""Show the whole toolkit on pictures that it draws itself: generate, train, evaluate, search, report.
+"""Show the whole toolkit on pictures that it draws: generate, train, evaluate, search, report.
 
     make demo          (or: python tools/demo.py)
 
-Each step is a command that works by itself; it is printed above what it says. Steps that do not need each
-other run at the same time, one on each core: a second core helps a second model more than it helps the first.
+Each step is a command that can be run alone; it is printed above its output. Independent steps run in
+parallel, one on each core: two models with a core each finish sooner than one after the other on both cores.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from engine.runtime import usable_cores
 DATA = "data/scenes"
 OUT = "out/demo"
 MODELS = ("vsepp", "vsrn", "vse")
-# Oscar puts the short lists of the others in order; the weight was chosen on dev (docs/reranking.md).
+# Oscar re-ranks the short lists of the others; the weight was chosen on dev (docs/reranking.md).
 RERANK = (f"EVAL.RERANK_DIR={OUT}/oscar/best", "EVAL.RERANK_DUAL_WEIGHT=5")
 QUERY = "a red circle left of a blue square"
 IMAGE = "test_000109"
@@ -53,7 +53,7 @@ def step(title: str, tool: str, *arguments: str) -> Step:
 
 
 def trainings() -> list[Step]:
-    """Return a training for each model; the longest two begin, so that no core is idle at the end."""
+    """Return a training for each model; the two longest are first, so that no core idles at the end."""
     steps = []
     for model in ("vsrn", "oscar", "vsepp", "vse"):
         here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}", "--overwrite"
@@ -70,7 +70,7 @@ def evaluations() -> list[Step]:
 
 
 def searches() -> list[Step]:
-    """Return searches by sentence and by picture, and a look into VSRN."""
+    """Return searches by sentence and by picture, and an explanation of VSRN's score."""
     search = "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml"
     reranked = "--out", f"{OUT}/search_reranked", *RERANK
     looking = "--cfg_file", f"{OUT}/vsrn/config.yaml", "--image", IMAGE, "--text", QUERY
@@ -83,18 +83,21 @@ def searches() -> list[Step]:
 
 
 def report() -> Step:
-    """Return the writing of the report."""
+    """Return the step that writes the report."""
     runs = [f"{OUT}/{model}" for model in MODELS]
     page = f"{OUT}/report.html"
     return step("Write the report", "make_report.py", *runs, "--out", page, "--title", "Scenes")
 
 
 def run_stage(steps: list[Step]) -> int:
-    """Run steps that do not need each other; return 0, or the exit code of one that failed."""
+    """Run independent steps; return 0, or the exit code of a step that failed."""
     cores = usable_cores()
     lanes = min(cores, len(steps))
     if lanes > 1:
-        print(f"\n{len(steps)} commands follow, {lanes} at a time; their lines are not mixed.", flush=True)
+        print(
+            f"\n{len(steps)} commands follow, {lanes} at a time; each one's output is shown whole.",
+            flush=True,
+        )
     environment = {"OMP_NUM_THREADS": str(cores // lanes), **os.environ}
     return run_side_by_side(steps, lanes, _init_paths.ROOT, environment)
 

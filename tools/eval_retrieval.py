@@ -1,4 +1,4 @@
-"""Measure a trained model on a split, or several as an ensemble: recalls both ways, ranks, and a result file.
+"""Evaluate a trained model, or several as an ensemble, on a split: recalls and ranks in both directions.
 
     python tools/eval_retrieval.py --cfg_file out/scenes_vsepp/config.yaml
     python tools/eval_retrieval.py --cfg_file configs/coco/vsepp.yaml EVAL.SPLIT=test EVAL.FOLDS=5
@@ -6,13 +6,14 @@
     python tools/eval_retrieval.py --checkpoints out/a/best out/b/best --tune_weights --out out/a_and_b
     python tools/eval_retrieval.py --cfg_file F EVAL.RERANK_DIR=out/scenes_oscar/best EVAL.RERANK_K=20
 
-Writes result.json into <run>/eval_<split>/ (or --out).
-The checkpoint is EVAL.CHECKPOINT_DIR, else <run>/best. Similarities of several --checkpoints are averaged:
-each is read as the config.yaml of its run says; EVAL and RUNTIME are the first one's; KEY=VALUE goes to all.
-A cross encoder (oscar) scores every pair: a killed evaluation goes on where it stopped when the command is
-started again. With EVAL.RERANK_DIR it puts the short lists of a dual encoder in order instead.
+The tool writes result.json into <run>/eval_<split>/ (or --out).
+The checkpoint is EVAL.CHECKPOINT_DIR, or <run>/best if that is empty. With several --checkpoints the
+similarities are averaged: each model is loaded with the config.yaml of its run, EVAL and RUNTIME are those of
+the first, and KEY=VALUE applies to all.
+A cross encoder (oscar) scores every pair; after a kill, the same command resumes the evaluation. With
+EVAL.RERANK_DIR it re-ranks the short lists of a dual encoder instead.
+An image encoder (cnn) searches each picture of the split among the others, or among those of EVAL.GALLERY.
 python -m paddle.distributed.launch shares the work among processes (docs/distributed.md).
-An image encoder (cnn) searches the pictures of the split in each other, or in those of EVAL.GALLERY.
 """
 
 import argparse
@@ -50,10 +51,13 @@ def main() -> int:
     )
     weighting = parser.add_mutually_exclusive_group()
     weighting.add_argument(
-        "--weights", nargs="+", metavar="W", help="a number above 0 for each checkpoint (default: equal)"
+        "--weights",
+        nargs="+",
+        metavar="W",
+        help="weight of each checkpoint, above 0 (default: equal weights)",
     )
     weighting.add_argument(
-        "--tune_weights", action="store_true", help="search the weights that are best on the dev split"
+        "--tune_weights", action="store_true", help="choose the weights that are best on the dev split"
     )
     parser.add_argument(
         "--out", metavar="DIR", help="folder for result.json (default: <run>/eval_<split>; ensembles need it)"
@@ -69,7 +73,10 @@ def main() -> int:
 
 
 def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], list[float] | None]:
-    """Return the configuration of each checkpoint, and the weights that were given, if any."""
+    """Return the configuration of each checkpoint, and the weights, None if the user gave none.
+
+    Raises UserError for options that do not go together.
+    """
     folders, after_folders = split_overrides(arguments.checkpoints)
     words, after_words = split_overrides(arguments.weights)
     arguments.overrides = [*after_folders, *after_words, *arguments.overrides]
@@ -77,7 +84,8 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
         cfgs = [config_from_arguments(arguments)]
     elif arguments.cfg_file is not None:
         raise user_error(
-            WHERE, "expected --cfg_file or --checkpoints, got both; a checkpoint has its run's own"
+            WHERE,
+            "expected --cfg_file or --checkpoints, got both; a checkpoint has the config.yaml of its run",
         )
     else:
         cfgs = configs_of_checkpoints(folders, arguments.overrides)
@@ -89,7 +97,7 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
 
 
 def read_weights(words: Sequence[str], members: int) -> list[float]:
-    """Return the numbers above 0 that `words` are, one for each member."""
+    """Return `words` as numbers; raise UserError unless there is one above 0 for each member."""
     weights = []
     for word in words:
         with contextlib.suppress(ValueError):
@@ -127,7 +135,7 @@ def evaluate(
     with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
         options = EvaluationOptions(path.parent / "scores", weights, tune, scores_path, show, say)
         found = kind_of(cfg).measure(cfgs, options)
-    if found is None:  # the first process has the result
+    if found is None:  # the first process alone has the result
         return 0
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
     if found.pair_scores:
@@ -138,12 +146,12 @@ def evaluate(
 
 
 def print_line(line: str) -> None:
-    """Print a line at once, also into a file."""
+    """Print a line and flush it."""
     print(line, flush=True)
 
 
 def ignore(line: str) -> None:
-    """Let the first process alone speak."""
+    """Print nothing: the first process alone prints lines."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Extract features from pictures into a feature store: vectors, grid regions, or detected regions with tags.
+"""Extract features from pictures into a file: vectors, grid regions, or detected regions with tags.
 
     python tools/extract_features.py --images photos --backbone configs/backbones/mobilenetv2.yaml --out a.h5
     python tools/extract_features.py --images p.zip --backbone configs/backbones/vgg19.yaml --ten_crop \\
@@ -9,9 +9,9 @@
         --detector configs/backbones/yolox_nano.yaml --out a.h5
 
 A picture's id is its path in the folder, or the name that the caption file gives it. Unreadable pictures are
-named, left out and counted. While it is at work, everything is in OUT.extraction: after Ctrl-C, a kill or a
-full disk the same command goes on where it stopped, and ends with the same bytes. So it does under
-python -m paddle.distributed.launch, where processes share the pictures.
+left out, and their names and number are printed. An unfinished extraction is in OUT.extraction: after Ctrl-C,
+a kill or a full disk, the same command resumes there, and the file has the same bytes as without the stop.
+Under python -m paddle.distributed.launch, processes share the pictures, and the bytes are the same.
 """
 
 import argparse
@@ -43,15 +43,15 @@ from engine.extraction.build import build_grid, build_pooled, build_regions, bui
 from engine.extraction.extractors import FeatureExtractor, extract_all
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
-_PICTURES_WITH_REGIONS = 8  # at a time: each is held decoded until its regions are cut
-_UNREADABLE = "what happens to a picture that cannot be read: left out and counted, or the end (default skip)"
-_OVERWRITE = "replace OUT, and what a stopped extraction of other pictures or settings left"
-_REGIONS = "fewest and most regions of a picture (default 10 36)"
-_MIN_SCORE = "least score of a region beyond the fewest (default 0.1)"
+_PICTURES_WITH_REGIONS = 8  # in a batch: each picture stays decoded in memory until its regions are cut
+_UNREADABLE = "leave out pictures that cannot be read, or stop at the first (default skip)"
+_OVERWRITE = "replace OUT, and a stopped extraction of other pictures or settings"
+_REGIONS = "smallest and largest number of regions of a picture (default 10 36)"
+_MIN_SCORE = "lowest score of the regions above that smallest number (default 0.1)"
 
 
 def main() -> None:
-    """Parse the command line, extract, and write the store."""
+    """Parse the command line, extract the features, and write the file."""
     arguments = parse_arguments()
     leave_on_sigterm()
     output = arguments.out
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def processes(launched: bool) -> tuple[contextlib.AbstractContextManager, bool, Callable[..., None]]:
-    """Return what holds the processes of a job together, whether this is the first, and how it extracts."""
+    """Return the context that joins the processes of a job, whether this is the first, and the extraction."""
     if not launched:
         return contextlib.nullcontext(), True, extract_all
     from engine.parallel.processes import is_main
@@ -106,7 +106,7 @@ def processes(launched: bool) -> tuple[contextlib.AbstractContextManager, bool, 
 
 
 def read_networks(arguments: argparse.Namespace) -> tuple[Backbone, Detector | None]:
-    """Return what the YAML files and the command line say of the networks."""
+    """Return the backbone and the detector, if any, that the YAML files and the command line describe."""
     backbone = read_backbone(arguments.backbone)
     if arguments.model and backbone.kind == "paddle":
         backbone = replace(backbone, weights=arguments.model)
@@ -140,48 +140,48 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which pictures and networks to take."""
+    """Add the options that choose pictures and networks."""
     add = parser.add_argument
     add("--images", metavar="DIR", type=Path, required=True, help="folder of pictures, or a zip file of one")
-    add("--captions", metavar="F", type=Path, help="the pictures that a .csv or .json names, by its names")
+    add("--captions", metavar="F", type=Path, help="caption file (.csv, .json) whose pictures are taken")
     add("--split", metavar="S", nargs="+", default=[], help="splits of --captions to take (default: all)")
     add("--unreadable", choices=("skip", "refuse"), default="skip", help=_UNREADABLE)
     add("--backbone", metavar="F", required=True, help="YAML file of the network, as in configs/backbones")
-    add("--model", metavar="F", help="the network's own file, in place of MODEL (paddle: WEIGHTS) there")
-    add("--detector", metavar="F", help="YAML file of a detector, whose regions and tags are taken")
-    add("--detector_model", metavar="F", help="the detector's own file, in place of MODEL there")
+    add("--model", metavar="F", help="the network's own file, instead of MODEL (paddle: WEIGHTS) in the YAML")
+    add("--detector", metavar="F", help="YAML file of a detector; its regions and tags are taken")
+    add("--detector_model", metavar="F", help="the detector's own file, instead of MODEL in the YAML")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what to make of the pictures."""
+    """Add the options that choose the features and the file to write."""
     add = parser.add_argument
     add("--out", metavar="F", type=Path, required=True, help="file to write: .h5 or .npy (docs/data.md)")
     add("--overwrite", action="store_true", help=_OVERWRITE)
-    add("--dtype", choices=STORED, default="float32", help="how to store values (default %(default)s)")
-    add("--ten_crop", action="store_true", help="average corners, middle and their mirrors, as VSE++ does")
-    add("--grid", metavar="N", type=positive, help="N x N regions, averaged from the network's map")
+    add("--dtype", choices=STORED, default="float32", help="type of the stored values (default %(default)s)")
+    add("--ten_crop", action="store_true", help="average corners, centre and their mirrors, as VSE++ does")
+    add("--grid", metavar="N", type=positive, help="N x N regions, pooled from the last feature map")
     add("--regions", metavar="N", type=positive, nargs=2, default=[10, 36], help=_REGIONS)
     add("--min_score", metavar="P", type=probability, default=0.1, help=_MIN_SCORE)
-    add("--batch_size", metavar="N", type=positive, default=32, help="pictures at a time (default 32)")
-    add("--workers", metavar="N", type=natural, default=1, help="threads that read ahead (default 1)")
+    add("--batch_size", metavar="N", type=positive, default=32, help="pictures in a batch (default 32)")
+    add("--workers", metavar="N", type=natural, default=1, help="threads that prefetch (default 1)")
 
 
 def positive(text: str) -> int:
-    """Return a number of the command line that is 1 at least."""
+    """Return a command-line argument as an integer of at least 1."""
     if natural(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def natural(text: str) -> int:
-    """Return a number of the command line that is 0 at least."""
+    """Return a command-line argument as an integer of at least 0."""
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)
 
 
 def probability(text: str) -> float:
-    """Return a number of the command line from 0 to 1."""
+    """Return a command-line argument as a number from 0 to 1."""
     with contextlib.suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
@@ -191,7 +191,10 @@ def probability(text: str) -> float:
 def choose_pictures(
     files: PictureFiles, captions: Path | None, splits: list[str]
 ) -> tuple[list[str], list[str]]:
-    """Return ids and the pictures that they name; raise `UserError` for an id that no file can hold."""
+    """Return the ids of the pictures to take, and the names of their files.
+
+    Raises UserError for an id that a text file of ids cannot hold.
+    """
     if captions is None:
         ids = names = files.names
     else:
@@ -214,7 +217,7 @@ def describe_job(
     names: list[str],
     batch_size: int,
 ) -> dict[str, object]:
-    """Return what must be the same for a stopped extraction to go on."""
+    """Return everything that must be unchanged for a stopped extraction to be resumed."""
     return {
         "pictures": hashlib.sha256(repr((ids, names)).encode()).hexdigest(),
         "backbone": {**asdict(backbone), "file": digest(backbone.weights or backbone.model)},
@@ -224,7 +227,7 @@ def describe_job(
 
 
 def digest(path: str) -> str | None:
-    """Return the checksum of a network's file, None where it is no file but a name."""
+    """Return the checksum of a network's file; None if `path` is no file but the name of a network."""
     if not os.path.isfile(path):
         return None
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -237,7 +240,7 @@ def build_extractor(
     detector: Detector | None,
     threads: int,
 ) -> FeatureExtractor:
-    """Return the way to features that was asked for."""
+    """Return the extractor that the command line asks for: of detected regions, of a grid, or of vectors."""
     if detector:
         fewest, most = arguments.regions
         return build_regions(loader, backbone, detector, arguments.min_score, fewest, most, threads)
@@ -247,7 +250,7 @@ def build_extractor(
 
 
 def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
-    """Write what was extracted into the store, compare, and say what it is."""
+    """Write the extracted features to `output`, compare them with it, and print a summary."""
     source = folder.store()
     contents = read_contents(source)
     draft = FeatureDraft(output, source, contents, dtype)

@@ -1,14 +1,15 @@
-"""Bring a BERT into a folder that training starts from: vocab.txt, config.json, model.safetensors.
+"""Make the folder of a pretrained BERT for training: vocab.txt, config.json, model.safetensors.
 
     python tools/fetch_pretrained.py bert-base-uncased data/bert-base-uncased
     python tools/fetch_pretrained.py downloads/bert-base-uncased data/bert-base-uncased
 
-SOURCE is a name that PaddleNLP knows, whose files it downloads and keeps, or a local folder in the layout of
-PaddleNLP or of Hugging Face: config.json and vocab.txt beside model_state.pdparams, model.safetensors or
-pytorch_model.bin. A local folder needs neither PaddleNLP, which is left out on Python 3.13, nor a network.
+SOURCE is a name that PaddleNLP knows (PaddleNLP downloads the files and keeps them), or a local folder in the
+layout of PaddleNLP or of Hugging Face: config.json and vocab.txt beside model_state.pdparams,
+model.safetensors or pytorch_model.bin. A local folder needs no network and no PaddleNLP, which cannot be
+installed on Python 3.13.
 
-OUTPUT holds the weights under the names of the original BERT; heads of the pre-training are left out. Nothing
-in a file is run.
+OUTPUT holds the weights under the names of the original BERT, without the pretraining heads. Nothing in a
+file is run.
 """
 
 import argparse
@@ -70,13 +71,14 @@ def main() -> None:
 
 
 def download(name: str, folder: Path) -> None:
-    """Put the three files of the BERT `name` into `folder`, by PaddleNLP, which keeps them for another time.
+    """Put the three files of the BERT `name` into `folder`; PaddleNLP downloads and caches them.
 
-    PaddleNLP resolves names and downloads; its own loading would unpickle what came.
+    PaddleNLP does not load the weights, because it would unpickle them. Raises UserError without PaddleNLP,
+    for an unknown name, and if the download fails.
     """
     # PaddleNLP imports Hugging Face's `datasets`, and must not find the repository's.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _init_paths.ROOT]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of any other number Paddle warns when it is imported
+    os.environ["OMP_NUM_THREADS"] = "1"  # Paddle's import warns of any other number
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -3,9 +3,9 @@
     python tools/make_report.py out/scenes_vsepp
     python tools/make_report.py out/demo/vsepp out/demo/vse --out out/demo/report.html
 
-Several runs are compared: each number with the best marked, and what each finds for the same sentences. Best
-hits and worst misses are the first run's. A run that was evaluated with EVAL.RERANK_DIR gets a section on it.
-Of image encoders it shows which pictures find their class, and which do not.
+Several runs are compared: the best number of each column is marked, and all runs answer the same sentences.
+Best hits and worst misses are the first run's. A run that was evaluated with EVAL.RERANK_DIR gets a section
+on the re-ranking. For image encoders the page shows pictures that find their class, and some that do not.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> int:
 def make_report(
     folders: list[Path], configs: list[CfgNode], out: Path, title: str | None, images: str | None
 ) -> Path:
-    """Measure the best checkpoint of every run on its EVAL.SPLIT and write the page of their kind."""
+    """Evaluate the best checkpoint of every run on its EVAL.SPLIT, write the page, and return its path."""
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import split_name
     from serving.reports.image_report import ImageRun, write_image_report
@@ -84,7 +84,7 @@ def make_report(
 
 
 def one_kind(configs: list[CfgNode]) -> str:
-    """Return the kind of model of all runs; raise UserError where there are several."""
+    """Return the kind of model of all runs; raise UserError if their kinds differ."""
     first = configs[0].MODEL.NAME
     for cfg in configs[1:]:
         if FAMILIES[cfg.MODEL.NAME].kind != FAMILIES[first].kind:
@@ -96,7 +96,7 @@ def one_kind(configs: list[CfgNode]) -> str:
 
 
 def display_names(folders: list[Path]) -> dict[Path, str]:
-    """Return what to call each run: the folder's own name, or its path where two have the same."""
+    """Return the name of each run on the page: the name of its folder, or the path if two names are equal."""
     own = {folder: folder.resolve().name for folder in folders}
     alike = Counter(own.values())
     return {folder: name if alike[name] == 1 else str(folder) for folder, name in own.items()}

@@ -3,7 +3,7 @@
     python tools/make_scenes.py
     python tools/make_scenes.py --train 20000 --dev 1000 --test 1000 --seed 1 --image_size 160 --out data/more
 
-The same numbers give the same bytes. A folder that already holds the data set is left alone.
+The same options give the same bytes. A folder that already holds the data set is left as it is.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _HELP = {
     "train": "images of the training split",
     "dev": "images of the split that chooses the best checkpoint",
     "test": "images of the test split",
-    "seed": "seed of everything random",
+    "seed": "seed of all random numbers",
     "image_size": "width and height of a picture in pixels",
 }
 

@@ -1,12 +1,13 @@
-"""Write the lists of Stanford Online Products that metric learning is measured on: full, half and tiny.
+"""Write the lists of Stanford Online Products for metric learning: full, half and tiny.
 
     python tools/prepare_sop.py data/Stanford_Online_Products
     python tools/prepare_sop.py data/Stanford_Online_Products --out data/sop_lists
 
-DIR is the unpacked Stanford_Online_Products.zip, with Ebay_train.txt and Ebay_test.txt. Written are train.txt
-and test.txt, and their first lines as train_half.txt, test_half.txt, train_tiny.txt and test_tiny.txt, each
-a picture's path and its class. Pictures and classes are counted: 59,551 and 60,502 pictures of 11,318 and
-11,316 classes; 29,437 and 30,003 of 5,184 each; 1,012 and 1,048 of 160 each.
+DIR is the unpacked Stanford_Online_Products.zip, with Ebay_train.txt and Ebay_test.txt. The tool writes
+train.txt and test.txt, and their first lines as train_half.txt, test_half.txt, train_tiny.txt and
+test_tiny.txt; a line is a picture's path and its class. It checks the numbers of pictures and classes:
+59,551 and 60,502 pictures of 11,318 and 11,316 classes; 29,437 and 30,003 of 5,184 each; 1,012 and 1,048 of
+160 each.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from config.errors import UserError
 from config.files import replacing
 from datasets.pictures.lists import read_list_rows
 
-# pictures and classes of each list, by the list that its lines come from
+# The number of pictures and of classes in each list, by the file that its lines come from.
 LISTS = {
     "Ebay_train.txt": {
         "train.txt": (59_551, 11_318),
@@ -59,9 +60,9 @@ def main() -> None:
 
 
 def first_rows(rows: list[tuple[str, str]], pictures: int, classes: int, source: Path) -> str:
-    """Return the first rows as text; raise `UserError` unless so many pictures are of so many classes.
+    """Return the first `pictures` rows as text.
 
-    The largest list is all rows: it must not end earlier, nor later.
+    Raises UserError unless they are of `classes` classes and `source` has as many rows as its largest list.
     """
     chosen = rows[:pictures]
     found = len({label for _, label in chosen})
@@ -75,7 +76,7 @@ def first_rows(rows: list[tuple[str, str]], pictures: int, classes: int, source:
 
 
 def check_pictures(folder: Path, rows: list[tuple[str, str]], source: Path) -> None:
-    """Raise `UserError` naming the first picture that is not there."""
+    """Raise `UserError` with the name of the first picture that is missing, if any is."""
     parents = {os.path.dirname(name) for name, _ in rows}
     there = {parent: _names_in(folder / parent) for parent in parents}
     for number, (name, _) in enumerate(rows, start=2):
@@ -92,7 +93,7 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def write_lists(folder: Path, texts: dict[str, str]) -> None:
-    """Write all lists beside their names, then rename them, and say what was written."""
+    """Write all lists, each to a draft that is renamed when all are complete, and print their sizes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as drafts:

@@ -1,4 +1,4 @@
-"""List runs: what each trains, where it stands, its best score and its last sign of life.
+"""List runs: the model, the state, the step, the best score and the last sign of life of each.
 
     python tools/runs.py
     python tools/runs.py out/demo
@@ -7,11 +7,11 @@
 FOLDER (default: that of OUTPUT.CHECKPOINT_DIR) is searched for run folders. Their states:
 
     running, finished
-    stopped    by a signal; --resume goes on
-    failed     by an error, which it printed
-    died       its process is gone from this machine, as when it is killed; --resume goes on
-    silent     no sign of life for ten minutes: it hangs, or its machine is gone
-    unknown    no status.json that can be read: it has not begun, or is of an earlier version
+    stopped    by a signal; --resume continues it
+    failed     by an error, which the run printed
+    died       the process is gone from this machine, as after a kill; --resume continues the run
+    silent     no sign of life for ten minutes: the run hangs, or its machine is down
+    unknown    no readable status.json: the run has not begun, or is of an earlier version
 """
 
 import argparse
@@ -42,12 +42,12 @@ def main() -> None:
     default = Path(default_config().OUTPUT.CHECKPOINT_DIR)
     help_text = "folder of runs, or one of them (default: %(default)s)"
     parser.add_argument("folder", nargs="?", type=Path, default=default, metavar="FOLDER", help=help_text)
-    parser.add_argument("--json", action="store_true", help="print a JSON list, with all that is known")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with everything that is known")
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
         raise UserError(
-            f"command line: FOLDER: expected a folder of runs, got {arguments.folder}, which is none; name "
-            "the OUTPUT.CHECKPOINT_DIR that you train with"
+            f"command line: FOLDER: expected a folder of runs, got {arguments.folder}, which is no folder; "
+            "name the OUTPUT.CHECKPOINT_DIR that you train with"
         )
     now = datetime.now(timezone.utc)
     runs = [describe(path, arguments.folder, now) for path in find_runs(arguments.folder)]
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the run folders in `folder`, or itself if it is one."""
+    """Return the run folders inside `folder`, or `folder` itself if it is one."""
     runs = []
     for path, folders, files in os.walk(folder):
         if {CONFIG_FILE, STATUS_FILE} & set(files):
@@ -69,14 +69,14 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def describe(run_folder: Path, folder: Path, now: datetime) -> dict:
-    """Return what is known of a run; `run` is its path inside `folder`."""
+    """Return the record of a run for `table` and --json; its `run` is the path inside `folder`."""
     name = str(run_folder.relative_to(folder)) if run_folder != folder else run_folder.resolve().name
     model, metric = None, None
     try:
         config = yaml.safe_load((run_folder / CONFIG_FILE).read_text(encoding="utf-8"))
         model, metric = config["MODEL"]["NAME"], config["MONITOR"]["BEST_METRIC"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        pass  # a folder that something else wrote: its row has gaps
+        pass  # the row of a folder without a readable config.yaml has gaps
     return {"run": name, "model": model, "best_metric": metric, **read_status(run_folder, now)}
 
 
@@ -101,7 +101,7 @@ def table(runs: list[dict]) -> str:
 
 
 def time_ago(seconds: float) -> str:
-    """Return a time in its largest unit, such as `12 s`, `5 min`, `3 h` or `2 days`."""
+    """Return a duration in the largest unit that it holds twice: `12 s`, `5 min`, `3 h` or `2 days`."""
     for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"

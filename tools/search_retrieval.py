@@ -4,8 +4,8 @@
     python tools/search_retrieval.py --cfg_file F --image 01234.png --top_k 10
     python tools/search_retrieval.py --cfg_file F --text "a dog on a sofa" EVAL.RERANK_DIR=out/oscar/best
 
-Prints the best hits with their scores and writes a contact sheet (PNG) and a page (HTML) into <run>/search/
-(or --out). With EVAL.RERANK_DIR a cross encoder puts the best EVAL.RERANK_K in order first.
+The tool prints the best hits with their scores and writes a contact sheet (PNG) and a page (HTML) into
+<run>/search/<query>/ (or --out). With EVAL.RERANK_DIR a cross encoder re-ranks the best EVAL.RERANK_K first.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: str | None) -> int:
-    """Answer one query on the terminal, as a contact sheet and as a page."""
+    """Answer one query, a sentence or an image: print the hits, and write a contact sheet and a page."""
     from datasets.build.dual import build_dataset
     from engine.tasks import dual
     from engine.tasks.loading import run_folder, split_name
@@ -100,7 +100,10 @@ def search(cfg: CfgNode, text: str | None, image: str | None, top_k: int, out: s
 
 
 def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker | None", str]:
-    """Return what re-ranks hits in `dataset` as EVAL.RERANK_DIR says, and words on it; without it nothing."""
+    """Return the re-ranker of EVAL.RERANK_DIR for hits in `dataset`, and a phrase for the page's note.
+
+    Both are empty (None and "") if EVAL.RERANK_DIR is.
+    """
     from engine.tasks.reranking import load_reranker
     from serving.search.reranker import Reranker
 
@@ -112,7 +115,7 @@ def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker
 
 
 def print_hits(heading: str, hits: list["Hit"]) -> None:
-    """Print the hits with their scores, under a heading, if there are any."""
+    """Print the hits with their scores under a heading, or nothing if there are none."""
     if hits:
         print(heading)
     for number, hit in enumerate(hits, start=1):

@@ -3,8 +3,9 @@
     python tools/show_config.py
     python tools/show_config.py --cfg_file configs/f8k/vsepp.yaml OPTIMIZATION.LR=1e-4
 
-Without arguments: every key with its default, meaning and choices. With --cfg_file or KEY=VALUE: the merged
-configuration as YAML, with a comment where it differs from the default.
+Without arguments the tool prints every key with its default, meaning and choices. With --cfg_file or
+KEY=VALUE it prints the merged configuration as YAML, with a comment on each value that differs from its
+default.
 """
 
 import argparse
@@ -21,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--markdown", action="store_true", help="every key as the page docs/configuration.md")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print every key as the page docs/configuration.md"
+    )
     add_config_arguments(parser)
     args = parser.parse_args()
     if args.markdown:

@@ -4,9 +4,10 @@
     python tools/split_classes.py data/omniglot data/omniglot --train images_background_small1 \\
         --dev Tagalog --test "Japanese_(katakana)" Sanskrit
 
-IMAGES is a folder, or a zip file of one, in which each folder of pictures is a class. Written are train.txt,
-dev.txt and test.txt in OUT, for DATASET.LABEL_FILE: a picture's path and its class a line. A split is so many
-classes, drawn at random, or the classes in folders of these names.
+IMAGES is a folder, or a zip file of one, in which each folder of pictures is a class. The tool writes
+train.txt, dev.txt and test.txt into OUT, for DATASET.LABEL_FILE; a line is a picture's path and its class. A
+split is given as a number of classes, which are drawn at random, or as names of folders, whose classes it
+takes.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
     for split in SPLITS:
         help_text = f"number of classes in {split}.txt, or names of folders"
         parser.add_argument(f"--{split}", metavar="N", nargs="+", required=True, help=help_text)
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draw (default: 0)")
     arguments = parser.parse_args()
     pictures = class_folders(PictureFiles(arguments.images))
     wanted = {split: list(getattr(arguments, split)) for split in SPLITS}
@@ -47,9 +48,10 @@ def main() -> None:
 
 
 def choose(names: Sequence[str], wanted: dict[str, list[str]], seed: int) -> dict[str, list[int]]:
-    """Return the classes of each split, by their places among `names`.
+    """Return the classes of each split as indices into `names`, the names of all classes.
 
-    Raises UserError for a split without classes, a class in two splits, and more classes than there are.
+    Raises UserError for a split without classes, for a class in two splits, and if more classes are asked for
+    than are left.
     """
     chosen = {
         split: [place for place, name in enumerate(names) if set(PurePosixPath(name).parts) & set(folders)]
@@ -83,7 +85,7 @@ def _is_number(folders: list[str]) -> bool:
 
 
 def write_list(path: Path, pictures: LabelledPictures, classes: list[int]) -> str:
-    """Write the pictures of some classes; return what was written."""
+    """Write the list of the pictures of `classes`; return a line that describes the file."""
     kept = set(classes)
     lines = [
         f"{name} {'_'.join(pictures.class_names[label].split())}"

@@ -4,11 +4,12 @@
     python tools/train_retrieval.py --cfg_file configs/scenes/vsepp.yaml OPTIMIZATION.EPOCHS=5 --resume
     python -m paddle.distributed.launch --nproc_per_node 2 tools/train_retrieval.py --cfg_file F
 
-The run's folder is OUTPUT.CHECKPOINT_DIR/OUTPUT.SAVE_NAME: config.yaml, log.jsonl, status.json (tools/runs.py
+The run folder OUTPUT.CHECKPOINT_DIR/OUTPUT.SAVE_NAME holds config.yaml, log.jsonl, status.json (tools/runs.py
 lists runs), curves/, best/ and last/.
-Ctrl-C and SIGTERM save and leave; --resume goes on from there, to the same weights bit for bit on the CPU.
-A finished run goes on with --resume and more OPTIMIZATION.EPOCHS.
-The launcher copies the output of process 0, and keeps that of all in log/ where it is started (or --log_dir).
+Ctrl-C and SIGTERM save and stop; --resume continues, on the CPU to the same weights bit for bit as without a
+stop. A finished run continues with --resume and a larger OPTIMIZATION.EPOCHS.
+The launcher prints the output of process 0, and keeps the output of all in log/ of the current folder (or
+--log_dir).
 """
 
 import argparse
@@ -40,9 +41,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last/ checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's last/ checkpoint")
     parser.add_argument(
-        "--overwrite", action="store_true", help="delete the run that is in the folder and start again"
+        "--overwrite", action="store_true", help="delete the run that is in the folder and start anew"
     )
     arguments = parser.parse_args()
     cfg = config_from_arguments(arguments)
@@ -57,7 +58,7 @@ def main() -> int:
 
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
-    """Build everything that `cfg` names, and train; return the exit code."""
+    """Build what `cfg` describes, and train; return the exit code."""
     from engine.tasks.loading import run_folder
     from engine.tasks.training import build_trainer
     from engine.runs.checkpoint import newest_whole
@@ -94,7 +95,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     if over:
         log.print_line(f"nothing left to train in {folder.path}: {over}")
         return 0
-    if is_main():  # only now, when nothing that the user gave can be wrong any more, in any process
+    if is_main():  # not earlier: by now every process has accepted what the user gave
         if not resume:
             folder.clear()
         elif resume_from != folder.last:
@@ -111,7 +112,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
 
 
 def fit(trainer: "Trainer", log: "RunLog") -> int:
-    """Train to the end, a signal or a failure; return the exit code."""
+    """Train until the end, a signal or a failure; return the exit code."""
     from engine.training.outcomes import TrainingFailedError, TrainingStoppedError
 
     stop_on_signals(trainer)
@@ -137,7 +138,7 @@ def fit(trainer: "Trainer", log: "RunLog") -> int:
 
 
 def stop_on_signals(trainer: "Trainer") -> None:
-    """Let Ctrl-C and SIGTERM end training after the step at hand; a second Ctrl-C ends it at once."""
+    """Let Ctrl-C and SIGTERM stop training after the current step; a second Ctrl-C stops it at once."""
 
     def request_stop(number: int, frame: object) -> None:
         if trainer.stop_signal and number == signal.SIGINT:
@@ -145,7 +146,7 @@ def stop_on_signals(trainer: "Trainer") -> None:
         first, trainer.stop_signal = not trainer.stop_signal, number
         if first and trainer.rank == 0:
             again = "; press Ctrl-C again to leave without saving" if number == signal.SIGINT else ""
-            # Not print: it may have been at work on the same stream when the signal came.
+            # print would fail if the signal interrupted another print on the same stream.
             with contextlib.suppress(OSError):
                 os.write(sys.stderr.fileno(), f"\nstopping after this step{again}\n".encode())
 

@@ -1,11 +1,12 @@
-"""Show what a trained model made of a picture and a sentence, region by region and word by word.
+"""Explain a model's score of a picture and a sentence, region by region and word by word.
 
     python tools/visualize.py --cfg_file out/scenes_vsrn/config.yaml --image test_000109
     python tools/visualize.py --cfg_file F --image 01234.jpg --text "a red circle and a ring" --region 2
 
-Draws which regions the graph of VSRN listened to, and what the similarity owes to each region with each word;
-puts the caption that VSRN writes beside the true ones. Other models, without a graph or a writer, show the
-rest. Needs region features. Writes PNG files and attention.html into <run>/visualize/<image>/ (or --out).
+The tool draws the regions that the graph of VSRN listened to, and the part of the similarity that needs a
+region, a word, or both. It lists the caption that VSRN generates beside the true ones. For models without a
+graph or a caption decoder it shows the rest. The data set must hold region features. PNG files and
+attention.html are written into <run>/visualize/<image>/ (or --out).
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--image", required=True, metavar="ID", help="an image of the split, by id or file name"
     )
-    parser.add_argument("--text", help="a sentence about it (default: its own first caption)")
+    parser.add_argument("--text", help="a sentence about the image (default: the image's own first caption)")
     parser.add_argument(
         "--region",
         type=int,
@@ -56,7 +57,7 @@ def main() -> int:
 def visualize(
     cfg: CfgNode, image: str, text: str | None, region: int | None, top_k: int, out: str | None
 ) -> int:
-    """Draw what the model made of one image, and say it on the terminal."""
+    """Explain the score of one image and one sentence: print a summary, and write the drawings."""
     from datasets.build.dual import build_dataset
     from engine.tasks import dual
     from engine.tasks.loading import run_folder, split_name
@@ -77,7 +78,7 @@ def visualize(
             f"--region: expected 1 to {len(view.labels)}, as {image_id} has regions, got {region}"
         )
     if text is not None:
-        read_sentence(text, trained.words)  # refuse what cannot be read before all pictures are encoded
+        read_sentence(text, trained.words)  # a sentence without words is refused before pictures are encoded
     searcher = Searcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
     explanation = explain(searcher, row, regions, text)
     section = explanation_section(explanation, view, notes, top_k, None if region is None else region - 1)
@@ -90,7 +91,10 @@ def visualize(
 
 
 def find_row(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> int:
-    """Return the row of an image; raise UserError with the split that has it, or with the nearest names."""
+    """Return the row of an image in the split.
+
+    Raises UserError with another split that has the image, or else with the nearest names.
+    """
     from serving.search.searcher import image_row
 
     try:
@@ -106,7 +110,7 @@ def find_row(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> int:
 
 
 def splits_with(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> list[str]:
-    """Return which of train, dev and test have an image, as far as they are there."""
+    """Return those of train, dev and test that hold an image; a split that cannot be read is left out."""
     from datasets.build.dual import build_dataset
     from engine.tasks.loading import split_name
     from serving.search.searcher import image_row
@@ -120,7 +124,7 @@ def splits_with(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> list[s
 
 
 def summary(explanation: "Explanation", labels: list[str], top_k: int) -> list[str]:
-    """Return what was seen, as lines for the terminal."""
+    """Return an explanation as lines for the terminal."""
     relevance, listening = explanation.relevance, explanation.listening
     width = max(map(len, [*labels, *explanation.sentence.words])) + 2
     lines = [f"{explanation.image_id} with: {explanation.sentence.text}  (similarity {relevance.score:.4f})"]

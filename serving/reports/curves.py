@@ -1,4 +1,4 @@
-"""Curves: the training of several runs over the time that each has worked, and re-ranking over its cost."""
+"""Curves: the training of several runs over working time, and re-ranking over its cost."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ UNITS = ((10_800.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seco
 
 
 def working_seconds(log: Sequence[dict]) -> list[float]:
-    """Return the seconds of work from the first log record to each; what follows a stop is left out."""
+    """Return the seconds of work from the first log record to each; pauses after a stop do not count."""
     seconds = [0.0] if log else []
     for before, after in pairwise(log):
         paused = before["event"] in ("stopped", "failed")
@@ -26,7 +26,10 @@ def draw_curves(
     metric: str = "mean_recall",
     label: str = "mean recall on dev, percent",
 ) -> Image.Image:
-    """Draw the training loss and a metric of dev of runs, given as name, colour and log records."""
+    """Return curves of the training loss and of the dev split's `metric`, one curve for each run.
+
+    `logs` holds the name, the colour and the log records of each run.
+    """
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     loss_axes, recall_axes = figure.subplots(1, 2)
     longest = max((working_seconds(log)[-1] for _, _, log in logs if log), default=0.0)
@@ -39,7 +42,7 @@ def draw_curves(
         _plot(loss_axes, relative, name, colour, dots=len(relative) == 1)
         _plot(recall_axes, _points(clock, log, "validation", metric), name, colour, dots=True)
     if all(y > 0 for line in loss_axes.lines for y in line.get_ydata()):
-        loss_axes.set_yscale("log")  # it falls by orders of magnitude
+        loss_axes.set_yscale("log")  # a loss falls by orders of magnitude
     no_loss = "no step was logged:\nlower MONITOR.PRINT_STEP"
     _finish(loss_axes, "training loss, first logged = 1", unit, no_loss)
     _finish(recall_axes, label, unit, "no validation was logged")
@@ -47,9 +50,10 @@ def draw_curves(
 
 
 def draw_reranking(rerank: dict, first: dict[str, float], colour: str) -> Image.Image:
-    """Draw recall over the length of the short lists, and over the pairs scored.
+    """Return curves of recall over the length of the short lists and over the number of pairs scored.
 
-    `rerank` is that of a `result.json`; `first` has the metrics of the dual encoder alone, drawn dotted.
+    `rerank` is the field of that name in `result.json`. `first` holds the metrics of the dual encoder alone,
+    shown as dotted lines.
     """
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     k_axes, cost_axes = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Strokes over a picture: frames with labels, lines, heat with its colour bar."""
+"""Marks on a picture: frames with labels, lines, and a heat map with its colour bar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,42 +9,42 @@ from PIL import Image, ImageDraw, ImageOps
 from serving.reports.lettering import BACKGROUND, FAINT, font
 
 FOR, AGAINST = (178, 24, 43), (33, 102, 172)  # a red and a blue that the colour-blind tell apart
-HEAT_OPACITY = 0.8  # of the strongest heat
-BAR_WIDTH, BAR_MARGIN = 14, 66  # of a colour bar: its width, and that with its numbers
+HEAT_OPACITY = 0.8  # where the heat is strongest
+BAR_WIDTH, BAR_MARGIN = 14, 66  # pixels: width of a colour bar, without and with its numbers
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class BoxedPicture:
-    """A picture (RGB), the boxes [R,4] of its regions in its pixels (x1, y1, x2, y2), and their labels."""
+    """A picture (RGB) with the boxes [R,4] of its regions (x1, y1, x2, y2 in its pixels) and their labels."""
 
     picture: Image.Image
     boxes: np.ndarray
     labels: Sequence[str]
 
     def scaled(self, side: int) -> "BoxedPicture":
-        """Return the view with a longer side of `side` pixels."""
+        """Return the picture with its boxes, scaled so that its longer side has `side` pixels."""
         factor = side / max(self.picture.size)
         size = tuple(max(1, round(length * factor)) for length in self.picture.size)
         picture = self.picture.resize(size, Image.Resampling.LANCZOS)
         return BoxedPicture(picture, np.asarray(self.boxes, np.float64) * factor, self.labels)
 
     def pixels(self, region: int) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom of a region's box within the picture: one pixel at least."""
+        """Return left, top, right and bottom of a region's box inside the picture, at least 1 x 1 pixel."""
         width, height = self.picture.size
         x1, y1, x2, y2 = np.asarray(self.boxes[region]).round().astype(int).tolist()
         left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
         return left, top, min(max(x2, left + 1), width), min(max(y2, top + 1), height)
 
     def centre(self, region: int) -> tuple[int, int]:
-        """Return x and y of the middle of a region's box."""
+        """Return x and y of the centre of a region's box."""
         left, top, right, bottom = self.pixels(region)
         return (left + right) // 2, (top + bottom) // 2
 
 
 def framed(view: BoxedPicture, region: int, colour: Colour, strength: float) -> BoxedPicture:
-    """Return the view with a frame inside a region's box, wide and opaque by `strength` (0 to 1)."""
+    """Return the view with a frame inside a region's box, wider and more opaque with `strength` (0 to 1)."""
     left, top, right, bottom = view.pixels(region)
     width = max(1, min(round(2 + 5 * strength), (right - left) // 3, (bottom - top) // 3))
     opacity = np.zeros(view.picture.size[::-1], np.uint8)
@@ -58,8 +58,12 @@ def framed(view: BoxedPicture, region: int, colour: Colour, strength: float) -> 
 def linked(
     view: BoxedPicture, start: int, ends: Sequence[int], strengths: Sequence[float], colour: Colour
 ) -> BoxedPicture:
-    """Return the view with a line from region `start` to each of `ends`, wide and opaque by strength."""
-    large = view.picture.resize((2 * view.picture.width, 2 * view.picture.height))  # shrunk, lines are smooth
+    """Return the view with a line from region `start` to each region of `ends`.
+
+    A line is wider and more opaque with its strength (0 to 1).
+    """
+    # Drawn at twice the size and reduced, the lines are anti-aliased.
+    large = view.picture.resize((2 * view.picture.width, 2 * view.picture.height))
     overlay = Image.new("RGBA", large.size)
     draw = ImageDraw.Draw(overlay)
     from_x, from_y = view.centre(start)
@@ -75,7 +79,7 @@ def linked(
 def labelled(
     view: BoxedPicture, regions: Sequence[int], colours: Sequence[Colour], size: int = 13
 ) -> Image.Image:
-    """Return the picture with the regions' labels at corners of their boxes, where no other label stands."""
+    """Return the picture with a label at a corner of each region's box, clear of other labels if possible."""
     picture = view.picture.copy()
     draw = ImageDraw.Draw(picture)
     taken: list[tuple[int, int, int, int]] = []
@@ -96,7 +100,11 @@ def labelled(
 def _places(
     pixels: tuple[int, int, int, int], width: int, height: int, within: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Return where a label may stand, best first: in the box's corners, outside a small one, then below."""
+    """Return the possible upper left corners of a label, best first.
+
+    They are the corners of the box, places above and below it (these first if the box is small), and places
+    further down.
+    """
     left, top, right, bottom = pixels
     corners = [(left, top), (right - width, top), (left, bottom - height), (right - width, bottom - height)]
     outside = [(left, top - height - 1), (left, bottom + 1)]
@@ -121,7 +129,10 @@ def heat_of(view: BoxedPicture, values: np.ndarray) -> np.ndarray:
 
 
 def heated(view: BoxedPicture, heat: np.ndarray, limit: float) -> BoxedPicture:
-    """Return the view in grey, red where `heat` [H,W] is positive, blue where negative, full at `limit`."""
+    """Return the view in grey, under red where `heat` [H,W] is positive and under blue where it is negative.
+
+    The colour is strongest where the absolute heat reaches `limit`.
+    """
     grey = np.asarray(ImageOps.grayscale(view.picture), np.float64)[..., None] * 0.6 + 255 * 0.4
     opacity = HEAT_OPACITY * (np.abs(heat) / max(limit, 1e-12))[..., None].clip(0, 1)
     mixed = grey * (1 - opacity) + np.where(heat[..., None] > 0, FOR, AGAINST) * opacity
@@ -129,18 +140,18 @@ def heated(view: BoxedPicture, heat: np.ndarray, limit: float) -> BoxedPicture:
 
 
 def diverging(strength: np.ndarray | float) -> np.ndarray:
-    """Return uint8 [...,3]: white at 0, towards red at 1 and blue at -1."""
+    """Return colours uint8 [...,3] for strengths [...] from -1 (blue) through 0 (white) to 1 (red)."""
     strength = np.asarray(strength, np.float64)[..., None].clip(-1, 1)
     return (255 + (np.where(strength > 0, FOR, AGAINST) - 255) * np.abs(strength)).round().astype(np.uint8)
 
 
 def sign_colour(value: float) -> Colour:
-    """Return red for a value that speaks for, blue for one that speaks against."""
+    """Return red for a positive value, which speaks for the sentence, and blue for any other."""
     return FOR if value > 0 else AGAINST
 
 
 def beside_bar(picture: Image.Image, limit: float, top: int = 0) -> Image.Image:
-    """Return the picture with a colour bar from -limit to limit at its right, from `top` downwards."""
+    """Return the picture with a colour bar from -`limit` to `limit` on its right that starts at row `top`."""
     height = max(60, min(picture.height - top, 240))
     sheet = Image.new("RGB", (picture.width + BAR_MARGIN, max(picture.height, top + height)), BACKGROUND)
     sheet.paste(picture, (0, 0))
@@ -156,5 +167,5 @@ def beside_bar(picture: Image.Image, limit: float, top: int = 0) -> Image.Image:
 
 
 def signed(value: float) -> str:
-    """Return a number with its sign: three digits after the point, or one digit and a power of ten."""
+    """Return a number with its sign and three decimals, or, below 0.001, one digit and a power of ten."""
     return f"{value:+.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:+.0e}"

@@ -1,4 +1,4 @@
-"""Which sentences and pictures a report shows, and what the models answer to them."""
+"""Choose the sentences and pictures that a report shows as queries, and search with them."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ RELATING = re.compile(
 
 @dataclass
 class Example:
-    """One caption as a query: the rank (from 1) of its picture, that picture, and the first hits."""
+    """A caption as a query: the rank (from 1) of its own picture `truth`, and the first hits."""
 
     caption: str
     rank: int
@@ -27,7 +27,7 @@ class Example:
 
 @dataclass
 class ImageExample:
-    """One picture as a query: the rank (from 1) of its best caption, and the first captions and pictures."""
+    """A picture as a query: the rank (from 1) of its best own caption, and the first hits of both kinds."""
 
     image_id: str
     rank: int
@@ -37,7 +37,11 @@ class ImageExample:
 
 @dataclass
 class Comparison:
-    """The answers of several models to one caption, and how many captions fared as it did."""
+    """The answers of several models to one caption.
+
+    `found_by` names the models that put the caption's own picture first, and `alike` is the number of
+    captions for which exactly these models do. `answers` holds each model's answer.
+    """
 
     found_by: list[str]
     alike: int
@@ -45,30 +49,33 @@ class Comparison:
 
 
 def best_captions(ranks: np.ndarray, caption_image: np.ndarray, count: int = 5) -> list[int]:
-    """Return captions whose picture came first, of different images, spread over the split."""
+    """Return the rows of captions of the lowest rank, of different images and spread over the split.
+
+    `ranks` [captions] are 0-based; `caption_image` [captions] is the row of each caption's image.
+    """
     rows = first_of_each_image(np.flatnonzero(ranks == ranks.min()), caption_image)
     return _spread(rows, count)
 
 
 def worst_captions(ranks: np.ndarray, caption_image: np.ndarray, count: int = 4) -> list[int]:
-    """Return the captions whose picture came last, though never those where it came first."""
+    """Return the rows of captions of the highest ranks, of different images, and none of rank 0."""
     order = np.argsort(-ranks, kind="stable")
     return first_of_each_image(order[ranks[order] > 0], caption_image)[:count].tolist()
 
 
 def first_of_each_image(caption_rows: np.ndarray, caption_image: np.ndarray) -> np.ndarray:
-    """Return the rows whose image occurs there for the first time, in order."""
+    """Return those of `caption_rows` that are the first of their image, in their order."""
     _, first = np.unique(caption_image[caption_rows], return_index=True)
     return caption_rows[np.sort(first)]
 
 
 def relating_captions(captions: Sequence[str]) -> np.ndarray:
-    """Return the rows of the captions that say where something is in relation to another thing."""
+    """Return the rows of the captions that state where one thing is relative to another."""
     return np.array([row for row, caption in enumerate(captions) if RELATING.search(caption)], dtype=np.int64)
 
 
 def example(searcher: Searcher, caption_row: int, ranks: np.ndarray) -> Example:
-    """Search with one caption of the split and mark the picture that it belongs to."""
+    """Return the answer to a caption of the split, with the caption's own picture marked as right."""
     dataset = searcher.dataset
     caption, truth = dataset.captions[caption_row], dataset.image_ids[dataset.caption_image[caption_row]]
     hits = [
@@ -81,10 +88,12 @@ def example(searcher: Searcher, caption_row: int, ranks: np.ndarray) -> Example:
 def comparisons(
     searchers: dict[str, Searcher], ranks: dict[str, np.ndarray], candidates: np.ndarray
 ) -> list[Comparison]:
-    """Return one caption for which all models put the right picture first, one for each alone, and for none.
+    """Return one caption for each outcome: all models find it first, one model alone does, none does.
 
-    `ranks` holds each model's ranks [captions]; `candidates` are the captions to choose from. The one in the
-    middle of those that fare alike is taken, so that nothing but the ranks decides which are shown.
+    A model finds a caption first if it puts the caption's own picture first. `ranks` holds each model's
+    0-based ranks [captions]; `candidates` are the rows of the captions to choose from. Of the captions with
+    the same outcome the middle one is taken, so that the ranks alone decide which captions are shown. An
+    outcome without captions is left out.
     """
     names = list(searchers)
     first = np.stack([ranks[name][candidates] == 0 for name in names])  # [models, candidates]
@@ -101,7 +110,10 @@ def comparisons(
 
 
 def image_examples(searcher: Searcher, ranks: np.ndarray, count: int = 3) -> list[ImageExample]:
-    """Return what pictures spread over the split find; `ranks` [images]: of their captions, 0-based."""
+    """Return the answers to `count` pictures spread over the split.
+
+    `ranks` [images] are the 0-based ranks of the images' best own captions.
+    """
     dataset: RetrievalDataset = searcher.dataset
     examples = []
     for row in _spread(np.arange(dataset.num_images), count):

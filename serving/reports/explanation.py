@@ -1,4 +1,4 @@
-"""What a model made of an image and a sentence: where its graph listened, which region answers which word."""
+"""Explain a model's score of an image and a sentence: by its graph's affinities and by occlusion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from serving.search.searcher import Searcher
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence as the model reads it: token ids with markers, its words, and their places among the ids."""
+    """A sentence as the model reads it: token ids with markers, words, and the places of the words' ids."""
 
     text: str
     token_ids: list[int]
@@ -30,7 +30,8 @@ class Sentence:
 class JudgedCaption:
     """A sentence about an image, its score with the image, and the rank (from 1) of the image for it.
 
-    `origin` is "asked", "true" or "generated"; the rank is among all images of the split.
+    `origin` is "asked" (the user's), "true" (the image's own) or "generated" (written by the model). The rank
+    is among all images of the split.
     """
 
     origin: str
@@ -41,10 +42,11 @@ class JudgedCaption:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was seen of one image with one sentence.
+    """The explanation of a model's score of one image and one sentence.
 
-    `listening` float [R,R] sums to 1: row i, column j is the share of all taking that region i does from j;
-    None for a model without a graph.
+    `listening` float [R,R] sums to 1: row i, column j is how strongly region i listens to region j, as a
+    share of all listening in the graph. It is None for a model without a graph. `captions` are the sentences
+    to compare with.
     """
 
     image_id: str
@@ -55,9 +57,10 @@ class Explanation:
 
 
 def explain(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Explanation:
-    """Look at the image in `row` of the searcher's split with a sentence: `text`, else its own first caption.
+    """Explain the score of the image in `row` of the searcher's split with the sentence `text`.
 
-    Raises UserError for a sentence without words, and where there is none.
+    Without `text`, the image's own first caption is taken. Raises UserError for a sentence without words, and
+    without `text` for an image without captions.
     """
     dataset = searcher.dataset
     vocabulary, image_id = dataset.vocabulary, dataset.image_ids[row]
@@ -82,7 +85,7 @@ def explain(searcher: Searcher, row: int, regions: ImageRegions, text: str | Non
 
 
 def read_sentence(text: str, vocabulary: Words) -> Sentence:
-    """Return a sentence as the model reads it; raise UserError where it has no words."""
+    """Return the sentence `text` as the model reads it; raise UserError if it has no words."""
     tokens = vocabulary.tokens(text)
     if not tokens:
         raise UserError("--text: expected a sentence, got none; write it in quotes")
@@ -92,7 +95,7 @@ def read_sentence(text: str, vocabulary: Words) -> Sentence:
 
 
 def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) -> JudgedCaption:
-    """Return a sentence with its score and the rank of the image for it; ties count against the image."""
+    """Return a sentence with its score and the rank of the image among all; ties count against the image."""
     packed = PackedTokens.of([sentence.token_ids])
     batch = packed.batch(np.arange(1), searcher.dataset.vocabulary.pad_id)
     with evaluation_mode(searcher.model), paddle.no_grad():
@@ -112,10 +115,11 @@ def graph_listening(model: paddle.nn.Layer, features: np.ndarray) -> np.ndarray 
 
 
 def listening_shares(affinities: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean over blocks of the absolute affinities [R,R] (1909.02701, eq. 2), each of sum 1.
+    """Return the mean over graph blocks of the absolute affinities [R,R] (1909.02701, eq. 2), of sum 1.
 
-    A region's affinity to itself is left out. Affinities carry the scale of their block's weights, so every
-    block counts alike. Their sign turns a message around in a space whose directions nobody reads.
+    A region's affinity to itself is left out. The affinities of each block are divided by their sum, because
+    their scale is that of the block's weights. The sign is dropped: it flips the direction of a message in a
+    space without readable directions.
     """
     shares = []
     for affinity in affinities:
@@ -125,17 +129,14 @@ def listening_shares(affinities: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _write_caption(model: paddle.nn.Layer, features: np.ndarray, vocabulary: Vocabulary) -> list[Sentence]:
-    """Return the caption that the model writes, if it is one that writes."""
+    """Return the caption that the model generates, as a list of one; an empty list without a captioner."""
     if model.captioner is None:
         return []
     with evaluation_mode(model), paddle.no_grad():
         written = model.write_captions(_image_batch(features), model.captioner.max_len).numpy()[0].tolist()
     ids = written[: written.index(vocabulary.end_id)] if vocabulary.end_id in written else written
-    framed = [
-        vocabulary.start_id,
-        *ids,
-        vocabulary.end_id,
-    ]  # not encoded anew: "<unk>" is no word to a tokenizer
+    # The ids are kept, not encoded from the text again, because a tokenizer would split "<unk>".
+    framed = [vocabulary.start_id, *ids, vocabulary.end_id]
     words = [vocabulary.words[index] for index in ids]
     return [Sentence(" ".join(words), framed, words, range(1, 1 + len(words)))]
 

@@ -1,4 +1,4 @@
-"""The page that explains one image's scores, and the same as a section of a report."""
+"""The page that explains one image's score with a sentence, and the same as a section of a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from serving.reports.pictures import PictureFolder, image_uri
 from serving.reports.region_view import region_view
 from serving.search.searcher import Searcher
 
-PICTURE = 220  # pixels of the longer side of the picture without marks
+PICTURE = 220  # longer side of the picture without marks, in pixels
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing: its file's name, what it shows, and how to read it."""
+    """A drawing: the name of its file, a heading, and a note on how to read it."""
 
     name: str
     heading: str
@@ -42,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class ExplanationSection:
-    """What a page shows of one image: what was seen, notes on the boxes, the picture and the drawings."""
+    """What a page shows of one image: the explanation, notes on the boxes, the picture and the drawings."""
 
     explanation: Explanation
     notes: Sequence[str]
@@ -58,7 +58,10 @@ class ExplanationSection:
 def explanation_section(
     explanation: Explanation, view: BoxedPicture, notes: Sequence[str], top: int, taker: int | None = None
 ) -> ExplanationSection:
-    """Draw what was seen: `top` regions are framed, lines start at region `taker` (default: the top one)."""
+    """Return the drawings of an explanation.
+
+    `top` regions are framed. Lines start at region `taker`, by default the one that is listened to most.
+    """
     relevance, words = explanation.relevance, explanation.sentence.words
     figures = []
     if explanation.listening is not None:
@@ -67,20 +70,20 @@ def explanation_section(
         Figure(
             "sentence",
             "What the sentence rests on",
-            "What the score loses without a region: red speaks for the sentence, blue against it.",
+            "The loss of score without a region: red regions speak for the sentence, blue ones against it.",
             draw_sentence(view, relevance.region, top),
         ),
         Figure(
             "words",
             "Which region answers which word",
-            "The part of that loss that needs the word too; framed is the region that answers it best.",
+            "The part of that loss that needs the word too. A frame shows the region that answers it best.",
             draw_words(view, words, relevance.pair),
         ),
         Figure(
             "matrix",
             "Regions and words",
-            "Beside a row stands what the score loses without the region, below a column without the word; a "
-            "cell shows the part that needs both.",
+            "The number beside a row is the loss of score without that region, the number below a column the "
+            "loss without that word. A cell shows the part that needs both.",
             draw_matrix(view, words, relevance.pair, relevance.region, relevance.word),
         ),
     ]
@@ -95,13 +98,13 @@ def _graph_figures(listening: np.ndarray, view: BoxedPicture, top: int, taker: i
         Figure(
             "graph",
             "What the graph listened to",
-            "The regions that the others take most from, with their share of all that is taken.",
+            "The regions that the others listen to most, with their share of all listening.",
             draw_listened(_with_shares(view, received), received, top),
         ),
         Figure(
             "links",
             f"What region {view.labels[taker]} takes from others",
-            "Lines lead to the regions that it takes most from, with their share of what it takes.",
+            "Lines lead to the regions that this region listens to most, with their share of its listening.",
             draw_links(_with_shares(view, taken, but=taker), taker, taken, top),
         ),
     ]
@@ -118,9 +121,9 @@ def _with_shares(view: BoxedPicture, shares: np.ndarray, but: int | None = None)
 def report_sections(
     searcher: Searcher, caption_rows: Sequence[int], pictures: PictureFolder, top: int = 5
 ) -> list[ExplanationSection]:
-    """Look at captions of the split with their images, of which a report shows all but the matrix.
+    """Return the explanations of captions of the split with their own images, without the matrix.
 
-    Images without a picture, or without boxes or a grid to draw, are left out.
+    Images without a picture, and those without boxes whose regions are no grid, are left out.
     """
     dataset, sections = searcher.dataset, []
     for caption in caption_rows:
@@ -141,9 +144,9 @@ def report_sections(
 
 
 def write_explanation(folder: Path, section: ExplanationSection, note: str) -> list[Path]:
-    """Write each drawing as a PNG file, and a page with all of them; return their paths, the page last.
+    """Write each drawing as a PNG file, and a page with all of them; return the paths, that of the page last.
 
-    `note` says which model and split it is. Raises UserError where the disk refuses.
+    `note` names the model and the split. Raises UserError if a file cannot be written.
     """
     paths = []
     for figure in section.figures:

@@ -1,4 +1,4 @@
-"""Pictures of what a model made of an image's regions: where its graph listened, what answers which word."""
+"""Drawings of an explanation: regions that the graph listened to, regions that answer a word, the matrix."""
 
 from collections.abc import Sequence
 
@@ -20,24 +20,27 @@ from serving.reports.drawing import (
 from serving.reports.lettering import BACKGROUND, FAINT, INK, fitted, font
 from serving.reports.pictures import GAP
 
-SIDE, TILE = 470, 180  # pixels of the longer side of a picture, and of one of many
+SIDE, TILE = 470, 180  # longer side of a single picture and of one of many, in pixels
 COLUMNS = 5  # pictures in a row
-CELL, ROW, CROP = 48, 38, 34  # width and height of a cell of the matrix, side of a region's picture beside it
+CELL, ROW, CROP = 48, 38, 34  # of the matrix: width and height of a cell, side of a row's picture; pixels
 MATRIX_ROWS = 36
 LISTENED, TAKER = (232, 89, 12), (28, 126, 214)  # orange, blue
 
 
 def draw_listened(view: BoxedPicture, shares: np.ndarray, top: int) -> Image.Image:
-    """Frame the `top` regions with the largest `shares` [R], wide and opaque by share."""
+    """Return the picture with frames around the `top` regions of largest `shares` [R].
+
+    A frame is wider and more opaque with its share.
+    """
     view = view.scaled(SIDE)
     regions = strongest(shares, top)
-    for region in regions[::-1]:  # the first lies on top
+    for region in regions[::-1]:  # the frame of the largest share is drawn last, on top
         view = framed(view, region, LISTENED, shares[region] / max(shares.max(), 1e-12))
     return labelled(view, regions, [LISTENED] * len(regions))
 
 
 def draw_links(view: BoxedPicture, taker: int, shares: np.ndarray, top: int) -> Image.Image:
-    """Draw lines from region `taker` to the `top` others that it takes most from, by `shares` [R]."""
+    """Return the picture with lines from region `taker` to the `top` others of largest `shares` [R]."""
     view = view.scaled(SIDE)
     sources = [region for region in strongest(shares, len(shares)) if region != taker][:top]
     strengths = [shares[region] / max(shares[sources].max(), 1e-12) for region in sources]
@@ -49,7 +52,10 @@ def draw_links(view: BoxedPicture, taker: int, shares: np.ndarray, top: int) -> 
 
 
 def draw_sentence(view: BoxedPicture, relevance: np.ndarray, top: int) -> Image.Image:
-    """Lay the `relevance` [R] of the regions over the picture as heat, and frame the `top` largest."""
+    """Return the picture under a heat map of the regions' `relevance` [R].
+
+    The `top` regions of largest absolute relevance are framed.
+    """
     view = view.scaled(SIDE)
     heat = heat_of(view, relevance)
     view = heated(view, heat, np.abs(heat).max())
@@ -61,7 +67,10 @@ def draw_sentence(view: BoxedPicture, relevance: np.ndarray, top: int) -> Image.
 
 
 def draw_words(view: BoxedPicture, words: Sequence[str], pair: np.ndarray) -> Image.Image:
-    """Lay each word's column of `pair` [R,W] over a picture of its own, its best region framed; one scale."""
+    """Return a sheet with a heat map for each word, its column of `pair` [R,W], all on one scale.
+
+    A frame shows the region of the column's largest value.
+    """
     view = view.scaled(TILE)
     heats = [heat_of(view, column) for column in pair.T]
     limit = max(np.abs(heat).max() for heat in heats)
@@ -84,10 +93,10 @@ def draw_words(view: BoxedPicture, words: Sequence[str], pair: np.ndarray) -> Im
 def draw_matrix(
     view: BoxedPicture, words: Sequence[str], pair: np.ndarray, region: np.ndarray, word: np.ndarray
 ) -> Image.Image:
-    """Draw `pair` [R,W] as a matrix: regions down the side with their pictures, words along the top.
+    """Return a drawing of `pair` [R,W] as a matrix: a row for each region, a column for each word.
 
-    Beside each row stands its `region` [R], below each column its `word` [W]. Rows are in order of `region`,
-    largest first; of many regions, those furthest from 0 are kept.
+    Beside each row stands its value of `region` [R], below each column its value of `word` [W]. The rows are
+    in descending order of `region`; at most MATRIX_ROWS are kept, those of largest absolute value.
     """
     kept = np.sort(strongest(np.abs(region), MATRIX_ROWS))
     kept = kept[np.argsort(-region[kept], kind="stable")]
@@ -120,7 +129,7 @@ def draw_matrix(
 
 
 def strongest(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the places of the `count` largest of `values` [R], largest first, equal ones in order."""
+    """Return the indices of the `count` largest `values` [R], largest first; ties keep their order."""
     return np.argsort(-values, kind="stable")[:count]
 
 
@@ -129,7 +138,7 @@ def _crop(view: BoxedPicture, region: int) -> Image.Image:
 
 
 def _slanted(text: str) -> Image.Image:
-    """Return text that rises to the right, on a transparent ground."""
+    """Return text turned by 45 degrees, which rises to the right, on a transparent ground."""
     flat = Image.new("RGBA", (round(font(14).getlength(text)) + 4, 18))
     ImageDraw.Draw(flat).text((2, 9), text, fill=INK, font=font(14), anchor="lm")
     return flat.rotate(45, Image.Resampling.BICUBIC, expand=True)

@@ -1,4 +1,4 @@
-"""The report of image encoders: recalls, training, and which pictures some pictures find."""
+"""The report of image encoders: recalls, training curves, and examples of queries with their hits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ IMAGE_COLUMNS = ("r1", "r10", "r100", "r1000", "map_at_r", "r_precision")
 
 @dataclass(frozen=True)
 class ImageRun:
-    """One run of the report: its name, how many weights training fits, what was measured, and its log.
+    """One run of the report: its name, its number of parameters, its result and its log records.
 
-    `gallery` is `dataset` where its pictures were searched in each other.
+    `dataset` holds the queries. `gallery` is the same data set if the pictures were searched in each other.
     """
 
     name: str
@@ -40,19 +40,22 @@ class ImageRun:
 
     @classmethod
     def of(cls, name: str, reported: ReportedRun) -> "ImageRun":
-        """Return the run that an image encoder's `reports` measured, as a page shows it under `name`."""
+        """Return the run that `engine.tasks.image.reports` measured, under the `name` that the page shows."""
         parameters = sum(parameter.size for parameter in reported.model.parameters())
         return cls(name, parameters, reported.result, reported.dataset, reported.gallery, reported.log)
 
     @property
     def seconds(self) -> float:
-        """How long training was at work, from the first log record on."""
+        """Return the seconds that training worked, from the first log record on."""
         return working_seconds(self.log)[-1] if self.log else 0.0
 
 
 @dataclass(frozen=True)
 class FoundPictures:
-    """A query: picture and class, the rank (from 1) of the best of its class, that one, and the nearest."""
+    """A picture as a query, with the label of its class, and the first `hits`.
+
+    `own` is the best hit of the query's class, and `rank` (from 1) its rank.
+    """
 
     query: Hit
     label: str
@@ -69,7 +72,7 @@ class SplitPictures(PictureFolder):
         self._files = files
 
     def thumbnail(self, image_id: str, side: int = THUMBNAIL) -> Image.Image:
-        """Return a square thumbnail, or a card with the name where the picture cannot be read."""
+        """Return a square thumbnail, or a card with the name if the picture cannot be read."""
         try:
             picture = Picture(self._files.read(image_id))
             upright = picture.decode(max(1.0, min(picture.size) / side))
@@ -79,9 +82,10 @@ class SplitPictures(PictureFolder):
 
 
 def write_image_report(path: Path, title: str, runs: Sequence[ImageRun]) -> Path:
-    """Write the page; the pictures that are found are those of the first run.
+    """Write the page and return its path; the examples of queries are the first run's.
 
-    Raises UserError unless all runs were measured on the same pictures and by the same rule.
+    Raises UserError unless all runs were measured on the same pictures, in the same gallery and with the same
+    tie rule, or if the page cannot be written.
     """
     for run in runs[1:]:
         _refuse_others(runs[0], run)
@@ -105,9 +109,10 @@ def write_image_report(path: Path, title: str, runs: Sequence[ImageRun]) -> Path
 
 
 def chosen_queries(result: ImageResult) -> tuple[list[int], list[int]]:
-    """Return places in `result.ranks` of queries that found their class first, and of those that came last.
+    """Return the best and the worst queries as indices into `result.ranks`, each query of another class.
 
-    Both are of different classes, as far as there are so many.
+    The best have the lowest rank and are spread over the split; the worst have the highest ranks, and none
+    has rank 0.
     """
     ranks = result.ranks.ranks
     classes = result.queries.classes[result.ranks.queries]
@@ -124,7 +129,7 @@ def _of_different_classes(places: np.ndarray, classes: np.ndarray) -> list[int]:
 
 
 def found_pictures(run: ImageRun, place: int) -> FoundPictures:
-    """Return what the query at `place` of the result's ranks found."""
+    """Return the answer to the query at index `place` of the result's ranks."""
     result, row = run.result, int(run.result.ranks.queries[place])
     label = str(result.queries.classes[row])
     classes = np.array(run.gallery.class_names)[run.gallery.labels]

@@ -1,4 +1,4 @@
-"""Colours and letters of all that is drawn."""
+"""The colours and the font of all drawings."""
 
 from PIL import ImageFont
 
@@ -6,12 +6,12 @@ BACKGROUND, INK, FAINT, LINE, RIGHT = "#ffffff", "#1c2430", "#68707c", "#d5dae0"
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return the font of all labels."""
+    """Return the font of all labels at a `size` in pixels."""
     return ImageFont.load_default(size)
 
 
 def fitted(text: str, width: int, size: int) -> str:
-    """Return `text`, cut to `width` pixels at a font size."""
+    """Return `text` at a font `size`, shortened with "..." if it is wider than `width` pixels."""
     if font(size).getlength(text) <= width:
         return text
     while text and font(size).getlength(text + "...") > width:

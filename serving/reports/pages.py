@@ -1,4 +1,4 @@
-"""Pages that carry their own pictures: one for a search, one for the report of a run."""
+"""HTML pages with embedded pictures, and the page of a search."""
 
 from pathlib import Path
 
@@ -16,13 +16,19 @@ OTHER_PLACE = "choose another place with --out"
 
 
 def write_page(path: Path, template: str, values: dict) -> Path:
-    """Render a template with `values` into an HTML file and return its path."""
+    """Render a template with `values` into the HTML file `path` and return that path.
+
+    Raises UserError if the file cannot be written.
+    """
     write_whole(path, TEMPLATES.get_template(template).render(values), OTHER_PLACE)
     return path
 
 
 def write_picture(path: Path, picture: Image.Image, optimize: bool = False) -> Path:
-    """Write a picture as PNG and return its path."""
+    """Write a picture as the PNG file `path` and return that path.
+
+    Raises UserError if the file cannot be written.
+    """
     with writing(path, OTHER_PLACE) as draft:
         picture.save(draft, "PNG", optimize=optimize)
     return path
@@ -38,7 +44,10 @@ def write_search_page(
     pictures: PictureFolder,
     sheet: Image.Image,
 ) -> tuple[Path, Path]:
-    """Write `hits.png` and `hits.html` for one query; `shown` is the id of the query picture."""
+    """Write `hits.png` and `hits.html` for one query into `folder` and return both paths.
+
+    `shown` is the id of the picture that was the query, None for a sentence. `sheet` is the contact sheet.
+    """
     values = {
         "title": title,
         "note": note,

@@ -1,4 +1,4 @@
-"""Pictures of a data set, as files and as thumbnails, and the contact sheet that shows a search's hits."""
+"""The pictures of a data set, as files and as thumbnails, and the contact sheet of a search's hits."""
 
 import base64
 import contextlib
@@ -22,9 +22,9 @@ HEADER_HEIGHT = 40
 
 
 def image_folder(data_dir: str, image_dir: str, split: str) -> Path | None:
-    """Return the folder of a split's pictures, `image_dir` inside `data_dir`; None without one.
+    """Return the folder of a split's pictures, `image_dir` inside `data_dir`; None if `image_dir` is empty.
 
-    Raises UserError where there is no such folder.
+    `{split}` in `image_dir` stands for the name of the split. Raises UserError if there is no such folder.
     """
     folder = Path(data_dir) / of_split(image_dir, split) if image_dir else None
     if folder is not None and not folder.is_dir():
@@ -35,13 +35,13 @@ def image_folder(data_dir: str, image_dir: str, split: str) -> Path | None:
 
 
 class PictureFolder:
-    """Find the pictures of image ids; a data set may come without any."""
+    """The folder of a data set's pictures, which are found by image id; `folder` is None without pictures."""
 
     def __init__(self, folder: Path | None):
         self.folder = folder
 
     def find(self, image_id: str) -> Path | None:
-        """Return the file of an image, with or without an ending in its id; None when there is none."""
+        """Return the file of an image, whose id may lack the file's suffix; None if there is no such file."""
         if self.folder is None:
             return None
         for ending in ENDINGS:
@@ -51,7 +51,7 @@ class PictureFolder:
         return None
 
     def thumbnail(self, image_id: str, side: int = THUMBNAIL) -> Image.Image:
-        """Return a square thumbnail, or a card with the id where no picture can be opened."""
+        """Return a square thumbnail, or a card with the id if no picture can be opened."""
         path = self.find(image_id)
         if path is not None:
             with contextlib.suppress(UnreadableError):
@@ -62,14 +62,14 @@ class PictureFolder:
         return card
 
     def data_uri(self, image_id: str, side: int = THUMBNAIL) -> str:
-        """Return a thumbnail as a `data:` address, so that a page carries its pictures."""
+        """Return a thumbnail as a `data:` address, which embeds it into a page."""
         return image_uri(self.thumbnail(image_id, side))
 
 
 def image_uri(picture: Image.Image, kind: str = "jpeg") -> str:
-    """Return a picture as a `data:` address, so that a page carries it; `kind` is "jpeg" or "png"."""
+    """Return a picture as a `data:` address, which embeds it into a page; `kind` is "jpeg" or "png"."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=88)  # which PNG, without loss, does not ask for
+    picture.save(buffer, kind, quality=88)  # PNG is lossless and ignores the quality
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -89,9 +89,9 @@ def contact_sheet(
     columns: int = 5,
     query: str | None = None,
 ) -> Image.Image:
-    """Draw tiles in rows under a title; true answers are framed.
+    """Return a sheet with the tiles in rows under a title; true answers are framed.
 
-    The picture of the image `query`, if that is given and there is one, stands framed to the left of them.
+    If the image `query` has a picture, the sheet shows that picture, framed, to the left of the tiles.
     """
     columns = max(1, min(columns, len(tiles)))
     rows = max(1, -(-len(tiles) // columns))
@@ -114,7 +114,10 @@ def contact_sheet(
 def _draw_tile(
     sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], label: str, ink: str, framed: bool
 ) -> None:
-    """Draw a thumbnail with its upper left at `corner`, and a label below; a frame has the label's colour."""
+    """Draw a thumbnail with its upper left corner at `corner`, and a label below it.
+
+    `ink` is the colour of the label and of the thick frame that `framed` asks for.
+    """
     left, top = corner
     draw = ImageDraw.Draw(sheet)
     sheet.paste(picture, corner)

@@ -1,4 +1,4 @@
-"""An image's picture with the boxes of its regions in the picture's pixels, as well as they are known."""
+"""An image's picture with the boxes of its regions, or the best substitute where something is missing."""
 
 from math import isqrt
 
@@ -12,18 +12,19 @@ from serving.reports.drawing import BoxedPicture
 from serving.reports.pictures import PictureFolder
 
 GREY = "#c9ced6"
-GRID_CANVAS = 256, 256  # pixels, where there is neither a picture nor a box
+GRID_CANVAS = 256, 256  # pixels of the grey ground for a grid without a picture
 
 
 def region_view(
     image_id: str, regions: ImageRegions, pictures: PictureFolder
 ) -> tuple[BoxedPicture, list[str]]:
-    """Return the picture with boxes and labels (number from 1, and tag), and what a reader must know of them.
+    """Return the picture with the boxes and labels of its regions, and notes on what is missing.
 
-    Without boxes, a square number of regions is taken for a grid. Without a picture, the ground is grey.
-    Boxes are scaled from the image that they were found in to the picture; where its size is not known and
-    they reach outside the picture, they are shrunk until they fit. Raises UserError for one region, where
-    there are neither boxes nor a grid, and for a picture that cannot be opened.
+    A label is the region's number, from 1, and its tag. Without boxes, a square number of regions is taken
+    for a grid. Without a picture, the ground is grey. Boxes are scaled from the size of the image in which
+    they were found to that of the picture; if the former is unknown and boxes reach outside the picture, all
+    boxes are shrunk until they fit. Raises UserError for a single region, for regions with neither boxes nor
+    a grid, for a box with NaN or infinity, and for a picture that cannot be opened.
     """
     if regions.features.ndim != 2 or len(regions.features) < 2:
         raise UserError(
@@ -54,9 +55,9 @@ def region_view(
 
 
 def grid_boxes(image_id: str, count: int) -> np.ndarray:
-    """Return float64 [count,4]: the cells of a square grid over a picture of size 1 x 1, row by row.
+    """Return the cells of a square grid over a picture of size 1 x 1, row by row, float64 [count,4].
 
-    Raises UserError where `count` is not a square number.
+    Raises UserError if `count` is not a square number.
     """
     side = isqrt(count)
     if side * side != count:
@@ -83,7 +84,11 @@ def _open(image_id: str, pictures: PictureFolder) -> tuple[Image.Image | None, l
 def _fit(
     boxes: np.ndarray, size: tuple[int, int] | None, reach: tuple[int, int], picture: tuple[int, int]
 ) -> tuple[np.ndarray, list[str]]:
-    """Return the boxes in the picture's pixels, and a note where that took a guess."""
+    """Return the boxes in the picture's pixels, and a note if the scale was guessed.
+
+    `size` is that of the image in which the boxes were found, if it is known. `reach` is the largest x and y
+    of the boxes, `picture` the size of the picture.
+    """
     if size is not None:
         return boxes * np.tile(np.divide(picture, size), 2), []
     factor = min(picture[0] / reach[0], picture[1] / reach[1])

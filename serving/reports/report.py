@@ -1,4 +1,4 @@
-"""The report of one or several runs: recalls, word order, training, and what they find, with the pictures."""
+"""The report of one or several runs: recalls, word order, training curves, and examples with pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,16 +32,16 @@ COLUMNS = (
     "mean_recall",
 )
 COLOURS = ("#2f6db5", "#d9822b", "#7b52ab", "#17879c", "#b8436d", "#6b7280")
-RELATING_MARK = 65.0  # percent of swapped captions that such a model should tell from the true ones
+RELATING_MARK = 65.0  # percent of swapped captions that a model with a graph should tell from the true ones
 
 
 @dataclass
 class RunReport:
-    """One run of the report: its name, its family, its model (as a searcher of the split), what was measured.
+    """One run of the report: its name, its family, its model as a searcher of the split, and its result.
 
-    `log` holds the records of log.jsonl; `swapped` the percent of swapped captions that are told from the
-    true ones, by kind and for `all`, and nothing where the split has none. `rerank`: what `result.json` holds
-    of the re-ranking of this model's short lists, and nothing where there was none.
+    `log` holds the records of log.jsonl. `swapped` is the percentage of swapped captions that the model
+    tells from the true ones, by kind and for `all`; it is empty if the split has none. `rerank` is the field
+    of that name in `result.json`; it is empty without re-ranking.
     """
 
     name: str
@@ -54,7 +54,7 @@ class RunReport:
 
     @classmethod
     def of(cls, name: str, reported: ReportedRun, batch_size: int) -> "RunReport":
-        """Return the run that a dual encoder's `reports` measured, as a page shows it under `name`."""
+        """Return the run that `engine.tasks.dual.reports` measured, under the `name` that the page shows."""
         searcher = Searcher(reported.model, reported.dataset, batch_size, reported.image_embeddings)
         return cls(
             name,
@@ -68,25 +68,28 @@ class RunReport:
 
     @property
     def parameters(self) -> int:
-        """The number of weights that training fits."""
+        """Return the number of the model's parameters."""
         return sum(parameter.size for parameter in self.searcher.model.parameters())
 
     @property
     def seconds(self) -> float:
-        """How long training was at work, from the first log record on."""
+        """Return the seconds that training worked, from the first log record on."""
         return working_seconds(self.log)[-1] if self.log else 0.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, None where there is none; `best` marks the best of its column."""
+    """One number of a table, None for an empty cell; `best` marks the best number of a column."""
 
     value: float | None
     best: bool
 
 
 def write_report(path: Path, title: str, runs: list[RunReport], pictures: PictureFolder) -> Path:
-    """Write the page; best hits, worst misses and what pictures find are those of the first run."""
+    """Write the page and return its path; best hits, worst misses and queries by picture are the first run's.
+
+    Raises UserError if the page cannot be written.
+    """
     colours = {run.name: colour for run, colour in zip(runs, cycle(COLOURS), strict=False)}
     kinds = list(dict.fromkeys(kind for run in runs for kind in run.swapped))
     values = {
@@ -109,7 +112,7 @@ def write_report(path: Path, title: str, runs: list[RunReport], pictures: Pictur
 
 
 def refuse_others(first: RunReport, other: RunReport) -> None:
-    """Raise UserError unless two runs were measured alike, on the same images and captions."""
+    """Raise UserError unless two runs have the same images, captions, folds and tie rule."""
     ours, theirs = first.searcher.dataset, other.searcher.dataset
     alike = {
         "images": ours.image_ids == theirs.image_ids,
@@ -126,7 +129,10 @@ def refuse_others(first: RunReport, other: RunReport) -> None:
 
 
 def mark_best(rows: Sequence[dict[str, float]], columns: Sequence[str]) -> list[dict[str, Cell]]:
-    """Return the table of `columns`; the best of each are marked where they differ, to the decimal shown."""
+    """Return the table of `columns`, rounded to one decimal, with the best numbers of each column marked.
+
+    No number is marked in a column of equal numbers.
+    """
     table: list[dict[str, Cell]] = [{} for _ in rows]
     for column in columns:
         shown = [round(row[column], 1) if column in row else None for row in rows]
@@ -143,7 +149,7 @@ def _lower_is_better(column: str) -> bool:
 
 
 def relating_verdict(run: RunReport) -> str:
-    """Return a sentence on whether a model that relates regions tells swapped captions apart."""
+    """Return a sentence on how well a model that relates regions tells swapped captions from true ones."""
     accuracy = run.swapped["all"]
     kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in run.swapped.items() if kind != "all")
     short = f"{RELATING_MARK - accuracy:.1f} points short of" if accuracy < RELATING_MARK else "above"
@@ -154,7 +160,7 @@ def relating_verdict(run: RunReport) -> str:
 
 
 def _reranked(run: RunReport, colour: str) -> dict:
-    """Return what the page shows of a re-ranking: a table of both stages, and curves over their cost."""
+    """Return what the page shows of a re-ranking: a table of both stages, and curves over the cost."""
     rerank = run.rerank
     after = {kind: rerank["swapped"][kind] for kind in run.swapped} if "swapped" in rerank else {}
     return {
@@ -180,7 +186,7 @@ def _examples(run: RunReport) -> dict:
 
 
 def _looks(run: RunReport, pictures: PictureFolder) -> list[ExplanationSection]:
-    """Look at one picture that its sentence found first, and at one that it found last."""
+    """Return the explanations of the best and of the worst captions of a run, one of each."""
     ranks, caption_image = run.result.t2i_ranks, run.searcher.dataset.caption_image
     captions = best_captions(ranks, caption_image, 1) + worst_captions(ranks, caption_image, 1)
     return report_sections(run.searcher, captions, pictures)

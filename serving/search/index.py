@@ -1,4 +1,4 @@
-"""An exact index: the k best of all embeddings, found by one product per query block."""
+"""Exact search: the k best of all embeddings, found by one matrix product for each block of queries."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ QUERY_BLOCK = 256
 
 
 class Index:
-    """Exact top-k search over embeddings.
+    """Search embeddings for the k best of each query, exactly.
 
-    `similarity` maps queries [Q,D] and embeddings [N,D] to scores [Q,N], higher is better.
+    `similarity` is a function from queries [Q,D] and embeddings [N,D] to scores [Q,N]; higher is better.
     """
 
     def __init__(self, embeddings: np.ndarray, ids: Sequence[str], similarity):
@@ -25,7 +25,7 @@ class Index:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return scores [Q,k] and ids [Q,k] of the k best for each query [Q,D], best first.
 
-        Equal scores keep the order of the index. k is cut to the size of the index.
+        Equal scores keep the order of the index. A `k` above the size of the index is reduced to that size.
         """
         k = min(k, len(self.ids))
         scores = np.empty((len(queries), k), dtype=np.float32)

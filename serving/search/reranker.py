@@ -1,4 +1,4 @@
-"""Put what a search found in the order of a cross encoder."""
+"""Re-rank the hits of a search with a cross encoder."""
 
 from dataclasses import replace
 
@@ -15,8 +15,8 @@ from serving.search.searcher import Hit
 class Reranker:
     """Re-score the hits of a `Searcher` over the same split as `dataset`.
 
-    `batch_tokens`: see `score_pairs`. A hit's score becomes the cross encoder's, plus `dual_weight` times
-    what it was; of equal ones the order stays.
+    `batch_tokens` bounds a batch, see `score_pairs`. The new score of a hit is the cross encoder's score plus
+    `dual_weight` times the dual encoder's; hits of equal new scores keep their order.
     """
 
     def __init__(
@@ -27,19 +27,20 @@ class Reranker:
         self._row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
 
     def images_for_text(self, text: str, hits: list[Hit]) -> list[Hit]:
-        """Return the pictures `hits`, those that fit a sentence best first."""
+        """Return the pictures `hits` by their new score with the sentence `text`, best first."""
         images = np.array([self._row_of[hit.name] for hit in hits], dtype=np.int64)
         return self._reordered(hits, [text], Pairs(images, np.zeros_like(images)))
 
     def captions_for_image(self, image_id: str | None, hits: list[Hit]) -> list[Hit]:
-        """Return the sentences `hits`, those that fit an image of the split best first.
+        """Return the sentences `hits` by their new score with an image of the split, best first.
 
-        Raises UserError without an image of the split: the cross encoder reads its tags and regions there.
+        Raises UserError where `image_id` is None: a file of features lacks the regions and tags that the
+        cross encoder reads.
         """
         if image_id is None:
             raise UserError(
-                "--image: expected an image of the split with EVAL.RERANK_DIR, whose model reads its regions "
-                "and tags there, got a file of features: leave out EVAL.RERANK_DIR"
+                "--image: expected an image of the split with EVAL.RERANK_DIR, since that model needs the "
+                "regions and tags of the image, got a file of features: leave out EVAL.RERANK_DIR"
             )
         images = np.full(len(hits), self._row_of[image_id])
         return self._reordered(hits, [hit.name for hit in hits], Pairs(images, np.arange(len(hits))))

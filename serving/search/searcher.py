@@ -1,4 +1,4 @@
-"""Search one split with a trained dual encoder: pictures by sentence, sentences and pictures by picture."""
+"""Search one split with a trained dual encoder: sentences find pictures, pictures find both."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -15,9 +15,11 @@ from serving.search.index import Index
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: an image's id or a caption, its score (higher is better), whether it is true.
+    """One result of a search.
 
-    `before`: its place, from 1, before it was re-ranked; 0 where it was not.
+    `name` is an image's id or a caption. `score` is higher for a better fit, and None where nothing was
+    scored. `right` tells whether the hit belongs to the query. `before` is the place, from 1, that the hit
+    had before re-ranking, and 0 without re-ranking.
     """
 
     name: str
@@ -27,9 +29,9 @@ class Hit:
 
 
 class Searcher:
-    """Answer queries over the images and captions of `dataset`, which are encoded once.
+    """Answer queries over the images and captions of `dataset`, each of which is encoded once.
 
-    `images` [N,D]: the embeddings of the data set's images, where somebody has them already.
+    `images` [N,D] are the embeddings of the data set's images, if they are known already.
     """
 
     def __init__(
@@ -43,23 +45,26 @@ class Searcher:
         self.images = encode_images(model, dataset, batch_size) if images is None else images
         self.image_index = Index(self.images, dataset.image_ids, self._similarity)
         self._caption_index: Index | None = None
-        self._spelling = np.empty(0, str)  # [captions], as the first of those that are one sentence
+        self._indexed_text = np.empty(0, str)  # [captions]: the text under which each sentence is indexed
 
     def _similarity(self, queries: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-        """Return scores [Q,N]; queries of order similarity are captions (an image query swaps the roles)."""
+        """Return the scores [Q,N] of captions `queries` [Q,D] with images `embeddings` [N,D].
+
+        Order similarity is not symmetric, so a search by image swaps the arguments and transposes the scores.
+        """
         with paddle.no_grad():
             return self.model.similarity(paddle.to_tensor(embeddings), paddle.to_tensor(queries)).numpy().T
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of `text` that the model never saw in training."""
+        """Return the words of `text` that are not in the model's vocabulary, each once."""
         vocabulary = self.dataset.vocabulary
-        words = dict.fromkeys(vocabulary.tokens(text))  # each once, in order
+        words = dict.fromkeys(vocabulary.tokens(text))  # keeps the order
         return [word for word in words if not vocabulary.knows(word)]
 
     def encode_text(self, text: str) -> np.ndarray:
         """Return the embedding [1,D] of a sentence.
 
-        Raises UserError when it is empty or no word of it is known.
+        Raises UserError for a sentence without words, or without one that is in the vocabulary.
         """
         words = self.dataset.vocabulary.tokens(text)
         if not words:
@@ -74,13 +79,13 @@ class Searcher:
             return self.model.encode_text(tensors).numpy()
 
     def images_for_text(self, text: str, k: int) -> list[Hit]:
-        """Return the k pictures that fit a sentence best."""
+        """Return the k pictures that fit a sentence best, best first."""
         return _hits(self.image_index.search(self.encode_text(text), k))
 
     def captions_for_image(self, embedding: np.ndarray, k: int, image_id: str | None = None) -> list[Hit]:
-        """Return the k distinct captions that fit a picture's embedding [1,D] best.
+        """Return the k distinct captions that fit a picture's embedding [1,D] best, best first.
 
-        Those that belong to the image `image_id` are marked as right.
+        Captions of the image `image_id` are marked as right.
         """
         if self._caption_index is None:
             texts, sentence_of_caption = encode_captions(self.model, self.dataset, self.batch_size)
@@ -89,15 +94,19 @@ class Searcher:
             self._caption_index = Index(
                 texts, captions, lambda images, texts: self._similarity(texts, images).T
             )
-            self._spelling = self._caption_index.ids[sentence_of_caption]
+            self._indexed_text = self._caption_index.ids[sentence_of_caption]
         hits = _hits(self._caption_index.search(embedding, k))
         own = set()
         if image_id is not None:
-            own.update(self._spelling[self.dataset.caption_image == self.dataset.image_ids.index(image_id)])
+            row = self.dataset.image_ids.index(image_id)
+            own.update(self._indexed_text[self.dataset.caption_image == row])
         return [replace(hit, right=hit.name in own) for hit in hits]
 
     def images_for_image(self, embedding: np.ndarray, k: int, leave_out: str | None = None) -> list[Hit]:
-        """Return the k pictures whose embeddings are closest (cosine) to a picture's [1,D]."""
+        """Return the k pictures of highest cosine similarity to a picture's embedding [1,D], best first.
+
+        The picture `leave_out` is not among them.
+        """
         index = Index(
             _normalized(self.images), self.dataset.image_ids, lambda queries, images: queries @ images.T
         )
@@ -105,7 +114,10 @@ class Searcher:
         return [hit for hit in hits if hit.name != leave_out][:k]
 
     def embed_image(self, name: str) -> tuple[np.ndarray, str | None]:
-        """Return the embedding [1,D] of an image of the split or of a .npy file, and its id in the split."""
+        """Return the embedding [1,D] of an image and its id; `name` is an id, a file name or a .npy file.
+
+        The id is None for a .npy file. Raises UserError where nothing has that name.
+        """
         if name.endswith(".npy"):
             return self.encode_features(name), None
         row = image_row(self.dataset, name, ", or a .npy file with an image's features")
@@ -124,9 +136,10 @@ class Searcher:
 
 
 def image_row(dataset: RetrievalDataset, name: str, otherwise: str = "") -> int:
-    """Return the row of the image whose id, or file name, is `name`.
+    """Return the row of the image whose id or file name is `name`.
 
-    Raises UserError with the nearest names when there is none; `otherwise` is what else could be given.
+    Raises UserError with the nearest names if there is no such image. The message ends with `otherwise`, the
+    other values that the user could give.
     """
     rows = {image_id: row for row, image_id in reversed(list(enumerate(dataset.image_ids)))}
     for candidate in (name, Path(name).name, Path(name).stem):
@@ -143,7 +156,7 @@ def image_row(dataset: RetrievalDataset, name: str, otherwise: str = "") -> int:
 def read_features(path: str, width: int) -> np.ndarray:
     """Return the features of one image in a .npy file, [F] or [R,F], as float32 [R,F].
 
-    Raises UserError for a file that is missing, of another kind or another width, or that holds NaN.
+    Raises UserError for a file that cannot be read or is no .npy file, for another width, NaN and infinity.
     """
     try:
         with open(path, "rb") as file:
@@ -159,7 +172,7 @@ def read_features(path: str, width: int) -> np.ndarray:
             f"--image: {path}: expected numbers of shape [{width}] or [R,{width}], as the model was trained "
             f"on, got {features.dtype} of shape {list(features.shape)}"
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # a value beyond float32's range becomes infinite and is refused below
         regions = features.astype(np.float32).reshape(-1, width)
     broken = np.flatnonzero(~np.isfinite(regions).all(axis=1))
     if len(broken):
