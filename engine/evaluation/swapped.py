@@ -37,8 +37,8 @@ def cross_swapped_scores(
     return scores.reshape(2, -1)
 
 
-def percent_told_apart(scores: np.ndarray, pairs: Sequence[SwappedPair]) -> dict[str, float]:
-    """Return the percentage of `pairs` in which the true caption scores higher, by kind and for `all`.
+def swapped_accuracy(scores: np.ndarray, pairs: Sequence[SwappedPair]) -> dict[str, float]:
+    """Return the accuracy: the percentage of `pairs` whose true caption scores higher, by kind and for `all`.
 
     `scores` [2,P] are those of `swapped_scores`. A tie counts half, so that a model which ignores the order
     of words has 50 percent.

@@ -2,8 +2,8 @@
 
 The idea: vectors are rounded to 16-bit integers, whose products are exact and take half the time of float32
 products. The error of such a product is bounded, so that a pair whose product is below the threshold by more
-than the bound cannot matter. Only the other pairs are multiplied in float32; if they are many, the whole tile
-is.
+than the bound cannot matter. Only the other pairs are multiplied in float32, or, if they are many, the whole
+tile.
 
 In detail, a vector a is s q + r, with int16 numbers q, one scale s for all vectors, and a rounding error r of
 length rho at most. With L the length of the longest vector, |a b - s s q_a q_b| <= 2 L rho + rho rho
@@ -19,8 +19,8 @@ from engine.ranking.tiles import VectorBlock
 from models.kernels.mkl import library, multiply_integers_on_one_thread
 from models.kernels.row_blocks import for_each_block
 
-_FEWEST = 8192  # vectors; the products of fewer take too little time to matter
-_NARROWEST = 256  # dimensions of a vector, likewise
+_FEWEST = 8192  # vectors; products of fewer vectors take too little time to matter
+_NARROWEST = 256  # dimensions; products of shorter vectors take too little time to matter
 _LONGEST = 46000  # length of a quantised vector: sums of products then fit into 32 bits, in any order
 _LARGEST = 32767  # of int16
 _ROUNDING = 0.51  # rounding error of a number at most, in units of the scale

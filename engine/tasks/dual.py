@@ -17,7 +17,7 @@ from engine.evaluation.dual import encode, evaluate, rank_encoded
 from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured, read_reranked
 from engine.evaluation.score_file import open_scores
-from engine.evaluation.swapped import percent_told_apart, rows_of, swapped_scores
+from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, start_process_group, world_size
 from engine.runs.checkpoint import load_model, resolve_checkpoint
 from engine.runs.run_folder import RunFolder, read_log
@@ -125,7 +125,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
             lists,
             (0, 1) if needs_all else (process_number(), world_size()),
         )
-    further = {"swapped": percent_told_apart(swapped, pairs)} if pairs and is_main() else {}
+    further = {"swapped": swapped_accuracy(swapped, pairs)} if pairs and is_main() else {}
     pair_scores = None
     if cross:
         further["rerank"], pair_scores = rerank_lists(cfg, cross, lists, result, pairs, options)
@@ -150,7 +150,7 @@ def reports(cfg: CfgNode) -> ReportedRun:
     pairs, swapped = swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name), {}
     if pairs:
         images = encoded.image[rows_of(dataset, pairs)]
-        swapped = percent_told_apart(swapped_scores(trained.model, dataset, pairs, images), pairs)
+        swapped = swapped_accuracy(swapped_scores(trained.model, dataset, pairs, images), pairs)
     folder = RunFolder(checkpoint_folder(cfg).parent)
     measured = folder.path / f"eval_{cfg.EVAL.SPLIT}" / "result.json"
     return ReportedRun(

@@ -16,7 +16,7 @@ from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
 from engine.evaluation.pair_scoring import data_identity, pairs_identity, pairs_per_second, score_blocks
 from engine.evaluation.score_shards import ScoreShards
-from engine.evaluation.swapped import cross_swapped_scores, percent_told_apart
+from engine.evaluation.swapped import cross_swapped_scores, swapped_accuracy
 from engine.parallel.processes import (
     broadcast_values,
     process_number,
@@ -100,7 +100,7 @@ def measure_swapped_pairs(cfg: CfgNode, cross: CrossEncoder, pairs: Sequence[Swa
     if not pairs:
         return {}
     scores = cross_swapped_scores(cross.model, cross.dataset, pairs, cfg.EVAL.BATCH_TOKENS)
-    return {"swapped": percent_told_apart(scores, pairs)}
+    return {"swapped": swapped_accuracy(scores, pairs)}
 
 
 def _check_same_work(pairs: str) -> None:

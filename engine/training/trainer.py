@@ -58,7 +58,7 @@ class Trainer:
     every block of work. `save(names, model, rest, values)` writes the checkpoints `names` (`best`, `epoch_N`,
     `last`), in that order; process 0 calls it in a thread, with a copy of the state (see `training_state`).
 
-    Random numbers depend on the seed, the step and the process alone, so there is no generator state to save,
+    Random numbers depend on the seed, the position and the process alone: no state of a generator is saved,
     and a resumed run repeats an uninterrupted one bit for bit. All processes take the same decisions: each is
     made from values that were all-reduced or broadcast.
     """
