@@ -1,1 +1,1 @@
-"""Training, evaluation, checkpoints and the run time they share."""
+"""Training, evaluation and checkpoints, and the runtime set-up that they share."""

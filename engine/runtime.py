@@ -1,8 +1,8 @@
-"""Threads, math library, device and seeds: chosen before Paddle is imported, said in one line.
+"""Chooses threads, math library, device and seeds before Paddle is imported, and reports them in one line.
 
-Paddle reads its environment once, when it is imported. As shipped it then runs a single OpenMP thread,
-and its bundled MKL takes a slow path on AMD processors; so nothing here, nor in a tool that calls
-`prepare_runtime`, may import Paddle at module level.
+Paddle reads its environment once, at import. With its defaults it runs a single OpenMP thread, and its
+bundled MKL takes a slow path on AMD processors. So neither this module nor a tool that calls
+`prepare_runtime` may import Paddle at module level.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ MKL_AVX2 = "5"  # the value of MKL_DEBUG_CPU_TYPE that means AVX2
 
 # Parameters of glibc's mallopt, as malloc.h has them.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER, _OLDEST_MOST = 1 << 30, 32 << 20  # bytes; what glibc takes, and before 2.35
+_NEVER, _OLDEST_MOST = 1 << 30, 32 << 20  # bytes: the largest threshold of glibc, and of glibc before 2.35
 
 # glibc's fenv_t on x86-64 is eight words, the last of which is MXCSR.
 _FENV_WORDS, _MXCSR = 8, 7
 _FLUSH_TO_ZERO = 1 << 15
 
-# What Paddle prints on import about settings that are made here on purpose.
+# Parts of the notices that Paddle prints on import about settings that this module makes on purpose.
 _KNOWN_NOTICES = ("OMP_NUM_THREADS", "OpenBlas does not support", "No ccache found")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a process runs on: `device` is cpu or gpu, `threads` counts CPU threads of this process."""
+    """The choices for a process: `device` is cpu or gpu, `threads` is the number of its CPU threads."""
 
     device: str
     device_name: str
@@ -48,7 +48,7 @@ class Runtime:
     paddle_version: str
 
     def describe(self) -> str:
-        """Return the one start-up line that says what was chosen."""
+        """Return the start-up line that reports the choices."""
         place = f"cpu x {self.threads} thread{'s' if self.threads != 1 else ''}, {self.math}"
         if self.device == "gpu":
             place = f"gpu ({self.device_name}), {place}"
@@ -63,12 +63,12 @@ def prepare_runtime(
     deterministic: bool = True,
     local_processes: int = 1,
 ) -> Runtime:
-    """Set the environment, import Paddle, choose the device and seed everything random.
+    """Set the environment, import Paddle, choose the device and seed all random generators.
 
-    `device` is auto, cpu or gpu; `threads` is the CPU threads of this process, 0 for its share of all
-    usable cores; `local_processes` is how many processes of the job run on this machine (the launcher's
-    own count goes first). Raises UserError where the GPU is asked for and there is none, and
-    RuntimeError where Paddle was imported before.
+    `device` is auto, cpu or gpu. `threads` is the number of CPU threads of this process, 0 for its share of
+    all usable cores. `local_processes` is the number of the job's processes on this machine; the launcher's
+    own count takes precedence. Raises UserError if a GPU is asked for and there is none, and RuntimeError if
+    Paddle is imported already.
     """
     threads, math = set_environment(threads, local_processes)
     flush_subnormals()
@@ -87,9 +87,9 @@ def prepare_runtime(
 
 
 def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, str]:
-    """Set threads, math library and verbosity in `os.environ`; return (threads, name of the math path).
+    """Set threads, math library and verbosity in `os.environ`; return (threads, name of the math library).
 
-    Raises RuntimeError where Paddle is imported already, since it would not notice.
+    Raises RuntimeError if Paddle is imported already, since it would ignore the settings.
     """
     if "paddle" in sys.modules:
         raise RuntimeError(
@@ -100,7 +100,8 @@ def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, st
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if mkl_needs_help(_read_text(Path("/proc/cpuinfo"))):
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", MKL_AVX2)
-    # Paddle's threads wait for the next operation on cores that NumPy's and our own need in between.
+    # Paddle's threads spin while they wait for the next operation, on cores that other threads need
+    # meanwhile.
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; 200 as shipped
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="No ccache found")
@@ -113,7 +114,7 @@ def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, st
 def choose_threads(threads: int = 0, local_processes: int = 1) -> int:
     """Return the CPU threads of one process: `threads`, else OMP_NUM_THREADS, else a share of the cores.
 
-    Under the launcher OMP_NUM_THREADS is the launcher's own 1, not the user's wish, and does not count.
+    Under the launcher, OMP_NUM_THREADS is ignored: the launcher sets it to 1 by itself.
     """
     launched = "PADDLE_TRAINER_ID" in os.environ
     if threads > 0:
@@ -133,7 +134,7 @@ def choose_threads(threads: int = 0, local_processes: int = 1) -> int:
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may use: its affinity mask, within its container's quota."""
+    """Return the number of cores that the affinity mask and the container's quota let this process use."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -145,8 +146,9 @@ def usable_cores() -> int:
 def container_quota(root: Path, membership: str) -> float | None:
     """Return the tightest CPU quota, in cores, of a control group and its ancestors; None for no limit.
 
-    `root` is where control groups are mounted, `membership` the text of /proc/self/cgroup. Version 2
-    says "QUOTA PERIOD" or "max PERIOD" in cpu.max; version 1 has a file for each, -1 for no limit.
+    `root` is where control groups are mounted; `membership` is the text of /proc/self/cgroup. Version 2 of
+    control groups has "QUOTA PERIOD" or "max PERIOD" in cpu.max; version 1 has a file for each of the two
+    numbers, and a quota of -1 for no limit.
     """
     quotas = []
     for line in membership.splitlines():
@@ -170,7 +172,7 @@ def container_quota(root: Path, membership: str) -> float | None:
 def mkl_needs_help(cpuinfo: str) -> bool:
     """Tell whether the text of /proc/cpuinfo describes an AMD processor with AVX2.
 
-    MKL asks for the vendor, not for the features, and gives such a processor its slowest kernels.
+    MKL tests for the vendor instead of the features, and runs its slowest kernels on such a processor.
     """
     fields = {}
     for line in cpuinfo.splitlines():
@@ -180,7 +182,7 @@ def mkl_needs_help(cpuinfo: str) -> bool:
 
 
 def set_seed(seed: int) -> None:
-    """Seed Python's, NumPy's and Paddle's generators."""
+    """Seed the random generators of Python, NumPy and Paddle."""
     import numpy
     import paddle
 
@@ -190,15 +192,15 @@ def set_seed(seed: int) -> None:
 
 
 def flush_subnormals() -> None:
-    """Let results below the smallest normal number (1e-38 in 32 bits) be zero, in all threads to come.
+    """Flush subnormal results (in float32, below 1e-38) to zero (FTZ), in this thread and all later ones.
 
-    Such numbers take the CPU a hundred times as long. They come up where gates saturate, and in Adam's
-    moments of rare words, which shrink for ever. What is read stays as it is: features of 16 bits become
-    such numbers on their way to 32.
+    Operations on subnormal numbers take the CPU a hundred times as long. Saturated gates produce them, and so
+    do Adam's moments of rare words, which decay for ever. Subnormal inputs are kept (no DAZ): converting
+    float16 features to float32 passes through them.
     """
     if platform.machine() != "x86_64":
         return
-    with contextlib.suppress(OSError, AttributeError):  # another C library: slower, no less right
+    with contextlib.suppress(OSError, AttributeError):  # another C library: slower, equally correct
         libm = ctypes.CDLL("libm.so.6")
         environment = (ctypes.c_uint32 * _FENV_WORDS)()
         if libm.fegetenv(environment) == 0:
@@ -207,12 +209,12 @@ def flush_subnormals() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let large arrays use the memory of those before them; glibc would ask the system each time.
+    """Tell glibc to keep freed memory for the next large array, instead of returning it to the system.
 
-    New pages are zeroed by the system at first touch, a tenth of a training step on the CPU, and threads that
-    make batches wait for each other there.
+    The system zeroes new pages at first touch: a tenth of a training step on the CPU, and a lock that the
+    threads which make batches wait for.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: it does what it does
+    with contextlib.suppress(OSError, AttributeError):  # another C library: its own way is kept
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, _NEVER) or libc.mallopt(_M_MMAP_THRESHOLD, _OLDEST_MOST)
         libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
@@ -233,7 +235,7 @@ def _set_device(device: str) -> str:
 
 
 def _import_paddle_quietly() -> None:
-    """Import Paddle without its notices about settings that are made here on purpose."""
+    """Import Paddle, and drop the known notices from what it prints."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

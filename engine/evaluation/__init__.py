@@ -1,1 +1,1 @@
-"""Measuring the three kinds of model."""
+"""Measures retrieval with each of the three kinds of model."""

@@ -1,4 +1,4 @@
-"""Evaluate a cross encoder: score every image with every distinct sentence once, or listed candidates."""
+"""Evaluates a cross encoder: scores each image with each distinct sentence, or with listed candidates."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,10 +37,10 @@ def evaluate_cross(
     block_pairs: int = 4096,
     progress: ShowProgress | None = None,
 ) -> Result:
-    """Measure retrieval in both directions by the score of every pair, with the scores in memory.
+    """Measure retrieval in both directions from the scores of all pairs, which are kept in memory.
 
-    `batch_tokens`: see `pair_scoring.score_pairs`. The other arguments, and what is raised, are those of
-    `dual.evaluate`.
+    `batch_tokens` is explained at `pair_scoring.score_pairs`; `block_pairs` is the number of pairs in a
+    block. The other arguments, and the errors raised, are those of `dual.evaluate`.
     """
     check_protocol(dataset, split, folds)
     blocks = cross_blocks(dataset, folds, block_pairs)
@@ -50,9 +50,9 @@ def evaluate_cross(
 
 
 def cross_blocks(dataset: PairDataset, folds: int, block_pairs: int) -> PairBlocks:
-    """Return the pairs that a full evaluation scores: each image with each distinct sentence of its fold.
+    """Return the pairs of a full evaluation: each image with each distinct sentence of its fold.
 
-    A pair names a sentence by the first caption of the split that says it.
+    A pair refers to a sentence by the first caption of the split that says it.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     parts = []
@@ -81,9 +81,9 @@ def rank_cross(
     tie_rule: str = "against",
     scores_path: str | Path | None = None,
 ) -> Result:
-    """Measure retrieval from the scores of `blocks`, which hold all pairs that compete.
+    """Measure retrieval in both directions from the scores of `blocks`, which hold all competing pairs.
 
-    `scores_path` takes all scores: `blocks` are then those of one fold.
+    All scores are written to `scores_path`, if given; `blocks` must then hold the pairs across folds too.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     with open_scores(scores_path, dataset) as scores_out:
@@ -107,15 +107,15 @@ def cross_ranks(
 ) -> RanksBothWays:
     """Return the 0-based ranks of every image's best caption [N] and of every caption's image [M].
 
-    `scored` begins anew with each call and yields pairs of an image and a sentence, by its first caption,
-    with their scores [P]; together all that compete, each once. No more than a block is held.
+    Each call of `scored` yields all competing pairs of an image and a sentence once, in blocks, with their
+    scores [P]. A pair refers to a sentence by its first caption. Memory holds one block.
     """
     captions_of = _CaptionsOfSentences(dataset.sentence_ids)
     of_images = RankCounter(dataset.num_images, tie_rule)
     of_captions = RankCounter(dataset.num_captions, tie_rule)
 
     def competing() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield images, captions, scores and whether they are right, a place a pair of one fold."""
+        """Yield images, captions, scores and whether they match, of all pairs within a fold."""
         for pairs, scores in scored():
             rows, captions = captions_of.expand(pairs.captions)
             images, scores = pairs.images[rows], scores[rows]
@@ -137,14 +137,17 @@ def cross_ranks(
 
 
 class _CaptionsOfSentences:
-    """The captions that say the same, by any one of them."""
+    """An index from a caption to all captions that say the same sentence."""
 
     def __init__(self, sentence_ids: np.ndarray) -> None:
         self._sentence_ids = sentence_ids
         self._order, self._starts = captions_by_image(sentence_ids, 0)
 
     def expand(self, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return all captions that say what `captions` [P] say, behind the places of those among these."""
+        """Return, for each of `captions` [P], all captions that say its sentence.
+
+        Returns two arrays [n]: indices into `captions`, ascending, and the captions found for these.
+        """
         sentences = self._sentence_ids[captions]
         counts = np.diff(self._starts)[sentences]
         rows = np.repeat(np.arange(len(captions)), counts)
@@ -154,7 +157,7 @@ class _CaptionsOfSentences:
 
 
 def candidate_blocks(dataset: PairDataset, candidates: Pairs, block_pairs: int) -> ListedPairs:
-    """Return the pairs that listed candidates need, each image with each distinct sentence once."""
+    """Return the pairs of the listed candidates, each image with each distinct sentence once."""
     distinct = dataset.distinct_captions[dataset.sentence_ids[candidates.captions]]
     return ListedPairs(
         Pairs(candidates.images, distinct), dataset.image_lengths, dataset.caption_lengths, block_pairs
@@ -164,7 +167,7 @@ def candidate_blocks(dataset: PairDataset, candidates: Pairs, block_pairs: int) 
 def scores_of_candidates(
     blocks: PairBlocks, store: ScoreStore, dataset: PairDataset, candidates: Pairs
 ) -> np.ndarray:
-    """Return the score of each of `candidates` [P] from the `blocks` that `candidate_blocks` made of them."""
+    """Return the score [P] of each of `candidates`; `blocks` is what `candidate_blocks` made of them."""
     width = dataset.num_captions
     keys, scores = [], []
     for pairs, block_scores in scored_blocks(blocks, store):
@@ -186,7 +189,7 @@ def evaluate_candidates(
     block_pairs: int = 4096,
     progress: ShowProgress | None = None,
 ) -> Result:
-    """Measure image to text among listed captions, as VinVL validates, with the scores in memory."""
+    """Measure image to text among listed captions, as VinVL validates; the scores are kept in memory."""
     blocks = candidate_blocks(dataset, candidates, block_pairs)
     store = MemoryScores(len(blocks))
     score_shared(model, dataset, blocks, store, batch_tokens, progress)
@@ -203,9 +206,9 @@ def rank_candidates(
 ) -> Result:
     """Measure image to text from the scores of listed captions.
 
-    The rank of an image is the number of wrong captions ahead of its best own one on its list, and the
-    length of the list where that holds none of its own: the captions that were not scored stand behind it, as
-    in VinVL. Every image has a list.
+    The rank of an image is the number of wrong captions on its list ahead of its best own caption. If the
+    list holds no own caption, the rank is the length of the list: captions that were not scored come after
+    it, as in VinVL. Every image has a list.
     """
     scores = scores_of_candidates(blocks, store, dataset, candidates)
     right = dataset.caption_image[candidates.captions] == candidates.images

@@ -1,4 +1,4 @@
-"""Evaluate a dual encoder: encode every image and every distinct sentence once, then count ranks."""
+"""Evaluates a dual encoder: encodes every image and every distinct sentence once, then counts ranks."""
 
 import math
 from collections.abc import Callable
@@ -25,17 +25,18 @@ from engine.parallel.shared_rows import share_rows
 from engine.ranking.ranks import ScoreSink, retrieval_ranks
 from engine.ranking.similarity import Similarity, similarity_of
 
-# On the CPU a few long sentences cost a batch as much as many would, and each of its different words is
-# projected once: so a batch of sentences is so many times larger than one of images.
+# On the CPU, a recurrent step costs as much for a few long sentences as for many, and each distinct word of a
+# batch is projected once. So a batch of sentences is this many times larger than one of images.
 TEXTS_TOGETHER = 8
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The embeddings of a split, and how they are compared.
+    """The embeddings of a split, and the similarity to compare them with.
 
-    `image` [images,D], `text` [sentences,D]; `sentence` [captions] is the row of `text` for each caption.
-    `measure` names `similarity`, which takes images [I,D] and texts [T,D] and returns scores [I,T].
+    `image` is [images,D] and `text` is [sentences,D]; `sentence` [captions] is the row of `text` for each
+    caption. `measure` is the name of `similarity`, which takes images [I,D] and texts [T,D] and returns
+    scores [I,T].
     """
 
     image: np.ndarray
@@ -59,12 +60,12 @@ def evaluate(
 ) -> Result:
     """Measure retrieval in both directions between the images and the captions of `dataset`.
 
-    `split` is the name to record. With `folds` > 1 the images are cut into that many slices, in order; an
-    image and its captions compete within their slice alone, and the metrics are the mean over slices.
-    `batch_size` counts images or sentences per encoding step, `block_size` images per block of scores.
-    `scores_path` takes all scores (see `ScoreFile`). `progress` is called with a stage, what is done of
-    it and its size; what it raises ends the evaluation. `shared`: see `encode`; all processes get the same
-    result.
+    `split` is the name to record. With `folds` > 1, the images are cut into that many slices, in order;
+    images and captions compete within their slice alone, and the metrics are means over the slices.
+    `batch_size` is the number of images in a batch to encode; `block_size` is the number of vectors on a side
+    of a tile of scores. All scores are written to `scores_path`, if given (see `ScoreFile`). `progress` is
+    called with a stage, the work done and its size; an exception that it raises ends the evaluation. `shared`
+    is explained at `encode`; all processes get the same result.
 
     Raises UserError for fewer images than folds, an image without a caption, an embedding that is not
     finite, and a file that cannot be written.
@@ -90,7 +91,7 @@ def rank_encoded(
 ) -> Result:
     """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`.
 
-    `lists` is shown all scores as they are made, where `scores` does not take them. `part`: see
+    `scores` receives all scores, or else `lists` does, tile by tile. `part` is explained at
     `retrieval_ranks`.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
@@ -133,8 +134,9 @@ def encode(
 ) -> Encoded:
     """Encode every image and every distinct sentence of `dataset` once.
 
-    With `shared`, a folder, all processes of the job call this: each encodes its part of the batches, and all
-    get all embeddings (see `share_rows`). The batches, and so the embeddings, are those of one process.
+    With a folder `shared`, all processes of the job call this: each encodes a part of the batches, and all
+    get all embeddings (see `share_rows`). The batches, and thus the embeddings, do not depend on the number
+    of processes.
     """
     image = encode_images(model, dataset, batch_size, progress, shared=shared)
     text, sentence = encode_captions(model, dataset, batch_size, progress, shared)
@@ -148,7 +150,7 @@ def encode_images(
     progress: ShowProgress | None = None,
     shared: str | Path | None = None,
 ) -> np.ndarray:
-    """Return the embeddings [images,D] float32 of all images, each encoded once; `shared`: see `encode`.
+    """Return the embeddings [images,D] float32 of all images; `shared` is explained at `encode`.
 
     Raises UserError that names an image whose embedding is not finite.
     """
@@ -171,10 +173,10 @@ def encode_captions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings [sentences,D] float32 of the distinct sentences, and the row [captions] of each.
 
-    Captions that are one sentence to the model (equal `sentence_ids`) are encoded once. On the CPU, sentences
-    that begin alike go together, since the text encoder shares what they begin with, and `TEXTS_TOGETHER`
-    times `batch_size` at once; elsewhere those of one length. `shared`: see `encode`. Raises UserError that
-    names a caption whose embedding is not finite.
+    Captions with equal `sentence_ids` are one sentence to the model and are encoded once. On the CPU, a batch
+    holds up to `TEXTS_TOGETHER` times `batch_size` sentences with common prefixes, which the text encoder
+    computes once. On a GPU, it holds `batch_size` sentences of similar length. `shared` is explained at
+    `encode`. Raises UserError that names a caption whose embedding is not finite.
     """
     _, captions, sentence = np.unique(dataset.sentence_ids, return_index=True, return_inverse=True)
     if paddle.device.get_device() == "cpu":
@@ -182,7 +184,8 @@ def encode_captions(
         steps = max(1, math.ceil(len(captions) / (TEXTS_TOGETHER * batch_size)))
         batch_size = max(1, math.ceil(len(captions) / steps))
     else:
-        order = np.argsort(-dataset.lengths[captions], kind="stable")  # if memory runs out, then at once
+        # The longest first: if there is too little memory, the first batch shows it.
+        order = np.argsort(-dataset.lengths[captions], kind="stable")
 
     def encode_batch(rows: np.ndarray) -> np.ndarray:
         embeddings = model.encode_text(_tensors(dataset.text_batch(captions[rows]))).numpy()
@@ -194,7 +197,7 @@ def encode_captions(
 
 
 def order_by_words(dataset: RetrievalDataset, captions: np.ndarray) -> np.ndarray:
-    """Return the order [B] of `captions` in which those that begin with the same words are neighbours."""
+    """Return the order [B] of `captions` by their words: captions with a common prefix are adjacent."""
     batch = dataset.text_batch(captions)
     present = np.arange(batch["token_ids"].shape[1]) < batch["text_len"][:, None]
     return np.lexsort(np.where(present, batch["token_ids"], -1).T[::-1])
@@ -208,9 +211,9 @@ def _encode(
     progress: Callable[[int, int], None],
     shared: str | Path | None,
 ) -> np.ndarray:
-    """Return the embeddings [N,D] of all rows; `order` [N], a permutation, is how they fill batches.
+    """Return the embeddings [N,D] of all rows; the permutation `order` [N] is cut into batches.
 
-    The batches do not depend on the number of processes, which take whole ones.
+    Each process encodes some of the batches, which do not depend on the number of processes.
     """
     number, processes = (process_number(), world_size()) if shared else (0, 1)
     batches = np.split(order, range(batch_size, len(order), batch_size))

@@ -1,7 +1,7 @@
-"""Ensembles: the weighted mean of several models' similarities, as VSRN's results of two models are made.
+"""Ensembles: the weighted mean of several models' similarities, as in VSRN's results with two models.
 
-Each model encodes the split by itself, with its own vocabulary. Their embeddings then lie side by side, and a
-tile of scores is the weighted sum of the models' tiles: no matrix of all scores is ever held.
+Each model encodes the split by itself, with its own vocabulary. The embeddings are concatenated, and each
+tile of scores is the weighted sum of the models' tiles, so that no matrix of all scores is ever in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.dual import Encoded
 
-# The search doubles and halves a weight first, then takes roots of 2.
+# Exponents of 2: the search multiplies or divides a weight by 2 first, then by roots of 2.
 _STEPS = (1.0, 0.5, 0.25, 0.125)
-_ROUNDING = 1e-9  # a sum of recalls that differs by less is the same sum
+_ROUNDING = 1e-9  # scores that differ by less are equal
 
 
 class Ensemble:
-    """The embeddings of one split by several models, side by side.
+    """The embeddings of one split by several models, concatenated.
 
-    Captions are one sentence to the ensemble where they are one to every member.
+    Captions are one sentence to the ensemble if they are one sentence to every member.
     """
 
     def __init__(self, members: Sequence[Encoded]):
@@ -39,9 +39,9 @@ class Ensemble:
             self._text[:, columns] = member.text[rows]
 
     def weighted(self, weights: Sequence[float]) -> Encoded:
-        """Return the embeddings with the sum of the members' similarities, each times its weight.
+        """Return the embeddings; their similarity is the weighted sum of the members' similarities.
 
-        `weights`: one a member, in their order, with a sum of 1.
+        `weights` has a weight for each member, in order, with a sum of 1.
         """
         parts = list(zip(self._similarities, self._columns, weights, strict=True))
 
@@ -55,7 +55,7 @@ class Ensemble:
 
 
 def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct rows [S,K] of `rows` [M,K], as they first appear, and which of them each row is."""
+    """Return the distinct `rows` [S,K] of [M,K], in order of appearance, and the index [M] of each row."""
     _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     places = np.sort(first)
     return rows[places], np.searchsorted(places, first)[inverse.reshape(-1)]
@@ -63,13 +63,13 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def normalized(weights: Sequence[float]) -> list[float]:
     """Return positive `weights` scaled to a sum of 1."""
-    scaled = np.asarray(weights, np.float64) / max(weights)  # a sum of the largest numbers would overflow
+    scaled = np.asarray(weights, np.float64) / max(weights)  # the sum of very large weights would overflow
     return (scaled / scaled.sum()).tolist()
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The weights that a search found, their score and that of equal weights, and how many it tried."""
+    """The weights that a search found, their score, that of equal weights, and the number of evaluations."""
 
     weights: list[float]
     tuned: float
@@ -78,10 +78,10 @@ class Tuning:
 
 
 def tune_weights(score: Callable[[list[float]], float], members: int) -> Tuning:
-    """Search the weights (positive, sum 1) with the highest `score`, by coordinates, from equal weights.
+    """Search the weights (positive, sum 1) with the highest `score` by coordinate ascent from equal weights.
 
     Multiplies or divides one weight at a time by 2 while that raises the score, then by the square root of 2,
-    and so on to its eighth root. The same scores give the same weights; no weights are scored twice.
+    and so on to the eighth root. The search is deterministic, and scores no weights twice.
     """
     scores: dict[tuple[float, ...], float] = {}
 
@@ -110,7 +110,7 @@ def check_same_pairs(
     other: RetrievalDataset | PairDataset,
     other_name: str,
 ) -> None:
-    """Raise UserError that says where the splits of two models differ in images, captions or their ties."""
+    """Raise UserError that names the first image or caption in which the splits of two models differ."""
     needed = "both models need the same images and captions in one order: check the DATASET of both runs"
     sizes = [f"{split.num_images} images and {split.num_captions} captions" for split in (first, other)]
     if sizes[0] != sizes[1]:

@@ -1,4 +1,4 @@
-"""Evaluate an image encoder: encode every picture once, then search pictures of the same class."""
+"""Evaluates an image encoder: encodes every picture once, then searches pictures of the same class."""
 
 import json
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from engine.ranking.image_ranks import ImageRanks, image_ranks
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """The embeddings [n,D] of the readable pictures of a split, their places in it [n] and classes [n]."""
+    """The readable pictures of a split: embeddings [n,D], places in the split [n] and class names [n]."""
 
     embeddings: np.ndarray
     places: np.ndarray
@@ -39,8 +39,9 @@ class EncodedPictures:
 class ImageResult:
     """The outcome of an evaluation of image retrieval.
 
-    `metrics`: see `engine.ranking.image_metrics`. `protocol`: split, sizes, gallery and tie rule. `folds` is
-    empty. `ranks` are those of `queries`; `gallery` is `queries` where they were searched in each other.
+    `metrics` are those of `engine.ranking.image_metrics`. `protocol` holds split, sizes, gallery and tie
+    rule. `folds` is empty. `ranks` are those of `queries`; `gallery` is `queries` if no other pictures were
+    searched.
     """
 
     metrics: dict[str, float]
@@ -62,19 +63,20 @@ def evaluate_images(
     progress: ShowProgress | None = None,
     shared: str | Path | None = None,
 ) -> ImageResult:
-    """Search the pictures of `dataset` in `gallery`, or in each other, where none finds itself.
+    """Search `gallery`, or without it `dataset` itself, for each picture of `dataset`.
 
-    A picture of the same class is relevant; classes are known by their names. `batch_size` counts pictures
-    per encoding step, `num_workers` threads that decode ahead. `progress` is called with a stage, what is
-    done of it and its size; what it raises ends the evaluation. Processes of a job all call this, share the
-    pictures to encode and the queries to rank, and all have the result; `shared`: the folder of `share_rows`,
-    which they need. Raises UserError where no picture has another of its class to find, and for an embedding
+    A picture is relevant if its class has the same name; no picture finds itself. `batch_size` is the number
+    of pictures in a batch to encode, `block_size` the number of vectors on a side of a tile of scores, and
+    `num_workers` the number of threads that decode pictures ahead. `progress` is called with a stage, the
+    work done and its size; an exception that it raises ends the evaluation. All processes of a job call this,
+    share the pictures to encode and the queries to rank, and get the result; they need `shared`, the folder
+    of `share_rows`. Raises UserError if no picture has another of its class to find, and for an embedding
     that is not finite.
     """
     queries = encode_pictures(model, dataset, batch_size, num_workers, progress, shared)
     found = encode_pictures(model, gallery, batch_size, num_workers, progress, shared) if gallery else queries
     others = (found.embeddings, found.classes) if gallery else ()
-    _refuse_lonely(dataset, queries.classes, gallery, found.classes)
+    _check_any_relevant(dataset, queries.classes, gallery, found.classes)
     ranks = all_or_none(
         lambda: image_ranks(
             queries.embeddings,
@@ -103,19 +105,23 @@ def evaluate_images(
 
 
 def check_searchable(dataset: ImageDataset, gallery: ImageDataset | None = None) -> None:
-    """Raise `UserError` where no picture has another of its class to find, before any is encoded."""
+    """Raise `UserError` if no picture has another of its class to find; no picture is read."""
     found = dataset if gallery is None else gallery
-    _refuse_lonely(dataset, _class_of(dataset), gallery, _class_of(found))
+    _check_any_relevant(dataset, _class_of(dataset), gallery, _class_of(found))
 
 
 def _class_of(dataset: ImageDataset) -> np.ndarray:
     return np.array(dataset.class_names)[dataset.labels]
 
 
-def _refuse_lonely(
+def _check_any_relevant(
     dataset: ImageDataset, classes: np.ndarray, gallery: ImageDataset | None, found: np.ndarray
 ) -> None:
-    """Raise `UserError` unless a class of the queries is among those `found`, twice without gallery."""
+    """Raise `UserError` unless a query has a relevant picture.
+
+    `classes` are those of the queries; `found` are those of the searched pictures, which without a gallery
+    are the queries themselves.
+    """
     names, counts = np.unique(found, return_counts=True)
     if np.isin(classes, names[counts > (gallery is None)]).any():
         return
@@ -134,9 +140,9 @@ def encode_pictures(
     progress: ShowProgress | None = None,
     shared: str | Path | None = None,
 ) -> EncodedPictures:
-    """Encode every readable picture of `dataset` once; `shared`: see `evaluate_images`.
+    """Encode every readable picture of `dataset` once; `shared` is explained at `evaluate_images`.
 
-    Raises UserError where no picture can be read, and for an embedding that is not finite.
+    Raises UserError if no picture can be read, and for an embedding that is not finite.
     """
     batches = np.split(np.arange(dataset.num_images), range(batch_size, dataset.num_images, batch_size))
     numbers = np.array_split(np.arange(len(batches)), world_size())[process_number()]
@@ -163,7 +169,7 @@ def _encode(
     num_workers: int,
     progress: ShowProgress | None,
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return the embeddings [n,D] of the readable pictures of some batches, if any, and their places [n]."""
+    """Return the embeddings [n,D] of the readable pictures of `batches`, None if n is 0, and places [n]."""
     embeddings, places = [], []
     done = np.cumsum([len(batch) for batch in batches]).tolist()
     with evaluation_mode(model), paddle.no_grad():
@@ -180,7 +186,7 @@ def _encode(
 
 
 def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the embeddings [B,D] of a batch; raise `UserError` for one that is not finite."""
+    """Return the embeddings [B,D] of a batch; raise `UserError` for an embedding that is not finite."""
     encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
     names = [dataset.image_ids[place] for place in batch["image_id"]]
     check_finite("embeddings", encoded, lambda row: f"picture {names[row]}")
@@ -188,7 +194,7 @@ def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndar
 
 
 def _ranks_of_all(part: ImageRanks) -> ImageRanks:
-    """Return the ranks of all processes' queries; each has ranked a part of them."""
+    """Return the ranks of all queries; `part` holds those that this process has ranked."""
     columns = part.queries, part.ranks, part.average_precision, part.r_precision
     everyones = gather_array(np.stack(columns, axis=1, dtype=np.float64))
     queries, *rest = everyones[np.argsort(everyones[:, 0])].T
@@ -196,7 +202,7 @@ def _ranks_of_all(part: ImageRanks) -> ImageRanks:
 
 
 def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[int, float]]:
-    """Return place and score of the `count` pictures of the gallery that are nearest to row `query`."""
+    """Return place and score of the `count` gallery pictures with the highest scores for row `query`."""
     scores = result.gallery.embeddings @ result.queries.embeddings[query]
     if result.gallery is result.queries:
         scores[query] = -np.inf
@@ -205,7 +211,7 @@ def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[
 
 
 def format_images(result: ImageResult) -> str:
-    """Return the result as a text table that says how it was counted."""
+    """Return the metrics as a text table, with the protocol."""
     protocol, metrics = result.protocol, result.metrics
     where = (
         f"in {protocol['gallery_images']} of {protocol['gallery']}"

@@ -1,4 +1,4 @@
-"""What of a score each region and each word bears: what is lost without them (occlusion)."""
+"""Occlusion: the share of a score that each region and each word bears, by scoring without them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Relevance:
     """The parts of one image's score with one caption, in units of similarity.
 
     With S the score: region[r] = S - S(without region r), word[w] = S - S(without word w), and
-    pair[r, w] = S - S(without r) - S(without w) + S(without both), the part that needs both: it is 0 where
-    the region counts for as much without the word as with it.
+    pair[r, w] = S - S(without r) - S(without w) + S(without both) is the part that needs both r and w; this
+    part is 0 if the region adds as much to the score without the word as with the word.
     """
 
     score: float
@@ -28,11 +28,11 @@ class Relevance:
 def measure_relevance(
     model: nn.Layer, regions: np.ndarray, token_ids: Sequence[int], words: Sequence[int]
 ) -> Relevance:
-    """Encode an image without each of its regions and a caption without each of its words, and compare.
+    """Score an image without each of its regions and a caption without each of its words.
 
-    `regions` are float32 [R,F], `token_ids` the caption's with its markers, and `words` [W] the places of the
-    tokens that are left out, one at a time. Nothing is padded: without one, an image has R - 1 regions.
-    Raises ValueError where nothing would remain.
+    `regions` are float32 [R,F]. `token_ids` are the caption's, with start and end markers. `words` [W] are
+    the places of the tokens to leave out, one at a time. There is no padding: an image without one region has
+    R - 1 regions. Raises ValueError for fewer than two regions or tokens.
     """
     if len(regions) < 2 or len(token_ids) < 2:
         raise ValueError(f"expected at least two regions and tokens, got {len(regions)} and {len(token_ids)}")
@@ -47,13 +47,17 @@ def measure_relevance(
                 for part in (caption[None], caption[leave_one_out(len(caption))[list(words)]])
             ]
         )
-        # Differences of differences are small: in double precision they keep what the embeddings tell.
+        # Differences of differences are small: float64 keeps the rounding errors below them.
         scores = model.similarity(images.astype("float64"), texts.astype("float64"))  # [R+1,W+1]
     return relevance_from_scores(scores.numpy())
 
 
 def relevance_from_scores(scores: np.ndarray) -> Relevance:
-    """Return the differences of `scores` [R+1,W+1]: row 0 has all regions, row r + 1 lacks r; so columns."""
+    """Return the differences of `scores` [R+1,W+1].
+
+    Row 0 is the image with all regions, row r + 1 the image without region r. Column 0 is the caption with
+    all words, column w + 1 the caption without word w.
+    """
     whole = scores[0, 0]
     return Relevance(
         score=float(whole),

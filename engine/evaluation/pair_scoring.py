@@ -1,4 +1,4 @@
-"""Score pairs of images and captions with a cross encoder, block by block."""
+"""Scores pairs of images and captions with a cross encoder, block by block."""
 
 import hashlib
 import time
@@ -30,9 +30,10 @@ def score_blocks(
     todo: list[int] | None = None,
     progress: ShowProgress | None = None,
 ) -> None:
-    """Bring the scores of the blocks `todo` (default: all that `store` misses) into `store`.
+    """Score the blocks `todo` (default: all that `store` lacks) and write the scores into `store`.
 
-    `batch_tokens`: see `score_pairs`. `progress` is called with a stage, the pairs done and their number.
+    `batch_tokens` is explained at `score_pairs`. `progress` is called with a stage, the number of scored
+    pairs and their total.
     """
     todo = store.missing() if todo is None else todo
     total, done = sum(len(blocks.block(index)) for index in todo), 0
@@ -55,7 +56,7 @@ def score_shared(
     batch_tokens: int,
     progress: ShowProgress | None = None,
 ) -> None:
-    """Score all blocks, each process a part of them, and copy every score into every process's `store`."""
+    """Score all blocks, each process a part of them, and copy all scores into the `store` of each process."""
     own = range(process_number(), len(blocks), world_size())
     all_or_none(lambda: score_blocks(model, dataset, blocks, store, batch_tokens, list(own), progress))
     if world_size() == 1:
@@ -74,8 +75,8 @@ def score_pairs(
 ) -> np.ndarray:
     """Return the score of each pair, float32 [P].
 
-    A batch has about `batch_tokens` tokens and regions, so that memory does not depend on how long the
-    pairs are; each of its images is read once. `announce` is called with the number of pairs done. Raises
+    A batch has about `batch_tokens` tokens and regions, so that memory does not depend on the length of the
+    pairs; each image of a batch is read once. `announce` is called with the number of scored pairs. Raises
     UserError that names a pair whose score is not finite.
     """
     scores = np.empty(len(pairs), np.float32)
@@ -95,13 +96,13 @@ def _name_of_pair(dataset: PairDataset, image: int, caption: int) -> str:
 
 
 def scored_blocks(blocks: PairBlocks, store: ScoreStore) -> Iterator[tuple[Pairs, np.ndarray]]:
-    """Yield every block's pairs with their scores [P]."""
+    """Yield the pairs of every block with their scores [P]."""
     for index in range(len(blocks)):
         yield blocks.block(index), store.read(index)
 
 
 def pairs_per_second(model: nn.Layer, dataset: PairDataset, blocks: PairBlocks, batch_tokens: int) -> float:
-    """Return how fast `model` scores: measured on a batch from the middle, after one to warm up."""
+    """Return the speed of `model`, measured on a batch of the middle block after a warm-up on the same."""
     pairs = blocks.block(len(blocks) // 2)
     first = _batches(dataset.pair_lengths(pairs), batch_tokens)[0]
     for _ in range(2):
@@ -112,10 +113,10 @@ def pairs_per_second(model: nn.Layer, dataset: PairDataset, blocks: PairBlocks, 
 
 
 def data_identity(dataset: PairDataset) -> str:
-    """Return a hash of what a score depends on beside the model.
+    """Return a hash of the data that scores depend on.
 
-    Takes in the images' ids and lengths, the tokens of every caption with its image's tags, and the features
-    of a few images: reading them all would take as long as some evaluations.
+    The hash covers the images' ids and lengths, the tokens of every caption with its image's tags, and the
+    features of a few images: reading all features would take as long as some evaluations.
     """
     digest = hashlib.sha256()
     digest.update("\0".join(dataset.image_ids).encode())
@@ -132,7 +133,7 @@ def data_identity(dataset: PairDataset) -> str:
 
 
 def pairs_identity(blocks: PairBlocks) -> str:
-    """Return a hash of the pairs of all blocks and of how they are cut."""
+    """Return a hash of the pairs of all blocks, in order."""
     digest = hashlib.sha256()
     for index in range(len(blocks)):
         pairs = blocks.block(index)

@@ -1,4 +1,4 @@
-"""What the evaluations of all kinds of model have in common: folds, protocol, checks."""
+"""The parts that the evaluations of all kinds of model share: folds, the protocol of a result, checks."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from engine.ranking.ranks import RanksBothWays
 def protocol_of(
     split: str, counts: dict[str, int | str | list[int]], tie_rule: str, measure: str
 ) -> dict[str, int | str | list[int]]:
-    """Return how a result was counted: `split`, how many there are of what, tie rule and similarity."""
+    """Return the protocol of a result: `split`, the numbers of images and so on, tie rule and similarity."""
     rule = {"tie_rule": tie_rule, "tie_rule_text": TIE_RULES[tie_rule]}
     return {"split": split, **counts, **rule, "measure": measure}
 
@@ -38,7 +38,7 @@ def check_protocol(dataset: RetrievalDataset | PairDataset, split: str, folds: i
 
 
 def folds_of_images(images: int, folds: int) -> np.ndarray:
-    """Return the fold [images] of every image: slices in order, of equal size or one more."""
+    """Return the fold [images] of every image: consecutive slices whose sizes differ by one at most."""
     return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(images), folds)])
 
 
@@ -51,7 +51,10 @@ def make_result(
     distinct_sentences: int,
     measure: str,
 ) -> Result:
-    """Return the result of `ranks`, those of the images and those of the captions; `image_fold` [images]."""
+    """Return the result of `ranks`: those of the images and those of the captions.
+
+    `image_fold` [images] is ascending; the metrics are means over the folds.
+    """
     caption_fold, folds = image_fold[dataset.caption_image], int(image_fold[-1]) + 1
     per_fold = [
         summarize(ranks[0][image_fold == fold], ranks[1][caption_fold == fold]) for fold in range(folds)
@@ -71,9 +74,9 @@ def make_result(
 
 
 def check_finite(what: str, values: np.ndarray, name_of: Callable[[int], str]) -> None:
-    """Raise UserError for NaN or infinity among `values` [n] or [n,D], the embeddings or scores of a model.
+    """Raise UserError for NaN or infinity among `values` [n] or [n,D], a model's embeddings or scores.
 
-    what: "embeddings" or "scores". `name_of` returns the name of what a row is of.
+    `what` is "embeddings" or "scores". `name_of` returns the name of the image, caption or pair of a row.
     """
     broken = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(broken):
@@ -85,7 +88,7 @@ def check_finite(what: str, values: np.ndarray, name_of: Callable[[int], str]) -
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Layer) -> Iterator[None]:
-    """Switch `model` to evaluation, and every layer back to the mode it was in."""
+    """Switch `model` to evaluation mode for a `with` block; then restore the mode of every layer."""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Two-stage retrieval: a dual encoder proposes a short list, a cross encoder puts it in order."""
+"""Two-stage retrieval: a dual encoder proposes short lists, and a cross encoder re-ranks them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from engine.evaluation.score_shards import ScoreStore
 from engine.ranking.counter import RankCounter
 from engine.ranking.short_lists import ShortLists
 
-# The sizes of short lists that a curve shows, as far as they go.
+# The lengths of short lists that a curve shows, up to the longest list.
 CURVE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)
-# What the dual encoder's similarity may weigh beside the cross encoder's score, to choose from on dev.
+# Weights of the dual encoder's similarity, added to the cross encoder's score, to choose from on dev.
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 @dataclass(frozen=True)
 class Point:
-    """What short lists of `k` reach: the pairs that they need scored, and the metrics."""
+    """A point of a curve: the metrics with short lists of `k`, and the number of pairs that were scored."""
 
     k: int
     pairs_scored: int
@@ -31,11 +31,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Reranked:
-    """The outcome of re-ranking lists of `k`, and of all shorter ones, which needs no further scores.
+    """The outcome of re-ranking lists of `k`, with a `curve` over shorter ones, which need no further scores.
 
-    `result` has the metrics, folds and ranks at `k`. `pairs_scored` counts different pairs of an image and a
-    sentence, of `all_pairs` that the cross encoder alone would score. `weighted`: the metrics at `k` with
-    other weights of the dual encoder.
+    `result` has the metrics, folds and ranks at `k`. `pairs_scored` is the number of distinct pairs of an
+    image and a sentence; the cross encoder alone would score `all_pairs`. `weighted` holds the metrics at `k`
+    by weight of the dual encoder.
     """
 
     k: int
@@ -46,7 +46,7 @@ class Reranked:
     weighted: dict[float, dict[str, float]]
 
     def as_dict(self) -> dict:
-        """Return what `result.json` holds of it."""
+        """Return the entry of `result.json`."""
         return {
             "k": self.k,
             "pairs_scored": self.pairs_scored,
@@ -79,11 +79,10 @@ def rerank(
     dual_weight: float = 0.0,
     other_weights: Sequence[float] = (),
 ) -> Reranked:
-    """Put the short lists in the order of the scores in `store`, those of `blocks`, and measure.
+    """Re-rank the short lists by the scores of `blocks`, which `store` holds, and measure.
 
-    `first`: the result of the dual encoder that made the lists, whose order the items behind a list keep;
-    its protocol holds. A list is ordered by the cross encoder's score plus `dual_weight` times the dual
-    encoder's.
+    `first` is the result of the dual encoder that made the lists; its protocol is kept, and so are its ranks
+    beyond a list. A list is ordered by the cross encoder's score plus `dual_weight` times the dual encoder's.
     """
     protocol = first.protocol
     image_fold = folds_of_images(dataset.num_images, protocol["folds"])
@@ -113,7 +112,7 @@ def rerank(
 
 
 def count_pairs(dataset: PairDataset, lists: ShortLists, k: int) -> int:
-    """Return how many different pairs of an image and a sentence stand in the first `k` of the lists."""
+    """Return the number of distinct pairs of an image and a sentence in the first `k` places of the lists."""
     pairs = candidate_pairs(lists.captions_of_image[:, :k], lists.images_of_caption[:, :k])
     return len(np.unique(pairs.images * dataset.num_captions + dataset.sentence_ids[pairs.captions]))
 
@@ -125,16 +124,17 @@ def short_list_ranks(
     first_ranks: np.ndarray,
     tie_rule: str = "against",
 ) -> np.ndarray:
-    """Return the 0-based rank [Q] of each query's best right item, when its list goes by `scores` [Q,k].
+    """Return the 0-based rank [Q] of each query's best relevant item in its list, ordered by `scores` [Q,k].
 
-    `right` bool [Q,k]: whether a right item stands there; `wrong` int [Q,k]: how many wrong ones do, 0 behind
-    the end of a list. A query without a right item on its list keeps its rank in `first_ranks` [Q], which is
-    behind the list.
+    `right` bool [Q,k] tells whether a place of the list holds a relevant item; `wrong` int [Q,k] is the
+    number of irrelevant items that the place stands for, 0 after the end of a list. A query without a
+    relevant item on its list keeps its rank in `first_ranks` [Q], which is beyond the list.
     """
     counter, everyone = RankCounter(len(scores), tie_rule, scores.dtype), slice(None)
     counter.see_relevant_rows(everyone, np.where(right, scores, -np.inf))
     counter.see_rival_rows(everyone, scores, wrong)
-    # Where ties count in favour, equals that made the list were not ahead, and now are.
+    # With ties in favour, listed items with the score of the best relevant one were not counted as ahead of
+    # it; now all listed items are ahead.
     behind = np.maximum(first_ranks, wrong.sum(axis=1))
     return np.where(right.any(axis=1), counter.ranks(), behind)
 
@@ -161,7 +161,7 @@ class _Side:
 def _sides(
     dataset: PairDataset, lists: ShortLists, cross: list[np.ndarray], image_fold: np.ndarray, first: Result
 ) -> tuple[_Side, _Side]:
-    """Return both directions' lists; on those of images a caption stands for all that say the same."""
+    """Return the lists of both directions; on an image's list a caption stands for all that say the same."""
     captions, images = lists.captions_of_image, lists.images_of_caption
     own, competing = _count_captions(dataset, captions, image_fold)
     right, listed = images == dataset.caption_image[:, None], images >= 0
@@ -181,7 +181,7 @@ def _sides(
 def _count_captions(
     dataset: PairDataset, captions: np.ndarray, image_fold: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many captions say what each of `captions` [images,k] does: own ones, and its fold's."""
+    """Return how many captions say what each of `captions` [images,k] says: the image's own, the fold's."""
     sentences, width = dataset.sentence_ids, len(dataset.distinct_captions)
     found = []
     for owner_of_image in (np.arange(dataset.num_images), image_fold):
@@ -197,7 +197,7 @@ def _count_captions(
 def _cross_scores(
     dataset: PairDataset, lists: ShortLists, blocks: ListedPairs, store: ScoreStore
 ) -> list[np.ndarray]:
-    """Return the cross encoder's scores of the lists, of images [images,k] and of captions [captions,k]."""
+    """Return the cross encoder's scores [images,k] and [captions,k] of the lists, -infinity after the end."""
     captions, images = lists.captions_of_image, lists.images_of_caption
     found = scores_of_candidates(blocks, store, dataset, candidate_pairs(captions, images))
     of_images = np.count_nonzero(captions >= 0)

@@ -1,4 +1,4 @@
-"""What an evaluation found: its numbers, how they were counted, and how they are written down."""
+"""The result of an evaluation, with its protocol, as `result.json` and as text tables."""
 
 import json
 import platform
@@ -19,10 +19,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 class Result:
     """The outcome of an evaluation.
 
-    `metrics`: see `engine.ranking.metrics.summarize`; with several folds their mean, and `folds` has each
-    fold's. `protocol`: split, sizes, folds, tie rule and measure. Ranks are 0-based and within the fold:
-    `i2t_ranks` [images], `t2i_ranks` [captions], in the order of the data set; None where one direction alone
-    was measured.
+    `metrics` are those of `engine.ranking.metrics.summarize`. With several folds they are means, and `folds`
+    holds the metrics of each fold; otherwise `folds` is empty. `protocol` holds split, sizes, folds, tie rule
+    and measure. `i2t_ranks` [images] and `t2i_ranks` [captions] are 0-based ranks within the fold, in the
+    order of the data set; `t2i_ranks` is None if image to text alone was measured.
     """
 
     metrics: dict[str, float]
@@ -42,9 +42,8 @@ def write_result_json(
 ) -> None:
     """Write `result.json`, whole or not at all.
 
-    `checkpoint` says which weights were measured (folder, SHA-256, step), `config` is the merged
-    configuration, `further` holds other measurements of the same weights, each under a name of its own.
-    Raises UserError where the disk refuses.
+    `checkpoint` identifies the weights (folder, SHA-256, step). `config` is the merged configuration.
+    `further` holds other measurements of the same weights by name. Raises UserError if the disk refuses.
     """
     content = {
         "metrics": result.metrics,
@@ -59,7 +58,7 @@ def write_result_json(
 
 
 def read_reranked(path: Path, checkpoint_sha256: str, protocol: dict) -> dict:
-    """Return the `rerank` of a `result.json` that measured these weights by this protocol, or nothing."""
+    """Return `rerank` of the `result.json` at `path`; empty unless it has these weights and this protocol."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         alike = content["checkpoint"]["sha256"] == checkpoint_sha256 and content["protocol"] == protocol
@@ -69,7 +68,7 @@ def read_reranked(path: Path, checkpoint_sha256: str, protocol: dict) -> dict:
 
 
 def format_table(result: Result) -> str:
-    """Return the result as a text table that says how it was counted."""
+    """Return the metrics as a text table, with the protocol."""
     protocol, metrics = result.protocol, result.metrics
     folds = f", mean of {protocol['folds']} folds" if protocol["folds"] > 1 else ""
     lines = [
@@ -95,7 +94,7 @@ def format_table(result: Result) -> str:
 
 
 def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
-    """Return the `rerank` of a result as a table of list lengths, headed by the dual encoder's `metrics`."""
+    """Return the entry `rerank` as a table with a row for each k, after the dual encoder's `metrics`."""
     recalls = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 10)]
     lines = [
         f"re-ranked by {rerank['checkpoint']['folder']}, step {rerank['checkpoint']['step']}:",
@@ -116,7 +115,7 @@ def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
 
 
 def format_measured(result: Result, checkpoint: dict, further: dict) -> list[str]:
-    """Return the lines of an evaluation: which weights, the table, and what was measured besides."""
+    """Return the lines of an evaluation: the weights, the table, and the `further` measurements."""
     lines = [describe_checkpoint(checkpoint, result.protocol), format_table(result)]
     rerank = further.get("rerank", {})
     if rerank:
@@ -129,7 +128,7 @@ def format_measured(result: Result, checkpoint: dict, further: dict) -> list[str
 
 
 def describe_checkpoint(checkpoint: dict, protocol: dict) -> str:
-    """Return which weights were measured; of several, a line for each and how they were weighted."""
+    """Return the line of a checkpoint; for an ensemble, a line for each member with its weight."""
     if "members" not in checkpoint:
         return f"checkpoint: {checkpoint['folder']}, step {checkpoint['step']}"
     lines = [f"mean of {len(checkpoint['members'])} models, weights {protocol['weights']}:"]
@@ -154,7 +153,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Return the checked-out commit, marked where tracked files differ from it; empty without git."""
+    """Return the checked-out commit, marked `-dirty` if tracked files differ; empty without git."""
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     if not (_ROOT / ".git").exists():  # an unpacked archive may lie inside somebody else's repository
         return ""

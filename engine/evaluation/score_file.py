@@ -1,4 +1,4 @@
-"""The file of all scores, written piece by piece: anyone can recompute every metric from it."""
+"""The file of all scores, from which every metric can be recomputed; it is written tile by tile."""
 
 import contextlib
 import zipfile
@@ -19,16 +19,16 @@ _CHUNK_BYTES = 4 << 20
 def open_scores(
     path: str | Path | None, dataset: RetrievalDataset | PairDataset
 ) -> contextlib.AbstractContextManager["ScoreFile | None"]:
-    """Return the file at `path` for all scores of `dataset`, or nothing to write to without a path."""
+    """Return the file at `path` for all scores of `dataset`, as a context; without a path, one of None."""
     return ScoreFile(path, dataset.num_images, dataset.num_captions) if path else contextlib.nullcontext()
 
 
 class ScoreFile:
     """An `.npz` with `scores` float32 [images, captions], `image_ids` and `caption_image_ids`.
 
-    Used as a context: `write` in any order, then `save`. Scores wait in a plain array file beside the
-    target, of which no more than the piece being written is ever mapped; the target appears whole in
-    `save` or not at all. Needs the disk space twice until then. Raises UserError where the disk refuses.
+    Use it as a context: `write` in any order, then `save`. Until then the scores are in a plain array file
+    beside the target, of which only the tile being written is mapped into memory. `save` makes the target
+    appear whole or not at all, and needs the disk space twice. Raises UserError if the disk refuses.
     """
 
     def __init__(self, path: str | Path, images: int, captions: int):
@@ -48,15 +48,15 @@ class ScoreFile:
         return self
 
     def write(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
-        """Take `scores` [I,T] of the images and captions at these places."""
+        """Write `scores` [I,T] of the images and captions at these places."""
         np.load(self._rows, mmap_mode="r+")[np.ix_(images, captions)] = scores
 
     def write_pairs(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
-        """Take `scores` [P] of P pairs of the images and captions at these places."""
+        """Write `scores` [P] of P pairs of the images and captions at these places."""
         np.load(self._rows, mmap_mode="r+")[images, captions] = scores
 
     def save(self, image_ids: Sequence[str], caption_image_ids: Sequence[str]) -> None:
-        """Put the file in its place."""
+        """Pack the scores and the ids into the target."""
         try:
             with replacing(self.path) as draft:
                 self._pack(draft, {"image_ids": image_ids, "caption_image_ids": caption_image_ids})
@@ -76,7 +76,7 @@ class ScoreFile:
         self._clean()
 
     def _reserve(self) -> None:
-        """Write zeros: a disk that fills up under a memory map would kill the process."""
+        """Fill the array file with zeros: a disk that fills up under a memory map would kill the process."""
         header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         left = self._shape[0] * self._shape[1] * 4
         with open(self._rows, "wb") as file:

@@ -1,4 +1,4 @@
-"""Scores of blocks of pairs: a file a block, so that a killed evaluation goes on where it stopped."""
+"""Stores the scores of pairs in a file for each block, so that a killed evaluation resumes."""
 
 import shutil
 import time
@@ -18,7 +18,7 @@ _DAMAGED = {
     "remedy": ": delete this file and start the same command again, which scores that block alone",
 }
 
-# What a shard must share with the evaluation that reads it, and what to say where it does not.
+# The metadata that a shard and the evaluation that reads it have in common, and the words for a difference.
 IDENTITY = {
     "checkpoint": "another checkpoint",
     "model": "another configuration of the model",
@@ -28,7 +28,7 @@ IDENTITY = {
 
 
 class ScoreStore(Protocol):
-    """Where the scores of blocks are kept."""
+    """A store of the scores of blocks."""
 
     def missing(self) -> list[int]:
         """Return the blocks without scores, in order."""
@@ -41,7 +41,7 @@ class ScoreStore(Protocol):
 
 
 class MemoryScores:
-    """Keep the scores of `blocks` blocks in memory."""
+    """A store of the scores of `blocks` blocks in memory."""
 
     def __init__(self, blocks: int) -> None:
         self._scores: list[np.ndarray | None] = [None] * blocks
@@ -60,10 +60,11 @@ class MemoryScores:
 
 
 class ScoreShards:
-    """Keep the scores of `blocks` blocks in `folder`, written whole or not at all, for several processes.
+    """A store of the scores of `blocks` blocks in files of `folder`, which several processes may fill.
 
-    identity: values of `IDENTITY` by key, which stand in every shard. Raises UserError, here and in every
-    method, for a shard of another evaluation, a damaged one, and a disk that refuses.
+    A file appears whole or not at all. `identity` has a value for each key of `IDENTITY`, which every shard
+    repeats. The constructor and every method raise UserError for a shard of another evaluation, a damaged
+    shard, and a disk that refuses.
     """
 
     def __init__(self, folder: str | Path, identity: dict[str, str], blocks: int) -> None:
@@ -106,14 +107,14 @@ class ScoreShards:
         return scores
 
     def wait(self) -> None:
-        """Return when every block has its scores: other processes may be at work on some."""
+        """Wait until every block has its scores, some of which other processes may be making."""
         left = self.missing()
         while left:
             time.sleep(_WAIT_SECONDS)
             left = [block for block in left if not self._path(block).is_file()]
 
     def delete(self) -> None:
-        """Delete the folder: the evaluation is done."""
+        """Delete the folder, once the evaluation is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, block: int) -> Path:

@@ -1,4 +1,4 @@
-"""Swapped captions: does a model tell a true sentence from the same words in another order?"""
+"""Accuracy on swapped captions: does a true sentence score higher than its words in another order?"""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from engine.evaluation.protocol import evaluation_mode
 def swapped_scores(
     model: paddle.nn.Layer, dataset: RetrievalDataset, pairs: Sequence[SwappedPair], images: np.ndarray
 ) -> np.ndarray:
-    """Return the scores [2,P] of the pairs' true captions, and of the false ones, with their images [P,D]."""
+    """Return the scores [2,P] of the pairs' true captions, and of the swapped ones, with `images` [P,D]."""
     sides = [pair.caption for pair in pairs], [pair.swapped for pair in pairs]
     return np.stack([_paired_scores(model, images, _encode(model, dataset, texts)) for texts in sides])
 
@@ -25,20 +25,23 @@ def swapped_scores(
 def cross_swapped_scores(
     model: paddle.nn.Layer, dataset: PairDataset, pairs: Sequence[SwappedPair], batch_tokens: int
 ) -> np.ndarray:
-    """Return the scores [2,P] that a cross encoder gives to the same; `batch_tokens`: see `score_pairs`."""
+    """Return the scores [2,P] of a cross encoder for the true captions and the swapped ones.
+
+    `batch_tokens` is explained at `score_pairs`.
+    """
     texts = [pair.caption for pair in pairs] + [pair.swapped for pair in pairs]
     rows = np.tile(rows_of(dataset, pairs), 2)
-    order = np.argsort(rows, kind="stable")  # an image's captions together, so that it is read once
+    order = np.argsort(rows, kind="stable")  # sorted by image, so that each image is read once
     scores = np.empty(len(texts), np.float32)
     scores[order] = score_pairs(model, dataset.with_texts(texts), Pairs(rows[order], order), batch_tokens)
     return scores.reshape(2, -1)
 
 
-def percent_told_apart(scores: np.ndarray, pairs: Sequence[SwappedPair]) -> dict[str, float]:
-    """Return the percent of `pairs` in which the true caption scores higher, by kind and for `all`.
+def swapped_accuracy(scores: np.ndarray, pairs: Sequence[SwappedPair]) -> dict[str, float]:
+    """Return the accuracy: the percentage of `pairs` whose true caption scores higher, by kind and for `all`.
 
-    `scores` [2,P] as of `swapped_scores`. A tie counts half, so that a model which ignores the order of words
-    has 50.
+    `scores` [2,P] are those of `swapped_scores`. A tie counts half, so that a model which ignores the order
+    of words has 50 percent.
     """
     true, false = scores
     right = np.where(true > false, 100.0, np.where(true == false, 50.0, 0.0))  # [P]
@@ -50,7 +53,7 @@ def percent_told_apart(scores: np.ndarray, pairs: Sequence[SwappedPair]) -> dict
 
 
 def rows_of(dataset: RetrievalDataset | PairDataset, pairs: Sequence[SwappedPair]) -> np.ndarray:
-    """Return the image of each pair, int64 [P]; raise UserError for one that is not in the split."""
+    """Return the row of each pair's image, int64 [P]; raise UserError for an image not in the split."""
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     unknown = next((pair.image_id for pair in pairs if pair.image_id not in row_of), None)
     if unknown is not None:
@@ -73,7 +76,7 @@ def _encode(
 
 
 def _paired_scores(model: paddle.nn.Layer, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the score [P] of each image with its own text."""
+    """Return the score [P] of each of `images` [P,D] with the text of its row in `texts` [P,D]."""
     with paddle.no_grad():
         pairs = zip(
             paddle.to_tensor(images).split(len(images)),

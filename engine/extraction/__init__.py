@@ -1,1 +1,1 @@
-"""From pictures to features by a finished network."""
+"""Extracts features from pictures with a trained network."""

@@ -1,18 +1,18 @@
-"""What a YOLOX detector (arXiv 2107.08430) finds: boxes decoded, overlaps removed, the best kept."""
+"""Decodes the boxes of a YOLOX detector (arXiv 2107.08430), and suppresses overlapping ones (NMS)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-_CANDIDATES = 400  # best boxes that go into the suppression: its cost grows with their square
+_CANDIDATES = 400  # boxes that go into the suppression, whose cost grows with their square
 _LEAST_SIDE = 4.0  # pixels of the network's input; a smaller box shows nothing
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What is seen in a picture, the surest first.
+    """The detected objects of a picture, by descending score.
 
-    boxes: float32 [R,4], x1, y1, x2, y2. scores: float32 [R], 0 to 1. classes: int64 [R].
+    `boxes` are float32 [R,4]: x1, y1, x2, y2. `scores` are float32 [R], 0 to 1. `classes` are int64 [R].
     """
 
     boxes: np.ndarray
@@ -25,9 +25,9 @@ def decode_yolox(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return boxes float32 [A,4] in pixels of the input, and scores float32 [A,K] of the classes.
 
-    output: [A,5+K], cells of the maps one after another, row by row: centre and size relative to the cell,
-    objectness, class probabilities. size: width and height of the input. classes: their number K. Raises
-    ValueError where the output is of another shape.
+    `output` [A,5+K] holds the cells of the maps one after another, row by row: centre and size relative to
+    the cell, objectness, class probabilities. `size` is the width and the height of the input. `classes` is
+    the number K of classes. Raises ValueError for an output of another shape.
     """
     wanted = (sum((size // stride) ** 2 for stride in strides), 5 + classes)
     if output.shape != wanted:
@@ -48,7 +48,7 @@ def decode_yolox(
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over the union of each box [N,4] with each other [M,4]: [N,M]."""
+    """Return the intersection over union (IoU) [N,M] of each of `boxes` [N,4] with each of `others` [M,4]."""
     corner = np.maximum(boxes[:, None, :2], others[None, :, :2])  # [N,M,2]
     far = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.clip(far - corner, 0, None).prod(axis=-1)  # [N,M]
@@ -57,7 +57,10 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, overlap: float) -> np.ndarray:
-    """Return which boxes no surer one of their class covers by more than `overlap`: indices, surest first."""
+    """Return the indices of the boxes that non-maximum suppression keeps, by descending score.
+
+    A kept box suppresses boxes of its class with a lower score and an IoU above `overlap`.
+    """
     order = np.argsort(-scores, kind="stable")
     covers = overlaps(boxes[order], boxes[order]) > overlap
     covers &= classes[order][:, None] == classes[order][None, :]
@@ -77,10 +80,10 @@ def find_regions(
     fewest: int,
     most: int,
 ) -> Detections:
-    """Return the surest boxes, cut to the picture: those of `least_score`, but `fewest` to `most` of them.
+    """Return the boxes that score at least `least_score`, but `fewest` to `most`, clipped to the picture.
 
-    boxes [A,4] and scores [A,K] as `decode_yolox` returns them; picture: width and height that boxes may
-    fill. There may be fewer than `fewest`, and none, where boxes lie beside the picture or are too small.
+    `boxes` [A,4] and `scores` [A,K] are those of `decode_yolox`; `picture` is the width and the height to
+    clip boxes to. There may be fewer than `fewest`, even none, if boxes are too small or outside the picture.
     """
     boxes = np.clip(boxes, 0, np.array([*picture, *picture], dtype=np.float32))
     sure = scores.max(axis=1)

@@ -1,4 +1,4 @@
-"""From the files of a backbone and a detector to what extracts features."""
+"""Builds feature extractors from the YAML files of a backbone and a detector."""
 
 from config.errors import UserError
 from config.network_files import Backbone, Detector
@@ -10,7 +10,7 @@ from engine.extraction.yolox import Yolox
 
 
 def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
-    """Return how pictures are cut for a backbone; ten crops are of the RESIZE of its file."""
+    """Return the transform of pictures for a backbone; ten crops are cut after its RESIZE."""
     if ten_crop:
         return TenCrop(backbone.resize, backbone.size)
     if backbone.cut == "stretch":
@@ -19,7 +19,7 @@ def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
 
 
 def build_network(backbone: Backbone, as_map: bool, threads: int) -> Network:
-    """Return the network of a backbone, with its map [B,F,h,w] or else its vectors as output."""
+    """Return the network of a backbone; its output is a map [B,F,h,w] with `as_map`, otherwise vectors."""
     if backbone.kind == "paddle":
         from engine.extraction.paddle_backbone import PaddleNetwork
 
@@ -31,17 +31,17 @@ def build_network(backbone: Backbone, as_map: bool, threads: int) -> Network:
 
 
 def normalization_of(network: Backbone | Detector) -> Normalization:
-    """Return how pixels become a network's numbers."""
+    """Return the normalization of pixels for a network."""
     return Normalization(network.mean, network.scale, network.bgr)
 
 
 def build_pooled(loader: PictureLoader, backbone: Backbone, threads: int) -> PooledExtractor:
-    """Return what makes a vector a picture."""
+    """Return an extractor of one vector for each picture."""
     return PooledExtractor(loader, build_network(backbone, as_map=False, threads=threads))
 
 
 def build_grid(loader: PictureLoader, backbone: Backbone, side: int, threads: int) -> GridExtractor:
-    """Return what makes side x side regions a picture."""
+    """Return an extractor of side x side regions for each picture."""
     return GridExtractor(loader, build_network(backbone, as_map=True, threads=threads), side)
 
 
@@ -54,7 +54,10 @@ def build_regions(
     most: int,
     threads: int,
 ) -> RegionExtractor:
-    """Return what makes the regions that a detector finds; the arguments are those of `find_regions`."""
+    """Return an extractor of the regions that a detector finds.
+
+    `least_score`, `fewest` and `most` are those of `find_regions`.
+    """
     finder = Yolox(
         OnnxNetwork(detector.model, detector.input, detector.output, detector.size, threads),
         normalization_of(detector),

@@ -1,4 +1,4 @@
-"""From pictures to features: a vector a picture, a grid of regions, or the regions that a detector finds."""
+"""Extracts from each picture one vector, a grid of regions, or the regions that a detector finds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from engine.extraction.yolox import Yolox
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
 
-_DETAIL = 800  # pixels of the shorter side that a picture keeps where parts of it are looked at
+_DETAIL = 800  # pixels that the shorter side of a picture keeps before regions are cut from it
 
 
 class FeatureExtractor(Protocol):
-    """A way to features: `prepare` reads some pictures, in threads; `extract` makes of them what it can.
+    """An extractor of features: `prepare` reads pictures, in threads; `extract` runs the networks on them.
 
-    loader: of the pictures, whose `unreadables` says which were left out.
+    `loader` reads the pictures; its `unreadables` lists those that were left out.
     """
 
     loader: PictureLoader
@@ -31,7 +31,7 @@ class FeatureExtractor(Protocol):
         """Read some pictures."""
 
     def extract(self, ids: Sequence[str], prepared: object) -> list[Extracted]:
-        """Return what was made of the readable ones; `ids` are of all that were asked for."""
+        """Return the features of the readable pictures; `ids` are those of all pictures of the batch."""
 
 
 def extract_all(
@@ -44,8 +44,8 @@ def extract_all(
 ) -> None:
     """Extract the features of all pictures that `folder` does not hold yet, batch by batch.
 
-    ids: of the loader's pictures. workers: threads that read ahead. Raises `UserError` for an unreadable
-    picture if such are refused; what came before is kept.
+    `ids` are those of the loader's pictures. `workers` is the number of threads that prefetch pictures.
+    Raises `UserError` for an unreadable picture, if the loader refuses these; earlier batches are kept.
     """
     batches = batches_of(len(ids), folder.done, batch_size)
     for indices, found in zip(batches, extract_batches(extractor, ids, batches, workers), strict=True):
@@ -54,7 +54,7 @@ def extract_all(
 
 
 def batches_of(pictures: int, done: int, batch_size: int) -> list[range]:
-    """Return the batches, by index, of the pictures that are not done."""
+    """Return the batches of the remaining pictures, as ranges of indices."""
     starts = range(done, pictures, batch_size)
     return [range(start, min(start + batch_size, pictures)) for start in starts]
 
@@ -62,7 +62,10 @@ def batches_of(pictures: int, done: int, batch_size: int) -> list[range]:
 def extract_batches(
     extractor: FeatureExtractor, ids: Sequence[str], batches: Sequence[range], workers: int
 ) -> Iterator[tuple[list[Extracted], dict[str, str]]]:
-    """Yield of each batch what `ExtractionFolder.add` takes; see `extract_all` for the arguments."""
+    """Yield the arguments of `ExtractionFolder.add` for each batch.
+
+    The arguments are those of `extract_all`. Raises `UserError` for features that are not finite.
+    """
     reasons, names = extractor.loader.unreadables.problems, extractor.loader.names
     for indices, prepared in zip(batches, prefetched(extractor.prepare, batches, workers), strict=True):
         pictures = extractor.extract([ids[index] for index in indices], prepared)
@@ -79,17 +82,17 @@ def extract_batches(
 
 @dataclass(frozen=True)
 class PooledExtractor:
-    """A vector a picture: the mean of its views', and of the cells of a map."""
+    """An extractor of one vector for each picture: the mean over its views, and over the cells of a map."""
 
     loader: PictureLoader
     network: Network
 
     def prepare(self, indices: Sequence[int]) -> PictureBatch:
-        """Read and cut."""
+        """Read and transform pictures."""
         return self.loader.read(indices)
 
     def extract(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
-        """Return vectors [1,F]."""
+        """Return a vector [1,F] for each readable picture."""
         batch, views = prepared.images.shape[:2]
         if not batch:
             return []
@@ -105,18 +108,18 @@ class PooledExtractor:
 
 @dataclass(frozen=True)
 class GridExtractor:
-    """side x side regions a picture: the cells of the network's map, averaged; with their boxes."""
+    """An extractor of side x side regions for each picture: averages over cells of a map, with boxes."""
 
     loader: PictureLoader
     network: Network
     side: int
 
     def prepare(self, indices: Sequence[int]) -> PictureBatch:
-        """Read and cut."""
+        """Read and transform pictures."""
         return self.loader.read(indices)
 
     def extract(self, ids: Sequence[str], prepared: PictureBatch) -> list[Extracted]:
-        """Return vectors [side*side,F], row by row."""
+        """Return vectors [side*side,F], row by row, for each readable picture."""
         if not len(prepared.images):
             return []
         cells = self.network(prepared.images[:, 0])  # [B,F,h,w]
@@ -138,11 +141,11 @@ class GridExtractor:
 
 @dataclass(frozen=True)
 class RegionExtractor:
-    """The regions that a YOLOX finds, each described by the network from the part of the picture that it is.
+    """An extractor of the regions that a YOLOX finds, each cut from the picture and run through the network.
 
-    Regions of one picture are a batch of the network (R-CNN's way: Girshick et al. 2014, arXiv 1311.2524). A
-    picture in which nothing is found is one region, without a tag.
-    crop: pixels a side of the network's input. least_score, fewest, most: as `find_regions` takes them.
+    The regions of a picture are one batch of the network, as in R-CNN (Girshick et al. 2014, arXiv
+    1311.2524). A picture in which nothing is found is one region, without a tag. `crop` is the number of
+    pixels on a side of the network's input. `least_score`, `fewest` and `most` are those of `find_regions`.
     """
 
     loader: PictureLoader
@@ -154,7 +157,7 @@ class RegionExtractor:
     most: int
 
     def prepare(self, indices: Sequence[int]) -> list[tuple[int, Picture, np.ndarray]]:
-        """Return of each readable picture its place, itself, decoded, and what the detector is to see."""
+        """Return for each readable picture its place, the decoded picture, and the detector's input."""
         found = []
         for place, index in enumerate(indices):
             name = self.loader.names[index]
@@ -167,7 +170,7 @@ class RegionExtractor:
         return found
 
     def extract(self, ids: Sequence[str], prepared: list[tuple[int, Picture, np.ndarray]]) -> list[Extracted]:
-        """Return vectors [R,F] with boxes, tags and confidences, the surest region first."""
+        """Return vectors [R,F] with boxes, tags and confidences (descending) for each readable picture."""
         return [self._extract(ids[place], picture, boxed) for place, picture, boxed in prepared]
 
     def _extract(self, image_id: str, picture: Picture, boxed: np.ndarray) -> Extracted:
@@ -189,7 +192,7 @@ def pooled(output: np.ndarray) -> np.ndarray:
 
 
 def averages(length: int, parts: int) -> np.ndarray:
-    """Return the weights [parts,length] that average cells into parts, which overlap unless they fit in."""
+    """Return the weights [parts,length] that average cells; parts overlap unless `parts` divides `length`."""
     weights = np.zeros((parts, length), dtype=np.float32)
     for part, (start, end) in enumerate(_ends(length, parts)):
         weights[part, start:end] = 1 / (end - start)
@@ -197,9 +200,9 @@ def averages(length: int, parts: int) -> np.ndarray:
 
 
 def grid_boxes(shown: np.ndarray, height: int, width: int, side: int) -> np.ndarray:
-    """Return where the regions of a grid lie: float32 [B,side*side,4], row by row.
+    """Return the boxes of the regions of a grid, float32 [B,side*side,4], row by row.
 
-    shown: [B,4], the box of the picture that the map of height x width cells shows.
+    `shown` [B,4] is the box of the picture that the map of height x width cells covers.
     """
     rows, columns = (np.array(_ends(length, side)) / length for length in (height, width))  # [side,2]
     shares = [[left, upper, right, lower] for upper, lower in rows for left, right in columns]

@@ -1,4 +1,4 @@
-"""A network in an ONNX file, run by ONNX Runtime, which is optional."""
+"""Runs a network in an ONNX file with ONNX Runtime, an optional package."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ from config.errors import UserError
 
 
 class OnnxNetwork:
-    """One output of a network for pictures.
+    """A network for pictures, with one of its outputs.
 
-    path: the file. input_name, output_name: "" where there is one alone. size: width and height of the
-    pictures. threads: of the processor. Raises `UserError` where ONNX Runtime is missing, the file is no
-    network, has no input or output of that name, or its input is not [n,3,size,size] of float32.
+    `path` is the ONNX file. `input_name` and `output_name` may be "" if there is only one. `size` is the
+    width and the height of the pictures. `threads` is the number of CPU threads. Raises `UserError` if ONNX
+    Runtime is missing, the file is no network, it has no input or output of that name, or its input is not
+    float32 [n,3,size,size].
     """
 
     def __init__(self, path: str | Path, input_name: str, output_name: str, size: int, threads: int) -> None:
@@ -24,7 +25,7 @@ class OnnxNetwork:
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4
-        # Its threads would wait for work on cores that the decoding of pictures needs.
+        # Spinning threads would wait for work on cores that the decoding of pictures needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(
@@ -41,7 +42,7 @@ class OnnxNetwork:
         self._batch = self._check_input(inputs[self._input])
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return the output for pictures, float32 [B,3,H,W]; raise `UserError` where the network fails."""
+        """Return the output for pictures, float32 [B,3,H,W]; raise `UserError` if the network fails."""
         step = self._batch or max(1, len(images))
         parts = []
         for start in range(0, len(images), step):
@@ -58,11 +59,11 @@ class OnnxNetwork:
         return np.concatenate(parts)[: len(images)]
 
     def _check_input(self, value: object) -> int | None:
-        """Return the size of batch that the network is made for, None for any."""
+        """Return the batch size that the network requires, None for any; raise `UserError` for bad input."""
         shape = list(value.shape)
         fits = len(shape) == 4 and value.type == "tensor(float)"
         wanted = [3, self.size, self.size]
-        # an axis of any size has a name or None in place of a number
+        # An axis of any size has a name or None in place of a number.
         fits = fits and all(
             not isinstance(side, int) or side == want for side, want in zip(shape[1:], wanted, strict=True)
         )

@@ -1,4 +1,4 @@
-"""A CNN of Paddle as a network that describes pictures."""
+"""Runs a CNN of Paddle as a backbone for pictures."""
 
 import numpy as np
 import paddle
@@ -9,9 +9,9 @@ from models.cnn import CNNS, Cnn
 
 
 class PaddleNetwork:
-    """One of `CNNS` with weights, in evaluation mode: float32 [B,3,H,W] -> [B,F], or its last map [B,F,h,w].
+    """One of `CNNS` in evaluation mode: float32 [B,3,H,W] -> [B,F], or its last map [B,F,h,w] with `as_map`.
 
-    weights: as `tools/convert_cnn.py` writes them. Raises `UserError` for an unknown name, and for weights
+    `weights` is a file of `tools/convert_cnn.py`. Raises `UserError` for an unknown name, and for weights
     that are missing or do not fit.
     """
 
@@ -37,7 +37,7 @@ class PaddleNetwork:
 
 
 def map_of(cnn: Cnn) -> paddle.nn.Layer:
-    """Return what makes the map before the pooling: VGG keeps it apart, the others can leave that off."""
+    """Return the layer that makes the map before pooling: a part of VGG; other networks without pooling."""
     if isinstance(cnn.network, paddle.vision.models.VGG):
         return cnn.network.features
     cnn.network.with_pool = False

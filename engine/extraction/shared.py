@@ -1,4 +1,4 @@
-"""Extract features with all processes of a job: each describes every W-th batch, the first writes them."""
+"""Extracts features with all W processes of a job: each makes every W-th batch, and process 0 writes all."""
 
 import io
 import json
@@ -20,10 +20,10 @@ def extract_together(
     workers: int,
     progress: ShowProgress = no_progress,
 ) -> None:
-    """Do what `extractors.extract_all` does, in every process of a job; the first alone has a `folder`.
+    """Do what `extractors.extract_all` does, in all processes of a job; process 0 alone has a `folder`.
 
-    Batches are written in their order, so that what is in the folder after a stop is what one process would
-    have left, and any number of processes can go on. What one process raises ends the work of all.
+    Batches are written in order, so that a stop leaves the folder as one process would, and any number of
+    processes can resume. An error in one process ends the work of all.
     """
     (done,) = broadcast_values([folder.done if folder else 0])
     batches = batches_of(len(ids), int(done), batch_size)
@@ -39,7 +39,7 @@ def extract_together(
 
 
 def pack(pictures: Sequence[Extracted], problems: dict[str, str]) -> bytes:
-    """Return what `ExtractionFolder.add` takes as a message to another process."""
+    """Return the arguments of `ExtractionFolder.add` as a message to another process."""
     facts = [[each.image_id, each.size, each.tags, each.confidences] for each in pictures]
     arrays = {"facts": np.frombuffer(json.dumps([facts, problems]).encode(), np.uint8)}
     for number, each in enumerate(pictures):
@@ -52,7 +52,7 @@ def pack(pictures: Sequence[Extracted], problems: dict[str, str]) -> bytes:
 
 
 def unpack(message: bytes) -> tuple[list[Extracted], dict[str, str]]:
-    """Return what was packed."""
+    """Return the arguments that `pack` was called with."""
     with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
         facts, problems = json.loads(arrays["facts"].tobytes())
         pictures = [

@@ -1,4 +1,4 @@
-"""A YOLOX detector: from a picture to the boxes of what is seen in it."""
+"""Runs a YOLOX detector: from a picture to the boxes of the objects in it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from engine.extraction.boxes import Detections, decode_yolox, find_regions
 
 @dataclass(frozen=True)
 class Yolox:
-    """A network [B,3,size,size] -> [B,A,5+K], and how it sees pictures.
+    """A network [B,3,size,size] -> [B,A,5+K], and its letterbox.
 
-    A picture is brought to fit into the input's upper left corner in its own shape; pad is the pixel value
-    beside it. strides, classes, overlap: as `decode_yolox`, the K names and `find_regions` have them.
+    A picture is scaled to fit into the upper left corner of the input and keeps its aspect ratio; `pad` is
+    the pixel value of the border. `strides` are those of `decode_yolox`, `classes` the K names of the
+    classes, and `overlap` is that of `find_regions`.
     """
 
     network: Callable[[np.ndarray], np.ndarray]
@@ -29,7 +30,7 @@ class Yolox:
     overlap: float
 
     def letterbox(self, picture: Picture) -> np.ndarray:
-        """Return the network's input of a picture, float32 [3,size,size]; raise `UnreadableError`."""
+        """Return the network's input for a picture, float32 [3,size,size]; may raise `UnreadableError`."""
         width, height = self._filled(picture.size)
         pixels = np.full((self.size, self.size, 3), self.pad, dtype=np.uint8)
         whole = CropBox((0, 0, *picture.size), (width, height))
@@ -41,10 +42,10 @@ class Yolox:
     def find(
         self, size: tuple[int, int], boxed: np.ndarray, least_score: float, fewest: int, most: int
     ) -> Detections:
-        """Return what is seen in a picture of a size, with boxes in its pixels.
+        """Return the objects in a picture, with boxes in its pixels.
 
-        boxed: its `letterbox`. The numbers are those of `find_regions`. Raises `UserError` where the network
-        has other boxes or classes.
+        `size` is the width and the height of the picture, `boxed` its `letterbox`. The other arguments are
+        those of `find_regions`. Raises `UserError` if the network has another number of boxes or classes.
         """
         try:
             boxes, scores = decode_yolox(
@@ -59,6 +60,6 @@ class Yolox:
         return Detections(boxes, found.scores, found.classes)
 
     def _filled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return width and height that a picture takes of the input."""
+        """Return the width and the height of a picture of `size` in the input."""
         scale = self.size / max(size)
         return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))

@@ -1,1 +1,1 @@
-"""From embeddings and ids to ranks and metrics."""
+"""Computes ranks and metrics from embeddings and ids."""

@@ -12,8 +12,9 @@ def summarize_images(
 ) -> dict[str, float]:
     """Return every metric of image retrieval in percent.
 
-    `ranks` [C], 0-based, of each query's best relevant item; `average_precision` (at R) and `r_precision`
-    [C], in [0, 1]. Keys: r1, r10, r100, r1000; `map_at_r` (arXiv 2003.08505, sec. 3.3); `r_precision`.
+    `ranks` [C] are the 0-based ranks of each query's best relevant item; `average_precision` (at R) and
+    `r_precision` [C] are in [0, 1]. The keys are r1, r10, r100, r1000, `map_at_r` (arXiv 2003.08505, sec.
+    3.3) and `r_precision`.
     """
     summary = {f"r{k}": recall_at_k(ranks, k) for k in IMAGE_RECALLS}
     summary["map_at_r"] = 100.0 * float(np.mean(average_precision))

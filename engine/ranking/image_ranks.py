@@ -1,12 +1,14 @@
-"""Ranks and precisions of image-to-image retrieval from embeddings, in bounded memory and without a sort.
+"""Computes ranks and precisions of image-to-image retrieval from embeddings, in bounded memory.
 
-The first relevant item's rank is the number of irrelevant items ahead of it, which is counted tile by tile
-(see `engine.ranking.ranks`). Where the queries are the gallery, scores are symmetric: a tile serves its rows
-and its columns. The scores of a tile that cannot matter are not multiplied in full
-(see `engine.ranking.score_bounds`).
+The idea: a query's rank is the number of irrelevant items ahead of its best relevant one, and its precisions
+need only its R relevant scores and its R highest irrelevant ones, so that most irrelevant scores, those below
+a threshold of the query, change nothing (`image_counter`). The tiles that hold relevant pairs come first and
+set the thresholds. In all other tiles, cheap bounds find the few pairs that may exceed a threshold, and only
+these are multiplied in float32 (`score_bounds`).
 
-Processes of a job share the blocks of queries. A block's scores, and the order in which it meets them, are
-the same however many processes there are, and so are all ranks and precisions.
+If the queries are the gallery, scores are symmetric: a tile serves the queries of its rows and those of its
+columns. Processes of a job share the blocks of queries. The scores of a block, and the order in which it sees
+them, do not depend on the number of processes, and so neither do ranks and precisions.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,18 +25,18 @@ from engine.ranking.similarity import check_magnitude, inner_products, inner_pro
 from engine.ranking.tiles import ScoredPortion, Tiles, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
 
-_RUN = 16  # tiles of one block of queries that threads multiply ahead
-_KEPT_SCORES = 16 << 20  # of relevant and of leading items, for as many queries as are ranked together
+_RUN = 16  # tiles of one block of queries that threads prefetch
+_KEPT_SCORES = 16 << 20  # relevant scores, and as many leading ones, of the queries that are ranked together
 
 
 @dataclass(frozen=True)
 class ImageRanks:
-    """How well each query with a relevant item found them; all arrays are [C], for C such queries.
+    """The ranks and precisions [C] of the C queries that have a relevant item.
 
-    `queries`: their rows, ascending. `ranks`: the best relevant item's, 0-based; beyond
-    `image_counter.DEEPEST` it may be smaller than the true one, but not below that. `r_precision`: the share
-    of relevant items among the first R, of a query with R relevant items. `average_precision`: that at R
-    (arXiv 2003.08505, sec. 3.3). Shares are in [0, 1].
+    `queries` are the rows of these queries, ascending. `ranks` are the 0-based ranks of the best relevant
+    items; a rank above `image_counter.DEEPEST` may be too small, but is at least `DEEPEST`. For a query with
+    R relevant items, `r_precision` is the share of relevant items among the first R, and `average_precision`
+    is that at R (arXiv 2003.08505, sec. 3.3); both are in [0, 1].
     """
 
     queries: np.ndarray
@@ -55,11 +57,11 @@ def image_ranks(
 ) -> ImageRanks:
     """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product in float32; equal labels are relevant.
 
-    Without a gallery the queries are each other's, and none finds itself. Equal scores: `tie_rule`, see
-    `engine.ranking.metrics.ranks`. `progress` is called with the queries done and their number. `part`:
-    the number of this process and the number of processes; each ranks some blocks of the queries. Raises
-    ValueError for labels that do not fit, an embedding that is not finite, and where no query has a relevant
-    item.
+    Without a gallery, the queries are searched for each other, and no query finds itself. `tie_rule` is a key
+    of `engine.ranking.counter.TIE_RULES`. `progress` is called with the queries done and their number. `part`
+    holds the number of this process and the number of processes; each process ranks some blocks of queries.
+    Raises ValueError for labels that do not fit, an embedding that is not finite, and if no query has a
+    relevant item.
     """
     own = gallery is None
     query = np.asarray(query, np.float32)
@@ -94,7 +96,7 @@ def image_ranks(
 
 
 def _chunks(relevant: np.ndarray, counted: np.ndarray) -> list[np.ndarray]:
-    """Cut the `counted` queries into lists whose relevant scores fit into memory, small classes first."""
+    """Cut the queries `counted` into chunks whose relevant scores fit into memory, small classes first."""
     by_size = counted[np.argsort(relevant[counted], kind="stable")]
     chunks, start = [], 0
     while start < len(by_size):
@@ -106,7 +108,7 @@ def _chunks(relevant: np.ndarray, counted: np.ndarray) -> list[np.ndarray]:
 
 
 class _Items:
-    """The queries and the gallery, which is cut into blocks once."""
+    """The queries, and the gallery in blocks; `relevant` [Q] is each query's number of relevant items."""
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class _Items:
         self.have_bounds = Bounds.are_worthwhile(gallery)
 
     def blocks_of_queries(self, rows: np.ndarray) -> list[VectorBlock]:
-        """Return blocks of the queries in these `rows`, whose places are those in `rows`."""
+        """Return blocks of the queries in these `rows`; the places of their items are indices into `rows`."""
         return self._cut(self._query, rows, self._query_group[rows])
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[VectorBlock]:
@@ -140,9 +142,10 @@ def _rank_chunk(
     part: tuple[int, int],
     show: Callable[[float], None],
 ) -> tuple[np.ndarray, ...]:
-    """Return row, rank, average precision and R-precision of this part's queries among those in `chunk`.
+    """Return row, rank, average precision and R-precision of the queries in `chunk` that this process ranks.
 
-    `mirrored`: the chunk is all of the gallery that has anything relevant. `show` is told the share done.
+    `mirrored` tells that queries and gallery are the same items, of which `chunk` holds all with a relevant
+    item. `show` is called with the share of the work that is done.
     """
     rows = np.arange(len(items.relevant)) if mirrored else chunk
     blocks = items.gallery_blocks if mirrored else items.blocks_of_queries(rows)
@@ -162,10 +165,10 @@ def _places(block: VectorBlock) -> np.ndarray:
 
 
 class _Search:
-    """Show a counter all scores of some blocks of queries that can matter.
+    """Shows the counter all scores that can matter to the queries of the blocks `own`.
 
-    own: the numbers of these among the `blocks`. mirrored: `blocks` are the gallery's, and a tile is
-    multiplied once for both its sides.
+    `own` holds indices into `blocks`. With `mirrored`, `blocks` are those of the gallery, and a tile is
+    multiplied once for the queries on both its sides.
     """
 
     def __init__(
@@ -182,21 +185,24 @@ class _Search:
         self._bounds = Bounds(blocks, gallery_blocks) if have_bounds else None
 
     def run(self, show: Callable[[float], None]) -> None:
-        """Look at all tiles, those with relevant pairs first; `show` is told the share done."""
+        """Go through all tiles, those with relevant pairs first; `show` is called with the share done."""
         needed = [tile for tile in self._tiles.all() if self._sides(tile)]
         related = sorted(set(self._tiles.related()).intersection(needed))
         rest = sorted(set(needed).difference(related))
-        # A block meets its tiles in the same runs, whatever other blocks are looked at beside it.
+        # A block sees its tiles in the same runs, whatever other blocks this process ranks.
         runs = groupby(rest, lambda tile: (tile[0], tile[1] // _RUN))
         steps = chain(
-            chain.from_iterable(map(self._relate, _clusters(related, self._mirrored))),
-            chain.from_iterable(self._compare(list(run)) for _, run in runs),
+            chain.from_iterable(map(self._count_related, _clusters(related, self._mirrored))),
+            chain.from_iterable(self._count_unrelated(list(run)) for _, run in runs),
         )
         for done, _ in enumerate(steps, start=1):
             show(done / len(needed))
 
     def _sides(self, tile: tuple[int, int]) -> list[int]:
-        """Return whose scores are looked at: those of the tile's rows (0), and of its columns (1)."""
+        """Return the sides of a tile with queries to rank: 0 for its rows, 1 for its columns.
+
+        A mirrored tile is multiplied only above or on the diagonal.
+        """
         if not self._mirrored:
             return [0] if tile[0] in self._own else []
         if tile[0] >= tile[1]:
@@ -204,13 +210,13 @@ class _Search:
         return [side for side in (0, 1) if tile[side] in self._own]
 
     def _seen_from(self, sides: Iterable[int], portions: Iterable[ScoredPortion]) -> Iterator[ScoredPortion]:
-        """Yield queries, items and scores [Q,G] of each of these sides of a tile."""
+        """Yield queries, items and scores [Q,G] for each of the `sides` of a tile."""
         for rows, columns, scores in portions:
             for side in sides:
                 yield (columns, rows, scores.T) if side else (rows, columns, scores)
 
-    def _relate(self, cluster: list[tuple[int, int]]) -> Iterator[None]:
-        """Look at the tiles of a cluster, which hold all relevant pairs of its queries; yield after each."""
+    def _count_related(self, cluster: list[tuple[int, int]]) -> Iterator[None]:
+        """Count the tiles of a cluster, which hold all relevant pairs of its queries; yield after each."""
         for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=True), strict=True):
             for seen in self._seen_from(self._sides(tile), scored):
                 self._counter.add_relevant(*seen)
@@ -221,12 +227,12 @@ class _Search:
                 self._counter.add_rivals(*seen, related=True)
             yield
 
-    def _compare(self, run: list[tuple[int, int]]) -> Iterator[None]:
-        """Look at some tiles without relevant pairs, which threads multiply ahead; yield after each."""
+    def _count_unrelated(self, run: list[tuple[int, int]]) -> Iterator[None]:
+        """Count a run of tiles without relevant pairs, which threads prefetch; yield after each."""
         bounds = self._bounds
         numbers = {tile[side] for tile in run for side in self._sides(tile)}
-        hopeful = {number for number in numbers if bounds and bounds.are_hopeful(number)}
-        bounded = {tile for tile in run if any(tile[side] in hopeful for side in self._sides(tile))}
+        promising = {number for number in numbers if bounds and bounds.are_promising(number)}
+        bounded = {tile for tile in run if any(tile[side] in promising for side in self._sides(tile))}
 
         def multiply(tile: tuple[int, int]) -> np.ndarray | None:
             if tile in bounded:
@@ -237,7 +243,7 @@ class _Search:
             left = self._sides(tile)
             if bounds:
                 products = made if tile in bounded else None
-                left = [side for side in left if not self._add_pairs(tile, side, products, hopeful)]
+                left = [side for side in left if not self._add_pairs(tile, side, products, promising)]
             if left:
                 scores = self._tiles.multiply(tile) if tile in bounded else made
                 for seen in self._seen_from(left, self._tiles.portions(tile, scores)):
@@ -245,23 +251,23 @@ class _Search:
             yield
 
     def _add_pairs(
-        self, tile: tuple[int, int], side: int, products: np.ndarray | None, hopeful: set[int]
+        self, tile: tuple[int, int], side: int, products: np.ndarray | None, promising: set[int]
     ) -> bool:
-        """Show the pairs of one side that can matter; False, and nothing shown, where bounds do not help."""
-        if tile[side] not in hopeful:
+        """Show the counter the pairs of one side that can matter; return False if bounds do not find them."""
+        if tile[side] not in promising:
             products = None
-        pairs = self._bounds.pairs(tile, side, products, self._counter.bars)
+        pairs = self._bounds.pairs(tile, side, products, self._counter.thresholds)
         if pairs is None:
             return False
         row, _, scores = pairs
         places = _places(self._blocks[tile[side]])
-        above = np.flatnonzero(scores > self._counter.bars(places)[row])
+        above = np.flatnonzero(scores > self._counter.thresholds(places)[row])
         self._counter.add_pairs(places, row[above], scores[above])
         return True
 
 
 def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:
-    """Part the tiles that hold relevant pairs, in order, so that all of a query's are in one list."""
+    """Group the tiles `related`, which hold relevant pairs, so that all tiles of a query are in one list."""
     clusters: list[list[tuple[int, int]]] = []
     reach = -1  # the last block of queries in the list
     for tile in related:

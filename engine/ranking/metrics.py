@@ -1,4 +1,4 @@
-"""Retrieval metrics: ranks counted from scores and ids, recall at k, median and mean rank."""
+"""Retrieval metrics: ranks from a matrix of scores and ids; recall at k, median and mean of ranks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ _BLOCK_ELEMENTS = 1 << 20
 
 
 def ranks(scores: np.ndarray, query_ids: Ids, gallery_ids: Ids, tie_rule: str = "against") -> np.ndarray:
-    """Count, for every query, the irrelevant gallery items ahead of its best relevant one.
+    """Return the 0-based ranks [Q]: for each query, the irrelevant items ahead of its best relevant one.
 
-    `scores` [Q,G], higher is better; an item is relevant to a query when their ids (group ids: an
-    image's name for its captions, a class label) are equal, and a query may have several. Returns [Q],
-    0-based: int64, or float64 with `tie_rule` "average". Raises ValueError for a NaN or an infinite
-    score, a query without a relevant item, and shapes that do not fit.
+    `scores` are [Q,G], higher is better. An item is relevant to a query if their ids are equal (group ids,
+    such as an image's name for its captions, or a class label); a query may have several relevant items.
+    `tie_rule` is a key of `engine.ranking.counter.TIE_RULES`. Ranks are int64, or float64 with "average".
+    Raises ValueError for a NaN or an infinite score, a query without a relevant item, and shapes that do not
+    fit.
     """
     scores = np.asarray(scores)
     if scores.shape != (len(query_ids), len(gallery_ids)):
@@ -45,14 +46,14 @@ def ranks(scores: np.ndarray, query_ids: Ids, gallery_ids: Ids, tie_rule: str = 
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
     """Return the percentage of queries whose best relevant item is among the first `k`.
 
-    `ranks` [Q], 0-based; a fractional rank between two places counts as the worse one.
+    `ranks` [Q] are 0-based; a fractional rank is rounded up.
     """
     ranks = _checked_ranks(ranks)
     return 100.0 * np.count_nonzero(ranks + 1 <= k) / len(ranks)
 
 
 def median_rank(ranks: np.ndarray) -> float:
-    """Return the 1-based median rank as the originals state it: floor(median of `ranks` [Q]) + 1."""
+    """Return the 1-based median rank as VSE++ defines it: floor(median of `ranks` [Q]) + 1."""
     return float(np.floor(np.median(_checked_ranks(ranks))) + 1)
 
 
@@ -63,7 +64,7 @@ def mean_rank(ranks: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of one direction: what a table calls it, and how it follows from 0-based ranks [Q]."""
+    """A metric of one direction: its heading in tables, and the function `of` 0-based ranks [Q]."""
 
     heading: str
     of: Callable[[np.ndarray], float]
@@ -71,7 +72,7 @@ class Metric:
     lower_is_better: bool = False
 
 
-# What is measured in each direction; `result.json`, the tables and the report show all of it.
+# The metrics of each direction; `result.json`, the tables and the report show all of them.
 METRICS = {
     **{f"r{k}": Metric(f"R@{k}", partial(recall_at_k, k=k)) for k in RECALLS},
     "medr": Metric("median", median_rank, decimals=1, lower_is_better=True),
@@ -82,9 +83,9 @@ METRICS = {
 def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray | None = None) -> dict[str, float]:
     """Return every metric of both directions, or of image to text alone, from their 0-based ranks.
 
-    `i2t_ranks` [images], `t2i_ranks` [captions]. Keys: `i2t_` and `t2i_` with those of `METRICS` (recalls in
-    percent, ranks 1-based); `rsum`, the sum of the six recalls (three of one direction); `mean_recall`,
-    their mean.
+    `i2t_ranks` are [images], `t2i_ranks` [captions]. The keys are those of `METRICS` after `i2t_` and `t2i_`
+    (recalls in percent, ranks 1-based); `rsum`, the sum of the six recalls (three of one direction); and
+    `mean_recall`, their mean.
     """
     directions = {"i2t": i2t_ranks} if t2i_ranks is None else {"i2t": i2t_ranks, "t2i": t2i_ranks}
     summary = {
@@ -99,7 +100,10 @@ def summarize(i2t_ranks: np.ndarray, t2i_ranks: np.ndarray | None = None) -> dic
 
 
 def group_numbers(query_ids: Ids, gallery_ids: Ids) -> tuple[np.ndarray, np.ndarray]:
-    """Return both lists of ids as int32 group numbers, equal where the ids are equal."""
+    """Return both lists of ids as int32 group numbers: equal numbers for equal ids.
+
+    Raises ValueError unless both are lists of integers, or both of strings.
+    """
     query, gallery = np.asarray(query_ids), np.asarray(gallery_ids)
     integers = [np.issubdtype(ids.dtype, np.integer) for ids in (query, gallery)]
     if query.ndim != 1 or gallery.ndim != 1 or integers[0] != integers[1]:

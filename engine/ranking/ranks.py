@@ -1,15 +1,15 @@
-"""Ranks in both directions from embeddings, without ever holding the whole score matrix.
+"""Computes ranks in both directions from embeddings, without the whole score matrix in memory.
 
-Scores are made in tiles of at most `block_size` by `block_size` vectors. A first pass over the tiles that
-hold relevant pairs finds every item's best relevant score; a second pass over all tiles counts, for both
-directions at once, the irrelevant items ahead of it.
+Scores are made in tiles of at most `block_size` by `block_size` vectors. A first pass, over the tiles that
+hold relevant pairs, finds the best relevant score of every image and caption. A second pass, over all tiles,
+counts the irrelevant items that are ahead of this score, for both directions at once.
 
-Ties are exact. A matrix product may round one pair of vectors differently in two places, so equal vectors
-(a sentence that describes several images, a picture that occurs twice) are multiplied once and share that
-score, and a tile that both passes need is kept, or made again from the same operands.
+Ties are exact. A matrix product may round one pair of vectors differently in two places. So equal vectors (a
+sentence that describes several images, a picture that occurs twice) are multiplied once and share that score,
+and a tile that both passes need is kept, or made again from the same operands.
 
-Processes of a job may share the tiles, which are the same ones however many processes there are: best scores
-and counts are then all-reduced.
+Processes of a job may share the tiles, and then all-reduce the best scores and the counts. The tiles do not
+depend on the number of processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,10 +28,10 @@ RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the capti
 
 
 class ScoreSink(Protocol):
-    """Something that takes the scores as they are made."""
+    """A receiver of the scores, tile by tile."""
 
     def write(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
-        """Take `scores` [I,T] of the images and captions at these places."""
+        """Receive the `scores` [I,T] of the images and captions at these places."""
 
 
 def retrieval_ranks(
@@ -51,18 +51,18 @@ def retrieval_ranks(
 ) -> RanksBothWays:
     """Return the 0-based ranks of every image's best caption [N] and of every caption's best image [M].
 
-    `image_emb` [N,D] and `text_emb` [S,D]: scores are made in their precision. Caption m has the
-    embedding `text_emb[caption_sentence[m]]` (default: row m). An image and a caption are relevant to each
-    other when `image_ids` [N] and `caption_image_ids` [M] are equal, and compete when `image_fold` [N] and
-    `caption_fold` [M] (integers from 0; default: one fold) are. `measure`: "cosine" is the inner product,
-    "order" is -||max(0, text - image)|| (arXiv 1511.06361, eq. 2); a function takes images [I,D] and texts
-    [T,D] and returns scores [I,T]. `tie_rule`: see `engine.ranking.metrics.ranks`.
+    Scores are made in the precision of `image_emb` [N,D] and `text_emb` [S,D]. The embedding of caption m is
+    `text_emb[caption_sentence[m]]` (default: row m). An image and a caption are relevant to each other if
+    `image_ids` [N] and `caption_image_ids` [M] are equal, and they compete if `image_fold` [N] and
+    `caption_fold` [M] are equal (integers from 0; default: one fold). `measure` "cosine" is the inner
+    product, "order" is -||max(0, text - image)|| (arXiv 1511.06361, eq. 2); a function takes images [I,D] and
+    texts [T,D] and returns scores [I,T]. `tie_rule` is a key of `engine.ranking.counter.TIE_RULES`.
 
-    The numbers that are counted are the ones that `scores_out` receives: with it, those of all pairs.
-    `progress` is called with the tiles done and their total. `part`: the number of this process and the
-    number of processes that share the tiles; all of them call this, and get all ranks. Raises ValueError for
-    an embedding that is not finite (or too large to multiply), and for an image or caption that has no
-    counterpart in its fold.
+    `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from.
+    `progress` is called with the tiles done and their total. `part` holds the number of this process and the
+    number of processes that share the tiles; all of them call this function, and get all ranks. Raises
+    ValueError for an embedding that is not finite (or too large to multiply), and for an image or caption
+    without a relevant item in its fold.
     """
     similarity = similarity_of(measure) if isinstance(measure, str) else measure
     caption_sentence = np.arange(len(text_emb)) if caption_sentence is None else caption_sentence
@@ -95,21 +95,21 @@ def _count_over_tiles(
     progress: Callable[[int, int], None] | None,
     part: tuple[int, int],
 ) -> None:
-    """Make the two passes over this process's tiles, and all-reduce what each has found."""
+    """Make the two passes over this process's tiles, and all-reduce the result of each."""
     needed = (tiles.all() if scores_out else tiles.competing())[part[0] :: part[1]]
     related = sorted(set(tiles.related()).intersection(needed))
     total = len(related) + len(needed)
     of_images, of_captions = counters
 
     def find_best() -> None:
-        for scored in _announced(tiles.scores(related, keep=True), progress, 0, total):
+        for scored in _with_progress(tiles.scores(related, keep=True), progress, 0, total):
             for images, captions, scores in scored:
                 relevant = np.where(images.groups[:, None] == captions.groups, scores, -np.inf)
                 of_images.see_relevant_rows(images.places, relevant)
                 of_captions.see_relevant_rows(captions.places, relevant.T)
 
     def count_rivals() -> None:
-        for scored in _announced(tiles.scores(needed, keep=False), progress, len(related), total):
+        for scored in _with_progress(tiles.scores(needed, keep=False), progress, len(related), total):
             for images, captions, scores in scored:
                 rivals = images.groups[:, None] != captions.groups
                 rivals &= images.folds[:, None] == captions.folds
@@ -148,7 +148,7 @@ def _group_numbers_of_folds(
     return numbers[: len(image_ids)], numbers[len(image_ids) :]
 
 
-def _announced(
+def _with_progress(
     steps: Iterable[Step], progress: Callable[[int, int], None] | None, done: int, total: int
 ) -> Iterator[Step]:
     for number, step in enumerate(steps, start=done + 1):

@@ -1,6 +1,6 @@
-"""The short lists of a dual encoder: what scores highest with each image and each caption.
+"""The short lists of a dual encoder: the items with the highest scores for each image and each caption.
 
-They are taken from the very scores that its ranks are counted from, tile by tile as these are made.
+The lists are filled tile by tile, from the very scores that the dual encoder's ranks are counted from.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from datasets.pairs import top_candidates
 
 @dataclass
 class _Lists:
-    """The best so far of each query: `places` int64 [Q,k] in the gallery, -1 for none, and `scores` [Q,k]."""
+    """The best items so far of each query: `places` int64 [Q,k] in the gallery, -1 for none, and `scores`."""
 
     places: np.ndarray
     scores: np.ndarray
 
 
 class ShortLists:
-    """Take scores piece by piece (a `ranking.ScoreSink`) and keep each side's `k` best of its own fold.
+    """A `ScoreSink` that keeps the `k` best captions of each image and the `k` best images of each caption.
 
-    `image_fold` [images] and `caption_fold` [captions]: only equal ones compete. `sentence_ids` [captions]:
-    captions with equal ones say the same, and the first of a fold stands for all on the lists of images. Of
-    equal scores the first in the split comes first.
+    Only images and captions with equal `image_fold` [images] and `caption_fold` [captions] compete. Captions
+    with equal `sentence_ids` [captions] say the same; on the lists of images, the first of a fold stands for
+    all. Items of equal score are listed in the order of the split.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class ShortLists:
 
     @property
     def captions_of_image(self) -> np.ndarray:
-        """The best captions of each image, best first: int64 [images,k], -1 behind the last."""
+        """Return the best captions of each image, best first: int64 [images,k], -1 after the last."""
         return self._of_image.places
 
     @property
     def images_of_caption(self) -> np.ndarray:
-        """The best images of each caption, best first: int64 [captions,k], -1 behind the last."""
+        """Return the best images of each caption, best first: int64 [captions,k], -1 after the last."""
         return self._of_caption.places
 
     @property
     def image_scores(self) -> np.ndarray:
-        """The scores [images,k] of `captions_of_image`."""
+        """Return the scores [images,k] of `captions_of_image`."""
         return self._of_image.scores
 
     @property
     def caption_scores(self) -> np.ndarray:
-        """The scores [captions,k] of `images_of_caption`."""
+        """Return the scores [captions,k] of `images_of_caption`."""
         return self._of_caption.scores
 
     def write(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
-        """Take `scores` [I,T] of the images and captions at these places."""
+        """Merge the `scores` [I,T] of the images and captions at these places into the lists."""
         rivals = self._folds[0][images, None] == self._folds[1][captions]
         if not rivals.all():
             scores = np.where(rivals, scores, -np.inf)
@@ -70,7 +70,7 @@ def _empty(queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _merge(lists: _Lists, queries: np.ndarray, gallery: np.ndarray, scores: np.ndarray) -> None:
-    """Take the `scores` [Q,G] of these queries with these places of the gallery into their lists."""
+    """Merge the `scores` [Q,G] of `queries` with `gallery`, places of items, into the lists."""
     if not len(gallery):
         return
     k = lists.places.shape[1]

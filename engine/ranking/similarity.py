@@ -1,4 +1,4 @@
-"""Scores of images and captions from embeddings, in NumPy: on a CPU it multiplies faster than Paddle."""
+"""Scores of images and captions from embeddings, in NumPy, which multiplies faster than Paddle on a CPU."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from models.kernels.row_blocks import for_each
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_PIECE_ROWS = 256  # of a product
+_PIECE_ROWS = 256  # rows of a product that one thread makes at a time
 _PIECE_BYTES = 256 << 10  # well inside the second-level cache of one core
 
 
@@ -26,7 +26,8 @@ def similarity_of(measure: str) -> Similarity:
 def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the inner products [I,T] of `images` [I,D] and `texts` [T,D]: cosines of normalised vectors.
 
-    They are made in pieces of rows, each on one thread: with Paddle's MKL any number of threads rounds alike.
+    Each piece of rows is multiplied on one thread, so that with Paddle's MKL the rounding does not depend on
+    the number of threads.
     """
     products = np.empty((len(images), len(texts)), np.result_type(images, texts))
     for_each(lambda rows: _multiply_piece(images, texts, products, rows), _pieces(len(images)))
@@ -34,14 +35,14 @@ def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 
 def inner_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the same numbers as `inner_products`, made on the calling thread alone."""
+    """Return the same numbers as `inner_products`, computed on the calling thread alone."""
     products = np.empty((len(images), len(texts)), np.result_type(images, texts))
     for rows in _pieces(len(images)):
         _multiply_piece(images, texts, products, rows)
     return products
 
 
-# The same numbers as those of a similarity, made on the calling thread alone.
+# For a similarity, the function that returns the same numbers on the calling thread alone.
 ON_ONE_THREAD: dict[Similarity, Similarity] = {inner_products: inner_products_on_one_thread}
 
 
@@ -56,7 +57,7 @@ def _multiply_piece(images: np.ndarray, texts: np.ndarray, products: np.ndarray,
 def order_similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return -||max(0, text - image)|| [I,T] of `images` [I,D] and `texts` [T,D] (arXiv 1511.06361, eq. 2).
 
-    Works in pieces that fit the processor's cache, on as many threads as the run time has chosen.
+    The work is done in pieces that fit the processor's cache, on all threads of the runtime.
     """
     scores = np.empty((len(images), len(texts)), np.result_type(images, texts))
     threads = choose_threads()
@@ -80,7 +81,7 @@ def _fill_order_similarity(images: np.ndarray, texts: np.ndarray, scores: np.nda
 
 
 def check_magnitude(what: str, embeddings: np.ndarray) -> None:
-    """Raise ValueError that names a row of `embeddings` whose scores could be anything but finite."""
+    """Raise ValueError that names a row of `embeddings` which is not finite or whose scores may overflow."""
     # |a b| <= |a| |b| and |a - b| <= |a| + |b|: below this bound no sum in a score can overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("nd,nd->n", embeddings, embeddings)

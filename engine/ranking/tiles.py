@@ -1,4 +1,4 @@
-"""Scores in tiles of two blocks of vectors: equal vectors are multiplied once and share their scores."""
+"""Scores in tiles, each of two blocks of distinct vectors: items with equal vectors share their scores."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ _KEPT_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class TileSide:
-    """The images, or the captions, of one side of a tile of scores.
+    """The items (images, or captions) on one side of a tile of scores.
 
-    They are of one block, and at most as many as a block may have vectors.
+    They are a portion of a block's items, at most as many as a block may have vectors.
     """
 
-    places: np.ndarray  # [n] in the caller's order
-    vector_of: np.ndarray | None  # [n] which vector of the block each one has; None: one each, in order
-    groups: np.ndarray  # [n] equal: relevant to each other
-    folds: np.ndarray  # [n] equal: competing
+    places: np.ndarray  # [n] places of the items in the caller's arrays
+    vector_of: np.ndarray | None  # [n] index of each item's vector in the block; None: item i has vector i
+    groups: np.ndarray  # [n] items of equal groups are relevant to each other
+    folds: np.ndarray  # [n] items of equal folds compete
 
 
-ScoredPortion = tuple[TileSide, TileSide, np.ndarray]  # rows, columns and their scores [rows,columns]
+ScoredPortion = tuple[TileSide, TileSide, np.ndarray]  # items of rows and columns, and their scores
 
 
 @dataclass(frozen=True)
 class VectorBlock:
-    """Distinct vectors [V,D] that are multiplied together: the `rows` of `source`, and what has them.
+    """Distinct vectors [V,D] that are multiplied together, the `rows` of `source`, and their items.
 
-    `portions`: the images, or captions, that have these vectors. `groups`, `folds`: those that occur.
+    `portions` are the items that have these vectors. `groups` and `folds` are the distinct ones of the items.
     """
 
     source: np.ndarray
@@ -45,11 +45,11 @@ class VectorBlock:
 
     @property
     def vectors(self) -> np.ndarray:
-        """Return the vectors, copied where they do not lie side by side."""
+        """Return the vectors [V,D], copied if their rows are not contiguous."""
         return self.source[self.rows]
 
     def take(self, which: np.ndarray) -> np.ndarray:
-        """Return some of the vectors [n,D], by their numbers in the block."""
+        """Return the vectors [n,D] with the indices `which` in the block."""
         if isinstance(self.rows, slice):
             return self.source[self.rows][which]
         return self.source[self.rows[which]]
@@ -62,15 +62,16 @@ def cut_into_blocks(
     folds: np.ndarray,
     size: int,
 ) -> list[VectorBlock]:
-    """Return blocks of up to `size` distinct vectors, those of one group side by side, few of them parted.
+    """Cut the items into blocks of up to `size` distinct vectors; a small group stays in one block.
 
-    Image, or caption, i has the vector `embeddings[embedding_of[i]]`, which stays where it is.
+    Item i has the vector `embeddings[embedding_of[i]]`, and belongs to `groups[i]` and `folds[i]`. Blocks
+    refer to `embeddings` and copy nothing.
     """
     by_group = np.argsort(groups, kind="stable")
     label = content_labels(embeddings)[embedding_of][by_group]
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[inverse]  # distinct vectors counted as they first appear
-    leaders = by_group[np.sort(first)]  # of each distinct vector the first item
+    number = np.argsort(np.argsort(first))[inverse]  # distinct vectors are numbered in order of appearance
+    leaders = by_group[np.sort(first)]  # the first item of each distinct vector
     rows = embedding_of[leaders]
     by_vector = np.argsort(number, kind="stable")
     number, places = number[by_vector], by_group[by_vector]
@@ -90,12 +91,15 @@ def cut_into_blocks(
 
 
 def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
-    """Return `rows` [n] as a slice, which copies nothing, where they follow each other."""
+    """Return `rows` [n] as a slice, which copies nothing, if they are consecutive."""
     return slice(rows[0], rows[-1] + 1) if (np.diff(rows) == 1).all() else rows
 
 
 def _cuts(groups: np.ndarray, size: int) -> list[int]:
-    """Return where blocks begin and the last one ends: before a group that would be parted, if small."""
+    """Return where blocks begin, and the end of the last one.
+
+    A block ends before a group that it would split, if it is then at least half full.
+    """
     cuts = [0]
     while cuts[-1] + size < len(groups):
         end = cuts[-1] + size
@@ -105,7 +109,7 @@ def _cuts(groups: np.ndarray, size: int) -> list[int]:
 
 
 class Tiles:
-    """The scores of every block of images with every block of captions."""
+    """The scores of blocks of images with blocks of captions; a tile is (image block, caption block)."""
 
     def __init__(self, images: list[VectorBlock], captions: list[VectorBlock], similarity: Similarity):
         self._images, self._captions, self._similarity = images, captions, similarity
@@ -113,7 +117,7 @@ class Tiles:
         self._free_bytes = _KEPT_BYTES
 
     def all(self) -> list[tuple[int, int]]:
-        """Return every tile."""
+        """Return all tiles, row by row."""
         return [(row, column) for row in range(len(self._images)) for column in range(len(self._captions))]
 
     def related(self) -> list[tuple[int, int]]:
@@ -121,14 +125,14 @@ class Tiles:
         return [tile for tile in self.all() if np.isin(*(block.groups for block in self._pair(tile))).any()]
 
     def competing(self) -> list[tuple[int, int]]:
-        """Return the tiles that hold a pair of one fold."""
+        """Return the tiles that hold a pair within a fold."""
         return [tile for tile in self.all() if np.isin(*(block.folds for block in self._pair(tile))).any()]
 
     def scores(self, tiles: list[tuple[int, int]], keep: bool) -> Iterator[Iterator[ScoredPortion]]:
-        """Yield the scores of each of `tiles`, item by item, in portions; threads make the next ones ahead.
+        """Yield the scores of the items of each of `tiles`, in portions; threads prefetch the next tiles.
 
-        keep: hold them, where there is room, until they are asked for again. They are the same numbers
-        whenever they are asked for.
+        With `keep`, the scores stay in memory, as far as there is room, until the next request for them.
+        Every request for a tile gets the same numbers.
         """
         threads = choose_threads()
         on_one_thread = ON_ONE_THREAD.get(self._similarity) if len(tiles) > threads else None
@@ -146,12 +150,15 @@ class Tiles:
             yield self.portions(tile, scores)
 
     def multiply(self, tile: tuple[int, int], similarity: Similarity | None = None) -> np.ndarray:
-        """Return the scores [V,W] of a tile's vectors; another `similarity` has other threads alone."""
+        """Return the scores [V,W] of a tile's vectors.
+
+        `similarity` may be a variant that returns the same numbers on the calling thread alone.
+        """
         rows, columns = self._pair(tile)
         return (similarity or self._similarity)(rows.vectors, columns.vectors)
 
     def portions(self, tile: tuple[int, int], scores: np.ndarray) -> Iterator[ScoredPortion]:
-        """Yield the scores of a tile's items, of those of its vectors."""
+        """Yield the scores of a tile's items, which are taken from the `scores` [V,W] of its vectors."""
         images, captions = self._pair(tile)
         for columns in captions.portions:
             part = scores if columns.vector_of is None else scores.take(columns.vector_of, axis=1)
@@ -163,7 +170,7 @@ class Tiles:
 
 
 def content_labels(vectors: np.ndarray) -> np.ndarray:
-    """Return numbers [n] that are equal where the rows of `vectors` [n,D] are equal, byte by byte."""
+    """Return labels [n] that are equal if and only if rows of `vectors` [n,D] are equal, byte by byte."""
     seen: dict[bytes, int] = {}
     rows = np.ascontiguousarray(vectors)
     return np.array([seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows])

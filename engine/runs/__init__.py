@@ -1,1 +1,1 @@
-"""What a run leaves on the disk: checkpoints, log, status, curves."""
+"""What a run writes to the disk: checkpoints, log, status and curves."""

@@ -1,24 +1,26 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole or not at all.
 
     best/  last/  epoch_N/
-        model.safetensors      what is evaluated and served; with OPTIMIZATION.EMA_DECAY the averaged weights
-        trainer.safetensors    what a resume needs besides: `optimizer.<moment>/<parameter>`, `loss.<tensor>`
-                               and, beside averaged weights, the trained ones as `weights.<tensor>`
+        model.safetensors      the weights to evaluate and serve; averaged ones with OPTIMIZATION.EMA_DECAY
+        trainer.safetensors    the other tensors of a resume: `optimizer.<moment>/<parameter>`,
+                               `loss.<tensor>` and, if model.safetensors holds averaged weights, the trained
+                               ones as `weights.<tensor>`
         state.json             plain values
-            format, checksum   1; SHA-256 of all other values here
+            format, checksum   1; the SHA-256 of all other values in the file
             files              bytes and sha256 of each other file, by name
-            model, config      the model family; the configuration, complete
+            model, config      the model family; the complete configuration
             progress           where training stood: the fields of `engine.training.position.TrainingPosition`
             watchers           the state of each watcher by its name, such as `collapse_guard`
             epoch_length       batches, steps and samples of an epoch, size of a global batch, processes
             scaler             the loss scaler's state with RUNTIME.AMP=float16, otherwise empty
         vocab.json             the vocabulary that the weights belong to; of a cross encoder vocab.txt
 
-Earlier versions wrote some names in `progress` otherwise: see `engine.training.training_state.todays_layout`.
+`engine.training.training_state.todays_layout` translates the names in `progress` of earlier versions.
 
-A new checkpoint is written beside its target and renamed over it. The one before `last/` is kept as
-`.last.old/`, and the one before that leaves last, so that a kill at any moment leaves two whole checkpoints.
-`resolve_checkpoint` and `newest_whole` fall back on them where `last/` is damaged or gone.
+A new checkpoint is written in a folder beside `last/`, which then takes its place. The previous `last/` is
+kept as `.last.old/`. The previous `.last.old/` is deleted only when the new one is in place, so that a kill
+at any moment leaves two whole checkpoints. `resolve_checkpoint` and `newest_whole` fall back on `.last.old/`
+if `last/` is damaged or missing.
 """
 
 import hashlib
@@ -51,10 +53,10 @@ def save_checkpoint(
     vocabulary_file: str = VOCABULARY_FILE,
     keep_before: bool = False,
 ) -> None:
-    """Write a checkpoint folder; `folder` holds either the old one or the whole new one at any time.
+    """Write a checkpoint into `folder`, which never holds an unfinished one.
 
-    keep_before: leave the one that it replaces in `.<name>.old`. Raises UserError when the disk is full or
-    refuses; `folder` is then as it was.
+    With `keep_before`, the checkpoint that is replaced stays in `.<name>.old`. Raises UserError if the disk
+    is full or refuses; `folder` is then as it was.
     """
     folder = Path(folder)
     new = folder.with_name(f".{folder.name}.new")
@@ -81,11 +83,11 @@ def save_checkpoint(
 
 
 def _replace_folder(new: Path, folder: Path, keep_before: bool) -> None:
-    # The names hold no process id, as drafts' do: a resume finds the folder before, and the next writing
-    # replaces what a killed process left, which is as large as the model.
+    # Unlike the names of drafts, these names hold no process id: a resume finds the previous checkpoint, and
+    # the next checkpoint overwrites the leftovers of a killed process, which are as large as the model.
     old, older = _before(folder)
     if folder.exists():
-        if old.exists():  # it goes last: whenever a process is killed, two whole checkpoints are left
+        if old.exists():  # deleted only below, so that a kill at any moment leaves two whole ones
             shutil.rmtree(older, ignore_errors=True)
             os.rename(old, older)
         os.rename(folder, old)
@@ -97,7 +99,7 @@ def _replace_folder(new: Path, folder: Path, keep_before: bool) -> None:
 
 
 def _before(folder: Path) -> tuple[Path, Path]:
-    """Return where the checkpoint before is kept, and the one before that while a new one is put in place."""
+    """Return the folders of the previous checkpoint, and of the one before it while a new one moves in."""
     return folder.with_name(f".{folder.name}.old"), folder.with_name(f".{folder.name}.older")
 
 
@@ -110,7 +112,7 @@ def _fingerprint(path: Path) -> dict:
 
 
 def _state_checksum(state: dict) -> str:
-    """Return the SHA-256 of the values in `state.json`, as they are read back."""
+    """Return the SHA-256 of the values of `state.json`, in the types that JSON reads back."""
     text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,14 +123,14 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def is_checkpoint(folder: str | Path) -> bool:
-    """Tell whether `resolve_checkpoint` would find one."""
+    """Tell whether `resolve_checkpoint` would find a checkpoint."""
     return any((candidate / STATE_FILE).is_file() for candidate in _candidates(Path(folder)))
 
 
 def resolve_checkpoint(folder: str | Path) -> Path:
-    """Return the folder that holds the checkpoint: itself, or its predecessor after a crash in mid-rename.
+    """Return `folder`, or the previous checkpoint beside it if a kill between two renames left no `folder`.
 
-    Raises UserError when neither exists.
+    Raises UserError if neither exists.
     """
     folder = Path(folder)
     for candidate in _candidates(folder):
@@ -142,7 +144,7 @@ def resolve_checkpoint(folder: str | Path) -> Path:
 
 
 def read_state(folder: str | Path) -> dict:
-    """Return `state.json` of a checkpoint; raise UserError where it is damaged or of another format."""
+    """Return a checkpoint's `state.json`; raise UserError if it is damaged or of another format."""
     return _read_state(resolve_checkpoint(folder))
 
 
@@ -160,7 +162,7 @@ def _read_state(folder: Path) -> dict:
             f"{folder / STATE_FILE}: expected a checkpoint of format {FORMAT}, got {version}; use the "
             f"version of the toolkit that wrote it"
         )
-    checksum = state.pop("checksum", None)  # those of earlier versions have none
+    checksum = state.pop("checksum", None)  # earlier versions wrote none
     if checksum is not None and checksum != _state_checksum(state):
         raise UserError(
             f"{folder / STATE_FILE} is damaged: its values do not add up to its checksum; use another "
@@ -170,13 +172,13 @@ def _read_state(folder: Path) -> dict:
 
 
 def newest_whole(folder: str | Path) -> tuple[Path, str]:
-    """Return the checkpoint `folder`, or the one before where it is damaged or gone; check all its files.
+    """Return the checkpoint `folder`, or the previous one if it is damaged or missing, and a text.
 
-    The text is empty, or says what is wrong with `folder`. Raises UserError where no checkpoint is whole.
+    All files of the returned checkpoint were checked. The text is empty, or says what is wrong with `folder`.
+    Raises UserError if no checkpoint is whole.
     """
     folder = Path(folder)
-    if not is_checkpoint(folder):
-        resolve_checkpoint(folder)
+    resolve_checkpoint(folder)  # raises where there is none
     problems = []
     for candidate in _candidates(folder):
         if not (candidate / STATE_FILE).is_file():
@@ -195,7 +197,7 @@ def newest_whole(folder: str | Path) -> tuple[Path, str]:
 
 
 def verify_files(folder: str | Path, state: dict) -> None:
-    """Check size and checksum of a checkpoint's files; raise UserError that names the damaged one."""
+    """Raise UserError that names the first file of a checkpoint that is missing or damaged."""
     folder = resolve_checkpoint(folder)
     for name, expected in state["files"].items():
         path = folder / name
@@ -223,7 +225,7 @@ def read_arrays(folder: str | Path, name: str) -> dict[str, np.ndarray]:
 
 
 def check_family(folder: str | Path, model_name: str) -> dict:
-    """Return a checkpoint's state; raise UserError where it is of another model family."""
+    """Return a checkpoint's `state.json`; raise UserError if it is of another model family."""
     state = read_state(folder)
     if state.get("model") != model_name:
         raise UserError(
@@ -235,9 +237,9 @@ def check_family(folder: str | Path, model_name: str) -> dict:
 
 
 def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> dict:
-    """Load a checkpoint's weights into `model`, strictly, and return its state.
+    """Load a checkpoint's weights into `model`, strictly, and return its `state.json`.
 
-    Raises UserError for a damaged checkpoint, one of another model family, or one whose tensors differ.
+    Raises UserError for a damaged checkpoint, one of another model family, or one with other tensors.
     """
     state = check_family(folder, model_name)
     arrays = read_arrays(folder, MODEL_FILE)

@@ -1,15 +1,15 @@
-"""Checkpoints written in a thread, from a copy, while training goes on."""
+"""Writes checkpoints in a thread while training goes on."""
 
 import threading
 from collections.abc import Callable
 
 
 class CheckpointWriter:
-    """Do one write at a time in the background.
+    """A background thread that does one write at a time.
 
-    What a write raises is raised by the next call of any method here, once. Leaving a `with` block finishes
-    the write at hand, also after an exception. After KeyboardInterrupt nothing waits for the thread: a write
-    that is cut short leaves the checkpoint before it.
+    The next call of any method raises the error of a failed write, once. On leaving a `with` block, also by
+    an exception, the writer waits for the running write. After KeyboardInterrupt nothing waits for the
+    thread: a write that is cut short leaves the previous checkpoint intact.
     """
 
     def __init__(self) -> None:
@@ -20,25 +20,25 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the write at hand, unless the user wants to leave at once."""
+        """Wait for the running write, unless the user interrupted the program."""
         if kind is None or issubclass(kind, Exception):
             self.finish()
 
     def start(self, write: Callable[..., None], *arguments: object) -> None:
-        """Wait for the write before, and call `write` with the arguments in a thread."""
+        """Wait for the running write, then call `write` with the arguments in a thread."""
         self.finish()
         work = (write, *arguments)
         self._thread = threading.Thread(target=self._run, args=work, name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what a write has raised."""
+        """Raise the error of a failed write, if any."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def finish(self) -> None:
-        """Wait until the write at hand is done."""
+        """Wait for the running write, and raise its error, if any."""
         if self._thread is not None:
             self._thread.join()
         self._thread = None

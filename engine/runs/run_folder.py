@@ -10,12 +10,12 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.files import write_whole
-from engine.runs.checkpoint import STATE_FILE
+from engine.runs.checkpoint import STATE_FILE, is_checkpoint
 from engine.runs.run_status import STATUS_FILE
 
 
 class RunFolder:
-    """`<OUTPUT.CHECKPOINT_DIR>/<OUTPUT.SAVE_NAME>/` and what lives where inside it."""
+    """The folder `<OUTPUT.CHECKPOINT_DIR>/<OUTPUT.SAVE_NAME>/` and the paths in it."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -28,10 +28,10 @@ class RunFolder:
         self._made: list[Path] = []  # by `open_for_training`, outermost first
 
     def open_for_training(self, resume: bool, overwrite: bool) -> None:
-        """Create the folder, lock it against a second run, and check that nothing would be lost by accident.
+        """Create the folder, lock it against a second process, and check that no run is lost by accident.
 
-        Raises UserError when another process trains here, when a run is here already and neither
-        `resume` nor `overwrite` was asked for, or when there is nothing to resume.
+        Raises UserError if another process trains in the folder, if it holds a run and neither `resume` nor
+        `overwrite` is set, or if there is nothing to resume.
         """
         if resume and not self.has_last():
             raise UserError(
@@ -64,7 +64,7 @@ class RunFolder:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def abandon(self) -> None:
-        """Undo `open_for_training`: remove the lock and the folders that it made and that are empty."""
+        """Undo `open_for_training`: remove the lock, and the new folders that are still empty."""
         for path in reversed(self._made):
             with contextlib.suppress(OSError):
                 path.unlink() if path == self._lock_file else path.rmdir()
@@ -74,14 +74,14 @@ class RunFolder:
 
     def has_last(self) -> bool:
         """Tell whether there is a checkpoint to resume from."""
-        return any((folder / STATE_FILE).is_file() for folder in (self.last, self.path / ".last.old"))
+        return is_checkpoint(self.last)
 
     def holds_checkpoint(self) -> bool:
-        """Tell whether there is any checkpoint, such as a `best/` from before the first `last/`."""
+        """Tell whether there is any checkpoint, even a `best/` that was written before the first `last/`."""
         return any(self.path.glob(f"*/{STATE_FILE}"))
 
     def set_aside_damaged(self) -> None:
-        """Move a `last/` that cannot be resumed from away, so that it never replaces the one before it."""
+        """Rename a damaged `last/`, so that the next save does not move it over the whole `.last.old/`."""
         damaged = self.path / ".last.damaged"
         if self.last.exists():
             shutil.rmtree(damaged, ignore_errors=True)
@@ -89,7 +89,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the checkpoints, log, status and curves of an earlier run."""
-        patterns = (".*.new", ".*.old", ".*.damaged")
+        patterns = (".*.new", ".*.old", ".*.older", ".*.damaged")
         unfinished = [path for pattern in patterns for path in self.path.glob(pattern)]
         epochs = [folder for _, folder in self.kept_epochs()]
         for folder in (self.best, self.last, self.path / "curves", *epochs, *unfinished):
@@ -99,17 +99,17 @@ class RunFolder:
             file.unlink(missing_ok=True)
 
     def kept_epochs(self) -> list[tuple[int, Path]]:
-        """Return the kept epoch checkpoints, oldest first."""
+        """Return the epoch number and the folder of each `epoch_N/`, oldest first."""
         found = [(re.fullmatch(r"epoch_(\d+)", path.name), path) for path in self.path.glob("epoch_*")]
         return sorted((int(match.group(1)), path) for match, path in found if match)
 
     def prune_epochs(self, keep: int) -> None:
-        """Delete all but the newest `keep` epoch checkpoints."""
+        """Delete all `epoch_N/` but the newest `keep`."""
         for _, folder in self.kept_epochs()[:-keep]:
             shutil.rmtree(folder)
 
     def trim_log(self, step: int, last_validation: int) -> None:
-        """Drop steps after `step` and validations after `last_validation`: a resume writes them again."""
+        """Drop steps after `step` and validations after `last_validation`, which a resume logs again."""
         if not self.log_file.is_file():
             return
         kept = [
@@ -121,7 +121,7 @@ class RunFolder:
 
 
 def read_log(path: str | Path) -> list[dict]:
-    """Return the objects of a `log.jsonl`; a last line cut short by a crash is left out."""
+    """Return the records of a `log.jsonl`, without a line that a crash cut short; empty without the file."""
     if not os.path.isfile(path):
         return []
     records = []

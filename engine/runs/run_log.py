@@ -1,4 +1,4 @@
-"""Where a run writes what happens: the terminal, `log.jsonl`, `status.json` and VisualDL curves."""
+"""The log of a run: lines on the terminal, `log.jsonl`, `status.json` and VisualDL curves."""
 
 import contextlib
 import json
@@ -15,10 +15,10 @@ from engine.runs.visualdl_curves import VisualDLCurves
 
 
 class RunLog:
-    """Write logged steps, validations and remarks of one run.
+    """The log of one run: steps, validations and other events.
 
-    On a terminal there is a progress bar; elsewhere plain lines, one per logged step. Only the main
-    process of a job has `enabled` set; the others stay silent.
+    A terminal shows a progress bar; other outputs get a plain line for each logged step. `enabled` is set in
+    the main process of a job alone; the others write nothing.
     """
 
     def __init__(self, log_file: Path, curves: Path | None, enabled: bool):
@@ -31,26 +31,26 @@ class RunLog:
         self._status = RunStatus(log_file.with_name(STATUS_FILE)) if enabled else None
 
     def start(self, total_steps: int, done: int, best_score: float | None) -> None:
-        """Begin the progress display at step `done` of `total_steps`; the best score so far is kept."""
+        """Start the status, and on a terminal the progress bar, at step `done` of `total_steps`."""
         if self._status is not None:
             self._status.start(done, total_steps, best_score)
         if self.enabled and sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1)
 
     def advance(self) -> None:
-        """Move the progress bar by one step."""
+        """Count a step in the status and on the progress bar."""
         if self._status is not None:
             self._status.advance()
         if self._bar is not None:
             self._bar.update(1)
 
     def heartbeat(self) -> None:
-        """Give a sign of life in what takes long."""
+        """Update the time in `status.json` during long work."""
         if self._status is not None:
             self._status.heartbeat()
 
     def step(self, record: dict, seconds_left: float) -> None:
-        """Log one training step: loss terms, rate, samples/s."""
+        """Log one training step: step, epoch, loss and its terms, lr and samples per second."""
         self._write({"event": "train", **record}, curves="train")
         if not self.enabled:
             return
@@ -81,18 +81,18 @@ class RunLog:
             tqdm.write(line, file=sys.stdout) if self._bar is not None else print(line, flush=True)
 
     def event(self, event: str, step: int, line: str) -> None:
-        """Print a line and keep it in the log as an event of its own."""
+        """Print a line, and add it to the log as an event of its own."""
         self.log_event(event, step, line)
         self.print_line(line)
 
     def log_event(self, event: str, step: int, line: str) -> None:
-        """Keep a line in the log as an event of its own."""
+        """Add a line to the log as an event of its own."""
         self._write({"event": event, "step": step, "message": line})
 
     def close(self, state: str) -> None:
-        """Flush everything, and say how the run ended: finished, stopped or failed.
+        """Close all files, and write how the run ended: finished, stopped or failed.
 
-        A full disk was told of when a line was written.
+        Errors of the disk are ignored here: writing a line has reported them.
         """
         if self._status is not None:
             self._status.end(state)
@@ -104,7 +104,7 @@ class RunLog:
                     file.close()
 
     def _write(self, record: dict, curves: str = "") -> None:
-        """Add a line to the log, and its numbers to the group of `curves` of that name."""
+        """Add a record to the log, and its numbers to the curves of the group `curves`, if named."""
         if not self.enabled:
             return
         try:
@@ -126,9 +126,10 @@ class RunLog:
 
 
 def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int] | None) -> str:
-    """Return the terminal's line for one validation; `best` is the better score there was, and its step.
+    """Return the terminal's line for one validation.
 
-    The line shows every recall in `metrics` (`i2t_rK`, `t2i_rK`; of images `rK`), and their sum or MAP@R.
+    `best` is the best score and its step if an earlier validation was better, otherwise None. The line shows
+    every recall in `metrics` (`i2t_rK`, `t2i_rK`; `rK` of image retrieval), and their sum or MAP@R.
     """
     ks, found = [], []
     for direction, key in (("image-to-text ", "i2t_r"), ("text-to-image ", "t2i_r"), ("", "r")):

@@ -1,4 +1,4 @@
-"""A run's sign of life: `status.json` in its folder, one line that is rewritten whole while it trains."""
+"""The heartbeat of a run: `status.json` in its folder, which is rewritten every few seconds of training."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from config.files import replacing
 STATUS_FILE = "status.json"
 SECONDS_BETWEEN = 5.0
 SILENT_SECONDS = 600.0
-"""A run that says it is running and gave no sign of life for so long is silent."""
+"""A run whose state is `running` but whose last heartbeat is older than this is `silent`."""
 
 
 class RunStatus:
-    """What `status.json` says of the run of this process.
+    """The writer of `status.json` for the run of this process.
 
-    A full disk does not stop training here: the file is then out of date.
+    A full disk does not stop training: the file is then out of date.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class RunStatus:
         self._values: dict[str, object] = {}
 
     def start(self, step: int, steps: int, best_score: float | None) -> None:
-        """Say that the run is at `step` of `steps`."""
+        """Write that the run is running, at `step` of `steps`."""
         self._values = {
             "state": "running",
             "step": step,
@@ -46,16 +46,16 @@ class RunStatus:
         self.heartbeat()
 
     def set(self, values: dict[str, object]) -> None:
-        """Take values that the next writing tells."""
+        """Set values that the next write includes."""
         self._values |= values
 
     def heartbeat(self) -> None:
-        """Give a sign of life, if the last is some seconds old."""
+        """Write the file, if the last write is `SECONDS_BETWEEN` ago."""
         if self._values and time.monotonic() - self._written >= SECONDS_BETWEEN:
             self._write()
 
     def end(self, state: str) -> None:
-        """Say that the run is finished, stopped or failed; nothing of a run that has not begun."""
+        """Write that the run is finished, stopped or failed; write nothing if it never started."""
         if self._values:
             self._values |= {"state": state, "seconds_left": None}
             self._write()
@@ -64,17 +64,16 @@ class RunStatus:
         self._written = time.monotonic()
         updated = datetime.now(timezone.utc).isoformat(timespec="seconds")
         sender = {"updated": updated, "pid": os.getpid(), "host": socket.gethostname()}
-        # Training does not wait for the disk here.
+        # Not flushed: training does not wait for the disk.
         with contextlib.suppress(OSError), replacing(self._path, flush=False) as draft:
             draft.write_text(json.dumps({**self._values, **sender}) + "\n", encoding="utf-8")
 
 
 def read_status(folder: Path, now: datetime) -> dict:
-    """Return what a run's `status.json` says at the time `now`; `seconds_ago` is its age.
+    """Return the values of a run's `status.json`, and under `seconds_ago` its age at the time `now`.
 
-    The state of a run that says it is running is `died` where its process is gone from this machine, and
-    `silent` where it gave no sign of life for ten minutes. Without a readable file the state is all there is:
-    `unknown`.
+    The state `running` becomes `died` if the run's process is gone from this machine, and `silent` if the
+    last heartbeat is ten minutes old. Without a readable file, the only value is the state `unknown`.
     """
     try:
         status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 
 class VisualDLCurves:
-    """Write named values by step into a file in `folder`, as VisualDL shows them.
+    """The curves of a run, in a file of VisualDL's format in `folder`.
 
-    VisualDL's own writer leaves the writing to a thread, which dies when the disk is full; the caller then
-    waits for it for ever. This one writes the same records at once, and raises OSError.
+    VisualDL's own writer writes in a thread that dies when the disk is full, and then its caller waits for
+    ever. This class writes the same records at once, and raises OSError.
     """
 
     def __init__(self, folder: Path):

@@ -1,1 +1,1 @@
-"""From the configuration to training and evaluation, a module a kind of model; `kinds.py` is the door."""
+"""Turns a configuration into training or evaluation: a module for each kind of model (`kinds.py`)."""

@@ -46,7 +46,7 @@ from models.build import bert_shape, build_loss, build_model
 
 
 def training(cfg: CfgNode, start: Start) -> Task:
-    """Return the task of a cross encoder: each caption with its image, and a wrong pair beside it."""
+    """Return the task of a cross encoder: a batch holds pairs that match, and a negative pair for each."""
     split = open_pair_split(cfg, cfg.DATASET.TRAIN, training=True)
     checkpoint, pretrained = _origin(cfg, start)
     words = _first_words(cfg, split, checkpoint, pretrained)
@@ -93,15 +93,15 @@ def training(cfg: CfgNode, start: Start) -> Task:
 
 
 def load(cfg: CfgNode) -> Trained:
-    """Load the cross encoder that `cfg` names."""
+    """Return the trained cross encoder that `cfg` names."""
     return load_trained(cfg)
 
 
 def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
-    """Measure the cross encoder of `cfgs` by all pairs of its split, or by listed candidates.
+    """Measure the cross encoder of `cfgs` by the scores of all pairs of its split, or of listed candidates.
 
-    Scores go into the folder `options.shards` as they are made, so that an evaluation that was killed goes on
-    where it stopped. Processes of a launched job share the work, and all but the first get None.
+    Scores are stored in the folder `options.shards` as they are made, so that an evaluation that was killed
+    resumes where it stopped. Processes of a launched job share the work; all but the first return None.
     """
     cfg = cfgs[0]
     _check_alone(cfgs)
@@ -124,7 +124,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
 
 
 def reports(cfg: CfgNode) -> ReportedRun:
-    """Raise UserError: a report shows what a model finds, and a cross encoder has no embeddings to search."""
+    """Raise UserError: a report shows search results, and a cross encoder has no embeddings to search."""
     raise UserError(
         f"MODEL.NAME: expected a dual encoder, which embeds images and sentences, got {cfg.MODEL.NAME}: name "
         f"the run of one that was evaluated with EVAL.RERANK_DIR={checkpoint_folder(cfg)}"
@@ -132,7 +132,7 @@ def reports(cfg: CfgNode) -> ReportedRun:
 
 
 def _check_alone(cfgs: Sequence[CfgNode]) -> None:
-    """Raise UserError for several members, and for a cross encoder behind a cross encoder."""
+    """Raise UserError for several checkpoints, and for a cross encoder that is to re-rank another one."""
     name = cfgs[0].MODEL.NAME
     if len(cfgs) > 1:
         raise UserError(
@@ -147,11 +147,11 @@ def _check_alone(cfgs: Sequence[CfgNode]) -> None:
 
 
 def _blocks(cfg: CfgNode, cross: CrossEncoder, options: EvaluationOptions) -> PairBlocks:
-    """Return the pairs to score; say how many they are where it is all of them."""
+    """Return the pairs to score; print their number if they are all pairs of the split."""
     if cross.candidates is not None:
         _check_candidates(cfg, options)
         return candidate_blocks(cross.dataset, cross.candidates, cfg.EVAL.BLOCK_PAIRS)
-    # a file of all scores needs also those that do not compete
+    # A file of all scores also needs the pairs across folds, which no rank depends on.
     folds = 1 if options.scores_path else cfg.EVAL.FOLDS
     blocks = cross_blocks(cross.dataset, folds, cfg.EVAL.BLOCK_PAIRS)
     k, sides = cfg.EVAL.RERANK_K, cross.dataset.num_images + cross.dataset.num_captions
@@ -176,7 +176,7 @@ def _check_candidates(cfg: CfgNode, options: EvaluationOptions) -> None:
 
 
 def _origin(cfg: CfgNode, start: Start) -> tuple[Path | None, PretrainedFolder | None]:
-    """Return the checkpoint or the pretrained folder whose weights and words training starts from, if any."""
+    """Return the checkpoint or the pretrained folder of the initial weights and the vocabulary, if any."""
     if start.resume_from or not cfg.PRETRAINED.DIR:
         return start.resume_from, None
     folder = Path(cfg.PRETRAINED.DIR)
@@ -200,7 +200,7 @@ def _first_model(
     checkpoint: Path | None,
     pretrained: PretrainedFolder | None,
 ) -> nn.Layer:
-    """Return the model as training begins; what a resumed run goes on with is loaded later."""
+    """Return the model with its initial weights; those of a resumed run are loaded later."""
     moments = training.feature_moments() if cfg.INPUT.STANDARDIZE and not checkpoint else (None, None)
     vocab_size = len(training.word_piece)
     if pretrained:

@@ -17,11 +17,11 @@ from engine.evaluation.dual import encode, evaluate, rank_encoded
 from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured, read_reranked
 from engine.evaluation.score_file import open_scores
-from engine.evaluation.swapped import percent_told_apart, rows_of, swapped_scores
+from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, start_process_group, world_size
 from engine.runs.checkpoint import load_model, resolve_checkpoint
 from engine.runs.run_folder import RunFolder, read_log
-from engine.tasks.ensemble import choose_weights, describe_members, encode_members, open_members
+from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
@@ -30,7 +30,7 @@ from models.build import build_loss, build_model
 
 
 def training(cfg: CfgNode, start: Start) -> Task:
-    """Return the task of a dual encoder: batches of pairs, all of which compete with each other."""
+    """Return the task of a dual encoder: in a batch of pairs, each caption competes for each image."""
     origin = start.resume_from or cfg.PRETRAINED.DIR
     words = load_words(cfg, resolve_checkpoint(origin)) if origin else build_vocabulary(cfg)
     data = build_dataset(cfg, cfg.DATASET.TRAIN, words, training=True)
@@ -78,7 +78,7 @@ def training(cfg: CfgNode, start: Start) -> Task:
 
 
 def load(cfg: CfgNode) -> Trained:
-    """Load the dual encoder that `cfg` names; raise UserError for a model that embeds no sentences."""
+    """Return the trained dual encoder that `cfg` names; raise UserError for another kind of model."""
     if FAMILIES[cfg.MODEL.NAME].kind != "dual":
         remedy = "name the run of a dual encoder"
         if FAMILIES[cfg.MODEL.NAME].kind == "cross":
@@ -91,11 +91,11 @@ def load(cfg: CfgNode) -> Trained:
 
 
 def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
-    """Measure the dual encoders of `cfgs`, several as an ensemble, by the EVAL section of the first.
+    """Measure the dual encoder of `cfgs`, or an ensemble of several, as EVAL of the first one says.
 
-    With EVAL.RERANK_DIR a cross encoder then puts their short lists in order. Models are loaded one at a
-    time. Processes of a launched job share the work, and all but the first get None. Raises UserError for
-    members whose images or captions differ, and as `engine.evaluation.dual.evaluate` does.
+    With EVAL.RERANK_DIR, a cross encoder then re-ranks the short lists. Models are loaded one at a time.
+    Processes of a launched job share the work; all but the first return None. Raises UserError for members
+    whose images or captions differ, and whatever `engine.evaluation.dual.evaluate` raises.
     """
     cfg = cfgs[0]
     _check_members(cfgs, options)
@@ -111,7 +111,8 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         encoded, checkpoints, swapped = encode_members(cfgs, datasets, pairs, weighting.weights, options)
         if options.scores_path and not is_main():
             return None
-        alone = options.scores_path or cross  # one process writes all scores; each makes all short lists
+        # The one process that writes all scores needs all tiles, and so does each that fills short lists.
+        needs_all = options.scores_path or cross
         result = rank_encoded(
             encoded,
             dataset,
@@ -122,9 +123,9 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
             scores,
             options.show,
             lists,
-            (0, 1) if alone else (process_number(), world_size()),
+            (0, 1) if needs_all else (process_number(), world_size()),
         )
-    further = {"swapped": percent_told_apart(swapped, pairs)} if pairs and is_main() else {}
+    further = {"swapped": swapped_accuracy(swapped, pairs)} if pairs and is_main() else {}
     pair_scores = None
     if cross:
         further["rerank"], pair_scores = rerank_lists(cfg, cross, lists, result, pairs, options)
@@ -133,12 +134,12 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     checkpoint = checkpoints[0]
     if len(cfgs) > 1:
         result = replace(result, protocol={**result.protocol, "weights": weighting.origin})
-        checkpoint = describe_members(cfgs, checkpoints, weighting)
+        checkpoint = ensemble_checkpoint(cfgs, checkpoints, weighting)
     return Measured(result, checkpoint, format_measured(result, checkpoint, further), further, pair_scores)
 
 
 def reports(cfg: CfgNode) -> ReportedRun:
-    """Measure the best checkpoint of a run on its EVAL.SPLIT, for a report."""
+    """Measure the best checkpoint of a run on its EVAL.SPLIT, and return what a report shows."""
     trained = load(cfg)
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
@@ -149,7 +150,7 @@ def reports(cfg: CfgNode) -> ReportedRun:
     pairs, swapped = swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name), {}
     if pairs:
         images = encoded.image[rows_of(dataset, pairs)]
-        swapped = percent_told_apart(swapped_scores(trained.model, dataset, pairs, images), pairs)
+        swapped = swapped_accuracy(swapped_scores(trained.model, dataset, pairs, images), pairs)
     folder = RunFolder(checkpoint_folder(cfg).parent)
     measured = folder.path / f"eval_{cfg.EVAL.SPLIT}" / "result.json"
     return ReportedRun(
@@ -165,7 +166,7 @@ def reports(cfg: CfgNode) -> ReportedRun:
 
 
 def _check_members(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> None:
-    """Raise UserError for a member that has no embeddings, and for scores of two models in one file."""
+    """Raise UserError for a member that is no dual encoder, and for --save_scores with EVAL.RERANK_DIR."""
     other = next((cfg for cfg in cfgs if FAMILIES[cfg.MODEL.NAME].kind != "dual"), None)
     if other:
         is_cross = FAMILIES[other.MODEL.NAME].kind == "cross"

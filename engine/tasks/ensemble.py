@@ -1,4 +1,4 @@
-"""The members of an evaluation: open their splits, choose their weights, encode, and say what they are."""
+"""The members of an ensemble: open the split for each, choose their weights, and encode with each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from engine.tasks.task import EvaluationOptions
 
 @dataclass(frozen=True)
 class Weighting:
-    """How the members of an ensemble are weighted, where the weights are from, and what a search found."""
+    """The weights of an ensemble's members, where they come from, and the search that found them, if any."""
 
     weights: list[float]
     origin: str
@@ -32,7 +32,7 @@ class Weighting:
 
 @dataclass(frozen=True)
 class _Member:
-    """What a checkpoint made of a split: embeddings, and scores [2,P] of its swapped captions, if any."""
+    """A split encoded by one checkpoint, and its scores [2,P] of the split's swapped captions, if any."""
 
     encoded: Encoded
     checkpoint: dict
@@ -40,7 +40,10 @@ class _Member:
 
 
 def open_members(cfgs: Sequence[CfgNode], split: str) -> list[RetrievalDataset]:
-    """Open EVAL's `split` as each configuration and its words have it; raise UserError unless they agree."""
+    """Return `split`, a value of EVAL.SPLIT, as each configuration and its vocabulary read it.
+
+    Raises UserError if the images or captions differ.
+    """
     folders = [checkpoint_folder(cfg) for cfg in cfgs]
     datasets = [
         build_dataset(
@@ -56,7 +59,7 @@ def open_members(cfgs: Sequence[CfgNode], split: str) -> list[RetrievalDataset]:
 def choose_weights(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Weighting:
     """Return the weights that were given, those that are best on dev, or equal ones.
 
-    All processes encode, the first searches.
+    All processes call this: they share the encoding, and process 0 searches.
     """
     tuning = _tune_on_dev(cfgs, options) if options.tune else None
     weights = tuning.weights if tuning else normalized(options.weights or [1] * len(cfgs))
@@ -73,7 +76,7 @@ def encode_members(
     weights: Sequence[float],
     options: EvaluationOptions,
 ) -> tuple[Encoded, list[dict], np.ndarray | None]:
-    """Return the members' embeddings as one, where they come from, and the mean scores [2,P] of `pairs`."""
+    """Return the members' embeddings as one, their checkpoints, and the mean scores [2,P] of `pairs`."""
     members = _encode_all(cfgs, datasets, pairs, options)
     encoded = [member.encoded for member in members]
     swapped = [member.swapped for member in members if member.swapped is not None]
@@ -84,8 +87,8 @@ def encode_members(
     )
 
 
-def describe_members(cfgs: Sequence[CfgNode], checkpoints: Sequence[dict], weighting: Weighting) -> dict:
-    """Return the `checkpoint` of an ensemble's `Measured`."""
+def ensemble_checkpoint(cfgs: Sequence[CfgNode], checkpoints: Sequence[dict], weighting: Weighting) -> dict:
+    """Return the `checkpoint` of an ensemble (see `Measured`)."""
     configs = [config_as_dict(cfg) for cfg in cfgs]
     checkpoint: dict = {
         "members": [
@@ -110,7 +113,7 @@ def _encode_all(
     pairs: Sequence[SwappedPair],
     options: EvaluationOptions,
 ) -> list[_Member]:
-    """Load one member after another, and let go of each when it has encoded the split."""
+    """Encode the split with each member; only one model is in memory at a time."""
     return [
         _encode(cfg, dataset, cfgs[0].EVAL.BATCH_SIZE, pairs, options)
         for cfg, dataset in zip(cfgs, datasets, strict=True)
@@ -133,9 +136,9 @@ def _encode(
 
 
 def _tune_on_dev(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Tuning | None:
-    """Search the weights as validations in training measure: on all of the dev split, without folds.
+    """Search the weights that are best on the whole dev split, without folds, as in a validation.
 
-    All processes encode, the first searches; the others get None.
+    All processes encode; process 0 searches, and the others return None.
     """
     cfg = cfgs[0]
     datasets = all_or_none(lambda: open_members(cfgs, "dev"))
@@ -160,7 +163,7 @@ def _tune_on_dev(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Tuning 
 
 
 def _differences(first: dict[str, dict], config: dict[str, dict]) -> dict:
-    """Return the values of `config` that `first` does not have, under their full keys."""
+    """Return the values of `config` that differ from those of `first`, by full key."""
     return {
         f"{section}.{name}": value
         for section, keys in config.items()

@@ -1,4 +1,4 @@
-"""Image encoders: train them, load them, measure them, and report on a run: pictures and their classes."""
+"""Image encoders, which find pictures of the same class: train, load, measure, and report on a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from models.build import build_loss, build_model
 
 
 def training(cfg: CfgNode, start: Start) -> Task:
-    """Return the task of an image encoder: batches by class, of triplets, or at random."""
+    """Return the task of an image encoder: batches of pictures that are drawn by class or at random."""
     data = build_image_dataset(cfg, cfg.DATASET.TRAIN, training=True)
     unreadables = data.loader.unreadables
     dev = build_image_dataset(cfg, cfg.DATASET.DEV, training=False, unreadables=unreadables)
@@ -64,14 +64,14 @@ def training(cfg: CfgNode, start: Start) -> Task:
 
 
 def load(cfg: CfgNode) -> Trained:
-    """Load the image encoder that `cfg` names."""
+    """Return the trained image encoder that `cfg` names."""
     return load_trained(cfg)
 
 
 def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
-    """Measure the image encoder of `cfgs` on EVAL.SPLIT, searched in EVAL.GALLERY or in itself.
+    """Measure the image encoder of `cfgs`: search EVAL.GALLERY, or EVAL.SPLIT itself, for EVAL.SPLIT.
 
-    Processes of a launched job share the work, and all but the first get None.
+    Processes of a launched job share the work; all but the first return None.
     """
     if len(cfgs) > 1 or options.scores_path:
         problem = "--save_scores" if options.scores_path else f"{len(cfgs)} --checkpoints"
@@ -93,7 +93,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
 
 
 def reports(cfg: CfgNode) -> ReportedRun:
-    """Measure the best checkpoint of a run on its EVAL.SPLIT, for a report."""
+    """Measure the best checkpoint of a run on its EVAL.SPLIT, and return what a report shows."""
     if FAMILIES[cfg.MODEL.NAME].kind != "image":
         raise UserError(
             f"expected image encoders alone in their report, got {cfg.MODEL.NAME}: write one on each"
@@ -106,7 +106,7 @@ def reports(cfg: CfgNode) -> ReportedRun:
 
 
 def _open(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset | None, Unreadables]:
-    """Open EVAL.SPLIT and EVAL.GALLERY, if there is one, and what notes their unreadable pictures."""
+    """Return EVAL.SPLIT, EVAL.GALLERY if there is one, and the list of their unreadable pictures."""
     unreadables = Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
     dataset = build_image_dataset(cfg, split_name(cfg), training=False, unreadables=unreadables)
     gallery = None

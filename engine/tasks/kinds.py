@@ -1,7 +1,7 @@
-"""The three kinds of model. Each module has the same four functions.
+"""Chooses the module of a kind of model. The three modules have the same four functions.
 
-training(cfg, start) -> Task            what the trainer asks for
-load(cfg) -> Trained                    a trained model
+training(cfg, start) -> Task            what the trainer needs: model, loss, data, batches
+load(cfg) -> Trained                    the trained model of a checkpoint
 measure(cfgs, options) -> Measured      the numbers of an evaluation; None in all processes but the first
 reports(cfg) -> ReportedRun             what a report shows of a run
 """

@@ -1,4 +1,4 @@
-"""Find what a configuration names: a run, a checkpoint and the trained model in it."""
+"""Finds what a configuration names: a run, a checkpoint, a split, and the trained model."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ def run_folder(cfg: CfgNode) -> RunFolder:
 
 
 def checkpoint_folder(cfg: CfgNode) -> Path:
-    """Return the checkpoint that `cfg` names: EVAL.CHECKPOINT_DIR, else the run's `best/`."""
+    """Return the folder of the checkpoint: EVAL.CHECKPOINT_DIR, or the run's `best/` without it."""
     return Path(cfg.EVAL.CHECKPOINT_DIR or run_folder(cfg).best)
 
 
 def split_name(cfg: CfgNode, split: str = "") -> str:
-    """Return the name that the data set gives to `split` ("train", "dev" or "test"; default: EVAL.SPLIT)."""
+    """Return the data set's name for `split`: "train", "dev" or "test" (default: EVAL.SPLIT)."""
     names = {"train": cfg.DATASET.TRAIN, "dev": cfg.DATASET.DEV, "test": cfg.DATASET.TEST}
     return names[split or cfg.EVAL.SPLIT]
 
 
 def load_trained(cfg: CfgNode) -> Trained:
-    """Load the trained model that `cfg` names.
+    """Return the trained model that `cfg` names.
 
     Raises UserError for a checkpoint that is missing, damaged, of another family or of another shape.
     """

@@ -1,4 +1,4 @@
-"""Wrong pairs that a model takes for right: the one that is trained, or a dual encoder that was."""
+"""Hard negatives: wrong pairs with high scores from the model in training or from a trained dual encoder."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ TILE_IMAGES, TILE_CAPTIONS = 512, 4096
 def mined(
     checkpoint: str | Path, dataset: PairDataset, top: int, shared: str | Path | None = None
 ) -> HardNegatives:
-    """Return what the dual encoder at `checkpoint` scores highest on the images and captions of `dataset`.
+    """Return the wrong pairs of `dataset` that the dual encoder at `checkpoint` scores highest.
 
-    top: captions of an image, and images of a caption; what is right among them is left out. Called in every
-    process of a job, which share the encoding; `shared`: see `dual.encode`. Memory is that of the embeddings
-    and of a block of scores. Raises UserError for a checkpoint outside a run, one of a cross encoder, and one
-    that was trained on other images or captions.
+    `top` is the number of captions that are listed for each image, and of images for each caption, before the
+    right ones are left out. All processes of a job call this and share the encoding; `shared` is explained at
+    `dual.encode`. Memory holds the embeddings and one tile of scores. Raises UserError for a checkpoint
+    outside a run, one of another kind of model, and one whose data set has other images or captions.
     """
     every_caption = ["INPUT.LONG_CAPTIONS=cut", "DATASET.DISTINCT_CAPTIONS=false"]
     cfg = config_of_checkpoint(str(checkpoint), every_caption, "NEGATIVES.DUAL")
@@ -47,9 +47,10 @@ def mined(
 
 
 def short_lists(encoded: Encoded, sentence_ids: np.ndarray, top: int) -> ShortLists:
-    """Return the `top` captions that score highest with each image, and images with each caption.
+    """Return the `top` captions that score highest with each image, and the `top` images for each caption.
 
-    sentence_ids [captions]: of captions that say the same, one is listed. Scores are made tile by tile.
+    Captions with equal `sentence_ids` [captions] say the same, and one of them is listed. Scores are made
+    tile by tile.
     """
     num_images, num_captions = len(encoded.image), len(encoded.sentence)
     lists = ShortLists(top, np.zeros(num_images, int), np.zeros(num_captions, int), sentence_ids)
@@ -70,10 +71,11 @@ def in_batch(
     random: np.random.Generator,
     batch_tokens: int,
 ) -> Pairs:
-    """Replace a `share` of the negatives of a batch by what the model scores highest among its wrong pairs.
+    """Replace a `share` of the negatives of a batch by the wrong pairs that the model scores highest.
 
-    pairs: B positives, then B negatives. Each different image is scored once with each different caption of
-    the positives, without dropout and gradients; `batch_tokens`: see `pair_scoring.score_pairs`.
+    `pairs` holds B positives, then B negatives. Each distinct image of the positives is scored with each of
+    their distinct captions, without dropout or gradients. `batch_tokens` is explained at
+    `pair_scoring.score_pairs`.
     """
     count = len(pairs) // 2
     images, rows = np.unique(pairs.images[:count], return_inverse=True)

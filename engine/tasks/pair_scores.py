@@ -1,4 +1,4 @@
-"""The scores of pairs: what makes them, and how processes and restarts share the work."""
+"""Score pairs with a trained cross encoder: processes share the work, and a restart resumes it."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
 from engine.evaluation.pair_scoring import data_identity, pairs_identity, pairs_per_second, score_blocks
 from engine.evaluation.score_shards import ScoreShards
-from engine.evaluation.swapped import cross_swapped_scores, percent_told_apart
+from engine.evaluation.swapped import cross_swapped_scores, swapped_accuracy
 from engine.parallel.processes import (
     broadcast_values,
     process_number,
@@ -33,8 +33,8 @@ from engine.tasks.task import EvaluationOptions
 class CrossEncoder:
     """A trained cross encoder and the split that it is to score.
 
-    `candidates`: the pairs to which EVAL.EVAL_CAPTION_INDEX_FILE limits it, if any. `checkpoint`: that of
-    `Trained`; `settings`: a hash of what the configuration says of the model.
+    `candidates` are the only pairs to score, if EVAL.EVAL_CAPTION_INDEX_FILE lists them. `checkpoint` is that
+    of `Trained`; `settings` is a hash of the model's part of the configuration.
     """
 
     model: nn.Layer
@@ -45,7 +45,7 @@ class CrossEncoder:
 
 
 def open_cross_encoder(cfg: CfgNode) -> CrossEncoder:
-    """Return the trained cross encoder that `cfg` names, and EVAL.SPLIT."""
+    """Return the trained cross encoder that `cfg` names, with EVAL.SPLIT."""
     split = open_pair_split(cfg, split_name(cfg), training=False)
     trained = load_trained(cfg)
     config = config_as_dict(cfg)
@@ -62,10 +62,10 @@ def open_cross_encoder(cfg: CfgNode) -> CrossEncoder:
 def score_together(
     cfg: CfgNode, cross: CrossEncoder, blocks: PairBlocks, options: EvaluationOptions
 ) -> ScoreShards:
-    """Return the scores of `blocks`, of which every process of the job has made its share.
+    """Score `blocks`, each process of the job a part of them, and return the store that holds the scores.
 
-    Says how many pairs are to be scored, and how long that takes, before it begins. The scores are whole in
-    the first process alone.
+    First prints how many pairs there are to score, and about how long that takes. Process 0 alone waits until
+    the store is complete.
     """
     identity = {
         "checkpoint": cross.checkpoint["sha256"],
@@ -78,7 +78,7 @@ def score_together(
     if world_size() > 1:
         start_process_group()
         _check_same_work(identity["pairs"])
-        wait_for_all()  # everyone has seen the same blocks missing
+        wait_for_all()  # no process writes a block before all have listed the missing ones
     share = missing[process_number() :: world_size()]
     if share:
         left, mine = (sum(len(blocks.block(index)) for index in part) for part in (missing, share))
@@ -96,15 +96,15 @@ def score_together(
 
 
 def measure_swapped_pairs(cfg: CfgNode, cross: CrossEncoder, pairs: Sequence[SwappedPair]) -> dict:
-    """Return the accuracies on swapped captions under `swapped`, or nothing where there are none."""
+    """Return the accuracy on swapped captions under `swapped`; an empty dict without such captions."""
     if not pairs:
         return {}
     scores = cross_swapped_scores(cross.model, cross.dataset, pairs, cfg.EVAL.BATCH_TOKENS)
-    return {"swapped": percent_told_apart(scores, pairs)}
+    return {"swapped": swapped_accuracy(scores, pairs)}
 
 
 def _check_same_work(pairs: str) -> None:
-    """Raise UserError unless the first process is to score the same `pairs`, a hexadecimal hash."""
+    """Raise UserError unless process 0 has the same hash of its `pairs`, in hexadecimal, as this process."""
     own = float(int(pairs[:12], 16))  # a number that a double holds exactly
     if broadcast_values([own])[0] != own:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Let a cross encoder put the short lists of a dual encoder in order."""
+"""Re-rank the short lists of a dual encoder with a cross encoder."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,9 @@ from engine.tasks.task import EvaluationOptions
 
 
 def load_reranker(cfg: CfgNode, dataset: RetrievalDataset) -> CrossEncoder:
-    """Return the cross encoder at EVAL.RERANK_DIR with the split of the configuration of its own run.
+    """Return the cross encoder at EVAL.RERANK_DIR, with the split as its own run's configuration reads it.
 
-    Raises UserError for a dual encoder's checkpoint, and for images or captions that are not `dataset`'s.
+    Raises UserError for another kind of model, and for images or captions that differ from `dataset`'s.
     """
     folder = cfg.EVAL.RERANK_DIR
     own = config_of_checkpoint(folder, [f"EVAL.SPLIT={cfg.EVAL.SPLIT}"], "EVAL.RERANK_DIR")
@@ -39,7 +39,7 @@ def load_reranker(cfg: CfgNode, dataset: RetrievalDataset) -> CrossEncoder:
 
 
 def short_lists_of(cfg: CfgNode, dataset: PairDataset) -> ShortLists:
-    """Return empty short lists of EVAL.RERANK_K for the images and captions of `dataset`."""
+    """Return empty short lists, EVAL.RERANK_K long, for the images and captions of `dataset`."""
     image_fold = folds_of_images(dataset.num_images, cfg.EVAL.FOLDS)
     return ShortLists(cfg.EVAL.RERANK_K, image_fold, image_fold[dataset.caption_image], dataset.sentence_ids)
 
@@ -52,10 +52,10 @@ def rerank_lists(
     pairs: Sequence[SwappedPair],
     options: EvaluationOptions,
 ) -> tuple[dict, ScoreShards]:
-    """Return what `result.json` holds of the re-ranking of `lists`, and the scores that it took.
+    """Re-rank `lists`; return the entry `rerank` of `result.json`, and the cross encoder's scores.
 
-    `first`: the result of the dual encoder that made the lists. `pairs`: the swapped captions of the split.
-    Processes of a launched job share the scores; all but the first return nothing of the re-ranking.
+    `first` is the result of the dual encoder that made the lists. `pairs` are the swapped captions of the
+    split. Processes of a launched job share the scoring; the entry is empty in all but the first.
     """
     blocks = listed_blocks(cross.dataset, lists, cfg.EVAL.BLOCK_PAIRS)
     store = score_together(cfg, cross, blocks, options)

@@ -1,4 +1,4 @@
-"""What a kind of model hands over: a task to train, a trained model, a measurement, a run to report on."""
+"""What the functions of a kind of model take and return (see `kinds.py`)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +25,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts: from the checkpoint that it goes on from, if any, and in which process.
+    """How training starts.
 
-    `say` prints a line.
+    `resume_from` is the checkpoint to resume, None for a new run. `rank` is the number of this process among
+    the `world_size` processes of the job. `say` prints a line.
     """
 
     resume_from: Path | None
@@ -37,17 +38,21 @@ class Start:
 
     @property
     def checks_features(self) -> bool:
-        """Tell whether a bad value is to be found now, before a run is replaced, and not hours later."""
+        """Tell whether to read all features now, so that a bad value ends the run before it replaces another.
+
+        A resumed run has read them before; process 0 reads them for all processes.
+        """
         return self.rank == 0 and self.resume_from is None
 
 
 @dataclass(frozen=True)
 class Task:
-    """A model and its loss, its words, its data and what the trainer asks for.
+    """A model with its loss and data, and the functions that the trainer calls.
 
-    `words`: what is stored beside the weights, `unit` what an entry of it is called. `batches_of` is the
-    trainer's, and an epoch is made of `samples`. `validate` is called in all processes and returns the
-    metrics of the dev split, in process 0 at least. `resume_within_epoch` is the sampler's.
+    `words` is the vocabulary that is stored beside the weights, or the class names of an image encoder;
+    `unit` is the plural noun for its entries. `samples` is the number of training samples in an epoch.
+    `batches_of` is explained at `Trainer`. All processes call `validate`; it returns the metrics of the dev
+    split, in process 0 at least. `resume_within_epoch` is the sampler's method.
     """
 
     model: nn.Layer
@@ -64,9 +69,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, in evaluation mode, and its words, if it reads any.
+    """A trained model in evaluation mode, and its vocabulary, if it reads text.
 
-    `checkpoint` says which weights these are: `folder`, `sha256`, `model` (the family) and `step`.
+    `checkpoint` identifies the weights: `folder`, `sha256`, `model` (the family) and `step`.
     """
 
     model: nn.Layer
@@ -74,19 +79,19 @@ class Trained:
     checkpoint: dict
 
     def describe(self) -> str:
-        """Return the family, and in brackets the folder and the step of the weights."""
+        """Return a line with the family, and in brackets the folder and the step of the weights."""
         return "{model} ({folder}, step {step})".format(**self.checkpoint)
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What `eval_retrieval.py` is asked for beside the configuration.
+    """The options of `eval_retrieval.py` that are not in the configuration.
 
-    `shards`: the folder where a cross encoder keeps scores as it makes them; beside it processes share
-    embeddings. `weights`: positive, one a
-    checkpoint, scaled to a sum of 1; None: equal ones, or with `tune` those with the highest
-    MONITOR.BEST_METRIC on dev. `scores_path` takes all scores. `show` is told how far the work is; `say`
-    prints a line.
+    `shards` is the folder where a cross encoder keeps its scores while it makes them; processes of a job
+    share embeddings in the folder above it. `weights` holds a positive weight for each checkpoint, which are
+    scaled to a sum of 1; without it the weights are equal, or, with `tune`, those with the highest
+    MONITOR.BEST_METRIC on dev. `scores_path` is the file to write all scores to. `show` is told how far the
+    work is; `say` prints a line.
     """
 
     shards: Path
@@ -99,12 +104,12 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, of which weights, and the lines that say so.
+    """The outcome of an evaluation, the weights that it measured, and the lines to print.
 
-    `checkpoint`: that of `Trained`; of several members, a list `members` of these with `weight` and `config`,
-    the keys that differ from the first configuration, and `tuning` where weights were searched. `further`:
-    what `result.json` gains, such as `swapped` and `rerank`. `pair_scores`: what a cross encoder scored, to
-    be deleted when the result is kept.
+    `checkpoint` is that of `Trained`. For an ensemble it holds `members`, a list of such dicts, each with its
+    `weight` and, under `config`, the keys that differ from the first member's configuration; and `tuning`, if
+    the weights were searched. `further` holds more entries for `result.json`, such as `swapped` and `rerank`.
+    `pair_scores` are the stored scores of a cross encoder; delete them once the result is saved.
     """
 
     result: Result | ImageResult
@@ -116,10 +121,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """What a report shows of one run: its model, the split, what was measured on it and the run's log.
+    """What a report shows of one run: its model, the split, the result on that split and the run's log.
 
-    `gallery`: where an image encoder searched, `dataset` itself without EVAL.GALLERY. `image_embeddings`
-    [images,D] of a dual encoder are those that were measured. `swapped` and `rerank` as in `result.json`.
+    `gallery` is what an image encoder searched: `dataset` itself without EVAL.GALLERY. `image_embeddings`
+    [images,D] are those of a dual encoder. `swapped` and `rerank` are the entries of `result.json`.
     """
 
     model: nn.Layer

@@ -1,4 +1,4 @@
-"""Build the trainer of a run from its configuration."""
+"""Builds the trainer of a run from its configuration."""
 
 from pathlib import Path
 
@@ -31,11 +31,11 @@ def build_trainer(
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[Trainer, Vocabulary | WordPiece | ClassNames]:
-    """Return the trainer of a new run, of one that starts from PRETRAINED.DIR, or of one that goes on.
+    """Return the trainer of a new run or of a resumed one, and the vocabulary of its model.
 
-    It goes on from the checkpoint `resume_from`, whose files were checked (`newest_whole`). The vocabulary is
-    built anew, or is the one of the checkpoint that training starts from; of an image encoder it is the
-    classes of the training split.
+    `resume_from` is the checkpoint to resume; its files were checked by `newest_whole`. A new run starts from
+    the weights and the vocabulary at PRETRAINED.DIR, or, without it, builds the vocabulary from the training
+    split. The "vocabulary" of an image encoder is the classes of the training split.
     """
     start = Start(resume_from, rank, world_size, log.print_line)
     task = kind_of(cfg).training(cfg, start)
@@ -85,7 +85,7 @@ def _resume(
     if restore_training(trainer, model, rest, state, task.resume_within_epoch):
         before, now = map(_describe_batches, (state["epoch_length"], epoch_length(trainer)))
         log.print_line(
-            f"resuming with batches of {now}, before it was {before}: what is left of the epoch is cut anew"
+            f"resuming with batches of {now}, before it was {before}: the rest of the epoch is batched anew"
         )
     changed = changed_keys(state["config"], config_as_dict(cfg))
     if changed:
@@ -103,7 +103,7 @@ def _describe_batches(length: dict) -> str:
 
 
 def changed_keys(before: dict, now: dict) -> list[str]:
-    """Return the keys that steer training and differ between two configurations."""
+    """Return the keys that differ between two configurations and have an effect on training."""
     steering = ("INPUT", "DATASET", "MODEL", "LOSS", "OPTIMIZATION", "NEGATIVES", "RUNTIME", "MISC")
     return [
         f"{section}.{name}"

@@ -1,1 +1,1 @@
-"""The training loop, its state and its watchers."""
+"""The training loop, its position and state, and what watches it."""

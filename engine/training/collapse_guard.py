@@ -1,8 +1,9 @@
-"""Watch the loss of hardest-negative training for collapse.
+"""Watches training on hardest negatives for collapse.
 
-With the hardest negative alone, a ranking loss has a bad resting place: all embeddings alike, every score
-equal, and each of the 2 x batch hinges at exactly the margin. Training may sit there for thousands of steps
-or for ever (a known complaint about VSE++). The guard knows the place by its value and by the scores' spread.
+A ranking loss on hardest negatives alone has a bad plateau: all embeddings are alike, all scores are equal,
+and each of the 2 x batch hinges equals the margin. Training may stay on this plateau for thousands of steps
+or for ever (a known complaint about VSE++). The guard detects the plateau by the value of the loss and by the
+standard deviation of the scores.
 """
 
 import paddle
@@ -14,17 +15,17 @@ from engine.training.outcomes import TrainingFailedError
 from models.losses.ranking import HingeLoss
 
 LOSS_TOLERANCE = 0.05
-"""How close to 2 x batch x margin counts as sitting there, as a fraction of it."""
+"""A loss within this fraction of 2 x batch x margin may be on the plateau."""
 SPREAD_TOLERANCE = 0.25
-"""Scores whose standard deviation is below this fraction of the margin count as all alike."""
+"""Scores are alike when their standard deviation is below this fraction of the margin."""
 
 
 class CollapseGuard:
-    """A watcher that finds when `loss` has sat at `2 x batch x margin`, with all scores alike, too long.
+    """A watcher that acts when `loss` has stayed at `2 x batch x margin`, with all scores alike, too long.
 
-    It looks at every `every`-th step, and acts after `patience` steps: on_collapse "warn" logs a line once
-    for each stay, "stop" ends training, "fallback" trains on the sum of negatives for the rest of the epoch
-    and one more.
+    The guard looks at every `every`-th step, and acts after `patience` steps on the plateau. `on_collapse`
+    says how: "warn" logs a line, once for each stay on the plateau; "stop" ends training; "fallback" trains
+    on the sum of negatives for the rest of the epoch and one more.
     """
 
     name = "collapse_guard"
@@ -32,13 +33,13 @@ class CollapseGuard:
     def __init__(self, loss: HingeLoss, patience: int, on_collapse: str, log: RunLog, every: int = 1) -> None:
         self.loss, self.patience, self.on_collapse = loss, patience, on_collapse
         self.log, self.every = log, every
-        self.stuck_since = -1  # first step of the present stay, or -1
-        self.reported = False  # whether the present stay was told
-        self.sum_until = 0  # epochs on the sum of negatives that a fallback asked for
+        self.stuck_since = -1  # first step of the current stay on the plateau, or -1
+        self.reported = False  # whether the current stay was logged
+        self.sum_until = 0  # epoch before which a fallback trains on the sum of negatives
 
     @classmethod
     def from_config(cls, cfg: CfgNode, loss: paddle.nn.Layer, log: RunLog) -> list["CollapseGuard"]:
-        """Return the guard of the hinge loss on hardest negatives in `loss`; none of any other loss."""
+        """Return a guard for the hinge loss on hardest negatives in `loss`; an empty list for others."""
         hinges = [layer for layer in loss.sublayers(include_self=True) if isinstance(layer, HingeLoss)]
         return [
             cls(hinge, cfg.LOSS.COLLAPSE_STEPS, cfg.LOSS.ON_COLLAPSE, log, cfg.MONITOR.PRINT_STEP)
@@ -49,19 +50,19 @@ class CollapseGuard:
     def after_step(
         self, step: int, epoch: int, losses: dict[str, float], outputs: dict[str, paddle.Tensor]
     ) -> None:
-        """Look at the loss and the scores of a step; raise TrainingFailedError where that is asked for."""
+        """Look at a step; raise TrainingFailedError on a collapse, if `on_collapse` is "stop"."""
         if step % self.every or not self.loss.uses_hard_negatives(epoch):
             return
         scores = outputs["scores"]  # [N,N]
         collapsed = self.observe(step, losses["hinge"], len(scores), float(paddle.std(scores)))
-        # Scores differ between processes; what process 0 sees decides for all.
+        # Scores differ between processes, so process 0 decides for all.
         if broadcast_values([float(collapsed)])[0]:
             self._act(step, epoch, self.message(step, len(scores)))
 
     def observe(self, step: int, loss: float, pairs: int, spread: float) -> bool:
-        """Take the loss of a batch of `pairs` and the standard deviation of its scores.
+        """Return True when the stay on the plateau has lasted `patience` steps, once for each stay.
 
-        Returns True once, when the stay has lasted `patience` steps.
+        `loss` is that of a batch of `pairs` pairs; `spread` is the standard deviation of its scores.
         """
         margin = self.loss.margin
         plateau = 2 * pairs * margin
@@ -77,7 +78,7 @@ class CollapseGuard:
         return True
 
     def message(self, step: int, pairs: int) -> str:
-        """Return the line that says what happened and what helps."""
+        """Return the line that says what happened and what to change."""
         return (
             f"collapse: the loss has sat at 2 x batch x margin = {2 * pairs * self.loss.margin:.4g} with all "
             f"embeddings alike from step {self.stuck_since} to {step}; train on the sum of negatives first "
@@ -98,10 +99,10 @@ class CollapseGuard:
         self.loss.sum_epochs = max(self.loss.sum_epochs, until)
 
     def state(self) -> dict[str, int | bool]:
-        """Return what a checkpoint keeps of the guard."""
+        """Return the values that a checkpoint keeps."""
         return {"sum_until": self.sum_until, "stuck_since": self.stuck_since, "reported": self.reported}
 
     def restore(self, state: dict[str, int | bool]) -> None:
-        """Go on from a `state()`; raise KeyError where it lacks something."""
+        """Restore the values that `state()` returned; raise KeyError for a missing one."""
         self.stuck_since, self.reported = state["stuck_since"], state["reported"]
         self._train_on_the_sum(state["sum_until"])

@@ -1,4 +1,4 @@
-"""How training goes: the mean of each loss, samples per second, and the time that is left."""
+"""Measures training: the mean of each loss, samples per second, and the remaining time."""
 
 import contextlib
 import time
@@ -8,14 +8,14 @@ from engine.training.outcomes import is_broken
 
 
 class Meter:
-    """Add up losses and samples of the steps of one call of `Trainer.fit`."""
+    """The losses and samples of the steps of one call of `Trainer.fit`."""
 
     def __init__(self) -> None:
         self._began, self._steps = time.perf_counter(), 0
         self._restart()
 
     def add(self, losses: dict[str, float], samples: int) -> None:
-        """Count a step on `samples` samples; losses that are not numbers are left out of the means."""
+        """Count a step on `samples` samples; the means leave out a step whose loss is NaN or infinite."""
         self._steps += 1
         self._samples += samples
         if not is_broken(sum(losses.values())):
@@ -23,7 +23,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of what is done here as training."""
+        """Leave the time of the `with` block out of the samples per second."""
         started = time.perf_counter()
         yield
         self._clock += time.perf_counter() - started
@@ -31,7 +31,7 @@ class Meter:
     def read(self) -> tuple[dict[str, float], float]:
         """Return the mean of each loss, and the samples per second, since the last reading.
 
-        The means are empty, and the counts go on, when no loss since then was a number.
+        If every loss since then was NaN or infinite, the means are empty and the counts are kept.
         """
         if not self._losses:
             return {}, 0.0
@@ -42,7 +42,7 @@ class Meter:
         return means, speed
 
     def seconds_left(self, steps: int) -> float:
-        """Return the time for `steps` more steps at the mean pace so far, validations and saving included."""
+        """Return the time for `steps` more steps at the mean pace so far, including validation and saving."""
         return steps * (time.perf_counter() - self._began) / self._steps
 
     def _restart(self) -> None:

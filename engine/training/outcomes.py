@@ -1,4 +1,4 @@
-"""The ways in which training ends, and the lines that say so."""
+"""The ways in which training ends, and the lines that report them."""
 
 import math
 import signal
@@ -13,7 +13,7 @@ BROKEN_REMEDY = (
 
 
 class TrainingStoppedError(Exception):
-    """Training was asked to stop by a signal, and its state is saved."""
+    """A signal stopped training after its state was saved."""
 
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
@@ -21,11 +21,11 @@ class TrainingStoppedError(Exception):
 
 
 class TrainingFailedError(Exception):
-    """Training cannot go on: loss or weights are not numbers, or it collapsed and was told to stop there."""
+    """Training cannot go on: the loss or a weight is NaN or infinite, or it collapsed and is set to stop."""
 
 
 def nothing_left(position: TrainingPosition, settings: TrainingSettings) -> str:
-    """Return why training is over and how to go on, in one line; empty when something is left to do."""
+    """Return a line that says why training is over and how to go on; empty while steps remain."""
     if position.interrupted:
         return ""
     if position.epoch >= settings.epochs:
@@ -47,7 +47,7 @@ def is_broken(loss: float) -> bool:
 
 
 def broken_loss(step: int, loss: float) -> str:
-    """Return the line for a loss that is not a number."""
+    """Return the line for a loss that is NaN or infinite."""
     return f"the loss is {loss} at step {step}: {BROKEN_REMEDY}"
 
 

@@ -1,4 +1,4 @@
-"""What the training loop is told by the configuration."""
+"""The settings of the training loop."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The settings of the loop; the meaning of each stands at its key in `config/default.py`."""
+    """The settings of the loop; `config/default.py` explains each at its key."""
 
     epochs: int
     seed: int
@@ -22,11 +22,11 @@ class TrainingSettings:
     early_stopping: int = 0
     save_epochs: int = 0
     save_steps: int = 0
-    skip_broken: bool = False  # leave out steps whose loss is NaN or infinite, instead of ending training
+    skip_broken: bool = False  # skip a step whose loss is NaN or infinite, instead of failing
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "TrainingSettings":
-        """Take the settings from their keys."""
+        """Return the settings of a configuration."""
         return cls(
             epochs=cfg.OPTIMIZATION.EPOCHS,
             seed=cfg.MISC.SEED,

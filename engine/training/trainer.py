@@ -1,4 +1,4 @@
-"""The training loop: every model trains here."""
+"""The training loop of every model."""
 
 import contextlib
 import signal
@@ -27,14 +27,14 @@ from engine.training.weight_average import WeightAverage
 from engine.weights.tensors import layer_tensors
 
 MAX_SKIPPED = 10
-"""So many broken steps in a row end training, also where single ones are skipped."""
+"""Training fails at this many steps in a row with a broken loss, even if broken steps are skipped."""
 
 
 class Watcher(Protocol):
-    """Who looks at every step, and may warn, change the loss, or end training by TrainingFailedError.
+    """Something that looks at every step, and may warn, change the loss, or raise TrainingFailedError.
 
-    `losses` holds means over all processes, `outputs` what the model returned for the last batch of the step
-    in this process. A checkpoint keeps `state()`, plain values, under `name`.
+    `losses` holds means over all processes; `outputs` is what the model returned, in this process, for the
+    last batch of the step. A checkpoint keeps `state()`, a dict of plain values, under `name`.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Trainer:
     every block of work. `save(names, model, rest, values)` writes the checkpoints `names` (`best`, `epoch_N`,
     `last`), in that order; process 0 calls it in a thread, with a copy of the state (see `training_state`).
 
-    Randomness is a function of seed, step and process, so there is no generator state to save, and a resumed
-    run repeats the undisturbed one bit for bit. Whatever decides where all processes go next is agreed among
-    them.
+    Random numbers depend on the seed, the position and the process alone: no state of a generator is saved,
+    and a resumed run repeats an uninterrupted one bit for bit. All processes take the same decisions: each is
+    made from values that were all-reduced or broadcast.
     """
 
     def __init__(
@@ -87,25 +87,25 @@ class Trainer:
         self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulation_steps)
         self.position = TrainingPosition()
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
-        self.amp = settings.amp if paddle.get_device() != "cpu" else "off"  # Paddle's has no effect there
+        self.amp = settings.amp if paddle.get_device() != "cpu" else "off"  # without effect on a CPU
         self.scaler = paddle.amp.GradScaler(enable=self.amp == "float16")
-        self.stop_signal = 0  # set from outside, in this process
+        self.stop_signal = 0  # set by the signal handler of this process
         self._stopping = False  # agreed among the processes
         self._skipped = 0  # steps in a row
         self._writer = CheckpointWriter()
         self._parameters = [*model.parameters(), *loss.parameters()]
 
     def fit(self) -> None:
-        """Train from where `position` stands to the last epoch, or to early stopping.
+        """Train from `position` to the end of the last epoch, or to early stopping.
 
         Raises TrainingStoppedError after a signal (the state is saved), TrainingFailedError, and UserError
-        where a checkpoint cannot be written. All writing is done at the end.
+        where a checkpoint cannot be written. All checkpoints are written when it returns or raises.
         """
         position, settings = self.position, self.settings
         self._meter = Meter()
         self.log.start(self.total_steps, position.step, position.best_score)
-        with self._writer:  # whatever ends training, a checkpoint that is being written is finished
-            if position.interrupted:  # by a signal, before what was due at this step
+        with self._writer:  # on leaving, it finishes the checkpoint that is being written
+            if position.interrupted:  # by a signal, before the validation and saving of this step
                 position.interrupted = False
                 self._validate_and_save()
             while not nothing_left(position, settings):
@@ -117,7 +117,7 @@ class Trainer:
                     position.advance(len(group), count)
                     for watcher in self.watchers:
                         watcher.after_step(position.step, epoch, losses, outputs)
-                    del outputs  # they are large: not beside those of the next step
+                    del outputs  # free this memory before the next step
                     self._log_step(group, losses)
                     if self._stopping:
                         self._save_and_stop()
@@ -126,7 +126,7 @@ class Trainer:
                         break
 
     def _validate_and_save(self) -> None:
-        """Do what is due after the steps taken so far."""
+        """Validate and save checkpoints, if they are due after this step."""
         with self._meter.paused():
             if self._validation_due():
                 self._validate()
@@ -150,7 +150,7 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(group)
         *means, stop = average_gradients(self._parameters, [*sums.values(), float(self.stop_signal)])
-        self._stopping = stop > 0  # whichever process was asked, all stop after the same step
+        self._stopping = stop > 0  # if one process got a signal, all stop after the same step
         losses = dict(zip(sums, means, strict=True))
         if is_broken(sum(means)):
             self._skip_or_fail(step + 1, sum(means))
@@ -177,7 +177,7 @@ class Trainer:
     def _log_step(self, group: list[Arrays], losses: dict[str, float]) -> None:
         """Count a step, and log the mean of each loss every `print_step` steps.
 
-        Raises what the writing of a checkpoint has raised meanwhile.
+        Raises the error of a checkpoint that could not be written meanwhile.
         """
         position = self.position
         self.log.advance()
@@ -208,7 +208,10 @@ class Trainer:
         return bool(by_epoch or by_step or at_end)
 
     def _validate(self) -> None:
-        """Measure the dev split, with the averaged weights if there are any; process 0 tells the score."""
+        """Measure the dev split, with the averaged weights if there are any, and log the result.
+
+        Process 0 broadcasts its score, and whether a signal stopped the validation.
+        """
         self._check_weights()
         position, metrics = self.position, None
         averaged = contextlib.nullcontext() if self.average is None else self.average.applied()
@@ -225,13 +228,16 @@ class Trainer:
             self.log.validation({"step": position.step, **metrics, "best": better}, line, position.best_score)
 
     def during_validation(self, *_: object) -> None:
-        """Give a sign of life, and leave a validation early after a signal; a resume does it again."""
+        """Write a heartbeat; after a signal, end the validation, which a resume then repeats."""
         self.log.heartbeat()
         if self.stop_signal:
             raise ValidationStoppedError
 
     def _checkpoints_due(self) -> list[str]:
-        """Return the names to save; `last` comes behind `best`: no score without its weights."""
+        """Return the names to save.
+
+        `last` comes after `best`, so that no resumed run knows a best score whose weights were not saved.
+        """
         position, settings, names = self.position, self.settings, []
         validated = position.last_validation == position.step
         if validated and position.best_step == position.step:
@@ -245,7 +251,7 @@ class Trainer:
 
     def _save(self, names: list[str]) -> None:
         self._check_weights()
-        self._writer.finish()  # first, so that there is never a second copy
+        self._writer.finish()  # before the state is copied, so that memory never holds two copies
         if self.rank == 0:
             self._writer.start(self.save, names, *training_state(self))
 
@@ -255,22 +261,25 @@ class Trainer:
         raise TrainingStoppedError(self.stop_signal or signal.SIGTERM)
 
     def _check_weights(self) -> None:
-        """Keep weights that are not numbers out of every checkpoint: a resume must be able to go on."""
+        """Raise TrainingFailedError for NaN or infinity in the weights, so that no checkpoint holds them."""
         for name, tensor in layer_tensors(self.model).items():
             if not np.isfinite(tensor.numpy()).all():
                 raise TrainingFailedError(broken_weights(self.position.step, name))
 
     @property
     def total_steps(self) -> int:
-        """The step at which the last epoch ends."""
+        """Return the step at which the last epoch ends."""
         return self.steps_per_epoch * self.settings.epochs - self.position.schedule_shift
 
     def shift_schedule(self) -> None:
-        """Let the schedule go on where the epochs stand, after a resume with another length of an epoch."""
+        """Set `schedule_shift` after a resume with another number of steps in an epoch.
+
+        The step of the schedule is then a multiple of `steps_per_epoch` again at the end of every epoch.
+        """
         position, left = self.position, self.batches_of(self.position.epoch, 0)[0] - self.position.batch
         steps_left = -(-left // self.settings.accumulation_steps)
         position.schedule_shift = (position.epoch + 1) * self.steps_per_epoch - steps_left - position.step
-        if not left:  # too few for a batch: the epoch is over, and what is due at its end
+        if not left:  # the rest does not fill a batch: the epoch ends, and what is due there is done first
             position.epoch, position.finished_parts, position.interrupted = position.epoch + 1, [], True
 
 
@@ -286,5 +295,5 @@ def _grouped(batches: Iterable[Arrays], size: int) -> Iterator[list[Arrays]]:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return a seed of its own for every step and process."""
+    """Return the seed of a step in a process; neighbours get different ones."""
     return (seed * 1_000_003 + step * 8191 + rank * 131) % (2**31 - 1)

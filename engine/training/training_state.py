@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a trainer, and how a trainer goes on from it."""
+"""Copies the state of a trainer for a checkpoint, and restores it."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,14 +22,14 @@ SOURCE = "the checkpoint to resume from"
 
 
 def named_parameters(model: paddle.nn.Layer, loss: paddle.nn.Layer) -> list[tuple[str, paddle.Tensor]]:
-    """Return what is trained: the model's parameters, and the loss's own (a temperature) under `loss.`."""
+    """Return all trained parameters: the model's, and the loss's (such as a temperature) under `loss.`."""
     return [*model.named_parameters(), *((f"loss.{name}", value) for name, value in loss.named_parameters())]
 
 
 def training_state(trainer: "Trainer") -> tuple[Arrays, Arrays, dict]:
-    """Return copies of what a checkpoint holds: tensors of the model, other tensors, values for `state.json`.
+    """Return copies of the state: tensors of the model, other tensors, and values for `state.json`.
 
-    `engine/runs/checkpoint.py` names them all.
+    `engine/runs/checkpoint.py` lists all names.
     """
     model = layer_arrays(trainer.model)
     moments = optimizer_state(trainer.optimizer, named_parameters(trainer.model, trainer.loss))
@@ -54,11 +54,12 @@ def restore_training(
     values: dict,
     resume_within_epoch: Callable[[int, list[FinishedPart]], None] | None = None,
 ) -> bool:
-    """Let `trainer` go on from what `training_state` returned, here or in another process.
+    """Restore in `trainer` the state that `training_state` returned; tell whether an epoch's length differs.
 
-    With other batches or processes, `resume_within_epoch(epoch, finished_parts)` is told how the epoch was
-    cut so far; without it the length of an epoch must not differ. Returns whether it does. Raises UserError
-    where the state belongs to another model, optimizer, data or averaging.
+    The length differs if the batches or steps of an epoch, or the size of a global batch, have changed. Then
+    `resume_within_epoch(epoch, finished_parts)` lets the sampler batch the rest of the epoch anew; without
+    this function the length must not differ. Raises UserError for the state of another model, optimizer or
+    data set, and if averaging of weights was switched on or off.
     """
     try:
         values = todays_layout(values)
@@ -114,10 +115,10 @@ def restore_training(
 
 
 def todays_layout(values: dict) -> dict:
-    """Return the values of a `state.json` of any version in the layout of today.
+    """Return the values of a `state.json` of any version in today's layout.
 
-    Before there were watchers, `progress` held the collapse guard's state, also where there was no guard, and
-    called the finished parts `begun`.
+    Before there were watchers, `progress` held the state of the collapse guard, even in a run without one,
+    and `finished_parts` was called `begun`.
     """
     progress, watchers = dict(values["progress"]), dict(values.get("watchers", {}))
     if "begun" in progress:
@@ -129,7 +130,7 @@ def todays_layout(values: dict) -> dict:
 
 
 def epoch_length(trainer: "Trainer") -> dict[str, int]:
-    """Return how long an epoch is, and how it is shared among processes."""
+    """Return the batches, steps and samples of an epoch, the size of a global batch, and the processes."""
     return {
         "batches": trainer.batches_per_epoch,
         "steps": trainer.steps_per_epoch,

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is evaluated and saved in their place."""
+"""An exponential moving average (EMA) of the weights, which is evaluated and saved in their place."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from engine.weights.tensors import assign_arrays, layer_arrays, layer_tensors
 class WeightAverage:
     """The moving average of a layer's parameters and buffers: average += (value - average) (1 - decay).
 
-    It starts from the weights that the layer has when it is made. In the first steps the decay is lower,
+    The average starts at the layer's weights at construction. In the first steps the decay is lower,
     min(decay, (1 + step) / (10 + step)), so that the early weights are soon forgotten.
     """
 
@@ -21,7 +21,7 @@ class WeightAverage:
         self._averages = {name: tensor.detach().clone() for name, tensor in layer_tensors(layer).items()}
 
     def update(self, step: int) -> None:
-        """Take in the weights after the 0-based `step`."""
+        """Update the average with the weights after the 0-based `step`; integers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
         with paddle.no_grad():
             for name, tensor in layer_tensors(self.layer).items():
@@ -31,7 +31,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the layer hold the averaged weights for a while, then its own again, to the bit."""
+        """Put the averaged weights into the layer for a `with` block; then restore its own, bit for bit."""
         trained = layer_arrays(self.layer)
         assign_arrays(self.layer, self.arrays())
         try:
@@ -44,6 +44,6 @@ class WeightAverage:
         return {name: tensor.numpy() for name, tensor in self._averages.items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take up checked averages, as `arrays()` returned them."""
+        """Set the averages to `arrays`, whose names and shapes were checked."""
         for name, average in self._averages.items():
             average.set_value(arrays[name])

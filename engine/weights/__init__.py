@@ -1,1 +1,1 @@
-"""Tensors by name, and the weights of others: BERT, Oscar, torchvision, Paddle."""
+"""Reads and writes tensors by name, and weights from elsewhere: BERT, Oscar, torchvision, Paddle."""

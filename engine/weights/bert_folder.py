@@ -1,7 +1,8 @@
-"""The folder of a BERT or an Oscar: vocab.txt, config.json and model.safetensors.
+"""Converts the folder of a BERT or an Oscar into vocab.txt, config.json and model.safetensors.
 
-It is made of a folder of torch, Hugging Face or PaddleNLP, whose tensors have other names and layouts. Here
-they have those of pytorch-transformers and Oscar, `bert.encoder.layer.0.output.dense.weight` and so on.
+Folders of torch, Hugging Face and PaddleNLP have tensors of several names and layouts. The converted folder
+has the names and layouts of pytorch-transformers and Oscar, such as
+`bert.encoder.layer.0.output.dense.weight`.
 """
 
 import json
@@ -19,7 +20,7 @@ from engine.weights.tensor_files import read_safetensors, save_safetensors
 
 CONFIG_FILE, VOCABULARY_FILE, MODEL_FILE = "config.json", "vocab.txt", "model.safetensors"
 WORDS = "bert.embeddings.word_embeddings.weight"
-# PaddleNLP's names of a layer's parts.
+# PaddleNLP's names of the modules in a layer, and the original's.
 PADDLE_PARTS = {
     "self_attn.q_proj": "attention.self.query",
     "self_attn.k_proj": "attention.self.key",
@@ -30,14 +31,14 @@ PADDLE_PARTS = {
     "norm1": "attention.output.LayerNorm",
     "norm2": "output.LayerNorm",
 }
-# Heads of the pre-training, which no pair is scored with, and numbers that are their own places.
+# The heads of pre-training, which score no pairs, and the constant array of position ids.
 LEFT_OUT = re.compile(r"cls\.|embeddings\.position_ids$")
 
 
 def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
-    """Write the folder `output` from a folder of torch, Hugging Face or PaddleNLP; return what was written.
+    """Convert the folder `source` of torch, Hugging Face or PaddleNLP into `output`; return a line about it.
 
-    Raises UserError where a file is missing, damaged or does not fit the others; `output` is then as it was.
+    Raises UserError if a file is missing, is damaged or does not fit the others; `output` is then as it was.
     """
     config = read_bert_config(source / CONFIG_FILE)
     vocabulary = _read_bytes(source / VOCABULARY_FILE)
@@ -56,7 +57,7 @@ def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
 
 
 def read_bert_config(path: Path) -> dict:
-    """Return the config.json of a BERT; raise UserError where it cannot be read or holds no object."""
+    """Return the content of a BERT's config.json; raise UserError if it is no readable JSON object."""
     try:
         config = json.loads(_read_bytes(path))
     except ValueError as error:
@@ -82,7 +83,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def _read_arrays(source: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the name of the file of weights, and its arrays by name."""
+    """Return the name of the weights file in `source`, and its arrays by name."""
     for name, reader in READERS.items():
         if not (source / name).is_file():
             continue
@@ -96,7 +97,7 @@ def _read_arrays(source: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _to_original(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the arrays under the original's names and in its layout, and what was left out."""
+    """Return the arrays under the original's names and in its layout, and the names that were left out."""
     left_out: set[str] = set()
     found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -122,7 +123,7 @@ def _original_name(path: Path, name: str) -> str:
 
 
 def _has_paddle_layout(found: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> bool:
-    """Tell whether linear weights are [in, out]: by a weight that is not square, else by the names."""
+    """Tell whether linear weights are [in, out], by the shape of a non-square one, else by the names."""
     widening = found.get("bert.encoder.layer.0.intermediate.dense.weight", np.empty((1, 1)))
     if widening.ndim == 2 and widening.shape[0] != widening.shape[1]:
         return widening.shape[0] == found.get(WORDS, np.empty((0, 0))).shape[1]

@@ -1,7 +1,7 @@
-"""BERT's weights under the original's names and layouts, and under ours.
+"""Translates names and layouts of BERT's weights from the original to ours.
 
-The names there are those of pytorch-transformers and Oscar, `bert.encoder.layer.0.output.dense.weight` and so
-on; linear weights are [out, in] there, [in, out] here; keys and values are two matrices there, one here.
+The original is pytorch-transformers and Oscar, with names such as `bert.encoder.layer.0.output.dense.weight`.
+Its linear weights are [out, in], ours are [in, out]. It has two matrices for keys and values, we have one.
 """
 
 import re
@@ -31,7 +31,7 @@ LAYER_MODULES = {
 
 
 def original_names(name: str) -> list[str]:
-    """Return what the parameter `name` of Oscar's model, `bert.*` or `classifier.*`, is made of there."""
+    """Return the original's names for our parameter `name` of Oscar, `bert.*` or `classifier.*`."""
     if name.startswith("classifier."):
         return [name]
     module, kind = name.removeprefix("bert.").rsplit(".", 1)
@@ -44,7 +44,7 @@ def original_names(name: str) -> list[str]:
 
 
 def from_original(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Return Oscar's parameter `name` from the original's `arrays`; raise KeyError if they lack it."""
+    """Return our parameter `name`, made of the original's `arrays`; raise KeyError if these lack it."""
     parts = [arrays[original] for original in original_names(name)]
     is_linear = parts[0].ndim == 2 and not name.startswith("bert.embeddings.")
     array = np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -52,6 +52,6 @@ def from_original(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def original_depth(arrays: dict[str, np.ndarray]) -> int:
-    """Return how many layers the original's `arrays` have."""
+    """Return the number of layers in the original's `arrays`."""
     found = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in arrays)
     return max((int(match[1]) + 1 for match in found if match), default=0)

@@ -1,4 +1,4 @@
-"""Start a CNN from a file of its weights, as `tools/convert_cnn.py` writes it, and freeze it for a while."""
+"""Loads the weights of a CNN from a file of `tools/convert_cnn.py`, and freezes the CNN for some epochs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ HEADS = ("fc.", "classifier.")  # the classifiers that `Cnn` leaves out
 
 
 def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[int], None]:
-    """Load the file `weights` (empty: none) into the CNN of `model`, and return what freezes it by epoch.
+    """Load the file `weights`, if not empty, into the CNN of `model`; return a function that freezes the CNN.
 
-    What is returned is to be called with each 0-based epoch before it is trained. `freeze_epochs`: how many
-    epochs the CNN stays as it is; -1: all. A model without a CNN is left alone.
+    Call this function with each 0-based epoch before training it. `freeze_epochs` is the number of epochs in
+    which the CNN is frozen, -1 for all. A model without a CNN is left alone.
     """
     cnn = cnn_of(model)
     if cnn is None:
@@ -27,7 +27,7 @@ def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[in
         load_cnn(weights, cnn)
     if freeze_epochs < 0:
         for parameter in cnn.parameters():
-            parameter.stop_gradient = True  # the optimizer keeps nothing of it then
+            parameter.stop_gradient = True  # so that the optimizer allocates no moments for it
 
     def freeze(epoch: int) -> None:
         cnn.frozen = freeze_epochs < 0 or epoch < freeze_epochs
@@ -36,7 +36,7 @@ def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[in
 
 
 def load_cnn(path: str | Path, cnn: Cnn) -> None:
-    """Load the weights of a network into `cnn`; its classifier may be there and is left aside.
+    """Load the weights at `path` into `cnn`; those of a classifier are ignored.
 
     Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
     """
@@ -46,7 +46,7 @@ def load_cnn(path: str | Path, cnn: Cnn) -> None:
 
 
 def fitting_arrays(path: Path, cnn: Cnn, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return those of `arrays`, which come from `path`, that `cnn` has, float32, without its classifier."""
+    """Return the float32 tensors of `cnn` from `arrays`, the content of `path`; raise as `load_cnn` does."""
     tensors = layer_tensors(cnn.network)
     missing = sorted(tensors.keys() - arrays.keys())
     if missing:

@@ -1,8 +1,8 @@
-"""Read what torch.save and paddle.save wrote, without running anything: plain containers and tensors alone.
+"""Reads files of torch.save and paddle.save without running code: plain containers and tensors alone.
 
-A pickle is a program. This reader knows dicts, lists, tuples, sets, numbers, texts, `OrderedDict`,
-`argparse.Namespace` and dense tensors of whatever device; at any other name it stops. It reads the zip files
-of torch 1.6 and later, the streams from before, and the weights of a model of Paddle.
+A pickle is a program. This reader admits dicts, lists, tuples, sets, numbers, texts, `OrderedDict`,
+`argparse.Namespace` and dense tensors of any device; any other name is an error. It reads the zip files of
+torch 1.6 and later, the streams of earlier versions, and the weights of Paddle's models.
 """
 
 import io
@@ -34,9 +34,8 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-NAMES_KEY = "StructuredToParameterName@@"  # beside the arrays: Paddle's own names for them
-# Python's own unpickler, not the one in C, which takes as much memory as a damaged file says.
-# What a damaged or hostile file may raise while it is read.
+NAMES_KEY = "StructuredToParameterName@@"  # this entry holds Paddle's own names for the arrays
+# The errors that reading a damaged or hostile file may raise.
 FAILURES = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -56,15 +55,15 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class StorageType:
-    """A name that says what a storage holds; it cannot be called."""
+    """The type of the numbers in a storage; unlike torch's class of that name, it cannot be called."""
 
     dtype: np.dtype
 
 
 def read_torch_file(path: Path) -> object:
-    """Return what `path` holds, tensors as arrays.
+    """Return the content of `path`, with tensors as arrays.
 
-    Raises UserError for a file that cannot be read, is damaged, or holds anything else.
+    Raises UserError for a file that cannot be read, is damaged, or holds anything but containers and tensors.
     """
     try:
         with open(path, "rb") as file:
@@ -80,8 +79,11 @@ def read_torch_file(path: Path) -> object:
         raise UserError(f"{path}: not a file of plain containers and tensors from torch: {reason}") from error
 
 
+# Both unpicklers extend the one in Python: the one in C allocates as much memory as a damaged file asks for.
+
+
 class _TorchUnpickler(pickle._Unpickler):
-    """An unpickler that resolves a list of names, and storages by the reader it belongs to."""
+    """An unpickler that admits a few names of torch, and takes storages from its reader."""
 
     def __init__(self, file: BinaryIO, reader: "_ZipReader | _LegacyReader") -> None:
         super().__init__(file, encoding="utf-8")
@@ -113,7 +115,7 @@ class _TorchUnpickler(pickle._Unpickler):
 
 
 def _rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: object) -> np.ndarray:
-    """Return a view of a storage as a tensor; gradients and hooks are left behind."""
+    """Return a view of a storage as a tensor; gradients and hooks are ignored."""
     if not isinstance(storage, np.ndarray) or storage.ndim != 1 or len(size) != len(stride):
         raise pickle.UnpicklingError("a tensor without a storage, or of no shape")
     if min((offset, *size, *stride)) < 0:
@@ -132,7 +134,7 @@ def _rebuild_parameter(data: np.ndarray, *_: object) -> np.ndarray:
 
 
 class _ZipReader:
-    """A zip: `NAME/data.pkl`, and each storage's bytes in `NAME/data/KEY`."""
+    """A reader of a zip with `NAME/data.pkl`, and each storage's bytes in `NAME/data/KEY`."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -160,7 +162,7 @@ class _ZipReader:
 
 
 class _LegacyReader:
-    """A stream: magic number, protocol, machine, content, keys of the storages, and their numbers."""
+    """A reader of a stream: magic number, protocol, machine, content, keys of storages, their numbers."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -168,7 +170,7 @@ class _LegacyReader:
         self._storages: dict[str, np.ndarray] = {}
 
     def read(self) -> object:
-        """Return the content; its storages, empty at first, are filled at the end."""
+        """Return the content; the stream ends with the numbers, which fill the storages in place."""
         if self._load() != LEGACY_MAGIC or self._load() != LEGACY_PROTOCOL:
             raise ValueError("neither a zip nor a stream of torch 0.2 to 1.5")
         if not self._load()["little_endian"]:
@@ -185,7 +187,7 @@ class _LegacyReader:
         return content
 
     def storage(self, key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        """Return the room for a storage's numbers [count]."""
+        """Return an array [count] for a storage's numbers, which `read` fills."""
         if key not in self._storages:
             if not 0 <= count * dtype.itemsize <= self._size:
                 raise ValueError(f"storage {key} would have {count} numbers, more than the file")
@@ -197,14 +199,14 @@ class _LegacyReader:
 
 
 def read_paddle_file(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays that `path` (.pdparams) holds, by name.
+    """Return the arrays of `path` (.pdparams) by name.
 
-    Raises UserError for a file that cannot be read, is damaged, or holds anything else.
+    Raises UserError for a file that cannot be read, is damaged, or holds anything but arrays.
     """
     try:
         with open(path, "rb") as file:
             content = _PaddleUnpickler(file).load()
-        arrays = content.get("model", content)  # a checkpoint has its epoch beside the model
+        arrays = content.get("model", content)  # a checkpoint holds the epoch beside the model
         return {name: _array_of(value) for name, value in arrays.items() if name != NAMES_KEY}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -214,12 +216,12 @@ def read_paddle_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array_of(value: object) -> np.ndarray:
-    """Return an array, which may come with Paddle's own name for it."""
+    """Return the array of an entry, which may be a pair of Paddle's own name and the array."""
     return np.asarray(value[1] if isinstance(value, tuple) else value)
 
 
 class _PaddleUnpickler(pickle._Unpickler):
-    """An unpickler that resolves the names of NumPy's arrays."""
+    """An unpickler that admits the names that NumPy's arrays need."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("numpy", "ndarray"):
@@ -241,5 +243,5 @@ def _numeric_type(code: str, *_: object) -> np.dtype:
 
 
 def _empty_array(*_: object) -> np.ndarray:
-    """Return the array that the state which follows fills."""
+    """Return an empty array, whose content the pickle sets next."""
     return np.empty(0)

@@ -1,6 +1,6 @@
-"""Start an Oscar from the folder of a BERT or of an Oscar: vocab.txt, config.json and model.safetensors.
+"""Loads the weights of a BERT or of an Oscar into our Oscar from vocab.txt, config.json, model.safetensors.
 
-`tools/fetch_pretrained.py` and `tools/convert_oscar.py` write such folders.
+`tools/fetch_pretrained.py` and `tools/convert_oscar.py` write folders of these three files.
 """
 
 from dataclasses import asdict, dataclass
@@ -44,16 +44,15 @@ MAY_BE_MISSING = ("bert.regions.", "classifier.")  # a BERT has neither
 
 @dataclass(frozen=True)
 class PretrainedFolder:
-    """What such a folder says before its weights are read: where it is, and its configuration."""
+    """The folder of a BERT or an Oscar: its path and its configuration, before the weights are read."""
 
     path: Path
     config: dict
 
     def shape(self, region_dim: int) -> BertShape:
-        """Return the sizes of its BERT, with regions of `region_dim` features.
+        """Return the sizes of the folder's BERT, with regions of `region_dim` features.
 
-        An Oscar's folder must have been trained on regions of that width. Raises UserError that names the
-        key which is missing or cannot be.
+        Raises UserError that names a missing or impossible key, such as an Oscar's number of features.
         """
         own_dim = self.config.get("img_feature_dim", region_dim)
         if own_dim != region_dim:
@@ -80,7 +79,7 @@ class PretrainedFolder:
     def check_shape(self, configured: BertShape) -> None:
         """Raise UserError that names the keys to set where the configured sizes are not the folder's.
 
-        The vocabulary is compared with the weights themselves, dropout is the run's own choice.
+        The vocabulary is compared with the weights later. Dropout is the run's own choice.
         """
         own = self.shape(configured.region_dim)
         told = {ours for ours, theirs in (SIZES | NORMS).items() if theirs in self.config}
@@ -115,7 +114,7 @@ class PretrainedFolder:
 
 
 def open_pretrained(folder: str | Path) -> PretrainedFolder:
-    """Return the folder of a BERT or an Oscar; raise UserError where it lacks a file."""
+    """Return the folder of a BERT or an Oscar; raise UserError if it lacks a file."""
     folder = Path(folder)
     for name in (CONFIG_FILE, VOCABULARY_FILE, MODEL_FILE):
         if not (folder / name).is_file():
@@ -127,10 +126,10 @@ def open_pretrained(folder: str | Path) -> PretrainedFolder:
 
 
 def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
-    """Load the weights of `pretrained` into `model`, and return the layers that start afresh.
+    """Load the weights of `pretrained` into `model`; return the layers that keep their initial weights.
 
-    Only the layers of regions and the classifier may be missing, each as a whole. Raises UserError that names
-    a tensor which is missing, unexpected, misshapen or not finite; the model is then as it was.
+    The layers of regions and the classifier alone may be missing, each as a whole. Raises UserError that
+    names a tensor which is missing, unexpected, misshapen or not finite; the model is then as it was.
     """
     path = pretrained.path / MODEL_FILE
     arrays = read_safetensors(path)
@@ -147,7 +146,7 @@ def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
 
 
 def _lacks(layer: str, parameters: dict[str, object], arrays: dict[str, np.ndarray]) -> bool:
-    """Tell whether `arrays` have nothing of a layer that the model has."""
+    """Tell whether the model has `layer` and `arrays` hold none of its tensors."""
     own = [original for name in parameters if name.startswith(layer) for original in original_names(name)]
     return bool(own) and not arrays.keys() & set(own)
 

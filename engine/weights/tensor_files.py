@@ -1,6 +1,6 @@
-"""Files of tensors by name, in the format of safetensors.
+"""Reads and writes files of tensors by name, in the format of safetensors.
 
-The library is imported where it is used: tools that convert start, and show their help, without it.
+The functions import the library, so that tools start and show their help without it.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from config.errors import UserError
 def save_safetensors(
     path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write arrays of any memory layout, and texts beside them; raise OSError where the disk refuses.
+    """Write arrays of any memory layout, with `metadata`; raise OSError if the disk refuses.
 
-    safetensors 0.8.0 takes the memory of an array for its values in C order, so that it would write other
-    values for `x.T`, a slice or Fortran order, without an error.
+    safetensors 0.8.0 writes the memory of an array as if it were in C order, so that without a copy it would
+    write wrong values for `x.T`, a slice or Fortran order, without an error.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -41,7 +41,7 @@ def save_safetensors(
 def read_safetensors(
     path: Path, problem: str = "cannot be read as safetensors", remedy: str = ""
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a file; raise UserError, `PATH: PROBLEM (reason)REMEDY`, for any other file."""
+    """Return the arrays of a file; raise UserError, `PATH: PROBLEM (reason)REMEDY`, if that fails."""
     from safetensors.numpy import load_file
 
     with _refused(path, problem, remedy):
@@ -51,7 +51,7 @@ def read_safetensors(
 def read_metadata(
     path: Path, problem: str = "cannot be read as safetensors", remedy: str = ""
 ) -> dict[str, str]:
-    """Return the texts of a file, without its arrays; raise UserError as `read_safetensors` does."""
+    """Return the metadata of a file without reading arrays; raise UserError as `read_safetensors` does."""
     from safetensors import safe_open
 
     with _refused(path, problem, remedy), safe_open(path, "np") as file:

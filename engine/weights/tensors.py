@@ -1,4 +1,4 @@
-"""The tensors of a layer by name: read, checked against those of a file, and assigned."""
+"""Reads the tensors of a layer by name, checks arrays against them, and assigns arrays to them."""
 
 import numpy as np
 import paddle
@@ -9,7 +9,8 @@ from config.errors import UserError
 def layer_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     """Return parameters and persistent buffers by structured name, each once.
 
-    `state_dict` lists a GRU's weights twice; `named_buffers` holds buffers that are not to be saved.
+    `state_dict` alone would list a GRU's weights twice, and `named_buffers` alone includes buffers that are
+    not saved.
     """
     persistent = layer.state_dict()
     buffers = {name: buffer for name, buffer in layer.named_buffers() if name in persistent}
@@ -22,7 +23,10 @@ def layer_arrays(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
 
 
 def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
-    """Raise UserError that names the missing, unexpected or misshapen tensors of `source`, if any."""
+    """Raise UserError unless `arrays` have the names, shapes and types of the layer's tensors.
+
+    `source` is where the arrays come from, such as a file.
+    """
     tensors = layer_tensors(layer)
     missing = sorted(tensors.keys() - arrays.keys())
     unexpected = sorted(arrays.keys() - tensors.keys())

@@ -12,7 +12,7 @@ from datasets.words.packed_tokens import PackedTokens
 from datasets.words.vocabulary import Vocabulary
 from engine.evaluation.dual import encode_images
 from engine.evaluation.pair_scoring import score_pairs
-from engine.evaluation.swapped import cross_swapped_scores, percent_told_apart, rows_of, swapped_scores
+from engine.evaluation.swapped import cross_swapped_scores, rows_of, swapped_accuracy, swapped_scores
 from tests.pair_data import PlainScorer, pair_dataset
 
 
@@ -72,7 +72,7 @@ class Reader(paddle.nn.Layer):
 
 def told_apart(model, pairs):
     images = encode_images(model, Images())[rows_of(Images(), pairs)]
-    return percent_told_apart(swapped_scores(model, Images(), pairs, images), pairs)
+    return swapped_accuracy(swapped_scores(model, Images(), pairs, images), pairs)
 
 
 def test_a_model_that_sees_the_order_tells_all_pairs_apart():

@@ -60,13 +60,13 @@ def test_a_bar_out_of_reach_spares_all_and_a_low_one_nothing() -> None:
     bounds = Bounds([queries], [items])
     products = bounds.products((0, 0))
     assert not len(bounds.pairs((0, 0), 0, products, lambda places: np.full(len(places), np.inf))[0])
-    hopeful = []
+    promising = []
     for _ in range(34):
-        hopeful.append(bounds.are_hopeful(0))
+        promising.append(bounds.are_promising(0))
         assert bounds.pairs((0, 0), 0, products, lambda places: np.full(len(places), -np.inf)) is None
-    assert hopeful == [True] * 4 + [False] * 28 + [True] * 2, "after a pause they are tried again"
+    assert promising == [True] * 4 + [False] * 28 + [True] * 2, "after a pause they are tried again"
     bounds.pairs((0, 0), 0, products, lambda places: np.full(len(places), np.inf))
-    assert bounds.are_hopeful(0)
+    assert bounds.are_promising(0)
 
 
 def test_bounds_of_zeros_are_numbers() -> None:

@@ -86,6 +86,7 @@ def test_clearing_removes_a_run_and_nothing_else(folder):
         "best",
         "last",
         ".last.old",
+        ".last.older",
         ".last.damaged",
         ".epoch_3.new",
         "epoch_3",
