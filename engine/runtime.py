@@ -98,14 +98,18 @@ def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, st
         )
     threads = choose_threads(threads, local_processes)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    if mkl_needs_help(_read_text(Path("/proc/cpuinfo"))):
+    cpuinfo = _read_text(Path("/proc/cpuinfo"))
+    if mkl_needs_help(cpuinfo):
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", MKL_AVX2)
+    custom = os.environ.get("MKL_DEBUG_CPU_TYPE")
+    if not has_avx2(cpuinfo) or custom not in (None, MKL_AVX2):
+        # MKL's kernels before AVX2 round otherwise where arrays lie elsewhere: a resumed run would differ.
+        os.environ.setdefault("MKL_CBWR", "AUTO")
     # Paddle's threads spin while they wait for the next operation, on cores that other threads need
     # meanwhile.
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; 200 as shipped
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="No ccache found")
-    custom = os.environ.get("MKL_DEBUG_CPU_TYPE")
     if custom is None:
         return threads, SHIPPED_MATH
     return threads, AMD_MATH if custom == MKL_AVX2 else CUSTOM_MATH
@@ -174,11 +178,21 @@ def mkl_needs_help(cpuinfo: str) -> bool:
 
     MKL tests for the vendor instead of the features, and runs its slowest kernels on such a processor.
     """
-    fields = {}
+    return _cpu_field(cpuinfo, "vendor_id") == ["AuthenticAMD"] and has_avx2(cpuinfo)
+
+
+def has_avx2(cpuinfo: str) -> bool:
+    """Tell whether the text of /proc/cpuinfo describes a processor with AVX2."""
+    return "avx2" in _cpu_field(cpuinfo, "flags")
+
+
+def _cpu_field(cpuinfo: str, name: str) -> list[str]:
+    """Return the words of the first processor's field `name`; none where it has no such field."""
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.split())
-    return fields.get("vendor_id") == ["AuthenticAMD"] and "avx2" in fields.get("flags", [])
+        if key.strip() == name:
+            return value.split()
+    return []
 
 
 def set_seed(seed: int) -> None:

@@ -26,7 +26,10 @@ from engine.runtime import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("OMP_NUM_THREADS", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+OURS = (
+    *("OMP_NUM_THREADS", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE", "MKL_CBWR"),
+    *("PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE"),
+)
 
 AMD = "processor : 0\nvendor_id : AuthenticAMD\nflags : fpu sse2 avx avx2 fma\n"
 ARM = "processor : 0\nFeatures : fp asimd\nCPU implementer : 0x41\n"
@@ -125,18 +128,21 @@ def test_only_an_amd_processor_with_avx2_needs_help():
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "set_by_user", "used", "math"),
+    ("cpuinfo", "set_by_user", "used", "reproducible", "math"),
     [
-        (AMD, None, "5", AMD_MATH),
-        (AMD, "4", "4", CUSTOM_MATH),
-        (INTEL, None, None, SHIPPED_MATH),
-        (INTEL, "5", "5", AMD_MATH),
-        (ARM, None, None, SHIPPED_MATH),
-        ("", None, None, SHIPPED_MATH),  # no such file
+        (AMD, None, "5", None, AMD_MATH),
+        (AMD, "4", "4", "AUTO", CUSTOM_MATH),
+        (AMD.replace(" avx2", ""), None, None, "AUTO", SHIPPED_MATH),
+        (INTEL, None, None, None, SHIPPED_MATH),
+        (INTEL, "5", "5", None, AMD_MATH),
+        (INTEL.replace(" avx2", ""), None, None, "AUTO", SHIPPED_MATH),
+        (ARM, None, None, "AUTO", SHIPPED_MATH),  # which nothing reads
+        ("", None, None, "AUTO", SHIPPED_MATH),
     ],
+    ids=["AMD", "AMD, told", "old AMD", "Intel", "Intel, told", "old Intel", "ARM", "unknown"],
 )
 def test_the_math_library_is_told_what_the_processor_can_do(
-    clean_environment, monkeypatch, cpuinfo, set_by_user, used, math
+    clean_environment, monkeypatch, cpuinfo, set_by_user, used, reproducible, math
 ):
     monkeypatch.delitem(sys.modules, "paddle", raising=False)
     monkeypatch.setattr("engine.runtime._read_text", lambda path: cpuinfo if path.name == "cpuinfo" else "")
@@ -144,6 +150,28 @@ def test_the_math_library_is_told_what_the_processor_can_do(
         monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", set_by_user)
     assert set_environment(threads=3) == (3, math)
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == used
+    assert os.environ.get("MKL_CBWR") == reproducible
+
+
+def test_a_product_is_the_same_wherever_its_factors_lie_without_avx2_too():
+    """A resumed training repeats the undisturbed one, whose arrays lay elsewhere."""
+    code = """
+from engine.runtime import prepare_runtime
+prepare_runtime("cpu", threads=1)
+import numpy as np
+from models.kernels.mkl import multiply_each
+random = np.random.default_rng(0)
+def moved(x, offset):
+    room = np.empty(x.size + 16, np.float32)[offset : offset + x.size].reshape(x.shape)
+    room[:] = x
+    return room
+products = set()
+for shape in (400, 400), (1, 400):
+    a, b = (random.standard_normal((1, *each)).astype(np.float32) for each in (shape, (400, 1)))
+    products |= {multiply_each(moved(a, i), moved(b, i % 5)).tobytes() for i in range(16)}
+print(len(products))
+"""
+    assert run_code(code, MKL_DEBUG_CPU_TYPE="4").stdout.split()[-1] == "2"
 
 
 def test_without_affinity_masks_all_cores_count(monkeypatch):
