@@ -4,8 +4,9 @@
 
 OUT/rank_N.npz: its gradients of the first step (`own/*`), the averaged ones (`averaged/*`), and its weights
 at the end (`weights/*`). OUT/rank_N.json: the captions it trained on, step by step, the steps where it was
-stopped, and the gradients of parameters that process 1 alone or no process uses. Process 1 alone is told to stop when it has averaged step 4, which all hear of in step 5; both go on,
-and process 0 alone is told to stop in the validation after step 6.
+stopped, and the gradients of parameters that process 1 alone or no process uses. Process 1 alone is told to
+stop when it has averaged step 4, which all hear of in step 5; both go on, and process 0 alone is told to stop
+in the validation after step 6.
 """
 
 import argparse
