@@ -118,8 +118,7 @@ def evaluate(
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
     from engine.evaluation.result import versions, write_result_json
-    from engine.parallel.lifeline import joined_processes
-    from engine.parallel.processes import is_main
+    from engine.parallel.processes import is_main, start_process_group
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import run_folder
     from engine.tasks.task import EvaluationOptions
@@ -132,7 +131,8 @@ def evaluate(
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     say = print_line if is_main() else ignore
     say(runtime.describe())
-    with joined_processes(), progress_display() if is_main() else contextlib.nullcontext() as show:
+    start_process_group()
+    with progress_display() if is_main() else contextlib.nullcontext() as show:
         options = EvaluationOptions(path.parent / "scores", weights, tune, scores_path, show, say)
         found = kind_of(cfg).measure(cfgs, options)
     if found is None:  # the first process alone has the result

@@ -75,8 +75,8 @@ def main() -> None:
     )
     batch_size = _PICTURES_WITH_REGIONS if detector else arguments.batch_size
     job = describe_job(arguments, backbone, detector, ids, names, batch_size)
-    joined, is_first, extract = processes(launched)
-    with joined, contextlib.ExitStack() as opened:
+    is_first, extract = join_processes(launched)
+    with contextlib.ExitStack() as opened:
         folder = None
         if is_first:
             folder = ExtractionFolder(output, job, arguments.overwrite)
@@ -94,15 +94,15 @@ def main() -> None:
             folder.remove()
 
 
-def processes(launched: bool) -> tuple[contextlib.AbstractContextManager, bool, Callable[..., None]]:
-    """Return the context that joins the processes of a job, whether this is the first, and the extraction."""
+def join_processes(launched: bool) -> tuple[bool, Callable[..., None]]:
+    """Connect the processes of a launched job; return whether this is the first, and the extraction."""
     if not launched:
-        return contextlib.nullcontext(), True, extract_all
-    from engine.parallel.processes import is_main
-    from engine.parallel.lifeline import joined_processes
+        return True, extract_all
+    from engine.parallel.processes import is_main, start_process_group
     from engine.extraction.shared import extract_together
 
-    return joined_processes(), is_main(), extract_together
+    start_process_group()
+    return is_main(), extract_together
 
 
 def read_networks(arguments: argparse.Namespace) -> tuple[Backbone, Detector | None]:

@@ -51,10 +51,10 @@ def main() -> int:
     if resume and arguments.overwrite:
         raise UserError("command line: expected --resume (or PRETRAINED.RESUME) or --overwrite, got both")
     runtime = start_runtime(cfg)
-    from engine.parallel.lifeline import joined_processes
+    from engine.parallel.processes import start_process_group
 
-    with joined_processes():
-        return train(cfg, runtime, resume, arguments.overwrite)
+    start_process_group()
+    return train(cfg, runtime, resume, arguments.overwrite)
 
 
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:

@@ -9,7 +9,6 @@ import paddle
 import paddle.distributed as dist
 
 from config.errors import UserError
-from engine.parallel.shared_memory import take_means
 from engine.weights.tensors import layer_tensors
 from models.gathering import gather_counts, gather_rows
 
@@ -137,12 +136,11 @@ def average_gradients(parameters: list[paddle.Tensor], extra: list[float]) -> li
     small = [gradient for gradient in gradients if gradient.size < _LARGE]
     numbers = paddle.to_tensor([*used, *extra], dtype="float32")
     buffer = paddle.concat([*(gradient.astype("float32").flatten() for gradient in small), numbers])
-    if not take_means([*large, buffer]):
-        for task in [dist.all_reduce(tensor, sync_op=False) for tensor in (*large, buffer)]:
+    summed = [*large, buffer]
+    with paddle.no_grad():
+        for tensor, task in [(tensor, dist.all_reduce(tensor, sync_op=False)) for tensor in summed]:
             task.wait()
-        with paddle.no_grad():
-            for tensor in (*large, buffer):
-                tensor.scale_(1 / world_size())
+            tensor.scale_(1 / world_size())  # while the next ones travel
     start = 0
     for gradient in small:
         end = start + gradient.size

@@ -4,9 +4,9 @@
 
 OUT/rank_N.npz: its gradients of the first step (`own/*`), the averaged ones (`averaged/*`), and its weights
 at the end (`weights/*`). OUT/rank_N.json: the captions it trained on, step by step, the steps where it was
-stopped, and the gradients of parameters that process 1 alone or no process uses, also where memory is not
-shared. Process 1 alone is told to stop when it has averaged step 4, which all hear of in step 5; both go on,
-and process 0 alone is told to stop in the validation after step 6.
+stopped, and the gradients of parameters that process 1 alone or no process uses. Process 1 alone is told to
+stop when it has averaged step 4, which all hear of in step 5; both go on, and process 0 alone is told to stop
+in the validation after step 6.
 """
 
 import argparse
@@ -57,7 +57,6 @@ def main(out: Path) -> None:
     np.savez(out / f"rank_{process_number()}.npz", **gradients, **weights)
     best = [trainer.position.best_score, trainer.position.best_step]
     seen = {"captions": captions, "stops": stops, "best": best, "lonely": lonely_gradients()}
-    seen["through sockets"] = lonely_gradients(shared=process_number() == 0)
     (out / f"rank_{process_number()}.json").write_text(json.dumps(seen))
 
 
@@ -93,21 +92,16 @@ def watch(trainer) -> tuple[list, dict]:
     return captions, gradients
 
 
-def lonely_gradients(shared: bool = True) -> list[list[float] | None]:
+def lonely_gradients() -> list[list[float] | None]:
     """Return four averaged gradients, or None where there is none.
 
     A small and a large one are 3 in process 1 and missing in process 0; two such are missing in both.
-    shared: whether the process can see the other's memory, as on one machine.
     """
     import numpy as np
     import paddle
 
-    from engine.parallel import shared_memory
     from engine.parallel.processes import average_gradients, process_number
 
-    shared_memory._memory.cache_clear()
-    if not shared:
-        shared_memory._open = lambda *segment: None
     lonely, unused = (
         [paddle.create_parameter(shape, "float32") for shape in ([2], [700, 700])] for _ in range(2)
     )
