@@ -21,8 +21,8 @@ help:  ## say what can be made
 demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 	$(python) tools/demo.py
 
-test: $(runs) $(dev)  ## run the tests, and name the slowest
-	$(python) -m pytest --durations=10 $(TESTS)
+test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
+	$(python) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
 
 faults: $(runs)  ## kill, fill and damage training many times, and print what survived (under 20 minutes)
 	$(python) tests/faults/run_all.py

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+from tests.forks import Fork
+
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train_retrieval.py"
 STEPS = 60  # of a run; an epoch has 6
@@ -104,7 +106,7 @@ class Run:
         self.prints = folder
         self.path = folder / "run"
         self.last = self.path / "last"
-        self.process: subprocess.Popen | None = None
+        self.process: Fork | None = None
 
     def command(self, *options: str) -> list[str]:
         """Return the command line."""
@@ -130,10 +132,8 @@ class Run:
 
     def start(self, *options: str) -> None:
         """Start it, without waiting; what it prints goes to files."""
-        with open(self.prints / "out", "w") as out, open(self.prints / "errors", "w") as errors:
-            self.process = subprocess.Popen(
-                self.command(*options), cwd=self.folder, stdout=out, stderr=errors, preexec_fn=os.setpgrp
-            )
+        words = self.command(*options)[1:]
+        self.process = Fork(words, self.folder, self.prints / "out", self.prints / "errors")
 
     def end(self, limit: float = PATIENCE) -> tuple[int, str, str]:
         """Wait for its end; return the exit code and what it printed."""

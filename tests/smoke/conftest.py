@@ -1,17 +1,18 @@
 """The real command lines on a small generated data set."""
 
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.forks import run_forked
+
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPT = Path(__file__).with_name("interrupt.py")
-ONE_PROCESS = Path(__file__).with_name("one_process.py")
 WORDS = [
     "a",
     "red",
@@ -30,35 +31,28 @@ WORDS = [
 ]
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run a command to its end, with what it printed as text."""
-    words = [str(word) for word in command]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
-
-
 @pytest.fixture(scope="session")
 def run_tool() -> Callable[..., subprocess.CompletedProcess]:
-    """Return a function that runs `python tools/<name>.py` with arguments, as a user does."""
+    """Return a function that runs `python tools/<name>.py` with arguments, as a user does, on one thread."""
 
     def run_tool(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-        return run(sys.executable, ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd)
+        command = [sys.executable, ROOT / "tools" / f"{name}.py", *arguments]
+        words, environment = [str(word) for word in command], os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
 
     return run_tool
 
 
 @pytest.fixture(scope="session")
-def run_quickly() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
-    """Return a function like `run_tool` whose calls share a process, which imports Paddle once."""
-    command, pipe = [sys.executable, str(ONE_PROCESS)], subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+def run_quickly() -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function like `run_tool` whose processes begin with Paddle imported."""
 
-        def run_quickly(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-            words = [str(word) for word in arguments]
-            print(json.dumps([name, words, str(cwd)]), file=process.stdin, flush=True)
-            return subprocess.CompletedProcess([name, *words], **json.loads(process.stdout.readline()))
+    def run_quickly(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        return run_forked(ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd)
 
-        yield run_quickly
-        process.stdin.close()
+    return run_quickly
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +73,7 @@ def run_launched(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 
     def run_launched(name: str, *arguments: str | Path, cwd: Path = tmp_path) -> subprocess.CompletedProcess:
         launcher = "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path / "logs"
-        return run(sys.executable, *launcher, ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd)
+        return run_forked(*launcher, ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd)
 
     return run_launched
 
@@ -91,7 +85,7 @@ def run_interrupted() -> Callable[..., subprocess.CompletedProcess]:
     def run_interrupted(
         event: str, step: int, name: str, *arguments: str | Path
     ) -> subprocess.CompletedProcess:
-        return run(sys.executable, INTERRUPT, event, str(step), ROOT / "tools" / f"{name}.py", *arguments)
+        return run_forked(INTERRUPT, event, str(step), ROOT / "tools" / f"{name}.py", *arguments)
 
     return run_interrupted
 

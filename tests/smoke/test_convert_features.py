@@ -2,8 +2,6 @@
 
 import gzip
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.features.formats import open_features
+from tests.forks import run_forked
 from tests.region_files import make_regions, write_tsv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +46,7 @@ def test_a_gzipped_tsv_becomes_hdf5_and_says_what_was_kept(run_tool, tsv):
     assert [path.name for path in (tsv.parent / "out").iterdir()] == ["a.h5"]
 
 
-def test_regions_go_to_hdf5_and_back_to_the_same_files(run_tool, tmp_path):
+def test_regions_go_to_hdf5_and_back_to_the_same_files(run_quickly, tmp_path):
     images = make_regions([4, 4, 4])
     write_tsv(tmp_path / "features.tsv", images, "vinvl")
     for command in (
@@ -55,7 +54,7 @@ def test_regions_go_to_hdf5_and_back_to_the_same_files(run_tool, tmp_path):
         ("dev_ims.npy", "a.h5", "--dtype", "float32"),
         ("a.h5", "again_ims.npy"),
     ):
-        done = run_tool("convert_features", *command, cwd=tmp_path)
+        done = run_quickly("convert_features", *command, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert "values equal the source's, bit for bit" in done.stdout
     for name in ("ims.npy", "boxes.npy", "sizes.npy", "ids.txt", "tags.txt"):
@@ -69,19 +68,16 @@ def test_regions_go_to_hdf5_and_back_to_the_same_files(run_tool, tmp_path):
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.parametrize("target", ["a.h5", "a.npy"])
-def test_a_stopped_conversion_goes_on_to_the_same_bytes(run_tool, tmp_path, name, code, target):
+def test_a_stopped_conversion_goes_on_to_the_same_bytes(run_quickly, tmp_path, name, code, target):
     write_tsv(tmp_path / "features.tsv", make_regions([4] * 6), "lxmert")
     folder, whole = tmp_path / "out", tmp_path / "whole"
-    assert run_tool("convert_features", "features.tsv", whole / target, cwd=tmp_path).returncode == 0
+    assert run_quickly("convert_features", "features.tsv", whole / target, cwd=tmp_path).returncode == 0
     tool = ROOT / "tools" / "convert_features.py"
     for images in (2, 4):
-        command = [sys.executable, INTERRUPT, name, str(images), tool, "features.tsv", folder / target]
-        stopped = subprocess.run(
-            [str(word) for word in command], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        stopped = run_forked(INTERRUPT, name, images, tool, "features.tsv", folder / target, cwd=tmp_path)
         assert stopped.returncode == code, stopped.stderr
         assert [path.name for path in folder.iterdir()] == [f"{target}.partial"]
-    done = run_tool("convert_features", "features.tsv", folder / target, cwd=tmp_path)
+    done = run_quickly("convert_features", "features.tsv", folder / target, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "a.h5.partial: going on after 4 of 6 images" in done.stdout.replace("a.npy", "a.h5")
     assert contents(folder) == contents(whole)
@@ -221,24 +217,23 @@ def test_a_mistake_is_one_line_and_leaves_nothing(work, run_quickly, tmp_path, n
     assert contents(folder) == before and not list(folder.glob("*.partial"))
 
 
-def test_overwriting_replaces_all_files_of_the_target(work, run_tool, tmp_path):
+def test_overwriting_replaces_all_files_of_the_target(work, run_quickly, tmp_path):
     folder = tmp_path / "here"
     shutil.copytree(work, folder)
     array(np.copy)(folder)
-    done = run_tool("convert_features", "a.npy", "kept.npy", "--overwrite", cwd=folder)
+    done = run_quickly("convert_features", "a.npy", "kept.npy", "--overwrite", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "kept.npy").is_file() and not (folder / "kept_ids.txt").exists()
 
 
-def test_a_source_that_breaks_half_way_leaves_nothing(work, run_tool, tmp_path):
+def test_a_source_that_breaks_half_way_leaves_nothing(work, tmp_path):
     folder = tmp_path / "here"
     shutil.copytree(work, folder)
     lines = (folder / "features.tsv").read_text().splitlines(keepends=True)
     lines[4] = f"{lines[4][:-20]}!{lines[4][-19:]}"
     (folder / "features.tsv").write_text("".join(lines))
     tool = ROOT / "tools" / "convert_features.py"
-    command = [sys.executable, str(INTERRUPT), "SIGINT", "-1", str(tool), "features.tsv", "b.h5"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_forked(INTERRUPT, "SIGINT", "-1", tool, "features.tsv", "b.h5", cwd=folder)
     assert done.returncode == 2 and "features.tsv line 5: bad base64" in done.stderr
     assert not list(folder.glob("b.h5*"))
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.forks import Fork
+
 ROOT = Path(__file__).resolve().parents[2]
 SLOWLY = ["EVAL.BLOCK_PAIRS=50", "EVAL.BATCH_TOKENS=100"]
 
@@ -74,15 +76,16 @@ def test_all_pairs_are_scored_and_nothing_is_left_behind(runs, undisturbed):
 
 
 @pytest.fixture(scope="module")
-def killed(runs, start_tool, undisturbed) -> Path:
+def killed(runs, undisturbed) -> Path:
     """Return the --out folder of an evaluation that SIGKILL met among its blocks."""
     out = runs / "killed"
-    process = start_tool("eval_retrieval", *of_run(runs, "cross", out), *SLOWLY)
+    command = [ROOT / "tools" / "eval_retrieval.py", *of_run(runs, "cross", out), *SLOWLY]
+    process = Fork(command, ROOT, runs / "out", runs / "errors")
     while len(shards(out)) < 3:
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, (runs / "errors").read_text()
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert 3 <= len(shards(out)) < 40 and not (out / "result.json").exists()
     return out
 

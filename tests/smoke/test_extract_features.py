@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 
 from datasets.features.box_terms import open_regions
 from datasets.features.formats import open_features
+from tests.forks import run_forked
 from tests.onnx_networks import backbone_yaml, detector_yaml, write_detector, write_means, yolox_output
 from tests.picture_files import encoded, noisy, write_folder, write_zip
 
@@ -44,7 +43,7 @@ def means_of(name: str) -> np.ndarray:
     return np.asarray(noisy(60, 40, seed=number)).mean(axis=(0, 1)) / 255
 
 
-def test_a_folder_becomes_a_store_twice_the_same(run_tool, photos):
+def test_a_folder_becomes_a_store_twice_the_same(run_tool, run_quickly, photos):
     done = run_tool(*command("--out", "a.h5", "--batch_size", 4), cwd=photos)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "a.h5: 6 pictures, 3 features, float32; ids, image sizes"
@@ -52,7 +51,8 @@ def test_a_folder_becomes_a_store_twice_the_same(run_tool, photos):
     assert store.image_ids == NAMES and store[0].image_size == (60, 40)
     for row, name in enumerate(NAMES):
         np.testing.assert_allclose(store[row].features, means_of(name), atol=0.02)
-    assert run_tool(*command("--out", "b.h5", "--batch_size", 4, "--workers", 0), cwd=photos).returncode == 0
+    done = run_quickly(*command("--out", "b.h5", "--batch_size", 4, "--workers", 0), cwd=photos)
+    assert done.returncode == 0
     assert (photos / "a.h5").read_bytes() == (photos / "b.h5").read_bytes()
     assert not list(photos.glob("*.extraction")) and not list(photos.glob("*.partial"))
 
@@ -162,10 +162,7 @@ def test_a_stopped_extraction_goes_on_to_the_same_bytes(run_quickly, photos, nam
             run_quickly("extract_features", *options, "whole.h5", "--overwrite", cwd=photos).returncode == 0
         )
     tool = ROOT / "tools" / "extract_features.py"
-    words = [sys.executable, INTERRUPT, name, "2", tool, *options, "a.h5"]
-    stopped = subprocess.run(
-        [str(word) for word in words], cwd=photos, capture_output=True, text=True, check=False
-    )
+    stopped = run_forked(INTERRUPT, name, "2", tool, *options, "a.h5", cwd=photos)
     assert stopped.returncode == code, stopped.stderr
     assert not (photos / "a.h5").exists()
     done = run_quickly("extract_features", *options, "a.h5", cwd=photos)
@@ -185,8 +182,8 @@ def test_two_processes_go_on_with_what_one_has_left_to_the_same_bytes(run_quickl
     assert run_quickly(*options, "whole.h5", cwd=photos).returncode == 0
     done = run_launched(*options, "fresh.h5", cwd=photos)
     assert done.returncode == 0, done.stdout + done.stderr
-    words = [sys.executable, INTERRUPT, "SIGKILL", "2", ROOT / "tools" / "extract_features.py"]
-    subprocess.run([str(word) for word in [*words, *options[1:], "left.h5"]], cwd=photos, check=False)
+    tool = ROOT / "tools" / "extract_features.py"
+    run_forked(INTERRUPT, "SIGKILL", "2", tool, *options[1:], "left.h5", cwd=photos)
     done = run_launched(*options, "left.h5", cwd=photos)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on after 8 of 12 pictures" in done.stdout

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from engine.runs.run_folder import read_log
 from engine.weights.bert_names import original_names
 from models.bert import BertShape
 from models.oscar import Oscar
+from tests.forks import run_forked
 from tests.region_files import NAMES, make_regions, write_tsv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,10 +185,9 @@ QUICK = [*SMALL, "OPTIMIZATION.BATCH_SIZE=6", "MONITOR.PRINT_STEP=1", "RUNTIME.D
 
 
 def test_the_commands_of_vinvl_train_and_evaluate(vinvl, run_quickly):
-    launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
     tool = [ROOT / "tools" / "train_retrieval.py", "--cfg_file", ROOT / "configs" / "retrieval_train.yaml"]
-    command = [*launch, *tool, *QUICK, "OPTIMIZATION.EPOCHS=3"]
-    done = subprocess.run(command, cwd=vinvl, capture_output=True, text=True, check=False, timeout=200)
+    done = run_forked(*launch, *tool, *QUICK, "OPTIMIZATION.EPOCHS=3", cwd=vinvl)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "weights: data/vinvl_base; new: bert.regions, classifier" in done.stdout
     run = vinvl / "out" / "vinvl_coco_ir"

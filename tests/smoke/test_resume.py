@@ -69,7 +69,7 @@ def history(folder: Path, event: str) -> list[dict]:
 
 
 def test_a_run_stopped_by_every_signal_ends_bit_for_bit_like_an_undisturbed_one(
-    undisturbed, tiny, run_tool, run_interrupted, tmp_path
+    undisturbed, tiny, run_quickly, run_interrupted, tmp_path
 ):
     run = tmp_path / "run"
     killed = run_interrupted("SIGKILL", 8, "train_retrieval", *tiny, *EVERYTHING)
@@ -90,7 +90,7 @@ def test_a_run_stopped_by_every_signal_ends_bit_for_bit_like_an_undisturbed_one(
     assert "Traceback" not in interrupted.stderr and "press Ctrl-C again" in interrupted.stderr
     assert step_of(run) == 18 and history(run, "validation")[-1]["step"] == 12, "not measured to its end"
 
-    resumed = run_tool("train_retrieval", *tiny, *EVERYTHING, "--resume")
+    resumed = run_quickly("train_retrieval", *tiny, *EVERYTHING, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     same_run(run, undisturbed)
     stops = [record["step"] for record in read_log(run / "log.jsonl") if record["event"] == "stopped"]
@@ -102,13 +102,13 @@ def step_of(run: Path) -> int:
 
 
 def test_a_full_disk_ends_with_one_line_and_the_run_goes_on_later(
-    undisturbed, tiny, run_tool, run_interrupted, tmp_path
+    undisturbed, tiny, run_quickly, run_interrupted, tmp_path
 ):
     full = run_interrupted("full:10000", 7, "train_retrieval", *tiny, *EVERYTHING)
     one_line(full, "cannot write checkpoint", "last", "the checkpoint before it is intact", "--resume")
     assert step_of(tmp_path / "run") == 6
     assert not list((tmp_path / "run").glob(".*.new")), "nothing half-written stays"
-    resumed = run_tool("train_retrieval", *tiny, *EVERYTHING, "--resume")
+    resumed = run_quickly("train_retrieval", *tiny, *EVERYTHING, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     same_run(tmp_path / "run", undisturbed)
 
@@ -120,27 +120,27 @@ def test_a_second_ctrl_c_leaves_at_once(tiny, run_interrupted, tmp_path):
     assert not (tmp_path / "run" / "last").exists(), "without saving"
 
 
-def test_a_run_that_is_there_is_not_lost(undisturbed, tiny, run_tool):
+def test_a_run_that_is_there_is_not_lost(undisturbed, tiny, run_quickly):
     here = [*tiny, f"OUTPUT.CHECKPOINT_DIR={undisturbed.parent}"]
     before = contents(undisturbed)
     one_line(
-        run_tool("train_retrieval", *here, *EVERYTHING), "already holds a run", "--resume", "--overwrite"
+        run_quickly("train_retrieval", *here, *EVERYTHING), "already holds a run", "--resume", "--overwrite"
     )
     occupied = RunFolder(undisturbed)
     occupied.open_for_training(resume=True, overwrite=False)
     try:
-        one_line(run_tool("train_retrieval", *here, "--resume"), "another process is training in")
+        one_line(run_quickly("train_retrieval", *here, "--resume"), "another process is training in")
     finally:
         occupied._lock.close()
     assert contents(undisturbed) == before
 
 
 def test_a_finished_run_resumes_to_nothing_and_with_more_epochs_goes_on(
-    undisturbed, tiny, run_tool, tmp_path
+    undisturbed, tiny, run_quickly, tmp_path
 ):
     shutil.copytree(undisturbed, tmp_path / "run")
     before = contents(tmp_path / "run")
-    finished = run_tool("train_retrieval", *tiny, *EVERYTHING, "--resume")
+    finished = run_quickly("train_retrieval", *tiny, *EVERYTHING, "--resume")
     assert (finished.returncode, finished.stderr) == (0, "")
     assert finished.stdout.splitlines()[-1] == (
         f"nothing left to train in {tmp_path}/run: all 4 epochs are done; to go on, raise "
@@ -148,16 +148,16 @@ def test_a_finished_run_resumes_to_nothing_and_with_more_epochs_goes_on(
     )
     assert contents(tmp_path / "run") == before
 
-    longer = run_tool("train_retrieval", *tiny, *EVERYTHING, "OPTIMIZATION.EPOCHS=5", "--resume")
+    longer = run_quickly("train_retrieval", *tiny, *EVERYTHING, "OPTIMIZATION.EPOCHS=5", "--resume")
     assert longer.returncode == 0, longer.stderr
     assert "resuming with changed OPTIMIZATION.EPOCHS" in longer.stdout
     assert step_of(tmp_path / "run") == 30
     assert [record["step"] for record in history(tmp_path / "run", "train")] == list(range(1, 31))
 
 
-def test_training_starts_from_pretrained_weights(undisturbed, tiny, run_tool, tmp_path):
+def test_training_starts_from_pretrained_weights(undisturbed, tiny, run_quickly, tmp_path):
     slow = ["OPTIMIZATION.LR=1e-9", "OPTIMIZATION.EPOCHS=1", "OPTIMIZATION.EMA_DECAY=0.999"]
-    done = run_tool("train_retrieval", *tiny, *slow, f"PRETRAINED.DIR={undisturbed / 'best'}")
+    done = run_quickly("train_retrieval", *tiny, *slow, f"PRETRAINED.DIR={undisturbed / 'best'}")
     assert done.returncode == 0, done.stderr
     before, after = (
         load_file(run / name / "model.safetensors")
@@ -210,23 +210,23 @@ BIAS = "image_encoder.fc.bias"
     ids=["missing", "extra", "misshapen", "cut in half", "another model"],
 )
 def test_a_checkpoint_that_does_not_fit_is_named(
-    undisturbed, tiny, run_tool, tmp_path, damage, options, expected
+    undisturbed, tiny, run_quickly, tmp_path, damage, options, expected
 ):
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     if damage:
         damage(run / "last")
     before = contents(run)
-    one_line(run_tool("train_retrieval", *tiny, *EVERYTHING, *options, "--resume"), *expected)
+    one_line(run_quickly("train_retrieval", *tiny, *EVERYTHING, *options, "--resume"), *expected)
     assert contents(run) == before
 
 
-def test_a_folder_that_cannot_be_used_is_named(tiny, run_tool, tmp_path):
-    one_line(run_tool("train_retrieval", *tiny, "--resume"), "nothing to resume in", "run")
+def test_a_folder_that_cannot_be_used_is_named(tiny, run_quickly, tmp_path):
+    one_line(run_quickly("train_retrieval", *tiny, "--resume"), "nothing to resume in", "run")
     (tmp_path / "file").write_text("")
-    refused = run_tool("train_retrieval", *tiny, f"OUTPUT.CHECKPOINT_DIR={tmp_path / 'file'}")
+    refused = run_quickly("train_retrieval", *tiny, f"OUTPUT.CHECKPOINT_DIR={tmp_path / 'file'}")
     one_line(refused, "cannot write to the run folder", "file/run", "OUTPUT.CHECKPOINT_DIR")
-    both = run_tool("train_retrieval", *tiny, "--resume", "--overwrite")
+    both = run_quickly("train_retrieval", *tiny, "--resume", "--overwrite")
     one_line(both, "--resume", "--overwrite", "got both")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 

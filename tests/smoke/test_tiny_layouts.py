@@ -58,11 +58,9 @@ def check_contract(run: Path, split: str = "test") -> dict:
 @pytest.mark.parametrize(
     ("name", "split", "folds"), [("f8k", "test", 1), ("f30k", "test", 1), ("coco", "testall", 5)]
 )
-def test_a_task_file_of_the_originals_trains_and_evaluates(
-    data, run_tool, run_quickly, name, split, folds, model
-):
+def test_a_task_file_of_the_originals_trains_and_evaluates(data, run_quickly, name, split, folds, model):
     arguments = ["--cfg_file", ROOT / "configs" / name / f"{model}.yaml", *SMALLER]
-    trained = run_tool("train_retrieval", *arguments, cwd=data)
+    trained = run_quickly("train_retrieval", *arguments, cwd=data)
     assert trained.returncode == 0 and trained.stderr == "", trained.stderr
     run = data / "out" / f"{name}_{model}"
     steps = json.loads((run / "last" / "state.json").read_text())["progress"]["step"]

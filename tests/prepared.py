@@ -1,0 +1,36 @@
+"""What a process of tests/forks.py begins with: Paddle prepared, every module imported, nothing computed.
+
+Nothing computed means that there is one thread, without which forking would not be safe.
+"""
+
+import dataclasses
+import gc
+import importlib
+import os
+import pkgutil
+
+import datasets
+import engine
+import models
+import serving
+import solvers
+from engine import runtime
+
+del os.environ["PYTHONPATH"]  # by which this module was found: tools find theirs themselves
+
+prepared = runtime.prepare_runtime("cpu", threads=1)
+
+
+def prepare_again(
+    device: str, threads: int, seed: int, deterministic: bool, local_processes: int = 1
+) -> runtime.Runtime:
+    """Seed everything random as the real function does; what else it does has been done."""
+    runtime.set_seed(seed)
+    return dataclasses.replace(prepared, seed=seed, deterministic=deterministic)
+
+
+runtime.prepare_runtime = prepare_again
+for package in (datasets, engine, models, serving, solvers):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+gc.freeze()  # a collection would write to, and so copy, what processes share
