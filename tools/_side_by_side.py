@@ -17,10 +17,11 @@ BYTES_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Step:
-    """A title, and the words of a Python command line without its `python`."""
+    """A title, the words of a Python command line without its `python`, and the steps to end before it."""
 
     title: str
     words: tuple[str, ...]
+    needs: tuple["Step", ...] = ()
 
     def heading(self) -> str:
         """Return the lines to print above what the command says."""
@@ -31,7 +32,7 @@ class Running:
     """A started step, whose output is kept in a file until it is shown."""
 
     def __init__(self, step: Step, folder: Path, environment: Mapping[str, str]) -> None:
-        self.heading = step.heading()
+        self.step, self._heading = step, step.heading()
         self._output, self._shown = tempfile.TemporaryFile(), 0  # noqa: SIM115 (`close` closes it)
         self._process = subprocess.Popen(
             [sys.executable, *step.words],
@@ -47,9 +48,9 @@ class Running:
 
     def show(self) -> None:
         """Print the heading, the first time, and what the step has written since the last time."""
-        sys.stdout.write(self.heading)
+        sys.stdout.write(self._heading)
         sys.stdout.flush()
-        self.heading = ""
+        self._heading = ""
         # pread: the file's own position is where the step writes next.
         while output := os.pread(self._output.fileno(), BYTES_AT_ONCE, self._shown):
             sys.stdout.buffer.write(output)
@@ -69,14 +70,20 @@ class Running:
 def run_side_by_side(steps: Iterable[Step], lanes: int, folder: Path, environment: Mapping[str, str]) -> int:
     """Run `steps`, at most `lanes` at a time, in `folder`; return 0, or the exit code of one that failed.
 
-    Steps start in their order, and are shown in that order: the first that has not ended while it runs, those
-    behind it when their turn comes. A failed step is shown next, and ends all others, as an exception does.
+    The next to start is the first whose needs have all ended. Steps are shown in the order of their starts:
+    the first that has not ended while it runs, those behind it when their turn comes. A failed step is shown
+    next, and ends all others, as an exception does. Raises ValueError where no step can start.
     """
-    waiting, running = deque(steps), deque[Running]()
+    waiting, running, ended = list(steps), deque[Running](), set[Step]()
     try:
         while waiting or running:
-            while waiting and sum(one.exit_code() is None for one in running) < lanes:
-                running.append(Running(waiting.popleft(), folder, environment))
+            ended.update(one.step for one in running if one.exit_code() == 0)
+            ready = [step for step in waiting if ended.issuperset(step.needs)]
+            for step in ready[: lanes - sum(one.exit_code() is None for one in running)]:
+                waiting.remove(step)
+                running.append(Running(step, folder, environment))
+            if not running:
+                raise ValueError(f"expected steps whose needs can end before them, got {waiting}")
             shown = next((one for one in running if one.exit_code()), running[0])
             code = shown.exit_code()  # before its output is read: nothing comes behind
             shown.show()
@@ -85,6 +92,7 @@ def run_side_by_side(steps: Iterable[Step], lanes: int, folder: Path, environmen
             if code is None:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             else:
+                ended.add(shown.step)
                 running.popleft().close()
     finally:
         for one in running:
