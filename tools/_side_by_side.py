@@ -1,4 +1,4 @@
-"""Run commands in parallel, and show their output as if they ran one after the other."""
+"""Run commands at the same time, and show what they print as if they ran one after the other."""
 
 import os
 import shlex
@@ -17,21 +17,22 @@ BYTES_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Step:
-    """A title, and the words of a command line behind `python`."""
+    """A title, the words of a Python command line without its `python`, and the steps to end before it."""
 
     title: str
     words: tuple[str, ...]
+    needs: tuple["Step", ...] = ()
 
     def heading(self) -> str:
-        """Return the lines to print above the output of the command."""
+        """Return the lines to print above what the command says."""
         return f"\n--- {self.title}\n$ python {shlex.join(self.words)}\n"
 
 
 class Running:
-    """A started step; a temporary file keeps its output until that is shown."""
+    """A started step, whose output is kept in a file until it is shown."""
 
     def __init__(self, step: Step, folder: Path, environment: Mapping[str, str]) -> None:
-        self.heading = step.heading()
+        self.step, self._heading = step, step.heading()
         self._output, self._shown = tempfile.TemporaryFile(), 0  # noqa: SIM115 (`close` closes it)
         self._process = subprocess.Popen(
             [sys.executable, *step.words],
@@ -46,11 +47,11 @@ class Running:
         return self._process.poll()
 
     def show(self) -> None:
-        """Print the heading, on the first call, and the output since the last call."""
-        sys.stdout.write(self.heading)
+        """Print the heading, the first time, and what the step has written since the last time."""
+        sys.stdout.write(self._heading)
         sys.stdout.flush()
-        self.heading = ""
-        # pread leaves alone the file's position, where the step writes next.
+        self._heading = ""
+        # pread: the file's own position is where the step writes next.
         while output := os.pread(self._output.fileno(), BYTES_AT_ONCE, self._shown):
             sys.stdout.buffer.write(output)
             self._shown += len(output)
@@ -61,31 +62,37 @@ class Running:
         self._process.terminate()
 
     def close(self) -> None:
-        """Wait for the end of the step, and delete its output."""
+        """Wait for the end, and forget the output."""
         self._process.wait()
         self._output.close()
 
 
 def run_side_by_side(steps: Iterable[Step], lanes: int, folder: Path, environment: Mapping[str, str]) -> int:
-    """Run `steps`, at most `lanes` at a time, in `folder`; return 0, or the exit code of a step that failed.
+    """Run `steps`, at most `lanes` at a time, in `folder`; return 0, or the exit code of one that failed.
 
-    Steps start in their order and are shown in that order: the output of the first unfinished step is shown
-    while it runs, the output of later steps after it. A step that fails is shown at once, and all others are
-    terminated, as they are after an exception.
+    The next to start is the first whose needs have all ended. Steps are shown in the order of their starts:
+    the first that has not ended while it runs, those behind it when their turn comes. A failed step is shown
+    next, and ends all others, as an exception does. Raises ValueError where no step can start.
     """
-    waiting, running = deque(steps), deque[Running]()
+    waiting, running, ended = list(steps), deque[Running](), set[Step]()
     try:
         while waiting or running:
-            while waiting and sum(one.exit_code() is None for one in running) < lanes:
-                running.append(Running(waiting.popleft(), folder, environment))
+            ended.update(one.step for one in running if one.exit_code() == 0)
+            ready = [step for step in waiting if ended.issuperset(step.needs)]
+            for step in ready[: lanes - sum(one.exit_code() is None for one in running)]:
+                waiting.remove(step)
+                running.append(Running(step, folder, environment))
+            if not running:
+                raise ValueError(f"expected steps whose needs can end before them, got {waiting}")
             shown = next((one for one in running if one.exit_code()), running[0])
-            code = shown.exit_code()  # asked before the output is read: an ended step writes no more
+            code = shown.exit_code()  # before its output is read: nothing comes behind
             shown.show()
             if code:
                 return code
             if code is None:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             else:
+                ended.add(shown.step)
                 running.popleft().close()
     finally:
         for one in running:

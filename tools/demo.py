@@ -1,15 +1,16 @@
-"""Show the whole toolkit on pictures that it draws: generate, train, evaluate, search, report.
+"""Show the whole toolkit on pictures that it draws itself: generate, train, evaluate, search, report.
 
     make demo          (or: python tools/demo.py)
 
-Each step is a command that can be run alone; it is printed above its output. Independent steps run in
-parallel, one on each core: two models with a core each finish sooner than one after the other on both cores.
+Each step is a command that works by itself; it is printed above what it says. Steps that do not need each
+other run at the same time, one on each core: a second core helps a second model more than it helps the first.
 """
 
 import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import _init_paths
 from _command import leave_on_sigterm, run
@@ -21,14 +22,14 @@ from engine.runtime import usable_cores
 DATA = "data/scenes"
 OUT = "out/demo"
 MODELS = ("vsepp", "vsrn", "vse")
-# Oscar re-ranks the short lists of the others; the weight was chosen on dev (docs/reranking.md).
+# Oscar puts the short lists of the others in order; the weight was chosen on dev (docs/reranking.md).
 RERANK = (f"EVAL.RERANK_DIR={OUT}/oscar/best", "EVAL.RERANK_DUAL_WEIGHT=5")
 QUERY = "a red circle left of a blue square"
 IMAGE = "test_000109"
 
 
 def main() -> int:
-    """Run the demo's steps, one stage after the other."""
+    """Run the demo's steps, as many at a time as there are cores or models."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,70 +37,62 @@ def main() -> int:
     parser.parse_args()
     leave_on_sigterm()
     started = time.monotonic()
-    drawing = step("Draw 2,400 pictures with five captions each", "make_scenes.py", "--out", DATA)
-    for steps in ([drawing], trainings(), evaluations() + searches(), [report()]):
-        code = run_stage(steps)
-        if code:
-            print(f"the demo stopped: the last command ended with exit code {code}", file=sys.stderr)
-            return code
+    cores = usable_cores()
+    lanes = min(cores, len(MODELS) + 1)
+    if lanes > 1:
+        print(f"Up to {lanes} commands run at a time; the lines of each are shown in one piece.", flush=True)
+    environment = {"OMP_NUM_THREADS": str(cores // lanes), **os.environ}
+    code = run_side_by_side(demo_steps(), lanes, _init_paths.ROOT, environment)
+    if code:
+        print(f"the demo stopped: the last command ended with exit code {code}", file=sys.stderr)
+        return code
     page = os.path.relpath(_init_paths.ROOT / OUT / "report.html")
     print(f"\nThe demo took {time.monotonic() - started:.0f} s. Open {page} in a browser.")
     return 0
 
 
-def step(title: str, tool: str, *arguments: str) -> Step:
-    """Return a step that runs one of the tools."""
-    return Step(title, (f"tools/{tool}", *arguments))
+def demo_steps() -> list[Step]:
+    """Return all steps: the drawing, trainings, searches, evaluations and the report."""
+    drawing = step("Draw 2,400 pictures with five captions each", (), "make_scenes.py", "--out", DATA)
+    # The longest two begin, so that no core is idle while the other trains to its end.
+    trainings = {model: training(model, drawing) for model in ("vsrn", "oscar", "vsepp", "vse")}
+    evaluations = [evaluation(model, (trainings[model], trainings["oscar"])) for model in MODELS]
+    page = *(f"{OUT}/{model}" for model in MODELS), "--out", f"{OUT}/report.html", "--title", "Scenes"
+    report = step("Write the report", evaluations, "make_report.py", *page)
+    return [drawing, *trainings.values(), *searches(trainings), *evaluations, report]
 
 
-def trainings() -> list[Step]:
-    """Return a training for each model; the two longest are first, so that no core idles at the end."""
-    steps = []
-    for model in ("vsrn", "oscar", "vsepp", "vse"):
-        here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}", "--overwrite"
-        config = f"configs/scenes/{model}.yaml"
-        steps.append(step(f"Train {model}", "train_retrieval.py", "--cfg_file", config, *here))
-    return steps
+def step(title: str, needs: Sequence[Step], tool: str, *arguments: str) -> Step:
+    """Return a step that runs one of the tools when those that it needs have ended."""
+    return Step(title, (f"tools/{tool}", *arguments), tuple(needs))
 
 
-def evaluations() -> list[Step]:
-    """Return an evaluation for each dual encoder."""
-    title = "Evaluate {} on the test split, alone and re-ranked by oscar"
-    tool, run_config = "eval_retrieval.py", OUT + "/{}/config.yaml"
-    return [step(title.format(m), tool, "--cfg_file", run_config.format(m), *RERANK) for m in MODELS]
+def training(model: str, drawing: Step) -> Step:
+    """Return the training of a model."""
+    here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}", "--overwrite"
+    config = "--cfg_file", f"configs/scenes/{model}.yaml"
+    return step(f"Train {model}", [drawing], "train_retrieval.py", *config, *here)
 
 
-def searches() -> list[Step]:
-    """Return searches by sentence and by picture, and an explanation of VSRN's score."""
-    search = "search_retrieval.py", "--cfg_file", f"{OUT}/{MODELS[0]}/config.yaml"
-    reranked = "--out", f"{OUT}/search_reranked", *RERANK
+def evaluation(model: str, needs: Sequence[Step]) -> Step:
+    """Return the evaluation of a dual encoder."""
+    title = f"Evaluate {model} on the test split, alone and re-ranked by oscar"
+    return step(title, needs, "eval_retrieval.py", "--cfg_file", f"{OUT}/{model}/config.yaml", *RERANK)
+
+
+def searches(trainings: dict[str, Step]) -> list[Step]:
+    """Return searches by picture and by sentence, and a look into VSRN."""
+    first = MODELS[0]
+    trained, oscar = trainings[first], trainings["oscar"]
+    search = "search_retrieval.py", "--cfg_file", f"{OUT}/{first}/config.yaml"
+    reranked = *search, "--text", QUERY, "--out", f"{OUT}/search_reranked", *RERANK
     looking = "--cfg_file", f"{OUT}/vsrn/config.yaml", "--image", IMAGE, "--text", QUERY
     return [
-        step("Search by sentence", *search, "--text", QUERY),
-        step("Search by sentence, re-ranked by oscar", *search, "--text", QUERY, *reranked),
-        step("Search by picture", *search, "--image", IMAGE),
-        step("Look where VSRN looks", "visualize.py", *looking),
+        step("Search by picture", [trained], *search, "--image", IMAGE),
+        step("Look where VSRN looks", [trainings["vsrn"]], "visualize.py", *looking),
+        step("Search by sentence", [trained], *search, "--text", QUERY),
+        step("Search by sentence, re-ranked by oscar", [trained, oscar], *reranked),
     ]
-
-
-def report() -> Step:
-    """Return the step that writes the report."""
-    runs = [f"{OUT}/{model}" for model in MODELS]
-    page = f"{OUT}/report.html"
-    return step("Write the report", "make_report.py", *runs, "--out", page, "--title", "Scenes")
-
-
-def run_stage(steps: list[Step]) -> int:
-    """Run independent steps; return 0, or the exit code of a step that failed."""
-    cores = usable_cores()
-    lanes = min(cores, len(steps))
-    if lanes > 1:
-        print(
-            f"\n{len(steps)} commands follow, {lanes} at a time; each one's output is shown whole.",
-            flush=True,
-        )
-    environment = {"OMP_NUM_THREADS": str(cores // lanes), **os.environ}
-    return run_side_by_side(steps, lanes, _init_paths.ROOT, environment)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Steps that run at the same time are shown one after the other, and end together where one fails."""
 
+import dataclasses
+import importlib
 import os
 import signal
 import subprocess
@@ -72,3 +74,31 @@ def test_an_interrupted_run_leaves_no_step_behind(tmp_path):
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(timeout=60) != 0
     assert (tmp_path / "ended").exists()
+
+
+def test_a_step_starts_when_what_it_needs_has_ended(tmp_path):
+    slow = step("import time, pathlib; time.sleep(0.3); pathlib.Path('ended').touch()")
+    other = step("import pathlib; pathlib.Path('other').touch()")
+    needing = step("import pathlib, sys; sys.exit(not pathlib.Path('ended').exists())")
+    needing = dataclasses.replace(needing, needs=(slow,))
+    assert run_side_by_side([slow, needing, other], 2, tmp_path, os.environ) == 0
+    assert (tmp_path / "other").exists()
+
+
+def test_a_need_that_is_not_among_the_steps_is_an_error(tmp_path):
+    needing = dataclasses.replace(step("pass"), needs=(step("1"),))
+    with pytest.raises(ValueError, match="needs can end before"):
+        run_side_by_side([step("2"), needing], 2, tmp_path, os.environ)
+
+
+def test_the_demo_waits_for_what_each_step_reads(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    demo = importlib.import_module("demo")
+    steps = {one.title: {need.title for need in one.needs} for one in demo.demo_steps()}
+    assert steps["Train oscar"] == {"Draw 2,400 pictures with five captions each"}
+    for model in demo.MODELS:
+        evaluation = f"Evaluate {model} on the test split, alone and re-ranked by oscar"
+        assert steps[evaluation] == {f"Train {model}", "Train oscar"}
+        assert evaluation in steps["Write the report"]
+    assert steps["Search by sentence, re-ranked by oscar"] == {"Train vsepp", "Train oscar"}
+    assert steps["Look where VSRN looks"] == {"Train vsrn"}
