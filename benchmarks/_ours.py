@@ -44,7 +44,7 @@ def train(cfg: CfgNode) -> None:
     """Train with the toolkit's own loop, which waits for its next turn when it asks for a batch."""
     from datasets.build.dual import build_dataset
     from engine.tasks.loading import run_folder
-    from engine.tasks.training import build_trainer
+    from engine.tasks.build_trainer import build_trainer
     from engine.runs.run_log import RunLog
 
     folder = run_folder(cfg)

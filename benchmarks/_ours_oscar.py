@@ -42,7 +42,7 @@ def main() -> None:
 def train(cfg: CfgNode, folder: Path) -> None:
     """Train with the toolkit's own loop, which waits for its next turn when it asks for a batch."""
     from engine.tasks.loading import run_folder
-    from engine.tasks.training import build_trainer
+    from engine.tasks.build_trainer import build_trainer
     from engine.runs.run_log import RunLog
 
     run = run_folder(cfg)

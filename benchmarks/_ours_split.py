@@ -29,7 +29,7 @@ def main() -> None:
     prepare_runtime("cpu", threads)
 
     from engine.tasks.loading import run_folder
-    from engine.tasks.training import build_trainer
+    from engine.tasks.build_trainer import build_trainer
     from engine.parallel.processes import broadcast_layer, process_number, start_process_group
     from engine.runs.run_log import RunLog
 

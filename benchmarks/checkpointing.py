@@ -54,7 +54,7 @@ def train(folder: Path) -> list[float]:
     prepare_runtime("cpu")
 
     from engine.tasks.loading import run_folder
-    from engine.tasks.training import build_trainer
+    from engine.tasks.build_trainer import build_trainer
     from engine.runs.run_log import RunLog
 
     run = run_folder(cfg)

@@ -91,7 +91,7 @@ def ours(folder: Path) -> None:
     model = build_model(cfg, 0)
     loss = build_loss(cfg, model.embed_dim, int(data["classes"]))
     optimizer = build_optimizer(cfg, named_parameters(model, loss))
-    batch = {"image": paddle.to_tensor(data["images"]), "label": paddle.to_tensor(data["labels"])}
+    batch = {"pixels": paddle.to_tensor(data["images"]), "label": paddle.to_tensor(data["labels"])}
     while sys.stdin.readline():
         started = time.perf_counter()
         value = loss(model(batch), batch, 0)["softmax"]

@@ -35,7 +35,7 @@ class ImageDataset:
     def batch(self, images: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
         """Return the readable ones of B pictures, cropped as in `epoch`.
 
-        `image` is float32 [B,3,H,W]; `label` and `image_id` are int64 [B]. Raises `UserError` if no picture
+        `pixels` is float32 [B,3,H,W]; `label` and `image_id` are int64 [B]. Raises `UserError` if no picture
         can be read.
         """
         found = self.readable(images, epoch)
@@ -57,7 +57,7 @@ class ImageDataset:
         views = read.images[:, 0]
         if len(whole) < len(views):
             views = views[whole]
-        return {"image": views, "label": self.labels[chosen], "image_id": chosen.astype(np.int64)}
+        return {"pixels": views, "label": self.labels[chosen], "image_id": chosen.astype(np.int64)}
 
 
 class ClassNames:

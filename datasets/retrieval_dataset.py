@@ -97,7 +97,7 @@ class RetrievalDataset:
         `token_ids` is int64 [B,T], padded to the longest caption; `text_len`, `image_id` and `sentence_id`
         are int64 [B]. Global or pooled features are `features`, float32 [B,F]. Otherwise each of the I
         different images is read once, and `image_row` (int64 [B]) is the place of each caption's image among
-        them: regions are `regions`, float32 [I,R,F], and `num_regions`, int64 [I]; pictures are `image`,
+        them: regions are `regions`, float32 [I,R,F], and `num_regions`, int64 [I]; pictures are `pixels`,
         float32 [I,3,H,W].
         """
         images = self.caption_image[caption_indices]
@@ -120,7 +120,7 @@ class RetrievalDataset:
         if values.ndim == 2:
             return {"features": values}
         if values.ndim == 4:
-            return {"image": values}
+            return {"pixels": values}
         return {"regions": values, "num_regions": self.features.counts(rows)}
 
     def start_epoch(self, epoch: int) -> None:

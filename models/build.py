@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 from models.bert import BertShape
 from models.captioner import Captioner
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
+from models.dual_encoder import SIMILARITIES, DualEncoder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
 from models.gathering import Gather, gather_rows, own_rows
 from models.losses.matching import (
@@ -29,7 +30,6 @@ from models.losses.metric_learning import (
 )
 from models.losses.ranking import CaptionedLoss, ContrastiveLoss, HingeLoss
 from models.oscar import Oscar
-from models.vse import SIMILARITIES, DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
 

@@ -76,7 +76,7 @@ class CnnImageEncoder(nn.Layer):
 class ImageEmbedder(nn.Layer):
     """A CNN for image-to-image retrieval, with a linear map of its features to `embed_dim` dimensions.
 
-    With an `embed_dim` of 0, the features themselves are the embedding. A batch holds `image` [B,3,H,W].
+    With an `embed_dim` of 0, the features themselves are the embedding. A batch holds `pixels` [B,3,H,W].
     """
 
     measure = "cosine"
@@ -89,7 +89,7 @@ class ImageEmbedder(nn.Layer):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `image` [B,D], the embeddings before l2-normalisation, which metric learning losses take."""
-        features = self.cnn(batch["image"])
+        features = self.cnn(batch["pixels"])
         return {"image": features if self.fc is None else self.fc(features)}
 
     def encode_image(self, batch: dict[str, Tensor]) -> Tensor:

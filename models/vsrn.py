@@ -7,10 +7,10 @@ import paddle
 from paddle import Tensor, nn
 
 from models.captioner import Captioner
+from models.dual_encoder import DualEncoder
 from models.encoders import FeatureNorm, l2norm, last_state
 from models.gathering import Gather, own_rows
 from models.layers.batch_norm import BatchNorm
-from models.vse import DualEncoder
 
 
 @dataclass(frozen=True)

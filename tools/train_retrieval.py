@@ -60,7 +60,7 @@ def main() -> int:
 def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     """Build what `cfg` describes, and train; return the exit code."""
     from engine.tasks.loading import run_folder
-    from engine.tasks.training import build_trainer
+    from engine.tasks.build_trainer import build_trainer
     from engine.runs.checkpoint import newest_whole
     from config.files import write_whole
     from engine.parallel.processes import (

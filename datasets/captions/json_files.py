@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from config.errors import UserError
-from datasets.captions.files import Listing, no_such_split
+from datasets.captions.listing import Listing, no_such_split
 from datasets.text_files import read_text, refuse_duplicates
 
 Row = tuple[str, str, str | None, list[str]]  # place in the file, image, split, captions

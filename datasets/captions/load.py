@@ -13,8 +13,8 @@ import numpy as np
 
 from config.errors import UserError
 from config.values import SPLIT, of_split
-from datasets.captions.files import Listing, read_csv, read_karpathy
 from datasets.captions.json_files import read_json
+from datasets.captions.listing import Listing, read_csv, read_karpathy
 from datasets.features.store import FeatureStore
 from datasets.text_files import read_lines, refuse_duplicates
 

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from config.errors import UserError
-from datasets.captions.files import Listing, read_csv, read_karpathy
 from datasets.captions.json_files import has_splits, is_karpathy, list_captions, load_json
+from datasets.captions.listing import Listing, read_csv, read_karpathy
 from datasets.pictures.files import PictureFiles
 from datasets.text_files import read_lines, read_text, refuse_duplicates
 

@@ -187,7 +187,7 @@ def _encode(
 
 def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndarray]) -> np.ndarray:
     """Return the embeddings [B,D] of a batch; raise `UserError` for an embedding that is not finite."""
-    encoded = model.encode_image({"image": paddle.to_tensor(batch["image"])}).numpy()
+    encoded = model.encode_image({"pixels": paddle.to_tensor(batch["pixels"])}).numpy()
     names = [dataset.image_ids[place] for place in batch["image_id"]]
     check_finite("embeddings", encoded, lambda row: f"picture {names[row]}")
     return encoded

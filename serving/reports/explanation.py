@@ -13,6 +13,7 @@ from datasets.words.packed_tokens import PackedTokens
 from datasets.words.vocabulary import Vocabulary
 from engine.evaluation.occlusion import Relevance, measure_relevance
 from engine.evaluation.protocol import evaluation_mode
+from engine.ranking.metrics import ranks
 from serving.search.searcher import Searcher
 
 
@@ -102,9 +103,8 @@ def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) ->
         tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
         embedding = searcher.model.encode_text(tensors).numpy()
     scores, ids = (found[0] for found in searcher.image_index.search(embedding, len(searcher.images)))
-    own = scores[ids == image_id].max()
-    rank = 1 + int((scores[ids != image_id] >= own).sum())
-    return JudgedCaption(origin, sentence.text, float(own), rank)
+    rank = 1 + int(ranks(scores[None], [image_id], ids)[0])
+    return JudgedCaption(origin, sentence.text, float(scores[ids == image_id].max()), rank)
 
 
 def graph_listening(model: paddle.nn.Layer, features: np.ndarray) -> np.ndarray | None:

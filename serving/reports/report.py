@@ -137,7 +137,7 @@ def mark_best(rows: Sequence[dict[str, float]], columns: Sequence[str]) -> list[
     for column in columns:
         shown = [round(row[column], 1) if column in row else None for row in rows]
         known = [value for value in shown if value is not None]
-        best = min(known) if _lower_is_better(column) else max(known)
+        best = (min if _lower_is_better(column) else max)(known, default=None)
         for cells, value in zip(table, shown, strict=True):
             cells[column] = Cell(value, value == best and len(set(known)) > 1)
     return table

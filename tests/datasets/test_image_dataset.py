@@ -46,7 +46,7 @@ def test_folders_are_classes(folder: Path) -> None:
     assert dataset.class_names == ["cat", "dog", "eel"]
     batch = dataset.batch(np.array([8, 0, 3]), epoch=0)
     assert {name: array.shape for name, array in batch.items()} == {
-        "image": (3, 3, 32, 32),
+        "pixels": (3, 3, 32, 32),
         "label": (3,),
         "image_id": (3,),
     }
@@ -66,11 +66,11 @@ def test_a_list_names_pictures_and_classes(folder: Path) -> None:
 def test_training_cuts_anew_each_epoch_and_the_same_again(folder: Path) -> None:
     first, again = (build_image_dataset(config(folder), "train", training=True) for _ in range(2))
     images = np.arange(9)
-    cut = first.batch(images, 1)["image"]
-    np.testing.assert_array_equal(cut, again.batch(images, 1)["image"])
-    assert (cut != first.batch(images, 2)["image"]).any()
+    cut = first.batch(images, 1)["pixels"]
+    np.testing.assert_array_equal(cut, again.batch(images, 1)["pixels"])
+    assert (cut != first.batch(images, 2)["pixels"]).any()
     measured = build_image_dataset(config(folder), "train", training=False)
-    np.testing.assert_array_equal(measured.batch(images, 1)["image"], measured.batch(images, 2)["image"])
+    np.testing.assert_array_equal(measured.batch(images, 1)["pixels"], measured.batch(images, 2)["pixels"])
 
 
 def test_what_cannot_be_read_is_refused_or_left_out(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_triplet_is_left_out_as_a_whole(folder: Path) -> None:
     dataset = build_image_dataset(cfg, "train", training=True)
     batch = dataset.batch(np.array([0, 1, 5, 2, 3, 8, 6, 7, 1]), 0)
     assert batch["image_id"].tolist() == [0, 1, 5, 6, 7, 1]
-    assert len(batch["image"]) == 6
+    assert len(batch["pixels"]) == 6
 
 
 @pytest.mark.parametrize(

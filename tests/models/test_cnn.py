@@ -63,9 +63,9 @@ def test_a_frozen_cnn_has_neither_gradient_nor_moving_statistics(small: Cnn, ima
 def test_embeddings_for_search_are_normalised_and_those_for_losses_are_not(images: paddle.Tensor) -> None:
     model = ImageEmbedder(Cnn("resnet18"), embed_dim=6)
     model.eval()
-    raw = model({"image": images})["image"]
+    raw = model({"pixels": images})["image"]
     assert raw.shape == [4, 6] == [4, model.embed_dim]
-    encoded = model.encode_image({"image": images}).numpy()
+    encoded = model.encode_image({"pixels": images}).numpy()
     assert_close(np.linalg.norm(encoded, axis=1), np.ones(4), 2 * (6 + 3))  # two norms of 6 numbers
     # The network's own sums are the same in both: only what follows it is computed otherwise.
     assert_close(encoded, raw.numpy() / np.linalg.norm(raw, axis=1, keepdims=True), 6 + 3)
@@ -83,7 +83,7 @@ def test_eight_pictures_are_learned() -> None:
     paddle.seed(0)
     random = np.random.RandomState(0)
     batch = {
-        "image": paddle.to_tensor(random.standard_normal([8, 3, 32, 32]).astype("float32")),
+        "pixels": paddle.to_tensor(random.standard_normal([8, 3, 32, 32]).astype("float32")),
         "label": paddle.to_tensor(np.repeat([0, 1, 2, 3], 2)),
     }
     model = ImageEmbedder(Cnn("resnet18"), embed_dim=16)

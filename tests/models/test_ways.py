@@ -6,13 +6,13 @@ import pytest
 from models.losses.matching import match_cross_entropy
 from models.oscar import Oscar
 from tests.closeness import assert_close, largest
-from tests.models import test_oscar, test_vse, test_vsrn
+from tests.models import test_dual_encoder, test_oscar, test_vsrn
 from tests.other_processors import WAYS
 
 
 def vse(name):
-    model = test_vse.build_model(test_vse.small_config(MODEL__NAME=name), vocab_size=30)
-    return model, test_vse.small_batch(5), lambda outputs: (outputs["scores"] ** 2).sum()
+    model = test_dual_encoder.build_model(test_dual_encoder.small_config(MODEL__NAME=name), vocab_size=30)
+    return model, test_dual_encoder.small_batch(5), lambda outputs: (outputs["scores"] ** 2).sum()
 
 
 def vsrn():

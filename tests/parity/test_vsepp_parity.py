@@ -8,8 +8,8 @@ import pytest
 
 from config.default import default_config
 from models.build import build_loss, build_model
+from models.dual_encoder import cosine_similarity, order_similarity
 from models.losses.ranking import hinge_loss
-from models.vse import cosine_similarity, order_similarity
 from solvers.optimizer import build_optimizer
 from tests.closeness import adam_may_part
 

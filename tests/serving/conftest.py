@@ -13,8 +13,8 @@ from datasets.features.npy import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.words.vocabulary import Vocabulary
 from models.captioner import Captioner
+from models.dual_encoder import DualEncoder
 from models.encoders import GRUTextEncoder, ImageEncoder
-from models.vse import DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 from serving.reports.pictures import PictureFolder
 from serving.search.searcher import Searcher

@@ -31,8 +31,8 @@ def main(out: Path) -> None:
 
     from engine.parallel.processes import broadcast_layer, process_number, start_process_group, world_size
     from engine.runs.run_log import RunLog
+    from engine.tasks.build_trainer import build_trainer
     from engine.tasks.loading import run_folder
-    from engine.tasks.training import build_trainer
     from engine.training.outcomes import TrainingStoppedError
     from engine.weights.tensors import layer_arrays
 

@@ -28,6 +28,7 @@ from engine.runs.run_log import RunLog
 from engine.training.settings import TrainingSettings
 from engine.training.trainer import Trainer
 from models.captioner import Captioner
+from models.dual_encoder import DualEncoder
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.gathering import gather_rows
 from models.layers.synchronised_norm import synchronise_batch_norms
@@ -42,7 +43,6 @@ from models.losses.metric_learning import (
     semi_hard_loss,
 )
 from models.losses.ranking import CaptionedLoss, ContrastiveLoss, HingeLoss
-from models.vse import DualEncoder
 from models.vsrn import VSRN, RegionEncoder
 
 STEPS, WORDS, FEATURES, DIM = 5, 20, 7, 6
@@ -94,7 +94,7 @@ class Embedder(nn.Layer):
         self.fc = nn.Linear(16, DIM)
 
     def forward(self, batch: dict[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
-        return {"image": self.fc(self.network(batch["image"]))}
+        return {"image": self.fc(self.network(batch["pixels"]))}
 
 
 def captioned(step: int, rows: int) -> Batch:
@@ -124,7 +124,7 @@ def pictures(step: int, rows: int) -> Batch:
     random = np.random.default_rng([step, rows, 2])
     images = random.standard_normal((rows, 3, 5, 5)).astype(np.float32)
     labels = np.repeat(np.arange(rows), 3)[:rows]
-    return {"image": images, "label": labels, "image_id": np.arange(rows)}
+    return {"pixels": images, "label": labels, "image_id": np.arange(rows)}
 
 
 def triplets(step: int, rows: int) -> Batch:

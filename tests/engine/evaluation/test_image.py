@@ -25,7 +25,7 @@ class Pooled(paddle.nn.Layer):
     measure = "cosine"
 
     def encode_image(self, batch: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        return l2norm(paddle.nn.functional.adaptive_avg_pool2d(batch["image"], 4).flatten(1))
+        return l2norm(paddle.nn.functional.adaptive_avg_pool2d(batch["pixels"], 4).flatten(1))
 
 
 def write(folder: Path, classes: dict[str, int], seed_of: dict[str, int]) -> Path:

@@ -5,8 +5,8 @@ import paddle
 import pytest
 
 from engine.evaluation.occlusion import leave_one_out, measure_relevance, relevance_from_scores
+from models.dual_encoder import DualEncoder
 from models.encoders import GRUTextEncoder, ImageEncoder
-from models.vse import DualEncoder
 
 
 class SumEncoder(paddle.nn.Layer):

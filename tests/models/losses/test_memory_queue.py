@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from models.dual_encoder import cosine_similarity
 from models.losses.memory_queue import MemoryQueue
 from models.losses.ranking import ContrastiveLoss, HingeLoss
-from models.vse import cosine_similarity
 from tests.closeness import assert_close, largest
 
 DIM, MARGIN = 4, 0.2

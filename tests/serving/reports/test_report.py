@@ -167,3 +167,17 @@ def test_a_re_ranked_run_shows_both_stages(run, pictures, tmp_path):
     spans = [int(span or 1) for span in re.findall(r'<th(?: colspan="(\d)")?>', groups)]
     assert sum(spans) == heads.count("<th>") == row.count("<td") == 1 + len(COLUMNS) + 2
     assert "Re-ranked" not in written(tmp_path, [run], pictures)
+
+
+def test_a_metric_that_an_earlier_result_lacks_is_a_dash(run, pictures, tmp_path):
+    before = {name: value for name, value in run.result.metrics.items() if name != "i2t_r10"}
+    rerank = {
+        "k": 1,
+        "pairs_scored": 30,
+        "all_pairs": 180,
+        "metrics": before,
+        "curve": [{"k": 1, "pairs_scored": 30, "metrics": before}],
+        "checkpoint": {"model": "oscar"},
+    }
+    page = written(tmp_path, [dataclasses.replace(run, rerank=rerank)], pictures)
+    assert page[page.index("Re-ranked") :].count("<td>–</td>") == 1

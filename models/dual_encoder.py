@@ -26,7 +26,7 @@ class DualEncoder(nn.Layer):
     """A dual encoder: it embeds images and captions separately in one space and compares the embeddings.
 
     A batch holds the images as `features` [B,F], as `regions` [B,R,F] with `num_regions` [B], whose mean is
-    encoded, or as `image` [B,3,H,W] for an encoder of pixels. It holds the captions as `token_ids` [B,T] with
+    encoded, or as `pixels` [B,3,H,W] for a CNN. It holds the captions as `token_ids` [B,T] with
     `text_len` [B]. `gather` returns the embeddings to compare: `own_rows`, or `gather_rows` for those of all
     processes. A model with a `captioner` also generates captions.
     """
@@ -52,7 +52,7 @@ class DualEncoder(nn.Layer):
         """Return the embeddings [B,D] of the batch's images."""
         if "regions" in batch:
             return self.image_encoder(mean_of(batch["regions"], batch["num_regions"]))
-        return self.image_encoder(batch["image"] if "image" in batch else batch["features"])
+        return self.image_encoder(batch["pixels"] if "pixels" in batch else batch["features"])
 
     def encode_text(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the embeddings [B,D] of the batch's captions."""

@@ -6,7 +6,7 @@ import pytest
 
 from config.default import default_config
 from models.build import build_loss, build_model
-from models.vse import DualEncoder, cosine_similarity, order_similarity
+from models.dual_encoder import DualEncoder, cosine_similarity, order_similarity
 from tests.closeness import assert_close, largest
 
 ROUNDINGS = 10 + 1 + 16 + 3  # of the map from 10 features, the bias, and the norm of 16 numbers
