@@ -55,7 +55,7 @@ class Bench:
 
     @cached_property
     def killed(self) -> "Run":
-        """Return a run that was killed in the midst of an epoch, with a checkpoint of step 20 or a later one."""
+        """Return a run that was killed in the midst of an epoch, with a checkpoint of step 20 or later."""
         run = self.run_in(self.folder / "killed")
         run.start()
         run.wait_until(lambda: run.saved_step() >= 20, "a checkpoint of step 20")
