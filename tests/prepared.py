@@ -1,6 +1,6 @@
 """What a process of tests/forks.py begins with: Paddle prepared, every module imported, nothing computed.
 
-Nothing computed means that there is one thread, without which forking would not be safe.
+Threads that compute begin with the first computation, and would be missing in a fork.
 """
 
 import dataclasses
@@ -16,6 +16,9 @@ import serving
 import solvers
 from engine import runtime
 
+# What functions import when they need it.
+LATE = ["nltk", "visualdl.component.base_component", "visualdl.writer.record_writer"]
+
 del os.environ["PYTHONPATH"]  # by which this module was found: tools find theirs themselves
 
 prepared = runtime.prepare_runtime("cpu", threads=1)
@@ -30,7 +33,9 @@ def prepare_again(
 
 
 runtime.prepare_runtime = prepare_again
+names = [*LATE]
 for package in (datasets, engine, models, serving, solvers):
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+    names += [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+for name in names:
+    importlib.import_module(name)
 gc.freeze()  # a collection would write to, and so copy, what processes share

@@ -124,7 +124,7 @@ def _file_of(run: Run, random: Random) -> Path:
 
 
 def _resume_from_the_one_before(bench: Bench, run: Run) -> None:
-    before = 20 - 4  # killed at step 20 or soon after, with a checkpoint every second step
+    before = 20 - 4  # killed with a checkpoint of step 20 or later, of which there is one every second step
     printed = run.resume(bench.undisturbed, before)
     told = [line for line in printed.splitlines() if "going on from the checkpoint before it" in line]
     expect(len(told) == 1, f"one line says that the one before is used, got {told}")

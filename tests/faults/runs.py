@@ -55,10 +55,10 @@ class Bench:
 
     @cached_property
     def killed(self) -> "Run":
-        """Return a run that was killed in the midst of an epoch, between two checkpoints."""
+        """Return a run that was killed in the midst of an epoch, with a checkpoint of step 20 or later."""
         run = self.run_in(self.folder / "killed")
         run.start()
-        run.wait_for_step(20)
+        run.wait_until(lambda: run.saved_step() >= 20, "a checkpoint of step 20")
         run.end_by(signal.SIGKILL)
         return run
 

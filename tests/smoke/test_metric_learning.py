@@ -99,7 +99,7 @@ def test_both_stages_are_trained_measured_and_written_down(run_quickly, task, da
         "margin_sample_mining": ["LOSS.NAME=margin_sample_mining", "OPTIMIZATION.SAMPLES_PER_CLASS=2"],
     }
     for name, keys in stages.items():
-        printed = good(run_quickly("train_retrieval", *task(name, *keys, origin)))
+        printed = good(run_quickly("train_retrieval", *task(name, *keys, origin, "OPTIMIZATION.EPOCHS=1")))
         assert f"loss: {name}" in printed
         printed = good(run_quickly("eval_retrieval", "--cfg_file", tmp_path / name / "config.yaml"))
         assert "test: 12 pictures of 3 classes, searched in each other" in printed

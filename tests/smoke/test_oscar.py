@@ -53,17 +53,18 @@ def same_weights(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "words"), [("random", 2, 0), ("neighbours", 3, 0.5), ("batch", 1, 0)]
+    ("kind", "count", "words", "batch"),
+    [("random", 2, 0, 30), ("neighbours", 3, 0.5, 30), ("batch", 1, 0, 12)],  # of `batch`, pairs are 12 x 12
 )
 def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(
-    oscar, run_quickly, run_interrupted, tmp_path, kind, count, words
+    oscar, run_quickly, run_interrupted, tmp_path, kind, count, words, batch
 ):
     settings = [
         *(f"NEGATIVES.KIND={kind}", f"NEGATIVES.COUNT={count}", f"LOSS.WORD_WEIGHT={words}"),
         *("NEGATIVES.SHARE=0.5", "MODEL.BERT_DROPOUT=0.1"),
         *("MODEL.BERT_ATTENTION_DROPOUT=0.1", "OPTIMIZATION.GRADIENT_ACCUMULATION_STEPS=2"),
         *("OPTIMIZATION.EMA_DECAY=0.9", "OUTPUT.SAVE_STEP=2", "OUTPUT.SAVE_FREQ=1"),
-        *("OPTIMIZATION.EPOCHS=2", "OPTIMIZATION.BATCH_SIZE=30"),
+        *("OPTIMIZATION.EPOCHS=2", f"OPTIMIZATION.BATCH_SIZE={batch}"),
     ]
     undisturbed = run_quickly("train_retrieval", *oscar(tmp_path / "a"), *settings)
     assert undisturbed.returncode == 0 and undisturbed.stderr == "", undisturbed.stderr
