@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ class Fork:
 
     def __init__(self, words: Sequence[object], cwd: Path, out: str | Path, errors: str | Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.prepared"])
+        context.set_forkserver_preload(["tests.prepared", __name__])
         with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"):
             forkserver.ensure_running()
         self._process = context.Process(target=_run, args=([str(word) for word in words], cwd, out, errors))
@@ -57,8 +58,8 @@ def run_forked(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         process = Fork(words, cwd, out.name, errors.name)
         try:
             code = process.wait(300)
-        except subprocess.TimeoutExpired:
-            process.send_signal(9)
+        except BaseException:  # Ctrl-C, too, does not reach a group of its own
+            process.send_signal(signal.SIGKILL)
             raise
         return subprocess.CompletedProcess(words, code, out.read(), errors.read())
 
@@ -69,7 +70,8 @@ def _run(words: list[str], cwd: Path, out: str | Path, errors: str | Path) -> No
     os.setpgrp()
     os.chdir(cwd)
     for number, path in ((1, out), (2, errors)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        with open(path, "wb") as file:
+            os.dup2(file.fileno(), number)
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
