@@ -67,7 +67,9 @@ def test_a_failed_step_is_shown_and_ends_the_others(tmp_path, capfd):
 
 
 def test_an_interrupted_run_leaves_no_step_behind(tmp_path):
-    imports = "import os; from tools._side_by_side import Step, run_side_by_side; "
+    # A job in the background begins with SIGINT ignored.
+    imports = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    imports += "from tools._side_by_side import Step, run_side_by_side; "
     run = f"run_side_by_side([Step('Long', ('-c', {LEAVE_A_NOTE!r}))], 2, {str(tmp_path)!r}, os.environ)"
     waiting = subprocess.Popen([sys.executable, "-c", imports + run], cwd=ROOT, stderr=subprocess.DEVNULL)
     subprocess.run([sys.executable, "-c", WAIT_FOR_READY], cwd=tmp_path, check=True, timeout=60)
