@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import Tensor, nn
+from paddle import nn
 
 from config.progress import ShowProgress
 from datasets.retrieval_dataset import RetrievalDataset
@@ -17,6 +17,7 @@ from engine.evaluation.protocol import (
     evaluation_mode,
     folds_of_images,
     make_result,
+    tensors_of,
 )
 from engine.evaluation.result import Result
 from engine.evaluation.score_file import ScoreFile, open_scores
@@ -156,7 +157,7 @@ def encode_images(
     """
 
     def encode_batch(images: np.ndarray) -> np.ndarray:
-        embeddings = model.encode_image(_tensors(dataset.image_batch(images))).numpy()
+        embeddings = model.encode_image(tensors_of(dataset.image_batch(images))).numpy()
         check_finite("embeddings", embeddings, lambda row: f"image {dataset.image_ids[images[row]]}")
         return embeddings
 
@@ -188,7 +189,7 @@ def encode_captions(
         order = np.argsort(-dataset.lengths[captions], kind="stable")
 
     def encode_batch(rows: np.ndarray) -> np.ndarray:
-        embeddings = model.encode_text(_tensors(dataset.text_batch(captions[rows]))).numpy()
+        embeddings = model.encode_text(tensors_of(dataset.text_batch(captions[rows]))).numpy()
         check_finite("embeddings", embeddings, lambda row: _name_of_caption(dataset, captions[rows[row]]))
         return embeddings
 
@@ -235,10 +236,6 @@ def _encode(
     if processes == 1:
         return encode_own()
     return share_rows(rows, all_or_none(encode_own), len(order), shared)
-
-
-def _tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
 def _name_of_caption(dataset: RetrievalDataset, caption: int) -> str:

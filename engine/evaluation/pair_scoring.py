@@ -11,7 +11,7 @@ from paddle import nn
 from config.progress import ShowProgress
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
-from engine.evaluation.protocol import check_finite, evaluation_mode
+from engine.evaluation.protocol import check_finite, evaluation_mode, tensors_of
 from engine.evaluation.score_shards import ScoreStore
 from engine.parallel.processes import all_or_none, broadcast_array, process_number, world_size
 
@@ -83,7 +83,7 @@ def score_pairs(
     with evaluation_mode(model), paddle.no_grad():
         for part in _batches(dataset.pair_lengths(pairs), batch_tokens):
             arrays = dataset.batch(pairs[part])
-            batch = {name: paddle.to_tensor(array) for name, array in arrays.items()}
+            batch = tensors_of(arrays)
             scores[part] = model.score_pairs(batch).numpy()
             if announce:
                 announce(part.stop)

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from config.errors import UserError
@@ -96,3 +97,8 @@ def evaluation_mode(model: nn.Layer) -> Iterator[None]:
     finally:
         for layer, training in modes:
             layer.training = training
+
+
+def tensors_of(batch: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
+    """Return the named arrays of a batch as tensors."""
+    return {name: paddle.to_tensor(array) for name, array in batch.items()}

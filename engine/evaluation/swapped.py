@@ -11,7 +11,7 @@ from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.pair_scoring import score_pairs
-from engine.evaluation.protocol import evaluation_mode
+from engine.evaluation.protocol import evaluation_mode, tensors_of
 
 
 def swapped_scores(
@@ -70,7 +70,7 @@ def _encode(
     with evaluation_mode(model), paddle.no_grad():
         for start in range(0, len(texts), batch_size):
             batch = captions.text_batch(np.arange(start, min(start + batch_size, len(texts))))
-            tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+            tensors = tensors_of(batch)
             embeddings.append(model.encode_text(tensors).numpy())
     return np.concatenate(embeddings)
 

@@ -18,7 +18,7 @@ from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured, read_reranked
 from engine.evaluation.score_file import open_scores
 from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
-from engine.parallel.processes import all_or_none, is_main, process_number, start_process_group, world_size
+from engine.parallel.processes import all_or_none, is_main, process_number, world_size
 from engine.runs.checkpoint import load_model, resolve_checkpoint
 from engine.runs.run_folder import RunFolder, read_log
 from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
@@ -99,7 +99,6 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     """
     cfg = cfgs[0]
     _check_members(cfgs, options)
-    start_process_group()
     datasets = all_or_none(lambda: open_members(cfgs, cfg.EVAL.SPLIT))
     dataset, split = datasets[0], split_name(cfg)
     pairs = swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name)

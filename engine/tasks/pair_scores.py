@@ -20,7 +20,6 @@ from engine.evaluation.swapped import cross_swapped_scores, swapped_accuracy
 from engine.parallel.processes import (
     broadcast_values,
     process_number,
-    start_process_group,
     wait_for_all,
     world_size,
 )
@@ -76,7 +75,6 @@ def score_together(
     store = ScoreShards(options.shards, identity, len(blocks))
     missing = store.missing()
     if world_size() > 1:
-        start_process_group()
         _check_same_work(identity["pairs"])
         wait_for_all()  # no process writes a block before all have listed the missing ones
     share = missing[process_number() :: world_size()]

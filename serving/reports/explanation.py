@@ -12,7 +12,7 @@ from datasets.features.store import ImageRegions
 from datasets.words.packed_tokens import PackedTokens
 from datasets.words.vocabulary import Vocabulary
 from engine.evaluation.occlusion import Relevance, measure_relevance
-from engine.evaluation.protocol import evaluation_mode
+from engine.evaluation.protocol import evaluation_mode, tensors_of
 from engine.ranking.metrics import ranks
 from serving.search.searcher import Searcher
 
@@ -100,7 +100,7 @@ def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) ->
     packed = PackedTokens.of([sentence.token_ids])
     batch = packed.batch(np.arange(1), searcher.dataset.vocabulary.pad_id)
     with evaluation_mode(searcher.model), paddle.no_grad():
-        tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+        tensors = tensors_of(batch)
         embedding = searcher.model.encode_text(tensors).numpy()
     scores, ids = (found[0] for found in searcher.image_index.search(embedding, len(searcher.images)))
     rank = 1 + int(ranks(scores[None], [image_id], ids)[0])

@@ -10,6 +10,7 @@ import paddle
 from config.errors import UserError
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.dual import encode_captions, encode_images
+from engine.evaluation.protocol import tensors_of
 from serving.search.index import Index
 
 
@@ -75,7 +76,7 @@ class Searcher:
             )
         batch = self.dataset.with_texts([text]).text_batch(np.arange(1))
         with paddle.no_grad():
-            tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+            tensors = tensors_of(batch)
             return self.model.encode_text(tensors).numpy()
 
     def images_for_text(self, text: str, k: int) -> list[Hit]:
@@ -131,7 +132,7 @@ class Searcher:
         else:
             batch = {"features": regions.mean(axis=0, keepdims=True)}  # [1,F]
         with paddle.no_grad():
-            tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
+            tensors = tensors_of(batch)
             return self.model.encode_image(tensors).numpy()
 
 
