@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode
 
+from config.cnns import CNN_NAMES
 from config.families import FAMILIES, LOSSES, describe_losses
 
 Scalar = bool | int | float | str
@@ -181,13 +182,12 @@ KEYS: dict[str, dict[str, Key]] = {
         "CNN": Key(
             "",
             "network that encodes pictures from IMAGE_DIR (vsepp, vse, cnn); empty: features from a file",
-            choices=(
-                *("", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-                *("mobilenet_v2", "vgg16", "vgg19"),
-            ),
+            choices=("", *CNN_NAMES),
         ),
         "CNN_WEIGHTS": Key(
-            "", "file of the CNN's initial weights, written by tools/convert_cnn.py; empty: random weights"
+            "",
+            "file of the CNN's initial weights, written by tools/convert_cnn.py, or package:NAME, the "
+            "weights in an installed Python package (docs/images.md); empty: random weights",
         ),
         "CNN_DIM": Key(
             0,

@@ -27,7 +27,11 @@ _PIXELS = {
 BACKBONE_KEYS: dict[str, Key] = {
     "MODEL": Key("", "file of the network, .onnx, or with KIND: paddle its name, as MODEL.CNN has it"),
     "KIND": Key("onnx", "library that runs the network", choices=("onnx", "paddle")),
-    "WEIGHTS": Key("", "paddle: file of weights, as tools/convert_cnn.py writes it"),
+    "WEIGHTS": Key(
+        "",
+        "file of weights, as tools/convert_cnn.py writes it, or package:NAME, the weights in an installed "
+        "Python package; with KIND: onnx, for an EfficientNet-Lite alone",
+    ),
     "INPUT": Key("", "onnx: name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
     "POOLED": Key("", "onnx: name of the output with one vector per image, [n,F] or [n,F,1,1]"),
     "GRID": Key("", "onnx: name of the output with a feature map, [n,F,h,w]"),
@@ -105,7 +109,14 @@ def read_backbone(path: str | os.PathLike) -> Backbone:
         raise user_error(
             backbone.path, f"RESIZE: expected at least SIZE, {backbone.size}, got {backbone.resize}"
         )
-    if backbone.kind == "onnx" and not (backbone.pooled or backbone.grid):
+    if backbone.kind == "onnx" and backbone.weights:
+        if not backbone.model.startswith("efficientnet_lite"):
+            raise user_error(
+                backbone.path,
+                "WEIGHTS: expected with an EfficientNet-Lite as MODEL or with KIND: paddle, got "
+                f"{backbone.model!r}",
+            )
+    elif backbone.kind == "onnx" and not (backbone.pooled or backbone.grid):
         raise user_error(backbone.path, "POOLED: expected the name of an output here or at GRID, got none")
     return backbone
 

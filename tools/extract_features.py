@@ -41,6 +41,7 @@ from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
 from engine.extraction.extractors import FeatureExtractor, extract_all
+from engine.weights.published_cnn import locate_weights
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # in a batch: each picture stays decoded in memory until its regions are cut
@@ -64,7 +65,7 @@ def main() -> None:
     keep_freed_memory()
     flush_subnormals()
     launched = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
-    if launched or backbone.kind == "paddle":
+    if launched or backbone.weights:
         prepare_runtime(threads=threads)
     loader = PictureLoader(
         files,
@@ -108,7 +109,7 @@ def join_processes(launched: bool) -> tuple[bool, Callable[..., None]]:
 def read_networks(arguments: argparse.Namespace) -> tuple[Backbone, Detector | None]:
     """Return the backbone and the detector, if any, that the YAML files and the command line describe."""
     backbone = read_backbone(arguments.backbone)
-    if arguments.model and backbone.kind == "paddle":
+    if arguments.model and (backbone.weights or backbone.kind == "paddle"):
         backbone = replace(backbone, weights=arguments.model)
     elif arguments.model:
         backbone = replace(backbone, model=arguments.model)
@@ -220,13 +221,13 @@ def describe_job(
     """Return everything that must be unchanged for a stopped extraction to be resumed."""
     return {
         "pictures": hashlib.sha256(repr((ids, names)).encode()).hexdigest(),
-        "backbone": {**asdict(backbone), "file": digest(backbone.weights or backbone.model)},
+        "backbone": {**asdict(backbone), "file": digest(locate_weights(backbone.weights or backbone.model))},
         "detector": {**asdict(detector), "file": digest(detector.model)} if detector else None,
         "options": [arguments.ten_crop, arguments.grid, *arguments.regions, arguments.min_score, batch_size],
     }
 
 
-def digest(path: str) -> str | None:
+def digest(path: str | Path) -> str | None:
     """Return the checksum of a network's file; None if `path` is no file but the name of a network."""
     if not os.path.isfile(path):
         return None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from config.cnns import expected_pixels
 from config.errors import UserError
 from config.values import of_split
 from datasets.image_dataset import ImageDataset
@@ -48,7 +49,8 @@ def build_picture_loader(
 ) -> PictureLoader:
     """Return a loader of pictures, cropped and normalised for the CNN, at random in training."""
     unreadables = unreadables or Unreadables(refuse=cfg.INPUT.UNREADABLE == "refuse")
-    return PictureLoader(files, names, _transform(cfg, training), Normalization(), unreadables, cfg.MISC.SEED)
+    normalization = Normalization(*expected_pixels(cfg.MODEL.CNN))
+    return PictureLoader(files, names, _transform(cfg, training), normalization, unreadables, cfg.MISC.SEED)
 
 
 def build_picture_store(cfg: CfgNode, split: str, training: bool) -> PictureStore:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from config.cnns import IMAGENET_MEAN, IMAGENET_SCALE
 from datasets.pictures.picture import CropBox
 
 Transform = Callable[[tuple[int, int], np.random.Generator], list[CropBox]]  # (width, height) -> views
 
-IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_SCALE = (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255))
 _ATTEMPTS = 10  # that RandomResizedCrop makes before it takes the centre
 
 

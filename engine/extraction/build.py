@@ -24,6 +24,13 @@ def build_network(backbone: Backbone, as_map: bool, threads: int) -> Network:
         from engine.extraction.paddle_backbone import PaddleNetwork
 
         return PaddleNetwork(backbone.model, backbone.weights, as_map)
+    if backbone.weights:
+        from engine.extraction.efficientnet_graph import write_onnx
+        from engine.extraction.paddle_backbone import load_backbone
+
+        network = load_backbone(backbone.model, backbone.weights).network
+        content = write_onnx(network, backbone.size, pooled=not as_map)
+        return OnnxNetwork(backbone.path, "", "", backbone.size, threads, content)
     if as_map and not backbone.grid:
         raise UserError(f"{backbone.path}: GRID: expected the output of a map for --grid, got none")
     output = backbone.grid if as_map else backbone.pooled or backbone.grid

@@ -10,16 +10,24 @@ from config.errors import UserError
 class OnnxNetwork:
     """A network for pictures, with one of its outputs.
 
-    `path` is the ONNX file. `input_name` and `output_name` may be "" if there is only one. `size` is the
-    width and the height of the pictures. `threads` is the number of CPU threads. Raises `UserError` if ONNX
-    Runtime is missing, the file is no network, it has no input or output of that name, or its input is not
-    float32 [n,3,size,size].
+    `path` is the ONNX file, or what messages call the network if its bytes are given as `content`.
+    `input_name` and `output_name` may be "" if there is only one. `size` is the width and the height of the
+    pictures. `threads` is the number of CPU threads. Raises `UserError` if ONNX Runtime is missing, the file
+    is no network, it has no input or output of that name, or its input is not float32 [n,3,size,size].
     """
 
-    def __init__(self, path: str | Path, input_name: str, output_name: str, size: int, threads: int) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        input_name: str,
+        output_name: str,
+        size: int,
+        threads: int,
+        content: bytes | None = None,
+    ) -> None:
         self.path, self.size = Path(path), size
         runtime = _import_runtime(self.path)
-        if not self.path.is_file():
+        if content is None and not self.path.is_file():
             raise UserError(
                 f"{self.path}: no such file, expected a network: name it with --model or in MODEL"
             )
@@ -29,7 +37,7 @@ class OnnxNetwork:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
+                content or str(self.path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise UserError(

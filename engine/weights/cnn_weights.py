@@ -1,4 +1,4 @@
-"""Loads the weights of a CNN from a file of `tools/convert_cnn.py`, and freezes the CNN for some epochs."""
+"""Loads the weights of a CNN, and freezes the CNN for some epochs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from paddle import nn
 
 from config.errors import UserError
+from engine.weights.published_cnn import locate_weights, read_published_cnn
 from engine.weights.tensor_files import read_safetensors
 from engine.weights.tensors import assign_arrays, layer_tensors
 from models.cnn import Cnn, cnn_of
@@ -35,13 +36,17 @@ def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[in
     return freeze
 
 
-def load_cnn(path: str | Path, cnn: Cnn) -> None:
-    """Load the weights at `path` into `cnn`; those of a classifier are ignored.
+def load_cnn(weights: str | Path, cnn: Cnn) -> None:
+    """Load weights into `cnn`; those of a classifier are ignored.
 
+    `weights` is a file of `tools/convert_cnn.py`, a state dict of torch (.pth, .pt), or `package:NAME`.
     Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
     """
-    path = Path(path)
-    arrays = read_safetensors(path, remedy="; write it with tools/convert_cnn.py")
+    path = locate_weights(str(weights))
+    if path.suffix in (".pth", ".pt"):
+        arrays = read_published_cnn(path)
+    else:
+        arrays = read_safetensors(path, remedy="; write it with tools/convert_cnn.py")
     assign_arrays(cnn.network, fitting_arrays(path, cnn, arrays))
 
 

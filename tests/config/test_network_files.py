@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from config.cnns import IMAGENET_MEAN, IMAGENET_SCALE, expected_pixels
 from config.errors import UserError
 from config.network_files import read_backbone, read_detector
 
@@ -28,12 +29,22 @@ def test_defaults_are_those_of_imagenet(tmp_path):
     )
 
 
+def test_an_efficientnet_expects_the_same_pixels_to_be_extracted_and_to_be_fine_tuned():
+    backbone = read_backbone(BACKBONES / "efficientnet_lite2.yaml")
+    assert (backbone.mean, backbone.scale) == expected_pixels(backbone.model) == ((127,) * 3, (1 / 128,) * 3)
+    assert expected_pixels("resnet18") == expected_pixels("") == (IMAGENET_MEAN, IMAGENET_SCALE)
+
+
 def test_the_detector_has_the_classes_of_coco():
     detector = read_detector(BACKBONES / "yolox_nano.yaml")
     assert len(set(detector.classes)) == 80 and detector.classes[9] == "traffic light"
 
 
 MISTAKES = {
+    "weights of another network": (
+        "MODEL: resnet50\nWEIGHTS: a.safetensors\n",
+        "a.yaml: WEIGHTS: expected with an EfficientNet-Lite as MODEL or with KIND: paddle, got 'resnet50'",
+    ),
     "no such key": (
         "MODEL: a.onnx\nPOOL: pool\n",
         "a.yaml, line 2: POOL: there is no such key, expected one of MODEL",

@@ -20,7 +20,7 @@ def small() -> Cnn:
     return Cnn("resnet18")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_lite0"])
 def test_features_have_the_stated_width(name: str, images: paddle.Tensor) -> None:
     cnn = Cnn(name)
     assert cnn(images).shape == [4, CNNS[name][1]]
@@ -79,14 +79,15 @@ def test_without_a_map_the_embedding_is_the_feature(small: Cnn, images: paddle.T
     assert [name for name, _ in model.named_parameters() if not name.startswith("cnn.")] == []
 
 
-def test_eight_pictures_are_learned() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_eight_pictures_are_learned(name: str) -> None:
     paddle.seed(0)
     random = np.random.RandomState(0)
     batch = {
         "pixels": paddle.to_tensor(random.standard_normal([8, 3, 32, 32]).astype("float32")),
         "label": paddle.to_tensor(np.repeat([0, 1, 2, 3], 2)),
     }
-    model = ImageEmbedder(Cnn("resnet18"), embed_dim=16)
+    model = ImageEmbedder(Cnn(name), embed_dim=16)
     loss = MinedLoss("batch_hard", lambda distances, labels: batch_hard_loss(distances, labels, 0.3))
     optimizer = paddle.optimizer.Adam(3e-4, parameters=model.parameters())
     values = []
