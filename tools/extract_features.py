@@ -19,11 +19,12 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
+from _extraction import describe_network, write_features
 from _progress import progress_display
 
 from config.command_line import report_errors_on_one_line
@@ -32,8 +33,7 @@ from config.progress import no_progress
 from config.network_files import Backbone, Detector, read_backbone, read_detector
 from datasets.conversion.extraction_folder import ExtractionFolder
 from datasets.conversion.precision import STORED
-from datasets.conversion.contents import read_contents
-from datasets.conversion.writer import FeatureDraft, refuse_existing_target
+from datasets.conversion.writer import refuse_existing_target
 from datasets.conversion.targets import check_format
 from datasets.pictures.lists import read_captioned
 from datasets.pictures.picture import Unreadables, describe_unreadable
@@ -41,7 +41,6 @@ from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
 from engine.extraction.extractors import FeatureExtractor, extract_all
-from engine.weights.published_cnn import locate_weights
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # in a batch: each picture stays decoded in memory until its regions are cut
@@ -221,17 +220,10 @@ def describe_job(
     """Return everything that must be unchanged for a stopped extraction to be resumed."""
     return {
         "pictures": hashlib.sha256(repr((ids, names)).encode()).hexdigest(),
-        "backbone": {**asdict(backbone), "file": digest(locate_weights(backbone.weights or backbone.model))},
-        "detector": {**asdict(detector), "file": digest(detector.model)} if detector else None,
+        "backbone": describe_network(backbone),
+        "detector": describe_network(detector) if detector else None,
         "options": [arguments.ten_crop, arguments.grid, *arguments.regions, arguments.min_score, batch_size],
     }
-
-
-def digest(path: str | Path) -> str | None:
-    """Return the checksum of a network's file; None if `path` is no file but the name of a network."""
-    if not os.path.isfile(path):
-        return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def build_extractor(
@@ -252,14 +244,8 @@ def build_extractor(
 
 def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
     """Write the extracted features to `output`, compare them with it, and print a summary."""
-    source = folder.store()
-    contents = read_contents(source)
-    draft = FeatureDraft(output, source, contents, dtype)
-    with progress_display() as show:
-        draft.write(show)
-        deviation = draft.compare(show)
-    draft.finish()
-    print(f"{output}: {len(source)} pictures, {source.describe()}, {dtype}; {contents.describe()}")
+    summary, deviation = write_features(folder.store(), output, dtype)
+    print(summary)
     print(f"compared: {deviation.describe()}")
 
 

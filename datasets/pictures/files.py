@@ -1,6 +1,7 @@
 """Find and read the pictures of a folder and its subfolders, or of a zip file of one."""
 
 import os
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -20,8 +21,8 @@ class PictureFiles:
     """The pictures of a folder, or of a zip file, subfolders included; threads may read them together.
 
     `path` is the folder or zip file as given. `names` are the pictures' paths inside it, with `/`, sorted.
-    Hidden files, and files without a picture's ending, are left out. Raises `UserError` if there is no
-    picture.
+    Hidden files are left out, and files without a picture's ending, which are `others`. Raises `UserError` if
+    there is no picture.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -34,11 +35,15 @@ class PictureFiles:
             found = [info.filename for info in self._zip.infolist() if not info.is_dir()]
         else:
             raise UserError(f"{self.path}: no such folder, expected one with pictures, or a zip file of one")
-        self.names = sorted(name for name in found if _is_picture(name))
+        seen = sorted(name for name in found if not _is_hidden(name))
+        self.names = [name for name in seen if _is_picture(name)]
+        self.others = [name for name in seen if not _is_picture(name)]
+        self._by_file: dict[str, list[str]] = {}
         if not self.names:
+            example = f", such as {self.others[0]}" if self.others else ""
             raise UserError(
-                f"{self.path}: no pictures among its {len(found)} files, expected names that end with "
-                f"{', '.join(ENDINGS)}"
+                f"{self.path}: no pictures among its {len(found)} files{example}, expected names that end "
+                f"with {', '.join(ENDINGS)}"
             )
 
     def __len__(self) -> int:
@@ -70,16 +75,9 @@ class PictureFiles:
         A name is a picture's path, the end of that path, or a path that begins above the folder; its ending
         may be missing. Raises `UserError` for a name that fits no picture, or several.
         """
-        paths = set(self.names)
-        by_file: dict[str, list[str]] = {}
         found = []
         for name, place in zip(wanted, places, strict=True):
-            if name in paths:
-                found.append(name)
-                continue
-            by_file = by_file or _by_file(self.names)
-            given = PurePosixPath(name.replace("\\", "/"))
-            fits = [str(given)] if str(given) in paths else _agreeing(given, by_file.get(given.name, []))
+            fits = self.fitting(name)
             if len(fits) != 1:
                 several = f"{len(fits)} pictures, such as {fits[0]} and {fits[1]}" if fits else "no picture"
                 fix = "name it with its folder" if fits else "add it, or remove the line"
@@ -87,12 +85,32 @@ class PictureFiles:
             found.append(fits[0])
         return found
 
+    def fitting(self, name: str) -> list[str]:
+        """Return the pictures that another file may call `name`; a picture of that path is the only one."""
+        if not self._by_file:
+            self._by_file = _by_file(self.names)
+        given = PurePosixPath(name.replace("\\", "/"))
+        candidates = self._by_file.get(_composed(given.name), [])
+        for path in (name, str(given)):
+            whole = [each for each in candidates if _composed(each) == _composed(path)]
+            if whole:
+                return whole
+        return _agreeing(given, candidates)
+
+    def fingerprint(self, name: str) -> tuple[int, int]:
+        """Return the bytes of a picture's file, and when it was changed or, in a zip file, its checksum."""
+        if self._zip is not None:
+            info = self._zip.getinfo(name)
+            return info.file_size, info.CRC
+        status = (self.path / name).stat()
+        return status.st_size, status.st_mtime_ns
+
 
 def _by_file(names: list[str]) -> dict[str, list[str]]:
     """Return the paths by the name of their file, with and without its ending."""
     found: dict[str, list[str]] = {}
     for name in names:
-        path = PurePosixPath(name)
+        path = PurePosixPath(_composed(name))
         for key in {path.name, path.stem}:
             found.setdefault(key, []).append(name)
     return found
@@ -100,13 +118,13 @@ def _by_file(names: list[str]) -> dict[str, list[str]]:
 
 def _agreeing(given: PurePosixPath, candidates: list[str]) -> list[str]:
     """Return the candidates whose folders equal those of `given`, from the last one as far as both go."""
-    folders = given.parent.parts[::-1]
+    folders = PurePosixPath(_composed(str(given))).parent.parts[::-1]
     return [
         name
         for name in candidates
         if all(
             ours == theirs
-            for ours, theirs in zip(PurePosixPath(name).parent.parts[::-1], folders, strict=False)
+            for ours, theirs in zip(PurePosixPath(_composed(name)).parent.parts[::-1], folders, strict=False)
         )
     ]
 
@@ -130,7 +148,14 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         ) from error
 
 
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
 def _is_picture(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-    return not hidden and name.lower().endswith(ENDINGS)
+    return name.lower().endswith(ENDINGS)
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's form NFC: file systems and zip files keep others, which look the same."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,42 @@
+"""Shared by the tools that extract features: what an extraction depends on, and writing its file."""
+
+import hashlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from _progress import progress_display
+
+from config.network_files import Backbone, Detector
+from datasets.conversion.contents import read_contents
+from datasets.conversion.precision import Deviation
+from datasets.conversion.writer import FeatureDraft
+from datasets.features.store import FeatureStore
+from engine.weights.published_cnn import locate_weights
+
+
+def describe_network(network: Backbone | Detector) -> dict[str, object]:
+    """Return everything that features depend on: the network's YAML file, and the checksum of its weights."""
+    weights = getattr(network, "weights", "") or network.model
+    return {**asdict(network), "file": _digest(locate_weights(weights))}
+
+
+def _digest(path: Path) -> str | None:
+    """Return the checksum of a network's file; None if `path` is no file but the name of a network."""
+    if not os.path.isfile(path):
+        return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_features(source: FeatureStore, output: Path, dtype: str) -> tuple[str, Deviation]:
+    """Write all features of `source` to `output` and compare them; return a summary and the deviation."""
+    contents = read_contents(source)
+    draft = FeatureDraft(output, source, contents, dtype)
+    with progress_display() as show:
+        draft.write(show)
+        deviation = draft.compare(show)
+    draft.finish()
+    return (
+        f"{output}: {len(source)} pictures, {source.describe()}, {dtype}; {contents.describe()}",
+        deviation,
+    )

@@ -1,0 +1,123 @@
+"""The folder that tools/prepare_data.py writes: its files, and what an earlier preparation left in them."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from _command import folder_name
+
+from config.default import KEYS
+from config.errors import UserError
+from config.files import write_whole
+from config.load import config_as_dict, load_config
+from config.task_files import to_yaml
+from datasets.preparation.checks import SPLITS, Captioned
+
+FEATURES, CAPTIONS, VOCABULARY, TASK = "features.h5", "captions_by_split.csv", "vocabulary.json", "task.yaml"
+LOOKED, STATE = "photos.json", "prepared.json"
+_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "own_photos.yaml"
+_RARE = 1000  # training captions from which a word has to occur twice to enter the vocabulary
+_LARGEST_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was prepared: the folder `images`, the fingerprints of its photos, their splits, the network."""
+
+    images: str
+    network: dict
+    photos: dict[str, list[int]]
+    splits: dict[str, str]
+
+
+def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite: bool) -> Earlier | None:
+    """Return what `folder` holds if photos are to be added to it, None for a new one.
+
+    Raises UserError for a folder with files that would be replaced unasked, and for one of other photos or
+    another network.
+    """
+    if add:
+        earlier = _read_state(folder / STATE)
+        if _essence(network) != _essence(earlier.network):
+            raise UserError(
+                f"{folder}: prepared with another --backbone, {earlier.network.get('path')}: give that one, "
+                "or --overwrite to begin anew"
+            )
+        if earlier.images != str(images.resolve()):
+            raise UserError(
+                f"{folder}: prepared from {earlier.images}, got --images {images}: put the new photos into "
+                "that folder"
+            )
+        return earlier
+    stopped = (folder / f"{FEATURES}.extraction").is_dir()
+    for name in (STATE, FEATURES, CAPTIONS, VOCABULARY, TASK):
+        if (folder / name).exists() and not overwrite and (name == STATE or not stopped):
+            raise UserError(
+                f"{folder / name}: already there: --add to take new photos, --overwrite to begin anew, or "
+                "another --out"
+            )
+    return None
+
+
+def _essence(network: dict) -> dict:
+    """Return what features depend on: not where the network's files are, but what they hold."""
+    kept = {key: value for key, value in network.items() if key not in ("path", "weights", "model")}
+    return json.loads(json.dumps(kept))
+
+
+def _read_state(path: Path) -> Earlier:
+    try:
+        return Earlier(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}: --add expects a folder that was prepared before"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not what prepare_data.py wrote: begin anew with --overwrite") from error
+
+
+def write_state(folder: Path, state: Earlier) -> None:
+    """Write what is prepared; this is the last file, so that a folder with it is complete."""
+    write_whole(folder / STATE, json.dumps(vars(state), ensure_ascii=False, indent=0) + "\n")
+
+
+def write_task(
+    folder: Path, images: Path, captioned: Captioned, split: dict[str, str], dim: int
+) -> list[str]:
+    """Write captions, vocabulary and task file for features of width `dim`; return lines about them."""
+    from datasets.build.words import build_words
+
+    rows = [(name, caption, split[name]) for name, own in captioned.captions.items() for caption in own]
+    table = io.StringIO(newline="")
+    csv.writer(table, lineterminator="\n").writerows([("image", "caption", "split"), *rows])
+    training = [caption for _, caption, own in rows if own == "train"]
+    overrides = [
+        f"DATASET.NAME={folder.name}",
+        f"DATASET.DATA_DIR={folder.resolve()}",
+        f"DATASET.IMAGE_DIR={images.resolve()}",
+        f"INPUT.IMG_FEATURE_DIM={dim}",
+        f"INPUT.VOCAB_THRESHOLD={1 + (len(training) >= _RARE)}",
+        f"OPTIMIZATION.BATCH_SIZE={max(2, min(_LARGEST_BATCH, len(training) // 4))}",
+        f"OUTPUT.SAVE_NAME={folder_name(folder.name, 'photos')}",
+    ]
+    words = build_words(load_config(_RECIPE, overrides), lambda: training, f"{folder / CAPTIONS}, train")
+    overrides += [f"INPUT.TOKENIZER={words.tokenizer}", f"INPUT.VOCAB_FILE={folder.resolve() / VOCABULARY}"]
+    values = config_as_dict(load_config(_RECIPE, overrides))
+    changed = {
+        section: own
+        for section, keys in values.items()
+        if (own := {name: value for name, value in keys.items() if value != KEYS[section][name].default})
+    }
+    head = (
+        "# VSE++ on these photos and captions; tools/prepare_data.py wrote it from configs/own_photos.yaml.\n"
+    )
+    write_whole(folder / CAPTIONS, table.getvalue())
+    words.save(folder / VOCABULARY)
+    write_whole(folder / TASK, head + to_yaml(changed))
+    counts = {name: sum(own == name for own in split.values()) for name in SPLITS}
+    return [
+        f"split: {', '.join(f'{count:,} {name}' for name, count in counts.items())} photos",
+        f"vocabulary: {len(words):,} words of {len(training):,} training captions ({words.tokenizer})",
+    ]
