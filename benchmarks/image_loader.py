@@ -12,12 +12,12 @@ thread, which is faster for such small tensors. On both sides a process keeps fr
 The files are in the page cache.
 """
 
+from _photos import write_pictures
 from _report import ROOT, alternate, report, seconds
 
 import math
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -39,7 +39,6 @@ CROP, SHORT, BATCH = 224, 256, 32
 WORKERS = (0, 2)
 SIZES = {"500 x 375": (500, 375, 192), "2048 x 1536": (2048, 1536, 48)}  # width, height, pictures
 REAL = 192
-QUALITY, DIFFERENT = 90, 8  # quality and number of the JPEGs that are drawn; the others are copies
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -150,28 +149,6 @@ def resize_centre_crop(image: Image.Image) -> Image.Image:
     image = image.resize((max(SHORT, int(width * scale)), max(SHORT, int(height * scale))), Image.BILINEAR)
     left, upper = round((image.width - CROP) / 2), round((image.height - CROP) / 2)
     return image.crop((left, upper, left + CROP, upper + CROP))
-
-
-def write_pictures(folder: Path, width: int, height: int, count: int) -> None:
-    """Write `count` JPEGs: DIFFERENT drawn pictures and copies of them."""
-    folder.mkdir()
-    for number in range(count):
-        path = folder / f"{number}.jpg"
-        if number < DIFFERENT:
-            draw_picture(width, height, seed=number).save(path, quality=QUALITY)
-        else:
-            shutil.copy(folder / f"{number % DIFFERENT}.jpg", path)
-
-
-def draw_picture(width: int, height: int, seed: int) -> Image.Image:
-    """Return noise of all scales, with less contrast at finer scales, as in photos."""
-    noise = np.random.default_rng(seed)
-    pixels = np.full((height, width, 3), 128, dtype=np.float32)
-    for octave in range(3, int(math.log2(width)) + 1):
-        shape = (max(2, round(2**octave * height / width)), 2**octave, 3)
-        layer = Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8))
-        pixels += (np.asarray(layer.resize((width, height), Image.BICUBIC), np.float32) - 128) * 3 / octave
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 if __name__ == "__main__":

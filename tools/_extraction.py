@@ -12,6 +12,8 @@ from datasets.conversion.contents import read_contents
 from datasets.conversion.precision import Deviation
 from datasets.conversion.writer import FeatureDraft
 from datasets.features.store import FeatureStore
+from engine.extraction.extractors import FeatureExtractor
+from engine.runtime import choose_threads
 from engine.weights.published_cnn import locate_weights
 
 
@@ -19,6 +21,13 @@ def describe_network(network: Backbone | Detector) -> dict[str, object]:
     """Return everything that features depend on: the network's YAML file, and the checksum of its weights."""
     weights = getattr(network, "weights", "") or network.model
     return {**asdict(network), "file": _digest(locate_weights(weights))}
+
+
+def workers_of(extractor: FeatureExtractor, wanted: int | None) -> int:
+    """Return the number of threads of an extraction: `wanted`, or what keeps all cores busy."""
+    if wanted is not None:
+        return wanted
+    return choose_threads() if extractor.in_threads else 1
 
 
 def _digest(path: Path) -> str | None:

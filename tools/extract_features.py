@@ -24,7 +24,7 @@ from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
-from _extraction import describe_network, write_features
+from _extraction import describe_network, workers_of, write_features
 from _progress import progress_display
 
 from config.command_line import report_errors_on_one_line
@@ -47,6 +47,7 @@ _PICTURES_WITH_REGIONS = 8  # in a batch: each picture stays decoded in memory u
 _UNREADABLE = "leave out pictures that cannot be read, or stop at the first (default skip)"
 _OVERWRITE = "replace OUT, and a stopped extraction of other pictures or settings"
 _REGIONS = "smallest and largest number of regions of a picture (default 10 36)"
+_WORKERS = "threads that read pictures and run ONNX networks (default: the cores; with KIND: paddle 1)"
 _MIN_SCORE = "lowest score of the regions above that smallest number (default 0.1)"
 
 
@@ -84,9 +85,9 @@ def main() -> None:
             if folder.done:
                 print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
         if launched or folder.done < len(ids):
-            extractor = build_extractor(arguments, loader, backbone, detector, threads)
+            extractor = build_extractor(arguments, loader, backbone, detector)
             with progress_display() if folder else contextlib.nullcontext(no_progress) as show:
-                extract(extractor, ids, folder, batch_size, arguments.workers, show)
+                extract(extractor, ids, folder, batch_size, workers_of(extractor, arguments.workers), show)
         if folder:
             write_store(folder, output, arguments.dtype)
             for line in describe_unreadable(folder.problems):
@@ -163,7 +164,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add("--regions", metavar="N", type=positive, nargs=2, default=[10, 36], help=_REGIONS)
     add("--min_score", metavar="P", type=probability, default=0.1, help=_MIN_SCORE)
     add("--batch_size", metavar="N", type=positive, default=32, help="pictures in a batch (default 32)")
-    add("--workers", metavar="N", type=natural, default=1, help="threads that prefetch (default 1)")
+    add("--workers", metavar="N", type=natural, help=_WORKERS)
 
 
 def positive(text: str) -> int:
@@ -231,15 +232,14 @@ def build_extractor(
     loader: PictureLoader,
     backbone: Backbone,
     detector: Detector | None,
-    threads: int,
 ) -> FeatureExtractor:
     """Return the extractor that the command line asks for: of detected regions, of a grid, or of vectors."""
     if detector:
         fewest, most = arguments.regions
-        return build_regions(loader, backbone, detector, arguments.min_score, fewest, most, threads)
+        return build_regions(loader, backbone, detector, arguments.min_score, fewest, most)
     if arguments.grid:
-        return build_grid(loader, backbone, arguments.grid, threads)
-    return build_pooled(loader, backbone, threads)
+        return build_grid(loader, backbone, arguments.grid)
+    return build_pooled(loader, backbone)
 
 
 def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:

@@ -15,11 +15,12 @@ import contextlib
 import hashlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import folder_name, leave_on_sigterm, run
-from _extraction import describe_network, write_features
+from _extraction import describe_network, workers_of, write_features
 from _prepared_folder import CAPTIONS, FEATURES, LOOKED, TASK, Earlier, open_folder, write_state, write_task
 from _progress import progress_display
 
@@ -69,9 +70,8 @@ def main() -> None:
     if arguments.captions:
         captioned = check_captions(rows, files, usable, problems)
     if captioned.captions:
-        given = {
-            name: (earlier.splits if earlier else {}).get(name, own) for name, own in captioned.split.items()
-        }
+        before = earlier.splits if earlier else {}
+        given = {name: own or before.get(name, "") for name, own in captioned.split.items()}
         split, groups = split_photos(
             list(captioned.captions), seen, given, tuple(arguments.shares), arguments.seed, problems
         )
@@ -178,7 +178,7 @@ def extracted(
     files: PictureFiles,
     fingerprints: dict[str, list[int]],
     earlier: Earlier | None,
-):
+) -> Iterator[int]:
     """Write the features of all photos, and yield their width; the extraction is over after the block.
 
     The features of photos that `earlier` has, and whose files are unchanged, are kept.
@@ -187,6 +187,8 @@ def extracted(
     known = earlier.photos if earlier else {}
     todo = [name for name, mark in fingerprints.items() if known.get(name) != mark]
     kept = [name for name in fingerprints if known.get(name) == fingerprints[name]]
+    if gone := sorted(known.keys() - fingerprints.keys()):
+        print(f"photos that are not there any more: {len(gone):,}, such as {gone[0]}")
     if not todo and len(kept) == len(known):
         yield open_features(target).dim
         return
@@ -200,7 +202,7 @@ def extracted(
         if folder.done:
             print(f"{folder.path}: going on after {folder.done:,} of {len(todo):,} photos", flush=True)
         if folder.done < len(todo):
-            extract(arguments, backbone, files, todo, folder)
+            extract(backbone, files, todo, folder)
         parts = [(folder.store(), np.arange(len(folder.entries)))] if todo else []
         if kept:
             before = open_features(target)
@@ -211,25 +213,24 @@ def extracted(
         folder.remove()
 
 
-def extract(
-    arguments: argparse.Namespace,
-    backbone: Backbone,
-    files: PictureFiles,
-    names: list[str],
-    folder: ExtractionFolder,
-) -> None:
+def extract(backbone: Backbone, files: PictureFiles, names: list[str], folder: ExtractionFolder) -> None:
     """Extract the features of the photos that `folder` does not hold yet; say first what that will take."""
     threads = choose_threads()
     keep_freed_memory()
     flush_subnormals()
     if backbone.weights:
         prepare_runtime(threads=threads)
-    unreadables = Unreadables(refuse=not arguments.leave_out)
     loader = PictureLoader(
-        files, names, build_transform(backbone, False), normalization_of(backbone), unreadables
+        files,
+        names,
+        build_transform(backbone, False),
+        normalization_of(backbone),
+        Unreadables(refuse=True),  # those that cannot be read were found before
     )
-    extractor = build_pooled(loader, backbone, threads)
+    extractor = build_pooled(loader, backbone)
+    workers = workers_of(extractor, None)
     seconds, width = try_some(extractor, names)
+    seconds /= max(1, workers) if extractor.in_threads else 1
     left = len(names) - folder.done
     needed = 2 * 4 * width * len(names)  # bytes of the extraction and of the file that it becomes
     print(
@@ -243,7 +244,7 @@ def extract(
             f"{folder.path}: {free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} are needed: make room"
         )
     with progress_display() as show:
-        extract_all(extractor, names, folder, _BATCH, workers=1, progress=show)
+        extract_all(extractor, names, folder, _BATCH, workers, show)
 
 
 def try_some(extractor: PooledExtractor, names: list[str]) -> tuple[float, int]:

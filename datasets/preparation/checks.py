@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from datasets.pictures.files import PictureFiles
 from datasets.preparation.photos import Seen
@@ -53,7 +54,7 @@ def check_photos(files: PictureFiles, seen: dict[str, Seen], problems: Problems)
     names_alike: dict[str, str] = {}
     usable = []
     for name in files.names:
-        first = names_alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        first = names_alike.setdefault(_folded(name), name)
         if seen[name].problem:
             problems.add(UNREADABLE, f"{name}: {seen[name].problem}")
         elif name != name.strip() or not name.isprintable():
@@ -70,12 +71,16 @@ def check_captions(
 ) -> Captioned:
     """Return the usable captions of the photos `usable`; all others are added to `problems`."""
     found = {name: [name] for name in files.names}
+    folded = _by_folded_name(files)
     kept = set(usable)
     captions: dict[str, list[str]] = {}
     split: dict[str, str] = {}
     with_splits = any(row.split for row in rows)
     for row in rows:
-        picture = _picture_of(row, files, found, problems)
+        if row.picture not in found:
+            given = row.picture.replace("\\", "/")
+            found[row.picture] = files.fitting(row.picture) or folded.get(_folded(given), [])
+        picture = _picture_of(row, found[row.picture], problems)
         own_split = _split_of(row, with_splits, problems)
         caption = " ".join(unicodedata.normalize("NFC", row.caption).split())
         if not caption:
@@ -111,11 +116,21 @@ def check_repeated(captions: dict[str, list[str]], split: dict[str, str], proble
             problems.add(REPEATED, f"{name}: {sentence[:80]}")
 
 
-def _picture_of(row: Row, files: PictureFiles, found: dict[str, list[str]], problems: Problems) -> str | None:
-    """Return the picture that a row names; `found` keeps what names stand for."""
-    if row.picture not in found:
-        found[row.picture] = files.fitting(row.picture)
-    fits = found[row.picture]
+def _by_folded_name(files: PictureFiles) -> dict[str, list[str]]:
+    """Return the pictures by path and by file name, case aside: cameras and spreadsheets differ in .JPG."""
+    found: dict[str, list[str]] = {}
+    for name in files.names:
+        for key in {name, PurePosixPath(name).name}:
+            found.setdefault(_folded(key), []).append(name)
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _picture_of(row: Row, fits: list[str], problems: Problems) -> str | None:
+    """Return the picture that a row names, of those that fit."""
     if len(fits) == 1:
         return fits[0]
     if fits:

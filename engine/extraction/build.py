@@ -18,7 +18,7 @@ def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
     return ResizeCentreCrop(backbone.resize, backbone.size)
 
 
-def build_network(backbone: Backbone, as_map: bool, threads: int) -> Network:
+def build_network(backbone: Backbone, as_map: bool) -> Network:
     """Return the network of a backbone; its output is a map [B,F,h,w] with `as_map`, otherwise vectors."""
     if backbone.kind == "paddle":
         from engine.extraction.paddle_backbone import PaddleNetwork
@@ -30,11 +30,11 @@ def build_network(backbone: Backbone, as_map: bool, threads: int) -> Network:
 
         network = load_backbone(backbone.model, backbone.weights).network
         content = write_onnx(network, backbone.size, pooled=not as_map)
-        return OnnxNetwork(backbone.path, "", "", backbone.size, threads, content)
+        return OnnxNetwork(backbone.path, "", "", backbone.size, content)
     if as_map and not backbone.grid:
         raise UserError(f"{backbone.path}: GRID: expected the output of a map for --grid, got none")
     output = backbone.grid if as_map else backbone.pooled or backbone.grid
-    return OnnxNetwork(backbone.model, backbone.input, output, backbone.size, threads)
+    return OnnxNetwork(backbone.model, backbone.input, output, backbone.size)
 
 
 def normalization_of(network: Backbone | Detector) -> Normalization:
@@ -42,14 +42,14 @@ def normalization_of(network: Backbone | Detector) -> Normalization:
     return Normalization(network.mean, network.scale, network.bgr)
 
 
-def build_pooled(loader: PictureLoader, backbone: Backbone, threads: int) -> PooledExtractor:
+def build_pooled(loader: PictureLoader, backbone: Backbone) -> PooledExtractor:
     """Return an extractor of one vector for each picture."""
-    return PooledExtractor(loader, build_network(backbone, as_map=False, threads=threads))
+    return PooledExtractor(loader, build_network(backbone, as_map=False))
 
 
-def build_grid(loader: PictureLoader, backbone: Backbone, side: int, threads: int) -> GridExtractor:
+def build_grid(loader: PictureLoader, backbone: Backbone, side: int) -> GridExtractor:
     """Return an extractor of side x side regions for each picture."""
-    return GridExtractor(loader, build_network(backbone, as_map=True, threads=threads), side)
+    return GridExtractor(loader, build_network(backbone, as_map=True), side)
 
 
 def build_regions(
@@ -59,14 +59,13 @@ def build_regions(
     least_score: float,
     fewest: int,
     most: int,
-    threads: int,
 ) -> RegionExtractor:
     """Return an extractor of the regions that a detector finds.
 
     `least_score`, `fewest` and `most` are those of `find_regions`.
     """
     finder = Yolox(
-        OnnxNetwork(detector.model, detector.input, detector.output, detector.size, threads),
+        OnnxNetwork(detector.model, detector.input, detector.output, detector.size),
         normalization_of(detector),
         detector.size,
         detector.strides,
@@ -74,5 +73,5 @@ def build_regions(
         detector.classes,
         detector.overlap,
     )
-    network = build_network(backbone, as_map=False, threads=threads)
+    network = build_network(backbone, as_map=False)
     return RegionExtractor(loader, network, backbone.size, finder, least_score, fewest, most)

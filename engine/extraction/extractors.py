@@ -12,6 +12,7 @@ from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
 from datasets.pictures.loader import PictureBatch, PictureLoader
 from datasets.pictures.picture import CropBox, Picture, UnreadableError
 from datasets.prefetch import prefetched
+from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
@@ -22,10 +23,15 @@ _DETAIL = 800  # pixels that the shorter side of a picture keeps before regions 
 class FeatureExtractor(Protocol):
     """An extractor of features: `prepare` reads pictures, in threads; `extract` runs the networks on them.
 
-    `loader` reads the pictures; its `unreadables` lists those that were left out.
+    `loader` reads the pictures; its `unreadables` lists those that were left out. `in_threads` tells whether
+    several threads may run the networks, too.
     """
 
     loader: PictureLoader
+
+    @property
+    def in_threads(self) -> bool:
+        """Tell whether threads may call `extract` at the same time."""
 
     def prepare(self, indices: Sequence[int]) -> object:
         """Read some pictures."""
@@ -44,7 +50,8 @@ def extract_all(
 ) -> None:
     """Extract the features of all pictures that `folder` does not hold yet, batch by batch.
 
-    `ids` are those of the loader's pictures. `workers` is the number of threads that prefetch pictures.
+    `ids` are those of the loader's pictures. `workers` is the number of threads that read pictures and, if
+    the extractor is `in_threads`, run the networks.
     Raises `UserError` for an unreadable picture, if the loader refuses these; earlier batches are kept.
     """
     batches = batches_of(len(ids), folder.done, batch_size)
@@ -67,8 +74,15 @@ def extract_batches(
     The arguments are those of `extract_all`. Raises `UserError` for features that are not finite.
     """
     reasons, names = extractor.loader.unreadables.problems, extractor.loader.names
-    for indices, prepared in zip(batches, prefetched(extractor.prepare, batches, workers), strict=True):
-        pictures = extractor.extract([ids[index] for index in indices], prepared)
+
+    def extract(indices: range, prepared: object) -> list[Extracted]:
+        return extractor.extract([ids[index] for index in indices], prepared)
+
+    if extractor.in_threads:
+        found = prefetched(lambda batch: extract(batch, extractor.prepare(batch)), batches, workers)
+    else:
+        found = map(extract, batches, prefetched(extractor.prepare, batches, workers))
+    for indices, pictures in zip(batches, found, strict=True):
         for picture in pictures:
             if not np.isfinite(picture.vectors).all():
                 raise UserError(
@@ -86,6 +100,11 @@ class PooledExtractor:
 
     loader: PictureLoader
     network: Network
+
+    @property
+    def in_threads(self) -> bool:
+        """Tell whether ONNX Runtime runs the network."""
+        return isinstance(self.network, OnnxNetwork)
 
     def prepare(self, indices: Sequence[int]) -> PictureBatch:
         """Read and transform pictures."""
@@ -113,6 +132,11 @@ class GridExtractor:
     loader: PictureLoader
     network: Network
     side: int
+
+    @property
+    def in_threads(self) -> bool:
+        """Tell whether ONNX Runtime runs the network."""
+        return isinstance(self.network, OnnxNetwork)
 
     def prepare(self, indices: Sequence[int]) -> PictureBatch:
         """Read and transform pictures."""
@@ -155,6 +179,11 @@ class RegionExtractor:
     least_score: float
     fewest: int
     most: int
+
+    @property
+    def in_threads(self) -> bool:
+        """Tell whether ONNX Runtime runs both networks."""
+        return isinstance(self.network, OnnxNetwork) and isinstance(self.yolox.network, OnnxNetwork)
 
     def prepare(self, indices: Sequence[int]) -> list[tuple[int, Picture, np.ndarray]]:
         """Return for each readable picture its place, the decoded picture, and the detector's input."""

@@ -65,7 +65,7 @@ def test_the_onnx_network_with_folded_norms_agrees(variant: str) -> None:
     pytest.importorskip("onnxruntime")
     size, network = SIZES[variant], with_weights(variant).network
     for pooled in (True, False):
-        run = OnnxNetwork(variant, "", "", size, 1, write_onnx(network, size, pooled))
+        run = OnnxNetwork(variant, "", "", size, write_onnx(network, size, pooled))
         expected = GOLDEN[variant].mean((2, 3), keepdims=True) if pooled else GOLDEN[variant]
         assert_close(run(pictures(size, 2)), expected, ROUNDINGS)
 

@@ -19,9 +19,9 @@ def images(batch: int, size: int = 8) -> np.ndarray:
 def test_outputs_come_by_name_whatever_batch_the_network_is_made_for(tmp_path, batch):
     path = write_means(tmp_path / "a.onnx", batch=batch)
     values = images(6)
-    pool = OnnxNetwork(path, "image", "pool", 8, threads=1)(values)
+    pool = OnnxNetwork(path, "image", "pool", 8)(values)
     assert_close(pool[:, :, 0, 0], values.mean(axis=(2, 3)), 8 * 8)
-    grid = OnnxNetwork(path, "", "grid", 8, threads=1)(values)
+    grid = OnnxNetwork(path, "", "grid", 8)(values)
     assert_close(grid[:, :, 0, 1], values[:, :, :4, 4:].mean(axis=(2, 3)), 4 * 4)
 
 
@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
     (tmp_path / "text.onnx").write_text("hello")
     (file, *words), message = MISTAKES[name]
     with pytest.raises(UserError) as caught:
-        OnnxNetwork(tmp_path / file, *words, threads=1)
+        OnnxNetwork(tmp_path / file, *words)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -64,4 +64,4 @@ def test_without_onnx_runtime_the_requirements_are_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match="pip install -r requirements-onnx.txt"):
-        OnnxNetwork(write_means(tmp_path / "a.onnx"), "image", "pool", 8, threads=1)
+        OnnxNetwork(write_means(tmp_path / "a.onnx"), "image", "pool", 8)

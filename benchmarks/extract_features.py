@@ -1,0 +1,147 @@
+"""Extracting features of 2,000 photos with MobileNetV2, images/s: ours against our code before (466a294).
+
+The whole command is measured, from its start to the written file, by turns. Before, a thread read pictures
+ahead and all cores shared each picture of a batch of 32 in the network; now each core takes pictures of its
+own through reading and network. Both sides decode JPEGs at a part of their size, and write the same bytes,
+which is checked. Photos are drawn at 500 x 375 pixels, as in COCO and Flickr30k, and at 4000 x 3000 (250 of
+them), as phones take them. What limits the speed is printed: decoding alone and the network alone, on all
+cores.
+
+The network is `data/models/mnv2.onnx` in `../shared` (or RETRIEVAL_SHARED). Preparing 10,000 captions with
+all checks is measured beside it, against a limit of 2 s.
+"""
+
+from _photos import write_pictures
+from _report import ROOT, TUNING, alternate, report, seconds
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from config.network_files import read_backbone
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.loader import PictureLoader
+from datasets.pictures.picture import Unreadables
+from datasets.prefetch import prefetched
+from datasets.preparation.checks import check_captions, check_repeated
+from datasets.preparation.columns import Columns
+from datasets.preparation.near_duplicates import BITS
+from datasets.preparation.photos import Seen
+from datasets.preparation.problems import Problems
+from datasets.preparation.splits import split_photos
+from datasets.preparation.tables import read_table
+from engine.extraction.build import build_transform, normalization_of
+from engine.extraction.onnx_backbone import OnnxNetwork
+from engine.runtime import choose_threads
+
+BEFORE = "466a294"
+SIZES = {"500 x 375": (500, 375, 2000), "4000 x 3000": (4000, 3000, 250)}  # width, height, photos
+BACKBONE = ROOT / "configs" / "backbones" / "mobilenetv2.yaml"
+BATCH, ROUNDS = 32, 3
+CAPTIONS, PER_PHOTO = 10_000, 5
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_table(folder)
+        report(
+            f"checks and splits of {CAPTIONS:,} captions, against a limit",
+            seconds(partial(check_table, folder)),
+            2,
+            goal=1,
+            unit="s",
+            higher_is_better=False,
+        )
+        model = Path(os.environ.get("RETRIEVAL_SHARED", ROOT.parent / "shared")) / "data/models/mnv2.onnx"
+        if not model.is_file():
+            print(f"{model} is missing: extraction is not measured")
+            return
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(folder / "before"), BEFORE], check=True)
+        try:
+            for name, (width, height, count) in SIZES.items():
+                write_pictures(folder / name, width, height, count)
+                compare(name, folder / name, count, model, folder)
+        finally:
+            subprocess.run([*git, "remove", "--force", str(folder / "before")], check=True)
+
+
+def compare(name: str, photos: Path, count: int, model: Path, folder: Path) -> None:
+    """Measure both sides in turns on the photos in a folder, report, and print what limits the speed."""
+    ours = partial(extract, ROOT, photos, model, folder / "ours.h5")
+    before = partial(extract, folder / "before", photos, model, folder / "before.h5")
+    times = alternate(partial(seconds, ours), partial(seconds, before), ROUNDS)
+    if (folder / "ours.h5").read_bytes() != (folder / "before.h5").read_bytes():
+        raise RuntimeError("both sides wrote other bytes: there is nothing to compare")
+    report(
+        f"extracting {count:,} photos of {name} with MobileNetV2, against the code of {BEFORE}",
+        *(count / each for each in times),
+        goal=2,
+        unit="images/s",
+        higher_is_better=True,
+    )
+    for part, rate in limits(photos, model).items():
+        print(f"{name}, {part} alone on {choose_threads()} threads: {rate:.0f} images/s", flush=True)
+
+
+def extract(code: Path, photos: Path, model: Path, output: Path) -> None:
+    """Run the tool of one side."""
+    command = [sys.executable, str(code / "tools" / "extract_features.py"), "--images", str(photos)]
+    command += ["--backbone", str(BACKBONE), "--model", str(model), "--out", str(output), "--overwrite"]
+    environment = {name: value for name, value in os.environ.items() if name not in TUNING}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+
+
+def limits(photos: Path, model: Path) -> dict[str, float]:
+    """Return the images/s of decoding without a network, and of the network on pictures that are there."""
+    backbone = read_backbone(BACKBONE)
+    files = PictureFiles(photos)
+    names = files.names[: 8 * BATCH]
+    loader = PictureLoader(
+        files, names, build_transform(backbone, False), normalization_of(backbone), Unreadables(refuse=True)
+    )
+    batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
+    network = OnnxNetwork(model, backbone.input, backbone.pooled, backbone.size)
+    images = loader.read(batches[0]).images[:, 0]
+    network(images[:1])
+    parts = {"decoding": loader.read, "the network": lambda batch: network(images[: len(batch)])}
+    return {
+        part: len(names) / seconds(lambda work=work: list(prefetched(work, batches, choose_threads())))
+        for part, work in parts.items()
+    }
+
+
+def check_table(folder: Path) -> None:
+    """Read a table of captions, check and split it, as tools/prepare_data.py does after looking at photos."""
+    problems = Problems()
+    rows = read_table(folder / "captions.csv", Columns(), problems).rows
+    files = PictureFiles(folder / "photos")
+    captioned = check_captions(rows, files, files.names, problems)
+    random = np.random.default_rng(0)
+    seen = {name: Seen((1, 1), random.random(BITS) < 0.5) for name in files.names}
+    split, _ = split_photos(list(captioned.captions), seen, captioned.split, (0.1, 0.1), 1, problems)
+    check_repeated(captioned.captions, split, problems)
+
+
+def write_table(folder: Path) -> None:
+    """Write a table of captions of random words, and an empty file for each photo."""
+    random = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    rows = []
+    for number in range(CAPTIONS // PER_PHOTO):
+        (folder / "photos" / f"{number}.jpg").touch()
+        words = random.integers(5000, size=(PER_PHOTO, 12))
+        rows += [(f"{number}.jpg", " ".join(f"word{word}" for word in line)) for line in words]
+    with open(folder / "captions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *rows])
+
+
+if __name__ == "__main__":
+    main()
