@@ -187,7 +187,7 @@ KEYS: dict[str, dict[str, Key]] = {
             ),
         ),
         "CNN_WEIGHTS": Key(
-            "", "file of the CNN's initial weights, written by tools/convert_cnn.py; empty: random weights"
+            "", "file of the CNN's initial weights, from tools/convert_weights.py; empty: random weights"
         ),
         "CNN_DIM": Key(
             0,

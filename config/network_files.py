@@ -27,7 +27,7 @@ _PIXELS = {
 BACKBONE_KEYS: dict[str, Key] = {
     "MODEL": Key("", "file of the network, .onnx, or with KIND: paddle its name, as MODEL.CNN has it"),
     "KIND": Key("onnx", "library that runs the network", choices=("onnx", "paddle")),
-    "WEIGHTS": Key("", "paddle: file of weights, as tools/convert_cnn.py writes it"),
+    "WEIGHTS": Key("", "paddle: file of weights, as tools/convert_weights.py writes it"),
     "INPUT": Key("", "onnx: name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
     "POOLED": Key("", "onnx: name of the output with one vector per image, [n,F] or [n,F,1,1]"),
     "GRID": Key("", "onnx: name of the output with a feature map, [n,F,h,w]"),

@@ -94,7 +94,7 @@ def _read_captions(path: Path) -> dict[str, object]:
     if not path.is_file() and pickled.is_file():
         raise UserError(
             f"{path}: no such file, but {pickled.name} is there: convert it with "
-            f"python tools/convert_oscar.py {pickled} {path}"
+            f"python tools/convert_weights.py {pickled} {path}"
         )
     return _read_object(path, "image keys to lists of captions")
 

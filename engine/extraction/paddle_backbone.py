@@ -11,7 +11,7 @@ from models.cnn import CNNS, Cnn
 class PaddleNetwork:
     """One of `CNNS` in evaluation mode: float32 [B,3,H,W] -> [B,F], or its last map [B,F,h,w] with `as_map`.
 
-    `weights` is a file of `tools/convert_cnn.py`. Raises `UserError` for an unknown name, and for weights
+    `weights` is a file of `tools/convert_weights.py`. Raises `UserError` for an unknown name, and for weights
     that are missing or do not fit.
     """
 
@@ -23,7 +23,7 @@ class PaddleNetwork:
         if not weights:
             raise UserError(
                 f"WEIGHTS: expected the file of weights of {name}, got none: write it with "
-                f"python tools/convert_cnn.py {name} zoo {name}.safetensors"
+                f"python tools/convert_weights.py zoo {name}.safetensors --network {name}"
             )
         cnn = Cnn(name)
         load_cnn(weights, cnn)

@@ -36,7 +36,7 @@ from engine.evaluation.cross import (
 from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured
 from engine.parallel.processes import is_main
-from engine.runs.checkpoint import is_checkpoint, load_model, resolve_checkpoint
+from engine.runs.checkpoint import is_checkpoint, resolve_checkpoint, start_from
 from engine.tasks import negatives
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
@@ -210,7 +210,7 @@ def _first_model(
         fresh = load_pretrained(model, pretrained)
         start.say(f"weights: {pretrained.path}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     elif checkpoint and not start.resume_from:
-        load_model(checkpoint, model, cfg.MODEL.NAME)
+        start.say(start_from(checkpoint, model, cfg.MODEL.NAME))
     return model
 
 

@@ -19,7 +19,7 @@ from engine.evaluation.result import format_measured, read_reranked
 from engine.evaluation.score_file import open_scores
 from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, world_size
-from engine.runs.checkpoint import load_model, resolve_checkpoint
+from engine.runs.checkpoint import resolve_checkpoint, start_from
 from engine.runs.run_folder import RunFolder, read_log
 from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
@@ -42,7 +42,7 @@ def training(cfg: CfgNode, start: Start) -> Task:
     model = build_model(cfg, len(words), *moments)
     freeze = start_cnn(model, "" if origin else cfg.MODEL.CNN_WEIGHTS, cfg.MODEL.CNN_FREEZE_EPOCHS)
     if origin and not start.resume_from:
-        load_model(origin, model, cfg.MODEL.NAME)
+        start.say(start_from(origin, model, cfg.MODEL.NAME))
     sampler = build_sampler(cfg, data, start.rank, start.world_size)
 
     def batches_of(epoch: int, first: int) -> Batches:

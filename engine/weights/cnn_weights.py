@@ -1,4 +1,4 @@
-"""Loads the weights of a CNN from a file of `tools/convert_cnn.py`, and freezes the CNN for some epochs."""
+"""Loads a CNN's weights from a file of `tools/convert_weights.py`, and freezes the CNN for some epochs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def load_cnn(path: str | Path, cnn: Cnn) -> None:
     Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
     """
     path = Path(path)
-    arrays = read_safetensors(path, remedy="; write it with tools/convert_cnn.py")
+    arrays = read_safetensors(path, remedy="; write it with tools/convert_weights.py")
     assign_arrays(cnn.network, fitting_arrays(path, cnn, arrays))
 
 

@@ -11,9 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
-    "convert_cnn.py": ("--overwirte", "--overwrite"),
     "convert_features.py": ("--dytpe", "--dtype"),
-    "convert_oscar.py": ("--overwirte", "--overwrite"),
+    "convert_weights.py": ("--vocabluary", "--vocabulary"),
     "demo.py": ("--hepl", "--help"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
     "extract_features.py": ("--dytpe", "--dtype"),
@@ -67,9 +66,8 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
-        "convert_cnn.py": ["resnet18", "a.pth", "b.safetensors"],
         "convert_features.py": ["a.tsv", "a.h5"],
-        "convert_oscar.py": ["a.pt", "a.json"],
+        "convert_weights.py": ["a.pth", "b"],
         "extract_features.py": ["--images", "a", "--backbone", "b", "--out", "c.h5"],
         "fetch_pretrained.py": ["bert", "folder"],
         "prepare_sop.py": ["sop"],
