@@ -497,8 +497,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
         "GALLERY": Key(
             "",
-            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself, where no "
-            "picture finds itself",
+            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself; no picture "
+            "finds itself, or a copy of itself",
         ),
         "FOLDS": Key(
             1,

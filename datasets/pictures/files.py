@@ -64,6 +64,25 @@ class PictureFiles:
         except (RuntimeError, NotImplementedError) as error:
             raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): unzip it yourself") from error
 
+    def place(self, name: str) -> tuple[object, ...]:
+        """Return where a picture lies, the same for all names and links that lead to it."""
+        if self._zip is not None:
+            return str(self.path.resolve()), name
+        try:
+            status = (self.path / name).stat()
+        except OSError:
+            return str(self.path), name
+        return status.st_dev, status.st_ino
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a picture's file; -1 if there is none."""
+        if self._zip is not None:
+            return self._zip.getinfo(name).file_size
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            return -1
+
     def find(self, wanted: Sequence[str], places: Iterable[str]) -> list[str]:
         """Return the pictures that another file calls `wanted`; `places` tell where, such as `a.csv line 3`.
 
