@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, some
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
 from datasets.features.store import FLOATS, Annotations, FeatureStore
 
@@ -182,7 +182,7 @@ class Hdf5Features(FeatureStore):
 
         data = file.get(name)
         if not isinstance(data, h5py.Dataset) or data.shape is None:
-            raise self._refused(f"no data set {name!r} among {', '.join(file) or 'none'}", "our layout")
+            raise self._refused(f"no data set {name!r} among {some(file) or 'none'}", "our layout")
         return data
 
     def _refused(self, found: str, expected: str) -> UserError:

@@ -1,7 +1,6 @@
 """Region features in the TSV files of VinVL, bottom-up attention and LXMERT, read line by line."""
 
 import binascii
-import json
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from config.errors import UserError
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
 from datasets.features.store import Annotations, FeatureStore
-from datasets.text_files import read_lines, read_text
+from datasets.text_files import parse_json, read_lines, read_text
 
 # The columns of each kind of file; the last, features, is base64 of float32 [R,F].
 _VINVL = ("image_id", "num_boxes", "features")
@@ -179,9 +178,9 @@ class TsvFeatures(FeatureStore):
         if self._columns is not _VINVL or path is None or not path.is_file():
             return
         try:
-            row_of = json.loads(read_text(path))
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}): delete it, it is not needed") from error
+            row_of = parse_json(path, read_text(path))
+        except UserError as error:
+            raise UserError(f"{error}: delete it, it is not needed") from error
         if not isinstance(row_of, dict):
             raise UserError(f"{path}: expected an object from image ids to rows: delete it, it is not needed")
         for image_id, row in row_of.items():

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from itertools import chain
 from statistics import median
 
+from datasets.names import composed
+
 JOINERS = "\u200c\u200d"  # inside words of Persian and of Indian scripts, and inside emoji
 SKIN_TONES = "\U0001f3fb-\U0001f3ff"
 # Of what the eye does not see, soft hyphens and marks of direction fall out; a space of no width is a space.
@@ -27,11 +29,6 @@ UNSPACED = _CHINESE_JAPANESE + _THAI_LAO_BURMESE_KHMER  # for the brackets of a 
 # those of Thai some four.
 _LONGEST_WORD = {_CHINESE_JAPANESE: 2.5, _THAI_LAO_BURMESE_KHMER: 6}
 _ASKING = 0.1  # share of the captions
-
-
-def composed(text: str) -> str:
-    """Return `text` in Unicode's form NFC, in which a letter and its accent are one character if possible."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def visible(text: str) -> str:

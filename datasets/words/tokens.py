@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable
 
 from config.errors import UserError
+from datasets.names import composed
 from datasets.words.letters import (
     JOINERS,
     SKIN_TONES,
     UNSPACED,
-    composed,
     marks,
     unspaced_letter,
     visible,

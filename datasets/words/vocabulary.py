@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files import replacing
-from datasets.words.letters import composed
+from datasets.names import composed
 from datasets.words.tokens import TOKENIZERS, tokenize
 
 # Each layout's markers, at the head of its vocabulary (their ids are their positions).
@@ -141,8 +141,8 @@ class Vocabulary:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise UserError(f"{path}: no such vocabulary: check INPUT.VOCAB_FILE") from error
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise UserError(f"{path}: not a vocabulary in JSON: {error}") from error
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            raise UserError(f"{path}: not a vocabulary in JSON: {cut(error, 80)}") from error
         try:
             if "word2idx" in content:
                 words = _words_by_id(content["word2idx"])
@@ -150,6 +150,8 @@ class Vocabulary:
             else:
                 words, tokenizer = content["words"], content["tokenizer"]
                 layout, threshold = content["layout"], content["threshold"]
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise TypeError("words that are no texts")
             known = tokenizer in TOKENIZERS and layout in MARKERS and len(set(words)) == len(words)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
@@ -158,7 +160,8 @@ class Vocabulary:
         if not known or "<unk>" not in words or not _has_words(words):
             raise UserError(
                 f"{path}: a vocabulary without words, without <unk>, with a word twice, or of an unknown "
-                f"tokenizer or layout ({tokenizer!r}, {layout!r}): leave INPUT.VOCAB_FILE empty to build one"
+                f"tokenizer or layout ({cut(tokenizer)!r}, {cut(layout)!r}): leave INPUT.VOCAB_FILE empty to "
+                "build one"
             )
         return cls(words, tokenizer, layout, threshold)
 

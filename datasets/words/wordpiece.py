@@ -13,8 +13,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from config.errors import UserError
 from config.files import replacing
+from datasets.names import composed
 from datasets.text_files import read_text
-from datasets.words.letters import composed, unspaced_letter
+from datasets.words.letters import unspaced_letter
 from datasets.words.packed_tokens import PackedTokens
 
 MARKERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files import refuse_existing, writing
 from engine.weights.bert_names import original_depth
 from engine.weights.plain_pickle import read_paddle_file, read_torch_file
@@ -60,8 +60,8 @@ def read_bert_config(path: Path) -> dict:
     """Return the content of a BERT's config.json; raise UserError if it is no readable JSON object."""
     try:
         config = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {cut(error, 80)}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected an object with BERT's sizes")
     return config

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -112,3 +113,19 @@ def test_unknown_words_are_told_before_training_and_in_evaluation(
     assert "1 different sentences, 66.7% of words unknown" in trained.stdout
     measured = run_quickly("eval_retrieval", "--cfg_file", tmp_path / "data/run/config.yaml", cwd=tmp_path)
     assert "warning: 33% of the words of test are not in the vocabulary" in measured.stdout
+
+
+def test_names_of_pictures_in_two_forms_are_the_same(run_quickly: Callable, tmp_path: Path) -> None:
+    names = ["café.jpg", "한강.jpg", "plain.jpg"]
+    rows = "".join(
+        f"{name},a river,{split}\n" for name, split in zip(names, ("train", "train", "dev"), strict=True)
+    )
+    options = write(tmp_path / "data", {})
+    (tmp_path / "data/c.csv").write_text("image,caption,split\n" + rows, encoding="utf-8")
+    with h5py.File(tmp_path / "data/f.h5", "w") as file:
+        file["features"] = np.zeros((3, 6), np.float32)
+        file["ids"] = [unicodedata.normalize("NFD", name) for name in names]
+    options += ["DATASET.FORMAT=csv", "DATASET.CAPTION_FILE=c.csv", "DATASET.FEAT_FILE=f.h5"]
+    trained = run_quickly("train_retrieval", *options, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "train: 2 images" in trained.stdout

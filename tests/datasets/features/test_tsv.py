@@ -255,7 +255,7 @@ BROKEN = {
         beside("imageid2idx.json", '{"image 0": 0, "image 1": 3}'),
         ["imageid2idx.json: 'image 1' is row 3", "line 2 of"],
     ),
-    "a map that is none": ("vinvl", beside("imageid2idx.json", "{"), ["imageid2idx.json: not JSON"]),
+    "a map that is none": ("vinvl", beside("imageid2idx.json", "{"), ["imageid2idx.json line 1: not JSON"]),
 }
 
 
