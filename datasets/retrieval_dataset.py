@@ -128,7 +128,8 @@ class RetrievalDataset:
             return {"features": values}
         if values.ndim == 4:
             return {"pixels": values}
-        return {"regions": values, "num_regions": self.features.counts(rows)}
+        # Networks average over regions: an image without any shows one of zeros.
+        return {"regions": values, "num_regions": np.maximum(self.features.counts(rows), 1)}
 
     def start_epoch(self, epoch: int) -> None:
         """Set the epoch on which the random crops of pictures depend; other features do not depend on it."""

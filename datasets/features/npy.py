@@ -132,13 +132,14 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
             return text.split(), None
         content = json.loads(text)
         tags = content["tags"]
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        if not isinstance(tags, list) or not all(isinstance(tag, str | None) for tag in tags):
             raise TypeError("tags that are no texts")
+        named = [place for place, tag in enumerate(tags) if tag is not None]  # null is no tag
         if "confidences" not in content:
-            return tags, None
+            return [tags[place] for place in named], None
         confidences = np.array(content["confidences"], dtype=np.float32)
         if confidences.shape == (len(tags),) and np.isfinite(confidences).all():
-            return tags, confidences
+            return [tags[place] for place in named], confidences[named]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise UserError(

@@ -53,10 +53,11 @@ class Predictions:
             content = json.loads(text)
             whole = content if isinstance(content, dict) else {"objects": content}
             objects = whole["objects"]
-            tags = [str(item["class"]) for item in objects if item["class"] is not None]
+            named = [item for item in objects if item["class"] is not None]
+            tags = [str(item["class"]) for item in named]
             boxes = [item["rect"] for item in objects if "rect" in item]
             boxes = np.array(boxes, dtype=np.float32).reshape(len(boxes), 4)
-            confidences = np.array([item["conf"] for item in objects if "conf" in item], dtype=np.float32)
+            confidences = np.array([item["conf"] for item in named if "conf" in item], dtype=np.float32)
             size = (int(whole["image_w"]), int(whole["image_h"])) if "image_w" in whole else None
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise self._malformed(line, repr(text[:60])) from error

@@ -88,7 +88,7 @@ class TsvFeatures(FeatureStore):
             self._decode(row, name, columns[name], *_ENCODED[name])[:, 0]
             for name in ("objects_id", "objects_conf")
         )
-        if not 0 <= classes.min() <= classes.max() < len(self._class_names):
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(self._class_names):
             found = f"objects_id {classes.min()} to {classes.max()}"
             raise self._malformed(row, found, f"one of the {len(self._class_names)} in objects_vocab.txt")
         return Annotations(boxes, [self._class_names[index] for index in classes], confidences, size)
@@ -144,8 +144,9 @@ class TsvFeatures(FeatureStore):
             raise self._malformed(row, "an empty image_id", "a name")
         for name in ("num_boxes", "image_w", "image_h"):
             text = columns.get(name, b"1").strip()
-            if not text.isdigit() or not 0 < int(text[:10]) < 1 << 31:
-                raise self._malformed(row, f"{name} {text[:20]!r}", "a positive number")
+            least = 0 if name == "num_boxes" else 1  # an image may have no region
+            if not text.isdigit() or not least <= int(text[:10]) < 1 << 31:
+                raise self._malformed(row, f"{name} {text[:20]!r}", f"a number from {least} on")
         count = int(columns["num_boxes"])
         for name, (dtype, width) in _ENCODED.items():
             expected = _base64_length(count * width * dtype.itemsize)
@@ -156,11 +157,14 @@ class TsvFeatures(FeatureStore):
 
     def _find_width(self) -> int:
         """Return the width of the features, which is that of most lines; refuse a line of another width."""
-        widths = self._chars * 3 // 4 // (4 * self._counts)
+        some = self._counts > 0
+        if not some.any():
+            raise UserError(f"{self.path}: no image has a region: extract the features again")
+        widths = self._chars[some] * 3 // 4 // (4 * self._counts[some])
         values, times = np.unique(widths, return_counts=True)
         width = int(values[times.argmax()])
         expected = _base64_length(4 * self._counts * width)
-        wrong = np.flatnonzero((self._chars != expected) | (self._chars <= 0))
+        wrong = np.flatnonzero((self._chars != expected) | (some & (self._chars <= 0)))
         if len(wrong):
             row = int(wrong[0])
             self._lines.line(row)  # raises if the .lineidx is at fault, not the line

@@ -227,7 +227,11 @@ BROKEN = {
         ["line 3: 11 boxes, but 256 characters in the column boxes, expected 236"],
     ),
     "a count that is none": ("vinvl", with_column(2, 2, lambda _: "two"), ["line 2: num_boxes b'two'"]),
-    "no boxes": ("vinvl", with_column(2, 2, lambda _: "0"), ["line 2: num_boxes b'0'", "positive number"]),
+    "no boxes": (
+        "vinvl",
+        with_column(2, 2, lambda _: "0"),
+        ["line 2: 0 boxes, but 32 characters in the column features", "expected 0"],
+    ),
     "no id": ("vinvl", with_column(2, 1, lambda _: " "), ["line 2: an empty image_id"]),
     "an id twice": (
         "vinvl",
