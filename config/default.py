@@ -45,8 +45,10 @@ KEYS: dict[str, dict[str, Key]] = {
         "TOKENIZER": Key(
             "simple",
             "simple: words, numbers and punctuation by one regular expression; nltk: the tokens of "
-            "VSE++, SCAN and VSRN; whitespace: the tokens of VSE",
-            choices=("simple", "nltk", "whitespace"),
+            "VSE++, SCAN and VSRN; whitespace: the tokens of VSE; characters: letters of scripts without "
+            "spaces, and words of the others, which training chooses by itself where its captions run words "
+            "together",
+            choices=("simple", "nltk", "whitespace", "characters"),
         ),
         "VOCAB_FILE": Key(
             "",
@@ -497,8 +499,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
         "GALLERY": Key(
             "",
-            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself, where no "
-            "picture finds itself",
+            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself; no picture "
+            "finds itself, or a copy of itself",
         ),
         "FOLDS": Key(
             1,

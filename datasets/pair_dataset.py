@@ -9,6 +9,7 @@ from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore
 from datasets.pairs import Pairs
 from datasets.words.packed_tokens import PackedTokens
+from datasets.words.unknown_words import describe_unknown, unknown_share
 from datasets.words.wordpiece import WordPiece
 
 
@@ -62,11 +63,17 @@ class PairDataset:
         other._set_captions(texts, np.full(len(texts), -1))
         return other
 
+    def unknown_share(self) -> float:
+        """Return the share of the captions' word pieces that are unknown words, in [0, 1]."""
+        return unknown_share(self._sentences, self.sentence_ids, self.word_piece)
+
     def describe(self) -> str:
         """Return one line about what the split holds."""
+        unknown = describe_unknown(self.unknown_share())
         return (
             f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
             f"{self.num_captions} captions, {len(self._sentences)} different sentences, "
+            f"{unknown}{', ' * bool(unknown)}"
             f"{self._tags.lengths.mean():.1f} tokens of tags an image"
         )
 

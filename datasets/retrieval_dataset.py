@@ -9,6 +9,7 @@ from config.errors import UserError
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore, ImageRegions
 from datasets.words.packed_tokens import PackedTokens
+from datasets.words.unknown_words import describe_unknown, unknown_share
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 
@@ -79,6 +80,10 @@ class RetrievalDataset:
         other._set_captions(list(texts), encoded, np.full(len(texts), -1))
         return other
 
+    def unknown_share(self) -> float:
+        """Return the share of the captions' words that the vocabulary does not know, in [0, 1]."""
+        return unknown_share(self._sentences, self.sentence_ids, self.vocabulary)
+
     def describe(self) -> str:
         """Return one line about what the split holds."""
         left_out = [
@@ -86,9 +91,11 @@ class RetrievalDataset:
             f"{self.num_repeats} repeated ones left out" if self.num_repeats else "",
         ]
         besides = f" ({', '.join(filter(None, left_out))})" if any(left_out) else ""
+        unknown = describe_unknown(self.unknown_share())
         return (
             f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
             f"{self.num_captions} captions{besides}, {len(self._sentences)} different sentences"
+            f"{', ' * bool(unknown)}{unknown}"
         )
 
     def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -121,7 +128,8 @@ class RetrievalDataset:
             return {"features": values}
         if values.ndim == 4:
             return {"pixels": values}
-        return {"regions": values, "num_regions": self.features.counts(rows)}
+        # Networks average over regions: an image without any shows one of zeros.
+        return {"regions": values, "num_regions": np.maximum(self.features.counts(rows), 1)}
 
     def start_epoch(self, epoch: int) -> None:
         """Set the epoch on which the random crops of pictures depend; other features do not depend on it."""

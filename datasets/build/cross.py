@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from config.errors import UserError
 from config.values import of_split
 from datasets.build.dual import data_folder, feature_path, load_split
-from datasets.build.words import build_words
+from datasets.build.words import Say, build_words, no_line
 from datasets.captions.load import CaptionSplit
 from datasets.captions.tags import tags_of_classes, tags_of_features, tags_of_predictions
 from datasets.captions.vinvl import read_caption_index
@@ -66,11 +66,14 @@ def open_pair_split(cfg: CfgNode, split: str, training: bool, num_images: int = 
     return PairSplit(features, captions, cfg.INPUT.ADD_OD_LABEL, _tag_file(cfg, split))
 
 
-def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
-    """Load INPUT.VOCAB_FILE, or build a vocabulary from the training split's captions and tags."""
+def build_word_piece(cfg: CfgNode, training: PairSplit, say: Say = no_line) -> WordPiece:
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from the training split's captions and tags.
+
+    `say` is told if letters become the tokens, because the captions run their words together.
+    """
     captions = training.captions.captions
     return build_words(
-        cfg, lambda: chain(captions, chain.from_iterable(training.tags() or ())), training.captions.name
+        cfg, lambda: chain(captions, chain.from_iterable(training.tags() or ())), training.captions.name, say
     )
 
 

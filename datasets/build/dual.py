@@ -9,7 +9,7 @@ from config.errors import UserError
 from config.families import FAMILIES
 from config.values import of_split
 from datasets.build.image import build_picture_store
-from datasets.build.words import Words, build_words
+from datasets.build.words import Say, Words, build_words, no_line
 from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
 from datasets.captions.vinvl import load_vinvl_captions, read_vinvl_captions
 from datasets.features.formats import open_features
@@ -19,16 +19,18 @@ from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import BatchSampler
 
 
-def build_vocabulary(cfg: CfgNode) -> Words:
+def build_vocabulary(cfg: CfgNode, say: Say = no_line) -> Words:
     """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
 
-    Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
+    `say` is told if letters become the tokens, because the captions run their words together. Raises
+    `UserError` for a vocabulary without words, or a file made with another tokenizer.
     """
     splits = list(cfg.INPUT.VOCAB_SPLITS) or [cfg.DATASET.TRAIN]
     return build_words(
         cfg,
         lambda: chain.from_iterable(_read_captions(cfg, split) for split in splits),
         str(_caption_path(cfg, splits[0])),
+        say,
     )
 
 

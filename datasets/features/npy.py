@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut, some
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
 from datasets.features.store import FLOATS, Annotations, FeatureStore
 from datasets.text_files import read_lines
@@ -131,13 +131,16 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
         if not text.startswith("{"):
             return text.split(), None
         content = json.loads(text)
-        tags = [str(tag) for tag in content["tags"]]
+        tags = content["tags"]
+        if not isinstance(tags, list) or not all(isinstance(tag, str | None) for tag in tags):
+            raise TypeError("tags that are no texts")
+        named = [place for place, tag in enumerate(tags) if tag is not None]  # null is no tag
         if "confidences" not in content:
-            return tags, None
+            return [tags[place] for place in named], None
         confidences = np.array(content["confidences"], dtype=np.float32)
         if confidences.shape == (len(tags),) and np.isfinite(confidences).all():
-            return tags, confidences
-    except (ValueError, KeyError, TypeError):
+            return [tags[place] for place in named], confidences[named]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise UserError(
         f"{lines.path} line {row + 1}: expected words, or an object with tags and as many confidences, "
@@ -148,7 +151,7 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
 def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """Return the shape, the dtype and the offset of the first row; raise `UserError` if data is missing."""
     if not os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
-        found = ", ".join(sorted(p.name for p in path.parent.glob("*_ims.npy")))
+        found = some(sorted(p.name for p in path.parent.glob("*_ims.npy")))
         raise UserError(
             f"{path}: no such file, expected the features of a split"
             + (
@@ -170,8 +173,7 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error
     except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
+        raise UserError(f"{path}: not a .npy file ({cut(error, 80)}): write it with numpy.save") from error
     if dtype not in FLOATS:
         raise UserError(
             f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"

@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from config.errors import UserError
+from config.errors import UserError, cut
+from datasets.names import composed
 from datasets.pictures.picture import UnreadableError
 
 ENDINGS = (
@@ -64,27 +65,64 @@ class PictureFiles:
         except (RuntimeError, NotImplementedError) as error:
             raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): unzip it yourself") from error
 
+    def place(self, name: str) -> tuple[object, ...]:
+        """Return where a picture lies, the same for all names and links that lead to it."""
+        if self._zip is not None:
+            return str(self.path.resolve()), name
+        try:
+            status = (self.path / name).stat()
+        except OSError:
+            return str(self.path), name
+        return status.st_dev, status.st_ino
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a picture's file; -1 if there is none."""
+        if self._zip is not None:
+            return self._zip.getinfo(name).file_size
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            return -1
+
     def find(self, wanted: Sequence[str], places: Iterable[str]) -> list[str]:
         """Return the pictures that another file calls `wanted`; `places` tell where, such as `a.csv line 3`.
 
         A name is a picture's path, the end of that path, or a path that begins above the folder; its ending
-        may be missing. Raises `UserError` for a name that fits no picture, or several.
+        may be missing, and letters with accents may be written in another of Unicode's forms. Raises
+        `UserError` for names that fit no picture, of which it tells the number and the first five, and for
+        one that fits several.
         """
         paths = set(self.names)
         by_file: dict[str, list[str]] = {}
-        found = []
+        found, absent = [], []
         for name, place in zip(wanted, places, strict=True):
             if name in paths:
                 found.append(name)
                 continue
             by_file = by_file or _by_file(self.names)
-            given = PurePosixPath(name.replace("\\", "/"))
-            fits = [str(given)] if str(given) in paths else _agreeing(given, by_file.get(given.name, []))
-            if len(fits) != 1:
-                several = f"{len(fits)} pictures, such as {fits[0]} and {fits[1]}" if fits else "no picture"
-                fix = "name it with its folder" if fits else "add it, or remove the line"
-                raise UserError(f"{place}: {several} for {name!r} in {self.path}: {fix}")
-            found.append(fits[0])
+            given = PurePosixPath(composed(name).replace("\\", "/"))
+            fits = _agreeing(given, by_file.get(given.name, []))
+            whole = [fit for fit in fits if composed(fit) == str(given)]
+            fits = whole or fits
+            if len(fits) > 1:
+                shown = f"{cut(fits[0])} and {cut(fits[1])}"
+                raise UserError(
+                    f"{place}: {len(fits)} pictures, such as {shown} for {cut(name)!r} in {self.path}: "
+                    "name it with its folder"
+                )
+            if fits:
+                found += fits
+            else:
+                absent.append((place, name))
+        if absent:
+            place, name = absent[0]
+            others = [cut(other) for _, other in absent[1:5]]
+            more = f", nor for {', '.join(map(repr, others))}" if others else ""
+            count = f" ({len(absent)} of {len(wanted)} are missing)" if others else ""
+            raise UserError(
+                f"{place}: no picture for {cut(name)!r} in {self.path}{more}{count}: add it, or remove "
+                "the line"
+            )
         return found
 
 
@@ -92,7 +130,7 @@ def _by_file(names: list[str]) -> dict[str, list[str]]:
     """Return the paths by the name of their file, with and without its ending."""
     found: dict[str, list[str]] = {}
     for name in names:
-        path = PurePosixPath(name)
+        path = PurePosixPath(composed(name))
         for key in {path.name, path.stem}:
             found.setdefault(key, []).append(name)
     return found
@@ -106,7 +144,7 @@ def _agreeing(given: PurePosixPath, candidates: list[str]) -> list[str]:
         for name in candidates
         if all(
             ours == theirs
-            for ours, theirs in zip(PurePosixPath(name).parent.parts[::-1], folders, strict=False)
+            for ours, theirs in zip(PurePosixPath(composed(name)).parent.parts[::-1], folders, strict=False)
         )
     ]
 

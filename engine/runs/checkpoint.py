@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files import flush_to_disk
 from engine.weights.tensor_files import read_safetensors, save_safetensors
 from engine.weights.tensors import assign_arrays, check_arrays, layer_tensors
@@ -169,9 +169,9 @@ def _read_state(folder: Path) -> dict:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state["files"][MODEL_FILE]["sha256"], state["progress"]["step"]
         version = state["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{folder / STATE_FILE}: not the state of a checkpoint ({error}); use another checkpoint"
+            f"{folder / STATE_FILE}: not the state of a checkpoint ({cut(error, 80)}); use another checkpoint"
         ) from error
     if version != FORMAT:
         raise UserError(

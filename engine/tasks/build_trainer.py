@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 from config.errors import UserError
 from config.load import config_as_dict
 from datasets.image_dataset import ClassNames
+from datasets.words.unknown_words import warn_of_unknown
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.runs.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint
@@ -43,6 +44,10 @@ def build_trainer(
     if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
         synchronise_batch_norms(model)
     log.print_line(_describe(cfg, task))
+    for data in (task.training, task.dev):
+        warning = warn_of_unknown(data.name, data.unknown_share())
+        if warning:
+            log.print_line(warning)
 
     def save(names: list[str], model_arrays: Arrays, trainer_arrays: Arrays, values: dict) -> None:
         state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}

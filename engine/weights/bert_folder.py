@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.file_kinds import refusal
 from config.files import refuse_existing, writing
 from engine.weights.bert_names import original_depth
@@ -93,7 +93,7 @@ def read_bert_config(path: Path) -> dict:
     try:
         config = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(refusal(path, f"not JSON: {error}")) from error
+        raise UserError(refusal(path, f"not JSON: {cut(error, 80)}")) from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected an object with BERT's sizes")
     return config

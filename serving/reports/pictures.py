@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from config.errors import UserError
 from config.values import of_split
+from datasets.names import composed
 from datasets.pictures.picture import UnreadableError, open_upright
 from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, font
 
@@ -41,13 +43,17 @@ class PictureFolder:
         self.folder = folder
 
     def find(self, image_id: str) -> Path | None:
-        """Return the file of an image, whose id may lack the file's suffix; None if there is no such file."""
+        """Return the file of an image, whose id may lack the file's suffix; None if there is no such file.
+
+        Letters with accents may be written in another of Unicode's forms.
+        """
         if self.folder is None:
             return None
-        for ending in ENDINGS:
-            path = self.folder / f"{image_id}{ending}"
-            if path.is_file():
-                return path
+        for form in dict.fromkeys((image_id, composed(image_id), unicodedata.normalize("NFD", image_id))):
+            for ending in ENDINGS:
+                path = self.folder / f"{form}{ending}"
+                if path.is_file():
+                    return path
         return None
 
     def thumbnail(self, image_id: str, side: int = THUMBNAIL) -> Image.Image:

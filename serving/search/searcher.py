@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from config.errors import UserError
+from datasets.names import same_name
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.dual import encode_captions, encode_images
 from engine.evaluation.protocol import tensors_of
@@ -144,8 +145,9 @@ def image_row(dataset: RetrievalDataset, name: str, otherwise: str = "") -> int:
     """
     rows = {image_id: row for row, image_id in reversed(list(enumerate(dataset.image_ids)))}
     for candidate in (name, Path(name).name, Path(name).stem):
-        if candidate in rows:
-            return rows[candidate]
+        names = same_name(candidate, rows)
+        if len(names) == 1:
+            return rows[names[0]]
     near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"such as {', '.join(list(rows)[:3])}"
     raise UserError(
