@@ -262,7 +262,7 @@ MISTAKES = {
     ),
     "unknown words": search(["--text: no word of 'zebra quagga'"], "--text", "zebra quagga"),
     "no words": search(["--text: expected a sentence"], "--text", " "),
-    "no query": search(["--text --image is required"]),
+    "no query": search(["--text --queries --image is required"]),
     "two queries": search(
         ["--image: not allowed with argument --text"], "--text", "a dog", "--image", "test_1.jpg"
     ),
