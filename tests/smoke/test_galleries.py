@@ -1,7 +1,11 @@
 """A run searches any gallery, with or without captions, for sentences and for pictures from anywhere."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -273,3 +277,29 @@ def test_unreadable_photos_of_a_gallery_are_left_out_and_told(galleries, run_qui
     assert "broken.jpg: skipped, unreadable picture" in printed and "red_" in printed
     done = run_quickly("search_retrieval", *words[:4], "--image", "damaged/broken.jpg", cwd=project)
     assert done.returncode == 2 and "--image: damaged/broken.jpg: unreadable picture" in done.stderr
+
+
+def test_the_snippets_of_docs_python_run_and_agree_with_the_tools(galleries, run_quickly, project):
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for snippet in snippets:
+        lines = [line for line in snippet.splitlines() if line and "import" not in line]
+        assert len(lines) <= 10, snippet
+    record = """
+import json
+metrics = {name: float(value) for name, value in result.metrics.items()}
+same = bool(np.allclose(photos, images, atol=1e-6) and np.allclose(query, images[:1], atol=1e-6))
+red = [hit.name for hit in searcher.images_for_text("a red field", 5)]
+json.dump([metrics, same, red, [hit.name for hit in alike]], open("python.json", "w"))
+"""
+    (project / "snippets.py").write_text("\n".join([*snippets, record]))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "snippets.py"], cwd=project, env=environment, check=True, timeout=120)
+    metrics, same, red, alike = json.loads((project / "python.json").read_text())
+    assert same and sorted(alike[:2]) == ["red_1.jpg", "red_2.jpg"]
+    words = "--gallery", "photos.h5", "--text", "a red field", "--json"
+    printed = run(run_quickly, project, "search_retrieval", "--cfg_file", "out/mine", *words)
+    assert red == [json.loads(line)["id"] for line in printed.splitlines()]
+    run(run_quickly, project, "eval_retrieval", "--cfg_file", "out/mine", "--out", "again")
+    measured = json.loads((project / "again" / "result.json").read_text())["metrics"]
+    assert metrics == pytest.approx(measured)
