@@ -1,8 +1,8 @@
-"""Converting a BERT of BERT-large's sizes, an Oscar in a file of 1.3 GB, against copying it and against torch.
+"""Converting a BERT-large, an Oscar in a file of 1.3 GB, against copying it and against torch.
 
 The file is made here, in the layout of torch.save. The twin reads it with torch.load and writes it with
-safetensors; ours writes a run folder, with all linear maps transposed, checksums, a configuration and a parity
-sheet. Both are commands of their own, so each includes its imports, and each waits for the disk.
+safetensors; ours writes a run folder, with all linear maps transposed, checksums, a configuration and a
+parity sheet. Both are commands of their own, so each includes its imports, and each waits for the disk.
 """
 
 from _report import ROOT, peak_memory, report, run_child, seconds

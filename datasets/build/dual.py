@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
-from config.values import of_split
+from config.values import data_path
 from datasets.build.image import build_picture_store
 from datasets.build.words import Say, Words, build_words, no_line
 from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
@@ -76,9 +76,12 @@ def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
     """Return the file of a split's features, and whether the ids in that file name the images."""
     data_dir = data_folder(cfg)
     usual = data_dir / f"{split}_ims.npy"
-    path = data_dir / of_split(cfg.DATASET.FEAT_FILE, split) if cfg.DATASET.FEAT_FILE else usual
+    path = data_path(data_dir, cfg.DATASET.FEAT_FILE, split) if cfg.DATASET.FEAT_FILE else usual
     if path != usual and not path.is_file():
-        raise UserError(f"{path}: no such file, expected the features of {split}: check DATASET.FEAT_FILE")
+        raise UserError(
+            f"{path}: no such file, expected the features of {split} there or in the working folder: check "
+            "DATASET.FEAT_FILE"
+        )
     return path, path != usual or cfg.DATASET.FORMAT == "vinvl"
 
 
@@ -90,11 +93,11 @@ def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool)
     """
     dataset = cfg.DATASET
     if dataset.FORMAT == "vinvl":
-        keys = "" if training else of_split(cfg.EVAL.EVAL_IMG_KEYS_FILE, split)
+        keys = "" if training else cfg.EVAL.EVAL_IMG_KEYS_FILE
         return load_vinvl_captions(
             _caption_path(cfg, split),
             features,
-            data_folder(cfg) / keys if keys else None,
+            data_path(data_folder(cfg), keys, split) if keys else None,
             _captions_per_image(cfg, training),
             split,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut, some
-from config.values import SPLIT, of_split
+from config.values import SPLIT, data_path
 from datasets.captions.json_files import read_json
 from datasets.captions.listing import Listing, read_csv, read_karpathy
 from datasets.features.store import FeatureStore
@@ -49,9 +49,9 @@ def load_captions(
 ) -> CaptionSplit:
     """Read a split's captions and tie them to the rows of its features, by ids if the features have ids.
 
-    `format` is precomp, karpathy, csv or json. All formats but precomp need `caption_file`, relative to
-    `data_dir`. `captions_per_image` is for precomp without ids; 0 infers it. `use_restval` adds Karpathy's
-    split restval.
+    `format` is precomp, karpathy, csv or json. All formats but precomp need `caption_file`, which is
+    sought in `data_dir` first. `captions_per_image` is for precomp without ids; 0 infers it. `use_restval`
+    adds Karpathy's split restval.
     Raises `UserError` that names file and line if captions and images do not fit each other.
     """
     path = caption_path(format, data_dir, split, caption_file)
@@ -91,7 +91,7 @@ def caption_path(format: str, data_dir: str | Path, split: str, caption_file: st
         raise UserError(
             f"DATASET.FORMAT={format} needs DATASET.CAPTION_FILE, the file of captions in {data_dir}"
         )
-    return Path(data_dir) / of_split(caption_file, split)
+    return data_path(data_dir, caption_file, split)
 
 
 def _read_listing(format: str, path: Path, split: str, caption_file: str, use_restval: bool) -> Listing:

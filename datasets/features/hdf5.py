@@ -10,7 +10,7 @@ import numpy as np
 
 from config.errors import UserError, some
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
-from datasets.features.store import FLOATS, Annotations, FeatureStore
+from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 
 if TYPE_CHECKING:
     import h5py
@@ -29,6 +29,7 @@ class Hdf5Features(FeatureStore):
     `ids` [N] are texts, `boxes` [V,4] are x1, y1, x2, y2, and `image_sizes` [N,2] are width and height.
     `tag_names` [K] are texts, `tags` [T] are indices into them, `confidences` [T] belong to the tags, and
     `tag_offsets` [N+1] give each image its run of both.
+    The attribute `extraction` tells in JSON how the vectors were extracted.
 
     h5py reads the small data sets. Vectors are read by position from the file itself, because h5py admits one
     thread at a time and is slow at small reads; only chunked data sets are left to h5py.
@@ -58,6 +59,8 @@ class Hdf5Features(FeatureStore):
             self._sizes = self._rows(file, "image_sizes", len(self), 2) if "image_sizes" in file else None
             self._read_tag_layout(file)
             ids = self._read_texts(file, "ids", len(self)) if "ids" in file else None
+            if "extraction" in file.attrs:
+                self.extraction = read_extraction(file.attrs["extraction"], self.path)
         self._check_width(expected_dim)
         if ids is not None:
             self._name_rows(self.path, ids, "row {} of ids")

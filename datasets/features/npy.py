@@ -9,8 +9,8 @@ import numpy as np
 
 from config.errors import UserError, cut, some
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
-from datasets.features.store import FLOATS, Annotations, FeatureStore
-from datasets.text_files import read_lines
+from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
+from datasets.text_files import read_lines, read_text
 
 
 class NpyFeatures(FeatureStore):
@@ -21,7 +21,7 @@ class NpyFeatures(FeatureStore):
 
     `ids_path` is a file of image ids, one line per row (or per caption) in order; None leaves rows without
     names. Beside `X_ims.npy` (or `X.npy`) may lie `X_boxes.npy` (boxes [N,R,4]), `X_sizes.npy` (width and
-    height of each image, [N,2]) and `X_tags.txt` (one line of tags per image).
+    height of each image, [N,2]), `X_tags.txt` (one line of tags per image) and `X_extraction.json`.
     Raises `UserError` for a file that is missing, truncated or of another kind, or with vectors that are not
     `expected_dim` wide.
     """
@@ -46,6 +46,10 @@ class NpyFeatures(FeatureStore):
                     f"rows of {self.path}: mend the file"
                 )
             self._name_rows(ids_path, ids)
+
+        record = beside(self.path, "extraction.json")
+        if record.is_file():
+            self.extraction = read_extraction(read_text(record), record)
 
     def __len__(self) -> int:
         return self.shape[0]

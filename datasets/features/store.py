@@ -1,5 +1,6 @@
 """The interface of all files of image features: rows are read by position, and no file is loaded whole."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,8 +44,10 @@ class FeatureStore(ABC):
 
     `path` is the file, `dim` the width F of a vector, and `dtype` the type of stored vectors. `max_regions`
     is the largest number of regions of an image; None stands for one global vector per image. `image_ids` are
-    the names of the rows, and `row_of` maps each name to its row; both are None if the file names no rows. In
-    messages, `row` is the word for a row, and `mend` tells what to do about an image without one.
+    the names of the rows, and `row_of` maps each name to its row; both are None if the file names no rows.
+    `extraction` is how tools/extract_features.py made the vectors (`engine/extraction/recorded.py`), None if
+    the file does not say. In messages, `row` is the word for a row, and `mend` tells what to do about an
+    image without one.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class FeatureStore(ABC):
     max_regions: int | None
     image_ids: list[str] | None = None
     row_of: dict[str, int] | None = None
+    extraction: dict | None = None
     row = "row"
     mend = "extract its features and add its id"
 
@@ -219,6 +223,17 @@ class FeatureStore(ABC):
                 f"{self.path}: features are {self.dim} wide, but INPUT.IMG_FEATURE_DIM is {expected_dim}: "
                 f"add INPUT.IMG_FEATURE_DIM={self.dim} (a trained model keeps its own width)"
             )
+
+
+def read_extraction(text: str, path: Path) -> dict:
+    """Return the record of an extraction that JSON `text` in `path` holds; raise `UserError` for another."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected the record of an extraction in JSON: extract the features again")
+    return record
 
 
 def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:

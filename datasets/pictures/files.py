@@ -126,6 +126,20 @@ class PictureFiles:
         return found
 
 
+class NamedPictures(PictureFiles):
+    """Pictures at paths of their own, such as that of a query, which need no ending and no common folder.
+
+    Raises `UserError` for a path at which there is no file.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.path, self._zip = Path(), None
+        self.names = [str(path) for path in paths]
+        missing = next((name for name in self.names if not os.path.isfile(name)), None)
+        if missing is not None:
+            raise UserError(f"{missing}: no such file, expected a picture")
+
+
 def _by_file(names: list[str]) -> dict[str, list[str]]:
     """Return the paths by the name of their file, with and without its ending."""
     found: dict[str, list[str]] = {}

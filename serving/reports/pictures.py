@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from config.errors import UserError
-from config.values import of_split
+from config.values import data_path
 from datasets.names import composed
 from datasets.pictures.picture import UnreadableError, open_upright
 from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, font
@@ -24,11 +24,11 @@ HEADER_HEIGHT = 40
 
 
 def image_folder(data_dir: str, image_dir: str, split: str) -> Path | None:
-    """Return the folder of a split's pictures, `image_dir` inside `data_dir`; None if `image_dir` is empty.
+    """Return the folder of a split's pictures, as `data_path` finds it; None if `image_dir` is empty.
 
     `{split}` in `image_dir` stands for the name of the split. Raises UserError if there is no such folder.
     """
-    folder = Path(data_dir) / of_split(image_dir, split) if image_dir else None
+    folder = data_path(data_dir, image_dir, split) if image_dir else None
     if folder is not None and not folder.is_dir():
         raise UserError(
             f"DATASET.IMAGE_DIR: {folder} is not a folder; set it to that of the pictures, or to nothing"

@@ -14,6 +14,7 @@ TYPOS = {
     "convert_features.py": ("--dytpe", "--dtype"),
     "convert_weights.py": ("--vocabluary", "--vocabulary"),
     "demo.py": ("--hepl", "--help"),
+    "encode.py": ("--galery", "--gallery"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
     "extract_features.py": ("--dytpe", "--dtype"),
     "fetch_pretrained.py": ("--overwirte", "--overwrite"),
@@ -27,7 +28,7 @@ TYPOS = {
     "train_retrieval.py": ("--ovrewrite", "--overwrite"),
     "visualize.py": ("--regoin", "--region"),
 }
-CONFIGURED = [name for name in TOOLS if "retrieval" in name or name == "visualize.py"]
+CONFIGURED = [name for name in TOOLS if "retrieval" in name or name in ("encode.py", "visualize.py")]
 
 
 def start(tool: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
@@ -68,6 +69,7 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     query = {
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_weights.py": ["a.pth", "b"],
+        "encode.py": ["--out", "a.npz"],
         "extract_features.py": ["--images", "a", "--backbone", "b", "--out", "c.h5"],
         "fetch_pretrained.py": ["bert", "folder"],
         "prepare_sop.py": ["sop"],
