@@ -9,6 +9,7 @@ from config.errors import UserError
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore, ImageRegions
 from datasets.words.packed_tokens import PackedTokens
+from datasets.words.sentences import cut_sentence, encode_sentences
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 
@@ -46,11 +47,11 @@ class RetrievalDataset:
         self._image_rows = split.image_rows
 
         self._max_seq_len = max_seq_len
-        encoded = _encode(split.captions, vocabulary)
+        encoded = encode_sentences(split.captions, vocabulary)
         kept = range(len(encoded))
         if max_seq_len and long_captions == "drop":
             kept = [index for index in kept if len(encoded[index]) <= max_seq_len]
-        encoded = [_cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
+        encoded = [cut_sentence(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
         self.num_dropped = len(encoded) - len(kept)
         if distinct_captions:
             first = {(split.caption_image[index], encoded[index]): index for index in reversed(kept)}
@@ -74,7 +75,8 @@ class RetrievalDataset:
         """
         other = copy(self)
         encoded = [
-            _cut(ids, self._max_seq_len, self.vocabulary.end_id) for ids in _encode(texts, self.vocabulary)
+            cut_sentence(ids, self._max_seq_len, self.vocabulary.end_id)
+            for ids in encode_sentences(texts, self.vocabulary)
         ]
         other._set_captions(list(texts), encoded, np.full(len(texts), -1))
         return other
@@ -151,15 +153,3 @@ class RetrievalDataset:
         self.sentence_ids = np.array([sentences.setdefault(ids, len(sentences)) for ids in encoded])
         self._sentences = PackedTokens.of(sentences)
         self.lengths = self._sentences.lengths[self.sentence_ids]
-
-
-def _encode(captions: Sequence[str], vocabulary: Vocabulary | WordPiece) -> list[tuple[int, ...]]:
-    """Return the ids of captions; each distinct text is encoded once, because data sets repeat many."""
-    known = {text: tuple(vocabulary.encode(text)) for text in dict.fromkeys(captions)}
-    return [known[text] for text in captions]
-
-
-def _cut(ids: tuple[int, ...], max_seq_len: int, end_id: int | None) -> tuple[int, ...]:
-    if not max_seq_len or len(ids) <= max_seq_len:
-        return ids
-    return ids[:max_seq_len] if end_id is None else (*ids[: max_seq_len - 1], end_id)
