@@ -9,6 +9,7 @@ from PIL import Image
 
 from config.bundle_files import identity_of, read_description
 from config.errors import UserError
+from datasets.pairs import Pairs
 from datasets.words.packed_tokens import PackedTokens
 from datasets.words.sentences import cut_sentence, encode_sentences
 from datasets.words.vocabulary import Vocabulary
@@ -139,6 +140,49 @@ class Bundle:
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Return the embeddings [B,D] of prepared pictures `pixels`, float32 [B,3,H,W]."""
         return self._graph("image")(pixels=pixels)
+
+    def score_pairs(
+        self,
+        texts: Sequence[str],
+        regions: np.ndarray,
+        counts: np.ndarray | None = None,
+        tags: Sequence[Sequence[str]] | None = None,
+        pairs: Pairs | None = None,
+    ) -> np.ndarray:
+        """Return the score of each pair of a text and an image, float32 [P]; higher fits better.
+
+        `regions` [I,R,F] with `counts` [I] are those of the images, and `tags` the object tags of each. Pair
+        p is text `pairs.captions[p]` with image `pairs.images[p]` (default: text p with image p). Raises
+        UserError for a model that scores no pairs, and for features as `encode_features` does.
+        """
+        if "pairs" not in self.description["graphs"]:
+            raise self._lacks("a scorer of pairs", "compare its embeddings instead")
+        from datasets.words.pair_texts import PairTexts, encode_tags
+
+        text, image = self.description["text"], self.description["image"]
+        regions, counts = checked_features(regions, counts, image)
+        regions, counts = regions[:, : image["most"]], np.minimum(counts, image["most"])
+        if image["tags"] and tags is None:
+            raise UserError(f"{self.folder}: expected the object tags of each image, which this model reads")
+        if pairs is None:
+            pairs = Pairs(np.arange(len(regions)), np.arange(len(texts)))
+        encoded = encode_tags(tags if image["tags"] else None, len(regions), self.words)
+        pair_texts = PairTexts(list(texts), encoded, self.words, text["longest"])
+        lengths = pair_texts.lengths(pairs) + counts[pairs.images]
+        scores, order = np.empty(len(pairs), np.float32), np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), PAIRS_TOGETHER):
+            part = order[start : start + PAIRS_TOGETHER]
+            images = pairs.images[part]
+            count = counts[images]
+            batch = pair_texts.batch(pairs[part])
+            scores[part] = self.score_batch(
+                **batch, regions=regions[images, : count.max()], num_regions=count
+            )
+        return scores
+
+    def score_batch(self, **inputs: np.ndarray) -> np.ndarray:
+        """Return the scores [P] of pairs, given the inputs of the graph `pairs` by name."""
+        return self._graph("pairs")(**inputs)
 
     def _graph(self, name: str) -> Graph:
         if name not in self._graphs:
