@@ -32,7 +32,8 @@ def write_description(folder: Path, content: dict) -> dict:
     """
     names = sorted(path.name for path in folder.iterdir() if path.name != DESCRIPTION_FILE)
     files = {name: _fingerprint(folder / name) for name in names}
-    description = {"format": FORMAT, **content, "files": files}
+    description = {**content, "format": FORMAT, "files": files}
+    description.pop("checksum", None)
     description["checksum"] = _checksum(description)
     text = json.dumps(description, indent=1, ensure_ascii=False)
     (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")

@@ -121,7 +121,7 @@ def _compare_dual(cfg: CfgNode, trained: Trained, bundle: Encoders) -> Evidence:
         max(ragged),
         before,
         after,
-        _near_rivals(before, after, scores_of),
+        near_rivals(before, after, scores_of),
         *(each.metrics for each in results),
         {"split": dataset.name, "images": dataset.num_images, "captions": dataset.num_captions},
     )
@@ -165,7 +165,7 @@ def _compare_cross(cfg: CfgNode, trained: Trained, bundle: Encoders) -> Evidence
         ragged,
         before,
         after,
-        _near_rivals(before, after, scores_of),
+        near_rivals(before, after, scores_of),
         *(summarize(*each) for each in both),
         {"split": dataset.name, "images": count, "captions": len(captions), "pairs": len(images)},
     )
@@ -201,7 +201,7 @@ def _compare_pictures(cfg: CfgNode, trained: Trained, bundle: Encoders) -> Evide
         ragged,
         both[0].ranks,
         both[1].ranks,
-        _near_rivals(both[0].ranks, both[1].ranks, scores_of),
+        near_rivals(both[0].ranks, both[1].ranks, scores_of),
         *metrics,
         {"split": dataset.name, "images": len(ours.places), "queries": len(both[0].queries)},
     )
@@ -235,7 +235,7 @@ def _picture_metrics(found) -> dict[str, float]:
     return {**metrics, "mean_recall": float(np.mean(recalls))}
 
 
-def _near_rivals(
+def near_rivals(
     before: np.ndarray, after: np.ndarray, scores_of: Callable[[int], tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
     """Return for each query, whose rank changed, how many rivals score like its best relevant item."""
