@@ -9,7 +9,8 @@ from config.errors import UserError
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore
 from datasets.gallery import Gallery
-from datasets.sentences import Sentences, TokenIds, cut, encode_texts
+from datasets.sentences import Sentences, TokenIds
+from datasets.words.sentences import cut_sentence, encode_sentences
 from datasets.words.unknown_words import describe_unknown, unknown_share
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
@@ -41,11 +42,11 @@ class RetrievalDataset(Gallery, Sentences):
     ) -> None:
         Gallery.__init__(self, features, split.name, split.image_ids, split.image_rows, pool_regions)
         self.vocabulary, self.max_seq_len = vocabulary, max_seq_len
-        encoded = encode_texts(split.captions, vocabulary)
+        encoded = encode_sentences(split.captions, vocabulary)
         kept = range(len(encoded))
         if max_seq_len and long_captions == "drop":
             kept = [index for index in kept if len(encoded[index]) <= max_seq_len]
-        encoded = [cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
+        encoded = [cut_sentence(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
         self.num_dropped = len(encoded) - len(kept)
         if distinct_captions:
             first = {(split.caption_image[index], encoded[index]): index for index in reversed(kept)}
@@ -69,7 +70,8 @@ class RetrievalDataset(Gallery, Sentences):
         """
         other = copy(self)
         encoded = [
-            cut(ids, self.max_seq_len, self.vocabulary.end_id) for ids in encode_texts(texts, self.vocabulary)
+            cut_sentence(ids, self.max_seq_len, self.vocabulary.end_id)
+            for ids in encode_sentences(texts, self.vocabulary)
         ]
         other._set_captions(list(texts), encoded, np.full(len(texts), -1))
         return other

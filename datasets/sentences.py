@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.words.packed_tokens import PackedTokens
+from datasets.words.sentences import cut_sentence, encode_sentences
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 
@@ -23,8 +24,10 @@ class Sentences:
         self, texts: Sequence[str], vocabulary: Vocabulary | WordPiece, max_seq_len: int = 0
     ) -> None:
         self.vocabulary = vocabulary
-        encoded = encode_texts(texts, vocabulary)
-        self._set_sentences(list(texts), [cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded])
+        encoded = encode_sentences(texts, vocabulary)
+        self._set_sentences(
+            list(texts), [cut_sentence(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
+        )
 
     def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return `token_ids` int64 [B,T], padded to the longest, and `text_len` int64 [B], by index."""
@@ -36,16 +39,3 @@ class Sentences:
         self.sentence_ids = np.array([sentences.setdefault(ids, len(sentences)) for ids in encoded])
         self._sentences = PackedTokens.of(sentences)
         self.lengths = self._sentences.lengths[self.sentence_ids]
-
-
-def encode_texts(texts: Sequence[str], vocabulary: Vocabulary | WordPiece) -> list[TokenIds]:
-    """Return the ids of texts; each distinct text is encoded once, because data sets repeat many."""
-    known = {text: tuple(vocabulary.encode(text)) for text in dict.fromkeys(texts)}
-    return [known[text] for text in texts]
-
-
-def cut(ids: TokenIds, max_seq_len: int, end_id: int | None) -> TokenIds:
-    """Return the first `max_seq_len` ids (0: all), of which the last is `end_id`, if there is one."""
-    if not max_seq_len or len(ids) <= max_seq_len:
-        return ids
-    return ids[:max_seq_len] if end_id is None else (*ids[: max_seq_len - 1], end_id)

@@ -16,6 +16,7 @@ TYPOS = {
     "demo.py": ("--hepl", "--help"),
     "encode.py": ("--galery", "--gallery"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
+    "export_model.py": ("--precison", "--precision"),
     "extract_features.py": ("--dytpe", "--dtype"),
     "fetch_pretrained.py": ("--overwirte", "--overwrite"),
     "make_report.py": ("--titel", "--title"),
@@ -28,7 +29,9 @@ TYPOS = {
     "train_retrieval.py": ("--ovrewrite", "--overwrite"),
     "visualize.py": ("--regoin", "--region"),
 }
-CONFIGURED = [name for name in TOOLS if "retrieval" in name or name in ("encode.py", "visualize.py")]
+CONFIGURED = [
+    name for name in TOOLS if "retrieval" in name or name in ("encode.py", "visualize.py", "export_model.py")
+]
 
 
 def start(tool: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
@@ -70,6 +73,7 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_weights.py": ["a.pth", "b"],
         "encode.py": ["--out", "a.npz"],
+        "export_model.py": ["--out", "b"],
         "extract_features.py": ["--images", "a", "--backbone", "b", "--out", "c.h5"],
         "fetch_pretrained.py": ["bert", "folder"],
         "prepare_sop.py": ["sop"],
