@@ -52,4 +52,4 @@ $(venv)/%.installed: %.txt $(venv)/made
 	@touch $@
 
 $(runs): requirements-common.txt
-$(dev): requirements-export.txt requirements-onnx.txt
+$(dev): requirements-export.txt requirements-onnx.txt requirements-index.txt requirements-milvus.txt
