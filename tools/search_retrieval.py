@@ -3,17 +3,25 @@
     python tools/search_retrieval.py --cfg_file F --text "a red circle left of a blue square"
     python tools/search_retrieval.py --cfg_file F --image 01234.png --top_k 10
     python tools/search_retrieval.py --cfg_file F --text "a dog on a sofa" EVAL.RERANK_DIR=out/oscar/best
+    python tools/search_retrieval.py --index out/photos.index --text "a dog on a sofa"  (more with --help)
 
 The tool prints the best hits with their scores and writes a contact sheet (PNG) and a page (HTML) into
 <run>/search/<query>/ (or --out). With EVAL.RERANK_DIR a cross encoder re-ranks the best EVAL.RERANK_K first.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import folder_name, run, start_runtime
+
+if __name__ == "__main__" and any(word.partition("=")[0] == "--index" for word in sys.argv[1:]):
+    import _search_index
+
+    run(_search_index.main)  # it needs neither Paddle nor a configuration
+
 from yacs.config import CfgNode
 
 from config.errors import UserError

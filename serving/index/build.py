@@ -96,10 +96,10 @@ def build(
                 measure=encoder.measure,
                 bundle=encoder.identity,
                 bundle_folder=options.bundle_folder,
-                source={"kind": source.kind, "path": str(source.path.resolve())},
+                source=source.describe(),
                 previous=previous,
             )
-            queries = _queries(encoder, source)
+            queries = encoded_queries(encoder, source)
             card = finish(draft, card, options, queries, show)
             card = replace(card, build_seconds=round(time.monotonic() - began, 3))
             return publish(out, draft, card)
@@ -337,7 +337,7 @@ def _help(encoder: Encoder, source: Source, draft: Path, plan: dict, job: Job) -
             raise cannot_write(path, error) from error
 
 
-def _queries(encoder: Encoder, source: Source) -> Queries | None:
+def encoded_queries(encoder: Encoder, source: Source) -> Queries | None:
     """Return at most CALIBRATION random sentences of the source, encoded, and the rows that they describe."""
     if not source.queries or source.holds == "captions" or encoder.measure != "cosine":
         return None

@@ -6,8 +6,8 @@
     value      = "text" | number | true | false, and after "in" a list of them, [1, 2, 3]
     key        = a name, dotted for an object in an object; in quotes if it has other characters
 
-A comparison is false for an item that lacks the key, or has a value of another type there; `id` and `caption`
-are keys of every item. `contains` finds a member of a list, or a part of a text.
+A comparison is false for an item that lacks the key, or has null or a value of another type there. `id` and
+`caption` are keys of every item. `contains` finds a member of a list, or a part of a text.
 """
 
 import json
@@ -193,7 +193,7 @@ def as_sql(condition: Condition) -> tuple[str, list[Value]]:
         return _column_as_sql(key, relation, value)
     path = "$" + "".join(f'."{part}"' for part in key.split("."))
     if relation == "has":
-        return "json_type(metadata, ?) IS NOT NULL", [path]
+        return "IFNULL(json_type(metadata, ?) != 'null', 0)", [path]
     types = _json_types(value)
     if relation == "contains":
         members = (
@@ -205,7 +205,7 @@ def as_sql(condition: Condition) -> tuple[str, list[Value]]:
             sql, values = f"({sql} OR ({part}))", [*values, path, path, value]
         return f"IFNULL({sql}, 0)", values
     if relation == "!=":
-        there = "json_type(metadata, ?) IS NOT NULL"
+        there, _ = as_sql(Comparison(key, "has"))
         same, values = as_sql(Comparison(key, "=", value))
         return f"({there} AND NOT {same})", [path, *values]
     compared = f"json_type(metadata, ?) IN ({types}) AND json_extract(metadata, ?) {relation} ?"

@@ -44,6 +44,7 @@ class Source:
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of the file, for features
     store: object = None
     queries: list[tuple[str, str]] = field(default_factory=list)  # ids and sentences that describe them
+    captions: Path | None = None  # the file of these sentences
 
     @property
     def holds(self) -> str:
@@ -72,7 +73,14 @@ class Source:
                 f"{where}: its item {shown} is not in {self.path}: give a --gallery that has all items"
             )
         rows = self.rows[[place[item.id] for item in items]] if self.kind == "features" else self.rows
-        return replace(self, items=list(items), rows=rows)
+        names = {item.id for item in items}
+        queries = [query for query in self.queries if query[0] in names]
+        return replace(self, items=list(items), rows=rows, queries=queries)
+
+    def describe(self) -> dict[str, str]:
+        """Return the kind and the files, for the card."""
+        files = {"path": self.path} | ({"captions": self.captions} if self.captions else {})
+        return {"kind": self.kind, **{name: str(path.resolve()) for name, path in files.items()}}
 
 
 def open_source(gallery: str | Path, captions: str | Path | None = None) -> Source:
@@ -183,4 +191,4 @@ def _described(source: Source, path: Path) -> Source:
         caption = item.caption or line.caption
         items[place[line.id]] = Item(item.id, caption, item.metadata | line.metadata)
     queries = [(line.id, line.caption) for line in lines if line.caption]
-    return replace(source, items=checked_items(items, str(path)), queries=queries)
+    return replace(source, items=checked_items(items, str(path)), queries=queries, captions=path)
