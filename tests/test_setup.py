@@ -249,6 +249,7 @@ def test_a_second_call_installs_nothing(tmp_path):
         "requirements-common.txt": 1,
         "requirements-dev.txt": 1,
         "requirements-onnx.txt": 1,
+        "requirements-export.txt": 1,
         "requirements-index.txt": 1,
         "requirements-milvus.txt": 1,
         ".venv/made": 2,
