@@ -8,15 +8,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from yacs.config import CfgNode
+from typing import TYPE_CHECKING
 
 from config.errors import UserError
-from engine.runtime import Runtime, prepare_runtime
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from engine.runtime import Runtime
 
 
-def start_runtime(cfg: CfgNode) -> Runtime:
+def start_runtime(cfg: "CfgNode") -> "Runtime":
     """Import Paddle as RUNTIME says, seed it, and return the device, threads and seed that were chosen."""
+    from engine.runtime import prepare_runtime  # not at the top: some tools run where Paddle and yacs are not
+
     # During its import Paddle answers Ctrl-C, and after its import SIGTERM, with tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     runtime = prepare_runtime(

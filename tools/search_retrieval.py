@@ -6,6 +6,7 @@
     python tools/search_retrieval.py --cfg_file out/mine --gallery mine.h5 --image ~/holidays/pond.jpg
     python tools/search_retrieval.py --cfg_file out/mine --gallery mine.h5 --queries queries.txt --json
     python tools/search_retrieval.py --cfg_file F --text "a dog on a sofa" EVAL.RERANK_DIR=out/oscar/best
+    python tools/search_retrieval.py --index out/photos.index --text "a dog on a sofa"  (more with --help)
 
 The images are those of EVAL.SPLIT, or of --gallery: a feature file, a folder with one, a folder with a .npy
 for each image, photos, or what tools/encode.py wrote. A picture of --image that is in no gallery is encoded
@@ -24,6 +25,12 @@ from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import add_gallery_arguments, blaming, folder_name, read_queries, run, start_runtime
+
+if __name__ == "__main__" and any(word.partition("=")[0] == "--index" for word in sys.argv[1:]):
+    import _search_index
+
+    run(_search_index.main)  # it needs neither Paddle nor a configuration
+
 from _progress import progress_display
 from yacs.config import CfgNode
 
