@@ -24,8 +24,9 @@ demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
 	$(python) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
 
-faults: $(runs)  ## kill, fill and damage training many times, and print what survived (under 20 minutes)
+faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print what survived (under 25 minutes)
 	$(python) tests/faults/run_all.py
+	$(python) tests/faults/kill_index.py
 
 lint: $(dev)  ## check style, formatting and the layers
 	$(python) -m ruff check .
@@ -52,4 +53,4 @@ $(venv)/%.installed: %.txt $(venv)/made
 	@touch $@
 
 $(runs): requirements-common.txt
-$(dev): requirements-backbone.txt requirements-onnx.txt
+$(dev): requirements-backbone.txt requirements-export.txt requirements-onnx.txt requirements-index.txt requirements-milvus.txt

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.words.vocabulary import Vocabulary, tokenize
+from datasets.words.tokens import tokenize
+from datasets.words.vocabulary import Vocabulary
 
 HERE = Path(__file__).resolve().parent
 WORD_DIM = 300

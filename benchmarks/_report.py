@@ -56,12 +56,16 @@ def run_child(script: str, *arguments: str) -> dict:
     The child inherits no settings of threads or math library from the environment. Raises RuntimeError, with
     the end of the child's stderr, if the child fails.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in TUNING}
     command = [sys.executable, script, *arguments]
-    child = subprocess.run(command, env=environment, capture_output=True, text=True)
+    child = subprocess.run(command, env=untuned(), capture_output=True, text=True)
     if child.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{child.stderr[-2000:]}")
     return json.loads(child.stdout.splitlines()[-1])
+
+
+def untuned() -> dict[str, str]:
+    """Return the environment without settings of threads and math library."""
+    return {name: value for name, value in os.environ.items() if name not in TUNING}
 
 
 def peak_memory() -> float:

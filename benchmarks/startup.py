@@ -4,10 +4,9 @@ An evaluation prints its first line when all its imports are done. The help is t
 limits are 5, 2 and 0.3 s. The first start of each kind, which may read from the disk, is not counted.
 """
 
-from _report import ROOT, TUNING, report
+from _report import ROOT, report, untuned
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -59,11 +58,6 @@ def seconds_to_first_line(tool: Path, *arguments: object) -> float:
     if not line:
         raise RuntimeError(f"{tool.name} ended with {process.returncode} before its first line")
     return taken
-
-
-def untuned() -> dict[str, str]:
-    """Return the environment without settings of threads and math library."""
-    return {name: value for name, value in os.environ.items() if name not in TUNING}
 
 
 def report_median(name: str, start: Callable[[], float], limit: float) -> None:

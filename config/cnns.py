@@ -5,6 +5,8 @@ CNN_NAMES = (
     *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
 )
 
+PACKAGE = "package:"  # before the name of an installed Python package that holds weights, in place of a path
+
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_SCALE = (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255))
 

@@ -13,6 +13,12 @@ from config.families import FAMILIES, LOSSES, describe_losses
 
 Scalar = bool | int | float | str
 
+PATH_RULE = """\
+Paths: a relative path counts from the working folder, in a task file as on the command line. A file of the
+data set ("in DATA_DIR first" in --help-config) is sought in DATASET.DATA_DIR first. The config.yaml of a run
+keeps whole paths, so a run works from every folder, and after it was moved, alone or with its data.
+"""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -21,7 +27,8 @@ class Key:
     The type of `default` is the type of the key (an int is accepted where a float is expected). `choices`,
     `minimum`, `above` (an exclusive minimum), `maximum` and `below` (an exclusive maximum) bound the value
     or, for a list, each element. `element` is the type of a list's elements, and `length` is their number if
-    it is fixed.
+    it is fixed. `path` tells where a key that is a path counts from (PATH_RULE): "working folder" or
+    "DATA_DIR", which is a file of the data set; it is empty for all other keys.
     """
 
     default: Scalar | list
@@ -33,6 +40,7 @@ class Key:
     below: float | None = None
     element: type | None = None
     length: int | None = None
+    path: str = ""
 
 
 KEYS: dict[str, dict[str, Key]] = {
@@ -46,13 +54,16 @@ KEYS: dict[str, dict[str, Key]] = {
         "TOKENIZER": Key(
             "simple",
             "simple: words, numbers and punctuation by one regular expression; nltk: the tokens of "
-            "VSE++, SCAN and VSRN; whitespace: the tokens of VSE",
-            choices=("simple", "nltk", "whitespace"),
+            "VSE++, SCAN and VSRN; whitespace: the tokens of VSE; characters: letters of scripts without "
+            "spaces, and words of the others, which training chooses by itself where its captions run words "
+            "together",
+            choices=("simple", "nltk", "whitespace", "characters"),
         ),
         "VOCAB_FILE": Key(
             "",
             "vocabulary file: JSON, or BERT's vocab.txt for oscar; empty: a vocabulary is built from "
             "VOCAB_SPLITS (oscar: from captions and tags of the training split)",
+            path="working folder",
         ),
         "VOCAB_LAYOUT": Key(
             "vsepp",
@@ -133,32 +144,34 @@ KEYS: dict[str, dict[str, Key]] = {
             "CAPTION_FILE in JSON, image key -> captions (empty: SPLIT_captions.json)",
             choices=("precomp", "karpathy", "csv", "json", "vinvl"),
         ),
-        "DATA_DIR": Key("", "folder that holds SPLIT_ims.npy (and captions and ids)"),
+        "DATA_DIR": Key("", "folder that holds SPLIT_ims.npy (and captions and ids)", path="working folder"),
         "FEAT_FILE": Key(
             "",
-            "file of features, relative to DATA_DIR: .npy, .h5, or .tsv of VinVL, bottom-up attention or "
+            "file of features: .npy, .h5, or .tsv of VinVL, bottom-up attention or "
             "LXMERT; {split} stands for the split's name; a name without {split} is one file with the "
             "images of all splits; empty: SPLIT_ims.npy",
+            path="DATA_DIR",
         ),
-        "CAPTION_FILE": Key(
-            "", "caption file of the formats karpathy, csv, json and vinvl, relative to DATA_DIR"
-        ),
+        "CAPTION_FILE": Key("", "caption file of the formats karpathy, csv, json and vinvl", path="DATA_DIR"),
         "TAG_FILE": Key(
             "",
-            "oscar: file of the images' tags, relative to DATA_DIR: a detector's predictions (.tsv) or "
+            "oscar: file of the images' tags: a detector's predictions (.tsv) or "
             "one class per image (.txt); {split} in it stands for the split's name; empty: the tags "
             "stored with the features",
+            path="DATA_DIR",
         ),
         "IMAGE_DIR": Key(
             "",
-            "folder of the pictures, or a zip file of one, for CNNs and for reports; relative to DATA_DIR; "
+            "folder of the pictures, or a zip file of one, for CNNs and for reports; "
             "{split} in it stands for the split's name (CNNs)",
+            path="DATA_DIR",
         ),
         "LABEL_FILE": Key(
             "",
-            "cnn: list of a split's pictures and their classes, one line `path label` each, relative to "
-            "DATA_DIR; {split} in it stands for the split's name; empty: each folder in IMAGE_DIR is a "
+            "cnn: list of a split's pictures and their classes, one line `path label` each; "
+            "{split} in it stands for the split's name; empty: each folder in IMAGE_DIR is a "
             "class",
+            path="DATA_DIR",
         ),
         "TRAIN": Key("train", "name of the training split"),
         "DEV": Key("dev", "name of the split that chooses the best checkpoint"),
@@ -186,8 +199,9 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "CNN_WEIGHTS": Key(
             "",
-            "file of the CNN's initial weights, written by tools/convert_cnn.py, or package:NAME, the "
-            "weights in an installed Python package (docs/images.md); empty: random weights",
+            "file of the CNN's initial weights, from tools/convert_weights.py, or package:NAME, the weights "
+            "in an installed Python package (docs/images.md); empty: random weights",
+            path="working folder",
         ),
         "CNN_DIM": Key(
             0,
@@ -441,7 +455,9 @@ KEYS: dict[str, dict[str, Key]] = {
             1.0, "share of the negative pairs that are of KIND; the others are random", minimum=0, maximum=1
         ),
         "DUAL": Key(
-            "", "mined: checkpoint folder, inside its run, of a dual encoder, such as out/scenes_vsepp/best"
+            "",
+            "mined: checkpoint folder, inside its run, of a dual encoder, such as out/scenes_vsepp/best",
+            path="working folder",
         ),
         "RANDOM_EPOCHS": Key(
             0, "number of first epochs with random negatives; those of KIND teach little at first", minimum=0
@@ -473,7 +489,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "VISUALDL": Key(True, "write VisualDL curves into the run folder"),
     },
     "OUTPUT": {
-        "CHECKPOINT_DIR": Key("out", "folder of all runs"),
+        "CHECKPOINT_DIR": Key("out", "folder of all runs", path="working folder"),
         "SAVE_NAME": Key("run", "name of this run: its folder inside CHECKPOINT_DIR"),
         "SAVE_FREQ": Key(
             0, "epochs between two kept checkpoints epoch_N/; 0: best/ and last/ only", minimum=0
@@ -489,16 +505,19 @@ KEYS: dict[str, dict[str, Key]] = {
             "",
             "checkpoint folder whose model weights training starts from; for oscar also the folder of a "
             "BERT or an Oscar (docs/pretrained.md)",
+            path="working folder",
         ),
         "RESUME": Key(False, "resume from the run's last/ checkpoint (the same as --resume)"),
     },
     "EVAL": {
-        "CHECKPOINT_DIR": Key("", "checkpoint folder to evaluate; empty: the run's best/"),
+        "CHECKPOINT_DIR": Key(
+            "", "checkpoint folder to evaluate; empty: the run's best/", path="working folder"
+        ),
         "SPLIT": Key("test", "which of DATASET's splits to evaluate", choices=("train", "dev", "test")),
         "GALLERY": Key(
             "",
-            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself, where no "
-            "picture finds itself",
+            "cnn: name of the split in which SPLIT's pictures are searched; empty: SPLIT itself; no picture "
+            "finds itself, or a copy of itself",
         ),
         "FOLDS": Key(
             1,
@@ -531,6 +550,7 @@ KEYS: dict[str, dict[str, Key]] = {
             "",
             "checkpoint folder of an oscar run, such as out/scenes_oscar/best, that re-ranks the short "
             "lists of a dual encoder; empty: no re-ranking (docs/reranking.md)",
+            path="working folder",
         ),
         "RERANK_K": Key(20, "length of the short lists, in both directions", minimum=1),
         "RERANK_DUAL_WEIGHT": Key(
@@ -544,13 +564,15 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "EVAL_CAPTION_INDEX_FILE": Key(
             "",
-            "oscar: candidate captions of each image, JSON relative to DATA_DIR; {split} in it stands for "
+            "oscar: candidate captions of each image, JSON; {split} in it stands for "
             "the split's name (docs/data.md)",
+            path="DATA_DIR",
         ),
         "EVAL_IMG_KEYS_FILE": Key(
             "",
-            "vinvl: images to evaluate, one image key per line, relative to DATA_DIR; {split} in it "
+            "vinvl: images to evaluate, one image key per line; {split} in it "
             "stands for the split's name; empty: all images of the caption file",
+            path="DATA_DIR",
         ),
     },
     "RUNTIME": {

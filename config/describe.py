@@ -28,10 +28,23 @@ INPUT:
   VOCAB_SPLITS: [train, dev]   # on the command line: 'INPUT.VOCAB_SPLITS=[train,dev]'
 ```
 
-Paths are relative to the folder that the command runs in, except where a key says otherwise. Text is
-read by YAML 1.2, so `1e-4` is a number and `off` is text; on the command line the value of a text key is
-taken literally, and `KEY=` is empty text. A wrong key, type, choice or range is reported on one line that
-says where:
+## Paths
+
+A relative path counts from the working folder, in a task file as on the command line. A file of the
+data set (a key that says "in DATA_DIR first") is sought in `DATASET.DATA_DIR` first, and then in the
+working folder. `_BASE_` alone counts from the file that it stands in.
+
+`--cfg_file out/run` means `out/run/config.yaml`. That file keeps whole paths, so a run works from every
+folder. If it was moved, what is no longer at its path is sought at the same place beside the run, as
+when both were moved together. Older runs kept relative paths, which count from the folder where
+training was started if that can still be told, and otherwise from the working folder; a message names
+the key to set where neither has the file.
+
+## Values
+
+Text is read by YAML 1.2, so `1e-4` is a number and `off` is text; on the command line the value of a
+text key is taken literally, and `KEY=` is empty text. A wrong key, type, choice or range is reported on
+one line that says where:
 
 ```
 error: my.yaml, line 3: MODEL.EMBED_DIMS: there is no such key; did you mean MODEL.EMBED_DIM?

@@ -1,4 +1,6 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and how its message shows what came."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -7,3 +9,16 @@ class UserError(Exception):
     The message is one line: what was expected, what came, where (file and row, or key), and how to
     fix it. The command-line tools print it without a traceback and exit with code 2.
     """
+
+
+def some(names: Iterable[object], shown: int = 5) -> str:
+    """Return the first five of some names with commas, and how many there are if that is not all."""
+    names = list(names)
+    first = ", ".join(cut(name) for name in names[:shown])
+    return first + (f", ... ({len(names)} in all)" if len(names) > shown else "")
+
+
+def cut(value: object, longest: int = 40) -> str:
+    """Return a value as one line of text of at most `longest` characters, for a message."""
+    text = " ".join(str(value)[: 4 * longest].split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -1,21 +1,26 @@
 """Load a configuration: the defaults, overridden by a task file, overridden by the command line."""
 
 import argparse
+import glob
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from yacs.config import CfgNode
 
+from config.cnns import PACKAGE
 from config.command_line import WHERE, read_override, report_errors_on_one_line
 from config.constraints import check_constraints
-from config.default import default_config
+from config.default import KEYS, PATH_RULE, default_config
 from config.describe import describe_keys
 from config.errors import UserError
 from config.files import replacing
-from config.task_files import read_settings, to_yaml
-from config.values import user_error
+from config.task_files import Setting, read_settings, to_yaml
+from config.values import SPLIT, user_error
+
+RUN_CONFIG = "config.yaml"
 
 
 class FrozenConfig(CfgNode):
@@ -39,10 +44,11 @@ class FrozenConfig(CfgNode):
 def load_config(path: str | os.PathLike | None, overrides: Sequence[str] = ()) -> FrozenConfig:
     """Return the defaults, overridden by the task file at `path` (None: no file) and then by `overrides`.
 
+    The folder of a run stands for its config.yaml, which names the run where it lies now (`_run_settings`).
     `overrides` are `SECTION.KEY=VALUE`; later ones win. Lists become tuples. Raises UserError for a wrong
     file, key, type, choice or range; its one line names the file and line, or the command line.
     """
-    settings = read_settings(os.fspath(path)) if path is not None else []
+    settings = [] if path is None else _settings_of(Path(path))
     following = [*overrides[1:], None]
     settings += [read_override(*pair) for pair in zip(overrides, following, strict=False)]
     values = config_as_dict(default_config())
@@ -68,14 +74,83 @@ def config_as_dict(cfg: CfgNode) -> dict[str, dict]:
     }
 
 
-def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
-    """Write `cfg` as YAML that `load_config` reads back exactly; an existing file is replaced atomically.
+def _settings_of(path: Path) -> list[Setting]:
+    if (path / RUN_CONFIG).is_file():
+        path = path / RUN_CONFIG
+    settings = read_settings(os.fspath(path))
+    folder = path.parent if path.parent.name not in ("", "..") else path.parent.resolve()
+    is_run = (folder / "log.jsonl").is_file() or any(folder.glob("*/state.json"))
+    return _run_settings(settings, folder) if path.name == RUN_CONFIG and is_run else settings
 
-    Raises UserError if the file cannot be written.
+
+def _run_settings(settings: list[Setting], folder: Path) -> list[Setting]:
+    """Return the settings of the run in `folder`, with every path as it is now (PATH_RULE)."""
+    stored = {f"{setting.section}.{setting.name}": setting.value for setting in settings}
+    output = [
+        stored.get(f"OUTPUT.{name}", KEYS["OUTPUT"][name].default) for name in ("CHECKPOINT_DIR", "SAVE_NAME")
+    ]
+    then = os.path.normpath(os.path.join(*output))
+    now = []
+    for setting in settings:
+        if KEYS[setting.section][setting.name].path and _is_path(setting.value):
+            setting = replace(setting, value=_path_now(setting, then, os.path.abspath(folder)))
+        now.append(setting)
+    where = os.fspath(folder / RUN_CONFIG)
+    own = {"CHECKPOINT_DIR": os.fspath(folder.parent), "SAVE_NAME": folder.name}
+    return now + [Setting("OUTPUT", name, value, where) for name, value in own.items()]
+
+
+def _path_now(setting: Setting, then: str, now: str) -> str:
+    """Return the path of a setting of a run, which was written when the run was at `then`; it is at `now`."""
+    path, places = setting.value, [setting.value]
+    if os.path.isabs(path):
+        if os.path.isabs(then):  # what was moved with the run lies beside it as before
+            places.append(os.path.normpath(os.path.join(now, os.path.relpath(path, then))))
+    elif KEYS[setting.section][setting.name].path == "DATA_DIR":
+        return path
+    elif not os.path.isabs(then) and ".." not in Path(then).parts:
+        # An older run, whose paths count from the folder in which training was started.
+        start = Path(now, *[".."] * len(Path(then).parts))
+        places.insert(0, os.path.normpath(start / path))
+    found = next((place for place in places if _is_there(place)), path)
+    inside = os.path.relpath(found)
+    return found if inside.startswith("..") else inside  # short, and as most users type it
+
+
+def _is_path(value: str) -> bool:
+    return bool(value) and not value.startswith(PACKAGE)
+
+
+def _is_there(path: str) -> bool:
+    return bool(glob.glob(glob.escape(path).replace(SPLIT, "*")))
+
+
+def with_whole_paths(cfg: CfgNode) -> dict[str, dict]:
+    """Return `cfg` as `config_as_dict` does, with paths that hold from every working folder.
+
+    A file of the data set that lies in DATASET.DATA_DIR is named as before.
+    """
+    values = config_as_dict(cfg)
+    for section, keys in KEYS.items():
+        for name, key in keys.items():
+            path = values[section][name]
+            if not key.path or not _is_path(path):
+                continue
+            folder = cfg.DATASET.DATA_DIR if key.path == "DATA_DIR" else ""
+            inside = folder and _is_there(os.path.join(folder, path))
+            if key.path == "working folder" or (not inside and _is_there(path)):
+                values[section][name] = os.path.abspath(path)
+    return values
+
+
+def save_config(cfg: CfgNode, path: str | os.PathLike) -> None:
+    """Write `cfg` as YAML that `load_config` reads back; an existing file is replaced atomically.
+
+    Its paths are whole (`with_whole_paths`). Raises UserError if the file cannot be written.
     """
     try:
         with replacing(Path(path)) as draft:
-            draft.write_text(to_yaml(config_as_dict(cfg)), encoding="utf-8")
+            draft.write_text(to_yaml(with_whole_paths(cfg)), encoding="utf-8")
     except OSError as error:
         raise user_error(os.fspath(path), f"cannot write the configuration: {error.strerror}") from None
 
@@ -94,7 +169,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     The parser then raises UserError for wrong arguments, and accepts options between the `KEY=VALUE`. A tool
     must add no other positional argument.
     """
-    parser.add_argument("--cfg_file", metavar="F", help="task file (YAML), or the config.yaml of a run")
+    parser.add_argument("--cfg_file", metavar="F", help="task file (YAML), or the folder of a run")
+    parser.epilog = PATH_RULE
     parser.add_argument("--help-config", action=_HelpConfig, nargs=0, help="describe every key and exit")
     parser.add_argument(
         "overrides",
@@ -116,7 +192,7 @@ def config_from_arguments(args: argparse.Namespace, file_needed: bool = True) ->
         files = [word for word in args.overrides if word.endswith((".yaml", ".yml")) and "=" not in word]
         example = files[0] if files else "configs/f8k/vsepp.yaml"
         raise UserError(f"{WHERE}: expected --cfg_file F, such as --cfg_file {example}, got none")
-    return load_config(args.cfg_file, [*_own_folder(args.cfg_file), *args.overrides])
+    return load_config(args.cfg_file, args.overrides)
 
 
 def configs_of_checkpoints(folders: Sequence[str], overrides: Sequence[str] = ()) -> list[FrozenConfig]:
@@ -138,24 +214,10 @@ def config_of_checkpoint(
     does, and for a folder outside a run.
     """
     path = Path(folder) if Path(folder).name not in ("", "..") else Path(folder).resolve()
-    config = path.parent / "config.yaml"
-    if (path / "config.yaml").is_file():
+    config = path.parent / RUN_CONFIG
+    if (path / RUN_CONFIG).is_file():
         raise user_error(WHERE, f"{named_by}: {folder} is a run; name a checkpoint of it: {path}/best")
     if not config.is_file():
         problem = f"expected a folder in a run, such as out/a/best, got {folder}: there is no {config}"
         raise user_error(WHERE, f"{named_by}: {problem}")
-    return load_config(config, [*_own_folder(config), *overrides, f"EVAL.CHECKPOINT_DIR={folder}"])
-
-
-def _own_folder(path: str | os.PathLike | None) -> list[str]:
-    """Return overrides that make the config.yaml of a run name the folder in which it lies now.
-
-    The folder that it stores may be relative to where training was started, and the run may have been moved.
-    Other files need no overrides.
-    """
-    folder = Path(path or "").parent
-    if folder.name in ("", ".."):
-        folder = folder.resolve()
-    if path is None or Path(path).name != "config.yaml" or not (folder / "log.jsonl").is_file():
-        return []
-    return [f"OUTPUT.CHECKPOINT_DIR={folder.parent}", f"OUTPUT.SAVE_NAME={folder.name}"]
+    return load_config(config, [*overrides, f"EVAL.CHECKPOINT_DIR={folder}"])

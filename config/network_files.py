@@ -29,8 +29,8 @@ BACKBONE_KEYS: dict[str, Key] = {
     "KIND": Key("onnx", "library that runs the network", choices=("onnx", "paddle")),
     "WEIGHTS": Key(
         "",
-        "file of weights, as tools/convert_cnn.py writes it, or package:NAME, the weights in an installed "
-        "Python package; with KIND: onnx, for an EfficientNet-Lite alone",
+        "file of weights, as tools/convert_weights.py writes it, or package:NAME, the weights in an "
+        "installed Python package; with KIND: onnx, for an EfficientNet-Lite alone",
     ),
     "INPUT": Key("", "onnx: name of the input, float32 [n,3,SIZE,SIZE]; empty: its only one"),
     "POOLED": Key("", "onnx: name of the output with one vector per image, [n,F] or [n,F,1,1]"),

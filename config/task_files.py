@@ -59,7 +59,7 @@ def _read_text(path: str) -> str:
         raise user_error(shown, "there is no such task file") from None
     except IsADirectoryError:
         raise user_error(
-            shown, "this is a folder; name the file, such as a run's config.yaml in it"
+            shown, "expected a task file or the folder of a run, got a folder without config.yaml"
         ) from None
     except OSError as error:
         raise user_error(shown, f"cannot read the task file: {error.strerror}") from None

@@ -6,8 +6,10 @@ Text is read by the core schema of YAML 1.2, so that `1e-4` is a number and `off
 
 import json
 import math
+import os
 import re
 from difflib import get_close_matches
+from pathlib import Path
 
 from config.default import Key, Scalar
 from config.errors import UserError
@@ -56,6 +58,17 @@ def of_split(setting: str, split: str) -> str:
     return setting.replace(SPLIT, split)
 
 
+def data_path(data_dir: str | os.PathLike, setting: str, split: str) -> Path:
+    """Return the path of a file or folder of the data set, which a setting names, for `split` (PATH_RULE).
+
+    That is `setting` in `data_dir` or, if nothing is there, in the working folder. A path that leads nowhere
+    is in `data_dir`.
+    """
+    name = of_split(setting, split)
+    inside = Path(data_dir) / name
+    return Path(name) if not os.path.lexists(inside) and os.path.lexists(name) else inside
+
+
 def user_error(where: str, problem: str) -> UserError:
     """Return the error for `problem` at `where` (a file and line, or the command line), on one line."""
     return UserError(" ".join(f"{where}: {problem}".split()))
@@ -71,6 +84,8 @@ def describe_bounds(key: Key) -> str:
         return f"a list of {count}{several}{_range(key)}"
     if key.choices is not None:
         return "one of " + ", ".join(str(choice) for choice in key.choices)
+    if key.path:
+        return "a path" + (", in DATA_DIR first" if key.path == "DATA_DIR" else "")
     return _words_for(type(key.default))[0] + _range(key)
 
 

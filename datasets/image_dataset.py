@@ -32,6 +32,10 @@ class ImageDataset:
         """Return one line about what the split holds."""
         return f"{self.name}: {self.num_images} pictures of {len(self.class_names)} classes"
 
+    def unknown_share(self) -> float:
+        """Return 0: a picture has no words."""
+        return 0.0
+
     def batch(self, images: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
         """Return the readable ones of B pictures, cropped as in `epoch`.
 

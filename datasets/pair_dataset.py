@@ -8,7 +8,8 @@ import numpy as np
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore
 from datasets.pairs import Pairs
-from datasets.words.packed_tokens import PackedTokens
+from datasets.words.pair_texts import PairTexts, encode_tags
+from datasets.words.unknown_words import describe_unknown, unknown_share
 from datasets.words.wordpiece import WordPiece
 
 
@@ -48,7 +49,7 @@ class PairDataset:
         self.max_seq_len, self.max_regions = max_seq_len, max_regions
         self.image_ids, self._image_rows = split.image_ids, split.image_rows
         self.num_images = len(split.image_ids)
-        self._tags = _encode_tags(tags, self.num_images, word_piece)
+        self._tags = encode_tags(tags, self.num_images, word_piece)
         self._region_counts = np.minimum(features.counts(self._image_rows), max_regions)
         self.image_lengths = self._tags.lengths + self._region_counts
         self._set_captions(split.captions, split.caption_image)
@@ -62,11 +63,17 @@ class PairDataset:
         other._set_captions(texts, np.full(len(texts), -1))
         return other
 
+    def unknown_share(self) -> float:
+        """Return the share of the captions' word pieces that are unknown words, in [0, 1]."""
+        return unknown_share(self._texts.sentences, self.sentence_ids, self.word_piece)
+
     def describe(self) -> str:
         """Return one line about what the split holds."""
+        unknown = describe_unknown(self.unknown_share())
         return (
             f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
-            f"{self.num_captions} captions, {len(self._sentences)} different sentences, "
+            f"{self.num_captions} captions, {self._texts.num_sentences} different sentences, "
+            f"{unknown}{', ' * bool(unknown)}"
             f"{self._tags.lengths.mean():.1f} tokens of tags an image"
         )
 
@@ -90,20 +97,7 @@ class PairDataset:
 
     def text_batch(self, pairs: Pairs) -> dict[str, np.ndarray]:
         """Return `token_ids`, `segment_ids` and `text_len` of `batch`."""
-        first, second = self._text_lengths(pairs)  # [P]
-        lengths = first + second
-        columns = np.arange(lengths.max(initial=0))  # [T]
-        present = columns < lengths[:, None]  # [P,T]
-        in_tags = present & (columns >= first[:, None])
-        starts = self._sentences.starts[self.sentence_ids[pairs.captions]]  # [P]
-        tag_starts = len(self._sentences.ids) + self._tags.starts[pairs.images] - first
-        places = np.where(in_tags, tag_starts[:, None], starts[:, None]) + columns
-        token_ids = np.full(present.shape, self.word_piece.pad_id, dtype=np.int64)
-        # clip: the place of the last [SEP] may be past the last image's tags
-        token_ids[present] = self._pieces.take(places[present], mode="clip")
-        ends = np.flatnonzero(second)
-        token_ids[ends, lengths[ends] - 1] = self.word_piece.sep_id
-        return {"token_ids": token_ids, "segment_ids": in_tags.astype(np.int64), "text_len": lengths}
+        return self._texts.batch(pairs)
 
     def image_batch(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return `regions` and `num_regions` of `batch`, for images by index."""
@@ -114,8 +108,7 @@ class PairDataset:
 
     def pair_lengths(self, pairs: Pairs) -> np.ndarray:
         """Return the length of each pair in tokens and regions: int64 [P]."""
-        first, second = self._text_lengths(pairs)
-        return first + second + self._region_counts[pairs.images]
+        return self._texts.lengths(pairs) + self._region_counts[pairs.images]
 
     def is_own_sentence(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         """Return whether each caption equals one of the image's own captions token by token: bool, broadcast.
@@ -135,59 +128,11 @@ class PairDataset:
     def _set_captions(self, captions: list[str], caption_image: np.ndarray) -> None:
         self.captions, self.caption_image = captions, caption_image
         self.num_captions = len(captions)
-        self._sentences, self.sentence_ids = _encode_captions(captions, self.max_seq_len, self.word_piece)
+        self._texts = PairTexts(captions, self._tags, self.word_piece, self.max_seq_len)
+        self.sentence_ids = self._texts.sentence_ids
         self.distinct_captions = np.unique(self.sentence_ids, return_index=True)[1]
-        self.caption_lengths = self._sentences.lengths[self.sentence_ids]
-        # all tokens in one array, so that a batch of pairs takes one gather
-        self._pieces = np.concatenate([self._sentences.ids, self._tags.ids])
+        self.caption_lengths = self._texts.caption_lengths
         self._own_sentences = np.unique(self._keys(caption_image, np.arange(len(captions))))
 
-    def _text_lengths(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-        """Return the tokens of both segments, int64 [P] each, markers included; the second may have none."""
-        first = self.caption_lengths[pairs.captions]
-        tags = self._tags.lengths[pairs.images]
-        return first, np.where(tags > 0, np.minimum(tags, self.max_seq_len - first - 1) + 1, 0)
-
     def _keys(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
-        return images * len(self._sentences) + self.sentence_ids[captions]
-
-
-def _encode_captions(
-    captions: list[str], max_seq_len: int, word_piece: WordPiece
-) -> tuple[PackedTokens, np.ndarray]:
-    """Return the distinct first segments, and each caption's index among them, int64 [captions]."""
-    texts = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
-    framed = _frame(word_piece.encode_all(list(texts)), max_seq_len, word_piece)
-    sentences: dict[bytes, int] = {}
-    sentence_of = [sentences.setdefault(framed[row].tobytes(), len(sentences)) for row in range(len(framed))]
-    sentence_ids = np.array([sentence_of[texts[caption]] for caption in captions], dtype=np.int64)
-    ids = np.frombuffer(b"".join(sentences), dtype=np.int32)
-    lengths = np.fromiter((len(row) // ids.itemsize for row in sentences), dtype=np.int64)
-    return PackedTokens(ids, lengths), sentence_ids
-
-
-def _frame(texts: PackedTokens, max_seq_len: int, word_piece: WordPiece) -> PackedTokens:
-    """Return the first segment of each text: `[CLS]`, as many tokens as there is room for, `[SEP]`."""
-    cut = texts.cut(max_seq_len - 2)
-    lengths = cut.lengths + 2
-    ends = np.cumsum(lengths)
-    ids = np.full(lengths.sum(), word_piece.cls_id, dtype=np.int32)
-    ids[ends - 1] = word_piece.sep_id
-    inner = np.ones(len(ids), dtype=bool)
-    inner[ends - 1] = inner[ends - lengths] = False
-    ids[inner] = cut.ids
-    return PackedTokens(ids, lengths)
-
-
-def _encode_tags(tags: Iterable[list[str]] | None, num_images: int, word_piece: WordPiece) -> PackedTokens:
-    """Return the tokens of each image's tags, without markers; each distinct tag is encoded once."""
-    if tags is None:
-        return PackedTokens(np.empty(0, np.int32), np.zeros(num_images, np.int64))
-    codes: dict[str, int] = {}
-    rows, counts = [], []
-    for names in tags:
-        rows.append(np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int32))
-        counts.append(len(names))
-    assert len(counts) == num_images, (len(counts), num_images)
-    encoded = word_piece.encode_all(list(codes))
-    return encoded.joined(np.concatenate([np.empty(0, np.int32), *rows]), np.array(counts, dtype=np.int64))
+        return images * self._texts.num_sentences + self.sentence_ids[captions]

@@ -7,13 +7,16 @@ import numpy as np
 
 from config.errors import UserError
 from datasets.captions.load import CaptionSplit
-from datasets.features.store import FeatureStore, ImageRegions
-from datasets.words.packed_tokens import PackedTokens
+from datasets.features.store import FeatureStore
+from datasets.gallery import Gallery
+from datasets.sentences import Sentences, TokenIds
+from datasets.words.sentences import cut_sentence, encode_sentences
+from datasets.words.unknown_words import describe_unknown, unknown_share
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 
 
-class RetrievalDataset:
+class RetrievalDataset(Gallery, Sentences):
     """One split of images and captions; an item is one caption with its image.
 
     `image_ids` (names) and `captions` (strings) are lists of length `num_images` and `num_captions`.
@@ -37,20 +40,13 @@ class RetrievalDataset:
         distinct_captions: bool = False,
         pool_regions: bool = True,
     ) -> None:
-        self.name = split.name
-        self.features = features
-        self.vocabulary = vocabulary
-        self.pool_regions = pool_regions
-        self.image_ids = split.image_ids
-        self.num_images = len(split.image_ids)
-        self._image_rows = split.image_rows
-
-        self._max_seq_len = max_seq_len
-        encoded = _encode(split.captions, vocabulary)
+        Gallery.__init__(self, features, split.name, split.image_ids, split.image_rows, pool_regions)
+        self.vocabulary, self.max_seq_len = vocabulary, max_seq_len
+        encoded = encode_sentences(split.captions, vocabulary)
         kept = range(len(encoded))
         if max_seq_len and long_captions == "drop":
             kept = [index for index in kept if len(encoded[index]) <= max_seq_len]
-        encoded = [_cut(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
+        encoded = [cut_sentence(ids, max_seq_len, vocabulary.end_id) for ids in encoded]
         self.num_dropped = len(encoded) - len(kept)
         if distinct_captions:
             first = {(split.caption_image[index], encoded[index]): index for index in reversed(kept)}
@@ -74,10 +70,15 @@ class RetrievalDataset:
         """
         other = copy(self)
         encoded = [
-            _cut(ids, self._max_seq_len, self.vocabulary.end_id) for ids in _encode(texts, self.vocabulary)
+            cut_sentence(ids, self.max_seq_len, self.vocabulary.end_id)
+            for ids in encode_sentences(texts, self.vocabulary)
         ]
         other._set_captions(list(texts), encoded, np.full(len(texts), -1))
         return other
+
+    def unknown_share(self) -> float:
+        """Return the share of the captions' words that the vocabulary does not know, in [0, 1]."""
+        return unknown_share(self._sentences, self.sentence_ids, self.vocabulary)
 
     def describe(self) -> str:
         """Return one line about what the split holds."""
@@ -86,9 +87,11 @@ class RetrievalDataset:
             f"{self.num_repeats} repeated ones left out" if self.num_repeats else "",
         ]
         besides = f" ({', '.join(filter(None, left_out))})" if any(left_out) else ""
+        unknown = describe_unknown(self.unknown_share())
         return (
             f"{self.name}: {self.num_images} images ({self.features.describe(self._image_rows)}), "
             f"{self.num_captions} captions{besides}, {len(self._sentences)} different sentences"
+            f"{', ' * bool(unknown)}{unknown}"
         )
 
     def batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -113,53 +116,12 @@ class RetrievalDataset:
             "sentence_id": self.sentence_ids[caption_indices],
         }
 
-    def image_batch(self, image_indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the image side of `batch`, for images by index."""
-        rows = self._image_rows[image_indices]
-        values = self.features.gather(rows, self.pool_regions)
-        if values.ndim == 2:
-            return {"features": values}
-        if values.ndim == 4:
-            return {"pixels": values}
-        return {"regions": values, "num_regions": self.features.counts(rows)}
-
     def start_epoch(self, epoch: int) -> None:
         """Set the epoch on which the random crops of pictures depend; other features do not depend on it."""
         self.features.epoch = epoch
 
-    def regions(self, image: int) -> ImageRegions:
-        """Return one image's features, not pooled, with the boxes and tags that its file holds."""
-        return self.features[int(self._image_rows[image])]
-
-    def check_features(self) -> None:
-        """Check the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
-        self.features.check(self._image_rows)
-
-    def feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation, float32 [F] each, of the features, pooled if batches are."""
-        return self.features.moments(self._image_rows, self.pool_regions)
-
-    def text_batch(self, caption_indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the text side of `batch` (`token_ids` and `text_len`), for captions by index."""
-        return self._sentences.batch(self.sentence_ids[caption_indices], self.vocabulary.pad_id)
-
     def _set_captions(
-        self, captions: list[str], encoded: Sequence[tuple[int, ...]], caption_image: np.ndarray
+        self, captions: list[str], encoded: Sequence[TokenIds], caption_image: np.ndarray
     ) -> None:
-        self.captions, self.caption_image, self.num_captions = captions, caption_image, len(captions)
-        sentences: dict[tuple[int, ...], int] = {}  # each distinct sentence is stored once
-        self.sentence_ids = np.array([sentences.setdefault(ids, len(sentences)) for ids in encoded])
-        self._sentences = PackedTokens.of(sentences)
-        self.lengths = self._sentences.lengths[self.sentence_ids]
-
-
-def _encode(captions: Sequence[str], vocabulary: Vocabulary | WordPiece) -> list[tuple[int, ...]]:
-    """Return the ids of captions; each distinct text is encoded once, because data sets repeat many."""
-    known = {text: tuple(vocabulary.encode(text)) for text in dict.fromkeys(captions)}
-    return [known[text] for text in captions]
-
-
-def _cut(ids: tuple[int, ...], max_seq_len: int, end_id: int | None) -> tuple[int, ...]:
-    if not max_seq_len or len(ids) <= max_seq_len:
-        return ids
-    return ids[:max_seq_len] if end_id is None else (*ids[: max_seq_len - 1], end_id)
+        self._set_sentences(captions, encoded)
+        self.caption_image = caption_image

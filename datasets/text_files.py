@@ -1,9 +1,10 @@
 """Read users' text files, whole or line by line; an error names the file and, if possible, the line."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, cut
 
 
 def read_lines(path: Path, kind: str) -> list[str]:
@@ -44,6 +45,29 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def parse_json(path: Path, text: str | bytes, place: str = "", **hooks: Callable) -> object:
+    """Return what JSON text holds; `place` says where in the file it stands, and `hooks` are json.loads's.
+
+    Raises `UserError` that names the line of a syntax error, and for lists that are nested too deeply,
+    numbers that are too long and text that is not UTF-8.
+    """
+    try:
+        return json.loads(text, **hooks)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}{place or f' line {error.lineno}'}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise UserError(
+            f"{path}{place}: thousands of lists or objects within each other: make the file again"
+        ) from error
+    except ValueError as error:  # not UTF-8, or a number of thousands of digits
+        raise UserError(f"{path}{place}: not JSON: {cut(error, 80)}") from error
+
+
+def shown_json(value: object) -> str:
+    """Return a value as JSON, cut to 60 characters, for a message; `nothing` for None."""
+    return "nothing" if value is None else cut(json.dumps(value, ensure_ascii=False, default=str), 60)
+
+
 def refuse_duplicates(path: Path, names: Sequence[str], place: str = "line {}") -> dict[str, int]:
     """Return each name's position.
 
@@ -54,7 +78,7 @@ def refuse_duplicates(path: Path, names: Sequence[str], place: str = "line {}") 
         if name in positions:
             here, there = place.format(position + 1), place.format(positions[name] + 1)
             raise UserError(
-                f"{path} {here}: duplicate image id {name!r}, also {there}: give each image its own"
+                f"{path} {here}: duplicate image id {cut(name)!r}, also {there}: give each image its own"
             )
         positions[name] = position
     return positions

@@ -86,3 +86,17 @@ def detector_yaml(path: Path, model: Path, **keys: object) -> Path:
     values = {"MODEL": model, "SIZE": 32, "STRIDES": [8, 16], "CLASSES": "[dog, traffic light, tree]", **keys}
     path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
     return path
+
+
+def write_many_means(path: Path, size: int, width: int) -> Path:
+    """Write a network like `write_means` whose outputs are `width` weighted sums of those means."""
+    weights = np.random.default_rng(0).standard_normal((width, 3, 1, 1)).astype(np.float32)
+    quarter = {"kernel_shape": [size // 2, size // 2], "strides": [size // 2, size // 2]}
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["means"]),
+        helper.make_node("Conv", ["means", "weights"], ["pool"]),
+        helper.make_node("AveragePool", ["image"], ["quarters"], **quarter),
+        helper.make_node("Conv", ["quarters", "weights"], ["grid"]),
+    ]
+    outputs = [_value("pool", ["n", width, 1, 1]), _value("grid", ["n", width, 2, 2])]
+    return _save(path, nodes, [_value("image", ["n", 3, size, size])], outputs, {"weights": weights})

@@ -1,19 +1,27 @@
 """Shared by all command-line tools: exit codes, errors on one line, and the start of Paddle."""
 
+import argparse
+import contextlib
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-
-from yacs.config import CfgNode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.errors import UserError
-from engine.runtime import Runtime, prepare_runtime
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from engine.runtime import Runtime
 
 
-def start_runtime(cfg: CfgNode) -> Runtime:
+def start_runtime(cfg: "CfgNode") -> "Runtime":
     """Import Paddle as RUNTIME says, seed it, and return the device, threads and seed that were chosen."""
+    from engine.runtime import prepare_runtime  # not at the top: some tools run where Paddle and yacs are not
+
     # During its import Paddle answers Ctrl-C, and after its import SIGTERM, with tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     runtime = prepare_runtime(
@@ -38,6 +46,40 @@ def folder_name(text: str, otherwise: str) -> str:
 def leave_on_sigterm() -> None:
     """Let SIGTERM raise SystemExit with exit code 143, so that unfinished files are removed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+@contextlib.contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """Name the command-line option to which the user's mistakes in a `with` block go back."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith("--") else f"{option}: {message}") from error
+
+
+def add_gallery_arguments(parser: argparse.ArgumentParser, choice: argparse._ActionsContainer) -> None:
+    """Add `--gallery`, one of several ways to name pictures, to `choice`, and `--backbone` to `parser`."""
+    choice.add_argument(
+        "--gallery",
+        metavar="FILE_OR_FOLDER",
+        help="a feature file (.h5, .npy, .tsv), a folder with one, a folder with a .npy for each image, or "
+        "photos (a folder or a zip file); instead of EVAL.SPLIT",
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="F",
+        help="YAML file of the network that makes features of pictures (default: as the feature file says)",
+    )
+
+
+def read_queries(path: Path) -> list[str]:
+    """Return the sentences of a file, one a line; raise UserError that names a line without any."""
+    from datasets.text_files import read_lines
+
+    if not path.is_file():
+        raise UserError(f"--queries: {path}: no such file, expected a sentence a line")
+    return read_lines(path, "query")
 
 
 def run(main: Callable[[], int | None]) -> None:

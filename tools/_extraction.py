@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from _progress import progress_display
@@ -37,9 +37,12 @@ def _digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_features(source: FeatureStore, output: Path, dtype: str) -> tuple[str, Deviation]:
-    """Write all features of `source` to `output` and compare them; return a summary and the deviation."""
-    contents = read_contents(source)
+def write_features(source: FeatureStore, output: Path, dtype: str, record: dict) -> tuple[str, Deviation]:
+    """Write the features of `source` and the `record` of their extraction to `output`, and compare them.
+
+    Returns a summary, and how far the values of both differ.
+    """
+    contents = replace(read_contents(source), extraction=record)
     draft = FeatureDraft(output, source, contents, dtype)
     with progress_display() as show:
         draft.write(show)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from config.progress import ShowProgress
+from config.progress import ShowProgress, duration
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -50,8 +50,6 @@ class ProgressLines:
             self._stage, self._start, self._first, self._last = stage, now, done, now
         if now - self._last < SECONDS_BETWEEN_LINES or done >= total:
             return
-        from engine.runs.run_log import duration
-
         self._last = now
         speed = (done - self._first) / (now - self._start)
         left = duration((total - done) / speed) if speed else "unknown"

@@ -41,6 +41,7 @@ from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
 from engine.extraction.extractors import FeatureExtractor, extract_all
+from engine.extraction.recorded import record_of
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # in a batch: each picture stays decoded in memory until its regions are cut
@@ -89,7 +90,7 @@ def main() -> None:
             with progress_display() if folder else contextlib.nullcontext(no_progress) as show:
                 extract(extractor, ids, folder, batch_size, workers_of(extractor, arguments.workers), show)
         if folder:
-            write_store(folder, output, arguments.dtype)
+            write_store(folder, output, arguments.dtype, record_of(job))
             for line in describe_unreadable(folder.problems):
                 print(line)
             folder.remove()
@@ -242,9 +243,9 @@ def build_extractor(
     return build_pooled(loader, backbone)
 
 
-def write_store(folder: ExtractionFolder, output: Path, dtype: str) -> None:
-    """Write the extracted features to `output`, compare them with it, and print a summary."""
-    summary, deviation = write_features(folder.store(), output, dtype)
+def write_store(folder: ExtractionFolder, output: Path, dtype: str, record: dict) -> None:
+    """Write the extracted features and their `record` to `output`, compare them, and print a summary."""
+    summary, deviation = write_features(folder.store(), output, dtype, record)
     print(summary)
     print(f"compared: {deviation.describe()}")
 

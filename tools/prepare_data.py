@@ -44,6 +44,7 @@ from datasets.preparation.splits import split_photos
 from datasets.preparation.tables import Row, read_table
 from engine.extraction.build import build_pooled, build_transform, normalization_of
 from engine.extraction.extractors import PooledExtractor, extract_all
+from engine.extraction.recorded import record_of_backbone
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _BACKBONE = Path(__file__).resolve().parent.parent / "configs" / "backbones" / "efficientnet_lite2.yaml"
@@ -192,11 +193,9 @@ def extracted(
     if not todo and len(kept) == len(known):
         yield open_features(target).dim
         return
-    job = {
-        "pictures": hashlib.sha256(repr([(name, fingerprints[name]) for name in todo]).encode()).hexdigest(),
-        "backbone": network,
-        "options": [_BATCH],
-    }
+    record = record_of_backbone(backbone) | {"backbone": network}
+    marks = repr([(name, fingerprints[name]) for name in todo])
+    job = {"pictures": hashlib.sha256(marks.encode()).hexdigest(), **record}
     folder = ExtractionFolder(target, job, arguments.overwrite)
     with contextlib.closing(folder):
         if folder.done:
@@ -208,7 +207,7 @@ def extracted(
             before = open_features(target)
             parts.insert(0, (before, np.array([before.row_of[name] for name in kept])))
         source = JoinedFeatures(parts) if kept else parts[0][0]
-        print(write_features(source, target, "float32")[0])
+        print(write_features(source, target, "float32", record)[0])
         yield source.dim
         folder.remove()
 

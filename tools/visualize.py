@@ -65,7 +65,7 @@ def visualize(
     from serving.reports.explanation_page import explanation_section, write_explanation
     from serving.reports.pictures import PictureFolder, image_folder
     from serving.reports.region_view import region_view
-    from serving.search.searcher import Searcher
+    from serving.search.split_searcher import SplitSearcher
 
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split_name(cfg)))
     trained = dual.load(cfg)
@@ -79,7 +79,7 @@ def visualize(
         )
     if text is not None:
         read_sentence(text, trained.words)  # a sentence without words is refused before pictures are encoded
-    searcher = Searcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
+    searcher = SplitSearcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
     explanation = explain(searcher, row, regions, text)
     section = explanation_section(explanation, view, notes, top_k, None if region is None else region - 1)
     print("\n".join([*notes, *summary(explanation, list(view.labels), top_k)]))
@@ -98,11 +98,11 @@ def find_row(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> int:
     from serving.search.searcher import image_row
 
     try:
-        return image_row(dataset, image)
-    except UserError:
+        return image_row(dataset.image_ids, image, f"the {dataset.name} split")
+    except UserError as error:
         elsewhere = splits_with(cfg, dataset, image)
         if not elsewhere:
-            raise
+            raise UserError(f"--image: {error}") from error
     raise UserError(
         f"--image: {image!r} is not an image of the {dataset.name} split but of {elsewhere[0]}; "
         f"add EVAL.SPLIT={elsewhere[0]}"
@@ -118,7 +118,8 @@ def splits_with(cfg: CfgNode, dataset: "RetrievalDataset", image: str) -> list[s
     found = []
     for split in ("train", "dev", "test"):
         with contextlib.suppress(UserError):
-            image_row(build_dataset(cfg, split_name(cfg, split), dataset.vocabulary, training=False), image)
+            other = build_dataset(cfg, split_name(cfg, split), dataset.vocabulary, training=False)
+            image_row(other.image_ids, image, split)
             found.append(split)
     return found
 

@@ -9,9 +9,9 @@ import numpy as np
 from yacs.config import CfgNode
 
 from config.errors import UserError
-from config.values import of_split
+from config.values import data_path
 from datasets.build.dual import data_folder, feature_path, load_split
-from datasets.build.words import build_words
+from datasets.build.words import Say, build_words, no_line
 from datasets.captions.load import CaptionSplit
 from datasets.captions.tags import tags_of_classes, tags_of_features, tags_of_predictions
 from datasets.captions.vinvl import read_caption_index
@@ -66,11 +66,14 @@ def open_pair_split(cfg: CfgNode, split: str, training: bool, num_images: int = 
     return PairSplit(features, captions, cfg.INPUT.ADD_OD_LABEL, _tag_file(cfg, split))
 
 
-def build_word_piece(cfg: CfgNode, training: PairSplit) -> WordPiece:
-    """Load INPUT.VOCAB_FILE, or build a vocabulary from the training split's captions and tags."""
+def build_word_piece(cfg: CfgNode, training: PairSplit, say: Say = no_line) -> WordPiece:
+    """Load INPUT.VOCAB_FILE, or build a vocabulary from the training split's captions and tags.
+
+    `say` is told if letters become the tokens, because the captions run their words together.
+    """
     captions = training.captions.captions
     return build_words(
-        cfg, lambda: chain(captions, chain.from_iterable(training.tags() or ())), training.captions.name
+        cfg, lambda: chain(captions, chain.from_iterable(training.tags() or ())), training.captions.name, say
     )
 
 
@@ -88,10 +91,11 @@ def pair_dataset_of(cfg: CfgNode, split: PairSplit, word_piece: WordPiece) -> Pa
 
 def build_candidates(cfg: CfgNode, split: PairSplit) -> Pairs | None:
     """Return the pairs that EVAL.EVAL_CAPTION_INDEX_FILE lists for a split; None without that file."""
-    name = of_split(cfg.EVAL.EVAL_CAPTION_INDEX_FILE, split.captions.name)
+    name = cfg.EVAL.EVAL_CAPTION_INDEX_FILE
     if not name:
         return None
-    return read_caption_index(data_folder(cfg) / name, split.captions, cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_DEV)
+    path = data_path(data_folder(cfg), name, split.captions.name)
+    return read_caption_index(path, split.captions, cfg.INPUT.NUM_CAPTIONS_PER_IMAGE_DEV)
 
 
 def build_pair_sampler(
@@ -135,7 +139,7 @@ def _first_images(split: CaptionSplit, count: int) -> CaptionSplit:
 def _tag_file(cfg: CfgNode, split: str) -> Path | None:
     if not cfg.DATASET.TAG_FILE or not cfg.INPUT.ADD_OD_LABEL:
         return None
-    path = data_folder(cfg) / of_split(cfg.DATASET.TAG_FILE, split)
+    path = data_path(data_folder(cfg), cfg.DATASET.TAG_FILE, split)
     if path.suffix not in TAG_READERS:
         raise UserError(
             f"{path}: expected a detector's predictions (.tsv) or a class an image (.txt): check "

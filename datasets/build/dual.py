@@ -7,9 +7,9 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
-from config.values import of_split
+from config.values import data_path
 from datasets.build.image import build_picture_store
-from datasets.build.words import Words, build_words
+from datasets.build.words import Say, Words, build_words, no_line
 from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
 from datasets.captions.vinvl import load_vinvl_captions, read_vinvl_captions
 from datasets.features.formats import open_features
@@ -19,16 +19,18 @@ from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import BatchSampler
 
 
-def build_vocabulary(cfg: CfgNode) -> Words:
+def build_vocabulary(cfg: CfgNode, say: Say = no_line) -> Words:
     """Load INPUT.VOCAB_FILE, or build a vocabulary from INPUT.VOCAB_SPLITS (empty: the training split).
 
-    Raises `UserError` for a vocabulary without words, or a file made with another tokenizer.
+    `say` is told if letters become the tokens, because the captions run their words together. Raises
+    `UserError` for a vocabulary without words, or a file made with another tokenizer.
     """
     splits = list(cfg.INPUT.VOCAB_SPLITS) or [cfg.DATASET.TRAIN]
     return build_words(
         cfg,
         lambda: chain.from_iterable(_read_captions(cfg, split) for split in splits),
         str(_caption_path(cfg, splits[0])),
+        say,
     )
 
 
@@ -74,9 +76,12 @@ def feature_path(cfg: CfgNode, split: str) -> tuple[Path, bool]:
     """Return the file of a split's features, and whether the ids in that file name the images."""
     data_dir = data_folder(cfg)
     usual = data_dir / f"{split}_ims.npy"
-    path = data_dir / of_split(cfg.DATASET.FEAT_FILE, split) if cfg.DATASET.FEAT_FILE else usual
+    path = data_path(data_dir, cfg.DATASET.FEAT_FILE, split) if cfg.DATASET.FEAT_FILE else usual
     if path != usual and not path.is_file():
-        raise UserError(f"{path}: no such file, expected the features of {split}: check DATASET.FEAT_FILE")
+        raise UserError(
+            f"{path}: no such file, expected the features of {split} there or in the working folder: check "
+            "DATASET.FEAT_FILE"
+        )
     return path, path != usual or cfg.DATASET.FORMAT == "vinvl"
 
 
@@ -88,11 +93,11 @@ def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool)
     """
     dataset = cfg.DATASET
     if dataset.FORMAT == "vinvl":
-        keys = "" if training else of_split(cfg.EVAL.EVAL_IMG_KEYS_FILE, split)
+        keys = "" if training else cfg.EVAL.EVAL_IMG_KEYS_FILE
         return load_vinvl_captions(
             _caption_path(cfg, split),
             features,
-            data_folder(cfg) / keys if keys else None,
+            data_path(data_folder(cfg), keys, split) if keys else None,
             _captions_per_image(cfg, training),
             split,
         )

@@ -1,12 +1,10 @@
 """Build what a CNN sees from the configuration: cropped and normalised pictures with classes or captions."""
 
-from pathlib import Path
-
 from yacs.config import CfgNode
 
 from config.cnns import expected_pixels
 from config.errors import UserError
-from config.values import of_split
+from config.values import data_path
 from datasets.image_dataset import ImageDataset
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.lists import LabelledPictures, class_folders, read_label_list
@@ -37,7 +35,7 @@ def build_image_dataset(
 
 def picture_files(cfg: CfgNode, split: str) -> PictureFiles:
     """Return the pictures in DATASET.IMAGE_DIR."""
-    return PictureFiles(Path(cfg.DATASET.DATA_DIR) / of_split(cfg.DATASET.IMAGE_DIR, split))
+    return PictureFiles(data_path(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split))
 
 
 def build_picture_loader(
@@ -85,8 +83,7 @@ def build_image_sampler(cfg: CfgNode, dataset: ImageDataset, rank: int = 0, worl
 def _labelled(cfg: CfgNode, split: str, files: PictureFiles) -> LabelledPictures:
     if not cfg.DATASET.LABEL_FILE:
         return class_folders(files)
-    path = Path(cfg.DATASET.DATA_DIR) / of_split(cfg.DATASET.LABEL_FILE, split)
-    return read_label_list(path, files)
+    return read_label_list(data_path(cfg.DATASET.DATA_DIR, cfg.DATASET.LABEL_FILE, split), files)
 
 
 def _transform(cfg: CfgNode, training: bool) -> Transform:

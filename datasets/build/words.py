@@ -7,10 +7,16 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
+from datasets.words.letters import runs_words_together
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 
 Words = Vocabulary | WordPiece
+Say = Callable[[str], None]
+
+
+def no_line(line: str) -> None:
+    """Say nothing."""
 
 
 def load_words(cfg: CfgNode, folder: str | Path) -> Words:
@@ -25,20 +31,29 @@ def load_words(cfg: CfgNode, folder: str | Path) -> Words:
     return WordPiece.load(path, cfg.INPUT.DO_LOWER_CASE) if _reads_pieces(cfg) else Vocabulary.load(path)
 
 
-def build_words(cfg: CfgNode, texts: Callable[[], Iterable[str]], source: str) -> Words:
+def build_words(cfg: CfgNode, texts: Callable[[], Iterable[str]], source: str, say: Say = no_line) -> Words:
     """Load INPUT.VOCAB_FILE, or build a vocabulary from the texts that `texts()` returns.
 
-    `source` names the texts in errors. Raises `UserError` for a vocabulary without words, or a file made with
-    another tokenizer.
+    Where the texts run their words together, as Chinese and Thai do, the letters are the tokens; `say` is
+    told so. `source` names the texts in errors. Raises `UserError` for a vocabulary without words, or a file
+    made with another tokenizer.
     """
     inputs = cfg.INPUT
-    if _reads_pieces(cfg):
-        if inputs.VOCAB_FILE:
-            return WordPiece.load(inputs.VOCAB_FILE, inputs.DO_LOWER_CASE)
-        return WordPiece.build(texts(), inputs.VOCAB_THRESHOLD, inputs.DO_LOWER_CASE)
     if inputs.VOCAB_FILE:
+        if _reads_pieces(cfg):
+            return WordPiece.load(inputs.VOCAB_FILE, inputs.DO_LOWER_CASE)
         return _vocabulary_of_file(inputs.VOCAB_FILE, inputs.TOKENIZER)
-    return Vocabulary.build(texts(), inputs.TOKENIZER, inputs.VOCAB_THRESHOLD, inputs.VOCAB_LAYOUT, source)
+    found = list(texts())
+    together = inputs.TOKENIZER != "characters" and runs_words_together(dict.fromkeys(found))
+    if together:
+        say(
+            f"words: {source} runs words together, as in Chinese, Japanese or Thai: each letter of such "
+            "scripts is a token, other words stay whole (put spaces between words to have words as tokens)"
+        )
+    if _reads_pieces(cfg):
+        return WordPiece.build(found, inputs.VOCAB_THRESHOLD, inputs.DO_LOWER_CASE, together)
+    tokenizer = "characters" if together else inputs.TOKENIZER
+    return Vocabulary.build(found, tokenizer, inputs.VOCAB_THRESHOLD, inputs.VOCAB_LAYOUT, source)
 
 
 def _reads_pieces(cfg: CfgNode) -> bool:
@@ -47,7 +62,7 @@ def _reads_pieces(cfg: CfgNode) -> bool:
 
 def _vocabulary_of_file(path: str, tokenizer: str) -> Vocabulary:
     vocabulary = Vocabulary.load(path, tokenizer)
-    if vocabulary.tokenizer != tokenizer:
+    if vocabulary.tokenizer not in (tokenizer, "characters"):  # which training chooses by itself
         raise UserError(
             f"{path}: made with the tokenizer {vocabulary.tokenizer}, INPUT.TOKENIZER is {tokenizer}: "
             f"add INPUT.TOKENIZER={vocabulary.tokenizer}"

@@ -1,13 +1,13 @@
 """Read captions in plain JSON: from images to captions, a list of records, or COCO's captions files."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from datasets.captions.listing import Listing, no_such_split
-from datasets.text_files import read_text, refuse_duplicates
+from datasets.names import composed
+from datasets.text_files import parse_json, read_text, refuse_duplicates, shown_json
 
 Row = tuple[str, str, str | None, list[str]]  # place in the file, image, split, captions
 _FORMS = (
@@ -43,15 +43,10 @@ def load_json(path: Path) -> object:
         content = dict(pairs)
         if len(content) < len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise UserError(f"{path}: the key {twice!r} comes twice: give each image one list")
+            raise UserError(f"{path}: the key {cut(twice)!r} comes twice: give each image one list")
         return content
 
-    try:
-        return json.loads(read_text(path), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: expected captions, got thousands of lists within each other") from error
+    return parse_json(path, read_text(path), object_pairs_hook=unique)
 
 
 def is_karpathy(content: object) -> bool:
@@ -87,8 +82,10 @@ def list_captions(path: Path, content: object, splits: Sequence[str] = ()) -> Li
 def _entries(path: Path, content: dict[str, object]) -> Iterator[Row]:
     for number, (image, texts) in enumerate(content.items(), 1):
         if not image.strip():
-            raise UserError(f"{path}: image {number}: expected the name of a picture, got {_shown(image)}")
-        yield f"image {number}", image.strip(), None, _texts(f"{path}: {image!r}", texts)
+            raise UserError(
+                f"{path}: image {number}: expected the name of a picture, got {shown_json(image)}"
+            )
+        yield f"image {number}", image.strip(), None, _texts(f"{path}: {cut(image)!r}", texts)
 
 
 def _records(path: Path, records: list) -> Iterator[Row]:
@@ -96,20 +93,20 @@ def _records(path: Path, records: list) -> Iterator[Row]:
     for number, record in enumerate(records, 1):
         where = f"{path}: record {number}"
         if not isinstance(record, dict):
-            raise UserError(f"{where}: {_shown(record)}: {_FORMS}")
+            raise UserError(f"{where}: {shown_json(record)}: {_FORMS}")
         image, split = record.get("image"), record.get("split")
         if not _is_name(image):
-            raise UserError(f"{where}: expected the name of a picture as 'image', got {_shown(image)}")
+            raise UserError(f"{where}: expected the name of a picture as 'image', got {shown_json(image)}")
         if with_splits and (not isinstance(split, str) or not split.strip()):
             raise UserError(
-                f"{where}: expected the name of a split, as other records have, got {_shown(split)}"
+                f"{where}: expected the name of a split, as other records have, got {shown_json(split)}"
             )
         keys = [key for key in ("caption", "captions") if key in record]
         if len(keys) != 1:
             found = "both" if keys else "neither"
-            raise UserError(f"{where} ({image!r}): expected 'caption' or 'captions', got {found}")
+            raise UserError(f"{where} ({cut(image)!r}): expected 'caption' or 'captions', got {found}")
         texts = record[keys[0]]
-        captions = _texts(f"{where} ({image!r})", [texts] if isinstance(texts, str) else texts)
+        captions = _texts(f"{where} ({cut(image)!r})", [texts] if isinstance(texts, str) else texts)
         yield f"record {number}", str(image).strip(), split.strip() if with_splits else None, captions
 
 
@@ -118,11 +115,12 @@ def _gather(path: Path, rows: Iterable[Row], splits: Sequence[str]) -> Listing:
     images: dict[str, int] = {}
     split_of: dict[str, str | None] = {}
     listing = Listing({})
-    for place, image, split, captions in rows:
+    for place, name, split, captions in rows:
+        image = composed(name)
         if split_of.setdefault(image, split) != split:
             raise UserError(
-                f"{path}: {place}: {image!r} is of the split {split!r}, and of {split_of[image]!r} "
-                "before: keep each image in one split"
+                f"{path}: {place}: {cut(image)!r} is of the split {cut(split)!r}, and of "
+                f"{cut(split_of[image])!r} before: keep each image in one split"
             )
         if splits and split not in splits:
             continue
@@ -151,8 +149,8 @@ def _list_coco(path: Path, content: dict) -> Listing:
         for key, names in listing.names.items():
             name = entry.get(key) if isinstance(entry, dict) else None
             if not _is_name(name):
-                raise UserError(f"{path}: images[{index}]: expected {key!r}, got {_shown(name)}")
-            names.append(str(name))
+                raise UserError(f"{path}: images[{index}]: expected {key!r}, got {shown_json(name)}")
+            names.append(composed(str(name)))
         listing.places.append(f"images[{index}]")
     refuse_duplicates(path, listing.names["file_name"], "image {}")
     image_of = refuse_duplicates(path, listing.names["id"], "image {}")
@@ -160,7 +158,7 @@ def _list_coco(path: Path, content: dict) -> Listing:
         where = f"{path}: annotations[{index}]"
         image = image_of.get(str(entry.get("image_id"))) if isinstance(entry, dict) else None
         if image is None:
-            got = _shown(entry.get("image_id") if isinstance(entry, dict) else entry)
+            got = shown_json(entry.get("image_id") if isinstance(entry, dict) else entry)
             raise UserError(f"{where}: expected the id of one of the images as 'image_id', got {got}")
         listing.captions += _texts(where, [entry.get("caption")])
         listing.caption_image.append(image)
@@ -168,7 +166,8 @@ def _list_coco(path: Path, content: dict) -> Listing:
     if bare:
         name = listing.names["file_name"][bare[0]]
         raise UserError(
-            f"{path}: images[{bare[0]}] ({name!r}): no annotation has a caption of it: add one, or remove it"
+            f"{path}: images[{bare[0]}] ({cut(name)!r}): no annotation has a caption of it: add one, or "
+            "remove it"
         )
     return listing
 
@@ -180,17 +179,12 @@ def _holds_objects(content: dict, key: str) -> bool:
 
 def _texts(where: str, texts: object) -> list[str]:
     if not isinstance(texts, list) or not texts:
-        raise UserError(f"{where}: expected a list of captions, got {_shown(texts)}")
+        raise UserError(f"{where}: expected a list of captions, got {shown_json(texts)}")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{where}: empty caption: fill it in or remove it, got {_shown(text)}")
+            raise UserError(f"{where}: empty caption: fill it in or remove it, got {shown_json(text)}")
     return [text.strip() for text in texts]
 
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) or type(value) is int
-
-
-def _shown(value: object) -> str:
-    """Return a value as JSON, cut to 60 characters, for a message; `nothing` for None."""
-    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)[:60]

@@ -6,14 +6,14 @@ feature files.
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from config.errors import UserError
-from datasets.text_files import read_text, refuse_duplicates
+from config.errors import UserError, cut, some
+from datasets.names import composed
+from datasets.text_files import parse_json, read_text, refuse_duplicates, shown_json
 
 
 @dataclass
@@ -39,7 +39,7 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
 
     def reduce(entry: dict) -> object:
         # The parser calls this for each object. What is not needed is freed at once, so that COCO's
-        # 144 MB of JSON take no more than a few hundred MB.
+        # 144 MB of JSON take no more than a few hundred MB. What is wrong is refused below, with its place.
         if "sentences" in entry:
             wanted = entry.get("split") in splits
             return (
@@ -49,12 +49,11 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
             )
         if "raw" in entry:
             return entry["raw"]
-        return " ".join(entry["tokens"]) if "tokens" in entry else entry
+        tokens = entry.get("tokens")
+        words = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
+        return " ".join(tokens) if words else entry
 
-    try:
-        content = json.loads(read_text(path), object_hook=reduce)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not JSON: {error.msg}") from error
+    content = parse_json(path, read_text(path), object_hook=reduce)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or all(isinstance(image, dict) for image in images):
         raise UserError(
@@ -67,16 +66,26 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
         if not isinstance(image, tuple):
             continue
         *names, sentences = image
-        where = f"{path}: images[{index}] ({names[0]!r})"
-        if not names[0] or not isinstance(sentences, list) or not sentences:
+        where = f"{path}: images[{index}] ({cut(names[0])!r})"
+        if (
+            not isinstance(names[0], str)
+            or not names[0].strip()
+            or not isinstance(sentences, list)
+            or not sentences
+        ):
             raise UserError(f"{where}: expected a filename and sentences")
         for number, sentence in enumerate(sentences):
-            if not isinstance(sentence, str) or not sentence.strip():
+            if not isinstance(sentence, str):
+                raise UserError(
+                    f"{where}.sentences[{number}]: expected 'raw', a text, or 'tokens', a list of words, got "
+                    f"{shown_json(sentence)}"
+                )
+            if not sentence.strip():
                 raise UserError(f"{where}.sentences[{number}]: empty caption: fill it in or remove it")
             listing.captions.append(sentence.strip())
             listing.caption_image.append(len(listing.names["filename"]))
         for column, name in zip(listing.names.values(), names, strict=True):
-            column.append(str(name))
+            column.append(composed(str(name)))
         listing.places.append(f"images[{index}]")
     if not listing.captions:
         raise no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
@@ -97,17 +106,17 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
     split_at = header.index("split") if "split" in header else None
     if split_at is None and not file_per_split:
         raise UserError(
-            f"{path} line 1: no column 'split' among {', '.join(header)}: add it, or give each split "
+            f"{path} line 1: no column 'split' among {some(header)}: add it, or give each split "
             "a file of its own and name them all, such as DATASET.CAPTION_FILE={split}.csv"
         )
     images, others, listing = {}, set(), Listing({})
     for line, row in rows:
         if len(row) != len(header):
             raise UserError(
-                f"{path} line {line}: {len(row)} columns, expected {len(header)} ({', '.join(header)}): "
+                f"{path} line {line}: {len(row)} columns, expected {len(header)} ({some(header)}): "
                 "put a caption that holds a comma in double quotes"
             )
-        image, caption = row[image_at].strip(), row[caption_at].strip()
+        image, caption = composed(row[image_at].strip()), row[caption_at].strip()
         if split_at is not None and row[split_at].strip() != split:
             others.add(row[split_at].strip())
         elif not image or not caption:
@@ -129,7 +138,7 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
 def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
     """Return the error for a file that has captions of the splits `others`, but none of `split`."""
     return UserError(
-        f"{path}: no captions of the split {split!r}, it holds {', '.join(sorted(others)) or 'none'}: "
+        f"{path}: no captions of the split {split!r}, it holds {some(sorted(map(str, others))) or 'none'}: "
         "name its splits (DATASET.TRAIN, DEV and TEST, or --split)"
     )
 
@@ -150,8 +159,8 @@ def _column(path: Path, header: list[str], name: str) -> int:
         return header.index(name)
     close = get_close_matches(name, header, n=1, cutoff=0.5)
     hint = (
-        f"did you mean {close[0]!r}?"
+        f"did you mean {cut(close[0])!r}?"
         if close
         else "the first line must be image,caption or image,caption,split"
     )
-    raise UserError(f"{path} line 1: no column {name!r} among {', '.join(header)}: {hint}")
+    raise UserError(f"{path} line 1: no column {name!r} among {some(header)}: {hint}")

@@ -4,18 +4,18 @@ Whatever a data set's layout, explicit indices tie images, captions and rows fro
 assumes a fixed number of captions per image.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
-from config.values import SPLIT, of_split
+from config.errors import UserError, cut, some
+from config.values import SPLIT, data_path
 from datasets.captions.json_files import read_json
 from datasets.captions.listing import Listing, read_csv, read_karpathy
 from datasets.features.store import FeatureStore
+from datasets.names import AmbiguousNameError, UnknownNamesError, match_names
 from datasets.text_files import read_lines, refuse_duplicates
 
 # image_ids, image_rows and caption_image of a CaptionSplit
@@ -49,9 +49,9 @@ def load_captions(
 ) -> CaptionSplit:
     """Read a split's captions and tie them to the rows of its features, by ids if the features have ids.
 
-    `format` is precomp, karpathy, csv or json. All formats but precomp need `caption_file`, relative to
-    `data_dir`. `captions_per_image` is for precomp without ids; 0 infers it. `use_restval` adds Karpathy's
-    split restval.
+    `format` is precomp, karpathy, csv or json. All formats but precomp need `caption_file`, which is
+    sought in `data_dir` first. `captions_per_image` is for precomp without ids; 0 infers it. `use_restval`
+    adds Karpathy's split restval.
     Raises `UserError` that names file and line if captions and images do not fit each other.
     """
     path = caption_path(format, data_dir, split, caption_file)
@@ -91,7 +91,7 @@ def caption_path(format: str, data_dir: str | Path, split: str, caption_file: st
         raise UserError(
             f"DATASET.FORMAT={format} needs DATASET.CAPTION_FILE, the file of captions in {data_dir}"
         )
-    return Path(data_dir) / of_split(caption_file, split)
+    return data_path(data_dir, caption_file, split)
 
 
 def _read_listing(format: str, path: Path, split: str, caption_file: str, use_restval: bool) -> Listing:
@@ -138,20 +138,23 @@ def find_rows(
 ) -> list[int]:
     """Return the row of each image, found by its name in `row_of`.
 
-    `kinds` are lists of names [images], one for each kind of name. The kind is taken of which `row_of` knows
-    the most names, with or without file endings. `path` is the file that names the images, and `places` tell
-    where it names each. `problem` begins and `mend` ends the message. Raises `UserError` for an unknown name.
+    `kinds` are lists of names [images], one for each kind of name, compared as `match_names` says. `path` is
+    the file that names the images, and `places` tell where it names each. `problem` begins and `mend` ends
+    the message. Raises `UserError` for an unknown name, or if several rows fit.
     """
-    kinds = list(kinds)
-    stems = [[os.path.splitext(name)[0] for name in names] for names in kinds]
-    candidates = [*kinds, *(names for names in stems if len(set(names)) == len(names))]
-    names = max(candidates, key=lambda names: sum(name in row_of for name in names))
-    missing = [name for name in names if name not in row_of]
-    if missing:
-        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        place = f" {places[names.index(missing[0])]}" if places else ""
-        raise UserError(f"{problem} for the image {missing[0]!r}{others} of {path}{place}: {mend}")
-    return [row_of[name] for name in names]
+    try:
+        return match_names(list(kinds), row_of)
+    except AmbiguousNameError as error:
+        raise UserError(
+            f"{problem} can be told for the images of {path}, {error}: give each image one name in both files"
+        ) from error
+    except UnknownNamesError as error:
+        others = f" and {len(error.missing) - 1} others" if len(error.missing) > 1 else ""
+        place = f" {places[error.place]}" if places else ""
+        raise UserError(
+            f"{problem} for the image {cut(error.missing[0])!r}{others} of {path}{place}: {mend}; "
+            f"the names there are {some(map(repr, row_of), 3)}"
+        ) from error
 
 
 def _tie_precomp_by_id(

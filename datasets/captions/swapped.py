@@ -32,8 +32,11 @@ def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
     pairs = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
-            pairs.append(SwappedPair(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            pair = SwappedPair(**json.loads(line))
+            if not all(isinstance(value, str) for value in vars(pair).values()):
+                raise TypeError("values that are no texts")
+            pairs.append(pair)
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(
                 f"expected image_id, kind, caption and swapped, got {line[:30]!r} ({path}, line {number})"
             ) from error

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from datasets.captions.json_files import load_json
 from datasets.captions.load import CaptionSplit, find_rows
 from datasets.features.store import FeatureStore
+from datasets.names import composed, same_name
 from datasets.pairs import Pairs, captions_by_image
-from datasets.text_files import read_lines, refuse_duplicates
+from datasets.text_files import read_lines, refuse_duplicates, shown_json
 
 
 def load_vinvl_captions(
@@ -64,20 +65,28 @@ def read_caption_index(path: str | Path, split: CaptionSplit, candidates: int = 
     path = Path(path)
     lists = _read_object(path, "image keys to lists of [image key, caption number]")
     image_of = {key: image for image, key in enumerate(split.image_ids)}
-    order, starts = captions_by_image(split.caption_image, len(image_of))
+    for key, image in list(image_of.items()):
+        image_of.setdefault(composed(key), image)
+    order, starts = captions_by_image(split.caption_image, len(split.image_ids))
     images, captions = [], []
     for image, key in enumerate(split.image_ids):
-        if key not in lists:
+        names = [key] if key in lists else same_name(key, lists)
+        if len(names) != 1:
             raise UserError(
-                f"{path}: no candidates of the image {key!r} of {split.name}: make the file for this split"
+                f"{path}: no candidates of the image {cut(key)!r} of {split.name}: make the file for this "
+                "split"
             )
-        if not isinstance(lists[key], list) or not lists[key]:
-            raise UserError(f"{path}: key {key!r}: expected a list of [image key, caption number]")
-        for place, entry in enumerate(lists[key][: candidates or None]):
+        listed = lists[names[0]]
+        if not isinstance(listed, list) or not listed:
+            raise UserError(f"{path}: key {cut(key)!r}: expected a list of [image key, caption number]")
+        for place, entry in enumerate(listed[: candidates or None]):
             owner, number = _check_entry(path, key, place, entry)
-            where = f"{path}: key {key!r}, entry {place + 1} is [{owner!r}, {number}]"
+            where = f"{path}: key {cut(key)!r}, entry {place + 1} is [{cut(owner)!r}, {str(number)[:20]}]"
+            owner = owner if owner in image_of else composed(owner)
             if owner not in image_of:
-                raise UserError(f"{where}, but {split.name} has no image {owner!r}: make it for this split")
+                raise UserError(
+                    f"{where}, but {split.name} has no image {cut(owner)!r}: make it for this split"
+                )
             own = order[starts[image_of[owner]] : starts[image_of[owner] + 1]]
             if not 0 <= number < len(own):
                 raise UserError(
@@ -94,20 +103,26 @@ def _read_captions(path: Path) -> dict[str, object]:
     if not path.is_file() and pickled.is_file():
         raise UserError(
             f"{path}: no such file, but {pickled.name} is there: convert it with "
-            f"python tools/convert_oscar.py {pickled} {path}"
+            f"python tools/convert_weights.py {pickled} {path}"
         )
     return _read_object(path, "image keys to lists of captions")
 
 
 def _read_keys(keys_path: Path, path: Path, captions_of: dict[str, object]) -> list[str]:
-    keys = read_lines(keys_path, "image key")
-    line_of = refuse_duplicates(keys_path, keys)
-    missing = [key for key in keys if key not in captions_of]
+    listed = read_lines(keys_path, "image key")
+    refuse_duplicates(keys_path, listed)
+    keys, missing = [], []
+    for line, key in enumerate(listed, 1):
+        names = [key] if key in captions_of else same_name(key, captions_of)
+        if len(names) == 1:
+            keys += names
+        else:
+            missing.append((key, line))
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise UserError(
-            f"{path}: no captions of the image {missing[0]!r}{others}, which {keys_path} lists on line "
-            f"{line_of[missing[0]] + 1}: add them, or name the list of these images"
+            f"{path}: no captions of the image {cut(missing[0][0])!r}{others}, which {keys_path} lists on "
+            f"line {missing[0][1]}: add them, or name the list of these images"
         )
     return keys
 
@@ -122,12 +137,12 @@ def _read_object(path: Path, what: str) -> dict[str, object]:
 
 def _check_captions(path: Path, key: str, captions: object) -> list[str]:
     if not isinstance(captions, list) or not captions:
-        raise UserError(f"{path}: key {key!r}: expected a list of captions, got {str(captions)[:40]!r}")
+        raise UserError(f"{path}: key {cut(key)!r}: expected a list of captions, got {str(captions)[:40]!r}")
     for number, caption in enumerate(captions):
         if not isinstance(caption, str) or not caption.strip():
             raise UserError(
-                f"{path}: key {key!r}, caption {number + 1}: expected text, got {caption!r}: fill it in or "
-                "remove it"
+                f"{path}: key {cut(key)!r}, caption {number + 1}: expected text, got {repr(caption)[:60]}: "
+                "fill it in or remove it"
             )
     return [caption.strip() for caption in captions]
 
@@ -135,9 +150,9 @@ def _check_captions(path: Path, key: str, captions: object) -> list[str]:
 def _check_entry(path: Path, key: str, place: int, entry: object) -> tuple[str, int]:
     if isinstance(entry, list) and len(entry) == 2:
         owner, number = entry
-        if isinstance(owner, str | int) and isinstance(number, int):
+        if isinstance(owner, str | int) and type(number) is int:
             return str(owner), number
     raise UserError(
-        f"{path}: key {key!r}, entry {place + 1}: expected [image key, caption number], got "
-        f"{str(entry)[:40]!r}: make the file again"
+        f"{path}: key {cut(key)!r}, entry {place + 1}: expected [image key, caption number], got "
+        f"{shown_json(entry)}: make the file again"
     )

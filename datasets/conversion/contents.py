@@ -16,7 +16,7 @@ class Contents:
     `counts` (int64 [N]) is the number of vectors of each image: 1, for a global vector, unless `has_regions`.
     `has_boxes` and `image_sizes` (int32 [N,2]) require that every image has them. `tag_names` are the
     distinct tags, `tags` (int32 [T]) indices into them, and `tag_counts` (int64 [N]) the number of tags of
-    each image. `confidences` (float32 [T]) require that every tag has one.
+    each image. `confidences` (float32 [T]) require that every tag has one. `extraction` is the store's.
     """
 
     dim: int
@@ -29,6 +29,7 @@ class Contents:
     tags: np.ndarray | None
     tag_counts: np.ndarray | None
     confidences: np.ndarray | None
+    extraction: dict | None = None
 
     @property
     def num_images(self) -> int:
@@ -43,7 +44,7 @@ class Contents:
     def digest(self) -> str:
         """Return a SHA-256 checksum of the contents."""
         parts = (self.counts, self.image_sizes, self.tags, self.tag_counts, self.confidences)
-        texts = (self.dim, self.has_regions, self.has_boxes, self.ids, self.tag_names)
+        texts = (self.dim, self.has_regions, self.has_boxes, self.ids, self.tag_names, self.extraction)
         checksum = hashlib.sha256(repr(texts).encode())
         for part in parts:
             checksum.update(b"-" if part is None else part.tobytes())
@@ -92,4 +93,5 @@ def read_contents(
         tags=np.concatenate(tags) if with_tags else None,
         tag_counts=np.array(tag_counts, dtype=np.int64) if with_tags else None,
         confidences=np.concatenate(confidences) if with_tags and with_confidences and confidences else None,
+        extraction=source.extraction,
     )

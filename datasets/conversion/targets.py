@@ -60,6 +60,7 @@ def file_names(target: Path, contents: Contents | None = None) -> list[str]:
         "tags.txt": contents is None or contents.tags is not None,
         "boxes.npy": contents is None or contents.has_boxes,
         "sizes.npy": contents is None or contents.image_sizes is not None,
+        "extraction.json": contents is None or contents.extraction is not None,
     }
     return [*(beside(target, side).name for side, there in sides.items() if there), target.name]
 
@@ -106,6 +107,8 @@ def _create_hdf5(path: Path, contents: Contents, dtype: str) -> None:
     }
     with h5py.File(path, "w") as file:
         file.attrs["format"], file.attrs["version"] = "image features", 1
+        if contents.extraction is not None:
+            file.attrs["extraction"] = json.dumps(contents.extraction)
         for name, values in arrays.items():
             if values is not None:
                 file.create_dataset(name, data=values)
@@ -146,6 +149,9 @@ def _create_npy(path: Path, contents: Contents, dtype: str) -> None:
     if contents.ids is not None:
         text = "".join(f"{image_id}\n" for image_id in contents.ids)
         beside(path, "ids.txt").write_text(text, encoding="utf-8")
+    if contents.extraction is not None:
+        record = json.dumps(contents.extraction, indent=1) + "\n"
+        beside(path, "extraction.json").write_text(record, encoding="utf-8")
     if contents.image_sizes is not None:
         np.save(beside(path, "sizes.npy"), contents.image_sizes)
     if contents.tags is not None:

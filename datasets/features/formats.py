@@ -4,6 +4,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from datasets.features.hdf5 import Hdf5Features
+from datasets.features.hdf5_by_image import Hdf5ByImage
 from datasets.features.npy import NpyFeatures, beside
 from datasets.features.store import FeatureStore
 from datasets.features.tsv import TsvFeatures
@@ -16,7 +17,7 @@ def open_features(path: str | Path, expected_dim: int | None = None) -> FeatureS
     file that does not hold what its suffix says, and for vectors that are not `expected_dim` wide.
     """
     path = Path(path)
-    readers = {".npy": _open_npy, ".h5": Hdf5Features, ".hdf5": Hdf5Features, ".tsv": TsvFeatures}
+    readers = {".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".tsv": TsvFeatures}
     if path.suffix == ".gz":
         raise UserError(
             f"{path}: rows of a compressed file cannot be found: gunzip it, or convert it with "
@@ -25,6 +26,10 @@ def open_features(path: str | Path, expected_dim: int | None = None) -> FeatureS
     if path.suffix not in readers:
         raise UserError(f"{path}: expected a file of features that ends with {', '.join(readers)}")
     return readers[path.suffix](path, expected_dim)
+
+
+def _open_hdf5(path: Path, expected_dim: int | None) -> FeatureStore:
+    return (Hdf5ByImage if Hdf5ByImage.is_layout_of(path) else Hdf5Features)(path, expected_dim)
 
 
 def _open_npy(path: Path, expected_dim: int | None) -> NpyFeatures:

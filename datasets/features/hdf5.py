@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, some
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
-from datasets.features.store import FLOATS, Annotations, FeatureStore
+from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 
 if TYPE_CHECKING:
     import h5py
@@ -29,6 +29,7 @@ class Hdf5Features(FeatureStore):
     `ids` [N] are texts, `boxes` [V,4] are x1, y1, x2, y2, and `image_sizes` [N,2] are width and height.
     `tag_names` [K] are texts, `tags` [T] are indices into them, `confidences` [T] belong to the tags, and
     `tag_offsets` [N+1] give each image its run of both.
+    The attribute `extraction` tells in JSON how the vectors were extracted.
 
     h5py reads the small data sets. Vectors are read by position from the file itself, because h5py admits one
     thread at a time and is slow at small reads; only chunked data sets are left to h5py.
@@ -48,7 +49,7 @@ class Hdf5Features(FeatureStore):
                     f"features are {self.dtype} {list(self._features.shape)}",
                     "vectors of float16, float32, float64 or int8",
                 )
-            self._offsets = self._read_offsets(file, "offsets", num_vectors)
+            self._offsets = self._read_offsets(file, "offsets", num_vectors)  # an image may have no region
             self._scales = self._rows(file, "scales", num_vectors, 1) if self.dtype == INT8 else None
             self._boxes = self._rows(file, "boxes", num_vectors, 2) if "boxes" in file else None
             if self._boxes and self._boxes.shape[1] != 4:
@@ -58,6 +59,8 @@ class Hdf5Features(FeatureStore):
             self._sizes = self._rows(file, "image_sizes", len(self), 2) if "image_sizes" in file else None
             self._read_tag_layout(file)
             ids = self._read_texts(file, "ids", len(self)) if "ids" in file else None
+            if "extraction" in file.attrs:
+                self.extraction = read_extraction(file.attrs["extraction"], self.path)
         self._check_width(expected_dim)
         if ids is not None:
             self._name_rows(self.path, ids, "row {} of ids")
@@ -134,7 +137,7 @@ class Hdf5Features(FeatureStore):
             return PackedArray(self._file, offset, shape, data.dtype)
         return ChunkedArray(self.path, name, shape, data.dtype.newbyteorder("="))
 
-    def _read_offsets(self, file: "h5py.File", name: str, end: int, least: int = 1) -> np.ndarray | None:
+    def _read_offsets(self, file: "h5py.File", name: str, end: int) -> np.ndarray | None:
         if name not in file:
             return None
         offsets = self._dataset(file, name)[()]
@@ -143,7 +146,7 @@ class Hdf5Features(FeatureStore):
                 f"{name} is {list(offsets.shape)} {offsets.dtype}", "whole numbers [images + 1]"
             )
         offsets = offsets.astype(np.int64)
-        wrong = np.flatnonzero(np.diff(offsets) < least)
+        wrong = np.flatnonzero(np.diff(offsets) < 0)
         if offsets[0] != 0 or len(wrong):
             row = 0 if offsets[0] != 0 else int(wrong[0])
             raise self._refused(
@@ -161,7 +164,7 @@ class Hdf5Features(FeatureStore):
         num_tags = len(self._dataset(file, "tags"))
         self._tags = self._rows(file, "tags", num_tags, 1)
         self._tag_names = self._read_texts(file, "tag_names", None)
-        self._tag_offsets = self._read_offsets(file, "tag_offsets", num_tags, least=0)
+        self._tag_offsets = self._read_offsets(file, "tag_offsets", num_tags)
         if self._tag_offsets is None or len(self._tag_offsets) != len(self) + 1:
             raise self._refused("tags without tag_offsets of each image", f"tag_offsets [{len(self) + 1}]")
         if "confidences" in file:
@@ -182,7 +185,7 @@ class Hdf5Features(FeatureStore):
 
         data = file.get(name)
         if not isinstance(data, h5py.Dataset) or data.shape is None:
-            raise self._refused(f"no data set {name!r} among {', '.join(file) or 'none'}", "our layout")
+            raise self._refused(f"no data set {name!r} among {some(file) or 'none'}", "our layout")
         return data
 
     def _refused(self, found: str, expected: str) -> UserError:
@@ -214,7 +217,7 @@ class ChunkedArray:
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
             end += count
             try:
-                out[end - count : end] = data[start : start + count].reshape(count, -1)
+                out[end - count : end] = data[start : start + count].reshape(count, self.shape[1])
             except OSError as error:
                 raise UserError(
                     f"{self.path}: {self.name} cannot be read at row {start + 1} ({error}): copy it again"

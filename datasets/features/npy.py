@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut, some
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
-from datasets.features.store import FLOATS, Annotations, FeatureStore
-from datasets.text_files import read_lines
+from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
+from datasets.text_files import read_lines, read_text
 
 
 class NpyFeatures(FeatureStore):
@@ -21,7 +21,7 @@ class NpyFeatures(FeatureStore):
 
     `ids_path` is a file of image ids, one line per row (or per caption) in order; None leaves rows without
     names. Beside `X_ims.npy` (or `X.npy`) may lie `X_boxes.npy` (boxes [N,R,4]), `X_sizes.npy` (width and
-    height of each image, [N,2]) and `X_tags.txt` (one line of tags per image).
+    height of each image, [N,2]), `X_tags.txt` (one line of tags per image) and `X_extraction.json`.
     Raises `UserError` for a file that is missing, truncated or of another kind, or with vectors that are not
     `expected_dim` wide.
     """
@@ -46,6 +46,10 @@ class NpyFeatures(FeatureStore):
                     f"rows of {self.path}: mend the file"
                 )
             self._name_rows(ids_path, ids)
+
+        record = beside(self.path, "extraction.json")
+        if record.is_file():
+            self.extraction = read_extraction(read_text(record), record)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -131,13 +135,16 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
         if not text.startswith("{"):
             return text.split(), None
         content = json.loads(text)
-        tags = [str(tag) for tag in content["tags"]]
+        tags = content["tags"]
+        if not isinstance(tags, list) or not all(isinstance(tag, str | None) for tag in tags):
+            raise TypeError("tags that are no texts")
+        named = [place for place, tag in enumerate(tags) if tag is not None]  # null is no tag
         if "confidences" not in content:
-            return tags, None
+            return [tags[place] for place in named], None
         confidences = np.array(content["confidences"], dtype=np.float32)
         if confidences.shape == (len(tags),) and np.isfinite(confidences).all():
-            return tags, confidences
-    except (ValueError, KeyError, TypeError):
+            return [tags[place] for place in named], confidences[named]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise UserError(
         f"{lines.path} line {row + 1}: expected words, or an object with tags and as many confidences, "
@@ -148,7 +155,7 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
 def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """Return the shape, the dtype and the offset of the first row; raise `UserError` if data is missing."""
     if not os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
-        found = ", ".join(sorted(p.name for p in path.parent.glob("*_ims.npy")))
+        found = some(sorted(p.name for p in path.parent.glob("*_ims.npy")))
         raise UserError(
             f"{path}: no such file, expected the features of a split"
             + (
@@ -170,8 +177,7 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error
     except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
+        raise UserError(f"{path}: not a .npy file ({cut(error, 80)}): write it with numpy.save") from error
     if dtype not in FLOATS:
         raise UserError(
             f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from datasets.features.positional import LineFile, PositionalFile
 from datasets.features.store import Annotations
+from datasets.names import same_name
 from datasets.text_files import refuse_duplicates
 
 _ID_BYTES = 512
@@ -17,8 +18,8 @@ class Predictions:
     """The detected objects of images, by image id; a line is parsed when its image is asked for.
 
     A line holds the id, a tab, and `{"image_w", "image_h", "objects": [{"class", "rect", "conf"}]}`, or the
-    list of objects alone. Raises `UserError` that names a line that is malformed, or whose image has a line
-    already.
+    list of objects alone. A class of null is no tag. Raises `UserError` that names a line that is malformed,
+    or whose image has a line already.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,22 +38,28 @@ class Predictions:
 
         Raises `UserError` if the image has no line, or a malformed one.
         """
-        if image_id not in self._line_of:
-            raise UserError(
-                f"{self.path}: no line for the image {image_id!r}: run the detector on it, or delete the file"
-            )
-        line = self._line_of[image_id]
+        line = self._line_of.get(image_id)
+        if line is None:
+            names = same_name(image_id, self._line_of)
+            if len(names) != 1:
+                found = f"{len(names)} lines" if names else "no line"
+                raise UserError(
+                    f"{self.path}: {found} for the image {cut(image_id)!r}: run the detector on it, or "
+                    "delete the file"
+                )
+            line = self._line_of[names[0]]
         _, _, text = self._lines.line(line).partition(b"\t")
         try:
             content = json.loads(text)
             whole = content if isinstance(content, dict) else {"objects": content}
             objects = whole["objects"]
-            tags = [str(item["class"]) for item in objects]
+            named = [item for item in objects if item["class"] is not None]
+            tags = [str(item["class"]) for item in named]
             boxes = [item["rect"] for item in objects if "rect" in item]
             boxes = np.array(boxes, dtype=np.float32).reshape(len(boxes), 4)
-            confidences = np.array([item["conf"] for item in objects if "conf" in item], dtype=np.float32)
+            confidences = np.array([item["conf"] for item in named if "conf" in item], dtype=np.float32)
             size = (int(whole["image_w"]), int(whole["image_h"])) if "image_w" in whole else None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise self._malformed(line, repr(text[:60])) from error
         if not np.isfinite(boxes).all() or not np.isfinite(confidences).all():
             raise self._malformed(line, "NaN or infinity")

@@ -1,5 +1,6 @@
 """The interface of all files of image features: rows are read by position, and no file is loaded whole."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,8 +44,10 @@ class FeatureStore(ABC):
 
     `path` is the file, `dim` the width F of a vector, and `dtype` the type of stored vectors. `max_regions`
     is the largest number of regions of an image; None stands for one global vector per image. `image_ids` are
-    the names of the rows, and `row_of` maps each name to its row; both are None if the file names no rows. In
-    messages, `row` is the word for a row, and `mend` tells what to do about an image without one.
+    the names of the rows, and `row_of` maps each name to its row; both are None if the file names no rows.
+    `extraction` is how tools/extract_features.py made the vectors (`engine/extraction/recorded.py`), None if
+    the file does not say. In messages, `row` is the word for a row, and `mend` tells what to do about an
+    image without one.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class FeatureStore(ABC):
     max_regions: int | None
     image_ids: list[str] | None = None
     row_of: dict[str, int] | None = None
+    extraction: dict | None = None
     row = "row"
     mend = "extract its features and add its id"
 
@@ -62,7 +66,7 @@ class FeatureStore(ABC):
 
     @abstractmethod
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the number of regions of each row, int64 [B], at least 1; 1 for global features."""
+        """Return the number of regions of each row, int64 [B]; 1 for global features."""
 
     @abstractmethod
     def annotations(self, row: int) -> Annotations:
@@ -79,6 +83,8 @@ class FeatureStore(ABC):
     def __getitem__(self, row: int) -> ImageRegions:
         """Return an image's features with its annotations."""
         features = self.gather(np.array([row]), pool=False)[0]
+        if self.max_regions is not None:
+            features = features[: self.counts(np.array([row]))[0]]
         notes = self.annotations(row)
         return ImageRegions(notes.boxes, notes.tags, notes.confidences, notes.image_size, features)
 
@@ -86,25 +92,26 @@ class FeatureStore(ABC):
         """Read the features of some rows, in the given order.
 
         `rows` is int [B], 0-based. Returns float32 [B,F] for global features, and for the mean of each
-        image's regions if `pool`; otherwise float32 [B,R,F], padded with zeros to the largest number of
-        regions among these rows. Raises `UserError` that names a row that holds NaN or infinity.
+        image's regions if `pool`, which is 0 for an image without regions; otherwise float32 [B,R,F], padded
+        with zeros to the largest number of regions among these rows, or to 1. Raises `UserError` that names a
+        row that holds NaN or infinity.
         """
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of a file with {len(self)} rows")
         counts = self.counts(rows)
-        most = int(counts.max(initial=0))
+        most = int(counts.max(initial=1))
         flat = pool or self.max_regions is None
         # np.zeros would not come from huge pages: its page faults cost as much as the reading.
         out = np.empty((len(rows), self.dim) if flat else (len(rows), most, self.dim), dtype=np.float32)
-        step = max(1, _CHUNK_VALUES // (max(1, most) * self.dim))
+        step = max(1, _CHUNK_VALUES // (most * self.dim))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             if self.max_regions is None:
                 self.vectors(rows[part], out[part])
             elif pool:
                 values = _padded(self.vectors(rows[part]), counts[part])  # [b,r,F]
-                out[part] = values.sum(axis=1) / counts[part, None].astype(np.float32)
+                out[part] = values.sum(axis=1) / np.maximum(counts[part, None], 1).astype(np.float32)
             elif (counts[part] == most).all():
                 self.vectors(rows[part], out[part].reshape(-1, self.dim))
             else:
@@ -121,7 +128,7 @@ class FeatureStore(ABC):
         """
         counts = self.counts(rows)
         raw = self._read(rows, counts)
-        if raw.dtype == np.float16:
+        if raw.dtype == np.float16 and raw.size:
             # NumPy's isfinite is slow on float16; NaN and infinity are the values with all exponent bits set
             all_finite = raw.view(np.int16).max() < 0x7C00 and raw.view(np.uint16).max() < 0xFC00
             values, checked = half_to_single(raw, out), raw
@@ -164,6 +171,8 @@ class FeatureStore(ABC):
         count, mean, spread = 0, np.zeros(self.dim), np.zeros(self.dim)
         for block in self.blocks(rows):
             values = (self.gather(block, pool=True) if pool else self.vectors(block)).astype(np.float64)
+            if not len(values):  # images without regions
+                continue
             block_mean = values.mean(axis=0)
             shift = block_mean - mean
             total = count + len(values)
@@ -216,11 +225,22 @@ class FeatureStore(ABC):
             )
 
 
+def read_extraction(text: str, path: Path) -> dict:
+    """Return the record of an extraction that JSON `text` in `path` holds; raise `UserError` for another."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected the record of an extraction in JSON: extract the features again")
+    return record
+
+
 def _padded(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return vectors [sum of counts, F] as [B,R,F], padded with zeros."""
     most = int(counts.max())
     if (counts == most).all():
-        return vectors.reshape(len(counts), most, -1)
+        return vectors.reshape(len(counts), most, vectors.shape[1])
     padded = np.zeros((len(counts), most, vectors.shape[1]), dtype=vectors.dtype)
     padded[np.arange(most) < counts[:, None]] = vectors
     return padded

@@ -1,7 +1,6 @@
 """Region features in the TSV files of VinVL, bottom-up attention and LXMERT, read line by line."""
 
 import binascii
-import json
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from config.errors import UserError
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
 from datasets.features.store import Annotations, FeatureStore
-from datasets.text_files import read_lines, read_text
+from datasets.text_files import parse_json, read_lines, read_text
 
 # The columns of each kind of file; the last, features, is base64 of float32 [R,F].
 _VINVL = ("image_id", "num_boxes", "features")
@@ -89,7 +88,7 @@ class TsvFeatures(FeatureStore):
             self._decode(row, name, columns[name], *_ENCODED[name])[:, 0]
             for name in ("objects_id", "objects_conf")
         )
-        if not 0 <= classes.min() <= classes.max() < len(self._class_names):
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(self._class_names):
             found = f"objects_id {classes.min()} to {classes.max()}"
             raise self._malformed(row, found, f"one of the {len(self._class_names)} in objects_vocab.txt")
         return Annotations(boxes, [self._class_names[index] for index in classes], confidences, size)
@@ -145,8 +144,9 @@ class TsvFeatures(FeatureStore):
             raise self._malformed(row, "an empty image_id", "a name")
         for name in ("num_boxes", "image_w", "image_h"):
             text = columns.get(name, b"1").strip()
-            if not text.isdigit() or not 0 < int(text[:10]) < 1 << 31:
-                raise self._malformed(row, f"{name} {text[:20]!r}", "a positive number")
+            least = 0 if name == "num_boxes" else 1  # an image may have no region
+            if not text.isdigit() or not least <= int(text[:10]) < 1 << 31:
+                raise self._malformed(row, f"{name} {text[:20]!r}", f"a number from {least} on")
         count = int(columns["num_boxes"])
         for name, (dtype, width) in _ENCODED.items():
             expected = _base64_length(count * width * dtype.itemsize)
@@ -157,11 +157,14 @@ class TsvFeatures(FeatureStore):
 
     def _find_width(self) -> int:
         """Return the width of the features, which is that of most lines; refuse a line of another width."""
-        widths = self._chars * 3 // 4 // (4 * self._counts)
+        some = self._counts > 0
+        if not some.any():
+            raise UserError(f"{self.path}: no image has a region: extract the features again")
+        widths = self._chars[some] * 3 // 4 // (4 * self._counts[some])
         values, times = np.unique(widths, return_counts=True)
         width = int(values[times.argmax()])
         expected = _base64_length(4 * self._counts * width)
-        wrong = np.flatnonzero((self._chars != expected) | (self._chars <= 0))
+        wrong = np.flatnonzero((self._chars != expected) | (some & (self._chars <= 0)))
         if len(wrong):
             row = int(wrong[0])
             self._lines.line(row)  # raises if the .lineidx is at fault, not the line
@@ -179,9 +182,9 @@ class TsvFeatures(FeatureStore):
         if self._columns is not _VINVL or path is None or not path.is_file():
             return
         try:
-            row_of = json.loads(read_text(path))
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}): delete it, it is not needed") from error
+            row_of = parse_json(path, read_text(path))
+        except UserError as error:
+            raise UserError(f"{error}: delete it, it is not needed") from error
         if not isinstance(row_of, dict):
             raise UserError(f"{path}: expected an object from image ids to rows: delete it, it is not needed")
         for image_id, row in row_of.items():

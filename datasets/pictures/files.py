@@ -1,13 +1,13 @@
 """Find and read the pictures of a folder and its subfolders, or of a zip file of one."""
 
 import os
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from config.errors import UserError
+from config.errors import UserError, cut
+from datasets.names import composed
 from datasets.pictures.picture import UnreadableError
 
 ENDINGS = (
@@ -69,33 +69,67 @@ class PictureFiles:
         except (RuntimeError, NotImplementedError) as error:
             raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): unzip it yourself") from error
 
+    def place(self, name: str) -> tuple[object, ...]:
+        """Return where a picture lies, the same for all names and links that lead to it."""
+        if self._zip is not None:
+            return str(self.path.resolve()), name
+        try:
+            status = (self.path / name).stat()
+        except OSError:
+            return str(self.path), name
+        return status.st_dev, status.st_ino
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a picture's file; -1 if there is none."""
+        if self._zip is not None:
+            return self._zip.getinfo(name).file_size
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            return -1
+
     def find(self, wanted: Sequence[str], places: Iterable[str]) -> list[str]:
         """Return the pictures that another file calls `wanted`; `places` tell where, such as `a.csv line 3`.
 
         A name is a picture's path, the end of that path, or a path that begins above the folder; its ending
-        may be missing. Raises `UserError` for a name that fits no picture, or several.
+        may be missing, and letters with accents may be written in another of Unicode's forms. Raises
+        `UserError` for names that fit no picture, of which it tells the number and the first five, and for
+        one that fits several.
         """
-        found = []
+        found, absent = [], []
         for name, place in zip(wanted, places, strict=True):
             fits = self.fitting(name)
-            if len(fits) != 1:
-                several = f"{len(fits)} pictures, such as {fits[0]} and {fits[1]}" if fits else "no picture"
-                fix = "name it with its folder" if fits else "add it, or remove the line"
-                raise UserError(f"{place}: {several} for {name!r} in {self.path}: {fix}")
-            found.append(fits[0])
+            if len(fits) > 1:
+                shown = f"{cut(fits[0])} and {cut(fits[1])}"
+                raise UserError(
+                    f"{place}: {len(fits)} pictures, such as {shown} for {cut(name)!r} in {self.path}: "
+                    "name it with its folder"
+                )
+            if fits:
+                found += fits
+            else:
+                absent.append((place, name))
+        if absent:
+            place, name = absent[0]
+            others = [cut(other) for _, other in absent[1:5]]
+            more = f", nor for {', '.join(map(repr, others))}" if others else ""
+            count = f" ({len(absent)} of {len(wanted)} are missing)" if others else ""
+            raise UserError(
+                f"{place}: no picture for {cut(name)!r} in {self.path}{more}{count}: add it, or remove "
+                "the line"
+            )
         return found
 
     def fitting(self, name: str) -> list[str]:
         """Return the pictures that another file may call `name`; a picture of that path is the only one."""
         if not self._by_file:
             self._by_file = _by_file(self.names)
-        given = PurePosixPath(name.replace("\\", "/"))
-        candidates = self._by_file.get(_composed(given.name), [])
-        for path in (name, str(given)):
-            whole = [each for each in candidates if _composed(each) == _composed(path)]
-            if whole:
-                return whole
-        return _agreeing(given, candidates)
+        given = PurePosixPath(composed(name).replace("\\", "/"))
+        candidates = self._by_file.get(given.name, [])
+        if name in candidates:
+            return [name]
+        whole = [each for each in candidates if composed(each) in (composed(name), str(given))]
+        return whole or _agreeing(given, candidates)
 
     def fingerprint(self, name: str) -> tuple[int, int]:
         """Return the bytes of a picture's file, and when it was changed or, in a zip file, its checksum."""
@@ -106,11 +140,25 @@ class PictureFiles:
         return status.st_size, status.st_mtime_ns
 
 
+class NamedPictures(PictureFiles):
+    """Pictures at paths of their own, such as that of a query, which need no ending and no common folder.
+
+    Raises `UserError` for a path at which there is no file.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.path, self._zip = Path(), None
+        self.names, self.others, self._by_file = [str(path) for path in paths], [], {}
+        missing = next((name for name in self.names if not os.path.isfile(name)), None)
+        if missing is not None:
+            raise UserError(f"{missing}: no such file, expected a picture")
+
+
 def _by_file(names: list[str]) -> dict[str, list[str]]:
     """Return the paths by the name of their file, with and without its ending."""
     found: dict[str, list[str]] = {}
     for name in names:
-        path = PurePosixPath(_composed(name))
+        path = PurePosixPath(composed(name))
         for key in {path.name, path.stem}:
             found.setdefault(key, []).append(name)
     return found
@@ -118,13 +166,13 @@ def _by_file(names: list[str]) -> dict[str, list[str]]:
 
 def _agreeing(given: PurePosixPath, candidates: list[str]) -> list[str]:
     """Return the candidates whose folders equal those of `given`, from the last one as far as both go."""
-    folders = PurePosixPath(_composed(str(given))).parent.parts[::-1]
+    folders = given.parent.parts[::-1]
     return [
         name
         for name in candidates
         if all(
             ours == theirs
-            for ours, theirs in zip(PurePosixPath(_composed(name)).parent.parts[::-1], folders, strict=False)
+            for ours, theirs in zip(PurePosixPath(composed(name)).parent.parts[::-1], folders, strict=False)
         )
     ]
 
@@ -154,8 +202,3 @@ def _is_hidden(name: str) -> bool:
 
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(ENDINGS)
-
-
-def _composed(name: str) -> str:
-    """Return a name in Unicode's form NFC: file systems and zip files keep others, which look the same."""
-    return unicodedata.normalize("NFC", name)

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from datasets.captions.json_files import has_splits, is_karpathy, list_captions, load_json
 from datasets.captions.listing import Listing, read_csv, read_karpathy
-from datasets.pictures.files import PictureFiles
+from datasets.pictures.files import ENDINGS, PictureFiles
 from datasets.text_files import read_lines, read_text, refuse_duplicates
 
 _SOP_COLUMNS = ("image_id", "class_id", "super_class_id", "path")
@@ -50,9 +50,10 @@ def class_folders(files: PictureFiles) -> LabelledPictures:
 def read_label_list(path: str | Path, files: PictureFiles) -> LabelledPictures:
     """Read a list of pictures with their classes: lines `path label`, or a list of Stanford Online Products.
 
-    The label is a line's last word, so that a path may hold spaces. A list of Stanford Online Products begins
-    with the line `image_id class_id super_class_id path`. Raises `UserError` that names a line without a
-    label, or whose picture is missing or repeated.
+    The label is what follows a line's only tab, or else its last word, so that a path may hold spaces; in a
+    file without any, it is what follows a comma, a semicolon or a bar after the picture's name. A
+    list of Stanford Online Products begins with the line `image_id class_id super_class_id path`. Raises
+    `UserError` that names a line without a label, or whose picture is missing or repeated.
     """
     path = Path(path)
     listed, first = _read_rows(path)
@@ -89,24 +90,36 @@ def read_captioned(
 def _read_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
     """Return paths with their labels, and the line number of the first one."""
     lines = read_lines(path, "picture and label")
-    first, row = (2, _sop_row) if tuple(lines[0].split()) == _SOP_COLUMNS else (1, _plain_row)
-    rows = [row(path, number, line) for number, line in enumerate(lines[first - 1 :], first)]
+    if tuple(lines[0].split()) == _SOP_COLUMNS:
+        rows, first = [_sop_row(path, number, line) for number, line in enumerate(lines[1:], 2)], 2
+    else:
+        mark = _separator(lines)
+        rows, first = [_plain_row(path, number, line, mark) for number, line in enumerate(lines, 1)], 1
     if not rows:
         raise UserError(f"{path}: a header and no pictures, expected a line for each")
     return rows, first
 
 
-def _plain_row(path: Path, number: int, line: str) -> tuple[str, str]:
-    name, *label = line.rsplit(None, 1)
-    if not label:
-        raise UserError(f"{path} line {number}: expected a picture's path and its label, got {line!r}")
-    return name, label[0]
+def _separator(lines: list[str]) -> str | None:
+    """Return the mark between path and label if all lines have it once, after a picture's name; else None."""
+    for mark in ",;|":
+        parts = [line.split(mark) for line in lines]
+        if all(len(part) == 2 and part[0].strip().lower().endswith(ENDINGS) for part in parts):
+            return mark
+    return None
+
+
+def _plain_row(path: Path, number: int, line: str, mark: str | None = None) -> tuple[str, str]:
+    name, *label = line.split("\t") if line.count("\t") == 1 else line.rsplit(mark, 1)
+    if not label or not name.strip() or not label[0].strip():
+        raise UserError(f"{path} line {number}: expected a picture's path and its label, got {cut(line)!r}")
+    return name.strip(), label[0].strip()
 
 
 def _sop_row(path: Path, number: int, line: str) -> tuple[str, str]:
     values = line.split(None, 3)
     if len(values) != len(_SOP_COLUMNS):
-        raise UserError(f"{path} line {number}: expected {' '.join(_SOP_COLUMNS)}, got {line!r}")
+        raise UserError(f"{path} line {number}: expected {' '.join(_SOP_COLUMNS)}, got {cut(line)!r}")
     return values[3], values[1]
 
 
@@ -115,7 +128,7 @@ def _refuse_repeated(path: Path, names: list[str], first: int) -> None:
     for number, name in enumerate(names, first):
         if line_of.setdefault(name, number) != number:
             raise UserError(
-                f"{path} line {number}: {name} again, also on line {line_of[name]}: give each one label"
+                f"{path} line {number}: {cut(name)} again, also on line {line_of[name]}: give each one label"
             )
 
 

@@ -70,6 +70,18 @@ class Picture:
         self._turned = orientation in range(2, 9)
         self.size = (height, width) if orientation in range(5, 9) else (width, height)
 
+    @classmethod
+    def of(cls, image: Image.Image) -> "Picture":
+        """Return the picture of an image that Pillow opened or made; raise `UnreadableError` as usual."""
+        picture = cls.__new__(cls)
+        try:
+            picture._image, picture._turned = image, False
+            picture._upright = to_rgb(ImageOps.exif_transpose(image))
+        except _BROKEN as error:
+            raise _unreadable(error) from error
+        picture.size = picture._upright.size
+        return picture
+
     def views(self, views: list[CropBox], resample: Image.Resampling) -> list[np.ndarray]:
         """Return each view as uint8 [height,width,3] in RGB; equal boxes are resized once.
 

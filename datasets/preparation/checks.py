@@ -1,11 +1,11 @@
 """Tie the rows of a caption table to photos, and find everything that is wrong with both."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from datasets.names import composed
 from datasets.pictures.files import PictureFiles
 from datasets.preparation.photos import Seen
 from datasets.preparation.problems import (
@@ -82,7 +82,7 @@ def check_captions(
             found[row.picture] = files.fitting(row.picture) or folded.get(_folded(given), [])
         picture = _picture_of(row, found[row.picture], problems)
         own_split = _split_of(row, with_splits, problems)
-        caption = " ".join(unicodedata.normalize("NFC", row.caption).split())
+        caption = " ".join(composed(row.caption).split())
         if not caption:
             problems.add(EMPTY, f"{row.place}: {row.picture}")
         elif not any(letter.isalpha() for letter in caption):
@@ -126,7 +126,7 @@ def _by_folded_name(files: PictureFiles) -> dict[str, list[str]]:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return composed(name).casefold()
 
 
 def _picture_of(row: Row, fits: list[str], problems: Problems) -> str | None:

@@ -1,69 +1,21 @@
-"""Tokenizers and vocabularies: from a caption to the ids that a text encoder reads."""
+"""Vocabularies: from a caption's tokens to the ids that a text encoder reads."""
 
-import functools
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-from config.errors import UserError
+import numpy as np
+
+from config.errors import UserError, cut
 from config.files import replacing
+from datasets.names import composed
+from datasets.words.tokens import TOKENIZERS, tokenize
 
 # Each layout's markers, at the head of its vocabulary (their ids are their positions).
 MARKERS = {"vsepp": ("<pad>", "<start>", "<end>", "<unk>"), "vse": ("<end>", "<unk>")}
-
-_SIMPLE = re.compile(
-    r"\d+(?:[.,]\d+)+"  # 3,000  2.5
-    r"|\w+(?:(?:-|'(?!s\b))\w+)*"  # dog  snow-covered  isn't
-    r"|'s\b"  # dog 's
-    r"|[^\w\s]"  # every other character by itself
-)
-
-
-def _simple(text: str) -> list[str]:
-    return _SIMPLE.findall(text.lower().replace("’", "'"))
-
-
-def _whitespace(text: str) -> list[str]:
-    return text.split()
-
-
-def _nltk(text: str) -> list[str]:
-    # the originals lower-case bytes, so letters beyond ASCII keep their case
-    return _nltk_tokenizer().tokenize(text.strip().encode().lower().decode())
-
-
-@functools.cache
-def _nltk_tokenizer():
-    try:
-        from nltk.tokenize.destructive import NLTKWordTokenizer
-    except ImportError as error:
-        raise UserError("INPUT.TOKENIZER=nltk needs the package nltk: pip install nltk") from error
-    return NLTKWordTokenizer()
-
-
-TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
-    "simple": _simple,
-    "nltk": _nltk,
-    "whitespace": _whitespace,
-}
-
-
-def tokenize(text: str, tokenizer: str) -> list[str]:
-    """Split a caption into tokens.
-
-    `simple` lower-cases and takes words with their inner hyphens and apostrophes, numbers, the possessive 's,
-    and each punctuation mark. `nltk` takes NLTK's word tokens of the caption with ASCII letters lower-cased,
-    as VSE++, SCAN and VSRN do (but a full stop inside a caption stays with its word: no sentence splitter is
-    run). `whitespace` splits at white space and keeps case, as VSE does.
-
-    Raises `ValueError` for another name, and `UserError` if nltk is missing.
-    """
-    if tokenizer not in TOKENIZERS:
-        raise ValueError(f"unknown tokenizer {tokenizer!r}, expected one of {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[tokenizer](text)
+_ALL_MARKERS = {marker for layout in MARKERS.values() for marker in layout}
 
 
 class Vocabulary:
@@ -81,7 +33,9 @@ class Vocabulary:
         self.layout = layout
         self.threshold = threshold
         self._ids = {word: index for index, word in enumerate(words)}
-        self._unk_id = self._ids["<unk>"]
+        for index, word in enumerate(words):  # a file may hold words in another form
+            self._ids.setdefault(composed(word), index)
+        self.unk_id = self._ids["<unk>"]
         self.start_id = self._ids.get("<start>")
         self.end_id = self._ids.get("<end>")
         self.pad_id = self._ids.get("<pad>", 0)
@@ -130,9 +84,13 @@ class Vocabulary:
         """Return whether `token` has an id of its own."""
         return token in self._ids
 
+    def are_words(self) -> np.ndarray:
+        """Return which entries are words, neither markers nor punctuation: bool [entries]."""
+        return np.array([_has_words([word]) for word in self.words])
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a caption, framed by the layout's markers."""
-        unk, get = self._unk_id, self._ids.get
+        unk, get = self.unk_id, self._ids.get
         ids = [get(token, unk) for token in self.tokens(text)]
         if self.start_id is not None:
             ids.insert(0, self.start_id)
@@ -183,8 +141,8 @@ class Vocabulary:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise UserError(f"{path}: no such vocabulary: check INPUT.VOCAB_FILE") from error
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise UserError(f"{path}: not a vocabulary in JSON: {error}") from error
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            raise UserError(f"{path}: not a vocabulary in JSON: {cut(error, 80)}") from error
         try:
             if "word2idx" in content:
                 words = _words_by_id(content["word2idx"])
@@ -192,6 +150,8 @@ class Vocabulary:
             else:
                 words, tokenizer = content["words"], content["tokenizer"]
                 layout, threshold = content["layout"], content["threshold"]
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise TypeError("words that are no texts")
             known = tokenizer in TOKENIZERS and layout in MARKERS and len(set(words)) == len(words)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
@@ -200,15 +160,15 @@ class Vocabulary:
         if not known or "<unk>" not in words or not _has_words(words):
             raise UserError(
                 f"{path}: a vocabulary without words, without <unk>, with a word twice, or of an unknown "
-                f"tokenizer or layout ({tokenizer!r}, {layout!r}): leave INPUT.VOCAB_FILE empty to build one"
+                f"tokenizer or layout ({cut(tokenizer)!r}, {cut(layout)!r}): leave INPUT.VOCAB_FILE empty to "
+                "build one"
             )
         return cls(words, tokenizer, layout, threshold)
 
 
 def _has_words(words: Iterable[str]) -> bool:
     """Return whether any word is neither a marker nor punctuation."""
-    markers = {marker for layout in MARKERS.values() for marker in layout}
-    return any(word not in markers and any(map(str.isalnum, word)) for word in words)
+    return any(word not in _ALL_MARKERS and any(map(str.isalnum, word)) for word in words)
 
 
 def _words_by_id(ids: dict[str, int]) -> list[str]:

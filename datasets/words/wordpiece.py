@@ -13,10 +13,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from config.errors import UserError
 from config.files import replacing
+from datasets.names import composed
 from datasets.text_files import read_text
+from datasets.words.letters import unspaced_letter
 from datasets.words.packed_tokens import PackedTokens
 
 MARKERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_ALL_MARKERS = {*MARKERS, "[MASK]"}
 _LONGEST_WORD = 100  # characters; a longer one is unknown, as in the original
 _ENCODED_TOGETHER = 10_000  # texts: bounds the memory of the tokenizer's own objects
 
@@ -28,7 +31,7 @@ class WordPiece:
     punctuation and Chinese characters. Of each word, the longest piece that begins it is split off, then the
     longest piece that begins the rest, and so on; pieces inside a word are written `##piece` (BERT, arXiv
     1810.04805; the tokens equal those of pytorch-transformers' and PaddleNLP's BertTokenizer). Text that
-    spells a marker, such as `[SEP]`, is text.
+    spells a marker, such as `[SEP]`, is text. Text is first brought into the form NFC.
 
     Raises `UserError` that names `source` if the pieces lack a marker or hold a piece twice.
     """
@@ -62,16 +65,20 @@ class WordPiece:
         return cls(lines[:-1] if not lines[-1] else lines, lower_case, str(path))
 
     @classmethod
-    def build(cls, texts: Iterable[str], threshold: int = 1, lower_case: bool = True) -> "WordPiece":
+    def build(
+        cls, texts: Iterable[str], threshold: int = 1, lower_case: bool = True, characters: bool = False
+    ) -> "WordPiece":
         """Build a vocabulary of the whole words that occur at least `threshold` times, for a new BERT.
 
-        The words follow the markers by frequency, then by first occurrence.
+        The words follow the markers by frequency, then by first occurrence. With `characters`, the letters of
+        scripts without spaces are the pieces of their words.
         """
         normalizer, splitter = _normalizer(lower_case), BertPreTokenizer()
         counts: Counter[str] = Counter()
         for text, times in Counter(texts).items():
-            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
-                counts[word] += times
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(composed(text))):
+                for piece in _letters_of(word) if characters else [word]:
+                    counts[piece] += times
         words = [word for word, count in counts.most_common() if count >= threshold and word not in MARKERS]
         return cls([*MARKERS, *words], lower_case)
 
@@ -95,6 +102,7 @@ class WordPiece:
 
     def tokens(self, text: str) -> list[str]:
         """Return the pieces of a text, without markers; a word without pieces is returned as written."""
+        text = composed(text)
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return [
             text[slice(*place)] if index == self.unk_id else piece
@@ -105,20 +113,40 @@ class WordPiece:
         """Return whether `token`, one of `tokens`, is a piece of the vocabulary."""
         return token in self._ids
 
+    def are_words(self) -> np.ndarray:
+        """Return which entries are words or parts of them, not markers or punctuation: bool [entries]."""
+        known = [piece not in _ALL_MARKERS and any(map(str.isalnum, piece)) for piece in self.pieces]
+        return np.array(known)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a caption, framed by `[CLS]` and `[SEP]`."""
-        return [self.start_id, *self._tokenizer.encode(text, add_special_tokens=False).ids, self.end_id]
+        encoded = self._tokenizer.encode(composed(text), add_special_tokens=False)
+        return [self.start_id, *encoded.ids, self.end_id]
 
     def encode_all(self, texts: Sequence[str]) -> PackedTokens:
         """Return the ids of many texts, without markers."""
         ids, lengths = [], []
         for start in range(0, len(texts), _ENCODED_TOGETHER):
-            part = list(texts[start : start + _ENCODED_TOGETHER])
+            part = [composed(text) for text in texts[start : start + _ENCODED_TOGETHER]]
             encoded = self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
             rows = [encoding.ids for encoding in encoded]
             lengths += map(len, rows)
             ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
         return PackedTokens(np.concatenate(ids or [np.empty(0, np.int32)]), np.array(lengths, dtype=np.int64))
+
+
+def _letters_of(word: str) -> set[str]:
+    """Return the pieces of a word: letters of scripts without spaces, and what stands between them whole.
+
+    Each comes as the beginning of a word and as `##piece`, and so does each character of a letter, so that a
+    known letter with an unknown mark makes no more unknown than itself.
+    """
+    letter = unspaced_letter()
+    if not letter.search(word):
+        return {word}
+    parts = {part for part in [*letter.findall(word), *letter.split(word)] if part}
+    parts |= {character for part in letter.findall(word) for character in part}
+    return {form for part in parts for form in (part, f"##{part}")}
 
 
 def _normalizer(lower_case: bool) -> BertNormalizer:

@@ -11,6 +11,7 @@ from paddle import nn
 from config.errors import UserError
 from config.progress import ShowProgress
 from datasets.image_dataset import ImageDataset
+from datasets.pictures.copies import number_pictures
 from datasets.prefetch import prefetched
 from engine.evaluation.protocol import check_finite, evaluation_mode, protocol_of
 from engine.parallel.processes import (
@@ -23,16 +24,21 @@ from engine.parallel.processes import (
 )
 from engine.parallel.shared_rows import share_rows
 from engine.ranking.image_metrics import IMAGE_RECALLS, summarize_images
-from engine.ranking.image_ranks import ImageRanks, image_ranks
+from engine.ranking.image_ranks import ImageRanks, image_ranks, relevant_counts
+from engine.ranking.metrics import group_numbers
 
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """The readable pictures of a split: embeddings [n,D], places in the split [n] and class names [n]."""
+    """The readable pictures of a split: embeddings [n,D], places in the split [n] and class names [n].
+
+    `files` [n] are numbers that are equal for the same picture, whether among the queries or in the gallery.
+    """
 
     embeddings: np.ndarray
     places: np.ndarray
     classes: np.ndarray
+    files: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ def evaluate_images(
 ) -> ImageResult:
     """Search `gallery`, or without it `dataset` itself, for each picture of `dataset`.
 
-    A picture is relevant if its class has the same name; no picture finds itself. `batch_size` is the number
+    A picture is relevant if its class has the same name. No picture finds itself, under whatever name: not
+    the same file, and no copy of it. `batch_size` is the number
     of pictures in a batch to encode, `block_size` the number of vectors on a side of a tile of scores, and
     `num_workers` the number of threads that decode pictures ahead. `progress` is called with a stage, the
     work done and its size; an exception that it raises ends the evaluation. All processes of a job call this,
@@ -73,10 +80,17 @@ def evaluate_images(
     of `share_rows`. Raises UserError if no picture has another of its class to find, and for an embedding
     that is not finite.
     """
-    queries = encode_pictures(model, dataset, batch_size, num_workers, progress, shared)
-    found = encode_pictures(model, gallery, batch_size, num_workers, progress, shared) if gallery else queries
+    sets = [dataset, gallery] if gallery else [dataset]
+    numbers = number_pictures(*((each.loader.files, each.image_ids) for each in sets))
+    classes = [_class_of(each) for each in sets]
+    _check_any_relevant(dataset, gallery, classes[0], numbers[0], classes[-1], numbers[-1])
+    encoded = [
+        encode_pictures(model, each, files, batch_size, num_workers, progress, shared)
+        for each, files in zip(sets, numbers, strict=True)
+    ]
+    queries, found = encoded[0], encoded[-1]
     others = (found.embeddings, found.classes) if gallery else ()
-    _check_any_relevant(dataset, queries.classes, gallery, found.classes)
+    _check_any_relevant(dataset, gallery, queries.classes, queries.files, found.classes, found.files)
     ranks = all_or_none(
         lambda: image_ranks(
             queries.embeddings,
@@ -86,6 +100,7 @@ def evaluate_images(
             block_size=block_size,
             progress=(lambda done, total: progress("rank", done, total)) if progress else None,
             part=(process_number(), world_size()),
+            files=(queries.files, found.files),
         )
     )
     if world_size() > 1:
@@ -97,6 +112,7 @@ def evaluate_images(
         "unreadable": dataset.num_images - len(queries.places),
         "gallery": gallery.name if gallery else "",
         "gallery_images": len(found.places),
+        "not_searched": _also_searched(queries, found),
         "folds": 1,
     }
     protocol = protocol_of(dataset.name, counts, tie_rule, model.measure)
@@ -106,8 +122,10 @@ def evaluate_images(
 
 def check_searchable(dataset: ImageDataset, gallery: ImageDataset | None = None) -> None:
     """Raise `UserError` if no picture has another of its class to find; no picture is read."""
-    found = dataset if gallery is None else gallery
-    _check_any_relevant(dataset, _class_of(dataset), gallery, _class_of(found))
+    classes, found = _class_of(dataset), _class_of(gallery or dataset)
+    files = np.arange(len(classes))
+    others = len(files) + np.arange(len(found)) if gallery else files
+    _check_any_relevant(dataset, gallery, classes, files, found, others)
 
 
 def _class_of(dataset: ImageDataset) -> np.ndarray:
@@ -115,15 +133,19 @@ def _class_of(dataset: ImageDataset) -> np.ndarray:
 
 
 def _check_any_relevant(
-    dataset: ImageDataset, classes: np.ndarray, gallery: ImageDataset | None, found: np.ndarray
+    dataset: ImageDataset,
+    gallery: ImageDataset | None,
+    classes: np.ndarray,
+    files: np.ndarray,
+    found_classes: np.ndarray,
+    found_files: np.ndarray,
 ) -> None:
     """Raise `UserError` unless a query has a relevant picture.
 
-    `classes` are those of the queries; `found` are those of the searched pictures, which without a gallery
-    are the queries themselves.
+    `classes` and `files` are those of the queries; the others are those of the searched pictures, which
+    without a gallery are the queries themselves.
     """
-    names, counts = np.unique(found, return_counts=True)
-    if np.isin(classes, names[counts > (gallery is None)]).any():
+    if relevant_counts(*group_numbers(classes, found_classes), files, found_files).any():
         return
     where = f" in {gallery.loader.files.path}, {gallery.name}" if gallery else ""
     raise UserError(
@@ -132,15 +154,26 @@ def _check_any_relevant(
     )
 
 
+def _also_searched(queries: EncodedPictures, found: EncodedPictures) -> int:
+    """Return how many queries the gallery holds; searched in each other, how many have a copy there."""
+    files, counts = np.unique(found.files, return_counts=True)
+    if found is queries:
+        files = files[counts > 1]
+    return int(np.isin(queries.files, files).sum())
+
+
 def encode_pictures(
     model: nn.Layer,
     dataset: ImageDataset,
+    files: np.ndarray,
     batch_size: int,
     num_workers: int = 0,
     progress: ShowProgress | None = None,
     shared: str | Path | None = None,
 ) -> EncodedPictures:
     """Encode every readable picture of `dataset` once; `shared` is explained at `evaluate_images`.
+
+    `files` are the numbers of all pictures, which `EncodedPictures` explains.
 
     Raises UserError if no picture can be read, and for an embedding that is not finite.
     """
@@ -159,7 +192,7 @@ def encode_pictures(
         embeddings, kept = share_rows(places, embeddings, len(everyones), shared), everyones
         for problems in gather_bytes(json.dumps(dataset.loader.unreadables.problems).encode()):
             dataset.loader.unreadables.problems.update(json.loads(problems))
-    return EncodedPictures(embeddings, kept, _class_of(dataset)[kept])
+    return EncodedPictures(embeddings, kept, _class_of(dataset)[kept], files[kept])
 
 
 def _encode(
@@ -202,10 +235,12 @@ def _ranks_of_all(part: ImageRanks) -> ImageRanks:
 
 
 def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[int, float]]:
-    """Return place and score of the `count` gallery pictures with the highest scores for row `query`."""
+    """Return place and score of the `count` gallery pictures with the highest scores for row `query`.
+
+    The query itself is left out, and so are its copies.
+    """
     scores = result.gallery.embeddings @ result.queries.embeddings[query]
-    if result.gallery is result.queries:
-        scores[query] = -np.inf
+    scores[result.gallery.files == result.queries.files[query]] = -np.inf
     rows = np.argsort(-scores, kind="stable")[: min(count, np.isfinite(scores).sum())]
     return [(int(result.gallery.places[row]), float(scores[row])) for row in rows]
 
@@ -221,6 +256,12 @@ def format_images(result: ImageResult) -> str:
     lone, unreadable = protocol["images"] - protocol["queries"], protocol["unreadable"]
     left_out = f"; {lone} without another of their class do not count" if lone else ""
     left_out += f"; {unreadable} unreadable" if unreadable else ""
+    if protocol["not_searched"]:
+        left_out += f"; {protocol['not_searched']} " + (
+            "are in that gallery too, and do not find themselves"
+            if protocol["gallery"]
+            else "have copies there, which they do not find"
+        )
     names = [*(f"R@{k}" for k in IMAGE_RECALLS), "MAP@R", "R-precision"]
     return "\n".join(
         [

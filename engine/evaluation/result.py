@@ -63,7 +63,7 @@ def read_reranked(path: Path, checkpoint_sha256: str, protocol: dict) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         alike = content["checkpoint"]["sha256"] == checkpoint_sha256 and content["protocol"] == protocol
         return content["rerank"] if alike else {}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

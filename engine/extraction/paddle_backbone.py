@@ -32,7 +32,7 @@ def load_backbone(name: str, weights: str) -> Cnn:
     if not weights:
         raise UserError(
             f"WEIGHTS: expected the file of weights of {name}, got none: write it with "
-            f"python tools/convert_cnn.py {name} zoo {name}.safetensors"
+            f"python tools/convert_weights.py zoo {name}.safetensors --network {name}"
         )
     cnn = Cnn(name)
     load_cnn(weights, cnn)

@@ -24,29 +24,33 @@ def _same_group(queries: TileSide, items: TileSide) -> tuple[np.ndarray, np.ndar
     return row, order[first + np.arange(len(row))]
 
 
-def _above(scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return row [n], ascending, and value [n] of the `scores` [Q,G] above the threshold [Q] of their row."""
+def _above(scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row [n], ascending, column and value of `scores` [Q,G] above the threshold [Q] of their row."""
     if scores.flags.c_contiguous:
         place = np.flatnonzero(scores > thresholds[:, None])
-        return place // scores.shape[1], scores.ravel()[place]
+        row = place // scores.shape[1]
+        return row, place - row * scores.shape[1], scores.ravel()[place]
     upright = np.ascontiguousarray(scores.T)  # [G,Q], without a copy if `scores` is a transpose
     place = np.flatnonzero(upright > thresholds)
-    row = place - place // len(scores) * len(scores)  # `//` is much faster in NumPy than `%`
+    column = place // len(scores)  # `//` is much faster in NumPy than `%`
+    row = place - column * len(scores)
     order = np.argsort(row.astype(np.min_scalar_type(len(scores))), kind="stable")  # 16 bits: radix sort
-    return row[order], upright.ravel()[place[order]]
+    return row[order], column[order], upright.ravel()[place[order]]
 
 
 class ImageCounter:
     """The relevant scores of each of Q queries, those of its R leading rivals, and its rank so far.
 
-    `rows` [Q] are the queries' own places in the gallery, None if they are not in it. `relevant` [Q] is R of
-    each query. Call `add_relevant` for all relevant scores of a query, then `close_relevant`, then
-    `add_rivals` or `add_pairs`.
+    `query_files` [Q] and `gallery_files` [G] are equal where a query and an item are the same picture: such
+    pairs do not count. `relevant` [Q] is R of each query, without them. Call `add_relevant` for all relevant
+    scores of a query, then `close_relevant`, then `add_rivals` or `add_pairs`.
     """
 
-    def __init__(self, rows: np.ndarray | None, relevant: np.ndarray, tie_rule: str) -> None:
+    def __init__(
+        self, query_files: np.ndarray, gallery_files: np.ndarray, relevant: np.ndarray, tie_rule: str
+    ) -> None:
         shape = len(relevant), relevant.max()
-        self._rows = rows
+        self._query_files, self._gallery_files = query_files, gallery_files
         self._relevant = relevant
         self._counter = RankCounter(len(relevant), tie_rule)
         self._counter.best[relevant == 0] = np.inf  # a query without a relevant item counts nothing
@@ -59,9 +63,8 @@ class ImageCounter:
     def add_relevant(self, queries: TileSide, items: TileSide, scores: np.ndarray) -> None:
         """Store the relevant ones among `scores` [q,g]; each pair must come once."""
         row, column = _same_group(queries, items)
-        if self._rows is not None:
-            others = self._rows[queries.places[row]] != items.places[column]
-            row, column = row[others], column[others]
+        others = self._others(queries.places[row], items.places[column])
+        row, column = row[others], column[others]
         place = queries.places[row]
         number = np.arange(len(row)) - np.searchsorted(row, row)  # index among those of the same row
         self._scores[place, self._filled[place] + number] = scores[row, column]
@@ -93,13 +96,17 @@ class ImageCounter:
         if related:
             scores = np.array(scores)
             scores[_same_group(queries, items)] = -np.inf
-        self.add_pairs(queries.places, *_above(scores, self.thresholds(queries.places)))
+        row, column, values = _above(scores, self.thresholds(queries.places))
+        self.add_pairs(queries.places, row, items.places[column], values)
 
-    def add_pairs(self, places: np.ndarray, row: np.ndarray, values: np.ndarray) -> None:
+    def add_pairs(self, places: np.ndarray, row: np.ndarray, items: np.ndarray, values: np.ndarray) -> None:
         """Count rivals with scores `values` [n] above the thresholds of the queries at `places[row]`.
 
-        `row` [n] is ascending. Rivals that lead are kept.
+        `row` [n] is ascending, and `items` [n] are the rivals' places in the gallery. Rivals that lead are
+        kept.
         """
+        others = self._others(places[row], items)
+        row, values = row[others], values[others]
         if not len(row):
             return
         place = places[row]
@@ -107,6 +114,10 @@ class ImageCounter:
         leads = values > self._leading_threshold[place]
         if leads.any():
             self._keep_leading(places, row[leads], values[leads])
+
+    def _others(self, places: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return the indices of the pairs, places [n] and items [n], that are two different pictures."""
+        return np.flatnonzero(self._query_files[places] != self._gallery_files[items])
 
     def _keep_leading(self, places: np.ndarray, row: np.ndarray, values: np.ndarray) -> None:
         """Merge scores `values` [n] of the queries at `places[row]`, row by row, into the leading ones."""

@@ -6,6 +6,8 @@ a threshold of the query, change nothing (`image_counter`). The tiles that hold 
 set the thresholds. In all other tiles, cheap bounds find the few pairs that may exceed a threshold, and only
 these are multiplied in float32 (`score_bounds`).
 
+A query does not find itself: pairs of equal file numbers are left out, which the counter does.
+
 If the queries are the gallery, scores are symmetric: a tile serves the queries of its rows and those of its
 columns. Processes of a job share the blocks of queries. The scores of a block, and the order in which it sees
 them, do not depend on the number of processes, and so neither do ranks and precisions.
@@ -54,10 +56,13 @@ def image_ranks(
     block_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
     part: tuple[int, int] = (0, 1),
+    files: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageRanks:
     """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product in float32; equal labels are relevant.
 
-    Without a gallery, the queries are searched for each other, and no query finds itself. `tie_rule` is a key
+    Without a gallery, the queries are searched for each other. `files` are numbers, int [Q] and [G], of which
+    equal ones are the same picture: no query finds an item of its own number. Without them, queries that are
+    searched for each other have a number each, and a gallery holds none of the queries. `tie_rule` is a key
     of `engine.ranking.counter.TIE_RULES`. `progress` is called with the queries done and their number. `part`
     holds the number of this process and the number of processes; each process ranks some blocks of queries.
     Raises ValueError for labels that do not fit, an embedding that is not finite, and if no query has a
@@ -75,11 +80,13 @@ def image_ranks(
             )
         check_magnitude(what, embeddings)
     query_group, gallery_group = group_numbers(query_labels, gallery_labels)
-    relevant = np.bincount(gallery_group, minlength=query_group.max() + 1)[query_group] - own  # [Q]
+    if files is None:
+        files = np.arange(len(query)), np.arange(len(gallery)) + (0 if own else len(query))
+    relevant = relevant_counts(query_group, gallery_group, *files)
     counted = np.flatnonzero(relevant > 0)
     if not len(counted):
         raise ValueError("expected a query with a relevant item in the gallery, got none")
-    items = _Items(query, query_group, gallery, gallery_group, relevant, own, block_size)
+    items = _Items(query, query_group, gallery, gallery_group, relevant, files, block_size)
     chunks = _chunks(relevant, counted)
     found, done = [], 0
     for chunk in chunks:
@@ -93,6 +100,22 @@ def image_ranks(
     queries, *columns = (np.concatenate(values) for values in zip(*found, strict=True))
     order = np.argsort(queries, kind="stable")
     return ImageRanks(queries[order], *(values[order] for values in columns))
+
+
+def relevant_counts(
+    query_groups: np.ndarray, gallery_groups: np.ndarray, query_files: np.ndarray, gallery_files: np.ndarray
+) -> np.ndarray:
+    """Return how many of the gallery are relevant to each query, itself left out: int64 [Q].
+
+    Equal `groups` are relevant, and equal `files` are the same picture. All are numbers from 0 on, [Q] or
+    [G].
+    """
+    groups = max(query_groups.max(), gallery_groups.max()) + 1
+    of_group = np.bincount(gallery_groups, minlength=groups)[query_groups]
+    known, counts = np.unique(gallery_files.astype(np.int64) * groups + gallery_groups, return_counts=True)
+    own = query_files.astype(np.int64) * groups + query_groups
+    place = np.minimum(np.searchsorted(known, own), len(known) - 1)
+    return of_group - np.where(known[place] == own, counts[place], 0)
 
 
 def _chunks(relevant: np.ndarray, counted: np.ndarray) -> list[np.ndarray]:
@@ -117,11 +140,11 @@ class _Items:
         gallery: np.ndarray,
         gallery_group: np.ndarray,
         relevant: np.ndarray,
-        own: bool,
+        files: tuple[np.ndarray, np.ndarray],
         block_size: int,
     ) -> None:
         self._query, self._query_group = query, query_group
-        self.relevant, self.own = relevant, own
+        self.relevant, self.files = relevant, files
         self._block_size = block_size
         self.gallery_blocks = self._cut(gallery, np.arange(len(gallery)), gallery_group)
         self.have_bounds = Bounds.are_worthwhile(gallery)
@@ -152,7 +175,7 @@ def _rank_chunk(
     own = range(part[0], len(blocks), part[1])
     if not own:
         return rows[:0], rows[:0], *np.empty((2, 0))
-    counter = ImageCounter(rows if items.own else None, items.relevant[rows], tie_rule)
+    counter = ImageCounter(items.files[0][rows], items.files[1], items.relevant[rows], tie_rule)
     search = _Search(blocks, items.gallery_blocks, counter, own, mirrored, items.have_bounds)
     search.run(show)
     places = np.concatenate([_places(blocks[number]) for number in own])
@@ -180,7 +203,8 @@ class _Search:
         mirrored: bool,
         have_bounds: bool,
     ) -> None:
-        self._blocks, self._counter, self._own, self._mirrored = blocks, counter, own, mirrored
+        self._blocks, self._gallery_blocks = blocks, gallery_blocks
+        self._counter, self._own, self._mirrored = counter, own, mirrored
         self._tiles = Tiles(blocks, gallery_blocks, inner_products)
         self._bounds = Bounds(blocks, gallery_blocks) if have_bounds else None
 
@@ -259,11 +283,16 @@ class _Search:
         pairs = self._bounds.pairs(tile, side, products, self._counter.thresholds)
         if pairs is None:
             return False
-        row, _, scores = pairs
+        row, column, scores = pairs
         places = _places(self._blocks[tile[side]])
+        items = _places(self._block_of_items(tile, side))
         above = np.flatnonzero(scores > self._counter.thresholds(places)[row])
-        self._counter.add_pairs(places, row[above], scores[above])
+        self._counter.add_pairs(places, row[above], items[column[above]], scores[above])
         return True
+
+    def _block_of_items(self, tile: tuple[int, int], side: int) -> VectorBlock:
+        """Return the block that the queries on a `side` of a tile search."""
+        return self._blocks[tile[0]] if side else self._gallery_blocks[tile[1]]
 
 
 def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:

@@ -13,6 +13,8 @@
             watchers           the state of each watcher by its name, such as `collapse_guard`
             epoch_length       batches, steps and samples of an epoch, size of a global batch, processes
             scaler             the loss scaler's state with RUNTIME.AMP=float16, otherwise empty
+            untrained          of a converted checkpoint: first parts of the names of layers that it lacks,
+                               such as `classifier.`, which start with random weights
         vocab.json             the vocabulary that the weights belong to; of a cross encoder vocab.txt
 
 `engine.training.training_state.todays_layout` translates the names in `progress` of earlier versions.
@@ -27,21 +29,26 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import paddle
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files import flush_to_disk
 from engine.weights.tensor_files import read_safetensors, save_safetensors
-from engine.weights.tensors import assign_arrays, check_arrays
+from engine.weights.tensors import assign_arrays, check_arrays, layer_tensors
+
+if TYPE_CHECKING:
+    import paddle
 
 MODEL_FILE = "model.safetensors"
 TRAINER_FILE = "trainer.safetensors"
 STATE_FILE = "state.json"
 VOCABULARY_FILE = "vocab.json"
 FORMAT = 1
+TRAINING_HEADS = ("words.", "captioner.")  # of oscar and vsrn: no evaluation needs them
 
 
 def save_checkpoint(
@@ -66,10 +73,7 @@ def save_checkpoint(
         (new / vocabulary_file).write_text(vocabulary_text, encoding="utf-8")
         for name, arrays in ((MODEL_FILE, model), (TRAINER_FILE, trainer)):
             save_safetensors(new / name, arrays)
-        files = {path.name: _fingerprint(path) for path in sorted(new.iterdir())}
-        content = {"format": FORMAT, **state, "files": files}
-        content["checksum"] = _state_checksum(content)
-        (new / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_state(new, state, {})
         for path in (*new.iterdir(), new):
             flush_to_disk(path)
         _replace_folder(new, folder, keep_before)
@@ -80,6 +84,17 @@ def save_checkpoint(
         raise UserError(
             f"cannot write checkpoint {folder}: {reason}; {kept}; free some space, then go on with --resume"
         ) from error
+
+
+def write_state(folder: Path, state: dict, known: dict[str, dict]) -> None:
+    """Write `state.json` into the folder of a checkpoint whose other files are complete.
+
+    `known` holds `bytes` and `sha256` of files by name, as far as they are known. Raises OSError.
+    """
+    files = {path.name: known.get(path.name) or _fingerprint(path) for path in sorted(folder.iterdir())}
+    content = {"format": FORMAT, **state, "files": files}
+    content["checksum"] = _state_checksum(content)
+    (folder / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _replace_folder(new: Path, folder: Path, keep_before: bool) -> None:
@@ -124,7 +139,8 @@ def _candidates(folder: Path) -> list[Path]:
 
 def is_checkpoint(folder: str | Path) -> bool:
     """Tell whether `resolve_checkpoint` would find a checkpoint."""
-    return any((candidate / STATE_FILE).is_file() for candidate in _candidates(Path(folder)))
+    folder = Path(folder)
+    return any((candidate / STATE_FILE).is_file() for candidate in (*_candidates(folder), folder / "best"))
 
 
 def resolve_checkpoint(folder: str | Path) -> Path:
@@ -133,7 +149,7 @@ def resolve_checkpoint(folder: str | Path) -> Path:
     Raises UserError if neither exists.
     """
     folder = Path(folder)
-    for candidate in _candidates(folder):
+    for candidate in (*_candidates(folder), folder / "best"):  # a run's folder stands for its best checkpoint
         if (candidate / STATE_FILE).is_file():
             return candidate
     what = f"it has no {STATE_FILE}" if folder.is_dir() else "no such folder"
@@ -153,9 +169,9 @@ def _read_state(folder: Path) -> dict:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state["files"][MODEL_FILE]["sha256"], state["progress"]["step"]
         version = state["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{folder / STATE_FILE}: not the state of a checkpoint ({error}); use another checkpoint"
+            f"{folder / STATE_FILE}: not the state of a checkpoint ({cut(error, 80)}); use another checkpoint"
         ) from error
     if version != FORMAT:
         raise UserError(
@@ -224,6 +240,25 @@ def read_arrays(folder: str | Path, name: str) -> dict[str, np.ndarray]:
     return read_safetensors(resolve_checkpoint(folder) / name, remedy="; use another checkpoint")
 
 
+def cnn_of_checkpoint(folder: str | Path) -> dict[str, np.ndarray]:
+    """Return the tensors of the CNN in a trained model, under the names that they have in the CNN alone.
+
+    Raises UserError for a damaged checkpoint, and for a model without a CNN.
+    """
+    state = read_state(folder)
+    verify_files(folder, state)
+    arrays = {}
+    for name, array in read_arrays(folder, MODEL_FILE).items():
+        _, part, own = f".{name}".partition(".cnn.network.")
+        if part:
+            arrays[own] = array
+    if not arrays:
+        raise UserError(
+            f"{folder}: its {state.get('model')} model has no CNN, expected one trained with MODEL.CNN"
+        )
+    return arrays
+
+
 def check_family(folder: str | Path, model_name: str) -> dict:
     """Return a checkpoint's `state.json`; raise UserError if it is of another model family."""
     state = read_state(folder)
@@ -236,14 +271,46 @@ def check_family(folder: str | Path, model_name: str) -> dict:
     return state
 
 
-def load_model(folder: str | Path, model: paddle.nn.Layer, model_name: str) -> dict:
+def load_model(folder: str | Path, model: "paddle.nn.Layer", model_name: str) -> dict:
     """Load a checkpoint's weights into `model`, strictly, and return its `state.json`.
 
-    Raises UserError for a damaged checkpoint, one of another model family, or one with other tensors.
+    Layers that the checkpoint names as `untrained` keep their initial weights. Raises UserError for a damaged
+    checkpoint, one of another model family, or one with other tensors.
     """
+    return _load(folder, model, model_name, ())[0]
+
+
+def start_from(folder: str | Path, model: "paddle.nn.Layer", model_name: str) -> str:
+    """Load a checkpoint's weights into a `model` that is to be trained; return a line about the weights.
+
+    A head that only training needs may be in the model or in the checkpoint alone. Raises UserError as
+    `load_model` does.
+    """
+    state, fresh, dropped = _load(folder, model, model_name, TRAINING_HEADS)
+    new = [*fresh, *state.get("untrained", [])]
+    parts = [
+        f"weights: {folder}",
+        f"new: {', '.join(part.rstrip('.') for part in new)}" if new else "",
+        f"left out: {', '.join(part.rstrip('.') for part in dropped)}" if dropped else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _load(
+    folder: str | Path, model: "paddle.nn.Layer", model_name: str, heads: tuple[str, ...]
+) -> tuple[dict, list[str], list[str]]:
+    """Load a checkpoint; return its state, the `heads` that it lacks, and those that the model lacks."""
     state = check_family(folder, model_name)
-    arrays = read_arrays(folder, MODEL_FILE)
-    check_arrays(model, arrays, str(Path(folder) / MODEL_FILE))
+    arrays, names = read_arrays(folder, MODEL_FILE), layer_tensors(model).keys()
+    fresh = [head for head in heads if _has(names, head) and not _has(arrays, head)]
+    dropped = [head for head in heads if _has(arrays, head) and not _has(names, head)]
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(tuple(dropped))}
+    absent = (*fresh, *state.get("untrained", []))
+    check_arrays(model, arrays, str(Path(folder) / MODEL_FILE), absent)
     verify_files(folder, state)
     assign_arrays(model, arrays)
-    return state
+    return state, fresh, dropped
+
+
+def _has(names: Iterable[str], head: str) -> bool:
+    return any(name.startswith(head) for name in names)

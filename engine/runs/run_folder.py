@@ -126,6 +126,6 @@ def read_log(path: str | Path) -> list[dict]:
         return []
     records = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             records.append(json.loads(line))
     return records

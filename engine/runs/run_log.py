@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config.errors import UserError
+from config.progress import duration
 from engine.runs.run_status import STATUS_FILE, RunStatus
 from engine.runs.visualdl_curves import VisualDLCurves
 
@@ -140,10 +141,3 @@ def validation_line(step: int, metrics: dict[str, float], best: tuple[float, int
     whole = f"MAP@R {metrics['map_at_r']:.1f}" if "map_at_r" in metrics else f"rsum {metrics['rsum']:.1f}"
     verdict = f"best {best[0]:.1f} at step {best[1]}" if best else "best"
     return f"validation at step {step}: R@{'/'.join(ks)} {'  '.join(found)}  {whole}  ({verdict})"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds, such as 1:02:03 or 2:03."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

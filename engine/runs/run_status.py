@@ -79,7 +79,7 @@ def read_status(folder: Path, now: datetime) -> dict:
         status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
         age = (now - datetime.fromisoformat(status["updated"])).total_seconds()
         state, host, pid = status["state"], status["host"], int(status["pid"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return {"state": "unknown"}
     if state == "running":
         if host == socket.gethostname() and not _is_alive(pid):

@@ -1,12 +1,15 @@
 """Builds the trainer of a run from its configuration."""
 
+import os
 from pathlib import Path
 
 from yacs.config import CfgNode
 
+from config.default import KEYS, Key
 from config.errors import UserError
-from config.load import config_as_dict
+from config.load import with_whole_paths
 from datasets.image_dataset import ClassNames
+from datasets.words.unknown_words import warn_of_unknown
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.runs.checkpoint import MODEL_FILE, TRAINER_FILE, read_arrays, read_state, save_checkpoint
@@ -43,9 +46,13 @@ def build_trainer(
     if world_size > 1 and cfg.MODEL.SYNC_BATCHNORM:
         synchronise_batch_norms(model)
     log.print_line(_describe(cfg, task))
+    for data in (task.training, task.dev):
+        warning = warn_of_unknown(data.name, data.unknown_share())
+        if warning:
+            log.print_line(warning)
 
     def save(names: list[str], model_arrays: Arrays, trainer_arrays: Arrays, values: dict) -> None:
-        state = {"model": cfg.MODEL.NAME, "config": config_as_dict(cfg), **values}
+        state = {"model": cfg.MODEL.NAME, "config": with_whole_paths(cfg), **values}
         words = task.words.to_text(), task.words.file_name
         for name in names:
             path = folder.path / name
@@ -87,7 +94,7 @@ def _resume(
         log.print_line(
             f"resuming with batches of {now}, before it was {before}: the rest of the epoch is batched anew"
         )
-    changed = changed_keys(state["config"], config_as_dict(cfg))
+    changed = changed_keys(state["config"], with_whole_paths(cfg))
     if changed:
         log.print_line(
             f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one"
@@ -109,8 +116,15 @@ def changed_keys(before: dict, now: dict) -> list[str]:
         f"{section}.{name}"
         for section in steering
         for name, value in now[section].items()
-        if before.get(section, {}).get(name) != value and name != "NUM_WORKERS"
+        if not _same(KEYS[section][name], before.get(section, {}).get(name), value) and name != "NUM_WORKERS"
     ]
+
+
+def _same(key: Key, before: object, now: object) -> bool:
+    """Tell whether two values are equal; checkpoints of older runs kept paths as they were typed."""
+    return before == now or bool(
+        key.path and before and now and os.path.abspath(before) == os.path.abspath(now)
+    )
 
 
 def _describe(cfg: CfgNode, task: Task) -> str:

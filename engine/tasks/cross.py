@@ -24,6 +24,7 @@ from datasets.pairs import PairBlocks, Pairs
 from datasets.prefetch import prefetched
 from datasets.samplers import negatives as negative_pairs
 from datasets.words.masked_words import add_masked_pairs
+from datasets.words.unknown_words import lines_of_unknown
 from datasets.words.wordpiece import WordPiece
 from engine.evaluation.cross import (
     candidate_blocks,
@@ -36,7 +37,7 @@ from engine.evaluation.cross import (
 from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured
 from engine.parallel.processes import is_main
-from engine.runs.checkpoint import is_checkpoint, load_model, resolve_checkpoint
+from engine.runs.checkpoint import is_checkpoint, resolve_checkpoint, start_from
 from engine.tasks import negatives
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
@@ -49,7 +50,7 @@ def training(cfg: CfgNode, start: Start) -> Task:
     """Return the task of a cross encoder: a batch holds pairs that match, and a negative pair for each."""
     split = open_pair_split(cfg, cfg.DATASET.TRAIN, training=True)
     checkpoint, pretrained = _origin(cfg, start)
-    words = _first_words(cfg, split, checkpoint, pretrained)
+    words = _first_words(cfg, start, split, checkpoint, pretrained)
     data = pair_dataset_of(cfg, split, words)
     dev_split = open_pair_split(cfg, cfg.DATASET.DEV, training=False, num_images=cfg.MONITOR.DEV_IMAGES)
     dev = pair_dataset_of(cfg, dev_split, words)
@@ -119,7 +120,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     else:
         result = rank_candidates(blocks, store, dataset, cross.candidates, split, cfg.EVAL.TIE_RULE)
     further = measure_swapped_pairs(cfg, cross, swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name))
-    lines = format_measured(result, cross.checkpoint, further)
+    lines = [
+        *lines_of_unknown(dataset.name, dataset.unknown_share()),
+        *format_measured(result, cross.checkpoint, further),
+    ]
     return Measured(result, cross.checkpoint, lines, further, store)
 
 
@@ -184,13 +188,17 @@ def _origin(cfg: CfgNode, start: Start) -> tuple[Path | None, PretrainedFolder |
 
 
 def _first_words(
-    cfg: CfgNode, split: PairSplit, checkpoint: Path | None, pretrained: PretrainedFolder | None
+    cfg: CfgNode,
+    start: Start,
+    split: PairSplit,
+    checkpoint: Path | None,
+    pretrained: PretrainedFolder | None,
 ) -> WordPiece:
     if checkpoint:
         return load_words(cfg, resolve_checkpoint(checkpoint))
     if pretrained:
         return WordPiece.load(pretrained.path / WordPiece.file_name, cfg.INPUT.DO_LOWER_CASE)
-    return build_word_piece(cfg, split)
+    return build_word_piece(cfg, split, start.say)
 
 
 def _first_model(
@@ -210,7 +218,7 @@ def _first_model(
         fresh = load_pretrained(model, pretrained)
         start.say(f"weights: {pretrained.path}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     elif checkpoint and not start.resume_from:
-        load_model(checkpoint, model, cfg.MODEL.NAME)
+        start.say(start_from(checkpoint, model, cfg.MODEL.NAME))
     return model
 
 

@@ -13,13 +13,14 @@ from datasets.build.dual import build_dataset, build_sampler, build_vocabulary
 from datasets.build.words import load_words
 from datasets.captions.swapped import swapped_pairs
 from datasets.prefetch import prefetched
+from datasets.words.unknown_words import lines_of_unknown
 from engine.evaluation.dual import encode, evaluate, rank_encoded
 from engine.evaluation.protocol import check_protocol
 from engine.evaluation.result import format_measured, read_reranked
 from engine.evaluation.score_file import open_scores
 from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, world_size
-from engine.runs.checkpoint import load_model, resolve_checkpoint
+from engine.runs.checkpoint import resolve_checkpoint, start_from
 from engine.runs.run_folder import RunFolder, read_log
 from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
@@ -32,7 +33,7 @@ from models.build import build_loss, build_model
 def training(cfg: CfgNode, start: Start) -> Task:
     """Return the task of a dual encoder: in a batch of pairs, each caption competes for each image."""
     origin = start.resume_from or cfg.PRETRAINED.DIR
-    words = load_words(cfg, resolve_checkpoint(origin)) if origin else build_vocabulary(cfg)
+    words = load_words(cfg, resolve_checkpoint(origin)) if origin else build_vocabulary(cfg, start.say)
     data = build_dataset(cfg, cfg.DATASET.TRAIN, words, training=True)
     dev = build_dataset(cfg, cfg.DATASET.DEV, words, training=False)
     if start.checks_features:
@@ -42,7 +43,7 @@ def training(cfg: CfgNode, start: Start) -> Task:
     model = build_model(cfg, len(words), *moments)
     freeze = start_cnn(model, "" if origin else cfg.MODEL.CNN_WEIGHTS, cfg.MODEL.CNN_FREEZE_EPOCHS)
     if origin and not start.resume_from:
-        load_model(origin, model, cfg.MODEL.NAME)
+        start.say(start_from(origin, model, cfg.MODEL.NAME))
     sampler = build_sampler(cfg, data, start.rank, start.world_size)
 
     def batches_of(epoch: int, first: int) -> Batches:
@@ -134,7 +135,11 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     if len(cfgs) > 1:
         result = replace(result, protocol={**result.protocol, "weights": weighting.origin})
         checkpoint = ensemble_checkpoint(cfgs, checkpoints, weighting)
-    return Measured(result, checkpoint, format_measured(result, checkpoint, further), further, pair_scores)
+    lines = [
+        *lines_of_unknown(dataset.name, dataset.unknown_share()),
+        *format_measured(result, checkpoint, further),
+    ]
+    return Measured(result, checkpoint, lines, further, pair_scores)
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

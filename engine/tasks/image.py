@@ -16,7 +16,7 @@ from datasets.prefetch import prefetched
 from engine.evaluation.image import ImageResult, check_searchable, evaluate_images, format_images
 from engine.evaluation.result import describe_checkpoint
 from engine.parallel.processes import is_main
-from engine.runs.checkpoint import load_model
+from engine.runs.checkpoint import start_from
 from engine.runs.run_folder import RunFolder, read_log
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
@@ -35,7 +35,7 @@ def training(cfg: CfgNode, start: Start) -> Task:
     fresh = not start.resume_from and not cfg.PRETRAINED.DIR
     freeze = start_cnn(model, cfg.MODEL.CNN_WEIGHTS if fresh else "", cfg.MODEL.CNN_FREEZE_EPOCHS)
     if cfg.PRETRAINED.DIR and not start.resume_from:
-        load_model(cfg.PRETRAINED.DIR, model, cfg.MODEL.NAME)
+        start.say(start_from(cfg.PRETRAINED.DIR, model, cfg.MODEL.NAME))
     classes = ClassNames(data.class_names)
 
     def batches_of(epoch: int, first: int) -> Batches:

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.load import config_as_dict
+from config.progress import duration
 from datasets.build.cross import build_candidates, open_pair_split, pair_dataset_of
 from datasets.captions.swapped import SwappedPair
 from datasets.pair_dataset import PairDataset
@@ -23,7 +24,6 @@ from engine.parallel.processes import (
     wait_for_all,
     world_size,
 )
-from engine.runs.run_log import duration
 from engine.tasks.loading import load_trained, split_name
 from engine.tasks.task import EvaluationOptions
 

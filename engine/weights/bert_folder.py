@@ -1,24 +1,26 @@
-"""Converts the folder of a BERT or an Oscar into vocab.txt, config.json and model.safetensors.
+"""Opens the folder of a BERT or an Oscar, of torch, Hugging Face, PaddleNLP or VinVL-Paddle.
 
-Folders of torch, Hugging Face and PaddleNLP have tensors of several names and layouts. The converted folder
-has the names and layouts of pytorch-transformers and Oscar, such as
-`bert.encoder.layer.0.output.dense.weight`.
+Their tensors have several names and layouts. Here they get the names and layouts of pytorch-transformers and
+Oscar, such as `bert.encoder.layer.0.output.dense.weight` [out,in].
 """
 
 import json
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from config.errors import UserError
+from config.errors import UserError, cut
+from config.file_kinds import refusal
 from config.files import refuse_existing, writing
 from engine.weights.bert_names import original_depth
-from engine.weights.plain_pickle import read_paddle_file, read_torch_file
-from engine.weights.tensor_files import read_safetensors, save_safetensors
+from engine.weights.state_dicts import Tensors, state_dict_of, without_prefix
+from engine.weights.stored import StoredTensor, turned
+from engine.weights.tensor_files import save_safetensors
+from engine.weights.weight_files import open_weights
 
 CONFIG_FILE, VOCABULARY_FILE, MODEL_FILE = "config.json", "vocab.txt", "model.safetensors"
+# The names of weights in such folders; the last one is VinVL-Paddle's.
+WEIGHTS = (MODEL_FILE, "pytorch_model.bin", "model_state.pdparams", "paddle_model.bin")
 WORDS = "bert.embeddings.word_embeddings.weight"
 # PaddleNLP's names of the modules in a layer, and the original's.
 PADDLE_PARTS = {
@@ -33,26 +35,56 @@ PADDLE_PARTS = {
 }
 # The heads of pre-training, which score no pairs, and the constant array of position ids.
 LEFT_OUT = re.compile(r"cls\.|embeddings\.position_ids$")
+_OWN = ("bert", "embeddings", "encoder", "pooler", "cls", "classifier", "img_embedding", "LayerNorm")
+
+
+@dataclass(frozen=True)
+class BertFolder:
+    """The opened folder: the file of weights, its tensors in the original's names and layout, other files.
+
+    `left_out` names what has no place in the model, `stored_names` are the names in the file by those here,
+    and `of_paddle` says that linear maps are [in,out] in the file.
+    """
+
+    path: Path
+    tensors: Tensors
+    config: dict
+    vocabulary: bytes
+    left_out: list[str]
+    stored_names: dict[str, str]
+    of_paddle: bool
+
+
+def open_bert_folder(source: Path, vocabulary: Path | None = None) -> BertFolder:
+    """Open the folder `source`; `vocabulary` is another vocab.txt than the one in it.
+
+    Raises UserError if a file is missing, is damaged or does not fit the others.
+    """
+    config = read_bert_config(source / CONFIG_FILE)
+    words = _read_bytes(vocabulary or source / VOCABULARY_FILE)
+    path = next((source / name for name in WEIGHTS if (source / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{source}: no file of weights: expected one of {', '.join(WEIGHTS)}")
+    tensors = state_dict_of(open_weights(path), path)
+    folder = _to_original(path, tensors, config, words)
+    _check(folder, vocabulary or source / VOCABULARY_FILE)
+    return folder
 
 
 def convert_folder(source: Path, output: Path, overwrite: bool) -> str:
-    """Convert the folder `source` of torch, Hugging Face or PaddleNLP into `output`; return a line about it.
+    """Write the folder `source` as vocab.txt, config.json and model.safetensors; return a line about it.
 
-    Raises UserError if a file is missing, is damaged or does not fit the others; `output` is then as it was.
+    Raises UserError as `open_bert_folder` does; `output` is then as it was.
     """
-    config = read_bert_config(source / CONFIG_FILE)
-    vocabulary = _read_bytes(source / VOCABULARY_FILE)
-    name, arrays = _read_arrays(source)
-    arrays, left_out = _to_original(source / name, arrays)
-    _check(source / name, arrays, config, vocabulary.rstrip(b"\n").count(b"\n") + 1)
-    _write(output, arrays, config, vocabulary, overwrite)
-    region_map = arrays.get("bert.img_embedding.weight")
+    folder = open_bert_folder(source)
+    _write(output, folder, overwrite)
+    region_map = folder.tensors.get("bert.img_embedding.weight")
     regions = "" if region_map is None else f", regions of {region_map.shape[1]} features"
-    dropped = f"; left out: {', '.join(left_out)}" if left_out else ""
-    words, dim = arrays[WORDS].shape
+    dropped = f"; left out: {', '.join(folder.left_out)}" if folder.left_out else ""
+    words, dim = folder.tensors[WORDS].shape
     return (
-        f"{output}: {original_depth(arrays)} layers of {dim}, {words} words{regions}, "
-        f"{len(arrays)} tensors{dropped}"
+        f"{output}: {original_depth(folder.tensors)} layers of {dim}, {words} words{regions}, "
+        f"{len(folder.tensors)} tensors{dropped}"
     )
 
 
@@ -60,8 +92,8 @@ def read_bert_config(path: Path) -> dict:
     """Return the content of a BERT's config.json; raise UserError if it is no readable JSON object."""
     try:
         config = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(refusal(path, f"not JSON: {cut(error, 80)}")) from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected an object with BERT's sizes")
     return config
@@ -74,41 +106,25 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}): a BERT's folder has it") from error
 
 
-READERS: dict[str, Callable[[Path], object]] = {
-    MODEL_FILE: read_safetensors,
-    "pytorch_model.bin": read_torch_file,
-    "model_state.pdparams": read_paddle_file,
-    "paddle_model.bin": read_paddle_file,  # VinVL-Paddle's
-}
-
-
-def _read_arrays(source: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the name of the weights file in `source`, and its arrays by name."""
-    for name, reader in READERS.items():
-        if not (source / name).is_file():
-            continue
-        arrays = reader(source / name)
-        if not isinstance(arrays, dict) or not all(
-            isinstance(array, np.ndarray) for array in arrays.values()
-        ):
-            raise UserError(f"{source / name}: expected a dict of tensors by name, as torch saves a model's")
-        return name, arrays
-    raise UserError(f"{source}: no file of weights: expected one of {', '.join(READERS)}")
-
-
-def _to_original(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the arrays under the original's names and in its layout, and the names that were left out."""
+def _to_original(path: Path, tensors: Tensors, config: dict, vocabulary: bytes) -> BertFolder:
+    """Return the folder with its tensors under the original's names and in its layout."""
+    plain, prefix = without_prefix(tensors, _OWN)
     left_out: set[str] = set()
-    found: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        plain = name.removeprefix("module.").removeprefix("bert.")
-        if LEFT_OUT.search(plain):
-            left_out.add("cls.*" if plain.startswith("cls.") else plain)
-        else:
-            found[_original_name(path, plain)] = array
-    if _has_paddle_layout(found, arrays):
-        found = {name: array.T if _is_linear(name, array) else array for name, array in found.items()}
-    return found, sorted(left_out)
+    found: Tensors = {}
+    stored_names: dict[str, str] = {}
+    for name, tensor in plain.items():
+        own = name.removeprefix("bert.")
+        if LEFT_OUT.search(own):
+            left_out.add("cls.*" if own.startswith("cls.") else own)
+            continue
+        original = _original_name(path, own)
+        found[original], stored_names[original] = tensor, prefix + name
+    of_paddle = _has_paddle_layout(found, plain)
+    if of_paddle:
+        found = {
+            name: turned(tensor) if _is_linear(name, tensor) else tensor for name, tensor in found.items()
+        }
+    return BertFolder(path, found, config, vocabulary, sorted(left_out), stored_names, of_paddle)
 
 
 def _original_name(path: Path, name: str) -> str:
@@ -122,42 +138,41 @@ def _original_name(path: Path, name: str) -> str:
     return name if name.startswith("classifier.") else f"bert.{name}"
 
 
-def _has_paddle_layout(found: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> bool:
+def _has_paddle_layout(found: Tensors, tensors: Tensors) -> bool:
     """Tell whether linear weights are [in, out], by the shape of a non-square one, else by the names."""
-    widening = found.get("bert.encoder.layer.0.intermediate.dense.weight", np.empty((1, 1)))
-    if widening.ndim == 2 and widening.shape[0] != widening.shape[1]:
-        return widening.shape[0] == found.get(WORDS, np.empty((0, 0))).shape[1]
-    return any(".self_attn." in name for name in arrays)
+    widening, words = found.get("bert.encoder.layer.0.intermediate.dense.weight"), found.get(WORDS)
+    if widening and words and len(widening.shape) == len(words.shape) == 2 and len(set(widening.shape)) == 2:
+        return widening.shape[0] == words.shape[1]
+    return any(".self_attn." in name for name in tensors)
 
 
-def _is_linear(name: str, array: np.ndarray) -> bool:
-    return array.ndim == 2 and not name.startswith("bert.embeddings.")
+def _is_linear(name: str, tensor: StoredTensor) -> bool:
+    return len(tensor.shape) == 2 and not name.startswith("bert.embeddings.")
 
 
-def _check(path: Path, arrays: dict[str, np.ndarray], config: dict, words: int) -> None:
+def _check(folder: BertFolder, vocabulary: Path) -> None:
     """Raise UserError unless weights, configuration and vocabulary belong together."""
-    if WORDS not in arrays:
-        raise UserError(f"{path}: no tensor {WORDS.removeprefix('bert.')}: not the weights of a BERT")
-    vocabulary = path.with_name(VOCABULARY_FILE)
-    if words > len(arrays[WORDS]):
+    words, name = folder.vocabulary.rstrip(b"\n").count(b"\n") + 1, folder.path.name
+    if WORDS not in folder.tensors:
+        raise UserError(f"{folder.path}: no tensor {WORDS.removeprefix('bert.')}: not the weights of a BERT")
+    rows = folder.tensors[WORDS].shape[:1] or (0,)
+    if words > rows[0]:
         raise UserError(
-            f"{vocabulary}: {words} words, but the weights know {len(arrays[WORDS])}: take the vocabulary "
-            f"that came with {path.name}"
+            f"{vocabulary}: {words} words, but the weights know {rows[0]}: take the vocabulary "
+            f"that came with {name}"
         )
-    depth, expected = original_depth(arrays), config.get("num_hidden_layers")
+    depth, expected = original_depth(folder.tensors), folder.config.get("num_hidden_layers")
     if depth != expected:
         raise UserError(
-            f"{path.with_name(CONFIG_FILE)}: num_hidden_layers is {expected}, but {path.name} has {depth} "
+            f"{folder.path.with_name(CONFIG_FILE)}: num_hidden_layers is {expected}, but {name} has {depth} "
             "layers: take the config.json that came with it"
         )
 
 
-def _write(
-    output: Path, arrays: dict[str, np.ndarray], config: dict, vocabulary: bytes, overwrite: bool
-) -> None:
+def _write(output: Path, folder: BertFolder, overwrite: bool) -> None:
     with writing(output) as draft:
         draft.mkdir()
-        (draft / VOCABULARY_FILE).write_bytes(vocabulary)
-        (draft / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_safetensors(draft / MODEL_FILE, arrays)
+        (draft / VOCABULARY_FILE).write_bytes(folder.vocabulary)
+        (draft / CONFIG_FILE).write_text(json.dumps(folder.config, indent=1) + "\n", encoding="utf-8")
+        save_safetensors(draft / MODEL_FILE, {name: tensor.read() for name, tensor in folder.tensors.items()})
         refuse_existing(output, overwrite)

@@ -5,6 +5,7 @@ Its linear weights are [out, in], ours are [in, out]. It has two matrices for ke
 """
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,6 +20,14 @@ MODULES = {
     "regions.norm": ["bert.LayerNorm"],
     "pooler": ["bert.pooler.dense"],
 }
+# The head that guesses hidden words; its last map is the word embeddings.
+WORD_HEAD = {
+    "words.fc.weight": "cls.predictions.transform.dense.weight",
+    "words.fc.bias": "cls.predictions.transform.dense.bias",
+    "words.norm.weight": "cls.predictions.transform.LayerNorm.weight",
+    "words.norm.bias": "cls.predictions.transform.LayerNorm.bias",
+    "words.bias": "cls.predictions.bias",
+}
 LAYER_MODULES = {
     "query": ["attention.self.query"],
     "key_value": ["attention.self.key", "attention.self.value"],
@@ -31,9 +40,11 @@ LAYER_MODULES = {
 
 
 def original_names(name: str) -> list[str]:
-    """Return the original's names for our parameter `name` of Oscar, `bert.*` or `classifier.*`."""
+    """Return the original's names for our parameter `name`, `bert.*`, `classifier.*` or `words.*`."""
     if name.startswith("classifier."):
         return [name]
+    if name in WORD_HEAD:
+        return [WORD_HEAD[name]]
     module, kind = name.removeprefix("bert.").rsplit(".", 1)
     if module in EMBEDDINGS:
         return [f"{EMBEDDINGS[module]}.{kind}"]
@@ -51,7 +62,7 @@ def from_original(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(array.T) if is_linear else array
 
 
-def original_depth(arrays: dict[str, np.ndarray]) -> int:
-    """Return the number of layers in the original's `arrays`."""
-    found = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in arrays)
+def original_depth(names: Iterable[str]) -> int:
+    """Return the number of layers that the original's `names` of tensors tell of."""
+    found = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in names)
     return max((int(match[1]) + 1 for match in found if match), default=0)

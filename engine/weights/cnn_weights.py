@@ -39,14 +39,14 @@ def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[in
 def load_cnn(weights: str | Path, cnn: Cnn) -> None:
     """Load weights into `cnn`; those of a classifier are ignored.
 
-    `weights` is a file of `tools/convert_cnn.py`, a state dict of torch (.pth, .pt), or `package:NAME`.
+    `weights` is a file of `tools/convert_weights.py`, a state dict of torch (.pth, .pt), or `package:NAME`.
     Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
     """
     path = locate_weights(str(weights))
     if path.suffix in (".pth", ".pt"):
         arrays = read_published_cnn(path)
     else:
-        arrays = read_safetensors(path, remedy="; write it with tools/convert_cnn.py")
+        arrays = read_safetensors(path, remedy="; write it with tools/convert_weights.py")
     assign_arrays(cnn.network, fitting_arrays(path, cnn, arrays))
 
 

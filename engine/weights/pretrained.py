@@ -1,6 +1,6 @@
 """Loads the weights of a BERT or of an Oscar into our Oscar from vocab.txt, config.json, model.safetensors.
 
-`tools/fetch_pretrained.py` and `tools/convert_oscar.py` write folders of these three files.
+`tools/fetch_pretrained.py` writes folders of these three files.
 """
 
 from dataclasses import asdict, dataclass
@@ -39,7 +39,7 @@ KEYS = {
     "region_norm": "MODEL.IMG_LAYERNORM",
     "region_norm_epsilon": "MODEL.IMG_LAYERNORM_EPSILON",
 }
-MAY_BE_MISSING = ("bert.regions.", "classifier.")  # a BERT has neither
+MAY_BE_MISSING = ("bert.regions.", "classifier.", "words.")  # a BERT has none of them
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def open_pretrained(folder: str | Path) -> PretrainedFolder:
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder}: no {name}; make the folder with tools/fetch_pretrained.py, or, of an Oscar's "
-                "checkpoint, with tools/convert_oscar.py"
+                "checkpoint, make a run folder with tools/convert_weights.py"
             )
     return PretrainedFolder(folder, read_bert_config(folder / CONFIG_FILE))
 
@@ -128,8 +128,9 @@ def open_pretrained(folder: str | Path) -> PretrainedFolder:
 def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
     """Load the weights of `pretrained` into `model`; return the layers that keep their initial weights.
 
-    The layers of regions and the classifier alone may be missing, each as a whole. Raises UserError that
-    names a tensor which is missing, unexpected, misshapen or not finite; the model is then as it was.
+    The layers of regions, the classifier and the head of hidden words may be missing, each as a whole. Raises
+    UserError that names a tensor which is missing, unexpected, misshapen or not finite; the model is then as
+    it was.
     """
     path = pretrained.path / MODEL_FILE
     arrays = read_safetensors(path)

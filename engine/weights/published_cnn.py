@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from config.cnns import PACKAGE
 from config.errors import UserError
-from engine.weights.plain_pickle import read_torch_file
+from engine.weights.torch_files import read_torch_file
 
-PACKAGE = "package:"
 _ENDINGS = (".pth", ".pt", ".safetensors")
 
 

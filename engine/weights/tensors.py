@@ -1,12 +1,16 @@
 """Reads the tensors of a layer by name, checks arrays against them, and assigns arrays to them."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import paddle
 
 from config.errors import UserError
 
+if TYPE_CHECKING:
+    import paddle
 
-def layer_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+
+def layer_tensors(layer: "paddle.nn.Layer") -> "dict[str, paddle.Tensor]":
     """Return parameters and persistent buffers by structured name, each once.
 
     `state_dict` alone would list a GRU's weights twice, and `named_buffers` alone includes buffers that are
@@ -17,17 +21,20 @@ def layer_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     return dict(layer.named_parameters()) | buffers
 
 
-def layer_arrays(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
+def layer_arrays(layer: "paddle.nn.Layer") -> dict[str, np.ndarray]:
     """Return copies of parameters and buffers by structured name."""
     return {name: tensor.numpy() for name, tensor in layer_tensors(layer).items()}
 
 
-def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
+def check_arrays(
+    layer: "paddle.nn.Layer", arrays: dict[str, np.ndarray], source: str, absent: tuple[str, ...] = ()
+) -> None:
     """Raise UserError unless `arrays` have the names, shapes and types of the layer's tensors.
 
-    `source` is where the arrays come from, such as a file.
+    `source` is where the arrays come from, such as a file. Tensors whose names begin with one of `absent` are
+    not among the arrays.
     """
-    tensors = layer_tensors(layer)
+    tensors = {name: tensor for name, tensor in layer_tensors(layer).items() if not name.startswith(absent)}
     missing = sorted(tensors.keys() - arrays.keys())
     unexpected = sorted(arrays.keys() - tensors.keys())
     if missing or unexpected:
@@ -51,10 +58,11 @@ def check_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: 
             )
 
 
-def assign_arrays(layer: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
-    """Write checked `arrays` into the parameters and buffers of `layer`."""
-    for name, tensor in layer_tensors(layer).items():
-        tensor.set_value(arrays[name])
+def assign_arrays(layer: "paddle.nn.Layer", arrays: dict[str, np.ndarray]) -> None:
+    """Write checked `arrays` into the parameters and buffers of `layer` that have their names."""
+    tensors = layer_tensors(layer)
+    for name, array in arrays.items():
+        tensors[name].set_value(array)
 
 
 def _some(names: list[str], shown: int = 3) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.retrieval_dataset import RetrievalDataset
-from serving.search.searcher import Hit, Searcher
+from serving.search.searcher import Hit
+from serving.search.split_searcher import SplitSearcher
 
 SHOWN_HITS = 5
 RELATING = re.compile(
@@ -74,7 +75,7 @@ def relating_captions(captions: Sequence[str]) -> np.ndarray:
     return np.array([row for row, caption in enumerate(captions) if RELATING.search(caption)], dtype=np.int64)
 
 
-def example(searcher: Searcher, caption_row: int, ranks: np.ndarray) -> Example:
+def example(searcher: SplitSearcher, caption_row: int, ranks: np.ndarray) -> Example:
     """Return the answer to a caption of the split, with the caption's own picture marked as right."""
     dataset = searcher.dataset
     caption, truth = dataset.captions[caption_row], dataset.image_ids[dataset.caption_image[caption_row]]
@@ -86,7 +87,7 @@ def example(searcher: Searcher, caption_row: int, ranks: np.ndarray) -> Example:
 
 
 def comparisons(
-    searchers: dict[str, Searcher], ranks: dict[str, np.ndarray], candidates: np.ndarray
+    searchers: dict[str, SplitSearcher], ranks: dict[str, np.ndarray], candidates: np.ndarray
 ) -> list[Comparison]:
     """Return one caption for each outcome: all models find it first, one model alone does, none does.
 
@@ -109,7 +110,7 @@ def comparisons(
     return chosen
 
 
-def image_examples(searcher: Searcher, ranks: np.ndarray, count: int = 3) -> list[ImageExample]:
+def image_examples(searcher: SplitSearcher, ranks: np.ndarray, count: int = 3) -> list[ImageExample]:
     """Return the answers to `count` pictures spread over the split.
 
     `ranks` [images] are the 0-based ranks of the images' best own captions.

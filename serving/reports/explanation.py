@@ -14,7 +14,7 @@ from datasets.words.vocabulary import Vocabulary
 from engine.evaluation.occlusion import Relevance, measure_relevance
 from engine.evaluation.protocol import evaluation_mode, tensors_of
 from engine.ranking.metrics import ranks
-from serving.search.searcher import Searcher
+from serving.search.split_searcher import SplitSearcher
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Explanation:
     captions: list[JudgedCaption]
 
 
-def explain(searcher: Searcher, row: int, regions: ImageRegions, text: str | None = None) -> Explanation:
+def explain(searcher: SplitSearcher, row: int, regions: ImageRegions, text: str | None = None) -> Explanation:
     """Explain the score of the image in `row` of the searcher's split with the sentence `text`.
 
     Without `text`, the image's own first caption is taken. Raises UserError for a sentence without words, and
@@ -95,7 +95,7 @@ def read_sentence(text: str, vocabulary: Words) -> Sentence:
     return Sentence(text, vocabulary.encode(text), words, range(first, first + len(words)))
 
 
-def judge(searcher: Searcher, image_id: str, origin: str, sentence: Sentence) -> JudgedCaption:
+def judge(searcher: SplitSearcher, image_id: str, origin: str, sentence: Sentence) -> JudgedCaption:
     """Return a sentence with its score and the rank of the image among all; ties count against the image."""
     packed = PackedTokens.of([sentence.token_ids])
     batch = packed.batch(np.arange(1), searcher.dataset.vocabulary.pad_id)

@@ -20,7 +20,7 @@ from serving.reports.explanation_pictures import (
 from serving.reports.pages import write_page, write_picture
 from serving.reports.pictures import PictureFolder, image_uri
 from serving.reports.region_view import region_view
-from serving.search.searcher import Searcher
+from serving.search.split_searcher import SplitSearcher
 
 PICTURE = 220  # longer side of the picture without marks, in pixels
 
@@ -119,7 +119,7 @@ def _with_shares(view: BoxedPicture, shares: np.ndarray, but: int | None = None)
 
 
 def report_sections(
-    searcher: Searcher, caption_rows: Sequence[int], pictures: PictureFolder, top: int = 5
+    searcher: SplitSearcher, caption_rows: Sequence[int], pictures: PictureFolder, top: int = 5
 ) -> list[ExplanationSection]:
     """Return the explanations of captions of the split with their own images, without the matrix.
 

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from config.errors import UserError
-from config.values import of_split
+from config.values import data_path
+from datasets.names import composed
 from datasets.pictures.picture import UnreadableError, open_upright
 from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, font
 
@@ -22,11 +24,11 @@ HEADER_HEIGHT = 40
 
 
 def image_folder(data_dir: str, image_dir: str, split: str) -> Path | None:
-    """Return the folder of a split's pictures, `image_dir` inside `data_dir`; None if `image_dir` is empty.
+    """Return the folder of a split's pictures, as `data_path` finds it; None if `image_dir` is empty.
 
     `{split}` in `image_dir` stands for the name of the split. Raises UserError if there is no such folder.
     """
-    folder = Path(data_dir) / of_split(image_dir, split) if image_dir else None
+    folder = data_path(data_dir, image_dir, split) if image_dir else None
     if folder is not None and not folder.is_dir():
         raise UserError(
             f"DATASET.IMAGE_DIR: {folder} is not a folder; set it to that of the pictures, or to nothing"
@@ -41,13 +43,17 @@ class PictureFolder:
         self.folder = folder
 
     def find(self, image_id: str) -> Path | None:
-        """Return the file of an image, whose id may lack the file's suffix; None if there is no such file."""
+        """Return the file of an image, whose id may lack the file's suffix; None if there is no such file.
+
+        Letters with accents may be written in another of Unicode's forms.
+        """
         if self.folder is None:
             return None
-        for ending in ENDINGS:
-            path = self.folder / f"{image_id}{ending}"
-            if path.is_file():
-                return path
+        for form in dict.fromkeys((image_id, composed(image_id), unicodedata.normalize("NFD", image_id))):
+            for ending in ENDINGS:
+                path = self.folder / f"{form}{ending}"
+                if path.is_file():
+                    return path
         return None
 
     def thumbnail(self, image_id: str, side: int = THUMBNAIL) -> Image.Image:

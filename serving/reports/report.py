@@ -24,7 +24,7 @@ from serving.reports.examples import (
 from serving.reports.explanation_page import ExplanationSection, report_sections
 from serving.reports.pages import write_page
 from serving.reports.pictures import PictureFolder, image_uri
-from serving.search.searcher import Searcher
+from serving.search.split_searcher import SplitSearcher
 
 COLUMNS = (
     *(f"{direction}_{name}" for direction in ("i2t", "t2i") for name in METRICS),
@@ -46,7 +46,7 @@ class RunReport:
 
     name: str
     family: str
-    searcher: Searcher
+    searcher: SplitSearcher
     result: Result
     log: list[dict]
     swapped: dict[str, float]
@@ -55,7 +55,7 @@ class RunReport:
     @classmethod
     def of(cls, name: str, reported: ReportedRun, batch_size: int) -> "RunReport":
         """Return the run that `engine.tasks.dual.reports` measured, under the `name` that the page shows."""
-        searcher = Searcher(reported.model, reported.dataset, batch_size, reported.image_embeddings)
+        searcher = SplitSearcher(reported.model, reported.dataset, batch_size, reported.image_embeddings)
         return cls(
             name,
             reported.checkpoint["model"],

@@ -1,6 +1,6 @@
 """Exact search: the k best of all embeddings, found by one matrix product for each block of queries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,7 +13,12 @@ class Index:
     `similarity` is a function from queries [Q,D] and embeddings [N,D] to scores [Q,N]; higher is better.
     """
 
-    def __init__(self, embeddings: np.ndarray, ids: Sequence[str], similarity):
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        ids: Sequence[str],
+        similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> None:
         if len(embeddings) != len(ids):
             raise ValueError(
                 f"expected one id per embedding, got {len(embeddings)} embeddings and {len(ids)} ids"
@@ -32,7 +37,16 @@ class Index:
         ids = np.empty((len(queries), k), dtype=self.ids.dtype)
         for start in range(0, len(queries), QUERY_BLOCK):
             block = self._similarity(queries[start : start + QUERY_BLOCK], self.embeddings)  # [q,N]
-            order = np.argsort(-block, axis=1, kind="stable")[:, :k]
-            scores[start : start + QUERY_BLOCK] = np.take_along_axis(block, order, axis=1)
-            ids[start : start + QUERY_BLOCK] = self.ids[order]
+            for row, own in enumerate(np.asarray(block), start=start):
+                best = _best(own, k)
+                scores[row], ids[row] = own[best], self.ids[best]
         return scores, ids
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the places of the k highest `scores` [N], best first; of equal ones the first are taken."""
+    if not k:
+        return np.empty(0, np.int64)
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    among = np.flatnonzero(scores >= least)
+    return among[np.argsort(-scores[among], kind="stable")[:k]]

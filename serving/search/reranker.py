@@ -34,13 +34,13 @@ class Reranker:
     def captions_for_image(self, image_id: str | None, hits: list[Hit]) -> list[Hit]:
         """Return the sentences `hits` by their new score with an image of the split, best first.
 
-        Raises UserError where `image_id` is None: a file of features lacks the regions and tags that the
+        Raises UserError where `image_id` is None: a file lacks the regions and tags that the
         cross encoder reads.
         """
         if image_id is None:
             raise UserError(
-                "--image: expected an image of the split with EVAL.RERANK_DIR, since that model needs the "
-                "regions and tags of the image, got a file of features: leave out EVAL.RERANK_DIR"
+                "expected an image of the split with EVAL.RERANK_DIR, since that model needs the regions and "
+                "tags of the image, got a file: leave out EVAL.RERANK_DIR"
             )
         images = np.full(len(hits), self._row_of[image_id])
         return self._reordered(hits, [hit.name for hit in hits], Pairs(images, np.arange(len(hits))))

@@ -111,11 +111,11 @@ def test_a_checkpoint_is_read_as_its_run_says(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / "moved" / name / "best").mkdir(parents=True)
         (tmp_path / "moved" / name / "log.jsonl").touch()
-        config = load_config(None, ["OUTPUT.SAVE_NAME=first", f"DATASET.DATA_DIR=data/{name}"])
+        config = load_config(None, ["OUTPUT.SAVE_NAME=first", f"DATASET.DATA_DIR=/data/{name}"])
         save_config(config, tmp_path / "moved" / name / "config.yaml")
     monkeypatch.chdir(tmp_path / "moved" / "b")
     first, second = configs_of_checkpoints(["../a/best", "best"], ["EVAL.FOLDS=5"])
-    assert (first.DATASET.DATA_DIR, second.DATASET.DATA_DIR) == ("data/a", "data/b")
+    assert (first.DATASET.DATA_DIR, second.DATASET.DATA_DIR) == ("/data/a", "/data/b")
     assert (first.EVAL.CHECKPOINT_DIR, second.EVAL.CHECKPOINT_DIR) == ("../a/best", "best")
     assert (first.OUTPUT.SAVE_NAME, second.OUTPUT.SAVE_NAME) == ("a", "b")
     assert first.EVAL.FOLDS == second.EVAL.FOLDS == 5

@@ -156,11 +156,12 @@ def test_a_saved_configuration_loads_as_exactly_the_same(tmp_path):
             "INPUT.VOCAB_SPLITS=[1e5, 0o7, 'null', '', train]",
             "DATASET.NAME=0o17",
             "DATASET.TRAIN=# no: comment, [at] {all}",
-            "DATASET.DATA_DIR=two\nlines\tand a tab \U0001f600 \x85\u2028",
+            "DATASET.DATA_DIR=/two\nlines\tand a tab \U0001f600 \x85\u2028",
             "DATASET.DEV= - ",
             "DATASET.TEST=1_000",
             "DATASET.IMAGE_DIR=\udcff",
             "DATASET.CAPTION_FILE=\x85folder",
+            "OUTPUT.CHECKPOINT_DIR=/out",
             "OUTPUT.SAVE_NAME=2024-01-01",
         ],
     )

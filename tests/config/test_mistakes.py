@@ -274,7 +274,9 @@ def test_of_two_keys_that_do_not_fit_the_one_from_the_command_line_is_named(tmp_
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert message_of(tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: there is no such task file"
-    assert message_of(tmp_path).startswith(f"{tmp_path}: this is a folder; name the file")
+    assert message_of(tmp_path) == (
+        f"{tmp_path}: expected a task file or the folder of a run, got a folder without config.yaml"
+    )
 
 
 def test_bytes_that_are_not_utf_8_are_named_with_their_line(tmp_path):

@@ -113,7 +113,7 @@ def test_a_sentence_that_an_image_repeats_is_an_item_once(open_dataset):
 def test_what_is_left_out_is_told_apart(open_dataset):
     dataset, _ = open_dataset(max_seq_len=5, long_captions="drop", distinct_captions=True)
     assert "4 captions (1 longer ones dropped, 1 repeated ones left out" in dataset.describe()
-    assert open_dataset()[0].describe().endswith("6 captions, 5 different sentences")
+    assert open_dataset()[0].describe().endswith("6 captions, 5 different sentences, 10.0% of words unknown")
 
 
 def test_other_texts_are_read_as_those_of_the_split_and_belong_to_no_image(open_dataset):

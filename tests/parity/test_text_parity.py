@@ -7,7 +7,8 @@ import pytest
 
 from config.load import load_config
 from datasets.build.dual import build_dataset, build_vocabulary
-from datasets.words.vocabulary import Vocabulary, tokenize
+from datasets.words.tokens import tokenize
+from datasets.words.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from models.dual_encoder import DualEncoder
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.vsrn import VSRN, RegionEncoder
 from serving.reports.pictures import PictureFolder
-from serving.search.searcher import Searcher
+from serving.search.split_searcher import SplitSearcher
 
 CAPTIONS = ["a red dog", "a dog", "the blue cat", "a cat", "the red sun", "a sun"] * 2
 
@@ -41,7 +41,7 @@ def dataset(tmp_path) -> RetrievalDataset:
 
 
 @pytest.fixture
-def searcher(dataset) -> Searcher:
+def searcher(dataset) -> SplitSearcher:
     paddle.seed(0)
     model = DualEncoder(
         ImageEncoder(8, 16, normalize=True, absolute=False),
@@ -49,17 +49,17 @@ def searcher(dataset) -> Searcher:
         measure="cosine",
     )
     model.eval()
-    return Searcher(model, dataset)
+    return SplitSearcher(model, dataset)
 
 
 @pytest.fixture
-def vsepp(tmp_path) -> Searcher:
+def vsepp(tmp_path) -> SplitSearcher:
     """Return a searcher of three images of four regions, by a model that averages them."""
     return _region_searcher(tmp_path, lambda text, _: DualEncoder(ImageEncoder(8, 16), text), pool=True)
 
 
 @pytest.fixture
-def vsrn(tmp_path) -> Searcher:
+def vsrn(tmp_path) -> SplitSearcher:
     """Return a searcher of the same images, by one with a graph and a caption decoder."""
 
     def make_model(text: paddle.nn.Layer, words: int) -> VSRN:
@@ -69,7 +69,7 @@ def vsrn(tmp_path) -> Searcher:
     return _region_searcher(tmp_path, make_model, pool=False)
 
 
-def _region_searcher(folder: Path, make_model: Callable, pool: bool) -> Searcher:
+def _region_searcher(folder: Path, make_model: Callable, pool: bool) -> SplitSearcher:
     regions = np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)
     np.save(folder / "regions.npy", regions)
     captions = ["a red dog", "a dog", "the blue cat", "a cat", "the red sun", "the red sun"]
@@ -79,4 +79,4 @@ def _region_searcher(folder: Path, make_model: Callable, pool: bool) -> Searcher
     paddle.seed(3)
     model = make_model(GRUTextEncoder(len(vocabulary), 8, 16), len(vocabulary))
     model.eval()
-    return Searcher(model, dataset)
+    return SplitSearcher(model, dataset)

@@ -262,7 +262,7 @@ MISTAKES = {
     ),
     "unknown words": search(["--text: no word of 'zebra quagga'"], "--text", "zebra quagga"),
     "no words": search(["--text: expected a sentence"], "--text", " "),
-    "no query": search(["--text --image is required"]),
+    "no query": search(["--text --queries --image is required"]),
     "two queries": search(
         ["--image: not allowed with argument --text"], "--text", "a dog", "--image", "test_1.jpg"
     ),
@@ -307,8 +307,8 @@ MISTAKES = {
         "train_retrieval", ["nope.yaml: there is no such"], task=["--cfg_file", "nope.yaml"]
     ),
     "no --cfg_file": Mistake("eval_retrieval", ["expected --cfg_file F", "got none"], task=[]),
-    "a run for a task file": Mistake(
-        "eval_retrieval", ["out/run: this is a folder"], task=["--cfg_file", "out/run"]
+    "a folder that is no run": Mistake(
+        "eval_retrieval", ["data: expected a task file or", "a run"], task=["--cfg_file", "data"]
     ),
     # Places that cannot be written to.
     "a result in a file": evaluate(

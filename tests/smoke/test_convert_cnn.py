@@ -85,7 +85,7 @@ def cnn() -> Cnn:
 def test_torchvision_weights_start_the_same_network(run_quickly, cnn, tmp_path, prefix) -> None:
     state = {f"{prefix}{name}": array for name, array in torch_state(cnn).items()}
     write_pth(tmp_path / "resnet18.pth", state)
-    done = run_quickly("convert_cnn", "resnet18", "resnet18.pth", "out/r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "resnet18.pth", "out/r.safetensors", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "out/r.safetensors: resnet18, 11.19 million numbers\n"
     assert "fc.weight" not in load_file(tmp_path / "out/r.safetensors")
@@ -95,14 +95,14 @@ def test_torchvision_weights_start_the_same_network(run_quickly, cnn, tmp_path, 
     for network in (cnn, model.cnn):
         network.eval()
     np.testing.assert_array_equal(model.cnn(images).numpy(), cnn(images).numpy())
-    again = run_quickly("convert_cnn", "resnet18", "resnet18.pth", "out/r.safetensors", cwd=tmp_path)
+    again = run_quickly("convert_weights", "resnet18.pth", "out/r.safetensors", cwd=tmp_path)
     assert again.returncode == 2
-    assert again.stderr.startswith("error: out/r.safetensors: already there")
+    assert again.stderr.startswith("error: out/r.safetensors: already there: give another OUT")
 
 
 def test_paddle_weights_are_taken_as_they_are(run_quickly, cnn, tmp_path) -> None:
     paddle.save(cnn.network.state_dict(), str(tmp_path / "resnet18.pdparams"))
-    done = run_quickly("convert_cnn", "resnet18", "resnet18.pdparams", "r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "resnet18.pdparams", "r.safetensors", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = load_file(tmp_path / "r.safetensors")
     for name, tensor in cnn.network.state_dict().items():
@@ -120,7 +120,7 @@ def test_the_network_of_a_trained_run_starts_another(run_quickly, cnn, tmp_path,
     head = ImageEncoder(cnn.feature_dim, 4)
     model = ImageEmbedder(cnn, 3) if around == "image encoder" else CnnImageEncoder(cnn, head)
     save_run(tmp_path / "out/ucm/best", model)
-    done = run_quickly("convert_cnn", "resnet18", "out/ucm/best", "r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "out/ucm/best", "r.safetensors", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = load_file(tmp_path / "r.safetensors")
     assert found.keys() == layer_arrays(cnn.network).keys()
@@ -130,30 +130,30 @@ def test_the_network_of_a_trained_run_starts_another(run_quickly, cnn, tmp_path,
 
 def test_a_run_without_a_network_and_a_folder_that_is_none_are_refused(run_quickly, tmp_path) -> None:
     save_run(tmp_path / "out/vse/best", nn.Linear(2, 2))
-    done = run_quickly("convert_cnn", "resnet18", "out/vse/best", "r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "out/vse/best", "r.safetensors", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
         "error: out/vse/best: its cnn model has no CNN, expected one trained with MODEL.CNN\n"
     )
-    done = run_quickly("convert_cnn", "resnet18", "out", "r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "out", "r.safetensors", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: no checkpoint at out: it has no state.json")
+    assert done.stderr.startswith("error: out: a folder without config.json")
     assert not (tmp_path / "r.safetensors").exists()
 
 
 def test_weights_of_another_network_are_refused(run_quickly, cnn, tmp_path) -> None:
     write_pth(tmp_path / "w.pth", torch_state(cnn))
-    done = run_quickly("convert_cnn", "resnet50", "w.pth", "r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "w.pth", "r.safetensors", "--network", "resnet50", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: w.pth: no tensor layer1.0.bn3._mean; ")
+    assert done.stderr.startswith("error: w.pth: no tensor layer1.0.conv3.weight (165 of 265")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pth"]
 
 
 def test_a_file_that_would_run_something_is_refused(run_quickly, tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("a/data.pkl", b"cos\nsystem\n(S'touch here'\ntR.")
-    done = run_quickly("convert_cnn", "resnet18", "w.pth", "r.safetensors", cwd=tmp_path)
+    done = run_quickly("convert_weights", "w.pth", "r.safetensors", cwd=tmp_path)
     assert done.returncode == 2
     assert "it asks for os.system, which is not run" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pth"]

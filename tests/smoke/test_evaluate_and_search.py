@@ -257,3 +257,21 @@ def test_a_ctrl_c_while_paddle_is_imported_leaves_at_once(runs, tmp_path, tool):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_run_that_was_moved_is_evaluated_from_another_folder(runs, run_quickly, tmp_path):
+    shutil.copytree(runs / "run", tmp_path / "elsewhere" / "copy")
+    done = run_quickly("eval_retrieval", "--cfg_file", "elsewhere/copy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, now = (
+        read_result(each / "eval_test") for each in (runs / "run", tmp_path / "elsewhere" / "copy")
+    )
+    assert now["metrics"] == before["metrics"]
+
+
+def test_resuming_from_another_folder_changes_no_key(runs, run_quickly, tmp_path):
+    shutil.copytree(runs / "run", tmp_path / "copy")
+    more = "OPTIMIZATION.EPOCHS=4", "--resume"
+    done = run_quickly("train_retrieval", "--cfg_file", "copy", *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "resuming with changed OPTIMIZATION.EPOCHS:" in done.stdout

@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
-    "convert_cnn.py": ("--overwirte", "--overwrite"),
     "convert_features.py": ("--dytpe", "--dtype"),
-    "convert_oscar.py": ("--overwirte", "--overwrite"),
+    "convert_weights.py": ("--vocabluary", "--vocabulary"),
     "demo.py": ("--hepl", "--help"),
+    "encode.py": ("--galery", "--gallery"),
     "eval_retrieval.py": ("--save-scores", "--save_scores"),
+    "export_model.py": ("--precison", "--precision"),
     "extract_features.py": ("--dytpe", "--dtype"),
     "fetch_pretrained.py": ("--overwirte", "--overwrite"),
     "make_report.py": ("--titel", "--title"),
@@ -29,7 +30,9 @@ TYPOS = {
     "train_retrieval.py": ("--ovrewrite", "--overwrite"),
     "visualize.py": ("--regoin", "--region"),
 }
-CONFIGURED = [name for name in TOOLS if "retrieval" in name or name == "visualize.py"]
+CONFIGURED = [
+    name for name in TOOLS if "retrieval" in name or name in ("encode.py", "visualize.py", "export_model.py")
+]
 
 
 def start(tool: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
@@ -68,9 +71,10 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
-        "convert_cnn.py": ["resnet18", "a.pth", "b.safetensors"],
         "convert_features.py": ["a.tsv", "a.h5"],
-        "convert_oscar.py": ["a.pt", "a.json"],
+        "convert_weights.py": ["a.pth", "b"],
+        "encode.py": ["--out", "a.npz"],
+        "export_model.py": ["--out", "b"],
         "extract_features.py": ["--images", "a", "--backbone", "b", "--out", "c.h5"],
         "fetch_pretrained.py": ["bert", "folder"],
         "prepare_data.py": ["--images", "a", "--out", "b"],

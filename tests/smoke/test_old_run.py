@@ -43,3 +43,17 @@ def test_it_goes_on_with_more_epochs(old_run, run_quickly):
     assert steps[-1] == 12  # four steps an epoch, of which eight were taken then
     state = json.loads((old_run / "last" / "state.json").read_text())
     assert (state["progress"]["step"], state["progress"]["epoch"]) == (12, 3)
+
+
+def test_it_is_measured_from_any_folder_without_naming_its_data(tmp_path, run_quickly):
+    shutil.copytree(OLD, tmp_path / "old")  # its training was started in old/, beside data/
+    for folder, named in ((tmp_path / "old" / "data", "../run"), (tmp_path, "old/run")):
+        done = run_quickly("eval_retrieval", "--cfg_file", named, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+
+def test_moved_away_from_its_data_it_says_which_key_to_set(old_run, run_quickly, tmp_path):
+    done = run_quickly("eval_retrieval", "--cfg_file", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data: no such folder") and "DATASET.DATA_DIR" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -340,7 +340,7 @@ JSON_FAULTS = {
         ["c.json: 'a.jpg': expected a list of captions, got"],
     ),
     "a key without a name": ('{" ": ["x"]}', ["c.json: image 1: expected the name of a picture, got", '" "']),
-    "lists in lists": ("[" * 100_000, ["expected captions, got thousands of lists within each other"]),
+    "lists in lists": ("[" * 100_000, ["thousands of lists or objects within each other"]),
     "an image twice": ('{"a.jpg": ["x"], "b.jpg": ["x"], "a.jpg": ["y"]}', ["the key 'a.jpg' comes twice"]),
     "no annotations": (coco(annotations=[]), ["c.json: expected the list 'annotations'"]),
     "no images": (coco(images=None), ["c.json: expected the list 'images'"]),

@@ -302,7 +302,14 @@ def test_replacing_leaves_no_file_of_the_target_before(tmp_path):
     np.save(tmp_path / "plain.npy", np.ones((2, 3), np.float32))
     convert(NpyFeatures(tmp_path / "plain.npy"), tmp_path / "dev_ims.npy")
     names = file_names(tmp_path / "dev_ims.npy")
-    assert names == ["dev_ids.txt", "dev_tags.txt", "dev_boxes.npy", "dev_sizes.npy", "dev_ims.npy"]
+    assert names == [
+        "dev_ids.txt",
+        "dev_tags.txt",
+        "dev_boxes.npy",
+        "dev_sizes.npy",
+        "dev_extraction.json",
+        "dev_ims.npy",
+    ]
     assert [name for name in names if (tmp_path / name).exists()] == ["dev_ims.npy"]
 
 

@@ -198,7 +198,6 @@ BROKEN = {
         replaced("offsets", with_value(3, 2)),
         ["offsets of row 3 are 4 to 2", "rise"],
     ),
-    "an image without regions": (replaced("offsets", with_value(1, 0)), ["offsets of row 1 are 0 to 0"]),
     "offsets that end early": (replaced("offsets", with_value(4, 20)), ["row 4 end at 20", "the end, 23"]),
     "offsets from 1": (replaced("offsets", with_value(0, 1)), ["offsets of row 1 are 1 to 3"]),
     "offsets of text": (replaced("offsets", lambda v: [b"a"]), ["offsets is [1]", "[images + 1]"]),

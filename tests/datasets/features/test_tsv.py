@@ -227,7 +227,11 @@ BROKEN = {
         ["line 3: 11 boxes, but 256 characters in the column boxes, expected 236"],
     ),
     "a count that is none": ("vinvl", with_column(2, 2, lambda _: "two"), ["line 2: num_boxes b'two'"]),
-    "no boxes": ("vinvl", with_column(2, 2, lambda _: "0"), ["line 2: num_boxes b'0'", "positive number"]),
+    "no boxes": (
+        "vinvl",
+        with_column(2, 2, lambda _: "0"),
+        ["line 2: 0 boxes, but 32 characters in the column features", "expected 0"],
+    ),
     "no id": ("vinvl", with_column(2, 1, lambda _: " "), ["line 2: an empty image_id"]),
     "an id twice": (
         "vinvl",
@@ -255,7 +259,7 @@ BROKEN = {
         beside("imageid2idx.json", '{"image 0": 0, "image 1": 3}'),
         ["imageid2idx.json: 'image 1' is row 3", "line 2 of"],
     ),
-    "a map that is none": ("vinvl", beside("imageid2idx.json", "{"), ["imageid2idx.json: not JSON"]),
+    "a map that is none": ("vinvl", beside("imageid2idx.json", "{"), ["imageid2idx.json line 1: not JSON"]),
 }
 
 

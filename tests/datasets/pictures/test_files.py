@@ -1,5 +1,7 @@
 """Pictures of folders and zip files are found, named as other files call them, and read."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,35 @@ def test_a_name_of_several_pictures_is_refused(tmp_path):
     assert files.find(["dog/1.png"], ["x"]) == ["dog/1.png"]
     with pytest.raises(UserError, match="x: 2 pictures, such as cat/1.png and dog/1.png for '1.png'"):
         files.find(["1.png"], ["x"])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_names_of_a_mac_are_found(tmp_path, packed):
+    forms = [unicodedata.normalize(form, "café/한강.jpg") for form in ("NFD", "NFC")]
+    pictures = {forms[0]: PICTURE}
+    files = PictureFiles(
+        write_zip(tmp_path / "p.zip", pictures) if packed else write_folder(tmp_path, pictures)
+    )
+    for name in (forms[1], forms[1][:-4], "photos/" + forms[1], "한강.jpg"):
+        assert files.find([name], ["c.csv line 2"]) == [forms[0]]
+
+
+def test_two_pictures_that_fit_in_the_other_form_are_refused(tmp_path):
+    files = PictureFiles(write_folder(tmp_path, {"\u212b.jpg": PICTURE, "A\u030a.jpg": PICTURE}))
+    with pytest.raises(UserError, match="c.csv line 2: 2 pictures, such as .* and .* for"):
+        files.find(["\u00c5.jpg"], ["c.csv line 2"])
+
+
+def test_absent_pictures_are_counted_and_five_are_named(tmp_path):
+    files = PictureFiles(write_folder(tmp_path, {f"{number}.jpg": PICTURE for number in range(3)}))
+    names = [f"{number}.jpg" for number in range(100)]
+    with pytest.raises(UserError) as error:
+        files.find(names, [f"c.csv line {number + 2}" for number in range(100)])
+    message = str(error.value).replace(str(tmp_path), "photos")
+    assert message == (
+        "c.csv line 5: no picture for '3.jpg' in photos, nor for '4.jpg', '5.jpg', '6.jpg', '7.jpg' "
+        "(97 of 100 are missing): add it, or remove the line"
+    )
 
 
 def test_no_folder_and_no_pictures_are_one_line(tmp_path):

@@ -55,6 +55,23 @@ def test_labels_may_be_words(files, tmp_path):
     assert read_label_list(path, files).class_names == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("mark", ["\t", ",", ";", " ; ", "|", ", "])
+def test_a_mark_between_path_and_label(files, tmp_path, mark):
+    path = tmp_path / "train.txt"
+    labels = ["red cola", "green tea", "red cola", "tea"]
+    path.write_text("".join(f"{name}{mark}{label}\n" for name, label in zip(NAMES, labels, strict=True)))
+    found = read_label_list(path, files)
+    assert found.names == NAMES
+    assert [found.class_names[label] for label in found.labels] == labels
+
+
+def test_commas_inside_names_are_no_mark(tmp_path):
+    names = ["a, b.png", "c.png"]
+    files = PictureFiles(write_folder(tmp_path / "p", dict.fromkeys(names, PICTURE)))
+    (tmp_path / "l.txt").write_text("a, b.png 1\nc.png 2\n")
+    assert read_label_list(tmp_path / "l.txt", files).names == names
+
+
 def test_the_list_of_stanford_online_products(tmp_path):
     names = ["bicycle_final/111_0.JPG", "bicycle_final/111_1.JPG", "chair_final/222_0.JPG"]
     files = PictureFiles(write_folder(tmp_path / "sop", dict.fromkeys(names, PICTURE)))

@@ -1,57 +1,13 @@
-"""Captions become tokens, tokens become ids, and a vocabulary survives its file."""
+"""Tokens become ids, and a vocabulary survives its file."""
 
-import builtins
 import json
 
 import pytest
 
 from config.errors import UserError
-from datasets.words import vocabulary as vocabulary_module
-from datasets.words.vocabulary import Vocabulary, tokenize
+from datasets.words.vocabulary import Vocabulary
 
 CAPTIONS = ["a dog runs", "the dog runs fast", "a cat sleeps on the mat", "the cat", "a dog on the mat"]
-
-
-@pytest.mark.parametrize(
-    ("caption", "tokens"),
-    [
-        ("Two dogs, and a CAT.", ["two", "dogs", ",", "and", "a", "cat", "."]),
-        ("the man's dog isn't here", ["the", "man", "'s", "dog", "isn't", "here"]),
-        ("the man’s t-shirt", ["the", "man", "'s", "t-shirt"]),
-        ("a snow-covered 'roof' - red", ["a", "snow-covered", "'", "roof", "'", "-", "red"]),
-        ("3,000 croissants at 5:30, 2.5 m", ["3,000", "croissants", "at", "5", ":", "30", ",", "2.5", "m"]),
-        ("ÉRIC et Zoë", ["éric", "et", "zoë"]),
-        ("stray  spaces .", ["stray", "spaces", "."]),
-    ],
-)
-def test_simple_tokens(caption, tokens):
-    assert tokenize(caption, "simple") == tokens
-
-
-def test_whitespace_keeps_what_stands_between_spaces():
-    assert tokenize(" A dog's life . ", "whitespace") == ["A", "dog's", "life", "."]
-
-
-def test_nltk_lower_cases_ascii_letters_alone_as_the_originals_do():
-    assert tokenize("Éric's DOG isn't here!", "nltk") == ["Éric", "'s", "dog", "is", "n't", "here", "!"]
-
-
-def test_missing_nltk_names_the_package(monkeypatch):
-    def refuse(name, *rest, **named):
-        if name.startswith("nltk"):
-            raise ImportError(name)
-        return original(name, *rest, **named)
-
-    original = builtins.__import__
-    vocabulary_module._nltk_tokenizer.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match="pip install nltk"):
-        tokenize("a dog", "nltk")
-
-
-def test_unknown_tokenizer_lists_the_choices():
-    with pytest.raises(ValueError, match="simple, nltk, whitespace"):
-        tokenize("a dog", "spacy")
 
 
 def test_vsepp_layout_orders_words_by_first_sight():

@@ -1,5 +1,7 @@
 """Text becomes the pieces of BERT's vocabulary, and a file that is no vocabulary is refused."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,26 @@ def test_a_word_without_pieces_is_told_as_it_is_written():
         True,
     ]
     assert words.encode("red Zebra")[1:-1] == [words.pieces.index("red"), words.unk_id]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_both_forms_of_a_text_have_the_same_pieces(lower_case):
+    texts = ["người đàn ông", "Café", "한강", "हिन्दी", "がく"]
+    built = WordPiece.build(texts, lower_case=lower_case)
+    for text in texts:
+        decomposed = unicodedata.normalize("NFD", text)
+        assert built.encode(decomposed) == built.encode(text)
+        assert built.tokens(decomposed) == built.tokens(text)
+        assert (built.encode_all([decomposed]).ids == built.encode(text)[1:-1]).all()
+        assert built.unk_id not in built.encode(text)
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_letters_of_scripts_without_spaces_become_pieces(lower_case):
+    texts = ["ผู้ชายขี่ม้าในทุ่งหญ้าtv", "黒い犬がスケボーに乗る", "A Husky"]
+    built = WordPiece.build(texts, lower_case=lower_case, characters=True)
+    for text in ["ม้าในtv", "スケボーの犬"[:4] + "犬", "husky" if lower_case else "Husky"]:
+        assert built.unk_id not in built.encode(text), text
+    if not lower_case:
+        assert built.tokens("ม้าขี่") == ["ม้", "##า", "##ขี่"]
+    assert built.knows("husky" if lower_case else "Husky")

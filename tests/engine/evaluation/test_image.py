@@ -15,7 +15,7 @@ from datasets.pictures.picture import Unreadables
 from datasets.pictures.transforms import Normalization, Stretch
 from engine.evaluation.image import ImageResult, evaluate_images, format_images, nearest_pictures
 from models.encoders import l2norm
-from tests.picture_files import encoded, noisy, write_folder
+from tests.picture_files import encoded, noisy, write_folder, write_zip
 from tests.thread_job import ThreadJob
 
 
@@ -28,9 +28,9 @@ class Pooled(paddle.nn.Layer):
         return l2norm(paddle.nn.functional.adaptive_avg_pool2d(batch["pixels"], 4).flatten(1))
 
 
-def write(folder: Path, classes: dict[str, int], seed_of: dict[str, int]) -> Path:
+def write(folder: Path, classes: dict[str, int], seed_of: dict[str, int], height: int = 32) -> Path:
     pictures = {
-        f"{name}/{number}.png": encoded(noisy(32 + number, 32, seed_of[name]))
+        f"{name}/{number}.png": encoded(noisy(32 + number, height, seed_of[name]))
         for name, count in classes.items()
         for number in range(count)
     }
@@ -123,7 +123,8 @@ def test_a_split_of_which_nothing_can_be_read_is_one_line(animals: Path) -> None
 
 
 def test_a_gallery_has_classes_of_the_same_names(animals: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "b", {"dog": 2, "eel": 4}, {"dog": 2, "eel": 1})  # its eels look like cats
+    # its eels look like cats
+    other = write(tmp_path / "b", {"dog": 2, "eel": 4}, {"dog": 2, "eel": 1}, height=36)
     result = evaluate_images(Pooled(), dataset_of(animals), dataset_of(other, "shop"))
     assert result.protocol["gallery"] == "shop"
     assert result.protocol["queries"] == 2
@@ -131,6 +132,49 @@ def test_a_gallery_has_classes_of_the_same_names(animals: Path, tmp_path: Path) 
     assert "searched in 6 of shop" in format_images(result)
     cat = [place for place, _ in nearest_pictures(result, 0, 4)]
     assert {dataset_of(other).image_ids[place].split("/")[0] for place in cat} == {"eel"}
+
+
+def test_queries_that_are_in_the_gallery_do_not_find_themselves(animals: Path, tmp_path: Path) -> None:
+    """The same file under its own name or a link's, and a copy, are the query itself."""
+    alone = evaluate_images(Pooled(), dataset_of(animals))
+    again = evaluate_images(Pooled(), dataset_of(animals), dataset_of(animals, "all"))
+    assert again.metrics == alone.metrics
+    assert (alone.protocol["not_searched"], again.protocol["not_searched"]) == (0, 6)
+    assert "6 are in that gallery too, and do not find themselves" in format_images(again)
+
+    mixed = write(tmp_path / "mixed", {"cat": 1, "eel": 2}, {"cat": 1, "eel": 7})
+    (mixed / "cat/link.png").symlink_to(animals / "cat/1.png")
+    (mixed / "eel/copy.png").write_bytes((animals / "cat/2.png").read_bytes())  # even in another class
+    result = evaluate_images(Pooled(), dataset_of(animals), dataset_of(mixed, "mixed"))
+    assert result.protocol["not_searched"] == 3  # cat/0.png was drawn twice, with the same bytes
+    names = dataset_of(mixed).image_ids
+    found = [[names[place] for place, _ in nearest_pictures(result, row, 9)] for row in range(3)]
+    assert [sorted(set(names) - set(hits)) for hits in found] == [
+        ["cat/0.png"],
+        ["cat/link.png"],
+        ["eel/copy.png"],
+    ]
+
+
+def test_a_zip_file_and_a_folder_hold_the_same_pictures(animals: Path, tmp_path: Path) -> None:
+    pictures = {path.relative_to(animals).as_posix(): path.read_bytes() for path in animals.glob("*/*")}
+    packed = write_zip(tmp_path / "a.zip", pictures)
+    result = evaluate_images(Pooled(), dataset_of(animals), dataset_of(packed, "zip"))
+    assert result.protocol["not_searched"] == 6
+    assert result.metrics == evaluate_images(Pooled(), dataset_of(animals)).metrics
+
+
+def test_copies_in_a_split_do_not_find_each_other(animals: Path) -> None:
+    (animals / "lone/copy.png").write_bytes((animals / "lone/0.png").read_bytes())
+    result = evaluate_images(Pooled(), dataset_of(animals))
+    assert (result.protocol["queries"], result.protocol["not_searched"]) == (5, 2)
+    assert "2 have copies there, which they do not find" in format_images(result)
+
+
+def test_a_gallery_of_the_queries_alone_is_one_line(tmp_path: Path) -> None:
+    lone = write(tmp_path / "c", {"x": 1, "y": 1}, {"x": 1, "y": 2})
+    with pytest.raises(UserError, match="test: no picture has another of its class to find in .*c, all"):
+        evaluate_images(Pooled(), dataset_of(lone), dataset_of(lone, "all"))
 
 
 def test_the_nearest_pictures_leave_out_the_query(animals: Path) -> None:

@@ -45,7 +45,7 @@ def test_unknown_names_and_missing_weights_are_one_line(weights):
     with pytest.raises(UserError, match="MODEL: expected one of .*mobilenet_v2, .* got 'resnet'"):
         PaddleNetwork("resnet", weights, as_map=False)
     with pytest.raises(
-        UserError, match="WEIGHTS: expected the file of weights of resnet18.*convert_cnn.py resnet18"
+        UserError, match="WEIGHTS: expected the file of weights of resnet18.*convert_weights.py zoo resnet18"
     ):
         PaddleNetwork("resnet18", "", as_map=False)
     with pytest.raises(UserError, match="none.safetensors: cannot be read"):

@@ -12,11 +12,14 @@ from engine.runtime import flush_subnormals
 from tests.other_processors import WAYS
 
 
-def looped(query, query_labels, gallery, gallery_labels, own: bool, tie_rule: str) -> list[tuple]:
+def looped(
+    query, query_labels, gallery, gallery_labels, own: bool, tie_rule: str, files: tuple | None = None
+) -> list[tuple]:
     """Return query, rank, average precision at R and R-precision of the queries with a relevant item."""
     if tie_rule == "average":
         against, favour = (
-            looped(query, query_labels, gallery, gallery_labels, own, rule) for rule in ("against", "favour")
+            looped(query, query_labels, gallery, gallery_labels, own, rule, files)
+            for rule in ("against", "favour")
         )
         return [tuple(np.mean(pair, axis=0)) for pair in zip(against, favour, strict=True)]
     found = []
@@ -24,7 +27,7 @@ def looped(query, query_labels, gallery, gallery_labels, own: bool, tie_rule: st
         items = [
             (-float(vector @ other), (other_label == label) == (tie_rule == "against"), other_label == label)
             for place, (other, other_label) in enumerate(zip(gallery, gallery_labels, strict=True))
-            if not (own and place == number)
+            if not (own and place == number) and not (files and files[0][number] == files[1][place])
         ]
         hits = [relevant for _, _, relevant in sorted(items)]
         count = sum(hits)
@@ -69,6 +72,36 @@ def test_queries_and_a_gallery(embeddings, block_size: int, tie_rule: str) -> No
     check(found, looped(vectors[:30], labels[:30], vectors[30:], labels[30:], False, tie_rule))
 
 
+@pytest.mark.parametrize("tie_rule", ["against", "favour", "average"])
+@pytest.mark.parametrize("block_size", [7, 1000])
+@pytest.mark.parametrize("kept", [40, 1 << 24])
+def test_a_query_does_not_find_itself_in_a_gallery(
+    embeddings, monkeypatch, block_size: int, tie_rule: str, kept: int
+) -> None:
+    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
+    vectors, labels = embeddings
+    files = np.arange(30), np.arange(90)
+    files[1][40:60] = 5 + np.arange(20) // 2  # two copies each, most of them in other classes
+    files[1][70] = 0
+    arguments = vectors[:30], labels[:30], vectors, labels
+    found = image_ranks(*arguments, tie_rule, block_size, files=files)
+    check(found, looped(*arguments, False, tie_rule, files))
+
+
+def test_a_gallery_that_is_the_queries_ranks_as_the_queries_among_themselves(embeddings) -> None:
+    vectors, labels = embeddings
+    numbers = np.arange(len(labels))
+    found = image_ranks(vectors, labels, vectors, labels, block_size=16, files=(numbers, numbers))
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+
+
+def test_copies_do_not_find_each_other(embeddings) -> None:
+    vectors, labels = embeddings
+    numbers = np.arange(len(labels)) // 2
+    found = image_ranks(vectors, labels, block_size=16, files=(numbers, numbers))
+    check(found, looped(vectors, labels, vectors, labels, True, "against", (numbers, numbers)))
+
+
 @pytest.mark.parametrize("kept", [1, 100, 700])
 def test_few_queries_at_a_time_where_memory_is_short(embeddings, monkeypatch, kept: int) -> None:
     vectors, labels = embeddings
@@ -106,8 +139,8 @@ def bounded(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
-@pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
-def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
+@pytest.mark.parametrize("searched", ["each other", "gallery", "gallery with copies"])
+def test_bounds_change_nothing(monkeypatch, spread: float, searched: str) -> None:
     bounded(monkeypatch)
     random = np.random.default_rng(3)
     scale = np.arange(1, 65) ** -1.0
@@ -116,12 +149,16 @@ def test_bounds_change_nothing(monkeypatch, spread: float, own: bool) -> None:
     vectors += spread * random.standard_normal([400, 64]) * scale + 0.3
     vectors[11] = vectors[22]  # and of different classes
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    own, files = searched == "each other", None
+    if searched == "gallery with copies":  # ten queries lie in the gallery, most of them in another class
+        vectors[200:210] = vectors[:10]
+        files = np.arange(150), np.concatenate([np.arange(1000, 1050), np.arange(10), np.arange(2000, 2190)])
     queries = slice(None) if own else slice(0, 150)
     gallery = () if own else (vectors[150:], labels[150:])
-    found = image_ranks(vectors[queries], labels[queries], *gallery, block_size=24)
+    found = image_ranks(vectors[queries], labels[queries], *gallery, block_size=24, files=files)
     exact = vectors.astype(float)
     items = (exact, labels) if own else (exact[150:], labels[150:])
-    expected = looped(exact[queries], labels[queries], *items, own, "against")
+    expected = looped(exact[queries], labels[queries], *items, own, "against", files)
     _, ranks, average, share = map(np.array, zip(*expected, strict=True))
     # A pair is not multiplied as a tile is: a score may pass another that was as good as equal.
     assert np.abs(found.ranks - ranks).max() <= 1

@@ -1,13 +1,21 @@
 """Tensors are saved with their values whatever their memory layout, and read or refused on one line."""
 
+import hashlib
 import resource
 import signal
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from config.errors import UserError
-from engine.weights.tensor_files import read_metadata, read_safetensors, save_safetensors
+from engine.weights.stored import stored
+from engine.weights.tensor_files import (
+    read_metadata,
+    read_safetensors,
+    save_safetensors,
+    stream_safetensors,
+)
 
 PLAIN = np.arange(24, dtype=np.float32).reshape(4, 6)
 LAYOUTS = {
@@ -67,7 +75,7 @@ def test_what_cannot_be_read_is_refused_on_one_line(tmp_path, damage, read):
     path = tmp_path / "a.safetensors"
     save_safetensors(path, {"a": PLAIN})
     whole = path.read_bytes()
-    content = {"empty": b"", "cut": whole[:-8], "text": b"no tensors", "a type NumPy lacks": of_bfloat16()}
+    content = {"empty": b"", "cut": whole[:-8], "text": b"no tensors", "a type NumPy lacks": of_eighths()}
     path.unlink()
     if damage == "a folder":
         path.mkdir()
@@ -83,7 +91,38 @@ def test_what_cannot_be_read_is_refused_on_one_line(tmp_path, damage, read):
         read(path)
 
 
-def of_bfloat16() -> bytes:
-    """Return a file whose one tensor has no type in NumPy."""
-    header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+def of_eighths() -> bytes:
+    """Return a file whose one tensor has a type of 8 bits that NumPy lacks."""
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
     return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
+def test_bfloat16_is_widened_exactly(tmp_path):
+    bits = np.arange(2**16, dtype=np.uint32).astype("<u2")  # every bfloat16
+    header = b'{"a":{"dtype":"BF16","shape":[256,256],"data_offsets":[0,131072]}}'
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
+    found = read_safetensors(tmp_path / "a")["a"]
+    assert (found.shape, found.dtype) == ((256, 256), np.float32)
+    np.testing.assert_array_equal(found.view("<u4").reshape(-1), bits.astype("<u4") << 16)
+    assert found[0x3F, 0x80] == 1.0 and found[0x40, 0x49] == np.float32(3.140625)
+
+
+def test_tensors_are_written_one_by_one_as_the_library_writes_them(tmp_path):
+    kinds = {"float32": "f4", "float64": "f8", "int64": "i8", "uint8": "u1", "bool": "?"}
+    arrays = {name: PLAIN.astype(dtype) for name, dtype in kinds.items()}
+    arrays |= {"turned": PLAIN.T, "none": np.empty((0, 3), "f4"), "one": np.array(2.5, "f4")}
+    told = []
+    facts = stream_safetensors(
+        tmp_path / "ours",
+        {name: stored(array) for name, array in arrays.items()},
+        lambda stage, done, total: told.append((stage, done, total)),
+    )
+    found = load_file(tmp_path / "ours")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype), name
+        np.testing.assert_array_equal(found[name], array)
+    content = (tmp_path / "ours").read_bytes()
+    assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    size = sum(array.nbytes for array in arrays.values())
+    assert told[-1] == ("weights", size, size) and len(told) == len(arrays)

@@ -9,18 +9,18 @@ import pytest
 from config.errors import UserError
 from datasets.words.vocabulary import Vocabulary
 from serving.reports.explanation import Explanation, explain, graph_listening, listening_shares, read_sentence
-from serving.search.searcher import Searcher
+from serving.search.split_searcher import SplitSearcher
 
 
-def features(searcher: Searcher, row: int) -> np.ndarray:
+def features(searcher: SplitSearcher, row: int) -> np.ndarray:
     return searcher.dataset.regions(row).features
 
 
-def look(searcher: Searcher, row: int, text: str | None = None) -> Explanation:
+def look(searcher: SplitSearcher, row: int, text: str | None = None) -> Explanation:
     return explain(searcher, row, searcher.dataset.regions(row), text)
 
 
-def score_of(searcher: Searcher, image: np.ndarray, ids: list[int]) -> float:
+def score_of(searcher: SplitSearcher, image: np.ndarray, ids: list[int]) -> float:
     """Return the score of one image's regions [R,F] with one caption, each encoded by itself."""
     batch = {
         "regions": paddle.to_tensor(image[None]),

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> ImageRun:
     loader = PictureLoader(files, names, Stretch(16), Normalization(), Unreadables(refuse=True))
     dataset = ImageDataset("test", loader, pictures)
     vectors = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
-    encoded_pictures = EncodedPictures(vectors, np.arange(6), np.array(list("aaabbc")))
+    encoded_pictures = EncodedPictures(vectors, np.arange(6), np.array(list("aaabbc")), np.arange(6))
     ranks = image_ranks(vectors, encoded_pictures.classes)
     metrics = summarize_images(ranks.ranks, ranks.average_precision, ranks.r_precision)
     protocol = {
@@ -43,6 +43,7 @@ def run(tmp_path: Path) -> ImageRun:
         "queries": 5,
         "gallery": "",
         "gallery_images": 6,
+        "not_searched": 0,
         "tie_rule": "against",
         "tie_rule_text": "rank = ...",
     }

@@ -1,0 +1,1 @@
+"""Turns checkpoints of other implementations into run folders of ours, and back."""

@@ -1,0 +1,170 @@
+"""Writes a run of ours in the layout of the original: the same names, shapes, types and bits."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+from yacs.config import CfgNode
+
+from config.errors import UserError
+from config.files import refuse_existing, writing
+from config.load import config_of_checkpoint
+from engine.conversion.native import native_layout
+from engine.conversion.rules import Rule, original
+from engine.conversion.sheet import SHEET_FILE
+from engine.runs.checkpoint import MODEL_FILE, read_state, resolve_checkpoint, verify_files
+from engine.weights.bert_folder import CONFIG_FILE, VOCABULARY_FILE
+from engine.weights.plain_pickle import PlainObject
+from engine.weights.state_dicts import Tensors
+from engine.weights.stored import StoredTensor, narrow
+from engine.weights.tensor_files import open_safetensors
+from engine.weights.torch_writer import emit_pickle, write_torch_file
+
+OSCAR_WEIGHTS = "pytorch_model.bin"
+
+
+def write_torch(run: Path, output: Path, overwrite: bool) -> str:
+    """Write the run or checkpoint `run` as `output`; return a line about it.
+
+    The output is a file such as `x.pth.tar`, beside which a caption decoder becomes `x.caption_model.pth`,
+    or of an oscar a folder. Tensors of a converted run get back the names and types that its
+    `conversion.json` tells; others those of the original's code. Raises UserError for a run that has no
+    original, and a damaged one.
+    """
+    checkpoint = resolve_checkpoint(run)
+    state = read_state(checkpoint)
+    verify_files(checkpoint, state)
+    cfg = config_of_checkpoint(str(checkpoint))
+    arrays = open_safetensors(checkpoint / MODEL_FILE)
+    sheet = _read_sheet(checkpoint.parent / SHEET_FILE) or native_layout(cfg, arrays)
+    tensors = _originals(sheet, arrays, checkpoint)
+    extra = ""
+    if cfg.MODEL.NAME == "oscar":
+        _write_folder(output, tensors, sheet, checkpoint, overwrite)
+    else:
+        with writing(output) as draft:
+            write_torch_file(draft, _content(cfg.MODEL.NAME, tensors, sheet, state))
+            refuse_existing(output, overwrite)
+        extra = _write_beside(output, cfg, tensors, sheet, overwrite)
+    return f"{output}: {len(tensors)} tensors in the layout of {sheet['origin']}{extra}"
+
+
+def _read_sheet(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        sheet = json.loads(path.read_text(encoding="utf-8"))
+        (
+            sheet["tensors"],
+            sheet["original"],
+            sheet["origin"],
+            sheet["options"],
+            sheet["entries"],
+            sheet["left_out"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the parity sheet of a conversion ({error}): convert again") from error
+    return sheet
+
+
+def _originals(sheet: dict, arrays: Tensors, checkpoint: Path) -> Tensors:
+    """Return the original's tensors by name, each made of ours when it is asked for."""
+    try:
+        rules = [
+            Rule(
+                row["tensor"],
+                tuple(row["from"]),
+                row["transposed"],
+                tuple(row["columns"]) if row["columns"] else None,
+            )
+            for row in sheet["tensors"]
+        ]
+        missing = sorted(arrays.keys() ^ {rule.ours for rule in rules})
+        if missing:
+            raise UserError(f"{checkpoint}: tensor {missing[0]} has no place in {sheet['origin']}'s layout")
+        by_name: dict[str, list[Rule]] = {}
+        for rule in rules:
+            for name in rule.theirs:
+                by_name.setdefault(name, []).append(rule)
+        return {
+            row["name"]: _original_tensor(row["name"], row["type"], tuple(row["shape"]), by_name, arrays)
+            for row in sheet["original"]
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{checkpoint}: its {SHEET_FILE} is damaged ({error}): convert again") from error
+
+
+def _original_tensor(
+    name: str, kind: str, shape: tuple[int, ...], by_name: dict[str, list[Rule]], arrays: Tensors
+) -> StoredTensor:
+    """Return one of the original's tensors; trained numbers that its type cannot hold stay float32."""
+    rules = by_name[name]
+
+    def load() -> np.ndarray:
+        return original(name, rules, arrays, shape)
+
+    if kind in ("float16", "bfloat16"):
+        with contextlib.suppress(ValueError):
+            narrowed = narrow(load(), kind)
+            return StoredTensor(shape, kind, lambda: narrowed)
+    return StoredTensor(shape, "float64" if kind == "float64" else "float32", load)
+
+
+def _content(family: str, tensors: Tensors, sheet: dict, state: dict) -> object:
+    """Return what the original's training stores: of a dual encoder two encoders, options and counts."""
+    counters = {name: _counter(value) for name, value in sheet["left_out"].items() if value is not None}
+    everything = tensors | counters
+    if family in ("vse", "cnn"):
+        return everything
+    parts = [
+        {
+            name.removeprefix(f"{part}."): tensor
+            for name, tensor in everything.items()
+            if name.startswith(f"{part}.")
+        }
+        for part in ("img", "txt")
+    ]
+    options = PlainObject()
+    options.update(sheet["options"])
+    entries = {"epoch": 0, "best_rsum": 0.0, "Eiters": state["progress"]["step"]} | sheet["entries"]
+    return {"epoch": entries.pop("epoch"), "model": parts, "opt": options} | entries
+
+
+def _counter(value: object) -> StoredTensor:
+    array = np.array(int(value), dtype=np.int64)
+    return StoredTensor((), "int64", lambda: array)
+
+
+def _write_beside(output: Path, cfg: CfgNode, tensors: Tensors, sheet: dict, overwrite: bool) -> str:
+    """Write what the original keeps in a second file; return a text that names it."""
+    if cfg.MODEL.NAME == "vse" and sheet["options"] and "model" in output.name:
+        path = output.with_name(output.name.replace("model", "params"))
+        refuse_existing(path, overwrite)
+        with writing(path) as draft:
+            draft.write_bytes(emit_pickle(sheet["options"]))
+        return f"; options: {path}"
+    decoder = {
+        name.removeprefix("cap."): tensor for name, tensor in tensors.items() if name.startswith("cap.")
+    }
+    if not decoder:
+        return ""
+    path = output.with_name(output.name.removesuffix(".tar").removesuffix(".pth") + ".caption_model.pth")
+    refuse_existing(path, overwrite)
+    with writing(path) as draft:
+        write_torch_file(draft, decoder)
+    return f"; caption decoder: {path}"
+
+
+def _write_folder(output: Path, tensors: Tensors, sheet: dict, checkpoint: Path, overwrite: bool) -> None:
+    """Write the folder of an Oscar: pytorch_model.bin, config.json and vocab.txt."""
+    names = sheet["entries"].get("names", {})
+    with writing(output) as draft:
+        draft.mkdir()
+        write_torch_file(
+            draft / OSCAR_WEIGHTS, {names.get(name, name): tensor for name, tensor in tensors.items()}
+        )
+        text = json.dumps(sheet["entries"].get("config", {}), indent=1) + "\n"
+        (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
+        (draft / VOCABULARY_FILE).write_bytes((checkpoint / VOCABULARY_FILE).read_bytes())
+        refuse_existing(output, overwrite)

@@ -1,0 +1,1 @@
+"""One module for each implementation whose checkpoints are known, with a function `convert`."""

@@ -1,0 +1,78 @@
+"""Writes a converted checkpoint as a run folder that evaluation, search and further training take."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from config.errors import UserError
+from config.files import refuse_existing, writing
+from config.load import FrozenConfig, config_as_dict, load_config, save_config
+from config.progress import ShowProgress
+from engine.conversion.conversion import Conversion, Given
+from engine.conversion.rules import converted
+from engine.conversion.sheet import SHEET_FILE, sheet_of
+from engine.runs.checkpoint import MODEL_FILE, write_state
+from engine.runs.run_folder import RunFolder
+from engine.weights.tensor_files import stream_safetensors
+
+Compare = Callable[[Path, FrozenConfig], dict]
+
+
+def configuration(conversion: Conversion, given: Given, output: Path) -> FrozenConfig:
+    """Return the configuration of the run at `output`; the user's KEY=VALUE override the checkpoint's.
+
+    Raises UserError for a value that a key does not admit.
+    """
+    folder = output if output.name not in ("", "..") else output.absolute()
+    own = [f"OUTPUT.CHECKPOINT_DIR='{folder.parent}'", f"OUTPUT.SAVE_NAME='{folder.name}'"]
+    try:
+        return load_config(None, [*conversion.settings, *own, *given.overrides])
+    except UserError as error:
+        raise UserError(f"{conversion.source.path}: {error}") from error
+
+
+def write_run(
+    conversion: Conversion,
+    given: Given,
+    output: Path,
+    overwrite: bool,
+    show: ShowProgress,
+    compare: Compare | None = None,
+) -> dict:
+    """Write the run folder `output` whole or not at all, and return its parity sheet.
+
+    It holds `best/` (weights, vocabulary, state), `config.yaml`, an empty `log.jsonl` and `conversion.json`.
+    `compare` is called with the checkpoint and its configuration, and returns the sheet's `reference`.
+    """
+    cfg = configuration(conversion, given, output)
+    path = conversion.source.path
+    tensors = {rule.ours: converted(rule, conversion.tensors, path) for rule in conversion.rules}
+    sheet = sheet_of(conversion, tensors)
+    with writing(output) as draft:
+        run = RunFolder(draft)
+        run.best.mkdir(parents=True)
+        known = {MODEL_FILE: stream_safetensors(run.best / MODEL_FILE, tensors, show)}
+        if conversion.words is not None:
+            text = conversion.words.to_text()
+            (run.best / conversion.words.file_name).write_text(text, encoding="utf-8")
+        state = {
+            "model": cfg.MODEL.NAME,
+            "config": config_as_dict(cfg),
+            "progress": {"step": _step(conversion)},
+            "untrained": conversion.untrained,
+        }
+        write_state(run.best, state, known)
+        if compare is not None:
+            sheet["reference"] = compare(run.best, cfg)
+        save_config(cfg, run.config_file)
+        run.log_file.touch()
+        (draft / SHEET_FILE).write_text(
+            json.dumps(sheet, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        refuse_existing(output, overwrite)
+    return sheet
+
+
+def _step(conversion: Conversion) -> int:
+    steps = conversion.source.entries.get("Eiters", 0)
+    return steps if type(steps) is int and steps >= 0 else 0

@@ -1,0 +1,116 @@
+"""Extract further pictures exactly as the pictures of a feature file were extracted, by the file's record."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from config.network_files import Backbone, Detector
+from config.progress import ShowProgress, no_progress
+from datasets.pictures.files import PictureFiles
+from datasets.pictures.loader import PictureLoader
+from datasets.pictures.picture import Unreadables
+from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
+from engine.extraction.extractors import FeatureExtractor, batches_of, extract_batches
+from engine.weights.published_cnn import locate_weights
+
+_BATCH = 32
+
+
+def record_of(job: dict) -> dict:
+    """Return what a feature file keeps of the job that extracted it: all but which pictures these were."""
+    return {name: value for name, value in job.items() if name != "pictures"}
+
+
+def record_of_backbone(backbone: Backbone) -> dict:
+    """Return the record of an extraction of one vector for each picture by `backbone`."""
+    return {"backbone": vars(backbone), "detector": None, "options": [False, None, 0, 0, 0.0, _BATCH]}
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    backbone: Backbone
+    detector: Detector | None
+    ten_crop: bool
+    grid: int | None
+    fewest: int
+    most: int
+    least_score: float
+
+    @property
+    def has_regions(self) -> bool:
+        return bool(self.grid or self.detector)
+
+
+def extract_as_recorded(
+    record: dict,
+    source: Path,
+    files: PictureFiles,
+    refuse: bool,
+    threads: int,
+    progress: ShowProgress = no_progress,
+) -> tuple[list[str], list[np.ndarray], bool, dict[str, str]]:
+    """Extract the features of all pictures of `files` as the `record` in the file `source` says.
+
+    Returns the names of the readable pictures, their vectors (float32 [R,F] each), whether they are regions,
+    and the unreadable pictures with the reasons. With `refuse`, an unreadable picture is an error. Raises
+    `UserError` for a record of another version, and for a network that is missing or another one now.
+    """
+    recorded = _read(record, source)
+    backbone = recorded.backbone
+    unreadables = Unreadables(refuse=refuse)
+    transform = build_transform(backbone, recorded.ten_crop)
+    loader = PictureLoader(files, files.names, transform, normalization_of(backbone), unreadables)
+    extractor = _extractor(recorded, loader)
+    workers = threads if extractor.in_threads else 1
+    names, vectors = [], []
+    batches = batches_of(len(files.names), 0, _BATCH)
+    found = extract_batches(extractor, files.names, batches, workers)
+    for indices, (extracted, _) in zip(batches, found, strict=True):
+        names += [each.image_id for each in extracted]
+        vectors += [each.vectors for each in extracted]
+        progress("extracting", indices.stop, len(files.names))
+    return names, vectors, recorded.has_regions, unreadables.problems
+
+
+def _extractor(recorded: _Recorded, loader: PictureLoader) -> FeatureExtractor:
+    if recorded.detector:
+        bounds = recorded.least_score, recorded.fewest, recorded.most
+        return build_regions(loader, recorded.backbone, recorded.detector, *bounds)
+    if recorded.grid:
+        return build_grid(loader, recorded.backbone, recorded.grid)
+    return build_pooled(loader, recorded.backbone)
+
+
+def _read(record: dict, source: Path) -> _Recorded:
+    try:
+        networks = [_network(kind, record[name], source) for name, kind in _KINDS.items()]
+        ten_crop, grid, fewest, most, least_score, _ = record["options"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: its record of the extraction is of another version: extract it again, or name the "
+            "backbone"
+        ) from error
+    return _Recorded(*networks, ten_crop, grid, fewest, most, least_score)
+
+
+_KINDS = {"backbone": Backbone, "detector": Detector}
+
+
+def _network(kind: type, values: dict | None, source: Path) -> Backbone | Detector | None:
+    """Return a network as recorded; raise `UserError` if its file has other contents now."""
+    if values is None:
+        return None
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    digest = fields.pop("file", None)
+    network = kind(**fields)
+    path = locate_weights(getattr(network, "weights", "") or network.model)
+    if digest and os.path.isfile(path) and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise UserError(
+            f"{path}: another network than the one that made {source} (its SHA-256 begins with "
+            f"{digest[:12]}): put that one there, or name its YAML file as the backbone"
+        )
+    return network

@@ -1,0 +1,55 @@
+"""Reads files of paddle.save without Paddle: arrays by name."""
+
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from config.file_kinds import refusal
+from engine.weights.plain_pickle import FAILURES, PlainUnpickler, with_arrays
+from engine.weights.stored import StoredTensor, stored
+
+NAMES_KEY = "StructuredToParameterName@@"  # this entry holds Paddle's own names for the arrays
+
+
+def open_paddle_file(path: Path) -> dict[str, object]:
+    """Return the content of `path` (.pdparams), with each array as a `StoredTensor`.
+
+    Paddle stores bfloat16 as uint16, a type that no weights have. Raises UserError for a file that cannot be
+    read, is damaged, or holds anything but plain things and arrays.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = with_arrays(PlainUnpickler(file, {}).load())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, expected arrays by name")
+        return _tensors_of(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except FAILURES as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(refusal(path, f"not a file of arrays from Paddle: {reason}")) from error
+
+
+def read_paddle_file(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of `path` (.pdparams) by name; halves and bfloat16 are widened to float32.
+
+    Raises UserError as `open_paddle_file` does.
+    """
+    content = open_paddle_file(path)
+    nested = content.get("model", content)  # a checkpoint holds the epoch beside the model
+    arrays = nested if isinstance(nested, dict) else content
+    return {name: tensor.read() for name, tensor in arrays.items() if isinstance(tensor, StoredTensor)}
+
+
+def _tensors_of(content: dict) -> dict[str, object]:
+    """Return nested dicts with stored tensors; an array may come in a pair with Paddle's own name for it."""
+    found: dict[str, object] = {}
+    for name, value in content.items():
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+            value = value[1]
+        if isinstance(value, np.ndarray):
+            found[name] = stored(value, "bfloat16" if value.dtype == np.uint16 else "")
+        elif name != NAMES_KEY:
+            found[name] = _tensors_of(value) if isinstance(value, dict) else value
+    return found

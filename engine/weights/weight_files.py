@@ -1,0 +1,33 @@
+"""Opens a file of weights of any library, told by its content: torch, Paddle or safetensors."""
+
+import zipfile
+from pathlib import Path
+
+from engine.weights.paddle_files import open_paddle_file
+from engine.weights.tensor_files import open_safetensors
+from engine.weights.torch_files import open_torch_file
+
+_STREAM = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+
+
+def open_weights(path: Path) -> object:
+    """Return the content of `path`, with each tensor as a `StoredTensor`; raise UserError if that fails.
+
+    A file of no known beginning is taken for one of Paddle by its name, else for one of torch.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+        is_zip = zipfile.is_zipfile(path)
+    except OSError:
+        head, is_zip = b"", False  # the reader says what is wrong
+    if is_zip or head.startswith(_STREAM):
+        return open_torch_file(path)
+    if path.suffix == ".safetensors" or head[8:10] == b'{"':
+        return open_safetensors(path)
+    is_pickle = head[:1] == b"\x80" and len(head) == 16
+    return (open_paddle_file if is_pickle or _names_paddle(path) else open_torch_file)(path)
+
+
+def _names_paddle(path: Path) -> bool:
+    return path.suffix == ".pdparams" or path.name.startswith("paddle")

@@ -1,0 +1,1 @@
+"""Bundles: exported models that encode texts, pictures and features without Paddle."""

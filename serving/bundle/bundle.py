@@ -1,0 +1,206 @@
+"""Opens a bundle and encodes texts, features and pictures, or scores pairs, as the trained model does."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from config.bundle_files import identity_of, read_description
+from config.errors import UserError
+from datasets.pairs import Pairs
+from datasets.words.packed_tokens import PackedTokens
+from datasets.words.sentences import cut_sentence, encode_sentences
+from datasets.words.vocabulary import Vocabulary
+from serving.bundle.graph import Graph
+from serving.bundle.inputs import PicturePreparation, checked_features, mean_of_regions
+
+TEXTS_TOGETHER, IMAGES_TOGETHER, PICTURES_TOGETHER, PAIRS_TOGETHER = 256, 64, 16, 32
+
+
+class Bundle:
+    """An exported model; `open` makes one.
+
+    `description` is the content of `model.json`. `identity` is a SHA-256 in hexadecimal: bundles of equal
+    identity make equal embeddings. `dimension` is the width D of embeddings, and `measure` "cosine" or
+    "order" is how to compare them; a pair scorer has 0 and "".
+    """
+
+    def __init__(self, folder: Path, description: dict) -> None:
+        self.folder, self.description = folder, description
+        self.identity = identity_of(description)
+        embedding = description["embedding"] or {"width": 0, "measure": ""}
+        self.dimension: int = embedding["width"]
+        self.measure: str = embedding["measure"]
+        self._graphs: dict[str, Graph] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Bundle":
+        """Return the bundle in a folder, all files of which are checked; graphs are loaded when first used.
+
+        Raises UserError for a bundle that is missing, cut, changed, of another format, or for another
+        runtime.
+        """
+        folder = Path(folder)
+        description = read_description(folder)
+        runtime = description.get("runtime", "onnx")
+        if runtime != "onnx":
+            raise UserError(
+                f"{folder}: a bundle for {runtime}, which needs Paddle; export the model with --format onnx"
+            )
+        return cls(folder, description)
+
+    @cached_property
+    def words(self) -> Vocabulary:
+        """Return the vocabulary (of a BERT the word pieces); raise UserError for a model without text."""
+        text = self.description["text"]
+        if text is None:
+            raise self._lacks("a text encoder", "compare pictures with encode_pictures")
+        path = self.folder / text["file"]
+        if text["tokenizer"] != "wordpiece":
+            return Vocabulary.load(path)
+        from datasets.words.wordpiece import WordPiece
+
+        return WordPiece.load(path, text["lower"])
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of texts: float32 [N,D]; equal sentences are encoded once.
+
+        Raises UserError for a model without a text encoder.
+        """
+        self._check_embeds("text")
+        longest = self.description["text"]["longest"]
+        sentences: dict[tuple[int, ...], int] = {}
+        rows = [
+            sentences.setdefault(cut_sentence(ids, longest, self.words.end_id), len(sentences))
+            for ids in encode_sentences(texts, self.words)
+        ]
+        tokens = PackedTokens.of(sentences)
+        embeddings = np.empty((len(tokens), self.dimension), np.float32)
+        order = np.argsort(tokens.lengths, kind="stable")  # so that batches have little padding
+        for start in range(0, len(order), TEXTS_TOGETHER):
+            part = order[start : start + TEXTS_TOGETHER]
+            embeddings[part] = self.encode_tokens(**tokens.batch(part, self.words.pad_id))
+        return embeddings[np.array(rows, dtype=np.int64)]
+
+    def encode_tokens(self, token_ids: np.ndarray, text_len: np.ndarray) -> np.ndarray:
+        """Return the embeddings [B,D] of `token_ids` [B,T] with `text_len` [B] tokens each, all int64."""
+        return self._graph("text")(token_ids=token_ids, text_len=text_len)
+
+    def encode_features(self, features: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+        """Return the embeddings of images, float32 [N,D], from vectors [N,F] or from regions [N,R,F].
+
+        `counts` [N] are the regions of each image, the rest is padding (default: R). A model of vectors
+        encodes the mean of the regions. Raises UserError for features of another shape, NaN and infinity, and
+        for a model of pictures.
+        """
+        image = self._image_side()
+        if image["reads"] == "pixels":
+            raise self._lacks("an encoder of features", "give it pictures")
+        features, counts = checked_features(features, counts, image)
+        embeddings = np.empty((len(features), self.dimension), np.float32)
+        for start in range(0, len(features), IMAGES_TOGETHER):
+            part, count = (array[start : start + IMAGES_TOGETHER] for array in (features, counts))
+            if image["reads"] == "regions":
+                inputs = {"regions": part[:, : count.max()], "num_regions": count}
+            else:
+                inputs = {"features": mean_of_regions(part, count) if part.ndim == 3 else part}
+            found = self._graph("image")(
+                **{name: np.ascontiguousarray(each) for name, each in inputs.items()}
+            )
+            embeddings[start : start + len(part)] = found
+        return embeddings
+
+    def encode_pictures(self, pictures: Sequence[str | Path | Image.Image]) -> np.ndarray:
+        """Return the embeddings of picture files or of Pillow's images: float32 [N,D].
+
+        Raises UserError for a model of features, and for a picture that cannot be read.
+        """
+        preparation = self.picture_preparation
+        embeddings = np.empty((len(pictures), self.dimension), np.float32)
+        for start in range(0, len(pictures), PICTURES_TOGETHER):
+            part = pictures[start : start + PICTURES_TOGETHER]
+            pixels = np.stack([preparation.read_or_refuse(picture) for picture in part])
+            embeddings[start : start + len(part)] = self.encode_pixels(pixels)
+        return embeddings
+
+    @property
+    def picture_preparation(self) -> PicturePreparation:
+        """Return what turns pictures into pixels for `encode_pixels`; raise UserError without such a need."""
+        image = self._image_side()
+        if image["reads"] != "pixels":
+            raise self._lacks(
+                "an encoder of pictures",
+                f"it reads {image['reads']} of width {image['width']}: extract them with "
+                "tools/extract_features.py, and give it these",
+            )
+        return PicturePreparation.of(image)
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the embeddings [B,D] of prepared pictures `pixels`, float32 [B,3,H,W]."""
+        return self._graph("image")(pixels=pixels)
+
+    def score_pairs(
+        self,
+        texts: Sequence[str],
+        regions: np.ndarray,
+        counts: np.ndarray | None = None,
+        tags: Sequence[Sequence[str]] | None = None,
+        pairs: Pairs | None = None,
+    ) -> np.ndarray:
+        """Return the score of each pair of a text and an image, float32 [P]; higher fits better.
+
+        `regions` [I,R,F] with `counts` [I] are those of the images, and `tags` the object tags of each. Pair
+        p is text `pairs.captions[p]` with image `pairs.images[p]` (default: text p with image p). Raises
+        UserError for a model that scores no pairs, and for features as `encode_features` does.
+        """
+        if "pairs" not in self.description["graphs"]:
+            raise self._lacks("a scorer of pairs", "compare its embeddings instead")
+        from datasets.words.pair_texts import PairTexts, encode_tags
+
+        text, image = self.description["text"], self.description["image"]
+        regions, counts = checked_features(regions, counts, image)
+        regions, counts = regions[:, : image["most"]], np.minimum(counts, image["most"])
+        if image["tags"] and tags is None:
+            raise UserError(f"{self.folder}: expected the object tags of each image, which this model reads")
+        if pairs is None:
+            pairs = Pairs(np.arange(len(regions)), np.arange(len(texts)))
+        encoded = encode_tags(tags if image["tags"] else None, len(regions), self.words)
+        pair_texts = PairTexts(list(texts), encoded, self.words, text["longest"])
+        lengths = pair_texts.lengths(pairs) + counts[pairs.images]
+        scores, order = np.empty(len(pairs), np.float32), np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), PAIRS_TOGETHER):
+            part = order[start : start + PAIRS_TOGETHER]
+            images = pairs.images[part]
+            count = counts[images]
+            batch = pair_texts.batch(pairs[part])
+            scores[part] = self.score_batch(
+                **batch, regions=regions[images, : count.max()], num_regions=count
+            )
+        return scores
+
+    def score_batch(self, **inputs: np.ndarray) -> np.ndarray:
+        """Return the scores [P] of pairs, given the inputs of the graph `pairs` by name."""
+        return self._graph("pairs")(**inputs)
+
+    def _graph(self, name: str) -> Graph:
+        if name not in self._graphs:
+            self._graphs[name] = Graph(self.folder / self.description["graphs"][name]["file"])
+        return self._graphs[name]
+
+    def _image_side(self) -> dict:
+        self._check_embeds("image")
+        return self.description["image"]
+
+    def _check_embeds(self, side: str) -> None:
+        if side not in self.description["graphs"]:
+            what = (
+                "scores pairs of a text and an image"
+                if self.description["kind"] == "cross"
+                else "embeds pictures"
+            )
+            raise self._lacks(f"an encoder of {side}s", f"it {what}")
+
+    def _lacks(self, what: str, otherwise: str) -> UserError:
+        return UserError(f"{self.folder}: a {self.description['family']} model without {what}: {otherwise}")

@@ -1,0 +1,410 @@
+"""Build an index, in a folder beside what is searched, which the card then names in one step.
+
+What has been encoded stays: a build that was interrupted goes on where it stopped, and the processes of a
+launched job encode blocks in turns. One process puts the blocks together, in order.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from config.files import write_whole
+from config.progress import ShowProgress, no_progress
+from serving.index import engines, exact, measured
+from serving.index.card import FILE as CARD
+from serving.index.card import Card, as_json, present_versions, read_card, write_card
+from serving.index.engines import Saved
+from serving.index.index import THREADS, Index, cannot_write, clean, writer_lock
+from serving.index.items import Items
+from serving.index.sources import Encoder, Source
+from serving.index.vectors import VectorFile, check_vectors, take_rows
+
+ENGINES = ("auto", "scan", "float16", "lists")
+WANTED_RECALL = 0.97
+_BLOCKS = {"pictures": 128, "features": 1024, "captions": 1024}  # items that are encoded together
+_SCANNED_BYTES = 32 << 20  # so few vectors are searched without an engine
+_PATIENCE = 60.0  # seconds after which a block of another process is encoded here
+_DRAFT, _PLAN = "building", "plan.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which process of how many this is, from 0."""
+
+    number: int = 0
+    processes: int = 1
+
+    @classmethod
+    def launched(cls) -> "Job":
+        """Return what the launcher of this process says."""
+        number, processes = (os.environ.get(name) for name in ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM"))
+        return cls(int(number or 0), int(processes or 1))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an index searches: the engine, "auto" for the rule in docs/index.md, and the bytes it may hold."""
+
+    engine: str = "auto"
+    memory: int = 8 << 30
+    bundle_folder: str = ""
+
+
+def build(
+    encoder: Encoder,
+    source: Source,
+    out: Path,
+    options: Options = Options(),
+    show: ShowProgress = no_progress,
+    job: Job = Job(),
+    previous: str | None = None,
+) -> Card | None:
+    """Encode a source into the index `out`, and return its card; None in processes that only help.
+
+    `previous` is the data of the index that it replaces (tools/build_index.py --from). Raises UserError where
+    `out` holds an index otherwise, where another build was begun, and for a full disk; what has been encoded
+    stays there.
+    """
+    draft = out / _DRAFT
+    plan = _plan(encoder, source)
+    if job.number:
+        _help(encoder, source, draft, plan, job)
+        return None
+    with writer_lock(out):
+        if (out / CARD).exists():
+            if previous is None:
+                raise UserError(f"{out}: there is an index already: give another --out, or --overwrite")
+            clean(out)
+        began = time.monotonic()
+        _begin(draft, plan)
+        try:
+            _encode_all(encoder, source, draft, show, job)
+            card = Card(
+                data="",
+                holds=source.holds,
+                count=len(source.items),
+                dimension=encoder.dimension,
+                measure=encoder.measure,
+                bundle=encoder.identity,
+                bundle_folder=options.bundle_folder,
+                source=source.describe(),
+                previous=previous,
+            )
+            queries = encoded_queries(encoder, source)
+            card = finish(draft, card, options, queries, show)
+            card = replace(card, build_seconds=round(time.monotonic() - began, 3))
+            return publish(out, draft, card)
+        except OSError as error:
+            raise cannot_write(draft, error) from error
+
+
+@dataclass
+class Queries:
+    """Held-out queries [Q,D] and, for each, the rows of the items that it describes."""
+
+    vectors: np.ndarray
+    right: list[np.ndarray] = field(default_factory=list)
+
+
+def finish(
+    data: Path, card: Card, options: Options, queries: Queries | None, show: ShowProgress = no_progress
+) -> Card:
+    """Build the engine of the vectors in `data`, measure it, and return the card.
+
+    Raises OSError, and UserError for what no engine can hold.
+    """
+    vectors, _ = VectorFile(data, card.dimension).open(card.count)
+    versions = present_versions("faiss-cpu")
+    card = replace(
+        card, versions=versions, rows=0, check=0, parameters={}, engine="scan", precision="float32"
+    )
+    if not len(vectors):
+        raise UserError("nothing to index: the gallery has no items")
+    if card.measure == "order":
+        if options.engine not in ("auto", "scan"):
+            raise UserError(f"order similarity has exact search only: leave out --engine {options.engine}")
+        return replace(
+            card, recall_at_10=1.0, recall_queries="exact search: no other is known for order similarity"
+        )
+    kind = "captions"
+    if queries is None or not len(queries.vectors):
+        queries, kind = Queries(measured.perturbed(vectors, measured.QUERIES)), "perturbed items"
+    chosen = np.random.default_rng(2).permutation(len(queries.vectors))[: measured.QUERIES]
+    asked = queries.vectors[chosen]
+    show("exact search", 0, len(asked))
+    true = measured.true_best(vectors, asked, 10)
+    name, exact_ms = _choose(data, vectors, asked[:20], options, show)
+    if name == "scan":
+        engine, saved = exact.Scan(vectors, VectorFile(data, card.dimension).open(card.count)[1], data), None
+    elif name == "float16":
+        saved = engines.build_half(data, vectors, show)
+        engine = engines.load_half(data, saved, card.dimension, THREADS)
+    else:
+        saved = engines.build_lists(data, vectors, show)
+        engine = engines.load_lists(data, saved)
+        half = len(asked) // 2  # one half chooses how many lists are looked into, the other measures
+        engine.probes = _probes(engine, vectors, asked[:half], true[:half])
+        saved = replace(saved, parameters={**saved.parameters, "probes": engine.probes})
+        asked, true = asked[half:], true[half:]
+    show("measuring recall", 0, len(asked))
+    found = _search(engine, vectors, asked)
+    if name != "lists":
+        (data / engines.LISTS).unlink(missing_ok=True)
+    if name != "float16":
+        (data / engines.CODES).unlink(missing_ok=True)
+    saved = saved or Saved("scan", 0, 0, {})
+    return replace(
+        card,
+        engine=name,
+        rows=saved.rows,
+        check=saved.check,
+        parameters=saved.parameters,
+        precision={"scan": "float32", "float16": "float16", "lists": "8 bits"}[name],
+        recall_at_10=round(measured.recall(found, true, 10), 4),
+        recall_queries=f"{len(asked)} {kind}",
+        exact_query_ms=None if exact_ms is None else round(exact_ms, 2),
+        cutoff=_cutoff(vectors, queries) if queries.right else None,
+        memory_bytes=getattr(engine, "memory", 0),
+    )
+
+
+def publish(out: Path, draft: Path, card: Card) -> Card:
+    """Let a finished draft take the place of what the index held; raise OSError and UserError."""
+    taken = [int(path.name) for path in out.iterdir() if path.name.isdigit()]
+    card = replace(card, data=f"{max(taken, default=0) + 1:04d}")
+    for name in (_PLAN, "parts"):
+        path = draft / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_whole(draft / CARD, as_json(card))
+    os.rename(draft, out / card.data)
+    write_card(out, card)
+    return card
+
+
+def compact(folder: Path, options: Options | None = None, show: ShowProgress = no_progress) -> Card:
+    """Write an index anew without what was deleted, with an engine for all its rows, and switch to it.
+
+    Searches go on meanwhile. Recall is measured again, on perturbed items; the cut-off is kept. Raises
+    UserError where another process writes, and for a full disk; then the index is as it was.
+    """
+    with writer_lock(folder):
+        clean(folder)
+        card = read_card(folder)
+        data, draft = folder / card.data, folder / "compacting"
+        engine = card.engine if card.engine in ENGINES and card.count else "auto"
+        options = options or Options(engine="auto" if engine == "scan" else engine)
+        try:
+            draft.mkdir()
+            with contextlib.closing(Items(data)) as old, contextlib.closing(Items(draft, create=True)) as new:
+                vectors, checks = VectorFile(data, card.dimension).open(old.state().rows)
+                file, done, total = VectorFile(draft, card.dimension), 0, old.state().items
+                for block in _in_blocks(old.all(), 4096):
+                    rows = np.array([row for row, _ in block], np.int64)
+                    file.write(done, take_rows(data, vectors, checks, rows))
+                    new.insert([item for _, item in block])
+                    done += len(block)
+                    show("copying", done, total)
+            began = time.monotonic()
+            finished = finish(draft, replace(card, count=total), options, None, show)
+            seconds = round(card.build_seconds + time.monotonic() - began, 3)
+            card = publish(folder, draft, replace(finished, cutoff=card.cutoff, build_seconds=seconds))
+        except OSError as error:
+            raise cannot_write(draft, error) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
+        return card
+
+
+def rebuild(
+    encoder: Encoder,
+    source: Source,
+    folder: Path,
+    options: Options = Options(),
+    show: ShowProgress = no_progress,
+    job: Job = Job(),
+) -> Card | None:
+    """Encode all items of the index in `folder` with another model, beside it, and switch to that.
+
+    Searches go on with the old vectors until then; they stay in the folder until `drop_previous`.
+    `source` has the contents of all items. Raises UserError as `build` does.
+    """
+    card = read_card(folder)
+    with Index(folder, resident=False) as old:
+        source = source.limited_to(list(old.items()), folder)
+    return build(encoder, source, folder, options, show, job, previous=card.data)
+
+
+def drop_previous(folder: Path) -> None:
+    """Delete the data that an index had before its model was changed; raise UserError if there are none."""
+    with writer_lock(folder):
+        card = read_card(folder)
+        if card.previous is None:
+            raise UserError(f"{folder}: it keeps no older data")
+        write_card(folder, replace(card, previous=None))
+        clean(folder)
+
+
+def _plan(encoder: Encoder, source: Source) -> dict:
+    content = [[item.id, item.caption, item.metadata] for item in source.items]
+    digest = hashlib.sha256(
+        json.dumps([source.kind, str(source.path.resolve()), content]).encode()
+    ).hexdigest()
+    return {"bundle": encoder.identity, "items": len(source.items), "source": digest}
+
+
+def _begin(draft: Path, plan: dict) -> None:
+    """Make the folder of a build, or go on with the same one that was interrupted."""
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        there = json.loads((draft / _PLAN).read_text()) if (draft / _PLAN).exists() else None
+        if there is not None and there != plan:
+            raise UserError(
+                f"{draft}: another gallery, or bundle, was begun here: finish it with the same command, "
+                "or --overwrite it"
+            )
+        Items(draft, create=True).close()
+        (draft / "parts").mkdir(exist_ok=True)
+        if there is None:
+            write_whole(draft / _PLAN, json.dumps(plan))
+    except OSError as error:
+        raise cannot_write(draft, error) from error
+
+
+def _encode_all(encoder: Encoder, source: Source, draft: Path, show: ShowProgress, job: Job) -> None:
+    total, size = len(source.items), _BLOCKS[source.kind]
+    file = VectorFile(draft, encoder.dimension)
+    with contextlib.closing(Items(draft)) as items:
+        done = items.state().rows
+        while done < total:
+            show("encoding", done, total)
+            number = done // size
+            part = slice(done, min((number + 1) * size, total))
+            path = draft / "parts" / f"{number}.npy"
+            vectors = _encoded(encoder, source, part, path, number % job.processes == job.number)
+            file.write(done, vectors)
+            items.insert(source.items[part])
+            path.unlink(missing_ok=True)
+            done = part.stop
+        show("encoding", done, total)
+
+
+def _encoded(encoder: Encoder, source: Source, part: slice, path: Path, own: bool) -> np.ndarray:
+    """Return the vectors of a block, from the process that makes them, or else made here."""
+    waited_until = time.monotonic() + _PATIENCE
+    while not own and time.monotonic() < waited_until:
+        if path.exists():
+            vectors = np.load(path)
+            if len(vectors) == part.stop - part.start:
+                return check_vectors(str(path), vectors, encoder.dimension, encoder.measure)
+        time.sleep(0.02)
+    vectors = source.encode(encoder, part)
+    where = f"{source.path}: items {part.start + 1} to {part.stop}"
+    return check_vectors(where, vectors, encoder.dimension, encoder.measure)
+
+
+def _help(encoder: Encoder, source: Source, draft: Path, plan: dict, job: Job) -> None:
+    """Encode this process's blocks for the one that puts them together."""
+    waited_until = time.monotonic() + _PATIENCE
+    while not (draft / _PLAN).exists() or json.loads((draft / _PLAN).read_text()) != plan:
+        if time.monotonic() > waited_until:
+            raise UserError(f"{draft}: the first process of the job has not begun to build here")
+        time.sleep(0.05)
+    total, size = len(source.items), _BLOCKS[source.kind]
+    with contextlib.closing(Items(draft)) as items:
+        done = items.state().rows
+    for number, start in enumerate(range(0, total, size)):
+        path = draft / "parts" / f"{number}.npy"
+        if number % job.processes != job.number or start < done or path.exists():
+            continue
+        vectors = _encoded(encoder, source, slice(start, min(start + size, total)), path, True)
+        new = path.with_name(f".{number}.{os.getpid()}.npy")
+        try:
+            np.save(new, vectors)
+            os.replace(new, path)
+        except FileNotFoundError:  # the first process has finished without this block
+            return
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def encoded_queries(encoder: Encoder, source: Source) -> Queries | None:
+    """Return at most CALIBRATION random sentences of the source, encoded, and the rows that they describe."""
+    if not source.queries or source.holds == "captions" or encoder.measure != "cosine":
+        return None
+    chosen = np.random.default_rng(3).permutation(len(source.queries))[: measured.CALIBRATION]
+    pairs = [source.queries[place] for place in np.sort(chosen)]
+    row_of = {item.id: row for row, item in enumerate(source.items)}
+    vectors = np.concatenate(
+        [
+            encoder.encode_texts([text for _, text in pairs[start : start + 256]])
+            for start in range(0, len(pairs), 256)
+        ]
+    )
+    return Queries(vectors, [np.array([row_of[name]]) for name, _ in pairs])
+
+
+def _choose(
+    data: Path, vectors: np.ndarray, asked: np.ndarray, options: Options, show: ShowProgress
+) -> tuple[str, float | None]:
+    """Return the engine's name, and how long an exact query takes, if that was measured."""
+    if options.engine != "auto":
+        return options.engine, None
+    if vectors.nbytes <= _SCANNED_BYTES:
+        return "scan", None
+    if vectors.nbytes // 2 > options.memory:
+        return engines.choose(*vectors.shape, options.memory, np.inf), None
+    saved = engines.build_half(data, vectors, show)
+    exact_ms = engines.milliseconds(engines.load_half(data, saved, vectors.shape[1], THREADS), asked)
+    return engines.choose(*vectors.shape, options.memory, exact_ms), exact_ms
+
+
+def _probes(
+    engine: engines.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
+) -> int:
+    """Return the fewest lists to look into, a power of two, that find enough; all, if none do."""
+    most = engine.most_probes
+    while engine.probes < most:
+        if measured.recall(_search(engine, vectors, asked), true, 10) >= WANTED_RECALL:
+            return engine.probes
+        engine.probes = min(2 * engine.probes, most)
+    return engine.probes
+
+
+def _search(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> list[np.ndarray]:
+    def everything(query: np.ndarray, k: int, allowed: None) -> tuple[np.ndarray, np.ndarray]:
+        return exact.best_first(exact.exact_scores(vectors, query), np.arange(len(vectors)), k)
+
+    k = min(10, len(vectors))
+    found = exact.search(engine, lambda rows: vectors[rows], queries, k, None, everything)
+    return [rows for _, rows in found]
+
+
+def _cutoff(vectors: np.ndarray, queries: Queries) -> dict | None:
+    """Return the cut-off of "nothing here fits"; None where too few sentences are known to calibrate it."""
+    if len(queries.vectors) < 40:
+        return None
+    best, wrong = measured.best_scores(vectors, queries.vectors, queries.right)
+    rows = np.random.default_rng(0).permutation(len(vectors))[: measured.SAMPLE]
+    general = measured.sample_scores(vectors[np.sort(rows)], queries.vectors)
+    return measured.calibrate_cutoff(best, wrong, general)
+
+
+def _in_blocks(items: Iterator, size: int) -> Iterator[list]:
+    block = []
+    for item in items:
+        block.append(item)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block

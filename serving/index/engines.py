@@ -1,0 +1,250 @@
+"""What searches many vectors: float16 codes of all rows, or an inverted file of those with 8 bits a number.
+
+Both are saved beside the vectors, of which they are a copy, and load without computing. Neither is ever
+changed: rows that come later are searched beside it, and rows that go are left out. (FAISS 1.15.1's
+graphs cannot remove a row, and `IndexIDMap2` over an inverted file gives wrong ids after a removal,
+without an error.)
+"""
+
+import mmap
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from config.files import replacing
+from config.progress import ShowProgress, no_progress
+from serving.index.vectors import blocks_of, damaged
+
+CODES = "codes.f16"
+LISTS = "lists.faiss"
+ENOUGH_MS = 20.0  # an exact query may take so long before the approximate engine is chosen
+_WORD = np.uint64
+_SINGLE = 2.0**-24
+_TRAIN_ROWS = 64  # a list, that k-means is shown
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is saved of an engine: its name, its file's check, how many rows it holds, and its parameters."""
+
+    name: str
+    rows: int
+    check: int
+    parameters: dict
+
+
+class HalfPrecision:
+    """An engine that holds all rows as float16 in memory, half of what they take as float32 (FAISS, SQfp16).
+
+    The rows are shared among threads. `error` is measured: the length of what rounding took off a row,
+    and the rounding of the sums.
+    """
+
+    def __init__(self, shards: list, rounding: float, dimension: int) -> None:
+        import faiss
+
+        self._shards, self._starts = shards, np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
+        self.error = rounding + 2 * dimension * _SINGLE
+        # Each shard has a thread of its own: FAISS must not start more.
+        self._pool = ThreadPoolExecutor(len(shards), initializer=faiss.omp_set_num_threads, initargs=(1,))
+
+    @property
+    def memory(self) -> int:
+        """Return the bytes that are held."""
+        return sum(shard.ntotal * shard.code_size for shard in self._shards)
+
+    def propose(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        import faiss
+
+        def look(number: int) -> tuple[np.ndarray, np.ndarray]:
+            start, end = self._starts[number], self._starts[number + 1]
+            parameters = None
+            if allowed is not None:
+                bits = np.packbits(allowed[start:end], bitorder="little")
+                selector = faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits))
+                parameters = faiss.SearchParameters(sel=selector)
+            scores, rows = self._shards[number].search(queries, k, params=parameters)
+            return np.where(rows < 0, -np.inf, scores), np.where(rows < 0, -1, rows + start)
+
+        found = list(self._pool.map(look, range(len(self._shards))))
+        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = np.argsort(-scores, axis=1)[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+class InvertedFile:
+    """An approximate engine: rows in lists around centres, 8 bits a number (FAISS, IVF with SQ8).
+
+    A query looks into the `probes` lists whose centres are nearest. Where few rows are allowed, it looks into
+    as many more, so that it sees as many rows.
+    """
+
+    error = None
+
+    def __init__(self, index, probes: int) -> None:
+        self._index, self.probes, self.most_probes = index, probes, index.nlist
+
+    @property
+    def memory(self) -> int:
+        """Return the bytes that are held: codes, row numbers and centres."""
+        return self._index.ntotal * (self._index.code_size + 8) + self._index.nlist * self._index.d * 4
+
+    def propose(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        import faiss
+
+        parameters = faiss.SearchParametersIVF(nprobe=self.probes)
+        if allowed is not None:
+            allowed = allowed[: self._index.ntotal]
+            share = max(float(allowed.mean()), 1e-3)
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits))
+            probes = min(self._index.nlist, int(np.ceil(self.probes / share)))
+            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+        scores, rows = self._index.search(queries, k, params=parameters)
+        return np.where(rows < 0, -np.inf, scores), rows
+
+
+def build_half(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progress) -> Saved:
+    """Write the float16 codes of float32 `vectors` [N,D]; raise OSError, and UserError for huge numbers."""
+    rounding = 0.0
+    with replacing(folder / CODES) as draft:
+        with open(draft, "wb") as file:
+            for part in blocks_of(*vectors.shape):
+                codes, lost = _as_half(vectors[part])
+                rounding = max(rounding, lost)
+                file.write(codes.data)
+                show("writing codes", part.stop, len(vectors))
+    if not np.isfinite(rounding):
+        raise UserError("a vector has numbers that float16 cannot hold: build with --engine scan")
+    return Saved("float16", len(vectors), file_check(folder / CODES), {"rounding": rounding})
+
+
+def load_half(folder: Path, saved: Saved, dimension: int, threads: int) -> HalfPrecision:
+    """Return the engine of the codes in `folder`; raise UserError where they are not what was written."""
+    check_file(folder / CODES, saved)
+    codes = np.memmap(folder / CODES, np.uint8, "r", shape=(saved.rows, 2 * dimension))
+    return _sharded(codes, saved.parameters["rounding"], dimension, threads)
+
+
+def half_precision(vectors: np.ndarray, threads: int) -> HalfPrecision | None:
+    """Return the engine of float32 `vectors` [N,D]; None where float16 cannot hold their numbers."""
+    codes, rounding = _as_half(vectors)
+    return (
+        _sharded(codes.view(np.uint8), rounding, vectors.shape[1], threads) if np.isfinite(rounding) else None
+    )
+
+
+def _as_half(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return float16 codes [N,D], and a bound, barely above it, of the length of what a row loses."""
+    with np.errstate(over="ignore"):
+        codes = vectors.astype(np.float16)
+    lost = codes.astype(np.float32)
+    lost -= vectors
+    return codes, float(np.sqrt(np.einsum("nd,nd->n", lost, lost).max())) * (1 + 1e-3)
+
+
+def _sharded(codes: np.ndarray, rounding: float, dimension: int, threads: int) -> HalfPrecision:
+    import faiss
+
+    shards = []
+    cuts = np.linspace(0, len(codes), min(threads, len(codes)) + 1).astype(int)
+    for start, stop in pairwise(cuts.tolist()):
+        kind = faiss.ScalarQuantizer.QT_fp16
+        shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+        shard.is_trained = True  # float16 has nothing to learn
+        shard.add_sa_codes(np.ascontiguousarray(codes[start:stop]))
+        shards.append(shard)
+    return HalfPrecision(shards, rounding, dimension)
+
+
+def build_lists(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progress) -> Saved:
+    """Write an inverted file, of `lists_for` lists, of float32 `vectors` [N,D]; raise OSError."""
+    import faiss
+
+    lists = lists_for(len(vectors))
+    index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    random = np.random.default_rng(0)
+    wanted = min(len(vectors), lists * _TRAIN_ROWS)
+    show("training centres", 0, wanted)
+    index.train(vectors[np.sort(random.choice(len(vectors), wanted, replace=False))])
+    for part in blocks_of(*vectors.shape):
+        index.add(np.ascontiguousarray(vectors[part]))
+        show("filling lists", part.stop, len(vectors))
+    with replacing(folder / LISTS) as draft:
+        try:
+            faiss.write_index(index, str(draft))
+        except RuntimeError as error:  # FAISS's only way to say that the disk is full
+            raise OSError(f"FAISS could not write its file ({str(error).splitlines()[0][:120]})") from error
+    return Saved("lists", len(vectors), file_check(folder / LISTS), {"lists": lists, "probes": 1})
+
+
+def load_lists(folder: Path, saved: Saved) -> InvertedFile:
+    """Return the engine of the lists in `folder`; raise UserError where they are not what was written."""
+    import faiss
+
+    check_file(folder / LISTS, saved)
+    return InvertedFile(faiss.read_index(str(folder / LISTS)), saved.parameters["probes"])
+
+
+def lists_for(count: int) -> int:
+    """Return the number of lists for `count` rows: the power of two near the root, at most 65,536.
+
+    Then a query compares itself with about as many centres as with rows of one list.
+    """
+    return int(2 ** np.clip(np.round(np.log2(max(count, 1)) / 2), 2, 16))
+
+
+def choose(count: int, dimension: int, memory: int, exact_ms: float) -> str:
+    """Return "float16" or "lists", the engine for `count` rows of D numbers compared by inner products.
+
+    It is exact as long as a query, measured, takes no more than ENOUGH_MS and the codes fit into `memory`
+    bytes. Raises UserError where the lists do not fit either: then one machine is not enough.
+    """
+    if exact_ms <= ENOUGH_MS and count * dimension * 2 <= memory:
+        return "float16"
+    needed = count * (dimension + 8) + lists_for(count) * dimension * 4
+    if needed > memory:
+        raise UserError(
+            f"{count:,} vectors of {dimension} numbers need {needed / 1e9:.3g} GB even with 8 bits a number, "
+            f"and {memory / 1e9:.3g} GB are allowed: allow more by --memory, or name a Milvus by its address"
+        )
+    return "lists"
+
+
+def milliseconds(engine, queries: np.ndarray, k: int = 10) -> float:
+    """Return the median time that `engine` takes for one of `queries` [Q,D]."""
+    times = []
+    for query in queries:
+        start = time.perf_counter()
+        engine.propose(query[None], k, None)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)) * 1e3
+
+
+def file_check(path: Path) -> int:
+    """Return a check of a file: the exclusive or of its words of 64 bits and of its size."""
+    size = path.stat().st_size
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        words = np.frombuffer(content, _WORD, size // 8)
+        check = int(np.bitwise_xor.reduce(words)) ^ size
+        del words
+        return check ^ int.from_bytes(content[size - size % 8 :], "little")
+
+
+def check_file(path: Path, saved: Saved) -> None:
+    """Raise UserError unless the file is what `saved` says."""
+    try:
+        if not os.path.getsize(path) or file_check(path) != saved.check:
+            raise damaged(path, "its contents are not what was written")
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from error

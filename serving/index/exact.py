@@ -1,0 +1,150 @@
+"""Exact search: what a full sort of all float32 scores finds, in its order.
+
+An engine proposes rows by approximate scores whose error it knows. The proposed rows are scored again in
+float32, and the search goes on with more rows until none that was left out can be among the best.
+
+Equal scores are listed in the order of rows, as the evaluator lists them in the order of the split. So that
+equal vectors have equal scores, `exact_scores` sums every row alike, wherever it stands.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from serving.index.vectors import blocks_of, damaged, row_checks
+
+Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows [n,D] and a query [D] -> scores [n]
+TakeRows = Callable[[np.ndarray], np.ndarray]  # rows [n] -> vectors [n,D], whose checks have been compared
+
+_SINGLE = 2.0**-24  # unit roundoff of float32
+_MOST_PROPOSED = 4096
+
+
+class Engine(Protocol):
+    """What proposes rows.
+
+    `error` bounds by how much a proposed score differs from the exact one, for a query of length 1; None: the
+    engine may leave out a row whatever its score is.
+    """
+
+    error: float | None
+
+    def propose(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores [Q,k] and rows [Q,k] for `queries` [Q,D], best first, and row -1 behind the last.
+
+        `allowed`, bool [N]: the rows to choose from; None: all.
+        """
+
+
+def exact_scores(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Return the inner products [n] of float32 rows [n,D] with a query [D]."""
+    return np.einsum("nd,d->n", rows, query)
+
+
+def best_first(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k highest of `scores` [n] and their `rows`; equal scores in the order of rows."""
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order], rows[order]
+
+
+def search(
+    engine: Engine,
+    take: TakeRows,
+    queries: np.ndarray,
+    k: int,
+    allowed: np.ndarray | None,
+    everything: Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np.ndarray]],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return scores [<=k] and rows [<=k] of each of `queries` [Q,D], best first.
+
+    `take` gives vectors by row, and `everything` scores all rows for a query: the last resort where more than
+    some thousand rows are too alike to be told apart by what the engine proposes.
+    """
+    lengths = np.linalg.norm(queries, axis=1)
+    found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
+    left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if engine.error else 4 * k
+    while len(left):
+        proposed, rows = engine.propose(queries[left], wanted, allowed)
+        unsure = []
+        for place, query in enumerate(left):
+            there = rows[place][rows[place] >= 0]
+            scores, best = best_first(exact_scores(take(there), queries[query]), there, k)
+            found[query] = scores, best
+            if engine.error is None or len(there) < wanted:
+                continue
+            if proposed[place, -1] + engine.error * lengths[query] >= scores[-1]:
+                unsure.append(query)
+        left, wanted = np.array(unsure, np.int64), wanted * 4
+        if wanted > _MOST_PROPOSED:
+            for query in left:
+                found[query] = everything(queries[query], k, allowed)
+            break
+    return found
+
+
+def compare(path: Path, rows: np.ndarray, checks: np.ndarray) -> None:
+    """Raise UserError unless `rows` [n,D] have the `checks` [n] with which they were written to `path`."""
+    if not np.array_equal(row_checks(rows), checks):
+        raise damaged(path, "a vector is not what was written")
+
+
+class Scan:
+    """An engine that reads the float32 `vectors` [N,D] of the file, and holds nothing in memory.
+
+    Every block is compared with its `checks` [N] when it is read for the first time; UserError, which names
+    the file `path`, is raised for a row that has changed.
+    """
+
+    def __init__(self, vectors: np.ndarray, checks: np.ndarray, path: Path) -> None:
+        self._vectors, self._checks, self._path = vectors, checks, path
+        self._compared: set[int] = set()
+        self.error = 2 * vectors.shape[1] * _SINGLE  # of sums in two orders (Higham 2002, section 3.1)
+
+    def propose(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scores = self.scores(queries)
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+        k = min(k, len(scores))
+        places = np.argpartition(scores, len(scores) - k, axis=0)[len(scores) - k :].T  # [Q,k]
+        best = np.take_along_axis(scores.T, places, axis=1)
+        order = np.argsort(-best, axis=1)
+        best, places = np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
+        return best, np.where(np.isneginf(best), -1, places)
+
+    def scores(self, queries: np.ndarray) -> np.ndarray:
+        """Return the inner products [N,Q] of all rows with `queries` [Q,D]."""
+        scores = np.empty((len(self._vectors), len(queries)), np.float32)
+
+        def fill(part: slice) -> None:
+            block = self._vectors[part]
+            if part.start not in self._compared:
+                compare(self._path, block, self._checks[part])
+                self._compared.add(part.start)
+            np.matmul(block, queries.T, out=scores[part])
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(fill, blocks_of(*self._vectors.shape)))
+        return scores
+
+    def everything(
+        self, query: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores [<=k] and rows [<=k] of the best for a `query` [D], whatever is alike."""
+        scores = self.scores(query[None])[:, 0]
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+        k = min(k, int(np.isfinite(scores).sum()))
+        if not k:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows = np.flatnonzero(scores >= kth - 2 * self.error * np.linalg.norm(query))
+        parts = [rows[part] for part in blocks_of(len(rows), len(query))]
+        exact = [exact_scores(self._vectors[part], query) for part in parts]
+        return best_first(np.concatenate(exact), rows, k)

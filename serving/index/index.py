@@ -1,0 +1,385 @@
+"""An index in a folder: searched by many processes and threads while one process changes it.
+
+INDEX/card.json      what it is, and which folder holds its data; replacing it is how data are exchanged
+INDEX/0001/          items.sqlite, vectors.f32, checks.u32 and the file of the engine
+INDEX/writer.lock    locked by the one process that writes; the system releases it however that ends
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from serving.index import engines, exact, order
+from serving.index.card import FILE as CARD
+from serving.index.card import Card, check_bundle, read_card, write_card
+from serving.index.engines import Saved
+from serving.index.filters import parse_filter
+from serving.index.items import Item, Items, State, checked_items, refuse_unknown
+from serving.index.vectors import VectorFile, blocks_of, check_vectors, damaged, take_rows
+
+THREADS = 2  # that share one query
+_DIRECT_BYTES = 32 << 20  # if so few vectors are allowed, they are all scored
+_SCANNED_ROWS = 4096  # that came later than the engine was built, and are searched without one
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that was found. `shares` are the parts of its score, by the terms of the query."""
+
+    id: str
+    score: float
+    caption: str | None = None
+    metadata: dict = field(default_factory=dict)
+    shares: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows from `start` to `end` and the engine that searches them."""
+
+    start: int
+    end: int
+    engine: exact.Engine
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is searched: it never changes, and a newer one takes its place."""
+
+    state: State
+    vectors: np.ndarray  # [N,D]
+    checks: np.ndarray  # [N]
+    alive: np.ndarray | None  # bool [N]; None: all
+    parts: tuple[_Part, ...]
+
+
+class Index:
+    """The index in `folder`, opened to search or, if `writable`, to change it too.
+
+    With `resident`, an engine is loaded into memory that answers many queries quickly; without, the vectors
+    are read for each query, and nothing is loaded (an approximate engine always is). Threads may share an
+    index. Raises UserError for a folder that holds no index, or a damaged one, and where another process
+    writes.
+    """
+
+    def __init__(self, folder: str | Path, writable: bool = False, resident: bool = True) -> None:
+        self.folder, self._resident = Path(folder), resident
+        self._lock, self._stack = threading.RLock(), contextlib.ExitStack()
+        read_card(self.folder)
+        self._writable = writable
+        if writable:
+            self._stack.enter_context(writer_lock(self.folder))
+            clean(self.folder)
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files, and let another process write."""
+        if hasattr(self, "_items"):
+            self._items.close()
+        self._stack.close()
+
+    @property
+    def card(self) -> Card:
+        """Return the card, with the present number of items."""
+        with self._lock:
+            self._refresh()
+            return dataclasses.replace(self._card, count=self._view.state.items)
+
+    def check_bundle(self, identity: str) -> None:
+        """Raise UserError unless the bundle with this identity made the vectors."""
+        check_bundle(self.card, identity, self.folder)
+
+    def search(
+        self, queries: np.ndarray, k: int, where: str | None = None, of_pictures: bool = False
+    ) -> list[list[Hit]]:
+        """Return the `k` best items for each of `queries` [Q,D], best first, equal ones in the items' order.
+
+        `where` is a condition on the items (serving/index/filters.py). `of_pictures`: the queries are
+        pictures' vectors; this matters to order similarity alone, which compares a picture with pictures
+        by cosine. Raises UserError for queries of another dimension or length than the index holds, and
+        for a wrong condition.
+        """
+        for _ in range(_ATTEMPTS):
+            view, items, card, folder = self._now()
+            queries = check_vectors("query", queries, card.dimension, card.measure)
+            allowed = _allowed(view, items, where)
+            most = min(k, len(view.vectors))
+            found = _search_view(view, card, folder, queries, most, allowed, of_pictures)
+            known = items.at({int(row) for _, rows in found for row in rows})
+            if all(int(row) in known for _, rows in found for row in rows):
+                return [
+                    [_hit(known[int(row)], float(score)) for score, row in zip(*best, strict=True)]
+                    for best in found
+                ]
+        raise UserError(f"{self.folder}: changes faster than it can be searched: search again")
+
+    def vectors_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the vectors [n,D] of items; raise UserError for an id that is not there."""
+        view, items, _, folder = self._now()
+        rows = items.rows_of(ids)
+        refuse_unknown(ids, rows, self.folder)
+        return take_rows(folder, view.vectors, view.checks, np.array([rows[each] for each in ids], np.int64))
+
+    def items(self) -> Iterator[Item]:
+        """Yield all items in their order."""
+        for _, item in self._now()[1].all():
+            yield item
+
+    def sample(self, number: int, seed: int = 0) -> np.ndarray:
+        """Return the vectors of at most `number` random items [n,D]; the same ones every time."""
+        view, _, _, folder = self._now()
+        rows = np.arange(len(view.vectors)) if view.alive is None else np.flatnonzero(view.alive)
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:number]
+        return take_rows(folder, view.vectors, view.checks, np.sort(rows[chosen]))
+
+    def add(self, items: Sequence[Item], vectors: np.ndarray, replace: bool = False) -> None:
+        """Add items with their vectors [N,D]; with `replace`, update those that are there.
+
+        When it returns, they are on the disk, and every later search finds them. All are added, or none.
+        Raises UserError as `check_vectors`, `checked_items` and `Items.insert` do, and for a full disk.
+        """
+        self._change()
+        items = checked_items(items, "items")
+        vectors = check_vectors("vectors", vectors, self._card.dimension, self._card.measure)
+        if len(items) != len(vectors):
+            raise UserError(f"expected one vector an item, got {len(items)} items and {len(vectors)} vectors")
+        if not items:
+            return
+        with self._lock:
+            try:
+                self._vectors.write(self._items.state().rows, vectors)
+            except OSError as error:
+                raise cannot_write(self._vectors.path, error) from error
+            self._items.insert(items, replace)
+            self._write_count()
+
+    def describe(self, items: Sequence[Item]) -> None:
+        """Replace captions and metadata of items, not their vectors; raise UserError for unknown ids."""
+        self._change()
+        with self._lock:
+            self._items.describe_again(checked_items(items, "items"))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete items, all or none; raise UserError for an id that is not there."""
+        self._change()
+        with self._lock:
+            self._items.delete(list(dict.fromkeys(ids)))
+            self._write_count()
+
+    def verify(self) -> None:
+        """Read every file, and raise UserError for the first one that is not what was written."""
+        view, items, card, folder = self._now()
+        for part in blocks_of(*view.vectors.shape):
+            take_rows(folder, view.vectors, view.checks, np.arange(part.start, part.stop))
+        items.verify()
+        names = {"float16": engines.CODES, "lists": engines.LISTS}
+        if card.engine in names:
+            engines.check_file(folder / names[card.engine], saved_engine(card))
+
+    def _now(self) -> tuple[_View, Items, Card, Path]:
+        with self._lock:
+            self._refresh()
+            return self._view, self._items, self._card, self.folder / self._card.data
+
+    def _change(self) -> None:
+        if not self._writable:
+            raise ValueError("this index was opened to search; open it with writable=True")
+
+    def _write_count(self) -> None:
+        count = self._items.state().items
+        with contextlib.suppress(
+            UserError
+        ):  # the database decides; the card's number is for readers of the file
+            write_card(self.folder, dataclasses.replace(self._card, count=count))
+
+    def _refresh(self) -> None:
+        """Look for changes of this and other processes."""
+        stamp = _stamp(self.folder / CARD)
+        if stamp != self._card_stamp and read_card(self.folder).data != self._card.data:
+            self._items.close()
+            self._load()
+            return
+        self._card_stamp = stamp
+        state = self._items.state()
+        if state.change != self._view.state.change:
+            self._view = self._next_view(state, self._view)
+
+    def _load(self) -> None:
+        for _ in range(_ATTEMPTS):  # between the card and the files, another process may exchange the data
+            self._card_stamp = _stamp(self.folder / CARD)
+            self._card = read_card(self.folder)
+            data = self.folder / self._card.data
+            try:
+                self._items = Items(data)
+                self._vectors = VectorFile(data, self._card.dimension)
+                self._view = self._next_view(self._items.state(), None)
+                return
+            except UserError:
+                if read_card(self.folder).data == self._card.data:
+                    raise
+
+    def _next_view(self, state: State, before: _View | None) -> _View:
+        vectors, checks = self._vectors.open(state.rows)
+        alive = None
+        if state.items < state.rows:
+            alive = np.ones(state.rows, bool)
+            if before is not None and before.alive is not None:
+                alive[: len(before.alive)] = before.alive
+            alive[self._items.dead_rows(before.state.change if before else -1)] = False
+        parts = list(before.parts) if before else self._built_part(vectors, checks)
+        parts = [part for part in parts if not (isinstance(part.engine, exact.Scan))]
+        covered = parts[-1].end if parts else 0
+        if self._resident and self._card.engine != "scan" and state.rows - covered > _SCANNED_ROWS:
+            engine = engines.half_precision(vectors[covered:], THREADS)
+            if engine is not None:
+                parts.append(_Part(covered, state.rows, engine))
+                covered = state.rows
+        if covered < state.rows:
+            data = self.folder / self._card.data
+            scan = exact.Scan(vectors[covered:], checks[covered:], data / "vectors.f32")
+            parts.append(_Part(covered, state.rows, scan))
+        return _View(state, vectors, checks, alive, tuple(parts))
+
+    def _built_part(self, vectors: np.ndarray, checks: np.ndarray) -> list[_Part]:
+        card, data = self._card, self.folder / self._card.data
+        if card.rows > len(vectors):
+            raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {len(vectors)}")
+        if card.engine == "lists":
+            return [_Part(0, card.rows, engines.load_lists(data, saved_engine(card)))]
+        if card.engine == "float16" and self._resident:
+            return [_Part(0, card.rows, engines.load_half(data, saved_engine(card), card.dimension, THREADS))]
+        return []
+
+
+def _allowed(view: _View, items: Items, where: str | None) -> np.ndarray | None:
+    """Return the rows that may be found, bool [N]; None: all."""
+    if where is None:
+        return view.alive
+    rows = items.rows_where(parse_filter(where, items.keys()))
+    allowed = np.zeros(len(view.vectors), bool)
+    allowed[rows[rows < len(allowed)]] = True
+    return allowed if view.alive is None else allowed & view.alive
+
+
+def _search_view(
+    view: _View,
+    card: Card,
+    folder: Path,
+    queries: np.ndarray,
+    k: int,
+    allowed: np.ndarray | None,
+    of_pictures: bool,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return scores and rows of the best for each of `queries` [Q,D]."""
+    if card.measure == "order":
+        return [
+            order.search_by_order(
+                view.vectors, view.checks, query, k, allowed, card.holds == "pictures", of_pictures, folder
+            )
+            for query in queries
+        ]
+
+    def take(rows: np.ndarray) -> np.ndarray:
+        return take_rows(folder, view.vectors, view.checks, rows)
+
+    if allowed is not None and allowed.sum() * view.vectors.shape[1] * 4 <= _DIRECT_BYTES:
+        rows = np.flatnonzero(allowed)
+        taken = take(rows)
+        return [exact.best_first(exact.exact_scores(taken, query), rows, k) for query in queries]
+    found: list[list] = [[] for _ in queries]
+    for part in view.parts:
+        inside = None if allowed is None else allowed[part.start : part.end]
+        scan = exact.Scan(
+            view.vectors[part.start : part.end], view.checks[part.start : part.end], folder / "vectors.f32"
+        )
+        bests = exact.search(
+            part.engine,
+            lambda rows, start=part.start: take(rows + start),
+            queries,
+            k,
+            inside,
+            scan.everything,
+        )
+        for each, (scores, rows) in zip(found, bests, strict=True):
+            each.append((scores, rows + part.start))
+    return [each[0] if len(each) == 1 else _merged(each, k) for each in found]
+
+
+def _merged(found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    if not found:
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return exact.best_first(scores, rows, k)
+
+
+def _hit(item: Item, score: float) -> Hit:
+    return Hit(item.id, score, item.caption, item.metadata)
+
+
+def saved_engine(card: Card) -> Saved:
+    """Return what the card says of the engine's file."""
+    return Saved(card.engine, card.rows, card.check, card.parameters)
+
+
+@contextlib.contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write into the index of `folder`; raise UserError where another process does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "writer.lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: another process writes into this index: wait for it to end"
+            ) from error
+        yield
+
+
+def clean(folder: Path) -> None:
+    """Remove what processes that were killed have left in an index: data that no card names."""
+    card = read_card(folder)
+    kept = {card.data, card.previous}
+    for path in folder.iterdir():
+        if path.is_dir() and (path.name == "compacting" or path.name.isdigit() and path.name not in kept):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path.name.startswith(f".{CARD}."):
+            path.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return the error for a disk that refuses."""
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; what was acknowledged before is intact: free some "
+        "space"
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}: the index has gone") from error
+    return found.st_mtime_ns, found.st_ino

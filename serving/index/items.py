@@ -1,0 +1,295 @@
+"""What an index knows of its items: ids, captions and metadata, in SQLite, with the rows of their vectors.
+
+A row is the place of a vector in the file of vectors. It is given once: an item that is updated gets a
+new row, and the row of one that is deleted stays unused until the index is compacted. A transaction of
+this database is the moment in which a change becomes true; the vectors are on the disk before.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from serving.index.filters import Condition, as_sql, keys_of
+from serving.index.vectors import damaged
+
+FILE = "items.sqlite"
+_FORMAT = 1
+_TABLES = """
+CREATE TABLE items (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, caption TEXT, metadata TEXT, crc
+INTEGER); CREATE TABLE dead (row INTEGER PRIMARY KEY, change INTEGER NOT NULL); CREATE INDEX
+dead_by_change ON dead (change); CREATE TABLE keys (name TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE
+state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; INSERT INTO state VALUES ('format',
+1), ('rows', 0), ('items', 0), ('change', 0);
+"""
+_PART = 500  # rows or ids that one query names
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of a collection: its id, the sentence that describes it, and any JSON object."""
+
+    id: str
+    caption: str | None = None
+    metadata: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """How many rows have been given, how many items there are, and the number of the last change."""
+
+    rows: int
+    items: int
+    change: int
+
+
+class Items:
+    """The database in `folder`; threads may share it. Raises UserError where it cannot be read."""
+
+    def __init__(self, folder: Path, create: bool = False) -> None:
+        self.path = folder / FILE
+        self._lock = threading.RLock()
+        if not create and not self.path.exists():
+            raise damaged(self.path, "the file is missing")
+        with self._refused():
+            self._connection = _connect(self.path)
+            if create and not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
+            found = self._connection.execute("SELECT value FROM state WHERE name = 'format'").fetchone()
+        if found != (_FORMAT,):
+            raise UserError(f"{self.path}: another version of this format: build the index again")
+
+    def close(self) -> None:
+        """Close the file; what has been acknowledged stands in it."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def state(self) -> State:
+        """Return the present state."""
+        with self._reading() as execute:
+            values = dict(execute("SELECT name, value FROM state").fetchall())
+        try:
+            return State(values["rows"], values["items"], values["change"])
+        except KeyError as error:
+            raise damaged(self.path, f"no {error} in it") from error
+
+    def insert(self, items: Sequence[Item], replace: bool = False) -> None:
+        """Give the next rows to `items`, whose vectors are on the disk, in one transaction.
+
+        `replace`: an item whose id is there is updated. Raises UserError that names ids which are there
+        already, or twice among `items`; then nothing has changed.
+        """
+        with self._writing() as (execute, state):
+            ids = [item.id for item in items]
+            there = self._rows_of(execute, ids)
+            if not replace:
+                _refuse_known(ids, there)
+            self._bury(execute, list(there.values()), state)
+            rows = range(state.rows, state.rows + len(items))
+            self._connection.executemany(
+                "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
+                [(row, *_as_columns(item)) for row, item in zip(rows, items, strict=True)],
+            )
+            names = {(key,) for item in items for key in keys_of(item.metadata)}
+            self._connection.executemany("INSERT OR IGNORE INTO keys VALUES (?)", names)
+            _count(execute, "rows", len(items))
+            _count(execute, "items", len(items) - len(there))
+
+    def describe_again(self, items: Sequence[Item]) -> None:
+        """Replace captions and metadata of `items`, not their vectors; raise UserError for unknown ids."""
+        with self._writing() as (execute, _):
+            there = self._rows_of(execute, [item.id for item in items])
+            refuse_unknown([item.id for item in items], there, self.path.parent)
+            for item in items:
+                execute("DELETE FROM items WHERE row = ?", (there[item.id],))
+                execute("INSERT INTO items VALUES (?, ?, ?, ?, ?)", (there[item.id], *_as_columns(item)))
+                for key in keys_of(item.metadata):
+                    execute("INSERT OR IGNORE INTO keys VALUES (?)", (key,))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete items in one transaction; raise UserError that names ids which are not there."""
+        with self._writing() as (execute, state):
+            there = self._rows_of(execute, ids)
+            refuse_unknown(ids, there, self.path.parent)
+            self._bury(execute, list(there.values()), state)
+            _count(execute, "items", -len(there))
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the rows of those of `ids` that are there."""
+        with self._reading() as execute:
+            return self._rows_of(execute, ids)
+
+    def at(self, rows: Iterable[int]) -> dict[int, Item]:
+        """Return the items of those of `rows` that are in use; raise UserError for one that has changed."""
+        wanted = [int(row) for row in rows]
+        found = {}
+        with self._reading() as execute:
+            for start in range(0, len(wanted), _PART):
+                part = wanted[start : start + _PART]
+                query = f"SELECT * FROM items WHERE row IN ({_marks(part)})"
+                for row, *columns in execute(query, part):
+                    found[row] = self._as_item(row, columns)
+        return found
+
+    def all(self) -> Iterator[tuple[int, Item]]:
+        """Yield all rows in use with their items, in the order of rows."""
+        last = -1
+        while True:
+            with self._reading() as execute:
+                part = execute(
+                    "SELECT * FROM items WHERE row > ? ORDER BY row LIMIT 10000", (last,)
+                ).fetchall()
+            if not part:
+                return
+            for row, *columns in part:
+                yield row, self._as_item(row, columns)
+            last = part[-1][0]
+
+    def rows_where(self, condition: Condition) -> np.ndarray:
+        """Return the rows [n] of the items that meet a condition, in order."""
+        sql, values = as_sql(condition)
+        with self._reading() as execute:
+            found = execute(f"SELECT row FROM items WHERE {sql} ORDER BY row", values).fetchall()
+        return np.fromiter((row for (row,) in found), np.int64, len(found))
+
+    def dead_rows(self, after_change: int = -1) -> np.ndarray:
+        """Return the rows [n] whose items were deleted or updated by a later change than `after_change`."""
+        with self._reading() as execute:
+            found = execute("SELECT row FROM dead WHERE change > ?", (after_change,)).fetchall()
+        return np.fromiter((row for (row,) in found), np.int64, len(found))
+
+    def keys(self) -> list[str]:
+        """Return the dotted keys that the metadata of some item has or had."""
+        with self._reading() as execute:
+            return [name for (name,) in execute("SELECT name FROM keys ORDER BY name")]
+
+    def verify(self) -> None:
+        """Read everything; raise UserError if anything is not what was written."""
+        with self._reading() as execute:
+            problems = execute("PRAGMA integrity_check(1)").fetchall()
+        if problems != [("ok",)]:
+            raise damaged(self.path, " ".join(str(problems[0][0]).split())[:100])
+        if sum(1 for _ in self.all()) != self.state().items:
+            raise damaged(self.path, "items are missing")
+
+    def _rows_of(self, execute, ids: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for start in range(0, len(ids), _PART):
+            part = list(ids[start : start + _PART])
+            found.update(execute(f"SELECT id, row FROM items WHERE id IN ({_marks(part)})", part).fetchall())
+        return found
+
+    def _bury(self, execute, rows: list[int], state: State) -> None:
+        for row in rows:
+            execute("DELETE FROM items WHERE row = ?", (row,))
+            execute("INSERT INTO dead VALUES (?, ?)", (row, state.change + 1))
+
+    def _as_item(self, row: int, columns: Sequence) -> Item:
+        identity, caption, metadata, crc = columns
+        if crc != _crc(identity, caption, metadata):
+            raise damaged(self.path, f"the item of row {row + 1} is not what was written")
+        return Item(identity, caption, json.loads(metadata) if metadata else {})
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator:
+        with self._lock, self._refused():
+            yield self._connection.execute
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[tuple]:
+        with self._lock, self._refused():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute, self.state()
+                _count(self._connection.execute, "change", 1)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{self.path}: {error}; what was acknowledged before is intact") from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise damaged(self.path, str(error)) from error
+
+
+def checked_items(items: Iterable[Item], what: str) -> list[Item]:
+    """Return the items as a list; `what` names them in messages.
+
+    Raises UserError for an id that is no text, or stands twice, and for metadata that are no JSON object.
+    """
+    checked, seen = [], set()
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item.id, str) or not item.id or "\0" in item.id:
+            raise UserError(f"{what}: item {number}: expected a text as id, got {item.id!r}")
+        if item.id in seen:
+            raise UserError(f"{what}: the id {item.id!r} is there twice: give each item an id of its own")
+        if not isinstance(item.metadata, dict):
+            raise UserError(f"{what}: {item.id!r}: expected a JSON object as metadata, got {item.metadata!r}")
+        try:
+            json.dumps(item.metadata, allow_nan=False).encode()
+            f"{item.id}{item.caption or ''}".encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{what}: {item.id!r}: the metadata are not JSON ({error})") from error
+        seen.add(item.id)
+        checked.append(item)
+    return checked
+
+
+def refuse_unknown(ids: Sequence[str], there: Iterable[str], where: object) -> None:
+    """Raise UserError that names those of `ids` that are not among `there`."""
+    missing = list(dict.fromkeys(each for each in ids if each not in there))
+    if missing:
+        raise UserError(f"{where}: there is no item {_some(missing)}: nothing has been changed")
+
+
+def _refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:
+    known = [each for each in ids if each in there]
+    if known:
+        raise UserError(f"there is an item {_some(known)} already: update it, or delete it first")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return f"{shown} ({len(names)} in all)" if len(names) > 5 else shown
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    log = path.with_name(path.name + "-wal")
+    if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+        connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+    where = f"{path.resolve().as_uri()}?immutable=1"  # such as a read-only mount, where no log can be opened
+    return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _count(execute, name: str, more: int) -> None:
+    execute("UPDATE state SET value = value + ? WHERE name = ?", (more, name))
+
+
+def _as_columns(item: Item) -> tuple[str, str | None, str | None, int]:
+    metadata = json.dumps(item.metadata, ensure_ascii=False) if item.metadata else None
+    return item.id, item.caption, metadata, _crc(item.id, item.caption, metadata)
+
+
+def _crc(identity: str, caption: str | None, metadata: str | None) -> int:
+    return zlib.crc32(json.dumps([identity, caption, metadata]).encode())
+
+
+def _marks(values: Sequence) -> str:
+    return ", ".join("?" * len(values))

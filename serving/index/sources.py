@@ -1,0 +1,194 @@
+"""What an index is built from: a folder of pictures, a file of features, or a file of captions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from config.errors import UserError
+from serving.index.items import Item, checked_items
+
+CAPTION_ENDINGS = (".txt", ".jsonl", ".tsv")
+
+
+class Encoder(Protocol):
+    """What makes vectors of a model; a bundle is one.
+
+    `identity` names the model and its version, `dimension` is D, and `measure` "cosine" or "order".
+    """
+
+    identity: str
+    dimension: int
+    measure: str
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Return the vectors [N,D] of sentences."""
+
+    def encode_features(self, features: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+        """Return the vectors [N,D] of pictures' features [N,F], or of `counts` [N] regions each, [N,R,F]."""
+
+    def encode_pictures(self, paths: list[Path]) -> np.ndarray:
+        """Return the vectors [N,D] of picture files."""
+
+
+@dataclass
+class Source:
+    """The items of a gallery, and how a part of them is encoded. `kind` is pictures, features or captions."""
+
+    kind: str
+    path: Path
+    items: list[Item]
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of the file, for features
+    store: object = None
+    queries: list[tuple[str, str]] = field(default_factory=list)  # ids and sentences that describe them
+    captions: Path | None = None  # the file of these sentences
+
+    @property
+    def holds(self) -> str:
+        """Return what the vectors are of: "pictures" or "captions"."""
+        return "captions" if self.kind == "captions" else "pictures"
+
+    def encode(self, encoder: Encoder, part: slice) -> np.ndarray:
+        """Return the vectors [n,D] of a part of the items; raise UserError for what cannot be read."""
+        if self.kind == "captions":
+            return encoder.encode_texts([item.caption for item in self.items[part]])
+        if self.kind == "pictures":
+            return encoder.encode_pictures([self.path / item.id for item in self.items[part]])
+        rows = self.rows[part]
+        counts = None if self.store.max_regions is None else self.store.counts(rows)
+        return encoder.encode_features(self.store.gather(rows, pool=False), counts)
+
+    def limited_to(self, items: Sequence[Item], where: object) -> "Source":
+        """Return the source of `items` alone, as the caller describes them; refuse those that it lacks."""
+        place = {item.id: number for number, item in enumerate(self.items)}
+        missing = [item.id for item in items if item.id not in place]
+        if missing:
+            shown = ", ".join(map(repr, missing[:5])) + (
+                f" ({len(missing)} in all)" if len(missing) > 5 else ""
+            )
+            raise UserError(
+                f"{where}: its item {shown} is not in {self.path}: give a --gallery that has all items"
+            )
+        rows = self.rows[[place[item.id] for item in items]] if self.kind == "features" else self.rows
+        names = {item.id for item in items}
+        queries = [query for query in self.queries if query[0] in names]
+        return replace(self, items=list(items), rows=rows, queries=queries)
+
+    def describe(self) -> dict[str, str]:
+        """Return the kind and the files, for the card."""
+        files = {"path": self.path} | ({"captions": self.captions} if self.captions else {})
+        return {"kind": self.kind, **{name: str(path.resolve()) for name, path in files.items()}}
+
+
+def open_source(gallery: str | Path, captions: str | Path | None = None) -> Source:
+    """Open a folder of pictures, a file of features (.npy, .h5, .tsv of regions) or captions (.txt, .jsonl).
+
+    `captions`: a file of sentences, captions and metadata of the gallery's items. Raises UserError for
+    what is none of these, and for sentences of items that are not in the gallery.
+    """
+    gallery = Path(gallery)
+    if gallery.suffix in (".txt", ".jsonl"):
+        lines = read_sentences(gallery)
+        items = [Item(each.id, each.caption, each.metadata) for each in lines]
+        source = Source("captions", gallery, checked_items(items, str(gallery)))
+        if any(not item.caption for item in items):
+            raise UserError(f"{gallery}: every line needs a caption: it is what is encoded")
+    elif gallery.is_dir():
+        from datasets.pictures.files import PictureFiles
+
+        names = PictureFiles(gallery).names
+        source = Source("pictures", gallery, checked_items(map(Item, names), str(gallery)))
+    elif gallery.suffix == ".zip":
+        raise UserError(f"{gallery}: expected a folder of pictures: unpack it, and name the folder")
+    elif not gallery.exists():
+        raise UserError(f"{gallery}: no such file or folder, expected pictures, features or captions")
+    else:
+        from datasets.features.formats import open_features
+
+        store = open_features(gallery)
+        ids = store.image_ids or [str(row) for row in range(len(store))]
+        items = checked_items(map(Item, map(str, ids)), str(gallery))
+        source = Source("features", gallery, items, np.arange(len(ids)), store)
+    return _described(source, Path(captions)) if captions else source
+
+
+def read_sentences(path: Path) -> list[Item]:
+    """Return a line's id, sentence and metadata for each line of a file, which may repeat ids.
+
+    `.jsonl`: objects with "id", and perhaps "caption" and "metadata". Others: an id, a tab and a
+    sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
+    is a sentence, whose id is its number. Raises UserError that names a line which is neither.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text in UTF-8 ({error})") from error
+    read = _json_line if path.suffix == ".jsonl" else _plain_line
+    found = [
+        read(f"{path} line {number}", number, line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not found:
+        raise UserError(f"{path}: empty, expected a sentence a line")
+    return found
+
+
+def _plain_line(where: str, number: int, line: str) -> Item:
+    name, tab, sentence = line.partition("\t")
+    if not tab:
+        return Item(str(number), line.strip())
+    if not sentence.strip() or not name.partition("#")[0].strip():
+        raise UserError(f"{where}: expected an id, a tab and a sentence, got {line[:60]!r}")
+    return Item(name.partition("#")[0].strip(), sentence.strip())
+
+
+def _json_line(where: str, number: int, line: str) -> Item:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
+    if not isinstance(content, dict) or set(content) - {"id", "caption", "metadata"}:
+        raise UserError(f'{where}: expected an object of "id", "caption" and "metadata", got {line[:60]!r}')
+    name, caption, metadata = (
+        content.get("id", str(number)),
+        content.get("caption"),
+        content.get("metadata", {}),
+    )
+    if (
+        not isinstance(name, str | int)
+        or not isinstance(caption, str | None)
+        or not isinstance(metadata, dict)
+    ):
+        raise UserError(
+            f"{where}: expected a text as id and caption, and an object as metadata, got {line[:60]!r}"
+        )
+    return Item(str(name), caption, metadata)
+
+
+def _described(source: Source, path: Path) -> Source:
+    """Return the source with the captions, metadata and queries of a file."""
+    place = {item.id: number for number, item in enumerate(source.items)}
+    if source.kind == "pictures":  # a file may name a picture without its folder or ending
+        from datasets.pictures.files import PictureFiles
+
+        lines = read_sentences(path)
+        names = PictureFiles(source.path).find(
+            [each.id for each in lines], (f"{path}: {e.id}" for e in lines)
+        )
+        lines = [replace(each, id=name) for each, name in zip(lines, names, strict=True)]
+    else:
+        lines = read_sentences(path)
+    unknown = [each.id for each in lines if each.id not in place]
+    if unknown:
+        raise UserError(
+            f"{path}: there is no item {unknown[0]!r} in {source.path} ({len(unknown)} such lines)"
+        )
+    items = list(source.items)
+    for line in lines:
+        item = items[place[line.id]]
+        caption = item.caption or line.caption
+        items[place[line.id]] = Item(item.id, caption, item.metadata | line.metadata)
+    queries = [(line.id, line.caption) for line in lines if line.caption]
+    return replace(source, items=checked_items(items, str(path)), queries=queries, captions=path)

@@ -1,0 +1,139 @@
+"""Captions of any language become tokens."""
+
+import builtins
+import unicodedata
+
+import pytest
+
+from config.errors import UserError
+from datasets.words import tokens as tokens_module
+from datasets.words.letters import runs_words_together
+from datasets.words.tokens import TOKENIZERS, tokenize
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("Two dogs, and a CAT.", ["two", "dogs", ",", "and", "a", "cat", "."]),
+        ("the man's dog isn't here", ["the", "man", "'s", "dog", "isn't", "here"]),
+        ("the man’s t-shirt", ["the", "man", "'s", "t-shirt"]),
+        ("a snow-covered 'roof' - red", ["a", "snow-covered", "'", "roof", "'", "-", "red"]),
+        ("3,000 croissants at 5:30, 2.5 m", ["3,000", "croissants", "at", "5", ":", "30", ",", "2.5", "m"]),
+        ("ÉRIC et Zoë", ["éric", "et", "zoë"]),
+        ("stray  spaces .", ["stray", "spaces", "."]),
+    ],
+)
+def test_simple_tokens(caption, tokens):
+    assert tokenize(caption, "simple") == tokens
+
+
+def test_whitespace_keeps_what_stands_between_spaces():
+    assert tokenize(" A dog's life . ", "whitespace") == ["A", "dog's", "life", "."]
+
+
+def test_nltk_lower_cases_ascii_letters_alone_as_the_originals_do():
+    assert tokenize("Éric's DOG isn't here!", "nltk") == ["Éric", "'s", "dog", "is", "n't", "here", "!"]
+
+
+def test_missing_nltk_names_the_package(monkeypatch):
+    def refuse(name, *rest, **named):
+        if name.startswith("nltk"):
+            raise ImportError(name)
+        return original(name, *rest, **named)
+
+    original = builtins.__import__
+    tokens_module._nltk_tokenizer.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UserError, match="pip install nltk"):
+        tokenize("a dog", "nltk")
+
+
+def test_unknown_tokenizer_lists_the_choices():
+    with pytest.raises(ValueError, match="simple, characters, nltk, whitespace"):
+        tokenize("a dog", "spacy")
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "हिन्दी में पानी",  # Hindi: vowel signs and virama are marks
+        "দুটি কুকুর দৌড়াচ্ছে",  # Bengali
+        "தமிழ் மொழி",  # Tamil
+        "người đàn ông đi xe đạp",  # Vietnamese
+        "كَلْبٌ يَجْرِي فِي الثَّلْجِ",  # Arabic with its points
+        "כֶּלֶב רָץ",  # Hebrew with its points
+        "می‌خواهم بروم",  # Persian: a joiner stands inside the word
+        "검은 개가 눈 위를 달린다",  # Korean
+        "ё й щётка",  # Cyrillic
+        "x̂ y̆",  # letters that have no composed form
+    ],
+)
+@pytest.mark.parametrize("tokenizer", ["simple", "characters", "whitespace"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_mark_belongs_to_its_letter(caption: str, tokenizer: str, form: str) -> None:
+    expected = unicodedata.normalize("NFC", caption).split()
+    assert tokenize(unicodedata.normalize(form, caption), tokenizer) == expected
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_both_forms_of_a_text_have_the_same_tokens(tokenizer: str) -> None:
+    caption = "Café von Zoë, người, 한강, हिन्दी, ग़ज़ल, が"
+    tokens = tokenize(unicodedata.normalize("NFC", caption), tokenizer)
+    assert tokenize(unicodedata.normalize("NFD", caption), tokenizer) == tokens
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("一只黑狗在雪地里跑。", list("一只黑狗在雪地里跑。")),
+        ("一只Husky狗，3只猫", ["一", "只", "husky", "狗", "，", "3", "只", "猫"]),
+        ("スケボーに乗る", list("スケボーに乗る")),
+        ("か\u3099く", ["が", "く"]),
+        ("คนขี่ม้า", ["ค", "น", "ขี่", "ม้", "า"]),
+        ("ដើរ", ["ដើ", "រ"]),
+        ("A man's t-shirt, 2.5 m", ["a", "man", "'s", "t-shirt", ",", "2.5", "m"]),
+        ("검은 개 हिन्दी", ["검은", "개", "हिन्दी"]),
+    ],
+)
+def test_characters_are_letters_where_no_spaces_are_written(caption: str, tokens: list[str]) -> None:
+    assert tokenize(caption, "characters") == tokens
+
+
+@pytest.mark.parametrize("tokenizer", ["simple", "characters"])
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("\ufeffco\u00adoperate now\u200bhere", ["cooperate", "now", "here"]),
+        ("\u200fכלב\u200e", ["כלב"]),
+        ("👨‍👩‍👧 ❤️👍🏽", ["👨‍👩‍👧", "❤️", "👍🏽"]),
+        ("İstanbul ΣΟΦΟΣ", ["i̇stanbul", "ΣΟΦΟΣ".lower()]),
+    ],
+)
+def test_what_steers_the_display_is_no_token(tokenizer: str, caption: str, tokens: list[str]) -> None:
+    assert tokenize(caption, tokenizer) == tokens
+
+
+TOGETHER = {
+    "Chinese": ["一个男孩在公园跑。", "一只黑狗，在雪地里", "女孩看书"],
+    "Japanese": ["黒い犬が雪の上を走っている", "スケートボードに乗る少年"],
+    "Thai": ["ผู้ชายขี่ม้าในทุ่งหญ้า", "หมาดำวิ่งบนหิมะ"],
+    "Lao": ["ຜູ້ຊາຍຂີ່ມ້າໃນທົ່ງຫຍ້າ"],
+    "Khmer": ["បុរសម្នាក់ជិះសេះក្នុងវាលស្មៅ"],
+    "Burmese": ["လူတစ်ယောက်မြင်းစီးနေသည်"],
+    "Chinese among English": ["a dog"] * 5 + ["一个男孩在公园跑"],
+}
+APART = {
+    "segmented Chinese": ["一个 男孩 在 公园 跑 。", "一 只 黑 狗 在 雪地 里"],
+    "segmented Japanese": ["スケートボード に 乗る 少年", "黒い 犬 が 走っ て いる"],
+    "segmented Thai": ["ผู้ชาย ขี่ ม้า ใน ทุ่งหญ้า"],
+    "English": ["a dog runs", "a man’s café"],
+    "Korean": ["검은 개가 눈 위를 달린다"],
+    "Hindi": ["हिन्दी में पानी"],
+    "hardly any Chinese": ["a dog"] * 50 + ["一个男孩在公园跑"],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("language", [*TOGETHER, *APART])
+def test_captions_that_run_words_together_are_recognised(language: str) -> None:
+    assert runs_words_together((TOGETHER | APART)[language]) == (language in TOGETHER)

@@ -1,0 +1,179 @@
+"""A search finds what a full sort of all scores finds, in the evaluator's order, with every engine."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from serving.index import engines
+from serving.index import index as index_module
+from serving.index.index import Index
+from serving.index.measured import true_best
+from tests.closeness import assert_close
+from tests.vector_makers import items_named, unit_vectors
+
+EXACT = ["scan", "float16"]
+
+
+def best_by_hand(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
+    """Return the rows of the k best by a plain loop; equal scores in the order of rows."""
+    scores = [float(np.einsum("d,d->", row, query)) for row in vectors]
+    return sorted(range(len(vectors)), key=lambda row: (-scores[row], row))[:k]
+
+
+def names(rows) -> list[str]:
+    return [f"p{row}" for row in rows]
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_an_exact_search_finds_what_a_full_sort_finds(make_index, engine):
+    vectors, queries = unit_vectors(300), unit_vectors(20, seed=1)
+    with Index(make_index(vectors, engine)) as index:
+        found = index.search(queries, 7)
+    for query, hits in zip(queries, found, strict=True):
+        assert [hit.id for hit in hits] == names(best_by_hand(vectors, query, 7))
+        expected = [vectors[int(hit.id[1:])] @ query for hit in hits]
+        assert_close(np.float32([hit.score for hit in hits]), expected, vectors.shape[1], scale=1)
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_equal_vectors_have_equal_scores_and_stand_in_the_order_of_items(make_index, engine):
+    """Also where more are equal than an engine proposes at first, and where float16 makes more equal."""
+    vectors = np.repeat(unit_vectors(3), 2000, axis=0)[np.random.default_rng(0).permutation(6000)]
+    vectors[5::7] += 1e-6 * unit_vectors(1, seed=4)
+    query = unit_vectors(1, seed=1)
+    with Index(make_index(vectors, engine)) as index:
+        hits = index.search(query, 30)[0]
+    assert [hit.id for hit in hits] == names(best_by_hand(vectors, query[0], 30))
+
+
+@pytest.mark.parametrize("engine", [*EXACT, "lists"])
+def test_a_query_has_the_same_hits_alone_and_in_a_batch(make_index, engine):
+    queries = unit_vectors(40, seed=2)
+    with Index(make_index(unit_vectors(500), engine)) as index:
+        assert index.search(queries, 5) == [index.search(query[None], 5)[0] for query in queries]
+
+
+def test_lists_lose_little_and_the_card_says_how_much(make_index):
+    centres = unit_vectors(50, 32)
+    vectors = centres[np.arange(5000) % 50] + 0.3 * unit_vectors(5000, 32, seed=3)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with Index(make_index(vectors, "lists")) as index:
+        queries = vectors[::50] + 0.1 * unit_vectors(100, 32, seed=5)
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        found = index.search(queries, 10)
+        shares = [
+            len({hit.id for hit in hits} & set(names(best))) / 10
+            for hits, best in zip(found, true_best(vectors, queries, 10), strict=True)
+        ]
+        assert index.card.recall_at_10 >= 0.95 and np.mean(shares) >= 0.9
+        assert index.card.recall_queries == "200 perturbed items"
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_the_card_of_an_exact_engine_says_that_nothing_is_lost(make_index, engine):
+    with Index(make_index(unit_vectors(300), engine)) as index:
+        assert index.card.recall_at_10 == 1.0 and index.card.engine == engine
+
+
+def test_a_small_collection_is_scanned(make_index):
+    with Index(make_index(unit_vectors(10))) as index:
+        assert index.card.engine == "scan" and len(index.search(unit_vectors(1), 99)[0]) == 10
+
+
+@pytest.mark.parametrize("engine", [*EXACT, "lists"])
+def test_a_filter_leaves_the_best_that_meet_it(make_index, engine, monkeypatch):
+    monkeypatch.setattr(index_module, "_DIRECT_BYTES", 0)
+    vectors, query = unit_vectors(600), unit_vectors(1, seed=1)
+    with Index(make_index(vectors, engine)) as index:
+        hits = index.search(query, 5, 'colour = "green" and number >= 100')[0]
+    meets = [row for row in range(600) if row % 3 == 1 and row >= 100]
+    expected = [f"p{meets[place]}" for place in best_by_hand(vectors[meets], query[0], 5)]
+    found = [hit.id for hit in hits]
+    assert found == expected if engine != "lists" else len(set(found) & set(expected)) >= 3
+
+
+def test_a_filter_that_few_items_meet_is_exact_with_lists_too(make_index):
+    vectors, query = unit_vectors(600), unit_vectors(1, seed=1)
+    with Index(make_index(vectors, "lists")) as index:
+        hits = index.search(query, 5, "number < 9")[0]
+    assert [hit.id for hit in hits] == names(best_by_hand(vectors[:9], query[0], 5))
+
+
+@pytest.mark.parametrize("rows_are_pictures", [True, False])
+def test_order_similarity_is_searched_exactly(make_index, rows_are_pictures):
+    vectors, queries = np.abs(unit_vectors(200)), np.abs(unit_vectors(5, seed=1))
+    folder = make_index(vectors, measure="order", holds="pictures" if rows_are_pictures else "captions")
+    with Index(folder) as index:
+        found = index.search(queries, 6, of_pictures=not rows_are_pictures)
+    for query, hits in zip(queries, found, strict=True):
+        scores = []
+        for row in vectors:
+            text, picture = (query, row) if rows_are_pictures else (row, query)
+            scores.append(
+                -(sum(max(0.0, float(t - p)) ** 2 for t, p in zip(text, picture, strict=True)) ** 0.5)
+            )
+        assert [hit.id for hit in hits] == names(np.argsort(-np.array(scores), kind="stable")[:6])
+        best = np.float32([hit.score for hit in hits])
+        assert_close(best, np.sort(scores)[::-1][:6], 2 * vectors.shape[1], scale=1)
+
+
+def test_order_similarity_says_that_it_has_exact_search_only(make_index):
+    with pytest.raises(UserError, match="order similarity has exact search only"):
+        make_index(np.abs(unit_vectors(20)), "lists", measure="order")
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (unit_vectors(1, 23), "numbers of shape .N,24., as the index holds, got float32 of shape .1, 23."),
+        (2 * unit_vectors(1), "has the length 2, expected 1: normalise"),
+        (np.full((1, 24), np.nan), "row 1 holds NaN or infinity"),
+    ],
+)
+def test_a_query_that_cannot_be_compared_is_refused(make_index, queries, message):
+    with Index(make_index(unit_vectors(10))) as index, pytest.raises(UserError, match=message):
+        index.search(queries, 3)
+
+
+def test_a_query_of_another_bundle_is_refused(make_index):
+    with Index(make_index(unit_vectors(10))) as index:
+        index.check_bundle("a" * 64)
+        with pytest.raises(
+            UserError, match="built with the bundle aaaaaaaaaaaa, and the query is of .* bbbb"
+        ):
+            index.check_bundle("b" * 64)
+
+
+def test_threads_search_while_another_adds_and_deletes(make_index):
+    vectors = unit_vectors(400)
+    folder = make_index(vectors[:200], "float16", items_named(200))
+    stop, problems = threading.Event(), []
+
+    def search() -> None:
+        with Index(folder) as reader:
+            while not stop.is_set():
+                hits = reader.search(vectors[:1], 3)[0]
+                if hits[0].id != "p0" or len(hits) != 3:
+                    problems.append(hits)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    with Index(folder, writable=True) as writer:
+        for row in range(200, 300):
+            writer.add(items_named(1, row), vectors[row : row + 1])
+            writer.delete([f"p{row - 150}"])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not problems
+
+
+def test_the_rule_that_chooses_an_engine():
+    assert engines.choose(100_000, 1024, 1 << 30, 13.0) == "float16"
+    assert engines.choose(100_000, 1024, 1 << 30, 21.0) == "lists"
+    assert engines.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
+    with pytest.raises(UserError, match="need 0.104 GB even with 8 bits a number, and 0.1 GB are allowed"):
+        engines.choose(100_000, 1024, 100_000_000, 13.0)

@@ -1,0 +1,215 @@
+"""Search an index by a bundle, without Paddle: what tools/search_retrieval.py does with --index.
+
+    python tools/search_retrieval.py --index out/photos.index --text "a dog on a sofa"
+    python tools/search_retrieval.py --index out/photos.index --image my.jpg --text night --minus "a car"
+    python tools/search_retrieval.py --index out/photos.index --id 0001.jpg --where 'year >= 2010'
+    python tools/search_retrieval.py --index out/photos.index --queries texts.txt --top_k 10 > hits.jsonl
+
+Several terms are added with their weights, and each one's share of a score is shown. --queries has a
+sentence a line or, in a .jsonl, objects of "text", "image", "id", "minus", and "text_weight",
+"image_weight", "id_weight", "minus_weight"; the answers are JSON, a line each. --where is a condition on
+metadata (docs/index.md). Where the index has a cut-off, an answer says whether anything fits.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from serving.index.address import open_index
+from serving.index.query import Answer, Asker, Term
+
+TERMS = ("text", "image", "id", "minus")
+TOGETHER = 256  # queries that are encoded together
+
+
+def main() -> None:
+    """Parse the command line, search, and print the answers."""
+    parser = argparse.ArgumentParser(
+        prog="search_retrieval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.error = _refuse
+    parser.add_argument(
+        "--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus"
+    )
+    parser.add_argument("--bundle", metavar="DIR", help="(default: the one that the index names)")
+    parser.add_argument("--text", metavar="SENTENCE", help="what is looked for")
+    parser.add_argument("--image", metavar="FILE", help="a picture, or a .npy file with its features")
+    parser.add_argument("--id", metavar="ID", help="an item of the index")
+    parser.add_argument("--minus", metavar="SENTENCE", help="what is not looked for")
+    for name in TERMS:
+        parser.add_argument(f"--{name}_weight", type=float, default=1.0, metavar="W", help="(default 1)")
+    parser.add_argument(
+        "--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line"
+    )
+    parser.add_argument("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
+    parser.add_argument("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
+    parser.add_argument("--json", action="store_true", help="print the answer as a line of JSON")
+    arguments = parser.parse_args()
+    if arguments.top_k < 1:
+        raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")
+    asked = {
+        name: value for name, value in vars(arguments).items() if name.partition("_")[0] in TERMS and value
+    }
+    terms_given = any(asked.get(name) for name in TERMS)
+    if bool(arguments.queries) == terms_given:
+        raise UserError("expected --text, --image, --id, --minus or a sum of them, or else --queries FILE")
+    queries = read_queries(arguments.queries) if arguments.queries else [asked]
+    with open_index(arguments.index, resident=bool(arguments.queries)) as index:
+        asker, encoder = Asker(index), Encoding(arguments.bundle, index)
+        for start in range(0, len(queries), TOGETHER):
+            part = queries[start : start + TOGETHER]
+            terms = encoder.terms(part)
+            for query, made, answer in zip(
+                part, terms, asker.answers(terms, arguments.top_k, arguments.where), strict=True
+            ):
+                if arguments.queries or arguments.json:
+                    print(json.dumps(as_json(query, made, answer), ensure_ascii=False))
+                else:
+                    show(made, answer, index.card.cutoff)
+
+
+class Encoding:
+    """Makes vectors of the terms of queries; the bundle is opened when a term needs it."""
+
+    def __init__(self, folder: str | None, index) -> None:
+        self._folder, self._index, self._bundle = folder, index, None
+
+    @property
+    def bundle(self):
+        """Return the bundle; raise UserError where it is not the index's."""
+        if self._bundle is None:
+            from serving.bundle.bundle import Bundle
+
+            folder = self._folder or self._index.card.bundle_folder
+            if not folder:
+                raise UserError("--bundle: expected the folder of the bundle, since the index names none")
+            self._bundle = Bundle.open(folder)
+            self._index.check_bundle(self._bundle.identity)
+        return self._bundle
+
+    def terms(self, queries: list[dict]) -> list[list[Term]]:
+        """Return the terms of each query; all sentences are encoded together."""
+        texts = list(
+            dict.fromkeys(query[name] for query in queries for name in ("text", "minus") if name in query)
+        )
+        vectors = {}
+        if texts:
+            for text in texts:
+                self._check_words(text)
+            vectors = dict(zip(texts, self.bundle.encode_texts(texts), strict=True))
+        return [self._terms(query, vectors) for query in queries]
+
+    def _terms(self, query: dict, vectors: dict[str, np.ndarray]) -> list[Term]:
+        weights = {name: float(query.get(f"{name}_weight", 1.0)) for name in TERMS}
+        terms = []
+        if "text" in query:
+            terms.append(Term(query["text"], vectors[query["text"]], weights["text"]))
+        if "image" in query:
+            vector = self._picture(query["image"])
+            terms.append(Term(Path(query["image"]).name, vector, weights["image"], of_picture=True))
+        if "id" in query:
+            vector = self._index.vectors_of([query["id"]])[0]
+            of_picture = self._index.card.holds == "pictures"
+            terms.append(Term(query["id"], vector, weights["id"], of_picture, query["id"]))
+        if "minus" in query:
+            terms.append(Term(f"minus {query['minus']}", vectors[query["minus"]], -weights["minus"]))
+        return terms
+
+    def _picture(self, path: str) -> np.ndarray:
+        if not path.endswith(".npy"):
+            return self.bundle.encode_pictures([path])[0]
+        try:
+            with open(path, "rb") as file:
+                features = np.lib.format.read_array(file, allow_pickle=False)
+        except OSError as error:
+            raise UserError(f"--image: {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"--image: {path} is not a .npy file ({' '.join(str(error).split())})") from error
+        return self.bundle.encode_features(features[None])[0]
+
+    def _check_words(self, text: str) -> None:
+        vocabulary = self.bundle.words
+        words = vocabulary.tokens(text)
+        if not words:
+            raise UserError("--text: expected a sentence, got none; write it in quotes")
+        unknown = [
+            word
+            for word in dict.fromkeys(words)
+            if hasattr(vocabulary, "knows") and not vocabulary.knows(word)
+        ]
+        if len(unknown) == len(set(words)):
+            raise UserError(
+                f"--text: no word of {text!r} is in the vocabulary; use words of the training captions"
+            )
+        if unknown:
+            print(f"not in the model's vocabulary: {', '.join(unknown)}", file=sys.stderr)
+
+
+def read_queries(path: Path) -> list[dict]:
+    """Return the queries in a file; raise UserError that names a line which is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--queries: {path} cannot be read as text in UTF-8 ({error})") from error
+    read = _json_query if path.suffix == ".jsonl" else lambda where, line: {"text": line.strip()}
+    queries = [read(f"{path} line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not queries:
+        raise UserError(f"--queries: {path} is empty, expected a query a line")
+    return queries
+
+
+def _json_query(where: str, line: str) -> dict:
+    weights = [f"{name}_weight" for name in TERMS]
+    try:
+        query = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
+    right = isinstance(query, dict) and set(query) <= {*TERMS, *weights} and set(query) & set(TERMS)
+    right = right and all(isinstance(query[name], str) and query[name] for name in TERMS if name in query)
+    right = right and all(type(query[name]) in (int, float) for name in weights if name in query)
+    if not right:
+        raise UserError(
+            f"{where}: expected an object of {', '.join(TERMS)} (texts) and weights, got {line[:60]!r}"
+        )
+    return query
+
+
+def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:
+    """Return an answer as an object for JSON."""
+    hits = [asdict(hit) for hit in answer.hits]
+    for hit in hits:
+        shares = hit.pop("shares")
+        if shares:
+            hit["shares"] = dict(zip((term.label for term in terms), shares, strict=True))
+    verdict = {} if answer.fits is None else {"fits": answer.fits, "deviations": round(answer.deviations, 3)}
+    return {"query": query, **verdict, "hits": hits}
+
+
+def show(terms: list[Term], answer: Answer, cutoff: dict | None) -> None:
+    """Print an answer as lines."""
+    if answer.fits is False:
+        print(
+            f"nothing here fits: the best is {answer.deviations:.2f} standard deviations above the usual "
+            f"score, expected {cutoff['deviations']:.2f}; the nearest are:"
+        )
+    if not answer.hits:
+        print("nothing was found")
+    for number, hit in enumerate(answer.hits, start=1):
+        shares = ", ".join(
+            f"{term.label} {share:+.4f}" for term, share in zip(terms, hit.shares, strict=False)
+        )
+        parts = [
+            f"{number:3d}  {hit.score:.4f}  {hit.id}",
+            hit.caption or "",
+            f"({shares})" if shares else "",
+        ]
+        print("  ".join(filter(None, parts)))
+
+
+def _refuse(message: str) -> None:
+    raise UserError(f"{message}; see search_retrieval.py --index INDEX --help")

@@ -1,0 +1,102 @@
+"""Add, update and delete items of an index, compact it, and look whether it is whole.
+
+    python tools/change_index.py --index out/photos.index --add more_photos/
+    python tools/change_index.py --index out/photos.index --add more_photos/ --update
+    python tools/change_index.py --index out/photos.index --delete 0001.jpg 0002.jpg
+    python tools/change_index.py --index out/photos.index --describe about.jsonl
+    python tools/change_index.py --index out/photos.index --compact
+    python tools/change_index.py --index out/photos.index --check
+
+Searches go on meanwhile, and find what a command has printed as done. --describe takes objects of "id",
+"caption" and "metadata", a line each, which replace what an item had. --compact gives back the space of
+deleted items, and lets the engine hold what was added. --drop_previous deletes what was there before the
+model changed.
+"""
+
+import argparse
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _command import leave_on_sigterm, run
+from _progress import progress_display
+
+from config.command_line import report_errors_on_one_line
+from config.errors import UserError
+from serving.index import build
+from serving.index.address import open_index
+from serving.index.card import read_card
+from serving.index.index import Index
+from serving.index.sources import open_source, read_sentences
+
+TOGETHER = 256  # items that are added in one step
+
+
+def main() -> None:
+    """Parse the command line and change the index."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
+    parser.add_argument(
+        "--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus"
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--add", metavar="FOLDER|FILE", help="pictures, features or captions")
+    action.add_argument("--delete", nargs="+", metavar="ID", help="items to delete")
+    action.add_argument("--describe", metavar="FILE", type=Path, help="captions and metadata, .jsonl")
+    action.add_argument("--compact", action="store_true", help="write it anew without what was deleted")
+    action.add_argument("--check", action="store_true", help="read everything and compare the checksums")
+    action.add_argument("--drop_previous", action="store_true", help="delete what --from has kept")
+    parser.add_argument("--captions", metavar="FILE", help="sentences and metadata of what is added")
+    parser.add_argument("--update", action="store_true", help="--add replaces items that are there")
+    parser.add_argument("--bundle", metavar="DIR", help="(default: the one that the card names)")
+    arguments = parser.parse_args()
+    leave_on_sigterm()
+    if arguments.compact or arguments.drop_previous:
+        folder = Path(arguments.index)
+        with progress_display() as show:
+            print(f"{folder}: {describe_change(arguments, folder, show)}")
+        return
+    with open_index(arguments.index, writable=not arguments.check, resident=False) as index:
+        if arguments.check:
+            index.verify()
+            print(f"{arguments.index}: whole; {index.card.describe()}")
+        elif arguments.delete:
+            index.delete(arguments.delete)
+            print(f"{arguments.index}: {len(set(arguments.delete))} deleted; {index.card.describe()}")
+        elif arguments.describe:
+            items = read_sentences(arguments.describe)
+            index.describe(items)
+            print(f"{arguments.index}: {len(items)} described")
+        else:
+            print(f"{arguments.index}: {add(index, arguments)} added; {index.card.describe()}")
+
+
+def describe_change(arguments: argparse.Namespace, folder: Path, show) -> str:
+    """Compact the index, or delete its previous data; return what was done."""
+    if arguments.compact:
+        return f"compacted; {build.compact(folder, show=show).describe()}"
+    build.drop_previous(folder)
+    return f"the previous data are deleted; {read_card(folder).describe()}"
+
+
+def add(index: Index, arguments: argparse.Namespace) -> int:
+    """Encode and add what --add names, some hundred items at a time; return how many these are."""
+    from serving.bundle.bundle import Bundle
+
+    bundle = Bundle.open(arguments.bundle or index.card.bundle_folder)
+    index.check_bundle(bundle.identity)
+    source = open_source(arguments.add, arguments.captions)
+    if source.holds != index.card.holds:
+        raise UserError(f"{source.path}: {source.holds}, and {arguments.index} holds {index.card.holds}")
+    total = len(source.items)
+    with progress_display() as show:
+        for start in range(0, total, TOGETHER):
+            part = slice(start, start + TOGETHER)
+            index.add(source.items[part], source.encode(bundle, part), replace=arguments.update)
+            show("adding", min(start + TOGETHER, total), total)
+    return total
+
+
+if __name__ == "__main__":
+    run(main)
