@@ -33,13 +33,17 @@ _ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found. `shares` are the parts of its score, by the terms of the query."""
+    """An item that was found. `shares` are the parts of its score, by the terms of the query.
+
+    `before` is the place, from 1, that it had before it was re-ranked; 0: it was not.
+    """
 
     id: str
     score: float
     caption: str | None = None
     metadata: dict = field(default_factory=dict)
     shares: tuple[float, ...] = ()
+    before: int = 0
 
 
 @dataclass(frozen=True)
