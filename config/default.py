@@ -182,6 +182,16 @@ KEYS: dict[str, dict[str, Key]] = {
             "if an image has the same sentence several times, train on it once per epoch instead of once "
             "per copy",
         ),
+        "RELEVANCE": Key(
+            "id",
+            "which captions are right for which images; id: each for its own image; sentence: equal captions "
+            "are one query, right for every image that has it; otherwise a file relative to DATA_DIR, JSON "
+            "from image ids to caption ids or CSV with the columns image,caption,grade; {split} stands for "
+            "the split's name (docs/evaluation.md)",
+        ),
+        "RELEVANCE_GRADE": Key(
+            0.0, "RELEVANCE in CSV: least grade of a right pair; 0: any above 0", minimum=0
+        ),
         "CAPTIONS_PER_IMAGE": Key(
             0,
             "precomp without ids: number of captions per image row, or number of consecutive rows that "
@@ -530,6 +540,12 @@ KEYS: dict[str, dict[str, Key]] = {
             "how an irrelevant item with the same score as the best relevant one counts; against: ranked "
             "before it, favour: ranked behind it, average: half",
             choices=("against", "favour", "average"),
+        ),
+        "RESAMPLES": Key(
+            10_000,
+            "number of bootstrap resamples over images (cnn: over classes) behind the 95% intervals, drawn "
+            "from MISC.SEED; 0: no intervals",
+            minimum=0,
         ),
         "BATCH_SIZE": Key(
             1024,

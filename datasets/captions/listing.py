@@ -22,13 +22,15 @@ class Listing:
 
     `names` maps each kind of name, such as `filename`, to the names [images]; the first kind is the images'
     ids. `captions` are stripped texts. `caption_image` [captions] is the index of each caption's image.
-    `places` [images] tell where the file first names each image, such as `line 3`.
+    `places` [images] tell where the file first names each image, such as `line 3`. `caption_ids` [captions]
+    are the captions' own names, if the file has them.
     """
 
     names: dict[str, list[str]]
     captions: list[str] = field(default_factory=list)
     caption_image: list[int] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    caption_ids: list[str] = field(default_factory=list)
 
 
 def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
@@ -43,7 +45,7 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
         if "sentences" in entry:
             wanted = entry.get("split") in splits
             return (
-                (*map(entry.get, ("filename", "cocoid", "imgid", "sentences")),)
+                (*map(entry.get, ("filename", "cocoid", "imgid", "sentids", "sentences")),)
                 if wanted
                 else entry.get("split")
             )
@@ -65,7 +67,7 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
     for index, image in enumerate(images):
         if not isinstance(image, tuple):
             continue
-        *names, sentences = image
+        *names, sentence_ids, sentences = image
         where = f"{path}: images[{index}] ({cut(names[0])!r})"
         if (
             not isinstance(names[0], str)
@@ -86,15 +88,21 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
             listing.caption_image.append(len(listing.names["filename"]))
         for column, name in zip(listing.names.values(), names, strict=True):
             column.append(composed(str(name)))
+        if isinstance(sentence_ids, list) and len(sentence_ids) == len(sentences):
+            listing.caption_ids += map(str, sentence_ids)
         listing.places.append(f"images[{index}]")
     if not listing.captions:
         raise no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
     refuse_duplicates(path, listing.names["filename"], f"image {{}} of {splits[0]}")
+    if len(listing.caption_ids) != len(listing.captions):  # some images lack them
+        listing.caption_ids = []
     return listing
 
 
 def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
     """Read the images of a split, and their captions, from the columns image, caption and split.
+
+    A column caption_id names the captions, for a file of DATASET.RELEVANCE.
 
     A file without the column split must belong to the split alone, as `file_per_split` tells. Raises
     `UserError` that names the line.
@@ -104,6 +112,7 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
     header = [name.strip().lower() for name in header]
     image_at, caption_at = _column(path, header, "image"), _column(path, header, "caption")
     split_at = header.index("split") if "split" in header else None
+    id_at = header.index("caption_id") if "caption_id" in header else None
     if split_at is None and not file_per_split:
         raise UserError(
             f"{path} line 1: no column 'split' among {some(header)}: add it, or give each split "
@@ -129,6 +138,8 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
                 listing.places.append(f"line {line}")
             listing.captions.append(caption)
             listing.caption_image.append(images[image])
+            if id_at is not None:
+                listing.caption_ids.append(row[id_at].strip())
     if not images:
         raise no_such_split(path, split, others)
     listing.names["image"] = list(images)
