@@ -7,6 +7,7 @@ import numpy as np
 
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore
+from datasets.fingerprint import digest_of, digest_of_file
 from datasets.pairs import Pairs
 from datasets.relevance import Relevance, own_captions
 from datasets.words.pair_texts import PairTexts, encode_tags
@@ -65,6 +66,14 @@ class PairDataset:
         other = copy(self)
         other._set_captions(texts, np.full(len(texts), -1))
         return other
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what tells cheaply whether captions, images and the file of features are the same."""
+        return {
+            "captions": digest_of(self.captions, self.caption_image),
+            "images": digest_of(self.image_ids, self._image_rows),
+            "features": digest_of_file(self.features.path),
+        }
 
     def unknown_share(self) -> float:
         """Return the share of the captions' word pieces that are unknown words, in [0, 1]."""

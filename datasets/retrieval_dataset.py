@@ -8,6 +8,7 @@ import numpy as np
 from config.errors import UserError
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore
+from datasets.fingerprint import digest_of, digest_of_file
 from datasets.gallery import Gallery
 from datasets.relevance import Relevance, own_captions
 from datasets.sentences import Sentences, TokenIds
@@ -80,6 +81,14 @@ class RetrievalDataset(Gallery, Sentences):
         ]
         other._set_captions(list(texts), encoded, np.full(len(texts), -1))
         return other
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what tells cheaply whether captions, images and the file of features are the same."""
+        return {
+            "captions": digest_of(self.captions, self.caption_image),
+            "images": digest_of(self.image_ids, self._image_rows),
+            "features": digest_of_file(self.features.path),
+        }
 
     def unknown_share(self) -> float:
         """Return the share of the captions' words that the vocabulary does not know, in [0, 1]."""
