@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
+    "check_data.py": ("--skpi_values", "--skip_values"),
     "compare_results.py": ("--fial_below", "--fail_below"),
     "convert_features.py": ("--dytpe", "--dtype"),
     "convert_weights.py": ("--vocabluary", "--vocabulary"),
@@ -33,7 +34,9 @@ TYPOS = {
     "visualize.py": ("--regoin", "--region"),
 }
 CONFIGURED = [
-    name for name in TOOLS if "retrieval" in name or name in ("encode.py", "visualize.py", "export_model.py")
+    name
+    for name in TOOLS
+    if "retrieval" in name or name in ("check_data.py", "encode.py", "export_model.py", "visualize.py")
 ]
 
 
