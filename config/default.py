@@ -229,12 +229,25 @@ KEYS: dict[str, dict[str, Key]] = {
             "end, as in VSE and VSE++; mean, max: over all words",
             choices=("last", "mean", "max"),
         ),
+        "TEXT_WINDOW": Key(
+            0,
+            "vsepp, vsrn: width in words, an odd number, of a convolution that reads the text in place of "
+            "the GRU; 0: the GRU, as in the originals",
+            minimum=0,
+        ),
         "TEXT_DROPOUT": Key(0.0, "dropout rate of the word vectors", minimum=0, maximum=0.9),
         "IMAGE_DROPOUT": Key(0.0, "dropout rate of the image features", minimum=0, maximum=0.9),
         "MEASURE": Key("cosine", "similarity of image and caption", choices=("cosine", "order")),
         "USE_ABS": Key(False, "take absolute values of the embeddings, as order embeddings do"),
         "NO_IMGNORM": Key(False, "do not l2-normalise image embeddings"),
         "GRAPH_BLOCKS": Key(4, "vsrn: number of graph reasoning blocks over an image's regions", minimum=1),
+        "DIRECTION_DIM": Key(
+            0,
+            "vsrn: width of a layer beside the graph in which each region hears what lies to its right, "
+            "below, left and above; the last six columns of the features are box terms (x1/W, y1/H, x2/W, "
+            "y2/H, width/W, height/H); 0: no such layer, as in the original",
+            minimum=0,
+        ),
         "NORM_REGIONS": Key(
             True,
             "vsrn: l2-normalise the mapped features over an image's regions, as the released COCO model does",
