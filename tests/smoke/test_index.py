@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.bundle_files import features_of, sentences_of, write_bundle
-from tests.forks import run_forked
+from tests.forks import Fork, run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,3 +166,36 @@ def test_mistakes_of_a_build(made, tmp_path):
     ):
         assert message in run(*build, *arguments, code=2)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_process_that_serves_the_index_answers_the_same(index, made, tmp_path):
+    serving = Fork(
+        [ROOT / "tools" / "search_retrieval.py", "--index", index, "--serve"],
+        ROOT,
+        tmp_path / "out",
+        tmp_path / "errors",
+    )
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "out").exists() or not (tmp_path / "out").read_text():
+            assert serving.poll() is None and time.monotonic() < until, (tmp_path / "errors").read_text()
+            time.sleep(0.05)
+        for arguments, code in (
+            (["--text", "red dog", "--top_k", 3], 0),
+            (["--text", "zebra"], 2),
+            (["--id", "3.jpg", "--where", "year >= 2005", "--json"], 0),
+            (["--where", "x"], 2),
+        ):
+            served = run("search_retrieval", "--index", index, *arguments, code=code)
+            assert served == run("search_retrieval", "--index", made / "index", *arguments, code=code)
+        run("change_index", "--index", index, "--delete", "3.jpg")
+        assert "there is no item '3.jpg'" in run(
+            "search_retrieval", "--index", index, "--id", "3.jpg", code=2
+        )
+        second = run("search_retrieval", "--index", index, "--serve", code=2)
+        assert "another process serves" in second
+    finally:
+        serving.send_signal(signal.SIGTERM)
+    assert serving.wait(60) == 143
+    assert not (index / "search.sock").exists()
+    assert "  1  " in run("search_retrieval", "--index", index, "--text", "red dog")
