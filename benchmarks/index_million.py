@@ -1,10 +1,10 @@
 """1,000,000 vectors of 256 numbers in an inverted file, against exact search and against plain FAISS.
 
 The vectors stand in clusters: 20,000 centres, and around each some 50 points at half the centre's length,
-which makes cosines of 0.8. Queries are other points of the same clusters. Ours is `Index.search`, which scores
-again in float32, compares checksums and returns ids, captions and metadata. Exact search is the index's exact
-engine on the same vectors. Plain FAISS is the very inverted file that ours has saved, looked into as far, with
-IndexRefineFlat to score again; it returns numbers of rows. Queries come one at a time, in turns.
+which makes cosines of 0.8. Queries are other points of the same clusters. Ours is `Index.search`, which
+scores again in float32, compares checksums and returns ids, captions and metadata. Exact search is the
+index's exact engine on the same vectors. Plain FAISS is the very inverted file that ours has saved, looked
+into as far, with IndexRefineFlat to score again; it returns numbers of rows. Queries come one at a time.
 """
 
 from _report import alternate, report, run_child
