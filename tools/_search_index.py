@@ -25,6 +25,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from _command import refuse_on_one_line
 from _warm_search import SOCKET, ask
 
 from config.errors import UserError
@@ -128,7 +129,7 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="search_retrieval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.error = _refuse
+    refuse_on_one_line(parser)
     add = parser.add_argument
     add("--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus")
     add("--bundle", metavar="DIR", help="(default: the one that the index names)")
@@ -136,8 +137,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--image", metavar="FILE", help="a picture, or a .npy file with its features")
     add("--id", metavar="ID", help="an item of the index")
     add("--minus", metavar="SENTENCE", help="what is not looked for")
-    for name in TERMS:
-        add(f"--{name}_weight", type=float, default=1.0, metavar="W", help="(default 1)")
+    for option in ("--text_weight", "--image_weight", "--id_weight", "--minus_weight"):
+        add(option, type=float, default=1.0, metavar="W", help="(default 1)")
     add("--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line")
     add("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
     add("--rerank", metavar="DIR", help="a bundle that scores pairs: its order of the best")
@@ -307,7 +308,3 @@ def show(terms: list[Term], answer: Answer, cutoff: dict | None) -> None:
         parts = [f"{number:3d}  {hit.score:.4f}  {hit.id}", hit.caption or ""]
         parts += [f"({shares})" if shares else "", f"(before: {hit.before})" if hit.before else ""]
         print("  ".join(filter(None, parts)))
-
-
-def _refuse(message: str) -> None:
-    raise UserError(f"{message}; see search_retrieval.py --index INDEX --help")

@@ -17,10 +17,9 @@ import argparse
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import leave_on_sigterm, run
+from _command import leave_on_sigterm, refuse_on_one_line, run
 from _progress import progress_display
 
-from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from serving.index import build
 from serving.index.address import open_index
@@ -36,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    report_errors_on_one_line(parser)
+    refuse_on_one_line(parser)
     parser.add_argument(
         "--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus"
     )
