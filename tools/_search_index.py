@@ -58,9 +58,7 @@ class IndexSearcher:
         """Answer the queries of the command line, or of a file, and print the answers."""
         queries = read_queries(arguments.queries) if arguments.queries else [asked_by(arguments)]
         if arguments.rerank and any("text" not in query for query in queries):
-            raise UserError(
-                "--rerank: expected a sentence in every query, which that model reads: add --text"
-            )
+            raise UserError('--rerank: expected a "text" in every query, which that model reads')
         most = max(arguments.top_k, arguments.rerank_k) if self._reranker else arguments.top_k
         for start in range(0, len(queries), TOGETHER):
             part = queries[start : start + TOGETHER]
@@ -153,6 +151,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     if [bool(arguments.queries), bool(asked_by(arguments)), arguments.serve].count(True) != 1:
         terms = "--text, --image, --id, --minus or a sum of them"
         raise UserError(f"expected {terms}, or else --queries FILE, or --serve")
+    if arguments.rerank and not (arguments.queries or arguments.text):
+        raise UserError("--rerank: expected a sentence, which that model reads: add --text")
     return arguments
 
 

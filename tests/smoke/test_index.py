@@ -143,7 +143,7 @@ def test_the_model_is_changed(made, index):
         (["--text", "dog", "--top_k", "0"], "--top_k and --rerank_k: expected at least 1"),
         (["--queries", "nothing.txt"], "nothing.txt cannot be read as text"),
         (["--txt", "dog"], "unrecognized arguments: --txt dog"),
-        (["--id", "3.jpg", "--rerank", "x"], "expected a sentence in every query"),
+        (["--id", "3.jpg", "--rerank", "x"], "--rerank: expected a sentence, which that model reads"),
     ],
 )
 def test_mistakes_of_a_search(made, arguments, message):
