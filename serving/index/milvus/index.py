@@ -150,7 +150,7 @@ class MilvusIndex:
             self._milvus.call("delete", self._items, filter=one_of(part))
 
     def drop_previous(self) -> None:
-        """Delete the items that were there before the model was changed; raise UserError if there are none."""
+        """Delete what was there before the model was changed; raise UserError if there is nothing."""
         if self._card.previous is None:
             raise UserError(f"{self.folder}: it keeps no older data")
         self._milvus.call("drop_collection", f"{self._name}_{self._card.previous}")
