@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.export.inference import InferenceGraph
 from engine.runtime import prepare_runtime
 from serving.bundle.bundle import Bundle
 from serving.bundle.graph import Graph
@@ -66,9 +67,7 @@ def export(run: Path, out: Path, runtime: str, precision: str) -> Bundle | None:
     if done.returncode:
         assert runtime == "paddle" and "cannot trace" in done.stderr, done.stderr
         return None
-    from engine.export.paddle_graphs import InferenceGraph  # after the runtime is prepared
-
-    return Bundle.open(out, load={"onnx": Graph, "paddle": InferenceGraph}[runtime])
+        return Bundle.open(out, load={"onnx": Graph, "paddle": InferenceGraph}[runtime])
 
 
 def latencies(bundles: dict[Variant, Bundle]) -> dict[Variant, dict[str, list[float]]]:

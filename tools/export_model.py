@@ -64,7 +64,7 @@ def main() -> int:
         raise UserError(
             f"the export needs the package {error.name}: pip install -r requirements-export.txt"
         ) from error
-    from engine.export.paddle_graphs import InferenceGraph
+    from engine.export.inference import InferenceGraph
     from engine.export.proof import describe_proof
     from serving.bundle.bundle import Bundle
 
