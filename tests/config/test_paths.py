@@ -121,6 +121,6 @@ def test_the_rule_stands_in_the_help_of_every_tool_with_a_configuration():
 
 def test_a_tilde_is_the_home_folder_in_paths_alone(project, monkeypatch):
     monkeypatch.setenv("HOME", str(project))
-    cfg = load_config(None, ["DATASET.DATA_DIR=~/data", "DATASET.NAME=~/data"])
-    assert cfg.DATASET.DATA_DIR == str(project / "data")
-    assert cfg.DATASET.NAME == "~/data"
+    data = load_config(None, ["DATASET.DATA_DIR=~/data", "DATASET.NAME=~/data"]).DATASET
+    assert Path(data.DATA_DIR) == project / "data"
+    assert data["NAME"] == "~/data"
