@@ -12,7 +12,7 @@ runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
 dev := $(venv)/requirements-dev.installed
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo test faults lint bench clean
+.PHONY: help demo test faults fuzz lint bench clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
@@ -27,6 +27,9 @@ test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
 faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print what survived (under 25 minutes)
 	$(python) tests/faults/run_all.py
 	$(python) tests/faults/kill_index.py
+
+fuzz: $(runs) $(dev)  ## damage 10,000 files of each kind that is read, and tell what is not one line (over an hour)
+	FUZZ_EXAMPLES=10000 $(python) -m pytest -n auto tests/fuzz
 
 lint: $(dev)  ## check style, formatting and the layers
 	$(python) -m ruff check .
