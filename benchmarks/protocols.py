@@ -2,9 +2,10 @@
 
 Ours counts COCO 5K, COCO 1K in five folds, CxC and ECCV Caption, both ways, in one pass over 5000 x 25000
 scores, and the precisions of ECCV Caption's queries. The first baseline is our plain ranking of 5K alone. The
-second is the package eccv-caption with the same numbers. It reads ordered lists, so sorting all scores, without
-which it has nothing to read, is part of its time. Names and positives are COCO's own, from the package's
-folder; without it nothing is measured. CxC's picture-picture and text-text need other scores, and are left out.
+second is the package eccv-caption with the same numbers. It reads ordered lists, so sorting all scores,
+without which it has nothing to read, is part of its time. Names and positives are COCO's own, from the
+package's folder; without it nothing is measured. CxC's picture-picture and text-text need other scores, and
+are left out.
 """
 
 from _report import ROOT, peak_memory, report, run_child, seconds
