@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from config.errors import UserError, cut
+from config.file_kinds import mistaken_kind
 from datasets.names import composed
 from datasets.pictures.picture import UnreadableError
 
@@ -176,10 +177,10 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(
-            f"{path}: expected a folder of pictures, or a zip file of one ({error}): unpack it, and name the "
-            "folder"
-        ) from error
+        otherwise = (
+            f"expected a folder of pictures, or a zip file of one ({error}): unpack it, and name the folder"
+        )
+        raise UserError(f"{path}: {mistaken_kind(path) or otherwise}") from error
 
 
 def _is_picture(name: str) -> bool:

@@ -3,14 +3,14 @@
 import zipfile
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, some
 from engine.conversion.conversion import Conversion, Given, Source
 from engine.conversion.origins import cnn, oscar, vse, vsepp, vsrn
 from engine.conversion.origins.dual import dual_source
 from engine.conversion.vocabularies import is_pickle, is_vocabulary, read_content, unpickle_words
 from engine.weights.bert_folder import CONFIG_FILE, WEIGHTS
 from engine.weights.paddle_files import NAMES_KEY
-from engine.weights.state_dicts import describe, some, state_dict_of, without_prefix
+from engine.weights.state_dicts import describe, state_dict_of, without_prefix
 from engine.weights.stored import stored_tensors
 from engine.weights.weight_files import open_weights
 

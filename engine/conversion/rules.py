@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
-from engine.weights.state_dicts import Tensors, some
+from config.errors import UserError, some
+from engine.weights.state_dicts import Tensors
 from engine.weights.stored import StoredTensor
 
 _TILE = 64, 512  # rows and columns that are transposed at a time, in the cache
