@@ -53,6 +53,14 @@ def mistaken_text(content: bytes) -> str:
     return ""
 
 
+def is_zip(path: str | Path) -> bool:
+    """Tell whether a file is a zip, even one that cannot be opened; false where it cannot be read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of several disks, or of a size that it cannot have
+        return True
+
+
 def refusal(path: str | Path, otherwise: str) -> str:
     """Return the message that refuses a file: what it is if that is plain, else `otherwise`."""
     kind = mistaken_kind(path)

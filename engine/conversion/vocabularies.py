@@ -11,7 +11,7 @@ from config.errors import UserError, cut
 from config.file_kinds import refusal
 from config.files import write_whole
 from datasets.words.vocabulary import Vocabulary
-from engine.weights.plain_pickle import FAILURES, PlainUnpickler, with_arrays
+from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, with_arrays
 
 # What str(bytes) of Python 3 makes of a caption: b'a dog', and \xc3\xa9 for a letter beyond ASCII.
 DAMAGED = re.compile(r"^b['\"]|\\x[0-9a-f]{2}")
@@ -53,8 +53,8 @@ def unpickle_words(path: Path) -> object:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except FAILURES as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(refusal(path, f"not a pickle of plain containers: {reason}")) from error
+        otherwise = f"not a pickle of plain containers: {reason_of(error)}"
+        raise UserError(refusal(path, otherwise)) from error
 
 
 def read_content(path: Path) -> object:
