@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError, cut, some
+from config.file_kinds import mistaken_kind
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 
@@ -248,6 +249,7 @@ def open_hdf5(path: Path) -> Iterator["h5py.File"]:
             problem = "cut short: copy or convert it again"
         else:
             problem = "not an HDF5 file: name one, or convert with tools/convert_features.py"
+            problem = mistaken_kind(path) or problem
         raise UserError(f"{path}: {problem}") from error
     with file:
         try:

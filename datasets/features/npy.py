@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut, some
+from config.file_kinds import refusal
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 from datasets.text_files import read_lines, read_text
@@ -188,7 +189,8 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error
     except BROKEN_NPY as error:
-        raise UserError(f"{path}: not a .npy file ({cut(error, 80)}): write it with numpy.save") from error
+        otherwise = f"not a .npy file ({cut(error, 80)}): write it with numpy.save"
+        raise UserError(refusal(path, otherwise)) from error
     if dtype not in FLOATS:
         raise UserError(
             f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from config.errors import UserError, cut
+from config.file_kinds import mistaken_kind
 from datasets.names import composed
 from datasets.pictures.picture import UnreadableError
 
@@ -198,10 +199,11 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except _BROKEN_ZIP as error:
-        raise UserError(
-            f"{path}: expected a folder of pictures, or a zip file of one ({cut(error, 60)}): unpack it, and "
+        otherwise = (
+            f"expected a folder of pictures, or a zip file of one ({cut(error, 60)}): unpack it, and "
             "name the folder"
-        ) from error
+        )
+        raise UserError(f"{path}: {mistaken_kind(path) or otherwise}") from error
 
 
 def _is_hidden(name: str) -> bool:
