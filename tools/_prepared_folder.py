@@ -80,7 +80,7 @@ def _read_state(path: Path) -> Earlier:
 
 def write_state(folder: Path, state: Earlier) -> None:
     """Write what is prepared; this is the last file, so that a folder with it is complete."""
-    write_whole(folder / STATE, json.dumps(vars(state), ensure_ascii=False, indent=0) + "\n")
+    write_whole(folder / STATE, json.dumps(vars(state), indent=0) + "\n")
 
 
 def write_task(
@@ -102,7 +102,8 @@ def write_task(
         f"OPTIMIZATION.BATCH_SIZE={max(2, min(_LARGEST_BATCH, len(training) // 4))}",
         f"OUTPUT.SAVE_NAME={folder_name(folder.name, 'photos')}",
     ]
-    words = build_words(load_config(_RECIPE, overrides), lambda: training, f"{folder / CAPTIONS}, train")
+    source = f"{folder / CAPTIONS}, train"
+    words = build_words(load_config(_RECIPE, overrides), lambda: training, source, print)
     overrides += [f"INPUT.TOKENIZER={words.tokenizer}", f"INPUT.VOCAB_FILE={folder.resolve() / VOCABULARY}"]
     values = config_as_dict(load_config(_RECIPE, overrides))
     changed = {

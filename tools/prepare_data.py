@@ -13,6 +13,7 @@ command goes on where it was.
 import argparse
 import contextlib
 import hashlib
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -261,13 +262,12 @@ def try_some(extractor: PooledExtractor, names: list[str]) -> tuple[float, int]:
 
 def tell_next(out: Path, captioned: Captioned) -> None:
     """Print the commands that use what was prepared."""
+    run_folder = f"out/{folder_name(out.name, 'photos')}" if captioned.captions else "RUN"
+    sentence = next(iter(captioned.captions.values()), ["a sentence"])[0]
     if captioned.captions:
-        run_file = f"out/{folder_name(out.name, 'photos')}/config.yaml"
-        sentence = next(iter(captioned.captions.values()))[0]
-        print(f"train:  python tools/train_retrieval.py --cfg_file {out / TASK}")
-        print(f'search: python tools/search_retrieval.py --cfg_file {run_file} --text "{sentence[:60]}"')
-    else:
-        print(f"search: python tools/search_retrieval.py --cfg_file RUN --gallery {out / FEATURES} --text T")
+        print(f"train:  python tools/train_retrieval.py --cfg_file {shlex.quote(str(out / TASK))}")
+    query = f"--gallery {shlex.quote(str(out / FEATURES))} --text {shlex.quote(sentence)}"
+    print(f"search: python tools/search_retrieval.py --cfg_file {run_folder} {query}")
 
 
 if __name__ == "__main__":

@@ -141,11 +141,17 @@ class PictureFiles:
         return whole or _agreeing(given, candidates)
 
     def fingerprint(self, name: str) -> tuple[int, int]:
-        """Return the bytes of a picture's file, and when it was changed or, in a zip file, its checksum."""
+        """Return the bytes of a picture's file, and when it was changed or, in a zip file, its checksum.
+
+        A file that is not there, such as a link that leads nowhere, has (-1, 0).
+        """
         if self._zip is not None:
             info = self._zip.getinfo(name)
             return info.file_size, info.CRC
-        status = (self.path / name).stat()
+        try:
+            status = (self.path / name).stat()
+        except OSError:
+            return -1, 0
         return status.st_size, status.st_mtime_ns
 
 

@@ -58,7 +58,7 @@ def check_photos(files: PictureFiles, seen: dict[str, Seen], problems: Problems)
         if seen[name].problem:
             problems.add(UNREADABLE, f"{name}: {seen[name].problem}")
         elif name != name.strip() or not name.isprintable():
-            problems.add(UNUSABLE_NAME, name)
+            problems.add(UNUSABLE_NAME, repr(name))
         elif first != name:
             problems.add(SAME_NAME, f"{name} and {first}")
         else:

@@ -66,7 +66,7 @@ def write_record(path: Path, seen: dict[str, Seen]) -> None:
         ]
         for name, each in seen.items()
     }
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=0) + "\n")
+    write_whole(path, json.dumps(content, indent=0) + "\n")
 
 
 def _read_record(path: Path) -> dict[str, Seen]:

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from config.errors import cut
+
 _SHOWN = 10  # of each kind; the report has all
+_LONGEST = 160  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,9 @@ class Problems:
     found: dict[Kind, list[str]] = field(default_factory=dict)
 
     def add(self, kind: Kind, line: str) -> None:
-        """Record a problem; control characters of the user's texts are escaped."""
-        self.found.setdefault(kind, []).append(
-            "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
-        )
+        """Record a problem on a line of at most 160 characters; control characters are escaped."""
+        shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line[:_LONGEST])
+        self.found.setdefault(kind, []).append(cut(shown, _LONGEST))
 
     @property
     def stops(self) -> int:

@@ -159,12 +159,17 @@ def _karpathy_rows(images: list, problems: Problems) -> Iterator[Row]:
         folder, name = image.get("filepath"), image.get("filename")
         if folder and name:
             name = f"{folder}/{name}"
-        texts = [
-            sentence.get("raw") or " ".join(map(str, sentence.get("tokens") or []))
-            for sentence in image["sentences"]
-            if isinstance(sentence, dict)
-        ]
+        texts = [_karpathy_text(sentence) for sentence in image["sentences"]]
         yield from _rows_of(place, name, texts, image.get("split"), problems)
+
+
+def _karpathy_text(sentence: object) -> object:
+    """Return a sentence as it was written or, without that, its tokens; all else as it is."""
+    if not isinstance(sentence, dict):
+        return sentence
+    tokens = sentence.get("tokens")
+    written = " ".join(map(str, tokens)) if isinstance(tokens, list) else tokens
+    return sentence.get("raw") or written
 
 
 def _coco_rows(path: Path, content: dict, problems: Problems) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_one_command_prepares_one_trains_and_one_searches(run_tool, run_quickly,
         "train_retrieval", *lines[6].split()[3:], "OPTIMIZATION.EPOCHS=1", "MODEL.EMBED_DIM=8", cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    search = ["search_retrieval", *lines[7].split('"')[0].split()[3:], sentence(3)]
+    search = ["search_retrieval", *shlex.split(lines[7])[3:]]
     done = run_quickly(*search, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert ".jpg" in done.stdout
@@ -149,7 +150,7 @@ def test_added_photos_keep_old_features_and_splits(run_quickly, folder) -> None:
 def test_without_captions_there_is_a_gallery(run_quickly, folder) -> None:
     done = run_quickly(*command("--out", "gallery"), cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "--gallery gallery/features.h5" in done.stdout.splitlines()[-1]
+    assert "--cfg_file RUN --gallery gallery/features.h5" in done.stdout.splitlines()[-1]
     assert open_features(folder / "gallery" / "features.h5").image_ids == sorted(
         f"{number}.jpg" for number in range(20)
     )

@@ -1,5 +1,6 @@
 """Captions meet their photos, and everything wrong with either is found at once."""
 
+import os
 import unicodedata
 
 import numpy as np
@@ -9,7 +10,7 @@ from config.errors import UserError
 from datasets.pictures.files import PictureFiles
 from datasets.preparation.checks import check_captions, check_photos, check_repeated
 from datasets.preparation.near_duplicates import ALIKE, BITS, find_alike, group_alike
-from datasets.preparation.photos import Seen, look_at_photos
+from datasets.preparation.photos import Seen, look_at_photos, write_record
 from datasets.preparation.problems import (
     AMBIGUOUS,
     EMPTY,
@@ -23,6 +24,7 @@ from datasets.preparation.problems import (
     UNCAPTIONED,
     UNKNOWN_SPLIT,
     UNREADABLE,
+    UNUSABLE_NAME,
     UNUSUAL,
     Problems,
 )
@@ -83,6 +85,21 @@ def test_every_kind_of_problem_is_found_in_one_pass(tmp_path) -> None:
     }
     assert problems.found[UNREADABLE][0].startswith("broken.jpg: ")
     assert problems.stops == 10
+
+
+def test_links_that_lead_nowhere_and_names_that_are_no_text_are_problems(tmp_path) -> None:
+    folder = write_folder(tmp_path / "photos", {"a.jpg": PHOTO, " b.jpg": PHOTO})
+    (folder / "link.jpg").symlink_to(folder / "gone.jpg")
+    with open(os.fsencode(folder) + b"/\xff.jpg", "wb") as file:
+        file.write(PHOTO)
+    files, problems = PictureFiles(folder), Problems()
+    seen = look_at_photos(files, tmp_path / "record", 1)
+    write_record(tmp_path / "record", seen)
+    assert check_photos(files, look_at_photos(files, tmp_path / "record", 1), problems) == ["a.jpg"]
+    assert problems.found == {
+        UNUSABLE_NAME: ["' b.jpg'", r"'\udcff.jpg'"],
+        UNREADABLE: ["link.jpg: No such file or directory"],
+    }
 
 
 def test_the_list_shows_ten_of_each_kind_and_the_report_all() -> None:

@@ -149,6 +149,13 @@ def test_faults_inside_json_are_listed_too(tmp_path) -> None:
             "annotations[2]: expected a caption, got 4",
         ],
     }
+    sentences = [{"raw": 5}, {"tokens": 3}, 7, {}]
+    table, problems = read(tmp_path / "k.json", {"images": [{"filename": "x", "sentences": sentences}, 1]})
+    assert table.rows == [Row("images[0]", "x", "")]
+    assert problems.found[MALFORMED] == [
+        *(f"images[0]: expected a caption, got {value}" for value in (5, 3, 7)),
+        "images[1]: expected an object with filename and sentences",
+    ]
     table, problems = read(tmp_path / "a.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image":\n[1]\n')
     assert [row.place for row in table.rows] == ["line 1"]
     assert problems.found[MALFORMED] == ['line 2: not JSON: {"image":', "line 3: expected a record, got [1]"]

@@ -1,4 +1,4 @@
-"""Pairs that a map of right pairs holds are no negatives: in the batch, in a queue, in a data set's batches."""
+"""Pairs that a map of right pairs holds are no negatives: in a batch, in a queue, in batches of a data set."""
 
 import numpy as np
 import paddle
