@@ -1,4 +1,4 @@
-"""Pairs that a map of right pairs holds are no negatives: in a batch, in a queue, in batches of a data set."""
+"""Pairs that a map of right pairs holds are no negatives: in a batch, a queue, batches of a data set."""
 
 import numpy as np
 import paddle
