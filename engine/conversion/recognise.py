@@ -18,7 +18,13 @@ KNOWN = (
     "VSE++, SCAN and VSRN (.pth.tar), VSE's PyTorch port, Oscar, VinVL, VinVL-Paddle and BERT (folders with "
     "config.json and vocab.txt), torchvision's and Paddle's CNNs"
 )
-_FIRST_OF_CNN = ("conv1.weight", "features.0.weight", "features.0.0.weight", "features.module.0.weight")
+_FIRST_OF_CNN = (
+    "conv1.weight",
+    "features.0.weight",
+    "features.0.0.weight",
+    "features.module.0.weight",
+    "conv_stem.weight",
+)
 
 
 def open_source(path: Path) -> object:

@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from datasets.words.vocabulary import Vocabulary
+from engine.conversion.torch_writer import write_torch_file
 from engine.conversion.vocabularies import unpickle_words
 from engine.ranking.metrics import ranks
 from engine.weights.stored import stored
 from engine.weights.torch_files import read_torch_file
-from engine.weights.torch_writer import write_torch_file
 from tests.checkpoints import (
     tensors,
     vsepp_parts,
