@@ -15,7 +15,7 @@ from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.conversion.vocabularies import read_content
 from engine.weights.bert_folder import read_bert_config
-from engine.weights.paddle_files import read_paddle_file
+from engine.weights.paddle_files import open_paddle_file
 from engine.weights.tensor_files import read_safetensors
 from engine.weights.torch_files import read_torch_file
 from engine.weights.weight_files import open_weights
@@ -34,7 +34,7 @@ BINARY = {
 READERS = {
     "w.pth": read_torch_file,
     "w.bin": open_weights,
-    "w.pdparams": read_paddle_file,
+    "w.pdparams": open_paddle_file,
     "paddle_model.bin": open_weights,
     "w.safetensors": read_safetensors,
     "vocab.pkl": read_content,
