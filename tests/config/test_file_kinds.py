@@ -71,6 +71,17 @@ def test_what_else_weights_may_be(tmp_path, name, kind):
         READERS[name](path)
 
 
+def test_text_that_is_packed_or_pickled_is_named(tmp_path):
+    for content, kind in (
+        (b"\x1f\x8b\x08\x00\xff", "packed by gzip"),
+        (b"\x80\x02}q\x00.", "a pickle, expected"),
+    ):
+        (tmp_path / "vocab.txt").write_bytes(content)
+        for read in (read_text, WordPiece.load):
+            with pytest.raises(UserError, match=kind):
+                read(tmp_path / "vocab.txt")
+
+
 def test_a_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         for number in range(5):
