@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.weights.stored import StoredTensor
-from engine.weights.torch_writer import write_torch_file
+from engine.conversion.torch_writer import write_torch_file
 
 DIM, INNER, LAYERS, WORDS, REGION = 1024, 4096, 24, 30522, 2054
 ROUNDS = 5

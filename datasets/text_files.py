@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.errors import UserError, cut
-from config.file_kinds import mistaken_text
+from config.file_kinds import mistaken_kind, mistaken_text
 
 
 def read_lines(path: Path, kind: str) -> list[str]:
@@ -43,6 +43,11 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its name or permissions") from error
     except UnicodeDecodeError as error:
+        if error.object[:1] == b"\x80":
+            remedy = "tools/convert_weights.py converts vocabularies and captions"
+            raise UserError(f"{path}: a pickle, expected text: {remedy}") from error
+        if kind := mistaken_kind(path):
+            raise UserError(f"{path}: {kind}") from error
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
         raise UserError(

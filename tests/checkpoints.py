@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.conversion.torch_writer import write_torch_file
 from engine.weights.plain_pickle import PlainObject
 from engine.weights.stored import StoredTensor, stored
-from engine.weights.torch_writer import write_torch_file
 
 MARKERS = ["<pad>", "<start>", "<end>", "<unk>"]
 

@@ -72,7 +72,7 @@ def check_options(source: Source, found: dict[str, object]) -> None:
         given = source.options.get(name)
         if given is not None and type(given) in (int, float, bool, str) and given != value:
             raise UserError(
-                f"{source.path}: its options say {name}={given!r}, but its tensors {value!r}: "
+                f"{source.path}: its options say {name}={cut(repr(given))}, but its tensors {value!r}: "
                 "is it whole, and of one model?"
             )
 
@@ -96,7 +96,7 @@ def stored_settings(source: Source, keys: dict[str, str]) -> list[str]:
 
 def without_counters(tensors: Tensors) -> tuple[Tensors, dict[str, object]]:
     """Return the tensors without batch norms' counters of batches, and these counters' values."""
-    counters = {name for name in tensors if name.endswith("num_batches_tracked")}
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
     return (
         {name: tensor for name, tensor in tensors.items() if name not in counters},
         {name: _value(tensors[name]) for name in counters},

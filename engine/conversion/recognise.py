@@ -18,7 +18,13 @@ KNOWN = (
     "VSE++, SCAN and VSRN (.pth.tar), VSE's PyTorch port, Oscar, VinVL, VinVL-Paddle and BERT (folders with "
     "config.json and vocab.txt), torchvision's and Paddle's CNNs"
 )
-_FIRST_OF_CNN = ("conv1.weight", "features.0.weight", "features.0.0.weight", "features.module.0.weight")
+_FIRST_OF_CNN = (
+    "conv1.weight",
+    "features.0.weight",
+    "features.0.0.weight",
+    "features.module.0.weight",
+    "conv_stem.weight",
+)
 
 
 def open_source(path: Path) -> object:
@@ -28,8 +34,11 @@ def open_source(path: Path) -> object:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder: expected a checkpoint of {KNOWN}")
-    with open(path, "rb") as file:
-        head = file.read(16)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): mend its permissions") from error
     if path.suffix == ".json":
         return read_content(path)
     if is_pickle(head) and not is_zip(path) and not _is_of_torch_or_paddle(path, head):

@@ -1,8 +1,8 @@
 """Compares a converted model with what the original computed: a `.npz` of its inputs and its outputs.
 
-Of a dual encoder it holds `images` [N,F] or [N,R,F] and `captions` [M,T] with `lengths` [M], or captions of
-one length as `tokens_time_major` [T,M]; and of the outputs `img_emb` [N,D], `cap_emb` [M,D], `scores` (or
-`scores_cosine`, `scores_order`) [N,M] at least one. Caption m belongs to image m // (M / N).
+Of a dual encoder it holds `images` [N,F], [N,R,F] or [N,3,H,W] and `captions` [M,T] with `lengths` [M], or
+captions of one length as `tokens_time_major` [T,M]; and of the outputs `img_emb` [N,D], `cap_emb` [M,D],
+`scores` (or `scores_cosine`, `scores_order`) [N,M] at least one. Caption m belongs to image m // (M / N).
 Of a cross encoder it holds the pairs `input_ids`, `segment_ids` [P,T], `attention_mask` [P,T+R] and
 `img_feats` [P,R,F], image by image; `logits` [P,labels], `pooled` [P,D] or `probs` [P]; and `labels` [P], 1
 where a pair matches. Both may hold `i2t_ranks` and `t2i_ranks`, 0-based.
@@ -74,7 +74,7 @@ def _dual(model: nn.Layer, cfg: CfgNode, reference: Arrays) -> dict:
     if images.ndim == 3:
         batch |= _tensors({"regions": images, "num_regions": np.full(len(images), images.shape[1])})
     else:
-        batch |= _tensors({"features": images})
+        batch |= _tensors({"pixels" if images.ndim == 4 else "features": images})
     ours = {"img_emb": model.encode_image(batch).numpy(), "cap_emb": model.encode_text(batch).numpy()}
     ours["scores"] = similarity_of(cfg.MODEL.MEASURE)(ours["img_emb"], ours["cap_emb"])
     if "gcn_regions" in reference:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
-from config.errors import UserError
+from config.errors import UserError, some
 from engine.weights.published_cnn import locate_weights, read_published_cnn
+from engine.weights.state_dicts import without_prefix
 from engine.weights.tensor_files import read_safetensors
 from engine.weights.tensors import assign_arrays, layer_tensors
 from models.cnn import Cnn, cnn_of
@@ -37,7 +38,7 @@ def start_cnn(model: nn.Layer, weights: str, freeze_epochs: int) -> Callable[[in
 
 
 def load_cnn(weights: str | Path, cnn: Cnn) -> None:
-    """Load weights into `cnn`; those of a classifier are ignored.
+    """Load weights into `cnn`; those of a classifier and a prefix of all names are ignored.
 
     `weights` is a file of `tools/convert_weights.py`, a state dict of torch (.pth, .pt), or `package:NAME`.
     Raises UserError that names a tensor which is missing, unexpected, misshapen or not finite.
@@ -47,6 +48,8 @@ def load_cnn(weights: str | Path, cnn: Cnn) -> None:
         arrays = read_published_cnn(path)
     else:
         arrays = read_safetensors(path, remedy="; write it with tools/convert_weights.py")
+    own = {name.partition(".")[0] for name in layer_tensors(cnn.network)}
+    arrays, _ = without_prefix(arrays, (*own, "fc", "classifier"))
     assign_arrays(cnn.network, fitting_arrays(path, cnn, arrays))
 
 
@@ -56,7 +59,8 @@ def fitting_arrays(path: Path, cnn: Cnn, arrays: dict[str, np.ndarray]) -> dict[
     missing = sorted(tensors.keys() - arrays.keys())
     if missing:
         raise UserError(
-            f"{path}: no tensor {missing[0]}; {len(missing)} of the network's have no weights there"
+            f"{path}: no tensor {missing[0]}; {len(missing)} of the network's have no weights there: it "
+            f"holds {some(arrays, 3)}"
         )
     unexpected = sorted(name for name in arrays.keys() - tensors.keys() if not name.startswith(HEADS))
     if unexpected:

@@ -7,7 +7,7 @@ import numpy as np
 from config.errors import UserError
 from config.file_kinds import refusal
 from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, with_arrays
-from engine.weights.stored import StoredTensor, stored
+from engine.weights.stored import stored
 
 NAMES_KEY = "StructuredToParameterName@@"  # this entry holds Paddle's own names for the arrays
 
@@ -29,17 +29,6 @@ def open_paddle_file(path: Path) -> dict[str, object]:
     except FAILURES as error:
         otherwise = f"not a file of arrays from Paddle: {reason_of(error)}"
         raise UserError(refusal(path, otherwise)) from error
-
-
-def read_paddle_file(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of `path` (.pdparams) by name; halves and bfloat16 are widened to float32.
-
-    Raises UserError as `open_paddle_file` does.
-    """
-    content = open_paddle_file(path)
-    nested = content.get("model", content)  # a checkpoint holds the epoch beside the model
-    arrays = nested if isinstance(nested, dict) else content
-    return {name: tensor.read() for name, tensor in arrays.items() if isinstance(tensor, StoredTensor)}
 
 
 def _tensors_of(content: dict) -> dict[str, object]:

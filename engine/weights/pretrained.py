@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, some
 from engine.weights.bert_folder import CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE, read_bert_config
 from engine.weights.bert_names import from_original, original_depth, original_names
+from engine.weights.state_dicts import without_prefix
 from engine.weights.tensor_files import read_safetensors
 from models.bert import BertShape
 from models.oscar import Oscar
@@ -133,7 +134,7 @@ def load_pretrained(model: Oscar, pretrained: PretrainedFolder) -> list[str]:
     it was.
     """
     path = pretrained.path / MODEL_FILE
-    arrays = read_safetensors(path)
+    arrays, _ = without_prefix(read_safetensors(path), ("bert", "classifier", "cls"))
     parameters = dict(model.named_parameters())
     missing = [name for name in parameters if not set(original_names(name)) <= arrays.keys()]
     fresh = [layer for layer in MAY_BE_MISSING if _lacks(layer, parameters, arrays)]
@@ -164,7 +165,10 @@ def _check_names(
     refused = [name for name in missing if not name.startswith(tuple(fresh))]
     if refused:
         lacking = sorted(set(original_names(refused[0])) - arrays.keys())[0]
-        raise UserError(f"{path}: no tensor {lacking}; {len(refused)} of the model's have no weights there")
+        raise UserError(
+            f"{path}: no tensor {lacking}; {len(refused)} of the model's have no weights there: it holds "
+            f"{some(arrays, 3)}"
+        )
     known = {original for name, _ in model.named_parameters() for original in original_names(name)}
     unexpected = sorted(arrays.keys() - known)
     if unexpected:

@@ -8,7 +8,8 @@ import numpy as np
 
 from config.cnns import PACKAGE
 from config.errors import UserError
-from engine.weights.torch_files import read_torch_file
+from engine.weights.state_dicts import state_dict_of
+from engine.weights.torch_files import open_torch_file
 
 _ENDINGS = (".pth", ".pt", ".safetensors")
 
@@ -42,15 +43,13 @@ def read_published_cnn(path: Path) -> dict[str, np.ndarray]:
 
     Raises UserError for a file that is no state dict.
     """
-    content = read_torch_file(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, np.ndarray) for value in content.values()):
-        raise UserError(f"{path}: expected a state dict, names to tensors")
+    tensors = state_dict_of(open_torch_file(path), path)
+    arrays = {
+        name: tensor.read() for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")
+    }
     return {
         _our_name(name): array.T if array.ndim == 2 else array  # Paddle's linear layers are [in,out]
-        for name, array in content.items()
-        if not name.endswith(".num_batches_tracked")
+        for name, array in arrays.items()
     }
 
 

@@ -15,7 +15,7 @@ from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.conversion.vocabularies import read_content
 from engine.weights.bert_folder import read_bert_config
-from engine.weights.paddle_files import read_paddle_file
+from engine.weights.paddle_files import open_paddle_file
 from engine.weights.tensor_files import read_safetensors
 from engine.weights.torch_files import read_torch_file
 from engine.weights.weight_files import open_weights
@@ -34,7 +34,7 @@ BINARY = {
 READERS = {
     "w.pth": read_torch_file,
     "w.bin": open_weights,
-    "w.pdparams": read_paddle_file,
+    "w.pdparams": open_paddle_file,
     "paddle_model.bin": open_weights,
     "w.safetensors": read_safetensors,
     "vocab.pkl": read_content,
@@ -69,6 +69,17 @@ def test_what_else_weights_may_be(tmp_path, name, kind):
     path.write_bytes(BINARY[kind])
     with pytest.raises(UserError, match=kind):
         READERS[name](path)
+
+
+def test_text_that_is_packed_or_pickled_is_named(tmp_path):
+    for content, kind in (
+        (b"\x1f\x8b\x08\x00\xff", "packed by gzip"),
+        (b"\x80\x02}q\x00.", "a pickle, expected"),
+    ):
+        (tmp_path / "vocab.txt").write_bytes(content)
+        for read in (read_text, WordPiece.load):
+            with pytest.raises(UserError, match=kind):
+                read(tmp_path / "vocab.txt")
 
 
 def test_a_zip_of_something_else(tmp_path):

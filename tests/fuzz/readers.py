@@ -246,8 +246,8 @@ def _safetensors(folder: Path) -> None:
 
 
 def _torch(folder: Path) -> None:
+    from engine.conversion.torch_writer import write_torch_file
     from engine.weights.stored import stored
-    from engine.weights.torch_writer import write_torch_file
 
     tensors = {
         "a.weight": stored(np.arange(6, dtype=np.float32).reshape(2, 3)),

@@ -128,6 +128,14 @@ def test_the_network_of_a_trained_run_starts_another(run_quickly, cnn, tmp_path,
         np.testing.assert_array_equal(found[name], array)
 
 
+def test_a_prefix_of_all_names_in_a_file_of_weights_is_taken_off(cnn, tmp_path) -> None:
+    arrays = {f"module.backbone.{name}": array for name, array in layer_arrays(cnn.network).items()}
+    save_file(arrays, tmp_path / "w.safetensors")
+    other = Cnn("resnet18")
+    load_cnn(tmp_path / "w.safetensors", other)
+    np.testing.assert_array_equal(other.network.conv1.weight.numpy(), cnn.network.conv1.weight.numpy())
+
+
 def test_a_run_without_a_network_and_a_folder_that_is_none_are_refused(run_quickly, tmp_path) -> None:
     save_run(tmp_path / "out/vse/best", nn.Linear(2, 2))
     done = run_quickly("convert_weights", "out/vse/best", "r.safetensors", cwd=tmp_path)

@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from datasets.words.vocabulary import Vocabulary
+from engine.conversion.torch_writer import write_torch_file
 from engine.conversion.vocabularies import unpickle_words
 from engine.ranking.metrics import ranks
 from engine.weights.stored import stored
 from engine.weights.torch_files import read_torch_file
-from engine.weights.torch_writer import write_torch_file
 from tests.checkpoints import (
     tensors,
     vsepp_parts,
@@ -511,3 +511,49 @@ def test_nothing_is_replaced_unasked(run_quickly, tmp_path):
     done = run_quickly("convert_weights", write_vsepp(tmp_path / "a.pth.tar"), "there", cwd=tmp_path)
     assert done.stderr == "error: there: already there: give another OUT, or --overwrite to replace it\n"
     assert done.returncode == 2 and (tmp_path / "there").read_text() == "mine"
+
+
+def test_a_model_that_computes_something_else_is_told_by_the_exit_code(run_quickly, tmp_path):
+    write_vsepp(tmp_path / "a.pth.tar")
+    write_vocabulary(tmp_path / "v.json", word_names(9))
+    random = np.random.default_rng(0)
+    inputs = {"images": random.normal(size=(4, 6)).astype("f4"), "captions": np.full((4, 3), 5)}
+    inputs |= {"lengths": np.full(4, 3), "img_emb": np.eye(4, 5, dtype="f4")}
+    np.savez(tmp_path / "other.npz", **inputs)
+    options = ["--vocabulary", "v.json", "--reference"]
+    done = run_quickly("convert_weights", "a.pth.tar", "run", *options, "other.npz", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "outputs are NOT the original's to 1e-05" in done.stdout
+    sheet = json.loads((tmp_path / "run/conversion.json").read_text())
+    assert sheet["reference"]["outputs"]["img_emb"]["largest_difference"] > 0.1
+
+
+REFERENCES = {
+    "no array 'images'": {"captions": np.zeros((2, 3), int)},
+    "3 captions of 2 images": {"images": np.zeros((2, 6), "f4"), "captions": np.zeros((3, 2), int)},
+    "or words that the model does not know": {
+        "images": np.zeros((2, 6), "f4"),
+        "captions": np.full((2, 2), 99),
+    },
+    "no output to compare, expected one of img_emb": {
+        "images": np.zeros((2, 6), "f4"),
+        "captions": np.zeros((2, 2), int),
+    },
+    "img_emb is [2, 4], the model's is [2, 5]": {
+        "images": np.zeros((2, 6), "f4"),
+        "captions": np.zeros((2, 2), int),
+        "img_emb": np.zeros((2, 4), "f4"),
+    },
+}
+
+
+@pytest.mark.parametrize("message", REFERENCES)
+def test_a_reference_that_does_not_fit_is_one_line(run_quickly, tmp_path, message):
+    write_vsepp(tmp_path / "a.pth.tar")
+    write_vocabulary(tmp_path / "v.json", word_names(9))
+    np.savez(tmp_path / "r.npz", **REFERENCES[message])
+    options = ["--vocabulary", "v.json", "--reference", "r.npz"]
+    done = run_quickly("convert_weights", "a.pth.tar", "run", *options, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("error: r.npz: ") and message in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -18,13 +18,21 @@ _RESNETS = {
     ((3, 8, 36, 3), True): "resnet152",
 }
 _VGGS = {13: "vgg16", 16: "vgg19"}  # by the number of convolutions
-_HEADS = ("fc.", "classifier.")  # the classifiers that `Cnn` leaves out
+_HEADS = ("fc.", "_fc.", "classifier.")  # the classifiers that `Cnn` leaves out
 OWN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc", "features", "classifier")
+OWN += ("_conv_stem", "conv_stem")  # of an EfficientNet, whose names are private in torch
 
 
 def is_cnn(tensors: Tensors) -> bool:
     """Tell whether the names are those of a network of torchvision's."""
-    return "conv1.weight" in tensors or "features.0.weight" in tensors or "features.0.0.weight" in tensors
+    firsts = (
+        "conv1.weight",
+        "features.0.weight",
+        "features.0.0.weight",
+        "_conv_stem.weight",
+        "conv_stem.weight",
+    )
+    return any(name in tensors for name in firsts)
 
 
 def network_names() -> list[str]:
@@ -103,7 +111,7 @@ def convert(source: Source, given: Given) -> Conversion:
     Raises UserError for tensors that are not those of one network.
     """
     tensors, counters = without_counters(source.tensors)
-    names = {name: name for name in tensors}
+    names = {re.sub(r"(^|\.)_(?!mean$|variance$)", r"\1", name): name for name in tensors}
     network = recognise_cnn(source.path, tensors, given.network)
     if _is_turned(tensors):  # a VGG of Paddle, whose names are torch's
         tensors = {

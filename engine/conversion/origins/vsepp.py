@@ -49,7 +49,7 @@ def convert(source: Source, given: Given) -> Conversion:
     settings = ["MODEL.NAME=vsepp", *text_settings(sizes)]
     cnn = {name: tensor for name, tensor in tensors.items() if name.startswith("img.cnn.")}
     head = "image_encoder.head.fc" if cnn else "image_encoder.fc"
-    embed, features = shape_of(source.path, tensors, "img.fc.weight", 2, origin)
+    _, features = shape_of(source.path, tensors, "img.fc.weight", 2, origin)
     expected |= {"img.fc.weight": (sizes["embed_size"], features), "img.fc.bias": (sizes["embed_size"],)}
     rules = [*linear("img.fc", head), *rules]
     if cnn:

@@ -9,9 +9,9 @@ from engine.conversion.conversion import Conversion, Given
 from engine.conversion.recognise import holds_cnn, open_source, recognise
 from engine.conversion.rules import converted
 from engine.conversion.run import configuration
+from engine.conversion.torch_writer import write_torch_file
 from engine.weights.stored import StoredTensor, stored
 from engine.weights.tensors import layer_tensors
-from engine.weights.torch_writer import write_torch_file
 from models.build import build_model
 from models.cnn import Cnn
 from tests.checkpoints import (
@@ -226,3 +226,21 @@ def test_a_network_that_is_not_known_is_asked_for_with_one_of_its_names(tmp_path
         UserError, match="say which with --network NAME; it holds conv1.weight, layer9.weight$"
     ):
         recognise(tmp_path / "a.pth", open_source(tmp_path / "a.pth"), Given())
+
+
+def test_an_efficientnet_of_torch_whose_names_are_private(tmp_path):
+    network, stored_names = Cnn("efficientnet_lite0").network, {}
+    random = np.random.default_rng(0)
+    for name, tensor in layer_tensors(network).items():
+        private = ".".join(f"_{part}" if not part.isdigit() else part for part in name.split(".")[:-1])
+        kind = {"_mean": "running_mean", "_variance": "running_var"}
+        last = name.rpartition(".")[2]
+        array = random.normal(size=tensor.shape).astype("f4")
+        stored_names[f"{private}.{kind.get(last, last)}"] = stored(array)
+    stored_names["_fc.weight"] = stored(np.zeros((3, 1280), "f4"))
+    write_torch_file(tmp_path / "a.pth", stored_names)
+    conversion = recognise(
+        tmp_path / "a.pth", open_source(tmp_path / "a.pth"), Given(network="efficientnet_lite0")
+    )
+    assert {rule.ours for rule in conversion.rules} == {f"cnn.network.{n}" for n in layer_tensors(network)}
+    assert list(conversion.left_out) == ["_fc.weight"]

@@ -116,6 +116,58 @@ def test_an_oscar_without_normalised_regions(tmp_path):
     assert fresh == [] and isinstance(model.bert.regions.norm, paddle.nn.Identity)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.module."])
+def test_a_prefix_of_all_names_is_taken_off(tmp_path, prefix):
+    arrays = {f"{prefix}{name}": array for name, array in originals(region_dim=3, labels=2).items()}
+    _, fresh = oscar_from(write(tmp_path / "oscar", arrays, img_feature_dim=3))
+    assert fresh == []
+
+
+def test_a_head_of_hidden_words_starts_afresh_where_a_bert_has_none(tmp_path):
+    _, fresh = oscar_from(write(tmp_path / "bert", originals(region_dim=3, labels=2)), guesses_words=True)
+    assert fresh == ["words"]
+    head = {
+        "transform.dense.weight": np.arange(36).reshape(6, 6),
+        "transform.dense.bias": np.ones(6),
+        "transform.LayerNorm.weight": np.ones(6),
+        "transform.LayerNorm.bias": np.ones(6),
+        "bias": np.arange(9),
+    }
+    arrays = originals(region_dim=3, labels=2)
+    arrays |= {f"cls.predictions.{name}": array.astype("f4") for name, array in head.items()}
+    model, fresh = oscar_from(write(tmp_path / "both", arrays), guesses_words=True)
+    assert fresh == []
+    np.testing.assert_array_equal(model.words.bias.numpy(), np.arange(9))
+    np.testing.assert_array_equal(model.words.fc.weight.numpy(), head["transform.dense.weight"].T)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_weights_of_sixteen_bits_are_widened(tmp_path, kind):
+    arrays = originals(region_dim=3, labels=2)
+    folder = write(tmp_path / "half", arrays)
+    if kind == "F16":
+        wide = {name: array.astype("f2").astype("f4") for name, array in arrays.items()}
+        save_file({name: array.astype("f2") for name, array in arrays.items()}, folder / "model.safetensors")
+    else:
+        halves = {name: (array.view("u4") >> 16).astype("<u2") for name, array in arrays.items()}
+        wide = {name: (half.astype("u4") << 16).view("f4") for name, half in halves.items()}
+        save_bfloat16(folder / "model.safetensors", halves)
+    model, _ = oscar_from(folder)
+    np.testing.assert_array_equal(model.classifier.weight.numpy().T, wide["classifier.weight"])
+    np.testing.assert_array_equal(model.bert.pooler.weight.numpy().T, wide["bert.pooler.dense.weight"])
+
+
+def save_bfloat16(path: Path, halves: dict[str, np.ndarray]) -> None:
+    """Write patterns of 16 bits as bfloat16, which the library cannot write from NumPy."""
+    header, end = {}, 0
+    for name, half in halves.items():
+        places = [end, end := end + half.nbytes]
+        header[name] = {"dtype": "BF16", "shape": list(half.shape), "data_offsets": places}
+    text = json.dumps(header).encode()
+    content = b"".join(half.tobytes() for half in halves.values())
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+
+
 def without(name: str) -> dict[str, np.ndarray]:
     return {key: array for key, array in originals(3, 2).items() if key != name}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from engine.weights.paddle_files import read_paddle_file
+from engine.weights.paddle_files import open_paddle_file
 from engine.weights.torch_files import LEGACY_MAGIC, LEGACY_PROTOCOL, read_torch_file
 
 
@@ -164,9 +164,9 @@ def test_what_a_file_wants_to_run_is_not_run(tmp_path, write, name):
 def test_a_pickle_of_paddle_is_not_run_either(tmp_path):
     arrays = {"a": SIX.reshape(2, 3), "StructuredToParameterName@@": {"a": "linear_0.w_0"}}
     (tmp_path / "good").write_bytes(pickle.dumps(arrays, 4))
-    found = read_paddle_file(tmp_path / "good")
+    found = open_paddle_file(tmp_path / "good")
     assert list(found) == ["a"]
-    np.testing.assert_array_equal(found["a"], arrays["a"])
+    np.testing.assert_array_equal(found["a"].read(), arrays["a"])
     for content, reason in (
         ({"a": Runs(os.system, f"touch {tmp_path / 'ran'}")}, "it asks for .*system, which is not run"),
         ({"a": np.array([print])}, "numbers of type object"),
@@ -174,7 +174,7 @@ def test_a_pickle_of_paddle_is_not_run_either(tmp_path):
     ):
         (tmp_path / "bad").write_bytes(pickle.dumps(content, 4))
         with pytest.raises(UserError, match=reason):
-            read_paddle_file(tmp_path / "bad")
+            open_paddle_file(tmp_path / "bad")
     assert not (tmp_path / "ran").exists()
 
 

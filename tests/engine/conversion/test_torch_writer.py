@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
+from engine.conversion.torch_writer import emit_pickle, write_torch_file
 from engine.weights.stored import stored
 from engine.weights.torch_files import open_torch_file, read_torch_file
-from engine.weights.torch_writer import emit_pickle, write_torch_file
 from tests.checkpoints import options, vsepp_parts, write_vsepp
 
 ARRAYS = {
