@@ -49,12 +49,12 @@ def measure(folder: Path) -> dict:
     import faiss
     import numpy as np
 
-    from serving.index import engines, exact
+    from serving.index.engines import exact, quantised
     from serving.index.build import Options, finish, publish
     from serving.index.card import Card
     from serving.index.index import Index
     from serving.index.items import Item, Items
-    from serving.index.measured import recall, true_best
+    from serving.index.engines.measured import recall, true_best
     from serving.index.vectors import VectorFile
 
     random = np.random.default_rng(0)
@@ -79,13 +79,13 @@ def measure(folder: Path) -> dict:
     index = Index(folder / "index")
     vectors, _ = VectorFile(folder / "index" / card.data, WIDTH).open(COUNT)
     queries = points(QUERIES)
-    lists = engines.load_lists(
-        folder / "index" / card.data, engines.Saved("lists", COUNT, card.check, card.parameters)
+    lists = quantised.load_lists(
+        folder / "index" / card.data, quantised.Saved("lists", COUNT, card.check, card.parameters)
     )
     lists._index.nprobe = card.parameters["probes"]
     refined = faiss.IndexRefineFlat(lists._index, faiss.swig_ptr(np.ascontiguousarray(vectors)))
     refined.k_factor = 4
-    half = engines.half_precision(np.asarray(vectors), 2)
+    half = quantised.half_precision(np.asarray(vectors), 2)
     turn = 0
 
     def next_queries(count: int) -> np.ndarray:

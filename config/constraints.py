@@ -74,6 +74,16 @@ def _check_model(values: Values, refuse: Refuse) -> None:
             refuse("MODEL.NUM_LAYERS", "1 with vse")
         if model["BIDIRECTIONAL"]:
             refuse("MODEL.BIDIRECTIONAL", "false with vse")
+        if model["TEXT_WINDOW"]:
+            refuse("MODEL.TEXT_WINDOW", "0 with vse")
+    if model["TEXT_WINDOW"]:  # in place of the GRU: the same holds for the GRU's settings
+        if model["TEXT_WINDOW"] % 2 == 0:
+            refuse("MODEL.TEXT_WINDOW", "an odd number of words, or 0")
+        for key, without in (("NUM_LAYERS", 1), ("BIDIRECTIONAL", False), ("TEXT_POOLING", "last")):
+            if model[key] != without:
+                refuse(f"MODEL.{key}", f"{str(without).lower()} with MODEL.TEXT_WINDOW")
+    if model["NAME"] == "vsrn" and model["DIRECTION_DIM"] and values["INPUT"]["IMG_FEATURE_DIM"] < 6:
+        refuse("MODEL.DIRECTION_DIM", "0 with features of fewer than six columns, which hold no box terms")
 
 
 def _check_kind(values: Values, refuse: Refuse) -> None:

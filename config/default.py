@@ -182,6 +182,16 @@ KEYS: dict[str, dict[str, Key]] = {
             "if an image has the same sentence several times, train on it once per epoch instead of once "
             "per copy",
         ),
+        "RELEVANCE": Key(
+            "id",
+            "which captions are right for which images; id: each for its own image; sentence: equal captions "
+            "are one query, right for every image that has it; otherwise a file relative to DATA_DIR, JSON "
+            "from image ids to caption ids or CSV with the columns image,caption,grade; {split} stands for "
+            "the split's name (docs/evaluation.md)",
+        ),
+        "RELEVANCE_GRADE": Key(
+            0.0, "RELEVANCE in CSV: least grade of a right pair; 0: any above 0", minimum=0
+        ),
         "CAPTIONS_PER_IMAGE": Key(
             0,
             "precomp without ids: number of captions per image row, or number of consecutive rows that "
@@ -219,12 +229,25 @@ KEYS: dict[str, dict[str, Key]] = {
             "end, as in VSE and VSE++; mean, max: over all words",
             choices=("last", "mean", "max"),
         ),
+        "TEXT_WINDOW": Key(
+            0,
+            "vsepp, vsrn: width in words, an odd number, of a convolution that reads the text in place of "
+            "the GRU; 0: the GRU, as in the originals",
+            minimum=0,
+        ),
         "TEXT_DROPOUT": Key(0.0, "dropout rate of the word vectors", minimum=0, maximum=0.9),
         "IMAGE_DROPOUT": Key(0.0, "dropout rate of the image features", minimum=0, maximum=0.9),
         "MEASURE": Key("cosine", "similarity of image and caption", choices=("cosine", "order")),
         "USE_ABS": Key(False, "take absolute values of the embeddings, as order embeddings do"),
         "NO_IMGNORM": Key(False, "do not l2-normalise image embeddings"),
         "GRAPH_BLOCKS": Key(4, "vsrn: number of graph reasoning blocks over an image's regions", minimum=1),
+        "DIRECTION_DIM": Key(
+            0,
+            "vsrn: width of a layer beside the graph in which each region hears what lies to its right, "
+            "below, left and above; the last six columns of the features are box terms (x1/W, y1/H, x2/W, "
+            "y2/H, width/W, height/H); 0: no such layer, as in the original",
+            minimum=0,
+        ),
         "NORM_REGIONS": Key(
             True,
             "vsrn: l2-normalise the mapped features over an image's regions, as the released COCO model does",
@@ -530,6 +553,12 @@ KEYS: dict[str, dict[str, Key]] = {
             "how an irrelevant item with the same score as the best relevant one counts; against: ranked "
             "before it, favour: ranked behind it, average: half",
             choices=("against", "favour", "average"),
+        ),
+        "RESAMPLES": Key(
+            10_000,
+            "number of bootstrap resamples over images (cnn: over classes) behind the 95% intervals, drawn "
+            "from MISC.SEED; 0: no intervals",
+            minimum=0,
         ),
         "BATCH_SIZE": Key(
             1024,

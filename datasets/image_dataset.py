@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from config.errors import UserError
+from datasets.fingerprint import digest_of
 from datasets.pictures.lists import LabelledPictures
 from datasets.pictures.loader import PictureLoader
 
@@ -31,6 +32,14 @@ class ImageDataset:
     def describe(self) -> str:
         """Return one line about what the split holds."""
         return f"{self.name}: {self.num_images} pictures of {len(self.class_names)} classes"
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what tells cheaply whether pictures, by name and size, and classes are the same."""
+        sizes = np.array([self.loader.files.size(name) for name in self.image_ids])
+        return {
+            "pictures": digest_of(self.image_ids, sizes),
+            "classes": digest_of(self.class_names, self.labels),
+        }
 
     def unknown_share(self) -> float:
         """Return 0: a picture has no words."""

@@ -7,7 +7,9 @@ import numpy as np
 
 from datasets.captions.load import CaptionSplit
 from datasets.features.store import FeatureStore
+from datasets.fingerprint import digest_of, digest_of_file
 from datasets.pairs import Pairs
+from datasets.relevance import Relevance, own_captions
 from datasets.words.pair_texts import PairTexts, encode_tags
 from datasets.words.unknown_words import describe_unknown, unknown_share
 from datasets.words.wordpiece import WordPiece
@@ -21,7 +23,8 @@ class PairDataset:
     their tokens.
 
     `image_ids` (names) and `captions` (strings) are lists of length `num_images` and `num_captions`.
-    `caption_image` (int64 [captions]) is each caption's image. `sentence_ids` (int64 [captions]) are equal
+    `caption_image` (int64 [captions]) is each caption's image, and `relevance` says which captions are right
+    for which images: by default each for its image. `sentence_ids` (int64 [captions]) are equal
     where the token ids are equal, and `distinct_captions` (int64 [sentences]) is the first caption of each
     sentence. `caption_lengths` (int64 [captions]) counts tokens, markers included; `image_lengths` (int64
     [images]) counts tokens of tags and regions together.
@@ -52,7 +55,8 @@ class PairDataset:
         self._tags = encode_tags(tags, self.num_images, word_piece)
         self._region_counts = np.minimum(features.counts(self._image_rows), max_regions)
         self.image_lengths = self._tags.lengths + self._region_counts
-        self._set_captions(split.captions, split.caption_image)
+        self.caption_ids = split.caption_ids
+        self._set_captions(split.captions, split.caption_image, split.relevance)
 
     def with_texts(self, texts: list[str]) -> "PairDataset":
         """Return a data set of the same images with other captions, such as a user's queries.
@@ -62,6 +66,14 @@ class PairDataset:
         other = copy(self)
         other._set_captions(texts, np.full(len(texts), -1))
         return other
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what tells cheaply whether captions, images and the file of features are the same."""
+        return {
+            "captions": digest_of(self.captions, self.caption_image),
+            "images": digest_of(self.image_ids, self._image_rows),
+            "features": digest_of_file(self.features.path),
+        }
 
     def unknown_share(self) -> float:
         """Return the share of the captions' word pieces that are unknown words, in [0, 1]."""
@@ -111,11 +123,11 @@ class PairDataset:
         return self._texts.lengths(pairs) + self._region_counts[pairs.images]
 
     def is_own_sentence(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
-        """Return whether each caption equals one of the image's own captions token by token: bool, broadcast.
+        """Return whether each caption equals one that is right for the image token by token: bool, broadcast.
 
         Such a pair is no negative even if the caption belongs to another image: data sets repeat sentences.
         """
-        return np.isin(self._keys(images, captions), self._own_sentences)
+        return np.isin(self._keys(images, captions), self._right_sentences)
 
     def check_features(self) -> None:
         """Check the features of up to 2 GB of images; raise `UserError` for a row with NaN or infinity."""
@@ -125,14 +137,19 @@ class PairDataset:
         """Return mean and standard deviation of the regions' features, float32 [F] each."""
         return self.features.moments(self._image_rows, pool=False)
 
-    def _set_captions(self, captions: list[str], caption_image: np.ndarray) -> None:
+    def _set_captions(
+        self, captions: list[str], caption_image: np.ndarray, relevance: Relevance | None = None
+    ) -> None:
         self.captions, self.caption_image = captions, caption_image
         self.num_captions = len(captions)
+        self.relevance = relevance or own_captions(caption_image, self.num_images)
         self._texts = PairTexts(captions, self._tags, self.word_piece, self.max_seq_len)
         self.sentence_ids = self._texts.sentence_ids
         self.distinct_captions = np.unique(self.sentence_ids, return_index=True)[1]
         self.caption_lengths = self._texts.caption_lengths
-        self._own_sentences = np.unique(self._keys(caption_image, np.arange(len(captions))))
+        keys = [self._keys(caption_image, np.arange(len(captions)))]
+        keys.append(self._keys(self.relevance.images, self.relevance.captions))
+        self._right_sentences = np.unique(np.concatenate(keys))
 
     def _keys(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         return images * self._texts.num_sentences + self.sentence_ids[captions]

@@ -153,3 +153,8 @@ def captions_by_image(caption_image: np.ndarray, num_images: int) -> tuple[np.nd
     """Return the captions sorted by image, and each image's first place: int64 [captions], [images + 1]."""
     counts = np.bincount(caption_image, minlength=num_images)
     return np.argsort(caption_image, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
+
+
+def folds_of_images(images: int, folds: int) -> np.ndarray:
+    """Return the fold [images] of every image: consecutive slices whose sizes differ by one at most."""
+    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(images), folds)])

@@ -8,7 +8,7 @@ from models.bert import BertShape
 from models.captioner import Captioner
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.dual_encoder import SIMILARITIES, DualEncoder
-from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
+from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder, WindowTextEncoder
 from models.gathering import Gather, gather_rows, own_rows
 from models.losses.matching import (
     MatchingLoss,
@@ -56,6 +56,7 @@ def _region_encoder(cfg: CfgNode, feature_norm: FeatureNorm | None) -> RegionEnc
         feature_dim=cfg.INPUT.IMG_FEATURE_DIM,
         embed_dim=cfg.MODEL.EMBED_DIM,
         num_blocks=cfg.MODEL.GRAPH_BLOCKS,
+        direction_dim=cfg.MODEL.DIRECTION_DIM,
         norm_regions=cfg.MODEL.NORM_REGIONS,
         batch_norm=cfg.MODEL.IMAGE_BATCHNORM,
         normalize=not cfg.MODEL.NO_IMGNORM,
@@ -76,7 +77,16 @@ def _lstm(cfg: CfgNode, vocab_size: int) -> LSTMTextEncoder:
     )
 
 
-def _gru(cfg: CfgNode, vocab_size: int) -> GRUTextEncoder:
+def _text_encoder(cfg: CfgNode, vocab_size: int) -> GRUTextEncoder | WindowTextEncoder:
+    if cfg.MODEL.TEXT_WINDOW:
+        return WindowTextEncoder(
+            vocab_size=vocab_size,
+            word_dim=cfg.MODEL.WORD_DIM,
+            embed_dim=cfg.MODEL.EMBED_DIM,
+            window=cfg.MODEL.TEXT_WINDOW,
+            dropout=cfg.MODEL.TEXT_DROPOUT,
+            absolute=cfg.MODEL.USE_ABS,
+        )
     return GRUTextEncoder(
         vocab_size=vocab_size,
         word_dim=cfg.MODEL.WORD_DIM,
@@ -112,13 +122,13 @@ def _vse(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> Dua
 
 
 def _vsepp(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> DualEncoder:
-    encoders = _image_encoder(cfg, feature_norm), _gru(cfg, vocab_size)
+    encoders = _image_encoder(cfg, feature_norm), _text_encoder(cfg, vocab_size)
     return DualEncoder(*encoders, cfg.MODEL.MEASURE, _gather(cfg))
 
 
 def _vsrn(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> VSRN:
     encoder, captioner = _region_encoder(cfg, feature_norm), _captioner(cfg, vocab_size)
-    return VSRN(encoder, _gru(cfg, vocab_size), cfg.MODEL.MEASURE, captioner, _gather(cfg))
+    return VSRN(encoder, _text_encoder(cfg, vocab_size), cfg.MODEL.MEASURE, captioner, _gather(cfg))
 
 
 def _oscar(cfg: CfgNode, vocab_size: int, feature_norm: FeatureNorm | None) -> Oscar:

@@ -228,3 +228,44 @@ class LSTMTextEncoder(RecurrentTextEncoder):
     ) -> None:
         embed = word_embedding(vocab_size, word_dim)
         super().__init__(embed, nn.LSTM(word_dim, embed_dim), pooling, dropout, absolute)
+
+
+class WindowTextEncoder(nn.Layer):
+    """A caption encoder with a convolution over windows of words (Kim 2014, arXiv 1408.5882).
+
+    A window of `window` words, an odd number, becomes relu(W x + b) of its word embeddings x; the embedding
+    is a linear map of the mean over all windows, l2-normalised. A recurrent network must carry up to the end
+    what the adjective of each noun was; a window sees a noun and what is said of it at once. With `absolute`
+    the embedding's absolute value is taken afterwards.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        word_dim: int,
+        embed_dim: int,
+        window: int,
+        dropout: float = 0.0,
+        absolute: bool = False,
+    ) -> None:
+        """Raise ValueError if `window` is even."""
+        super().__init__()
+        if window % 2 == 0:
+            raise ValueError(f"window: expected an odd number of words, got {window}")
+        self.embed = word_embedding(vocab_size, word_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.window = window
+        self.windows = nn.Linear(window * word_dim, embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
+        self.absolute = absolute
+
+    def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
+        """Return the embeddings [B,D] of captions `token_ids` [B,T] with `text_len` [B] tokens each."""
+        words = self.dropout(self.embed(token_ids))  # [B,T,E]
+        words = words * is_real(words, text_len).astype(words.dtype).unsqueeze(2)
+        length, reach = words.shape[1], self.window // 2
+        padded = functional.pad(words, [0, 0, reach, reach, 0, 0])
+        # [B,T,window*E]
+        windows = paddle.concat([padded[:, i : i + length] for i in range(self.window)], axis=2)
+        embedding = l2norm(self.out(mean_of(functional.relu(self.windows(windows)), text_len)))
+        return embedding.abs() if self.absolute else embedding

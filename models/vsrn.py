@@ -7,6 +7,7 @@ import paddle
 from paddle import Tensor, nn
 
 from models.captioner import Captioner
+from models.directions import BOX_TERMS, DirectionSummary
 from models.dual_encoder import DualEncoder
 from models.encoders import FeatureNorm, l2norm, last_state
 from models.gathering import Gather, own_rows
@@ -112,6 +113,9 @@ class RegionEncoder(nn.Layer):
     last state; the released COCO model has the first, the Flickr30K model the second. Mapped and reasoned
     regions are l2-normalised **over the regions of an image**, each dimension by itself, as in the released
     code, whose weights need it.
+
+    With `direction_dim` above 0, which the original has not, the GRU's last state is added to a
+    `DirectionSummary` of that width; the features' last six columns are then box terms.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class RegionEncoder(nn.Layer):
         absolute: bool = False,
         dropout: float = 0.0,
         feature_norm: FeatureNorm | None = None,
+        direction_dim: int = 0,
     ) -> None:
         super().__init__()
         bound = math.sqrt(6.0 / (feature_dim + embed_dim))
@@ -135,6 +140,7 @@ class RegionEncoder(nn.Layer):
         self.fc = nn.Linear(feature_dim, embed_dim, weight_attr=uniform, bias_attr=zero)
         self.blocks = nn.LayerList([GraphBlock(embed_dim) for _ in range(num_blocks)])
         self.rnn = nn.GRU(embed_dim, embed_dim)
+        self.directions = DirectionSummary(feature_dim, direction_dim, embed_dim) if direction_dim else None
         self.norm = BatchNorm(embed_dim) if batch_norm else None
         self.norm_regions = norm_regions
         self.normalize = normalize
@@ -146,10 +152,7 @@ class RegionEncoder(nn.Layer):
         `regions` are [B,R,F], of which image b has the first `num_regions[b]`.
         """
         layout = RegionLayout.of(regions, num_regions)
-        packed = layout.pack(regions)  # [P,F]
-        if self.feature_norm is not None:
-            packed = self.feature_norm(packed)
-        packed = self.fc(self.dropout(packed))  # [P,D]
+        packed = self.fc(self.dropout(self._standardised(layout.pack(regions))))  # [P,D]
         if self.norm_regions:
             packed = layout.pack(l2norm(layout.pad(packed), axis=1))
         affinities = []
@@ -158,9 +161,12 @@ class RegionEncoder(nn.Layer):
             affinities.append(affinity)
         return l2norm(layout.pad(packed), axis=1), affinities
 
-    def pool(self, reasoned: Tensor, num_regions: Tensor) -> Tensor:
-        """Return the embeddings [B,D] of reasoned regions [B,R,D]."""
+    def pool(self, reasoned: Tensor, regions: Tensor, num_regions: Tensor) -> Tensor:
+        """Return the embeddings [B,D] of `regions` [B,R,F] and of what `reason` made of them, [B,R,D]."""
         embedding = last_state(self.rnn, reasoned, num_regions)
+        if self.directions is not None:
+            boxes = regions[:, :, -BOX_TERMS : 4 - BOX_TERMS]  # [B,R,4]
+            embedding = embedding + self.directions(self._standardised(regions), boxes, num_regions)
         if self.norm is not None:
             embedding = self.norm(embedding)
         if self.normalize:
@@ -173,7 +179,10 @@ class RegionEncoder(nn.Layer):
 
     def forward(self, regions: Tensor, num_regions: Tensor) -> Tensor:
         """Return the embeddings [B,D] of `regions` [B,R,F], the first `num_regions[b]` of each image b."""
-        return self.pool(self.reason(regions, num_regions)[0], num_regions)
+        return self.pool(self.reason(regions, num_regions)[0], regions, num_regions)
+
+    def _standardised(self, features: Tensor) -> Tensor:
+        return features if self.feature_norm is None else self.feature_norm(features)
 
 
 class VSRN(DualEncoder):
@@ -210,7 +219,7 @@ class VSRN(DualEncoder):
         """
         regions, num_regions = batch["regions"], batch["num_regions"]
         reasoned, _ = self.image_encoder.reason(regions, num_regions)
-        outputs = self.compare(self.image_encoder.pool(reasoned, num_regions), batch)
+        outputs = self.compare(self.image_encoder.pool(reasoned, regions, num_regions), batch)
         if self.captioner is None or not self.training:
             return outputs
         logits, words = self.captioner(

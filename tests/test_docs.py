@@ -12,7 +12,7 @@ from config.load import load_config
 from config.names import VINVL_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = sorted(ROOT.glob("docs/**/*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 LIBRARY = {"config", "datasets", "engine", "models", "serving", "solvers"}
 FOLDERS = LIBRARY | {"benchmarks", "configs", "docs", "tests", "tools"}
 NOT_OURS = {*VINVL_NAMES, "INPUT.IMG_FEATURE_TYPE"}  # keys of VinVL-Paddle that a table translates

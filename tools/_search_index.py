@@ -14,7 +14,7 @@ metadata (docs/index.md). Where the index has a cut-off, an answer says whether 
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,48 +29,73 @@ TOGETHER = 256  # queries that are encoded together
 
 def main() -> None:
     """Parse the command line, search, and print the answers."""
-    parser = argparse.ArgumentParser(
-        prog="search_retrieval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.error = _refuse
-    parser.add_argument(
-        "--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus"
-    )
-    parser.add_argument("--bundle", metavar="DIR", help="(default: the one that the index names)")
-    parser.add_argument("--text", metavar="SENTENCE", help="what is looked for")
-    parser.add_argument("--image", metavar="FILE", help="a picture, or a .npy file with its features")
-    parser.add_argument("--id", metavar="ID", help="an item of the index")
-    parser.add_argument("--minus", metavar="SENTENCE", help="what is not looked for")
-    for name in TERMS:
-        parser.add_argument(f"--{name}_weight", type=float, default=1.0, metavar="W", help="(default 1)")
-    parser.add_argument(
-        "--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line"
-    )
-    parser.add_argument("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
-    parser.add_argument("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
-    parser.add_argument("--json", action="store_true", help="print the answer as a line of JSON")
-    arguments = parser.parse_args()
-    if arguments.top_k < 1:
-        raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")
-    asked = {
-        name: value for name, value in vars(arguments).items() if name.partition("_")[0] in TERMS and value
-    }
-    terms_given = any(asked.get(name) for name in TERMS)
-    if bool(arguments.queries) == terms_given:
-        raise UserError("expected --text, --image, --id, --minus or a sum of them, or else --queries FILE")
-    queries = read_queries(arguments.queries) if arguments.queries else [asked]
+    arguments = read_arguments()
+    queries = read_queries(arguments.queries) if arguments.queries else [asked_by(arguments)]
+    if arguments.rerank and any("text" not in query for query in queries):
+        raise UserError("--rerank: expected a sentence in every query, which that model reads: add --text")
     with open_index(arguments.index, resident=bool(arguments.queries)) as index:
         asker, encoder = Asker(index), Encoding(arguments.bundle, index)
+        reranker = open_reranker(arguments, index)
+        most = max(arguments.top_k, arguments.rerank_k) if reranker else arguments.top_k
         for start in range(0, len(queries), TOGETHER):
             part = queries[start : start + TOGETHER]
             terms = encoder.terms(part)
-            for query, made, answer in zip(
-                part, terms, asker.answers(terms, arguments.top_k, arguments.where), strict=True
-            ):
+            answers = asker.answers(terms, most, arguments.where)
+            for query, made, answer in zip(part, terms, answers, strict=True):
+                if reranker:
+                    hits = reranker.reordered(query["text"], answer.hits)[: arguments.top_k]
+                    answer = replace(answer, hits=hits)
                 if arguments.queries or arguments.json:
                     print(json.dumps(as_json(query, made, answer), ensure_ascii=False))
                 else:
                     show(made, answer, index.card.cutoff)
+
+
+def read_arguments() -> argparse.Namespace:
+    """Return the arguments; raise UserError for wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog="search_retrieval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.error = _refuse
+    add = parser.add_argument
+    add("--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus")
+    add("--bundle", metavar="DIR", help="(default: the one that the index names)")
+    add("--text", metavar="SENTENCE", help="what is looked for")
+    add("--image", metavar="FILE", help="a picture, or a .npy file with its features")
+    add("--id", metavar="ID", help="an item of the index")
+    add("--minus", metavar="SENTENCE", help="what is not looked for")
+    for name in TERMS:
+        add(f"--{name}_weight", type=float, default=1.0, metavar="W", help="(default 1)")
+    add("--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line")
+    add("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
+    add("--rerank", metavar="DIR", help="a bundle that scores pairs: its order of the best")
+    add("--rerank_k", type=int, default=50, metavar="K", help="hits that it scores (default 50)")
+    add("--rerank_features", metavar="FILE", help="regions and tags (default: the gallery)")
+    add("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
+    add("--json", action="store_true", help="print the answer as a line of JSON")
+    arguments = parser.parse_args()
+    if min(arguments.top_k, arguments.rerank_k) < 1:
+        raise UserError("--top_k and --rerank_k: expected at least 1")
+    if bool(arguments.queries) == bool(asked_by(arguments).keys() & set(TERMS)):
+        raise UserError("expected --text, --image, --id, --minus or a sum of them, or else --queries FILE")
+    return arguments
+
+
+def asked_by(arguments: argparse.Namespace) -> dict:
+    """Return the query of the command line, as `read_queries` returns one."""
+    given = {name: getattr(arguments, name) for name in TERMS if getattr(arguments, name) is not None}
+    return given | {f"{name}_weight": getattr(arguments, f"{name}_weight") for name in given}
+
+
+def open_reranker(arguments: argparse.Namespace, index):
+    """Return the re-ranker of --rerank, or None."""
+    if not arguments.rerank:
+        return None
+    from serving.bundle.bundle import Bundle
+    from serving.index.reranking import Reranker
+
+    features = arguments.rerank_features or index.card.source.get("path", "")
+    return Reranker(Bundle.open(arguments.rerank), features)
 
 
 class Encoding:
@@ -184,6 +209,8 @@ def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:
     hits = [asdict(hit) for hit in answer.hits]
     for hit in hits:
         shares = hit.pop("shares")
+        if not hit["before"]:
+            del hit["before"]
         if shares:
             hit["shares"] = dict(zip((term.label for term in terms), shares, strict=True))
     verdict = {} if answer.fits is None else {"fits": answer.fits, "deviations": round(answer.deviations, 3)}
@@ -203,11 +230,8 @@ def show(terms: list[Term], answer: Answer, cutoff: dict | None) -> None:
         shares = ", ".join(
             f"{term.label} {share:+.4f}" for term, share in zip(terms, hit.shares, strict=False)
         )
-        parts = [
-            f"{number:3d}  {hit.score:.4f}  {hit.id}",
-            hit.caption or "",
-            f"({shares})" if shares else "",
-        ]
+        parts = [f"{number:3d}  {hit.score:.4f}  {hit.id}", hit.caption or ""]
+        parts += [f"({shares})" if shares else "", f"(before: {hit.before})" if hit.before else ""]
         print("  ".join(filter(None, parts)))
 
 

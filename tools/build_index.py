@@ -102,7 +102,7 @@ def rebuild(bundle: Bundle, arguments: argparse.Namespace, options: build.Option
 
 def build_in_milvus(bundle: Bundle, source: Source, address: str, options: build.Options) -> Card | None:
     """Build an index in a folder beside, from where it goes on after an interruption, and copy it."""
-    from serving.index.milvus import copy_to_milvus
+    from serving.index.milvus.copying import copy_to_milvus
 
     server, name = milvus_address(address)
     folder, job = Path(f"{name}.milvus"), build.Job.launched()

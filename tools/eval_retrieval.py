@@ -3,10 +3,11 @@
     python tools/eval_retrieval.py --cfg_file out/scenes_vsepp/config.yaml
     python tools/eval_retrieval.py --cfg_file configs/coco/vsepp.yaml EVAL.SPLIT=test EVAL.FOLDS=5
     python tools/eval_retrieval.py --cfg_file F --save_scores scores.npz
+    python tools/eval_retrieval.py --cfg_file F --protocol coco_1k eccv --protocol_data eccv_caption/data
     python tools/eval_retrieval.py --checkpoints out/a/best out/b/best --tune_weights --out out/a_and_b
     python tools/eval_retrieval.py --cfg_file F EVAL.RERANK_DIR=out/scenes_oscar/best EVAL.RERANK_K=20
 
-The tool writes result.json into <run>/eval_<split>/ (or --out).
+The tool writes result.json, and the rank of every query as ranks.npz, into <run>/eval_<split>/ (or --out).
 The checkpoint is EVAL.CHECKPOINT_DIR, or <run>/best if that is empty. With several --checkpoints the
 similarities are averaged: each model is loaded with the config.yaml of its run, EVAL and RUNTIME are those of
 the first, and KEY=VALUE applies to all.
@@ -65,11 +66,16 @@ def main() -> int:
     parser.add_argument(
         "--save_scores", metavar="F.npz", help="also write the scores [images, captions] with their ids"
     )
+    parser.add_argument(
+        "--protocol", nargs="+", metavar="NAME", help="also count these protocols (docs/protocols.md)"
+    )
+    parser.add_argument("--protocol_data", type=Path, metavar="DIR", help="--data of tools/recount.py")
+    parser.add_argument("--objects", type=Path, metavar="F.json", help="--objects of tools/recount.py")
     arguments = parser.parse_args()
     cfgs, weights = read_members(arguments)
     runtime = start_runtime(cfgs[0])
     leave_on_sigterm()
-    return evaluate(cfgs, runtime, weights, arguments.tune_weights, arguments.out, arguments.save_scores)
+    return evaluate(cfgs, runtime, weights, arguments)
 
 
 def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], list[float] | None]:
@@ -79,7 +85,8 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
     """
     folders, after_folders = split_overrides(arguments.checkpoints)
     words, after_words = split_overrides(arguments.weights)
-    arguments.overrides = [*after_folders, *after_words, *arguments.overrides]
+    arguments.protocol, after_names = split_overrides(arguments.protocol)
+    arguments.overrides = [*after_folders, *after_words, *after_names, *arguments.overrides]
     if arguments.checkpoints is None:
         cfgs = [config_from_arguments(arguments)]
     elif arguments.cfg_file is not None:
@@ -112,19 +119,18 @@ def evaluate(
     cfgs: Sequence[CfgNode],
     runtime: Runtime,
     weights: Sequence[float] | None,
-    tune: bool,
-    out: str | None,
-    scores_path: str | None,
+    arguments: argparse.Namespace,
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
+    from engine.certificates.stored import RANKS_FILE, write_ranks
     from engine.evaluation.result import versions, write_result_json
     from engine.parallel.processes import is_main, start_process_group
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import run_folder
     from engine.tasks.task import EvaluationOptions
 
-    cfg = cfgs[0]
-    path = Path(out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
+    cfg, tune, scores_path = cfgs[0], arguments.tune_weights, arguments.save_scores
+    path = Path(arguments.out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,17 +138,41 @@ def evaluate(
     say = print_line if is_main() else ignore
     say(runtime.describe())
     start_process_group()
+    if arguments.protocol and not scores_path:
+        scores_path = str(path.parent / "protocol_scores.npz")
     with progress_display() if is_main() else contextlib.nullcontext() as show:
         options = EvaluationOptions(path.parent / "scores", weights, tune, scores_path, show, say)
         found = kind_of(cfg).measure(cfgs, options)
     if found is None:  # the first process alone has the result
         return 0
+    if arguments.protocol:
+        entry, lines = count_protocols(cfg, Path(scores_path), arguments)
+        found.further["protocols"] = entry
+        found.lines.extend(lines)
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
+    if found.result.sides:
+        write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
     if found.pair_scores:
         found.pair_scores.delete()
-    written = f"written: {path}" + (f" and {scores_path}" if scores_path else "")
+    written = f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else "")
     print("\n".join([*found.lines, written]))
     return 0
+
+
+def count_protocols(cfg: CfgNode, scores: Path, arguments: argparse.Namespace) -> tuple[dict, list[str]]:
+    """Return the entry `protocols` of result.json, and lines; delete `scores` unless the user wants them."""
+    from engine.protocols.measure import measure_protocols
+    from engine.protocols.protocols import Request
+    from engine.protocols.scored import read_scores
+
+    try:
+        data, objects = arguments.protocol_data, arguments.objects
+        request = Request(read_scores(scores), cfg.EVAL.TIE_RULE, data=data, objects=objects)
+        found = measure_protocols(request, arguments.protocol, cfg.EVAL.RESAMPLES, cfg.MISC.SEED)
+    finally:
+        if not arguments.save_scores:
+            scores.unlink(missing_ok=True)
+    return {each.name: each.as_dict() for each in found}, [line for each in found for line in each.lines()]
 
 
 def print_line(line: str) -> None:

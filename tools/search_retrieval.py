@@ -18,6 +18,7 @@ only with --out, into DIR/<query>/. EVAL.RERANK_DIR lets a cross encoder re-rank
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,13 +52,14 @@ if TYPE_CHECKING:
 class Answer:
     """The hits of one query: `query` is a sentence, or a picture as the user named it.
 
-    `image_id` is the id of a picture of the gallery, None for a sentence and any other picture.
+    `title` is what people read of it. `picture` is the query's own picture, if any: an id or a path.
     """
 
     query: str
+    title: str
     images: list["Hit"]
     captions: list["Hit"] = field(default_factory=list)
-    image_id: str | None = None
+    picture: str | None = None
 
 
 @dataclass
@@ -220,7 +222,7 @@ def answer_texts(cfg: CfgNode, opened: Search, texts: list[str], top_k: int, opt
             opened.reranker.images_for_text(text, hits)[:top_k]
             for text, hits in zip(texts, found, strict=True)
         ]
-    return [Answer(text, hits) for text, hits in zip(texts, found, strict=True)]
+    return [Answer(text, text, hits) for text, hits in zip(texts, found, strict=True)]
 
 
 def unknown_words(opened: Search, texts: list[str]) -> str:
@@ -232,6 +234,8 @@ def unknown_words(opened: Search, texts: list[str]) -> str:
 
 def answer_image(cfg: CfgNode, opened: Search, name: str, top_k: int) -> Answer:
     """Return the sentences and the pictures that a picture finds."""
+    from engine.tasks.galleries import is_picture
+
     searcher, reranker = opened.searcher, opened.reranker
     count = max(top_k, cfg.EVAL.RERANK_K) if reranker else top_k
     with blaming("--image"):
@@ -246,7 +250,9 @@ def answer_image(cfg: CfgNode, opened: Search, name: str, top_k: int) -> Answer:
         if reranker:
             captions = reranker.captions_for_image(image_id, captions)[:top_k]
     images = searcher.images_for_image(embedding, top_k, leave_out=image_id)
-    return Answer(name, images, captions, image_id)
+    elsewhere = os.path.abspath(name)
+    picture = image_id or (elsewhere if opened.pictures.find(elsewhere) and is_picture(name) else None)
+    return Answer(name, image_id or Path(name).name, images, captions, picture)
 
 
 def is_elsewhere(opened: Search, name: str) -> bool:
@@ -265,9 +271,8 @@ def is_elsewhere(opened: Search, name: str) -> bool:
 
 def print_answer(answer: Answer) -> None:
     """Print the hits of a query for people."""
-    title = answer.image_id or answer.query
-    print_hits(f"captions for: {title}", answer.captions)
-    print_hits(f"pictures for: {title}", answer.images)
+    print_hits(f"captions for: {answer.title}", answer.captions)
+    print_hits(f"pictures for: {answer.title}", answer.images)
 
 
 def print_hits(heading: str, hits: list["Hit"]) -> None:
@@ -295,8 +300,7 @@ def distinct_names(answers: list[Answer]) -> list[str]:
     """Return the name of a folder for each answer; equal names get the number of the query."""
     names = []
     for number, answer in enumerate(answers, start=1):
-        title = answer.image_id or (Path(answer.query).name if not answer.images else answer.query)
-        name = folder_name(title.lower()[:60], "query")
+        name = folder_name(answer.title.lower()[:60], "query")
         names.append(f"{name}_{number}" if name in names else name)
     return names
 
@@ -306,15 +310,14 @@ def write_answer(opened: Search, answer: Answer, folder: Path) -> tuple[Path, ..
     from serving.reports.pages import write_search_page
     from serving.reports.pictures import ContactSheetTile, contact_sheet
 
-    title = answer.image_id or answer.query
     tiles = [ContactSheetTile(hit.name, f"{hit.score:.3f}") for hit in answer.images]
-    sheet = contact_sheet(title, tiles, opened.pictures, query=answer.image_id)
+    sheet = contact_sheet(answer.title, tiles, opened.pictures, query=answer.picture)
     note = (
         f"The best of {len(opened.searcher.image_ids)} pictures of {opened.searcher.name}, by "
         f"{opened.trained.describe()}{opened.second}."
     )
-    parts = answer.image_id, answer.images, answer.captions
-    return write_search_page(folder, title, note, *parts, opened.pictures, sheet)
+    parts = answer.picture, answer.images, answer.captions
+    return write_search_page(folder, answer.title, note, *parts, opened.pictures, sheet)
 
 
 if __name__ == "__main__":

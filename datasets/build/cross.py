@@ -133,6 +133,8 @@ def _first_images(split: CaptionSplit, count: int) -> CaptionSplit:
         image_rows=split.image_rows[:count],
         captions=[split.captions[index] for index in kept],
         caption_image=split.caption_image[kept],
+        caption_ids=[split.caption_ids[index] for index in kept] if split.caption_ids else None,
+        relevance=split.relevance and split.relevance.with_captions(kept).with_images(count),
     )
 
 

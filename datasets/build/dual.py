@@ -1,5 +1,6 @@
 """Build the vocabulary, data set and sampler of a dual encoder from the configuration."""
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from config.values import data_path
 from datasets.build.image import build_picture_store
 from datasets.build.words import Say, Words, build_words, no_line
 from datasets.captions.load import CaptionSplit, caption_path, load_captions, read_captions
+from datasets.captions.relevance_files import by_sentence, read_relevance
 from datasets.captions.vinvl import load_vinvl_captions, read_vinvl_captions
 from datasets.features.formats import open_features
 from datasets.features.npy import NpyFeatures
 from datasets.features.store import FeatureStore
+from datasets.pairs import folds_of_images
 from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import BatchSampler
 
@@ -91,6 +94,27 @@ def load_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool)
     In the format vinvl, keys of INPUT and EVAL limit them, some keys in training and others in evaluation.
     Raises `UserError` for captions and images that do not fit each other.
     """
+    return _with_relevance(cfg, _read_split(cfg, split, features, training), training)
+
+
+def _with_relevance(cfg: CfgNode, split: CaptionSplit, training: bool) -> CaptionSplit:
+    """Return `split` with the right pairs that DATASET.RELEVANCE names."""
+    rule = cfg.DATASET.RELEVANCE
+    if rule == "id":
+        return split
+    if rule == "sentence":
+        folds = None if training else folds_of_images(len(split.image_ids), cfg.EVAL.FOLDS)
+        return by_sentence(split, folds)
+    path = data_path(data_folder(cfg), rule, split.name)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file, expected the right pairs of {split.name}: check DATASET.RELEVANCE, which "
+            "is id, sentence, or a file of DATASET.DATA_DIR"
+        )
+    return replace(split, relevance=read_relevance(path, split, cfg.DATASET.RELEVANCE_GRADE))
+
+
+def _read_split(cfg: CfgNode, split: str, features: FeatureStore, training: bool) -> CaptionSplit:
     dataset = cfg.DATASET
     if dataset.FORMAT == "vinvl":
         keys = "" if training else cfg.EVAL.EVAL_IMG_KEYS_FILE

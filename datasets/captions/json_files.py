@@ -162,6 +162,7 @@ def _list_coco(path: Path, content: dict) -> Listing:
             raise UserError(f"{where}: expected the id of one of the images as 'image_id', got {got}")
         listing.captions += _texts(where, [entry.get("caption")])
         listing.caption_image.append(image)
+        listing.caption_ids.append(str(entry.get("id", index)))
     bare = sorted(set(range(len(entries))) - set(listing.caption_image))
     if bare:
         name = listing.names["file_name"][bare[0]]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 from config.errors import UserError, cut, some
 from datasets.names import composed
@@ -22,13 +23,22 @@ class Listing:
 
     `names` maps each kind of name, such as `filename`, to the names [images]; the first kind is the images'
     ids. `captions` are stripped texts. `caption_image` [captions] is the index of each caption's image.
-    `places` [images] tell where the file first names each image, such as `line 3`.
+    `places` [images] tell where the file first names each image, such as `line 3`. `caption_ids` [captions]
+    are the captions' own names, if the file has them.
     """
 
     names: dict[str, list[str]]
     captions: list[str] = field(default_factory=list)
     caption_image: list[int] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    caption_ids: list[str] = field(default_factory=list)
+
+
+class _Elsewhere(NamedTuple):
+    """An image of another split."""
+
+    split: object
+    filename: object
 
 
 def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
@@ -41,12 +51,9 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
         # The parser calls this for each object. What is not needed is freed at once, so that COCO's
         # 144 MB of JSON take no more than a few hundred MB. What is wrong is refused below, with its place.
         if "sentences" in entry:
-            wanted = entry.get("split") in splits
-            return (
-                (*map(entry.get, ("filename", "cocoid", "imgid", "sentences")),)
-                if wanted
-                else entry.get("split")
-            )
+            if entry.get("split") in splits:
+                return (*map(entry.get, ("filename", "cocoid", "imgid", "sentids", "sentences")),)
+            return _Elsewhere(entry.get("split"), entry.get("filename"))
         if "raw" in entry:
             return entry["raw"]
         tokens = entry.get("tokens")
@@ -63,9 +70,9 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
 
     listing = Listing({"filename": [], "cocoid": [], "imgid": []})
     for index, image in enumerate(images):
-        if not isinstance(image, tuple):
+        if not isinstance(image, tuple) or isinstance(image, _Elsewhere):
             continue
-        *names, sentences = image
+        *names, sentence_ids, sentences = image
         where = f"{path}: images[{index}] ({cut(names[0])!r})"
         if (
             not isinstance(names[0], str)
@@ -86,15 +93,29 @@ def read_karpathy(path: Path, splits: Sequence[str]) -> Listing:
             listing.caption_image.append(len(listing.names["filename"]))
         for column, name in zip(listing.names.values(), names, strict=True):
             column.append(composed(str(name)))
+        if isinstance(sentence_ids, list) and len(sentence_ids) == len(sentences):
+            listing.caption_ids += map(str, sentence_ids)
         listing.places.append(f"images[{index}]")
+    elsewhere = [image for image in images if isinstance(image, _Elsewhere)]
     if not listing.captions:
-        raise no_such_split(path, splits[0], {image for image in images if isinstance(image, str)})
+        raise no_such_split(path, splits[0], {str(image.split) for image in elsewhere})
+    names = set(listing.names["filename"])
+    for image in elsewhere:
+        if isinstance(image.filename, str) and composed(image.filename) in names:
+            raise UserError(
+                f"{path}: {cut(image.filename)!r} is of the split {splits[0]!r}, and of "
+                f"{cut(image.split)!r}: keep each image in one split"
+            )
     refuse_duplicates(path, listing.names["filename"], f"image {{}} of {splits[0]}")
+    if len(listing.caption_ids) != len(listing.captions):  # some images lack them
+        listing.caption_ids = []
     return listing
 
 
 def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
     """Read the images of a split, and their captions, from the columns image, caption and split.
+
+    A column caption_id names the captions, for a file of DATASET.RELEVANCE.
 
     A file without the column split must belong to the split alone, as `file_per_split` tells. Raises
     `UserError` that names the line.
@@ -104,12 +125,14 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
     header = [name.strip().lower() for name in header]
     image_at, caption_at = _column(path, header, "image"), _column(path, header, "caption")
     split_at = header.index("split") if "split" in header else None
+    id_at = header.index("caption_id") if "caption_id" in header else None
     if split_at is None and not file_per_split:
         raise UserError(
             f"{path} line 1: no column 'split' among {some(header)}: add it, or give each split "
             "a file of its own and name them all, such as DATASET.CAPTION_FILE={split}.csv"
         )
     images, others, listing = {}, set(), Listing({})
+    split_of: dict[str, str] = {}
     for line, row in rows:
         if len(row) != len(header):
             raise UserError(
@@ -117,8 +140,14 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
                 "put a caption that holds a comma in double quotes"
             )
         image, caption = composed(row[image_at].strip()), row[caption_at].strip()
-        if split_at is not None and row[split_at].strip() != split:
-            others.add(row[split_at].strip())
+        own = split if split_at is None else row[split_at].strip()
+        if image and split_of.setdefault(image, own) != own:
+            raise UserError(
+                f"{path} line {line}: {cut(image)!r} is of the split {cut(own)!r}, and of "
+                f"{cut(split_of[image])!r} before: keep each image in one split"
+            )
+        if own != split:
+            others.add(own)
         elif not image or not caption:
             raise UserError(
                 f"{path} line {line}: empty {'caption' if image else 'image'}: fill it in or delete the line"
@@ -129,6 +158,8 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
                 listing.places.append(f"line {line}")
             listing.captions.append(caption)
             listing.caption_image.append(images[image])
+            if id_at is not None:
+                listing.caption_ids.append(row[id_at].strip())
     if not images:
         raise no_such_split(path, split, others)
     listing.names["image"] = list(images)

@@ -16,6 +16,7 @@ from datasets.captions.json_files import read_json
 from datasets.captions.listing import Listing, read_csv, read_karpathy
 from datasets.features.store import FeatureStore
 from datasets.names import AmbiguousNameError, UnknownNamesError, match_names
+from datasets.relevance import Relevance
 from datasets.text_files import read_lines, refuse_duplicates
 
 # image_ids, image_rows and caption_image of a CaptionSplit
@@ -28,7 +29,8 @@ class CaptionSplit:
 
     `image_ids` are the images' names. `image_rows` (int64 [images]) is each image's 0-based row in the
     feature file. `captions` are stripped texts. `caption_image` (int64 [captions]) is each caption's index
-    into `image_ids`.
+    into `image_ids`. `caption_ids` are the captions' names where their file has some, and `relevance` says
+    which captions are right for which images; None: each for its own image alone.
     """
 
     name: str
@@ -36,6 +38,8 @@ class CaptionSplit:
     image_rows: np.ndarray
     captions: list[str]
     caption_image: np.ndarray
+    caption_ids: list[str] | None = None
+    relevance: Relevance | None = None
 
 
 def load_captions(
@@ -57,16 +61,21 @@ def load_captions(
     path = caption_path(format, data_dir, split, caption_file)
     ids_path = Path(data_dir) / f"{split}_ids.txt"
     if format == "precomp":
-        captions = read_lines(path, "caption")
+        captions, caption_ids = read_lines(path, "caption"), None
         tie = _tie_precomp if features.row_of is None else _tie_precomp_by_id
         ties = tie(path, ids_path, len(captions), features, captions_per_image)
     else:
         listing = _read_listing(format, path, split, caption_file, use_restval)
-        captions = listing.captions
+        captions, caption_ids = listing.captions, listing.caption_ids or None
         ties = _tie_listing(path, ids_path, listing, features)
     image_ids, image_rows, caption_image = ties
     return CaptionSplit(
-        split, image_ids, np.asarray(image_rows, np.int64), captions, np.asarray(caption_image, np.int64)
+        split,
+        image_ids,
+        np.asarray(image_rows, np.int64),
+        captions,
+        np.asarray(caption_image, np.int64),
+        caption_ids,
     )
 
 

@@ -16,6 +16,7 @@ from config.errors import UserError
 
 MAX_PIXELS = 100_000_000  # of width x height: what decodes to more than 300 MB is taken for a bomb
 _GAP = 2.0  # times the final size: down to that, pictures are shrunk by integer factors, which are faster
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError, OverflowError),
@@ -55,13 +56,13 @@ class Picture:
         if not data:
             raise UnreadableError("zero bytes")
         try:
-            self._image = Image.open(io.BytesIO(data))
+            try:
+                self._image, orientation = _read_header(data)
+            except ValueError:  # among others, for more than a megabyte of text
+                if not data.startswith(_PNG):
+                    raise
+                self._image, orientation = _read_header(_without_text(data))
             width, height = self._image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableError(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a bomb?)")
-            # Pillow turns TIFF upright by itself.
-            tiff = self._image.format == "TIFF"
-            orientation = 1 if tiff else self._image.getexif().get(_ORIENTATION, 1)
         except Image.UnidentifiedImageError as error:
             raise UnreadableError("not a picture of a known format") from error
         except _BROKEN as error:
@@ -126,6 +127,27 @@ class Picture:
             return to_rgb(image)
         except _BROKEN as error:
             raise _unreadable(error) from error
+
+
+def _read_header(data: bytes) -> tuple[Image.Image, int]:
+    """Return a picture that is not decoded yet, and its orientation, from 1 to 8."""
+    image = Image.open(io.BytesIO(data))
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableError(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a bomb?)")
+    # Pillow turns TIFF upright by itself.
+    return image, 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+
+
+def _without_text(data: bytes) -> bytes:
+    """Return a PNG without its chunks of text."""
+    kept, start = [_PNG], len(_PNG)
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def open_upright(path: Path) -> Image.Image:

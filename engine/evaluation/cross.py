@@ -8,15 +8,23 @@ from paddle import nn
 
 from config.progress import ShowProgress
 from datasets.pair_dataset import PairDataset
-from datasets.pairs import CrossPairs, JoinedPairs, ListedPairs, PairBlocks, Pairs, captions_by_image
+from datasets.pairs import (
+    CrossPairs,
+    JoinedPairs,
+    ListedPairs,
+    PairBlocks,
+    Pairs,
+    captions_by_image,
+    folds_of_images,
+)
+from engine.certificates.sides import Side
 from engine.evaluation.pair_scoring import score_shared, scored_blocks
-from engine.evaluation.protocol import check_protocol, folds_of_images, make_result, protocol_of
+from engine.evaluation.protocol import check_protocol, make_result, protocol_of
 from engine.evaluation.result import Result
-from engine.evaluation.score_file import ScoreFile, open_scores
+from engine.evaluation.score_file import ScoreFile, names_in_file, open_scores
 from engine.evaluation.score_shards import MemoryScores, ScoreStore
 from engine.ranking.counter import RankCounter
-from engine.ranking.metrics import summarize
-from engine.ranking.ranks import RanksBothWays
+from engine.ranking.metrics import RECALLS, summarize
 
 MEASURE = "cross-encoder"
 CANDIDATES_RULE = (
@@ -87,25 +95,29 @@ def rank_cross(
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     with open_scores(scores_path, dataset) as scores_out:
-        i2t_ranks, t2i_ranks = cross_ranks(
+        of_images, of_captions = cross_counters(
             lambda: scored_blocks(blocks, store), dataset, image_fold, tie_rule, scores_out
         )
         if scores_out:
-            scores_out.save(dataset.image_ids, [dataset.image_ids[image] for image in dataset.caption_image])
-    sentences = len(dataset.distinct_captions)
-    result = make_result(dataset, split, (i2t_ranks, t2i_ranks), image_fold, tie_rule, sentences, MEASURE)
+            scores_out.save(
+                dataset.image_ids,
+                [dataset.image_ids[image] for image in dataset.caption_image],
+                **names_in_file(dataset),
+            )
+    sentences, ranks = len(dataset.distinct_captions), (of_images.tied(), of_captions.tied())
+    result = make_result(dataset, split, ranks, image_fold, tie_rule, sentences, MEASURE)
     result.protocol["pairs_scored"] = blocks.num_pairs
     return result
 
 
-def cross_ranks(
+def cross_counters(
     scored: ScoredPairs,
     dataset: PairDataset,
     image_fold: np.ndarray,
     tie_rule: str = "against",
     scores_out: ScoreFile | None = None,
-) -> RanksBothWays:
-    """Return the 0-based ranks of every image's best caption [N] and of every caption's image [M].
+) -> tuple[RankCounter, RankCounter]:
+    """Return the counters of the ranks of every image's best caption [N] and of every caption's image [M].
 
     Each call of `scored` yields all competing pairs of an image and a sentence once, in blocks, with their
     scores [P]. A pair refers to a sentence by its first caption. Memory holds one block.
@@ -119,7 +131,7 @@ def cross_ranks(
         for pairs, scores in scored():
             rows, captions = captions_of.expand(pairs.captions)
             images, scores = pairs.images[rows], scores[rows]
-            right = dataset.caption_image[captions] == images
+            right = dataset.relevance.are_right(images, captions)
             same_fold = image_fold[dataset.caption_image[captions]] == image_fold[images]
             yield images[same_fold], captions[same_fold], scores[same_fold], right[same_fold]
 
@@ -133,7 +145,7 @@ def cross_ranks(
         for pairs, scores in scored():
             rows, captions = captions_of.expand(pairs.captions)
             scores_out.write_pairs(pairs.images[rows], captions, scores[rows])
-    return of_images.ranks(), of_captions.ranks()
+    return of_images, of_captions
 
 
 class _CaptionsOfSentences:
@@ -211,11 +223,19 @@ def rank_candidates(
     it, as in VinVL. Every image has a list.
     """
     scores = scores_of_candidates(blocks, store, dataset, candidates)
-    right = dataset.caption_image[candidates.captions] == candidates.images
+    right = dataset.relevance.are_right(candidates.images, candidates.captions)
     counter = RankCounter(dataset.num_images, tie_rule)
     counter.see_relevant(candidates.images[right], scores[right])
     counter.see_rivals(candidates.images[~right], scores[~right])
     ranks = counter.ranks()
+    side = Side.of(
+        counter.tied(),
+        np.arange(dataset.num_images),
+        np.zeros(dataset.num_images, np.int64),
+        np.maximum(dataset.relevance.of_images, 1),
+        np.bincount(candidates.images, minlength=dataset.num_images),
+        RECALLS,
+    )
     counts = {
         "images": dataset.num_images,
         "captions": dataset.num_captions,
@@ -225,4 +245,4 @@ def rank_candidates(
         "candidates_text": CANDIDATES_RULE,
     }
     protocol = {**protocol_of(split, counts, tie_rule, MEASURE), "pairs_scored": blocks.num_pairs}
-    return Result(summarize(ranks), protocol, [], ranks, None)
+    return Result(summarize(ranks), protocol, [], ranks, None, {"i2t_": side})

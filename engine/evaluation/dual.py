@@ -10,20 +10,20 @@ import paddle
 from paddle import nn
 
 from config.progress import ShowProgress
+from datasets.pairs import folds_of_images
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.protocol import (
     check_finite,
     check_protocol,
     evaluation_mode,
-    folds_of_images,
     make_result,
     tensors_of,
 )
 from engine.evaluation.result import Result
-from engine.evaluation.score_file import ScoreFile, open_scores
+from engine.evaluation.score_file import ScoreFile, names_in_file, open_scores
 from engine.parallel.processes import all_or_none, process_number, world_size
 from engine.parallel.shared_rows import share_rows
-from engine.ranking.ranks import ScoreSink, retrieval_ranks
+from engine.ranking.ranks import Question, ScoreSink, rank_counters
 from engine.ranking.similarity import Similarity, similarity_of
 
 # On the CPU, a recurrent step costs as much for a few long sentences as for many, and each distinct word of a
@@ -97,28 +97,28 @@ def rank_encoded(
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     caption_fold = image_fold[dataset.caption_image]
-    caption_image_ids = [dataset.image_ids[image] for image in dataset.caption_image]
-    i2t_ranks, t2i_ranks = retrieval_ranks(
+    [(of_images, of_captions)] = rank_counters(
         encoded.image,
         encoded.text,
-        dataset.image_ids,
-        caption_image_ids,
+        Question(dataset.relevance, image_fold, caption_fold),
         measure=encoded.similarity,
         block_size=block_size,
         tie_rule=tie_rule,
         caption_sentence=encoded.sentence,
-        image_fold=image_fold,
-        caption_fold=caption_fold,
         scores_out=scores or lists,
         progress=_stage(progress, "rank"),
         part=part,
     )
     if scores:
-        scores.save(dataset.image_ids, caption_image_ids)
+        scores.save(
+            dataset.image_ids,
+            [dataset.image_ids[image] for image in dataset.caption_image],
+            **names_in_file(dataset),
+        )
     return make_result(
         dataset,
         split,
-        (i2t_ranks, t2i_ranks),
+        (of_images.tied(), of_captions.tied()),
         image_fold,
         tie_rule,
         len(encoded.text),

@@ -1,7 +1,7 @@
 """Evaluates an image encoder: encodes every picture once, then searches pictures of the same class."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from config.progress import ShowProgress
 from datasets.image_dataset import ImageDataset
 from datasets.pictures.copies import number_pictures
 from datasets.prefetch import prefetched
+from engine.certificates.sides import Side, Sides
 from engine.evaluation.protocol import check_finite, evaluation_mode, protocol_of
 from engine.parallel.processes import (
     all_or_none,
@@ -56,6 +57,31 @@ class ImageResult:
     queries: EncodedPictures
     gallery: EncodedPictures
     folds: list = field(default_factory=list)
+
+    @property
+    def sides(self) -> Sides:
+        """Return the ranks of the queries for the certificate; their owners are the classes."""
+        ranks, classes = self.ranks, self.queries.classes[self.ranks.queries]
+        _, owner = np.unique(classes, return_inverse=True)
+        groups = group_numbers(self.queries.classes, self.gallery.classes)
+        relevant = relevant_counts(*groups, self.queries.files, self.gallery.files)[ranks.queries]
+        numbers, counts = np.unique(self.gallery.files, return_counts=True)
+        own = self.queries.files[ranks.queries]
+        place = np.minimum(np.searchsorted(numbers, own), len(numbers) - 1)
+        itself = np.where(numbers[place] == own, counts[place], 0)
+        side = Side(
+            ranks.favour,
+            ranks.against,
+            ranks.queries,
+            owner.reshape(-1),
+            np.zeros(len(owner), np.int64),
+            relevant,
+            len(self.gallery.places) - itself,
+            IMAGE_RECALLS,
+            {"map_at_r": ranks.average_precision, "r_precision": ranks.r_precision},
+            median=False,
+        )
+        return {"": side}
 
 
 def evaluate_images(
@@ -228,10 +254,11 @@ def _embeddings(model: nn.Layer, dataset: ImageDataset, batch: dict[str, np.ndar
 
 def _ranks_of_all(part: ImageRanks) -> ImageRanks:
     """Return the ranks of all queries; `part` holds those that this process has ranked."""
-    columns = part.queries, part.ranks, part.average_precision, part.r_precision
+    columns = [getattr(part, each.name) for each in fields(part)]
     everyones = gather_array(np.stack(columns, axis=1, dtype=np.float64))
     queries, *rest = everyones[np.argsort(everyones[:, 0])].T
-    return ImageRanks(queries.astype(np.int64), *rest)
+    *rest, favour, against = rest
+    return ImageRanks(queries.astype(np.int64), *rest, *(np.stack([favour, against]).astype(np.int64)))
 
 
 def nearest_pictures(result: ImageResult, query: int, count: int) -> list[tuple[int, float]]:

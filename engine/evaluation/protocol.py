@@ -10,10 +10,10 @@ from paddle import nn
 from config.errors import UserError
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
+from engine.certificates.sides import Side
 from engine.evaluation.result import Result
-from engine.ranking.counter import TIE_RULES
-from engine.ranking.metrics import summarize
-from engine.ranking.ranks import RanksBothWays
+from engine.ranking.counter import TIE_RULES, TiedRanks
+from engine.ranking.metrics import RECALLS, summarize
 
 
 def protocol_of(
@@ -25,28 +25,26 @@ def protocol_of(
 
 
 def check_protocol(dataset: RetrievalDataset | PairDataset, split: str, folds: int) -> None:
-    """Raise UserError for fewer images than folds, and for an image without a caption."""
+    """Raise UserError for fewer images than folds, and for an image without a caption.
+
+    Where a file says what is right, an image needs no caption of its own.
+    """
     if folds > dataset.num_images:
         raise UserError(
             f"EVAL.FOLDS: expected at most one fold per image ({dataset.num_images} in {split}), got {folds}"
         )
     silent = np.setdiff1d(np.arange(dataset.num_images), dataset.caption_image)
-    if len(silent):
+    if len(silent) and dataset.relevance.rule == "image id":
         raise UserError(
             f"{split}: expected a caption for every image, image {dataset.image_ids[silent[0]]} "
             f"(row {silent[0] + 1}) has none; add one or leave the image out"
         )
 
 
-def folds_of_images(images: int, folds: int) -> np.ndarray:
-    """Return the fold [images] of every image: consecutive slices whose sizes differ by one at most."""
-    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(images), folds)])
-
-
 def make_result(
     dataset: RetrievalDataset | PairDataset,
     split: str,
-    ranks: RanksBothWays,
+    ranks: tuple[TiedRanks, TiedRanks],
     image_fold: np.ndarray,
     tie_rule: str,
     distinct_sentences: int,
@@ -54,24 +52,55 @@ def make_result(
 ) -> Result:
     """Return the result of `ranks`: those of the images and those of the captions.
 
-    `image_fold` [images] is ascending; the metrics are means over the folds.
+    `image_fold` [images] is ascending; the metrics are means over the folds. Queries without a right item in
+    their fold are left out, and counted in the protocol. Raises UserError for a fold without any query.
     """
     caption_fold, folds = image_fold[dataset.caption_image], int(image_fold[-1]) + 1
+    relevance = dataset.relevance.within(image_fold, caption_fold)
+    fold_images = np.bincount(image_fold, minlength=folds)
+    fold_captions = np.bincount(caption_fold, minlength=folds)
+    sides = {
+        "i2t_": Side.of(
+            ranks[0],
+            np.arange(dataset.num_images),
+            image_fold,
+            relevance.of_images,
+            fold_captions[image_fold],
+            RECALLS,
+        ),
+        "t2i_": Side.of(
+            ranks[1],
+            dataset.caption_image,
+            caption_fold,
+            relevance.of_captions,
+            fold_images[caption_fold],
+            RECALLS,
+        ),
+    }
+    for direction, side in zip(("image", "caption"), sides.values(), strict=True):
+        empty = np.setdiff1d(np.arange(folds), side.fold)
+        if len(empty):
+            where = f" in fold {empty[0] + 1} of {folds}" if folds > 1 else ""
+            raise UserError(f"{split}: no {direction} has a right item{where}: check DATASET.RELEVANCE")
     per_fold = [
-        summarize(ranks[0][image_fold == fold], ranks[1][caption_fold == fold]) for fold in range(folds)
+        summarize(*(side.ranks(tie_rule)[side.fold == fold] for side in sides.values()))
+        for fold in range(folds)
     ]
     metrics = {name: float(np.mean([fold[name] for fold in per_fold])) for name in per_fold[0]}
+    left_out = [count - len(side.query) for count, side in zip(relevance.shape, sides.values(), strict=True)]
     counts = {
         "images": dataset.num_images,
         "captions": dataset.num_captions,
         "distinct_sentences": distinct_sentences,
+        "relevance": relevance.rule,
+        "left_out": dict(zip(("images", "captions"), left_out, strict=True)),
         "folds": folds,
-        "fold_images": np.bincount(image_fold).tolist(),
-        "fold_captions": np.bincount(caption_fold).tolist(),
+        "fold_images": fold_images.tolist(),
+        "fold_captions": fold_captions.tolist(),
     }
-    return Result(
-        metrics, protocol_of(split, counts, tie_rule, measure), per_fold if folds > 1 else [], *ranks
-    )
+    by_rule = [side.by(tie_rule) for side in ranks]
+    protocol = protocol_of(split, counts, tie_rule, measure)
+    return Result(metrics, protocol, per_fold if folds > 1 else [], *by_rule, sides, ranks)
 
 
 def check_finite(what: str, values: np.ndarray, name_of: Callable[[int], str]) -> None:

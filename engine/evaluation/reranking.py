@@ -6,18 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.pair_dataset import PairDataset
-from datasets.pairs import ListedPairs, candidate_pairs
+from datasets.pairs import ListedPairs, candidate_pairs, folds_of_images
 from engine.evaluation.cross import candidate_blocks, cross_blocks, scores_of_candidates
-from engine.evaluation.protocol import folds_of_images, make_result
+from engine.evaluation.protocol import make_result
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreStore
-from engine.ranking.counter import RankCounter
+from engine.ranking.counter import RankCounter, TiedRanks
 from engine.ranking.short_lists import ShortLists
 
 # The lengths of short lists that a curve shows, up to the longest list.
 CURVE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)
 # Weights of the dual encoder's similarity, added to the cross encoder's score, to choose from on dev.
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+
+
+TiedBothWays = tuple[TiedRanks, TiedRanks]  # of the images, of the captions
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,13 @@ def rerank(
     """
     protocol = first.protocol
     image_fold = folds_of_images(dataset.num_images, protocol["folds"])
-    sides = _sides(dataset, lists, _cross_scores(dataset, lists, blocks, store), image_fold, first)
+    sides = _sides(dataset, lists, _cross_scores(dataset, lists, blocks, store), image_fold, first.tied)
 
     def result_of(k: int, weight: float) -> Result:
-        i2t_ranks, t2i_ranks = (side.ranks(k, weight, protocol["tie_rule"]) for side in sides)
         return make_result(
             dataset,
             protocol["split"],
-            (i2t_ranks, t2i_ranks),
+            tuple(side.ranks(k, weight) for side in sides),
             image_fold,
             protocol["tie_rule"],
             protocol["distinct_sentences"],
@@ -141,57 +143,72 @@ def short_list_ranks(
 
 @dataclass(frozen=True)
 class _Side:
-    """One direction's lists: `places`, `right`, `wrong`, both models' scores [Q,k], and `first_ranks` [Q]."""
+    """One direction's lists: `places`, `right`, `wrong`, both models' scores [Q,k], and `first` ranks [Q]."""
 
     places: np.ndarray
     right: np.ndarray
     wrong: np.ndarray
     cross: np.ndarray
     dual: np.ndarray
-    first_ranks: np.ndarray
+    first: TiedRanks
 
-    def ranks(self, k: int, dual_weight: float, tie_rule: str) -> np.ndarray:
+    def ranks(self, k: int, dual_weight: float) -> TiedRanks:
         """Return the ranks [Q] of lists of `k`."""
         scores = self.cross + np.float32(dual_weight) * self.dual if dual_weight else self.cross
-        return short_list_ranks(
-            self.right[:, :k], self.wrong[:, :k], scores[:, :k], self.first_ranks, tie_rule
+        return TiedRanks(
+            *(
+                short_list_ranks(
+                    self.right[:, :k], self.wrong[:, :k], scores[:, :k], self.first.by(rule), rule
+                )
+                for rule in ("favour", "against")
+            )
         )
 
 
 def _sides(
-    dataset: PairDataset, lists: ShortLists, cross: list[np.ndarray], image_fold: np.ndarray, first: Result
+    dataset: PairDataset,
+    lists: ShortLists,
+    cross: list[np.ndarray],
+    image_fold: np.ndarray,
+    first: TiedBothWays,
 ) -> tuple[_Side, _Side]:
     """Return the lists of both directions; on an image's list a caption stands for all that say the same."""
     captions, images = lists.captions_of_image, lists.images_of_caption
-    own, competing = _count_captions(dataset, captions, image_fold)
-    right, listed = images == dataset.caption_image[:, None], images >= 0
+    relevance = dataset.relevance.within(image_fold, image_fold[dataset.caption_image])
+    own = _count_captions(dataset, captions, relevance.images, relevance.captions, np.arange(len(captions)))
+    everyone = np.arange(dataset.num_captions)
+    folds = image_fold[dataset.caption_image]
+    competing = _count_captions(dataset, captions, folds, everyone, image_fold)
+    right, listed = relevance.are_right(images, everyone[:, None]), images >= 0
     return (
-        _Side(captions, own > 0, competing - own, cross[0], lists.image_scores, first.i2t_ranks),
+        _Side(captions, own > 0, competing - own, cross[0], lists.image_scores, first[0]),
         _Side(
             images,
             right & listed,
             (listed & ~right).astype(np.int64),
             cross[1],
             lists.caption_scores,
-            first.t2i_ranks,
+            first[1],
         ),
     )
 
 
 def _count_captions(
-    dataset: PairDataset, captions: np.ndarray, image_fold: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many captions say what each of `captions` [images,k] says: the image's own, the fold's."""
+    dataset: PairDataset,
+    listed: np.ndarray,
+    owners: np.ndarray,
+    captions: np.ndarray,
+    owner_of_image: np.ndarray,
+) -> np.ndarray:
+    """Return how many captions of an owner say what each of `listed` [images,k] says: int64 [images,k].
+
+    `owners` [P] own `captions` [P]; `owner_of_image` [images] is the one whose captions count for each list.
+    """
     sentences, width = dataset.sentence_ids, len(dataset.distinct_captions)
-    found = []
-    for owner_of_image in (np.arange(dataset.num_images), image_fold):
-        keys, counts = np.unique(
-            owner_of_image[dataset.caption_image] * width + sentences, return_counts=True
-        )
-        wanted = owner_of_image[:, None] * width + sentences[captions]
-        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        found.append(np.where((keys[place] == wanted) & (captions >= 0), counts[place], 0))
-    return found[0], found[1]
+    keys, counts = np.unique(owners * width + sentences[captions], return_counts=True)
+    wanted = owner_of_image[:, None] * width + sentences[listed]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where((keys[place] == wanted) & (listed >= 0), counts[place], 0)
 
 
 def _cross_scores(

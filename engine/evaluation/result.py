@@ -3,13 +3,16 @@
 import json
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import paddle
 
 from config.files import write_whole
+from engine.certificates.sides import Sides
+from engine.certificates.stored import Certificate
+from engine.ranking.counter import TiedRanks
 from engine.ranking.metrics import METRICS
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +25,8 @@ class Result:
     `metrics` are those of `engine.ranking.metrics.summarize`. With several folds they are means, and `folds`
     holds the metrics of each fold; otherwise `folds` is empty. `protocol` holds split, sizes, folds, tie rule
     and measure. `i2t_ranks` [images] and `t2i_ranks` [captions] are 0-based ranks within the fold, in the
-    order of the data set; `t2i_ranks` is None if image to text alone was measured.
+    order of the data set; `t2i_ranks` is None if image to text alone was measured. `sides` are the ranks
+    that count, by direction, for the certificate, and `tied` all ranks under both answers to ties.
     """
 
     metrics: dict[str, float]
@@ -30,6 +34,8 @@ class Result:
     folds: list[dict[str, float]]
     i2t_ranks: np.ndarray
     t2i_ranks: np.ndarray | None
+    sides: Sides = field(default_factory=dict)
+    tied: tuple[TiedRanks, TiedRanks] | None = None
 
 
 def write_result_json(
@@ -88,9 +94,16 @@ def format_table(result: Result) -> str:
         f"{sums} (recalls in percent; median and mean ranks are from 1, one more than the rule's)",
         f"ties {protocol['tie_rule']}: {protocol['tie_rule_text']}",
     ]
+    if protocol.get("relevance", "image id") != "image id":
+        lines.append(f"right ones by {protocol['relevance']}{_left_out(protocol['left_out'])}")
     if "candidates_text" in protocol:
         lines.append(protocol["candidates_text"])
     return "\n".join(lines)
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    gone = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"; left out, without a right one: {gone}" if gone else ""
 
 
 def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
@@ -114,9 +127,12 @@ def format_reranked(rerank: dict, metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def format_measured(result: Result, checkpoint: dict, further: dict) -> list[str]:
-    """Return the lines of an evaluation: the weights, the table, and the `further` measurements."""
+def format_measured(
+    result: Result, checkpoint: dict, further: dict, certificate: Certificate | None = None
+) -> list[str]:
+    """Return the lines of an evaluation: weights, table, intervals, and the `further` measurements."""
     lines = [describe_checkpoint(checkpoint, result.protocol), format_table(result)]
+    lines += certificate.lines() if certificate else []
     rerank = further.get("rerank", {})
     if rerank:
         lines.append(f"\n{format_reranked(rerank, result.metrics)}\n")

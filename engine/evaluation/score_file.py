@@ -23,8 +23,22 @@ def open_scores(
     return ScoreFile(path, dataset.num_images, dataset.num_captions) if path else contextlib.nullcontext()
 
 
+def names_in_file(dataset: RetrievalDataset | PairDataset) -> dict[str, Sequence]:
+    """Return the captions' ids, if there are some, and the right pairs, if they are not those of the ids."""
+    found: dict[str, Sequence] = {}
+    if getattr(dataset, "caption_ids", None):
+        found["caption_ids"] = dataset.caption_ids
+    relevance = dataset.relevance
+    if relevance.rule != "image id":
+        found |= {"right_images": relevance.images, "right_captions": relevance.captions}
+        found["right_rule"] = np.asarray(relevance.rule)
+        if relevance.grades is not None:
+            found["right_grades"] = relevance.grades
+    return found
+
+
 class ScoreFile:
-    """An `.npz` with `scores` float32 [images, captions], `image_ids` and `caption_image_ids`.
+    """An `.npz` with `scores` float32 [images, captions], `image_ids`, `caption_image_ids` and further ones.
 
     Use it as a context: `write` in any order, then `save`. Until then the scores are in a plain array file
     beside the target, of which only the tile being written is mapped into memory. `save` makes the target
@@ -55,11 +69,11 @@ class ScoreFile:
         """Write `scores` [P] of P pairs of the images and captions at these places."""
         np.load(self._rows, mmap_mode="r+")[images, captions] = scores
 
-    def save(self, image_ids: Sequence[str], caption_image_ids: Sequence[str]) -> None:
-        """Pack the scores and the ids into the target."""
+    def save(self, image_ids: Sequence[str], caption_image_ids: Sequence[str], **further: Sequence) -> None:
+        """Pack the scores, the ids and `further` arrays by name into the target."""
         try:
             with replacing(self.path) as draft:
-                self._pack(draft, {"image_ids": image_ids, "caption_image_ids": caption_image_ids})
+                self._pack(draft, {"image_ids": image_ids, "caption_image_ids": caption_image_ids, **further})
         except OSError as error:
             raise self._refusal(error) from error
 

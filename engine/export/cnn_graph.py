@@ -41,12 +41,12 @@ class Walk:
 
     def layer(self, layer: nn.Layer, x: str) -> str:
         """Return the output of `layer` for `x`; raise UserError for a layer that is not known here."""
-        for kind, write in _WRITERS.items():
+        for kind, write in WRITERS.items():
             if isinstance(layer, kind):
                 return write(self, layer, x)
         raise UserError(
             f"MODEL.CNN: {type(layer).__name__} layers cannot be exported yet, expected "
-            f"{', '.join(sorted(kind.__name__ for kind in _WRITERS))}"
+            f"{', '.join(sorted(kind.__name__ for kind in WRITERS))}"
         )
 
     def sequence(self, layers: list[nn.Layer], x: str) -> str:
@@ -135,7 +135,7 @@ class Walk:
         return self.graph.add("Clip", x, *limits)
 
 
-_WRITERS = {
+WRITERS = {
     ResNet: Walk.resnet,
     MobileNetV2: Walk.mobilenet,
     VGG: Walk.vgg,

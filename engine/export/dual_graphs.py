@@ -7,6 +7,7 @@ from engine.export.layers import (
     affine,
     array,
     as_float,
+    axis_length,
     finished,
     is_real,
     l2norm,
@@ -15,19 +16,23 @@ from engine.export.layers import (
 )
 from engine.export.onnx_graph import OnnxGraph
 from engine.export.recurrent import Sequences, cells_of, project, run_layer, run_stack
-from models.encoders import ImageEncoder, RecurrentTextEncoder
+from models.directions import BOX_TERMS, DIRECTIONS, DirectionSummary
+from models.encoders import ImageEncoder, RecurrentTextEncoder, WindowTextEncoder
 from models.vsrn import GraphBlock, RegionEncoder
 
 _PADDED_MAX = -1e4  # what stands at padding before a maximum, as in models.encoders.max_of
 
 
-def encode_text(graph: OnnxGraph, encoder: RecurrentTextEncoder) -> str:
-    """Return the embeddings [B,D] of the inputs `token_ids` [B,T] and `text_len` [B].
-
-    Each distinct word of a batch is projected once.
-    """
+def encode_text(graph: OnnxGraph, encoder: RecurrentTextEncoder | WindowTextEncoder) -> str:
+    """Return the embeddings [B,D] of the inputs `token_ids` [B,T] and `text_len` [B]."""
     token_ids = graph.input("token_ids", "int64", ["batch", "length"])
     length = graph.input("text_len", "int64", ["batch"])
+    read = _read_windows if isinstance(encoder, WindowTextEncoder) else _read_steps
+    return finished(graph, read(graph, encoder, token_ids, length), normalize=True, absolute=encoder.absolute)
+
+
+def _read_steps(graph: OnnxGraph, encoder: RecurrentTextEncoder, token_ids: str, length: str) -> str:
+    """Return the pooled states [B,D] of a recurrent network; a batch's distinct words are projected once."""
     by_step = graph.add("Transpose", token_ids, perm=[1, 0])  # [T,B]
     flat = graph.add("Reshape", by_step, graph.constant([-1]))
     words, _, places, _ = graph.add_many("Unique", 4, flat, sorted=1)
@@ -39,11 +44,25 @@ def encode_text(graph: OnnxGraph, encoder: RecurrentTextEncoder) -> str:
     ]
     states = run_stack(graph, first, Sequences.of(graph, by_step, length), encoder.rnn)
     if encoder.pooling == "last":
-        pooled = _mean_of_ways(graph, [final for final, _ in states])
-    else:
-        every = _mean_of_ways(graph, [stacked for _, stacked in states])
-        pooled = _pool(graph, graph.add("Transpose", every, perm=[1, 0, 2]), length, encoder.pooling)
-    return finished(graph, pooled, normalize=True, absolute=encoder.absolute)
+        return _mean_of_ways(graph, [final for final, _ in states])
+    every = _mean_of_ways(graph, [stacked for _, stacked in states])
+    return _pool(graph, graph.add("Transpose", every, perm=[1, 0, 2]), length, encoder.pooling)
+
+
+def _read_windows(graph: OnnxGraph, encoder: WindowTextEncoder, token_ids: str, length: str) -> str:
+    """Return the map [B,D] of the mean over windows of words."""
+    words = graph.add("Gather", graph.weight(array(encoder.embed.weight)), token_ids)  # [B,T,E]
+    real = graph.add("Unsqueeze", is_real(graph, words, 1, length), graph.constant([2]))
+    words = graph.add("Mul", words, as_float(graph, real))
+    reach = encoder.window // 2
+    padded = graph.add("Pad", words, graph.constant([0, reach, 0, 0, reach, 0]))
+    count = axis_length(graph, words, 1)
+    shifted = [
+        _columns(graph, padded, graph.constant([place]), graph.add("Add", count, graph.constant([place])), 1)
+        for place in range(encoder.window)
+    ]
+    hidden = linear(graph, graph.add("Concat", *shifted, axis=2), encoder.windows)  # [B,T,D]
+    return linear(graph, _pool(graph, graph.add("Relu", hidden), length, "mean"), encoder.out)
 
 
 def map_features(graph: OnnxGraph, features: str, encoder: ImageEncoder) -> str:
@@ -68,8 +87,8 @@ def encode_regions(graph: OnnxGraph, encoder: RegionEncoder) -> str:
     # Where and not Mul: what stands at padding may be NaN.
     is_column = graph.add("Greater", column, graph.constant(np.float32(0)))
     regions = graph.add("Where", is_column, regions, graph.constant(np.float32(0)))
-    rows = linear(graph, standardised(graph, regions, encoder.feature_norm), encoder.fc)
-    rows = graph.add("Mul", rows, column)
+    features = standardised(graph, regions, encoder.feature_norm)
+    rows = graph.add("Mul", linear(graph, features, encoder.fc), column)
     if encoder.norm_regions:
         rows = l2norm(graph, rows, axis=1)
     share = graph.add("Div", real, as_float(graph, graph.add("Unsqueeze", count, graph.constant([1]))))
@@ -81,6 +100,9 @@ def encode_regions(graph: OnnxGraph, encoder: RegionEncoder) -> str:
     (cell,) = cells_of(next(iter(encoder.rnn)))
     sequences = Sequences.of(graph, by_step, count)
     embedding, _ = run_layer(graph, project(graph, by_step, cell), sequences, cell, reverse=False)
+    if encoder.directions is not None:
+        summary = _summarise(graph, regions, features, column, count, encoder.directions)
+        embedding = graph.add("Add", embedding, summary)
     if encoder.norm is not None:
         scale, shift = norm_as_affine(encoder.norm)
         embedding = graph.add("Mul", embedding, graph.weight(scale))
@@ -118,6 +140,39 @@ def _graph_block(graph: OnnxGraph, rows: str, column: str, share: str, block: Gr
     constant = graph.add("Mul", total, graph.weight(g[1] @ out[0] * scale))
     message = graph.add("Mul", graph.add("Add", message, constant), column)
     return graph.add("Add", rows, message)
+
+
+def _summarise(
+    graph: OnnxGraph, regions: str, features: str, column: str, count: str, layer: DirectionSummary
+) -> str:
+    """Return the summaries [B,D] of `regions` [B,R,F]; `features` are the same, standardised."""
+    hidden = graph.add("Mul", graph.add("Relu", linear(graph, features, layer.hidden)), column)  # [B,R,H]
+    others = graph.add("MatMul", hidden, graph.weight(array(layer.others.weight)))
+    others = graph.add("Reshape", others, graph.constant([0, 0, DIRECTIONS, layer.own.weight.shape[0]]))
+    others = graph.add("Transpose", others, perm=[0, 2, 1, 3])  # [B,4,R,H]
+    heard = graph.add("MatMul", _direction_weights(graph, regions), others)
+    heard = graph.add("ReduceSum", heard, graph.constant([1]), keepdims=0)  # [B,R,H]
+    bound = graph.add("Relu", graph.add("Add", linear(graph, hidden, layer.own), heard))
+    return linear(graph, _pool(graph, bound, count, "mean"), layer.out)
+
+
+def _direction_weights(graph: OnnxGraph, regions: str) -> str:
+    """Return the weights [B,4,R,R] of `models.directions.direction_weights`, from the boxes in `regions`."""
+    corners = [
+        _columns(graph, regions, graph.constant([start]), graph.constant([start + 2]), 2)
+        for start in (-BOX_TERMS, 2 - BOX_TERMS)
+    ]
+    centres = graph.add("Mul", graph.add("Add", *corners), graph.constant(np.float32(0.5)))  # [B,R,2]
+    others, own = (graph.add("Unsqueeze", centres, graph.constant([axis])) for axis in (1, 2))
+    towards = l2norm(graph, graph.add("Sub", others, own))  # [B,R,R,2]
+    cosines = graph.add("Concat", towards, graph.add("Neg", towards), axis=3)
+    cosines = graph.add("Relu", graph.add("Transpose", cosines, perm=[0, 3, 1, 2]))
+    return graph.add("Mul", cosines, cosines)
+
+
+def _columns(graph: OnnxGraph, x: str, start: str, stop: str, axis: int) -> str:
+    """Return x[..., start:stop, ...] along an axis."""
+    return graph.add("Slice", x, start, stop, graph.constant([axis]))
 
 
 def _mean_of_ways(graph: OnnxGraph, ways: list[str]) -> str:

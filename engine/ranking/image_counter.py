@@ -10,6 +10,7 @@ soon hardly any score exceeds it.
 import numpy as np
 
 from engine.ranking.counter import RankCounter
+from engine.ranking.precisions import precisions_at_r
 from engine.ranking.tiles import TileSide
 
 DEEPEST = 1000  # a higher rank is known to be at least this, no more
@@ -136,24 +137,21 @@ class ImageCounter:
             last > self._counter.best[places], np.inf, np.maximum(self._leading_threshold[places], last)
         )
 
-    def result(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return rank, average precision at R and R-precision of the `chosen` queries, places [n]."""
+    def result(self, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return rank, average precision at R and R-precision of the `chosen` queries, places [n].
+
+        Then come the ranks if ties favour the model, and if they count against it.
+        """
         pieces = np.array_split(chosen, max(1, len(chosen) * self._scores.shape[1] >> 20))
         found = [
             self._counter.averaged(lambda rivals_first, of=piece: self._precisions(of, rivals_first))
             for piece in pieces
         ]
-        return self._counter.ranks()[chosen], *np.concatenate(found, axis=1)
+        tied = self._counter.tied()
+        precisions = np.concatenate(found, axis=1)
+        return self._counter.ranks()[chosen], *precisions, tied.favour[chosen], tied.against[chosen]
 
     def _precisions(self, places: np.ndarray, rivals_first: bool) -> np.ndarray:
         """Return average precision at R and R-precision [2,q]; `rivals_first` puts rivals first in a tie."""
-        sides = [self._leading[places], self._scores[places]]
-        of_relevant = np.repeat([False, True], sides[0].shape[1])
-        if not rivals_first:
-            sides, of_relevant = sides[::-1], of_relevant[::-1]
-        order = np.argsort(-np.concatenate(sides, axis=1), axis=1, kind="stable")[:, : sides[0].shape[1]]
-        position = np.arange(1, order.shape[1] + 1)
-        count = self._relevant[places, None]
-        hits = of_relevant[order] & (position <= count)  # [q,R]
-        precision = hits.cumsum(axis=1) / position
-        return np.stack([(precision * hits).sum(axis=1), hits.sum(axis=1)]) / count[:, 0]
+        sides = self._leading[places], self._scores[places]
+        return precisions_at_r(*sides, self._relevant[places], rivals_first)

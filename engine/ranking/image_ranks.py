@@ -38,13 +38,16 @@ class ImageRanks:
     `queries` are the rows of these queries, ascending. `ranks` are the 0-based ranks of the best relevant
     items; a rank above `image_counter.DEEPEST` may be too small, but is at least `DEEPEST`. For a query with
     R relevant items, `r_precision` is the share of relevant items among the first R, and `average_precision`
-    is that at R (arXiv 2003.08505, sec. 3.3); both are in [0, 1].
+    is that at R (arXiv 2003.08505, sec. 3.3); both are in [0, 1]. `favour` and `against` are the ranks under
+    both answers to ties.
     """
 
     queries: np.ndarray
     ranks: np.ndarray
     average_precision: np.ndarray
     r_precision: np.ndarray
+    favour: np.ndarray
+    against: np.ndarray
 
 
 def image_ranks(
@@ -165,7 +168,7 @@ def _rank_chunk(
     part: tuple[int, int],
     show: Callable[[float], None],
 ) -> tuple[np.ndarray, ...]:
-    """Return row, rank, average precision and R-precision of the queries in `chunk` that this process ranks.
+    """Return the columns of `ImageRanks` for the queries in `chunk` that this process ranks.
 
     `mirrored` tells that queries and gallery are the same items, of which `chunk` holds all with a relevant
     item. `show` is called with the share of the work that is done.
@@ -174,7 +177,7 @@ def _rank_chunk(
     blocks = items.gallery_blocks if mirrored else items.blocks_of_queries(rows)
     own = range(part[0], len(blocks), part[1])
     if not own:
-        return rows[:0], rows[:0], *np.empty((2, 0))
+        return rows[:0], rows[:0], *np.empty((2, 0)), rows[:0], rows[:0]
     counter = ImageCounter(items.files[0][rows], items.files[1], items.relevant[rows], tie_rule)
     search = _Search(blocks, items.gallery_blocks, counter, own, mirrored, items.have_bounds)
     search.run(show)

@@ -12,11 +12,14 @@ Processes of a job may share the tiles, and then all-reduce the best scores and 
 depend on the number of processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from datasets.relevance import Relevance
 from engine.parallel.processes import all_or_none, all_reduce
 from engine.ranking.counter import RankCounter
 from engine.ranking.metrics import Ids, check_every_group_occurs, group_numbers
@@ -51,70 +54,199 @@ def retrieval_ranks(
 ) -> RanksBothWays:
     """Return the 0-based ranks of every image's best caption [N] and of every caption's best image [M].
 
-    Scores are made in the precision of `image_emb` [N,D] and `text_emb` [S,D]. The embedding of caption m is
-    `text_emb[caption_sentence[m]]` (default: row m). An image and a caption are relevant to each other if
-    `image_ids` [N] and `caption_image_ids` [M] are equal, and they compete if `image_fold` [N] and
-    `caption_fold` [M] are equal (integers from 0; default: one fold). `measure` "cosine" is the inner
-    product, "order" is -||max(0, text - image)|| (arXiv 1511.06361, eq. 2); a function takes images [I,D] and
-    texts [T,D] and returns scores [I,T]. `tie_rule` is a key of `engine.ranking.counter.TIE_RULES`.
-
-    `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from.
-    `progress` is called with the tiles done and their total. `part` holds the number of this process and the
-    number of processes that share the tiles; all of them call this function, and get all ranks. Raises
-    ValueError for an embedding that is not finite (or too large to multiply), and for an image or caption
-    without a relevant item in its fold.
+    An image and a caption are relevant to each other if `image_ids` [N] and `caption_image_ids` [M] are
+    equal. The other arguments are those of `rank_counters`. Raises ValueError as it does, and for an image or
+    caption without a relevant item in its fold.
     """
-    similarity = similarity_of(measure) if isinstance(measure, str) else measure
-    caption_sentence = np.arange(len(text_emb)) if caption_sentence is None else caption_sentence
     image_fold = np.zeros(len(image_ids), np.int32) if image_fold is None else image_fold
     caption_fold = np.zeros(len(caption_image_ids), np.int32) if caption_fold is None else caption_fold
     _check_lengths("images", ids=len(image_ids), embeddings=len(image_emb), folds=len(image_fold))
-    _check_lengths(
-        "captions", ids=len(caption_image_ids), sentences=len(caption_sentence), folds=len(caption_fold)
-    )
-    check_magnitude("image", image_emb)
-    check_magnitude("sentence", text_emb)
+    sentences = len(text_emb if caption_sentence is None else caption_sentence)
+    _check_lengths("captions", ids=len(caption_image_ids), sentences=sentences, folds=len(caption_fold))
     image_group, caption_group = _group_numbers_of_folds(
         image_ids, caption_image_ids, image_fold, caption_fold
     )
     check_every_group_occurs(image_group, caption_group, image_ids, "image")
     check_every_group_occurs(caption_group, image_group, caption_image_ids, "caption")
+    question = Question(Relevance.of_groups(image_group, caption_group), image_fold, caption_fold)
+    [(of_images, of_captions)] = rank_counters(
+        image_emb,
+        text_emb,
+        question,
+        measure,
+        block_size,
+        tie_rule,
+        caption_sentence,
+        scores_out,
+        progress,
+        part,
+    )
+    return of_images.ranks(), of_captions.ranks()
 
+
+@dataclass(frozen=True)
+class Question:
+    """What ranks are counted of: which pairs are right, which compete, and which count neither way.
+
+    `relevance` [N,M] says which images and captions are right for each other. They compete if `image_fold`
+    [N] and `caption_fold` [M] are equal (integers from 0; None: all compete). `ignored` pairs are neither
+    right nor rivals, such as an item and itself.
+    """
+
+    relevance: Relevance
+    image_fold: np.ndarray | None = None
+    caption_fold: np.ndarray | None = None
+    ignored: Relevance | None = None
+
+    def turned(self) -> "Question":
+        """Return the same question with captions as rows."""
+        ignored = self.ignored.turned if self.ignored else None
+        return Question(self.relevance.turned, self.caption_fold, self.image_fold, ignored)
+
+
+class _Counting:
+    """The counters of both directions of a question."""
+
+    def __init__(self, question: Question, tie_rule: str, dtype: DTypeLike) -> None:
+        images, captions = question.relevance.shape
+        self.image_fold = np.zeros(images, np.int32) if question.image_fold is None else question.image_fold
+        self.caption_fold = (
+            np.zeros(captions, np.int32) if question.caption_fold is None else question.caption_fold
+        )
+        self.relevance = question.relevance.within(self.image_fold, self.caption_fold)
+        left_out = (
+            [self.relevance, question.ignored.within(self.image_fold, self.caption_fold)]
+            if (question.ignored)
+            else [self.relevance]
+        )
+        pairs = [
+            np.concatenate([getattr(each, name) for each in left_out]) for name in ("images", "captions")
+        ]
+        self.not_rivals = Relevance.of((images, captions), *pairs)
+        self.counters = RankCounter(images, tie_rule, dtype), RankCounter(captions, tie_rule, dtype)
+
+    def see_relevant(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
+        """Update the best with the right ones among `scores` [I,T] of distinct images and captions."""
+        row, column = self.relevance.among(images, captions)
+        right = scores[row, column]
+        self.counters[0].see_relevant(images[row], right)
+        self.counters[1].see_relevant(captions[column], right)
+
+    def see_rivals(
+        self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray, both: bool = True
+    ) -> None:
+        """Count the rivals among `scores` [I,T] of distinct images and captions, for the images or `both`."""
+        folds = self.image_fold[images], self.caption_fold[captions]
+        rivals = None
+        if (folds[0] != folds[0][0]).any() or (folds[1] != folds[0][0]).any():
+            rivals = folds[0][:, None] == folds[1]
+            if not rivals.any():
+                return
+        of_images, of_captions = self.counters
+        row, column = self.not_rivals.among(images, captions)
+        values = scores[row, column]
+        of_images.see_rival_rows(images, scores, rivals)
+        of_images.leave_out(images[row], values)
+        if both:
+            of_captions.see_rival_rows(captions, scores.T, None if rivals is None else rivals.T)
+            of_captions.leave_out(captions[column], values)
+
+
+def rank_counters(
+    image_emb: np.ndarray,
+    text_emb: np.ndarray,
+    questions: Question | Sequence[Question],
+    measure: str | Similarity = "cosine",
+    block_size: int = 1024,
+    tie_rule: str = "against",
+    caption_sentence: np.ndarray | None = None,
+    scores_out: ScoreSink | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> list[tuple[RankCounter, RankCounter]]:
+    """Return, for each question, the counters of the N images among captions and of the M captions.
+
+    Scores are made in the precision of `image_emb` [N,D] and `text_emb` [S,D], once for all questions. The
+    embedding of caption m is `text_emb[caption_sentence[m]]` (default: row m). A query without a right item
+    has all rivals ahead. `measure` "cosine" is the inner product, "order" is -||max(0, text - image)|| (arXiv
+    1511.06361, eq. 2); a function takes images [I,D] and texts [T,D] and returns scores [I,T]. `tie_rule` is
+    a key of `engine.ranking.counter.TIE_RULES`.
+
+    `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from.
+    `progress` is called with the tiles done and their total. `part` holds the number of this process and the
+    number of processes that share the tiles; all of them call this function, and get all ranks. Raises
+    ValueError for an embedding that is not finite (or too large to multiply).
+    """
+    similarity = similarity_of(measure) if isinstance(measure, str) else measure
+    caption_sentence = np.arange(len(text_emb)) if caption_sentence is None else caption_sentence
+    check_magnitude("image", image_emb)
+    check_magnitude("sentence", text_emb)
+    asked = [questions] if isinstance(questions, Question) else list(questions)
+    dtype = np.result_type(image_emb, text_emb)
+    counting = [_Counting(question, tie_rule, dtype) for question in asked]
+    image_group, caption_group = _neighbours(counting[0].relevance)
+    image_fold, caption_fold = counting[0].image_fold, counting[0].caption_fold
     image_blocks = cut_into_blocks(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
     caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
-    dtype = np.result_type(image_emb, text_emb)
-    counters = tuple(RankCounter(len(ids), tie_rule, dtype) for ids in (image_ids, caption_image_ids))
-    _count_over_tiles(Tiles(image_blocks, caption_blocks, similarity), counters, scores_out, progress, part)
-    return counters[0].ranks(), counters[1].ranks()
+    tiles = Tiles(image_blocks, caption_blocks, similarity)
+    needs_all = scores_out is not None or len(asked) > 1
+    needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
+    _count_over_tiles(tiles, needed, counting, scores_out, progress, part)
+    return [each.counters for each in counting]
+
+
+def row_counter(scores: np.ndarray, question: Question, tie_rule: str = "against") -> RankCounter:
+    """Return the counter of one direction from whole rows of `scores` [N,M], which may be a transposed view.
+
+    The question's images are the rows.
+    """
+    counting = _Counting(question, tie_rule, np.result_type(scores, np.float32))
+    counter, pairs = counting.counters[0], counting.relevance
+    counter.see_relevant(pairs.images, scores[pairs.images, pairs.captions])
+    items = np.arange(scores.shape[1])
+    step = max(1, (1 << 22) // max(1, scores.shape[1]))
+    for start in range(0, len(scores), step):
+        block = np.ascontiguousarray(scores[start : start + step])
+        counting.see_rivals(np.arange(start, start + len(block)), items, block, both=False)
+    return counter
+
+
+def _neighbours(relevance: Relevance) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of the images [N] and the captions [M] by which right ones come into common blocks.
+
+    Images keep their order, and a caption has the number of the first image that it is right for.
+    """
+    caption_group = np.full(relevance.shape[1], relevance.shape[0], np.int32)
+    np.minimum.at(caption_group, relevance.captions, relevance.images.astype(np.int32))
+    return np.arange(relevance.shape[0], dtype=np.int32), caption_group
 
 
 def _count_over_tiles(
     tiles: Tiles,
-    counters: tuple[RankCounter, RankCounter],
+    needed: list[tuple[int, int]],
+    counting: list[_Counting],
     scores_out: ScoreSink | None,
     progress: Callable[[int, int], None] | None,
     part: tuple[int, int],
 ) -> None:
     """Make the two passes over this process's tiles, and all-reduce the result of each."""
-    needed = (tiles.all() if scores_out else tiles.competing())[part[0] :: part[1]]
-    related = sorted(set(tiles.related()).intersection(needed))
+    holding = set()
+    for each in counting:
+        holding.update(tiles.holding(each.relevance.images, each.relevance.captions))
+    related = sorted(holding.intersection(needed))
     total = len(related) + len(needed)
-    of_images, of_captions = counters
 
     def find_best() -> None:
         for scored in _with_progress(tiles.scores(related, keep=True), progress, 0, total):
             for images, captions, scores in scored:
-                relevant = np.where(images.groups[:, None] == captions.groups, scores, -np.inf)
-                of_images.see_relevant_rows(images.places, relevant)
-                of_captions.see_relevant_rows(captions.places, relevant.T)
+                for each in counting:
+                    each.see_relevant(images.places, captions.places, scores)
 
     def count_rivals() -> None:
         for scored in _with_progress(tiles.scores(needed, keep=False), progress, len(related), total):
             for images, captions, scores in scored:
-                rivals = images.groups[:, None] != captions.groups
-                rivals &= images.folds[:, None] == captions.folds
-                of_images.see_rival_rows(images.places, scores, rivals)
-                of_captions.see_rival_rows(captions.places, scores.T, rivals.T)
+                for each in counting:
+                    each.see_rivals(images.places, captions.places, scores)
                 if scores_out:
                     scores_out.write(images.places, captions.places, scores)
 
@@ -122,6 +254,7 @@ def _count_over_tiles(
         find_best()
         count_rivals()
         return
+    counters = [counter for each in counting for counter in each.counters]
     all_or_none(find_best)
     for counter in counters:
         counter.best = all_reduce(counter.best, "max")

@@ -124,6 +124,12 @@ class Tiles:
         """Return the tiles that hold a relevant pair."""
         return [tile for tile in self.all() if np.isin(*(block.groups for block in self._pair(tile))).any()]
 
+    def holding(self, images: np.ndarray, captions: np.ndarray) -> list[tuple[int, int]]:
+        """Return the tiles that hold the pairs of `images` [P] and `captions` [P], places of items."""
+        row, column = _block_of(self._images)[images], _block_of(self._captions)[captions]
+        keys = np.unique(row * len(self._captions) + column)
+        return [divmod(int(key), len(self._captions)) for key in keys]
+
     def competing(self) -> list[tuple[int, int]]:
         """Return the tiles that hold a pair within a fold."""
         return [tile for tile in self.all() if np.isin(*(block.folds for block in self._pair(tile))).any()]
@@ -167,6 +173,21 @@ class Tiles:
 
     def _pair(self, tile: tuple[int, int]) -> tuple[VectorBlock, VectorBlock]:
         return self._images[tile[0]], self._captions[tile[1]]
+
+
+def _block_of(blocks: list[VectorBlock]) -> np.ndarray:
+    """Return the number of the block that holds each item."""
+    numbers = np.concatenate(
+        [
+            np.full(len(portion.places), number)
+            for number, block in enumerate(blocks)
+            for portion in block.portions
+        ]
+    )
+    places = np.concatenate([portion.places for block in blocks for portion in block.portions])
+    found = np.empty(len(places), np.int64)
+    found[places] = numbers
+    return found
 
 
 def content_labels(vectors: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@
             format, checksum   1; the SHA-256 of all other values in the file
             files              bytes and sha256 of each other file, by name
             model, config      the model family; the complete configuration
+            data               what tells the training and dev data from others (`fingerprint` of a data set)
             progress           where training stood: the fields of `engine.training.position.TrainingPosition`
             watchers           the state of each watcher by its name, such as `collapse_guard`
             epoch_length       batches, steps and samples of an epoch, size of a global batch, processes
@@ -30,6 +31,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,7 @@ import numpy as np
 
 from config.errors import UserError, cut
 from config.files import flush_to_disk
+from engine.runs.run_status import STATUS_FILE, read_status
 from engine.weights.tensor_files import read_safetensors, save_safetensors
 from engine.weights.tensors import assign_arrays, check_arrays, layer_tensors
 
@@ -137,6 +140,16 @@ def _candidates(folder: Path) -> list[Path]:
     return [folder, old, *([older] if older.exists() else [])]
 
 
+_STATES = {  # of `read_status`, in words
+    "running": "is still training,",
+    "silent": "has been silent for minutes,",
+    "died": "died",
+    "stopped": "was stopped",
+    "failed": "failed",
+    "finished": "finished",
+}
+
+
 def is_checkpoint(folder: str | Path) -> bool:
     """Tell whether `resolve_checkpoint` would find a checkpoint."""
     folder = Path(folder)
@@ -153,6 +166,17 @@ def resolve_checkpoint(folder: str | Path) -> Path:
         if (candidate / STATE_FILE).is_file():
             return candidate
     what = f"it has no {STATE_FILE}" if folder.is_dir() else "no such folder"
+    run = folder.parent
+    status = read_status(run, datetime.now(timezone.utc)) if (run / STATUS_FILE).is_file() else {}
+    if status.get("state", "unknown") != "unknown":
+        last = run / "last"
+        advice = "wait for its first validation" if status["state"] == "running" else "go on with --resume"
+        if folder != last and is_checkpoint(last):
+            advice += f", or use EVAL.CHECKPOINT_DIR={last}"
+        raise UserError(
+            f"no checkpoint at {folder}: the run {_STATES[status['state']]} at step {status.get('step')} of "
+            f"{status.get('steps')}; {advice}"
+        )
     raise UserError(
         f"no checkpoint at {folder}: {what}; train the run first with tools/train_retrieval.py, or name a "
         f"folder such as <run>/best in EVAL.CHECKPOINT_DIR (PRETRAINED.DIR for training)"

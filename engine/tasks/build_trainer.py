@@ -51,8 +51,15 @@ def build_trainer(
         if warning:
             log.print_line(warning)
 
+    fingerprints = {data.name: data.fingerprint() for data in (task.training, task.dev)}
+
     def save(names: list[str], model_arrays: Arrays, trainer_arrays: Arrays, values: dict) -> None:
-        state = {"model": cfg.MODEL.NAME, "config": with_whole_paths(cfg), **values}
+        state = {
+            "model": cfg.MODEL.NAME,
+            "config": with_whole_paths(cfg),
+            "data": fingerprints,
+            **values,
+        }
         words = task.words.to_text(), task.words.file_name
         for name in names:
             path = folder.path / name
@@ -76,12 +83,18 @@ def build_trainer(
         samples=task.samples,
     )
     if resume_from is not None:
-        _resume(cfg, folder, resume_from, trainer, task, log)
+        _resume(cfg, folder, resume_from, trainer, task, fingerprints, log)
     return trainer, task.words
 
 
 def _resume(
-    cfg: CfgNode, folder: RunFolder, checkpoint: Path, trainer: Trainer, task: Task, log: RunLog
+    cfg: CfgNode,
+    folder: RunFolder,
+    checkpoint: Path,
+    trainer: Trainer,
+    task: Task,
+    fingerprints: dict[str, dict[str, str]],
+    log: RunLog,
 ) -> None:
     state = read_state(checkpoint)
     model, rest = (read_arrays(checkpoint, name) for name in (MODEL_FILE, TRAINER_FILE))
@@ -95,6 +108,7 @@ def _resume(
             f"resuming with batches of {now}, before it was {before}: the rest of the epoch is batched anew"
         )
     changed = changed_keys(state["config"], with_whole_paths(cfg))
+    changed += changed_data(state.get("data", {}), fingerprints)
     if changed:
         log.print_line(
             f"resuming with changed {', '.join(changed)}: the run will differ from an undisturbed one"
@@ -112,11 +126,28 @@ def _describe_batches(length: dict) -> str:
 def changed_keys(before: dict, now: dict) -> list[str]:
     """Return the keys that differ between two configurations and have an effect on training."""
     steering = ("INPUT", "DATASET", "MODEL", "LOSS", "OPTIMIZATION", "NEGATIVES", "RUNTIME", "MISC")
+    without_effect = {"MISC.NUM_WORKERS", "DATASET.NAME", "DATASET.TEST"}
+    if not now["MODEL"]["CNN"]:  # a run of features shows pictures in reports alone
+        without_effect.add("DATASET.IMAGE_DIR")
+    keys = [(section, name) for section in steering for name in now[section]]
     return [
         f"{section}.{name}"
-        for section in steering
-        for name, value in now[section].items()
-        if not _same(KEYS[section][name], before.get(section, {}).get(name), value) and name != "NUM_WORKERS"
+        for section, name in keys
+        if not _same(KEYS[section][name], before.get(section, {}).get(name), now[section][name])
+        and f"{section}.{name}" not in without_effect
+    ]
+
+
+def changed_data(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
+    """Return which parts of splits differ between two `fingerprint`s of each, such as `captions of train`.
+
+    A checkpoint of an earlier version has none.
+    """
+    return [
+        f"{part} of {split}"
+        for split, parts in now.items()
+        for part, value in parts.items()
+        if part in before.get(split, {}) and before[split][part] != value
     ]
 
 

@@ -39,6 +39,7 @@ from engine.evaluation.result import format_measured
 from engine.parallel.processes import is_main
 from engine.runs.checkpoint import is_checkpoint, resolve_checkpoint, start_from
 from engine.tasks import negatives
+from engine.tasks.certificates import certificate_entry, certified, names_of
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
@@ -120,11 +121,13 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     else:
         result = rank_candidates(blocks, store, dataset, cross.candidates, split, cfg.EVAL.TIE_RULE)
     further = measure_swapped_pairs(cfg, cross, swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name))
+    certificate = certified(cfg, result.sides)
     lines = [
         *lines_of_unknown(dataset.name, dataset.unknown_share()),
-        *format_measured(result, cross.checkpoint, further),
+        *format_measured(result, cross.checkpoint, further, certificate),
     ]
-    return Measured(result, cross.checkpoint, lines, further, store)
+    further |= certificate_entry(certificate)
+    return Measured(result, cross.checkpoint, lines, further, store, names_of(dataset))
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

@@ -22,6 +22,7 @@ from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, world_size
 from engine.runs.checkpoint import resolve_checkpoint, start_from
 from engine.runs.run_folder import RunFolder, read_log
+from engine.tasks.certificates import certificate_entry, certified, names_of
 from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
@@ -135,11 +136,13 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     if len(cfgs) > 1:
         result = replace(result, protocol={**result.protocol, "weights": weighting.origin})
         checkpoint = ensemble_checkpoint(cfgs, checkpoints, weighting)
+    certificate = certified(cfg, result.sides)
     lines = [
         *lines_of_unknown(dataset.name, dataset.unknown_share()),
-        *format_measured(result, checkpoint, further),
+        *format_measured(result, checkpoint, further, certificate),
     ]
-    return Measured(result, checkpoint, lines, further, pair_scores)
+    further |= certificate_entry(certificate)
+    return Measured(result, checkpoint, lines, further, pair_scores, names_of(dataset))
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

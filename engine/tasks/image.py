@@ -18,6 +18,7 @@ from engine.evaluation.result import describe_checkpoint
 from engine.parallel.processes import is_main
 from engine.runs.checkpoint import start_from
 from engine.runs.run_folder import RunFolder, read_log
+from engine.tasks.certificates import certificate_entry, certified
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.cnn_weights import start_cnn
@@ -89,7 +90,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         describe_checkpoint(trained.checkpoint, result.protocol),
         format_images(result),
     ]
-    return Measured(result, trained.checkpoint, lines)
+    certificate = certified(cfg, result.sides, over="classes")
+    lines += certificate.lines() if certificate else []
+    names = {"queries": [dataset.image_ids[place] for place in result.queries.places]}
+    return Measured(result, trained.checkpoint, lines, certificate_entry(certificate), names=names)
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

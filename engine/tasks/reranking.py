@@ -9,14 +9,15 @@ from config.families import FAMILIES, names_of
 from config.load import config_of_checkpoint
 from datasets.captions.swapped import SwappedPair
 from datasets.pair_dataset import PairDataset
+from datasets.pairs import folds_of_images
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.ensemble import check_same_pairs
-from engine.evaluation.protocol import folds_of_images
 from engine.evaluation.reranking import WEIGHTS, listed_blocks, rerank
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreShards
 from engine.parallel.processes import is_main
 from engine.ranking.short_lists import ShortLists
+from engine.tasks.certificates import certificate_entry, certified
 from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
 from engine.tasks.task import EvaluationOptions
 
@@ -27,7 +28,9 @@ def load_reranker(cfg: CfgNode, dataset: RetrievalDataset) -> CrossEncoder:
     Raises UserError for another kind of model, and for images or captions that differ from `dataset`'s.
     """
     folder = cfg.EVAL.RERANK_DIR
-    own = config_of_checkpoint(folder, [f"EVAL.SPLIT={cfg.EVAL.SPLIT}"], "EVAL.RERANK_DIR")
+    keys = "EVAL.SPLIT", "EVAL.FOLDS", "DATASET.RELEVANCE", "DATASET.RELEVANCE_GRADE"
+    same = [f"{key}={cfg[key.split('.')[0]][key.split('.')[1]]}" for key in keys]
+    own = config_of_checkpoint(folder, same, "EVAL.RERANK_DIR")
     if FAMILIES[own.MODEL.NAME].kind != "cross":
         raise UserError(
             f"EVAL.RERANK_DIR: expected the checkpoint of a cross encoder ({', '.join(names_of('cross'))}), "
@@ -63,6 +66,7 @@ def rerank_lists(
         return {}, store
     weight = cfg.EVAL.RERANK_DUAL_WEIGHT
     to_choose_from = WEIGHTS if cfg.EVAL.SPLIT == "dev" else ()  # nothing is chosen on test
-    found = rerank(cross.dataset, lists, blocks, store, first, weight, to_choose_from).as_dict()
-    found |= {"dual_weight": weight, "checkpoint": cross.checkpoint}
+    reranked = rerank(cross.dataset, lists, blocks, store, first, weight, to_choose_from)
+    found = reranked.as_dict() | {"dual_weight": weight, "checkpoint": cross.checkpoint}
+    found |= certificate_entry(certified(cfg, reranked.result.sides))
     return found | measure_swapped_pairs(cfg, cross, pairs), store

@@ -109,7 +109,8 @@ class Measured:
     `checkpoint` is that of `Trained`. For an ensemble it holds `members`, a list of such dicts, each with its
     `weight` and, under `config`, the keys that differ from the first member's configuration; and `tuning`, if
     the weights were searched. `further` holds more entries for `result.json`, such as `swapped` and `rerank`.
-    `pair_scores` are the stored scores of a cross encoder; delete them once the result is saved.
+    `pair_scores` are the stored scores of a cross encoder; delete them once the result is saved. `names` are
+    lists of names that results must share to be compared.
     """
 
     result: Result | ImageResult
@@ -117,6 +118,7 @@ class Measured:
     lines: list[str]
     further: dict[str, dict] = field(default_factory=dict)
     pair_scores: ScoreShards | None = None
+    names: dict[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

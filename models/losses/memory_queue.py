@@ -13,7 +13,7 @@ class QueueScores:
 
     `captions` [B,Q] are the scores of the batch's images with queued captions, `images` [Q,B] those of queued
     images with the batch's captions. `not_negative` (bool [B,Q]) is true where the two pairs share the image
-    or the sentence.
+    or the sentence, or where the one's caption is right for the other's image.
     """
 
     captions: Tensor
@@ -41,20 +41,33 @@ class MemoryQueue(nn.Layer):
         self.register_buffer("seen", paddle.zeros([2], "int64"))  # numbers of batches and of queued pairs
 
     def scores(
-        self, image: Tensor, text: Tensor, image_id: Tensor, sentence_id: Tensor
+        self,
+        image: Tensor,
+        text: Tensor,
+        image_id: Tensor,
+        sentence_id: Tensor,
+        right_sentences: Tensor | None = None,
+        right_images: Tensor | None = None,
     ) -> QueueScores | None:
-        """Return the queue's scores with pairs of embeddings [B,D] and ids [B]; None for an empty queue."""
+        """Return the queue's scores with pairs of embeddings [B,D] and ids [B]; None for an empty queue.
+
+        `right_sentences` [B,P] and `right_images` [B,P] are further right ones for each image and caption.
+        """
         filled = min(self.size, int(self.seen[1]))
         if not filled:
             return None
         same_image = image_id.unsqueeze(1) == self.image_id[:filled]
         same_sentence = sentence_id.unsqueeze(1) == self.sentence_id[:filled]
+        none = same_image | same_sentence
+        if right_sentences is not None:
+            none = none | _any_equal(right_sentences, self.sentence_id[:filled])
+            none = none | _any_equal(right_images, self.image_id[:filled])
         # Copies, since the backward pass needs the embeddings after `add` has overwritten the oldest.
         queued_image, queued_text = self.image[:filled].clone(), self.text[:filled].clone()
         return QueueScores(
             self.similarity(image, queued_text),
             self.similarity(queued_image, text),
-            same_image | same_sentence,
+            none,
         )
 
     def add(self, image: Tensor, text: Tensor, image_id: Tensor, sentence_id: Tensor) -> None:
@@ -71,3 +84,8 @@ class MemoryQueue(nn.Layer):
             ):
                 queue.scatter_(places, rows[-kept:].detach())
         self.seen.set_value(paddle.to_tensor([batches + 1, pairs + kept]))
+
+
+def _any_equal(lists: Tensor, ids: Tensor) -> Tensor:
+    """Return whether each of `ids` [Q] is on each of the `lists` [B,P]: bool [B,Q]."""
+    return (lists.unsqueeze(2) == ids).any(axis=1)

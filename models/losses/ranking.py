@@ -29,6 +29,16 @@ def duplicate_pairs(image_id: Tensor, sentence_id: Tensor) -> Tensor:
     return (same_image | same_sentence) & off_diagonal
 
 
+def right_pairs(right_sentences: Tensor, sentence_id: Tensor) -> Tensor:
+    """Return bool [B,B], true where caption j, j != i, is right for image i besides its own.
+
+    `right_sentences` [B,P] are the sentences that are right for each image, padded with -1; `sentence_id` are
+    [B].
+    """
+    right = (right_sentences.unsqueeze(2) == sentence_id).any(axis=1)  # [B,B]
+    return right & ~_diagonal(sentence_id.shape[0])
+
+
 def hinge_loss(
     scores: Tensor,
     margin: float,
@@ -118,12 +128,16 @@ class _Negatives(nn.Layer):
         """Return the mask [N,N] of scores that are no negatives, and the queue's scores; queue the batch."""
         if not self.mask_duplicates and self.queue is None:
             return None, None
-        ids = self.gather(batch["image_id"], batch["sentence_id"])
+        names = [name for name in ("right_sentences", "right_images") if name in batch]
+        gathered = self.gather(batch["image_id"], batch["sentence_id"], *(batch[name] for name in names))
+        ids, right = gathered[:2], gathered[2:]
         masked = duplicate_pairs(*ids) if self.mask_duplicates else None
+        if self.mask_duplicates and right:
+            masked = masked | right_pairs(right[0], ids[1])
         if self.queue is None:
             return masked, None
         pairs = outputs["image"], outputs["text"], *ids
-        queued = self.queue.scores(*pairs)
+        queued = self.queue.scores(*pairs, *right)
         self.queue.add(*pairs)
         return masked, queued
 

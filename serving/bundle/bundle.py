@@ -60,8 +60,12 @@ class Bundle:
         path = self.folder / text["file"]
         if text["tokenizer"] != "wordpiece":
             return Vocabulary.load(path)
-        from datasets.words.wordpiece import WordPiece
-
+        try:
+            from datasets.words.wordpiece import WordPiece
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"{self.folder}: its word pieces need the package {error.name}: pip install {error.name}"
+            ) from error
         return WordPiece.load(path, text["lower"])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -157,6 +161,7 @@ class Bundle:
         """
         if "pairs" not in self.description["graphs"]:
             raise self._lacks("a scorer of pairs", "compare its embeddings instead")
+        word_piece = self.words
         from datasets.words.pair_texts import PairTexts, encode_tags
 
         text, image = self.description["text"], self.description["image"]
@@ -166,8 +171,8 @@ class Bundle:
             raise UserError(f"{self.folder}: expected the object tags of each image, which this model reads")
         if pairs is None:
             pairs = Pairs(np.arange(len(regions)), np.arange(len(texts)))
-        encoded = encode_tags(tags if image["tags"] else None, len(regions), self.words)
-        pair_texts = PairTexts(list(texts), encoded, self.words, text["longest"])
+        encoded = encode_tags(tags if image["tags"] else None, len(regions), word_piece)
+        pair_texts = PairTexts(list(texts), encoded, word_piece, text["longest"])
         lengths = pair_texts.lengths(pairs) + counts[pairs.images]
         scores, order = np.empty(len(pairs), np.float32), np.argsort(lengths, kind="stable")
         for start in range(0, len(order), PAIRS_TOGETHER):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from serving.index.index import Index
 
 if TYPE_CHECKING:
-    from serving.index.milvus import MilvusIndex
+    from serving.index.milvus.index import MilvusIndex
 
 
 def milvus_address(address: str) -> tuple[str, str] | None:
@@ -24,6 +24,6 @@ def open_index(address: str | Path, writable: bool = False, resident: bool = Tru
     milvus = milvus_address(str(address))
     if milvus is None:
         return Index(address, writable, resident)
-    from serving.index.milvus import MilvusIndex
+    from serving.index.milvus.index import MilvusIndex
 
     return MilvusIndex(*milvus)

@@ -19,10 +19,10 @@ import numpy as np
 from config.errors import UserError
 from config.files import write_whole
 from config.progress import ShowProgress, no_progress
-from serving.index import engines, exact, measured
 from serving.index.card import FILE as CARD
 from serving.index.card import Card, as_json, present_versions, read_card, write_card
-from serving.index.engines import Saved
+from serving.index.engines import exact, measured, quantised
+from serving.index.engines.quantised import Saved
 from serving.index.index import THREADS, Index, cannot_write, clean, writer_lock
 from serving.index.items import Items
 from serving.index.sources import Encoder, Source
@@ -146,11 +146,11 @@ def finish(
     if name == "scan":
         engine, saved = exact.Scan(vectors, VectorFile(data, card.dimension).open(card.count)[1], data), None
     elif name == "float16":
-        saved = engines.build_half(data, vectors, show)
-        engine = engines.load_half(data, saved, card.dimension, THREADS)
+        saved = quantised.build_half(data, vectors, show)
+        engine = quantised.load_half(data, saved, card.dimension, THREADS)
     else:
-        saved = engines.build_lists(data, vectors, show)
-        engine = engines.load_lists(data, saved)
+        saved = quantised.build_lists(data, vectors, show)
+        engine = quantised.load_lists(data, saved)
         half = len(asked) // 2  # one half chooses how many lists are looked into, the other measures
         engine.probes = _probes(engine, vectors, asked[:half], true[:half])
         saved = replace(saved, parameters={**saved.parameters, "probes": engine.probes})
@@ -158,9 +158,9 @@ def finish(
     show("measuring recall", 0, len(asked))
     found = _search(engine, vectors, asked)
     if name != "lists":
-        (data / engines.LISTS).unlink(missing_ok=True)
+        (data / quantised.LISTS).unlink(missing_ok=True)
     if name != "float16":
-        (data / engines.CODES).unlink(missing_ok=True)
+        (data / quantised.CODES).unlink(missing_ok=True)
     saved = saved or Saved("scan", 0, 0, {})
     return replace(
         card,
@@ -362,14 +362,14 @@ def _choose(
     if vectors.nbytes <= _SCANNED_BYTES:
         return "scan", None
     if vectors.nbytes // 2 > options.memory:
-        return engines.choose(*vectors.shape, options.memory, np.inf), None
-    saved = engines.build_half(data, vectors, show)
-    exact_ms = engines.milliseconds(engines.load_half(data, saved, vectors.shape[1], THREADS), asked)
-    return engines.choose(*vectors.shape, options.memory, exact_ms), exact_ms
+        return quantised.choose(*vectors.shape, options.memory, np.inf), None
+    saved = quantised.build_half(data, vectors, show)
+    exact_ms = quantised.milliseconds(quantised.load_half(data, saved, vectors.shape[1], THREADS), asked)
+    return quantised.choose(*vectors.shape, options.memory, exact_ms), exact_ms
 
 
 def _probes(
-    engine: engines.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
+    engine: quantised.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
 ) -> int:
     """Return the fewest lists to look into, a power of two, that find enough; all, if none do."""
     most = engine.most_probes

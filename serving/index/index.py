@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from serving.index import engines, exact, order
 from serving.index.card import FILE as CARD
 from serving.index.card import Card, check_bundle, read_card, write_card
-from serving.index.engines import Saved
+from serving.index.engines import exact, order, quantised
+from serving.index.engines.quantised import Saved
 from serving.index.filters import parse_filter
 from serving.index.items import Item, Items, State, checked_items, refuse_unknown
 from serving.index.vectors import VectorFile, blocks_of, check_vectors, damaged, take_rows
@@ -33,13 +33,17 @@ _ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found. `shares` are the parts of its score, by the terms of the query."""
+    """An item that was found. `shares` are the parts of its score, by the terms of the query.
+
+    `before` is the place, from 1, that it had before it was re-ranked; 0: it was not.
+    """
 
     id: str
     score: float
     caption: str | None = None
     metadata: dict = field(default_factory=dict)
     shares: tuple[float, ...] = ()
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,9 @@ class Index:
         for part in blocks_of(*view.vectors.shape):
             take_rows(folder, view.vectors, view.checks, np.arange(part.start, part.stop))
         items.verify()
-        names = {"float16": engines.CODES, "lists": engines.LISTS}
+        names = {"float16": quantised.CODES, "lists": quantised.LISTS}
         if card.engine in names:
-            engines.check_file(folder / names[card.engine], saved_engine(card))
+            quantised.check_file(folder / names[card.engine], saved_engine(card))
 
     def _now(self) -> tuple[_View, Items, Card, Path]:
         with self._lock:
@@ -249,7 +253,7 @@ class Index:
         parts = [part for part in parts if not (isinstance(part.engine, exact.Scan))]
         covered = parts[-1].end if parts else 0
         if self._resident and self._card.engine != "scan" and state.rows - covered > _SCANNED_ROWS:
-            engine = engines.half_precision(vectors[covered:], THREADS)
+            engine = quantised.half_precision(vectors[covered:], THREADS)
             if engine is not None:
                 parts.append(_Part(covered, state.rows, engine))
                 covered = state.rows
@@ -264,9 +268,11 @@ class Index:
         if card.rows > len(vectors):
             raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {len(vectors)}")
         if card.engine == "lists":
-            return [_Part(0, card.rows, engines.load_lists(data, saved_engine(card)))]
+            return [_Part(0, card.rows, quantised.load_lists(data, saved_engine(card)))]
         if card.engine == "float16" and self._resident:
-            return [_Part(0, card.rows, engines.load_half(data, saved_engine(card), card.dimension, THREADS))]
+            return [
+                _Part(0, card.rows, quantised.load_half(data, saved_engine(card), card.dimension, THREADS))
+            ]
         return []
 
 

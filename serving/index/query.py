@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError
-from serving.index import measured
-from serving.index.exact import exact_scores
+from serving.index.engines import measured
+from serving.index.engines.exact import exact_scores
 from serving.index.index import Hit, Index
 
 if TYPE_CHECKING:
-    from serving.index.milvus import MilvusIndex
+    from serving.index.milvus.index import MilvusIndex
 
 
 @dataclass(frozen=True)

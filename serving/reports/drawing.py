@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from serving.reports.lettering import BACKGROUND, FAINT, font
+from serving.reports.lettering import BACKGROUND, FAINT, length, write
 
 FOR, AGAINST = (178, 24, 43), (33, 102, 172)  # a red and a blue that the colour-blind tell apart
 HEAT_OPACITY = 0.8  # where the heat is strongest
@@ -84,7 +84,7 @@ def labelled(
     draw = ImageDraw.Draw(picture)
     taken: list[tuple[int, int, int, int]] = []
     for region, colour in zip(regions, colours, strict=True):
-        width, height = round(font(size).getlength(view.labels[region])) + 8, size + 5
+        width, height = round(length(view.labels[region], size)) + 8, size + 5
         places = [
             (x, y, x + width, y + height)
             for x, y in _places(view.pixels(region), width, height, picture.size)
@@ -93,7 +93,7 @@ def labelled(
         taken.append(place)
         draw.rectangle(place, fill=colour)
         middle = (place[0] + place[2]) // 2, (place[1] + place[3]) // 2
-        draw.text(middle, view.labels[region], fill=BACKGROUND, font=font(size), anchor="mm")
+        write(draw, middle, view.labels[region], size, BACKGROUND, anchor="mm")
     return picture
 
 
@@ -162,7 +162,7 @@ def beside_bar(picture: Image.Image, limit: float, top: int = 0) -> Image.Image:
     draw.rectangle((x, top, x + BAR_WIDTH - 1, top + height - 1), outline=FAINT)
     for value, y in ((limit, top + 6), (0.0, top + height // 2), (-limit, top + height - 7)):
         text = signed(value) if value else "0"
-        draw.text((x + BAR_WIDTH + 4, y), text, fill=FAINT, font=font(11), anchor="lm")
+        write(draw, (x + BAR_WIDTH + 4, y), text, 11, FAINT, anchor="lm")
     return sheet
 
 

@@ -76,11 +76,14 @@ def relating_captions(captions: Sequence[str]) -> np.ndarray:
 
 
 def example(searcher: SplitSearcher, caption_row: int, ranks: np.ndarray) -> Example:
-    """Return the answer to a caption of the split, with the caption's own picture marked as right."""
+    """Return the answer to a caption of the split, with its right pictures marked."""
     dataset = searcher.dataset
     caption, truth = dataset.captions[caption_row], dataset.image_ids[dataset.caption_image[caption_row]]
+    turned = dataset.relevance.turned
+    right = turned.captions[turned.starts[caption_row] : turned.starts[caption_row + 1]]
+    names = {dataset.image_ids[image] for image in right}
     hits = [
-        Hit(hit.name, hit.score, right=hit.name == truth)
+        Hit(hit.name, hit.score, right=hit.name in names)
         for hit in searcher.images_for_text(caption, SHOWN_HITS)
     ]
     return Example(caption, int(ranks[caption_row]) + 1, Hit(truth, None, right=True), hits)

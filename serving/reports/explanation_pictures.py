@@ -17,7 +17,7 @@ from serving.reports.drawing import (
     sign_colour,
     signed,
 )
-from serving.reports.lettering import BACKGROUND, FAINT, INK, fitted, font
+from serving.reports.lettering import BACKGROUND, FAINT, INK, fitted, length, write
 from serving.reports.pictures import GAP
 
 SIDE, TILE = 470, 180  # longer side of a single picture and of one of many, in pixels
@@ -83,9 +83,9 @@ def draw_words(view: BoxedPicture, words: Sequence[str], pair: np.ndarray) -> Im
         best = int(pair[:, number].argmax())
         colour = sign_colour(pair[best, number])
         label = fitted(view.labels[best], view.picture.width // 2, 12)
-        room = view.picture.width - round(font(12).getlength(label)) - 8
-        draw.text((left, top + 20), fitted(word, room, 15), fill=INK, font=font(15), anchor="ls")
-        draw.text((left + view.picture.width, top + 20), label, fill=colour, font=font(12), anchor="rs")
+        room = view.picture.width - round(length(label, 12)) - 8
+        write(draw, (left, top + 20), fitted(word, room, 15), 15, INK, anchor="ls")
+        write(draw, (left + view.picture.width, top + 20), label, 12, colour, anchor="rs")
         sheet.paste(framed(heated(view, heat, limit), best, colour, 0.2).picture, (left, top + 26))
     return beside_bar(sheet, limit, top=26)
 
@@ -102,7 +102,7 @@ def draw_matrix(
     kept = kept[np.argsort(-region[kept], kind="stable")]
     names = [_slanted(fitted(name, 120, 14)) for name in words]
     head = max(name.height for name in names) + 10
-    label = max(round(font(14).getlength(view.labels[row])) for row in kept) + 14
+    label = max(round(length(view.labels[row], 14)) for row in kept) + 14
     left = CROP + 8 + label + 58
     ends = [column * CELL + CELL // 2 - 8 + name.width for column, name in enumerate(names)]
     overhang = max(0, *(end - len(names) * CELL for end in ends))
@@ -110,21 +110,21 @@ def draw_matrix(
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     limit = np.abs(pair[kept]).max()
-    draw.text((left - 8, head - 6), "sentence", fill=FAINT, font=font(12), anchor="rs")
+    write(draw, (left - 8, head - 6), "sentence", 12, FAINT, anchor="rs")
     for number, row in enumerate(kept):
         top = head + number * ROW
         sheet.paste(_crop(view, row), (0, top + 1))
-        draw.text((CROP + 8, top + ROW // 2), view.labels[row], fill=INK, font=font(14), anchor="lm")
-        draw.text((left - 8, top + ROW // 2), signed(region[row]), fill=FAINT, font=font(12), anchor="rm")
+        write(draw, (CROP + 8, top + ROW // 2), view.labels[row], 14, INK, anchor="lm")
+        write(draw, (left - 8, top + ROW // 2), signed(region[row]), 12, FAINT, anchor="rm")
         for column, colour in enumerate(diverging(pair[row] / max(limit, 1e-12)).tolist()):
             x = left + column * CELL
             draw.rectangle((x, top, x + CELL - 2, top + ROW - 2), fill=tuple(colour), outline="#e8ebef")
     below = head + len(kept) * ROW + ROW // 2
-    draw.text((left - 8, below), "image", fill=FAINT, font=font(12), anchor="rm")
+    write(draw, (left - 8, below), "image", 12, FAINT, anchor="rm")
     for column, (name, value) in enumerate(zip(names, word, strict=True)):
         middle = left + column * CELL + CELL // 2
         sheet.paste(name, (middle - 8, head - 4 - name.height), name)
-        draw.text((middle, below), signed(value), fill=FAINT, font=font(12), anchor="mm")
+        write(draw, (middle, below), signed(value), 12, FAINT, anchor="mm")
     return beside_bar(sheet, limit, top=head)
 
 
@@ -139,6 +139,6 @@ def _crop(view: BoxedPicture, region: int) -> Image.Image:
 
 def _slanted(text: str) -> Image.Image:
     """Return text turned by 45 degrees, which rises to the right, on a transparent ground."""
-    flat = Image.new("RGBA", (round(font(14).getlength(text)) + 4, 18))
-    ImageDraw.Draw(flat).text((2, 9), text, fill=INK, font=font(14), anchor="lm")
+    flat = Image.new("RGBA", (round(length(text, 14)) + 4, 18))
+    write(ImageDraw.Draw(flat), (2, 9), text, 14, INK, anchor="lm")
     return flat.rotate(45, Image.Resampling.BICUBIC, expand=True)

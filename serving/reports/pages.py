@@ -46,7 +46,8 @@ def write_search_page(
 ) -> tuple[Path, Path]:
     """Write `hits.png` and `hits.html` for one query into `folder` and return both paths.
 
-    `shown` is the id of the picture that was the query, None for a sentence. `sheet` is the contact sheet.
+    `shown` is the id or the path of the picture that was the query, None for a sentence. `sheet` is the
+    contact sheet.
     """
     values = {
         "title": title,

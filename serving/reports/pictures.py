@@ -14,7 +14,7 @@ from config.errors import UserError
 from config.values import data_path
 from datasets.names import composed
 from datasets.pictures.picture import UnreadableError, open_upright
-from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, font
+from serving.reports.lettering import BACKGROUND, FAINT, INK, LINE, RIGHT, fitted, write
 
 ENDINGS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG")
 THUMBNAIL = 160  # pixels a side
@@ -63,8 +63,9 @@ class PictureFolder:
             with contextlib.suppress(UnreadableError):
                 return ImageOps.pad(open_upright(path), (side, side), color=BACKGROUND)
         card = Image.new("RGB", (side, side), "#e8ebef")
-        lines = "\n".join(image_id[start : start + 22] for start in range(0, len(image_id), 22))
-        ImageDraw.Draw(card).multiline_text((8, side // 2 - 12), lines, fill=FAINT, font=font(12))
+        draw = ImageDraw.Draw(card)
+        for line, start in enumerate(range(0, min(len(image_id), 110), 22)):
+            write(draw, (8, side // 2 - 12 + 15 * line), image_id[start : start + 22], 12, FAINT)
         return card
 
     def data_uri(self, image_id: str, side: int = THUMBNAIL) -> str:
@@ -107,7 +108,7 @@ def contact_sheet(
     width = max(indent + columns * cell, 420)
     sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (cell + CAPTION_HEIGHT)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), fitted(title, width - 2 * GAP, 17), fill=INK, font=font(17))
+    write(draw, (GAP, GAP), fitted(title, width - 2 * GAP, 17), 17, INK)
     if shows_query:
         _draw_tile(sheet, pictures.thumbnail(query), (GAP, HEADER_HEIGHT), "query", INK, framed=True)
     for number, tile in enumerate(tiles):
@@ -129,4 +130,4 @@ def _draw_tile(
     sheet.paste(picture, corner)
     outline, line = (ink, 4) if framed else (LINE, 1)
     draw.rectangle((left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1), outline=outline, width=line)
-    draw.text((left, top + THUMBNAIL + 5), fitted(label, THUMBNAIL, 12), fill=ink, font=font(12))
+    write(draw, (left, top + THUMBNAIL + 5), fitted(label, THUMBNAIL, 12), 12, ink)

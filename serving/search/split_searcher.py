@@ -39,6 +39,7 @@ class SplitSearcher(Searcher):
         first_caption = np.unique(sentence, return_index=True)[1]
         texts = [self.dataset.captions[row] for row in first_caption]
         own: dict[str, set[str]] = {}
-        for image, row in zip(self.dataset.caption_image.tolist(), sentence.tolist(), strict=True):
+        right = self.dataset.relevance
+        for image, row in zip(right.images.tolist(), sentence[right.captions].tolist(), strict=True):
             own.setdefault(self.dataset.image_ids[image], set()).add(texts[row])
         return CaptionTexts(embeddings, texts, own)

@@ -11,6 +11,7 @@ from models.encoders import (
     GRUTextEncoder,
     ImageEncoder,
     LSTMTextEncoder,
+    WindowTextEncoder,
     l2norm,
     max_of,
     mean_of,
@@ -29,6 +30,7 @@ TEXT_ENCODERS = {
     "max, bidirectional": lambda: GRUTextEncoder(
         vocab_size=20, word_dim=6, embed_dim=8, bidirectional=True, pooling="max"
     ),
+    "windows": lambda: WindowTextEncoder(vocab_size=20, word_dim=6, embed_dim=8, window=5),
     "lstm": lambda: LSTMTextEncoder(vocab_size=20, word_dim=6, embed_dim=8),
 }
 
@@ -133,6 +135,31 @@ def test_poolings_leave_the_padding_out() -> None:
     for row in range(3):
         assert_close(mean[row], sequences[row, : length[row]].mean(axis=0), 4 + 2)
         np.testing.assert_array_equal(largest[row], sequences[row, : length[row]].max(axis=0))
+
+
+def test_a_window_is_a_convolution_over_the_words_around_each() -> None:
+    paddle.seed(0)
+    encoder = WindowTextEncoder(vocab_size=20, word_dim=3, embed_dim=4, window=5)
+    caption = [1, 5, 9, 7]
+    found = encoder(paddle.to_tensor([caption]), paddle.to_tensor([4])).numpy()[0]
+    words = encoder.embed.weight.numpy()[caption]
+    weight = encoder.windows.weight.numpy().reshape(5, 3, 4)  # place in the window, word vector, hidden
+    mean = np.zeros(4)
+    for position in range(4):
+        hidden = encoder.windows.bias.numpy().astype(np.float64)
+        for place in range(5):
+            neighbour = position + place - 2
+            if 0 <= neighbour < 4:
+                hidden += words[neighbour] @ weight[place]
+        mean += np.maximum(hidden, 0) / 4
+    mapped = mean @ encoder.out.weight.numpy() + encoder.out.bias.numpy()
+    length = np.linalg.norm(mapped)
+    assert_close(found, mapped / length, 15 + 4 + 4 + 4, scale=1 / length)
+
+
+def test_a_window_of_an_even_number_of_words_is_refused() -> None:
+    with pytest.raises(ValueError, match="window: expected an odd number of words, got 4"):
+        WindowTextEncoder(vocab_size=20, word_dim=3, embed_dim=4, window=4)
 
 
 def test_an_unknown_pooling_is_refused_with_the_choices() -> None:

@@ -226,3 +226,18 @@ def test_regions_are_normalised_over_the_regions():
     reasoned, _ = encoder.reason(paddle.randn([2, 5, FEATURES]), paddle.to_tensor([5, 3]))
     assert_close((reasoned**2).sum(axis=1).numpy(), np.ones((2, DIM)), 3 * (5 + 3))
     assert_close(l2norm(reasoned, axis=1).numpy(), reasoned.numpy(), 2 * (5 + 3))
+
+
+def test_directions_are_added_to_the_state_and_need_the_boxes_alone():
+    model, batch = model_of(direction_dim=8), batch_of(regions=3)
+    encoder = model.image_encoder
+    encoder.eval()
+    found = encoder(batch["regions"], batch["num_regions"])
+    reasoned, _ = encoder.reason(batch["regions"], batch["num_regions"])
+    moved = batch["regions"].clone()
+    moved[:, :, -6:-2] = moved[:, ::-1, -6:-2]
+    elsewhere = encoder.pool(reasoned, moved, batch["num_regions"])
+    assert float((found - elsewhere).abs().max()) > 1e-3
+    encoder.directions = None
+    without = encoder(batch["regions"], batch["num_regions"])
+    assert float((found - without).abs().max()) > 1e-3

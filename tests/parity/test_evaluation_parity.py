@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.relevance import own_captions
 from engine.evaluation.dual import Encoded, rank_encoded
 from engine.evaluation.ensemble import Ensemble
 from engine.evaluation.result import Result, format_table
@@ -26,6 +27,7 @@ class FiveCaptionsEach:
 
     def __init__(self, images: int):
         self.image_ids, self.caption_image = five_captions_each(images)
+        self.relevance = own_captions(np.asarray(self.caption_image), images)
         self.num_images, self.num_captions = images, 5 * images
 
 

@@ -199,6 +199,16 @@ def test_each_of_several_queries_gets_a_page(galleries, run_quickly, project, tm
     assert pages == ["a_blue_field", "a_red_field"]
 
 
+def test_the_page_of_a_picture_from_anywhere_shows_it(galleries, run_quickly, project, tmp_path):
+    paint(tmp_path / "far" / "holiday.png", "blue", 77)
+    words = "--gallery", "photos", "--image", tmp_path / "far" / "holiday.png", "--out", tmp_path / "page"
+    printed = run(run_quickly, project, "search_retrieval", "--cfg_file", "out/mine", *words)
+    assert "pictures for: holiday.png\n" in printed
+    assert (tmp_path / "page" / "hits.html").read_text().count("data:image/jpeg") == 6, (
+        "five hits and the query"
+    )
+
+
 def test_embeddings_are_those_that_scores_are_made_of(run_quickly, project):
     out = {}
     for name, what in (("images", ()), ("captions", ("--captions",)), ("texts", ("--queries", "q.txt"))):

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
+    "check_data.py": ("--skpi_values", "--skip_values"),
+    "compare_results.py": ("--fial_below", "--fail_below"),
     "convert_features.py": ("--dytpe", "--dtype"),
     "convert_weights.py": ("--vocabluary", "--vocabulary"),
     "demo.py": ("--hepl", "--help"),
@@ -23,6 +25,7 @@ TYPOS = {
     "make_scenes.py": ("--image_sise", "--image_size"),
     "prepare_data.py": ("--captoins", "--captions"),
     "prepare_sop.py": ("--uot", "--out"),
+    "recount.py": ("--protocl", "--protocol"),
     "runs.py": ("--jsno", "--json"),
     "search_retrieval.py": ("--txet", "--text"),
     "show_config.py": ("--markdwon", "--markdown"),
@@ -31,7 +34,9 @@ TYPOS = {
     "visualize.py": ("--regoin", "--region"),
 }
 CONFIGURED = [
-    name for name in TOOLS if "retrieval" in name or name in ("encode.py", "visualize.py", "export_model.py")
+    name
+    for name in TOOLS
+    if "retrieval" in name or name in ("check_data.py", "encode.py", "export_model.py", "visualize.py")
 ]
 
 
@@ -71,6 +76,8 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
+        "compare_results.py": ["a", "b"],
+        "recount.py": ["a.npz"],
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_weights.py": ["a.pth", "b"],
         "encode.py": ["--out", "a.npz"],

@@ -154,6 +154,20 @@ def test_a_finished_run_resumes_to_nothing_and_with_more_epochs_goes_on(
     assert step_of(tmp_path / "run") == 30
     assert [record["step"] for record in history(tmp_path / "run", "train")] == list(range(1, 31))
 
+    data = next(word for word in tiny if str(word).startswith("DATASET.DATA_DIR=")).partition("=")[2]
+    shutil.copytree(data, tmp_path / "other")
+    captions = tmp_path / "other/train_caps.txt"
+    captions.write_text("the " + captions.read_text())
+    options = [
+        f"DATASET.DATA_DIR={tmp_path / 'other'}",
+        "OPTIMIZATION.EPOCHS=6",
+        "DATASET.IMAGE_DIR=pictures",
+    ]
+    changed = run_quickly("train_retrieval", *tiny, *EVERYTHING, *options, "--resume")
+    assert (
+        "resuming with changed DATASET.DATA_DIR, OPTIMIZATION.EPOCHS, captions of train: the run will differ"
+    ) in changed.stdout, "a run of features does not depend on the folder of pictures"
+
 
 def test_training_starts_from_pretrained_weights(undisturbed, tiny, run_quickly, tmp_path):
     slow = ["OPTIMIZATION.LR=1e-9", "OPTIMIZATION.EPOCHS=1", "OPTIMIZATION.EMA_DECAY=0.999"]

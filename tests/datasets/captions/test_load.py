@@ -471,3 +471,30 @@ def check_refused(action, expected):
     assert "\n" not in message
     for part in expected:
         assert part in message
+
+
+def test_a_picture_in_two_splits_of_one_file_is_refused(tmp_path):
+    rows = "a.jpg,a dog,train\nb.jpg,a cat,dev\na.jpg,a dog runs,test\n"
+    (tmp_path / "c.csv").write_text("image,caption,split\n" + rows)
+    for split in ("train", "dev", "test"):
+        with pytest.raises(
+            UserError, match="c.csv line 4: 'a.jpg' is of the split 'test', and of 'train' before"
+        ):
+            read_captions("csv", tmp_path, split, "c.csv", False)
+    images = [
+        {"filename": name, "split": split, "sentences": [{"raw": "a dog"}]}
+        for name, split in (("caf\u00e9.jpg", "train"), ("b.jpg", "val"), ("cafe\u0301.jpg", "test"))
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(UserError, match="k.json: 'caf.*.jpg' is of the split 'train', and of 'test': keep"):
+        read_captions("karpathy", tmp_path, "train", "k.json", False)
+    assert read_captions("karpathy", tmp_path, "val", "k.json", False) == ["a dog"]
+
+
+@pytest.mark.parametrize("tokens", ["two dogs", ["2", 3, "dogs"], 7, None, [["a"]], {"a": 1}])
+def test_tokens_that_are_no_words_are_refused(tmp_path, tokens):
+    image = {"filename": "a.jpg", "split": "train", "sentences": [{"tokens": tokens}]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [image]}))
+    expected = r"images\[0\] \('a.jpg'\).sentences\[0\]: expected 'raw', a text, or 'tokens', a list of words"
+    with pytest.raises(UserError, match=expected):
+        read_captions("karpathy", tmp_path, "train", "k.json", False)

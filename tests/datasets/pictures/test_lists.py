@@ -199,7 +199,9 @@ def test_mistakes_of_caption_files_are_named(files, tmp_path):
     with pytest.raises(UserError, match="'dog/1.png': expected a list of captions, got \"a dog\""):
         read_captioned(files, tmp_path / "a.json")
     (tmp_path / "a.csv").write_text("image,caption,split\ndog/1.png,a dog,train\ndog/1.png,a dog,test\n")
-    with pytest.raises(UserError, match="a.csv image 2: duplicate image id 'dog/1.png', also image 1"):
+    with pytest.raises(
+        UserError, match="a.csv line 3: 'dog/1.png' is of the split 'test', and of 'train' before"
+    ):
         read_captioned(files, tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(UserError, match=r"a.csv line 1: no column 'image'"):

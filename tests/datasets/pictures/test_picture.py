@@ -214,3 +214,23 @@ def test_a_file_is_opened_upright_and_whole_or_said_to_be_unreadable(tmp_path):
     for name, problem in (("broken.png", "not a picture of a known format"), ("none.png", "No such file")):
         with pytest.raises(UnreadableError, match=problem):
             picture.open_upright(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt"])
+@pytest.mark.parametrize("where", ["before the pixels", "after them"])
+def test_a_png_with_megabytes_of_text_is_a_picture(kind, where):
+    import zlib
+
+    long = b"x" * 2_000_000
+    content = {
+        "tEXt": b"note\0" + long,
+        "zTXt": b"note\0\0" + zlib.compress(long),
+        "iTXt": b"note\0\0\0\0\0" + long,
+    }[kind]
+    chunk = len(content).to_bytes(4, "big") + kind.encode() + content
+    chunk += zlib.crc32(kind.encode() + content).to_bytes(4, "big")
+    plain = encoded(quarters())
+    at = 33 if where == "before the pixels" else len(plain) - 12
+    found = Picture(plain[:at] + chunk + plain[at:])
+    assert found.size == Picture(plain).size
+    np.testing.assert_array_equal(found.decode(1), Picture(plain).decode(1))

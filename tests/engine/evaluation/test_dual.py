@@ -11,6 +11,7 @@ import paddle
 import pytest
 
 from config.errors import UserError
+from datasets.relevance import own_captions
 from engine.evaluation.dual import encode, encode_captions, encode_images, evaluate, order_by_words
 from engine.evaluation.protocol import evaluation_mode
 from engine.evaluation.result import format_table, versions, write_result_json
@@ -63,6 +64,10 @@ class TinyDataset:
         distinct = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
         self.sentence_ids = np.array([distinct[sentence] for sentence in sentences])
         self.num_images, self.num_captions = images, len(sentences)
+
+    @property
+    def relevance(self):
+        return own_captions(self.caption_image, self.num_images)
 
     def image_batch(self, images):
         return {"features": self.features[images]}
@@ -242,6 +247,8 @@ def test_protocol_says_how_it_was_counted(dataset):
         "images": 21,
         "captions": dataset.num_captions,
         "distinct_sentences": len(set(dataset.sentences)),
+        "relevance": "image id",
+        "left_out": {"images": 0, "captions": 0},
         "folds": 1,
         "fold_images": [21],
         "fold_captions": [dataset.num_captions],

@@ -9,6 +9,7 @@ import pytest
 
 from config.errors import UserError
 from config.load import load_config
+from datasets.relevance import own_captions
 from engine.evaluation.dual import Encoded, rank_encoded
 from engine.evaluation.ensemble import Ensemble, check_same_pairs, normalized, tune_weights
 from engine.ranking.metrics import ranks
@@ -26,6 +27,7 @@ class Split:
 
     image_ids = [f"{number}.jpg" for number in range(IMAGES)]
     caption_image, num_images, num_captions = CAPTION_IMAGE, IMAGES, len(CAPTION_IMAGE)
+    relevance = own_captions(CAPTION_IMAGE, IMAGES)
 
     def __init__(self):
         self.scores = np.full((self.num_images, self.num_captions), np.nan)
@@ -193,6 +195,9 @@ class PlaceSplit(Split):
     def text_batch(self, captions):
         row = CAPTION_IMAGE[captions]
         return {"row": row, "token_ids": captions[:, None], "text_len": np.ones_like(captions)}
+
+    def unknown_share(self):
+        return 0.0
 
 
 def test_a_model_is_let_go_before_the_next_is_loaded(monkeypatch, tmp_path):

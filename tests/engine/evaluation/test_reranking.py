@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from datasets.pairs import folds_of_images
 from engine.evaluation.cross import evaluate_cross
 from engine.evaluation.dual import Encoded, rank_encoded
 from engine.evaluation.pair_scoring import score_blocks
-from engine.evaluation.protocol import folds_of_images
 from engine.evaluation.reranking import listed_blocks, rerank, short_list_ranks
 from engine.evaluation.score_shards import MemoryScores
 from engine.ranking.short_lists import ShortLists

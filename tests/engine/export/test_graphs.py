@@ -12,7 +12,7 @@ from engine.export.onnx_graph import OnnxGraph
 from engine.export.pair_graph import score_pairs
 from models.bert import BertShape
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
-from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder
+from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder, WindowTextEncoder
 from models.oscar import ATTENTION_TYPES, Oscar
 from models.vsrn import RegionEncoder
 from tests.closeness import assert_close
@@ -90,6 +90,16 @@ def test_an_lstm_reads_each_caption_to_its_end_and_not_further(random, pooling):
     assert_close(found, expected, terms=LONGEST * (WORD + DIM), scale=1)
 
 
+def test_windows_of_words_reach_beyond_neither_end_of_a_caption(random):
+    encoder = WindowTextEncoder(VOCABULARY, WORD, DIM, window=5)
+    arrays = arrays_of_text(random)
+    graph = OnnxGraph()
+    found = run(graph.model(encode_text(graph, encoder), "embedding", EMBEDDING), arrays)
+    with paddle.no_grad():
+        expected = encoder(*tensors(arrays).values()).numpy()
+    assert_close(found, expected, terms=5 * WORD + LONGEST + 2 * DIM, scale=1)
+
+
 @pytest.mark.parametrize("absolute", [False, True])
 def test_vectors_are_standardised_mapped_and_normalised(random, absolute):
     encoder = ImageEncoder(FEATURES, DIM, absolute=absolute, feature_norm=feature_norm(random))
@@ -100,7 +110,7 @@ def test_vectors_are_standardised_mapped_and_normalised(random, absolute):
     assert_close(run(model, {"features": features}), expected, terms=FEATURES + DIM, scale=1)
 
 
-@pytest.mark.parametrize("released", ["coco", "f30k"])
+@pytest.mark.parametrize("released", ["coco", "f30k", "with directions"])
 def test_regions_are_reasoned_over_without_their_padding(random, released):
     encoder = RegionEncoder(
         FEATURES,
@@ -108,6 +118,7 @@ def test_regions_are_reasoned_over_without_their_padding(random, released):
         num_blocks=2,
         norm_regions=released == "coco",
         batch_norm=released == "f30k",
+        direction_dim=8 if released == "with directions" else 0,
         feature_norm=feature_norm(random),
     )
     randomise_norms(encoder, random)
@@ -119,8 +130,10 @@ def test_regions_are_reasoned_over_without_their_padding(random, released):
     with paddle.no_grad():
         padded = tensors({**arrays, "regions": np.nan_to_num(arrays["regions"])})
         expected = encoder(*padded.values()).numpy()
-    # Two blocks, in each of which regions are multiplied with each other and with two matrices.
-    assert_close(found, expected, terms=FEATURES + 2 * (4 * DIM + MOST) + 2 * MOST * DIM, scale=4)
+    # Two blocks, in each of which regions are multiplied with each other and with two matrices, and the GRU;
+    # or the directions, of four sums over all regions.
+    terms = FEATURES + 2 * (4 * DIM + MOST) + 2 * MOST * DIM
+    assert_close(found, expected, terms=terms + 8 * 4 * MOST * bool(encoder.directions), scale=4)
 
 
 @pytest.mark.parametrize("attention", ATTENTION_TYPES)

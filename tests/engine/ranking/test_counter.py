@@ -34,8 +34,9 @@ def test_irrelevant_items_ahead_are_counted(count, tie_rule):
     counter = count(tie_rule)
     assert counter.ranks().tolist() == RANKS[tie_rule]
     assert (counter.ranks().dtype == np.int64) == (tie_rule != "average")
-    fewest = RANKS["against" if tie_rule == "against" else "favour"]
-    assert counter.fewest_ahead(np.arange(4)).tolist() == fewest
+    assert counter.fewest_ahead(np.arange(4)).tolist() == RANKS["favour"]
+    for other in TIE_RULES:  # both answers are counted, whatever rule the result follows
+        assert counter.ranks(other).tolist() == RANKS[other]
 
 
 def test_a_rival_may_stand_for_several():

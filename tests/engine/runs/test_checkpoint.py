@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +268,23 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     assert (folder / MODEL_FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
     assert json.loads((folder / "state.json").read_text())["model"] == "vsepp"
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", "failed", "died"])
+@pytest.mark.parametrize("has_last", [False, True])
+def test_before_the_first_validation_the_state_of_the_run_is_told(tmp_path, state, has_last):
+    pid, found = (os.getpid(), state) if state != "died" else (2**22 + 1, "running")
+    status = {"state": found, "step": 3, "steps": 40, "pid": pid, "host": socket.gethostname()}
+    status["updated"] = datetime.now(timezone.utc).isoformat()
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    if has_last:
+        (tmp_path / "last").mkdir()
+        (tmp_path / "last/state.json").write_text("{}")
+    with pytest.raises(UserError) as error:
+        resolve_checkpoint(tmp_path / "best")
+    message = str(error.value)
+    assert "at step 3 of 40; " in message
+    advice = "wait for its first validation" if state == "running" else "go on with --resume"
+    assert advice in message
+    assert (f"use EVAL.CHECKPOINT_DIR={tmp_path / 'last'}" in message) == has_last
+    assert "train the run first" not in message

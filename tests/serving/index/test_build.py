@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from config.errors import UserError
-from serving.index import build, measured
+from serving.index import build
 from serving.index.build import Job, Options
+from serving.index.engines import measured
 from serving.index.index import Index
 from serving.index.query import Asker, Term
 from serving.index.sources import open_source

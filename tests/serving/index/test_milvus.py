@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from serving.index import milvus as milvus_module
 from serving.index.address import milvus_address, open_index
 from serving.index.filters import parse_filter
 from serving.index.index import Index
 from serving.index.items import Item
-from serving.index.milvus import Connection, MilvusIndex, as_milvus, copy_to_milvus
+from serving.index.milvus import connection, copying
+from serving.index.milvus.conditions import as_milvus
+from serving.index.milvus.connection import Connection
+from serving.index.milvus.copying import copy_to_milvus
+from serving.index.milvus.index import MilvusIndex
 from tests.milvus_server import free_port, running_server
 from tests.serving.index.test_filters import KEYS, METADATA
 from tests.vector_makers import items_named, unit_vectors
@@ -138,8 +141,8 @@ def test_a_new_model_takes_the_place_of_the_old_in_one_step(make_index, address,
 @everywhere
 def test_an_index_of_another_metric_is_refused(make_index, address, request, monkeypatch):
     name = collection(request)
-    monkeypatch.setattr(milvus_module, "_create", _with_l2)
-    monkeypatch.setattr(milvus_module, "_measure", lambda milvus, name, card, *rest: card)
+    monkeypatch.setattr(copying, "create_items", _with_l2)
+    monkeypatch.setattr(copying, "_measure", lambda milvus, name, card, *rest: card)
     copy_to_milvus(make_index(unit_vectors(9)), address, name, None)
     with pytest.raises(UserError, match="its vectors are not compared by inner products"):
         MilvusIndex(address, name)
@@ -177,7 +180,7 @@ def test_milvus_lite_is_released_and_says_who_holds_it(make_index, tmp_path):
 _OPEN = """
 import sys
 from config.errors import UserError
-from serving.index.milvus import MilvusIndex
+from serving.index.milvus.index import MilvusIndex
 try:
     with MilvusIndex(sys.argv[1], "mine") as index:
         print(index.card.count)
@@ -203,7 +206,7 @@ def test_a_connection_that_is_lost_in_the_middle(make_index, server, monkeypatch
     """A proxy passes what is sent, then stops: one line says so, and what was acknowledged is there."""
     vectors = unit_vectors(40)
     copy_to_milvus(make_index(vectors[:20], items=items_named(20)), server, "lost", None)
-    monkeypatch.setattr(milvus_module, "SECONDS", 5.0)
+    monkeypatch.setattr(connection, "SECONDS", 5.0)
     with Proxy(int(server.rpartition(":")[2])) as proxy:
         with MilvusIndex(f"http://127.0.0.1:{proxy.port}", "lost") as index:
             index.add(items_named(10, 20), vectors[20:30])

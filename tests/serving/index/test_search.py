@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from serving.index import engines
 from serving.index import index as index_module
+from serving.index.engines import quantised
+from serving.index.engines.measured import true_best
 from serving.index.index import Index
-from serving.index.measured import true_best
 from tests.closeness import assert_close
 from tests.vector_makers import items_named, unit_vectors
 
@@ -172,8 +172,8 @@ def test_threads_search_while_another_adds_and_deletes(make_index):
 
 
 def test_the_rule_that_chooses_an_engine():
-    assert engines.choose(100_000, 1024, 1 << 30, 13.0) == "float16"
-    assert engines.choose(100_000, 1024, 1 << 30, 21.0) == "lists"
-    assert engines.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
+    assert quantised.choose(100_000, 1024, 1 << 30, 13.0) == "float16"
+    assert quantised.choose(100_000, 1024, 1 << 30, 21.0) == "lists"
+    assert quantised.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
     with pytest.raises(UserError, match="need 0.104 GB even with 8 bits a number, and 0.1 GB are allowed"):
-        engines.choose(100_000, 1024, 100_000_000, 13.0)
+        quantised.choose(100_000, 1024, 100_000_000, 13.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.index.exact import best_first, compare, exact_scores
+from serving.index.engines.exact import best_first, compare, exact_scores
 from serving.index.vectors import blocks_of
 
 _PIECE_BYTES = 256 << 10  # well inside the second-level cache of one core

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.index.exact import exact_scores
+from serving.index.engines.exact import exact_scores
 from serving.index.vectors import blocks_of
 
 QUERIES = 400  # on which recall is measured

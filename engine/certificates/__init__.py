@@ -1,0 +1,1 @@
+"""States what stands behind a number: intervals, ties and chance, stored ranks, paired comparisons."""

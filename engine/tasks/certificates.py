@@ -1,0 +1,25 @@
+"""The certificate of an evaluation, as EVAL asks for it."""
+
+from collections.abc import Sequence
+
+from yacs.config import CfgNode
+
+from datasets.pair_dataset import PairDataset
+from datasets.retrieval_dataset import RetrievalDataset
+from engine.certificates.sides import Sides
+from engine.certificates.stored import Certificate, certificate_of
+
+
+def certified(cfg: CfgNode, sides: Sides, over: str = "images") -> Certificate | None:
+    """Return the certificate of the ranks `sides`; None if EVAL.RESAMPLES is 0."""
+    return certificate_of(sides, cfg.EVAL.TIE_RULE, cfg.EVAL.RESAMPLES, cfg.MISC.SEED, over)
+
+
+def certificate_entry(certificate: Certificate | None) -> dict[str, dict]:
+    """Return the entry `certificate` of `result.json`, an empty dict without one."""
+    return {"certificate": certificate.as_dict()} if certificate else {}
+
+
+def names_of(dataset: RetrievalDataset | PairDataset) -> dict[str, Sequence[str]]:
+    """Return the names that the results of two models must share to be compared query by query."""
+    return {"images": dataset.image_ids, "captions": dataset.captions}

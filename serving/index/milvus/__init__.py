@@ -1,0 +1,1 @@
+"""Indexes in a Milvus: a server or cluster, or a folder of Milvus Lite."""

@@ -1,0 +1,166 @@
+"""Indexes from the command line: built, searched, changed and moved to another model, without Paddle."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.bundle_files import features_of, sentences_of, write_bundle
+from tests.forks import run_forked
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Return a folder with two bundles, features of 300 pictures, their captions, and their index."""
+    folder = tmp_path_factory.mktemp("made")
+    write_bundle(folder / "bundle")
+    write_bundle(folder / "other", seed=1, width=20)
+    sentences = sentences_of(300)
+    np.save(folder / "test_ims.npy", features_of(sentences))
+    (folder / "test_ids.txt").write_text("".join(f"{row}.jpg\n" for row in range(300)))
+    lines = (
+        json.dumps({"id": f"{row}.jpg", "caption": sentence, "metadata": {"year": 2000 + row % 10}})
+        for row, sentence in enumerate(sentences)
+    )
+    (folder / "about.jsonl").write_text("\n".join(lines))
+    command = ["build_index", "--bundle", folder / "bundle", "--gallery", folder / "test_ims.npy"]
+    printed = run(*command, "--captions", folder / "about.jsonl", "--out", folder / "index")
+    assert "300 pictures of 16 numbers, cosine, scan, recall@10 1.0000" in printed
+    return folder
+
+
+@pytest.fixture
+def index(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made / "index", tmp_path / "index"))
+
+
+def run(name: str, *arguments: object, code: int = 0) -> str:
+    """Return what a tool prints, on stdout or, if it fails as expected, on stderr."""
+    child = run_forked(ROOT / "tools" / f"{name}.py", *arguments)
+    assert child.returncode == code, child.stderr
+    assert not code or child.stderr.count("\n") == 1
+    return child.stdout if code == 0 else child.stderr
+
+
+def test_a_sentence_finds_its_picture(made):
+    sentence = sentences_of(300)[42]
+    lines = run("search_retrieval", "--index", made / "index", "--text", sentence).splitlines()
+    first = next(line for line in lines if line.startswith("  1"))
+    assert "42.jpg" in first and sentence in first and "1.0000" in first
+    assert len([line for line in lines if line[:3].strip().isdigit()]) == 5
+
+
+def test_terms_with_weights_and_shares(made):
+    query = ["--text", "red dog", "--id", "7.jpg", "--minus", "boat", "--id_weight", "0.5", "--json"]
+    answer = json.loads(run("search_retrieval", "--index", made / "index", *query))
+    assert len(answer["hits"]) == 5 and "fits" in answer
+    for hit in answer["hits"]:
+        assert hit["id"] != "7.jpg"
+        assert sum(hit["shares"].values()) == pytest.approx(hit["score"], abs=1e-5)
+        assert list(hit["shares"]) == ["red dog", "7.jpg", "minus boat"]
+
+
+def test_queries_of_a_file_are_answered_as_lines(made, tmp_path):
+    np.save(tmp_path / "mine.npy", features_of(["blue car on house"])[0])
+    queries = [{"text": "red dog"}, {"image": str(tmp_path / "mine.npy")}, {"id": "3.jpg", "minus": "cat"}]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    command = ["--index", made / "index", "--queries", tmp_path / "queries.jsonl", "--where", "year >= 2005"]
+    answers = [json.loads(line) for line in run("search_retrieval", *command, "--top_k", 3).splitlines()]
+    assert [answer["query"] for answer in answers] == queries
+    assert all(hit["metadata"]["year"] >= 2005 for answer in answers for hit in answer["hits"])
+
+
+def test_it_works_where_paddle_is_not(made, tmp_path):
+    """Modules that only training needs cannot be imported."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('paddle', 'paddlenlp', 'yacs', 'yaml', 'tqdm', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+    )
+    command = [
+        sys.executable,
+        ROOT / "tools" / "search_retrieval.py",
+        "--index",
+        made / "index",
+        "--text",
+        "dog",
+    ]
+    child = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0 and "  1  " in child.stdout, child.stderr
+
+
+def test_items_come_change_and_go(made, index, tmp_path):
+    np.save(tmp_path / "more_ims.npy", features_of(["far boat under tree"]))
+    (tmp_path / "more_ids.txt").write_text("new.jpg\n")
+    change = ["change_index", "--index", index]
+    assert "1 added; 301 pictures" in run(*change, "--add", tmp_path / "more_ims.npy")
+    again = run(*change, "--add", tmp_path / "more_ims.npy", code=2)
+    assert "there is an item 'new.jpg' already: update it" in again
+    run(*change, "--add", tmp_path / "more_ims.npy", "--update")
+    (tmp_path / "about.jsonl").write_text('{"id": "new.jpg", "caption": "mine", "metadata": {"mine": true}}')
+    assert "1 described" in run(*change, "--describe", tmp_path / "about.jsonl")
+    found = run("search_retrieval", "--index", index, "--text", "boat", "--where", "mine = true")
+    assert "new.jpg  mine" in found
+    assert "2 deleted; 299 pictures" in run(*change, "--delete", "new.jpg", "0.jpg")
+    assert "there is no item 'nothing.jpg'" in run(*change, "--delete", "nothing.jpg", code=2)
+    assert "compacted; 299 pictures" in run(*change, "--compact")
+    assert "whole; 299 pictures" in run(*change, "--check")
+
+
+def test_the_model_is_changed(made, index):
+    assert "300 pictures of 20 numbers" in run("build_index", "--bundle", made / "other", "--from", index)
+    refused = run("search_retrieval", "--index", index, "--text", "dog", "--bundle", made / "bundle", code=2)
+    assert "built with the bundle" in refused
+    assert "  1  " in run("search_retrieval", "--index", index, "--text", "dog")
+    card = json.loads((index / "card.json").read_text())
+    assert card["cutoff"]["queries"] == 300 and card["previous"] == "0001"
+    run("change_index", "--index", index, "--drop_previous")
+    assert not (index / "0001").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--text", "zebra"], "no word of 'zebra' is in the vocabulary"),
+        (["--text", ""], "expected a sentence, got none"),
+        ([], "expected --text, --image, --id, --minus or a sum of them"),
+        (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
+        (["--id", "nothing"], "there is no item 'nothing'"),
+        (["--image", "nothing.npy"], "nothing.npy cannot be read: No such file"),
+        (["--text", "dog", "--bundle", "nowhere"], "no bundle at nowhere"),
+        (["--text", "dog", "--top_k", "0"], "--top_k and --rerank_k: expected at least 1"),
+        (["--queries", "nothing.txt"], "nothing.txt cannot be read as text"),
+        (["--txt", "dog"], "unrecognized arguments: --txt dog"),
+        (["--id", "3.jpg", "--rerank", "x"], "expected a sentence in every query"),
+    ],
+)
+def test_mistakes_of_a_search(made, arguments, message):
+    assert message in run("search_retrieval", "--index", made / "index", *arguments, code=2)
+
+
+def test_mistakes_of_a_build(made, tmp_path):
+    build = ["build_index", "--bundle", made / "bundle"]
+    gallery = ["--gallery", made / "test_ims.npy"]
+    for arguments, message in (
+        (["--gallery", "nowhere", "--out", "x"], "nowhere: no such file or folder"),
+        (["--out", tmp_path / "x"], "--gallery: expected a folder of pictures"),
+        (
+            [*gallery, "--out", made / "index"],
+            "there is an index already: give another --out, or --overwrite",
+        ),
+        (
+            [*gallery, "--out", made, "--overwrite"],
+            "--overwrite replaces an index, and this folder holds none",
+        ),
+        (["--from", made / "index"], "is of this bundle already: nothing to change"),
+        ([*gallery, "--out", tmp_path / "x", "--memory", "0"], "--memory: expected a number of GB above 0"),
+    ):
+        assert message in run(*build, *arguments, code=2)
+    assert not (tmp_path / "x").exists()
