@@ -12,11 +12,11 @@ runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
 dev := $(venv)/requirements-dev.installed
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo test faults lint bench clean
+.PHONY: help demo test faults fuzz lint bench results results-check clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 	$(python) tools/demo.py
@@ -28,6 +28,9 @@ faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print
 	$(python) tests/faults/run_all.py
 	$(python) tests/faults/kill_index.py
 
+fuzz: $(runs) $(dev)  ## damage 10,000 files of each kind that is read, and tell what is not one line (over an hour)
+	FUZZ_EXAMPLES=10000 $(python) -m pytest -n auto tests/fuzz
+
 lint: $(dev)  ## check style, formatting and the layers
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
@@ -35,6 +38,12 @@ lint: $(dev)  ## check style, formatting and the layers
 
 bench: $(runs) $(bench)  ## measure against the baselines, and write docs/performance.md
 	$(python) benchmarks/run_all.py
+
+results: $(runs)  ## write the tables of docs/results.md from docs/results
+	$(python) tools/write_results.py
+
+results-check: $(runs)  ## fail where docs/results.md differs from docs/results
+	$(python) tools/write_results.py --check
 
 clean:  ## remove the virtual environment and caches; runs in out/ stay
 	rm -rf $(venv) .pytest_cache .ruff_cache .import_linter_cache

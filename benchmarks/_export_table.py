@@ -3,7 +3,7 @@
     python benchmarks/_export_table.py out/rsicd_vsepp out/rsicd_vsrn out/rsicd_oscar out/ucm_softmax
 
 A row holds a bundle's proof, its size, and the time of each graph for a batch of 1 and of 32: the median of
-the rounds, in which all precisions take turns. Texts have 12 tokens, and images 16 regions.
+the rounds, in which all bundles of a run take turns. Texts have 12 tokens, and images 16 regions.
 """
 
 from _report import ROOT, TUNING, seconds
@@ -18,14 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.export.inference import InferenceGraph
+from engine.runtime import prepare_runtime
 from serving.bundle.bundle import Bundle
+from serving.bundle.graph import Graph
 
 PAGE = ROOT / "docs" / "export.md"
 BEGIN, END = "<!-- table: benchmarks/_export_table.py -->", "<!-- end of the table -->"
-PRECISIONS, BATCHES, ROUNDS = ("float32", "float16", "int8"), (1, 32), 7
+Variant = tuple[str, str]  # runtime and precision
+VARIANTS = (("onnx", "float32"), ("onnx", "float16"), ("onnx", "int8"), ("paddle", "float32"))
+RUNTIMES = {"onnx": "ONNX Runtime", "paddle": "Paddle Inference"}
+BATCHES, ROUNDS = (1, 32), 7
 AXES = {"length": 12, "count": 16}
 COLUMNS = (
-    *("model", "precision", "MB", "image, ms (1 / 32)", "text or pair, ms (1 / 32)"),
+    *("model", "runtime", "precision", "MB", "image, ms (1 / 32)", "text or pair, ms (1 / 32)"),
     *("largest difference", "ranks changed", "beyond rounding", "mean recall"),
 )
 HEAD = f"\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
@@ -33,6 +39,7 @@ GRAPHS = ("image", "text", "pairs")
 
 
 def main() -> None:
+    prepare_runtime("cpu")
     runs = [Path(word) for word in sys.argv[1:]]
     rows = [row for run in runs for row in measure(run)]
     page = PAGE.read_text(encoding="utf-8")
@@ -42,33 +49,35 @@ def main() -> None:
 
 
 def measure(run: Path) -> list[str]:
-    """Return the rows of a run, one for each precision."""
+    """Return the rows of a run, one for each runtime and precision that its family has."""
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {precision: export(run, Path(folder) / precision, precision) for precision in PRECISIONS}
+        made = {variant: export(run, Path(folder) / "_".join(variant), *variant) for variant in VARIANTS}
+        bundles = {variant: bundle for variant, bundle in made.items() if bundle}
         times = latencies(bundles)
         return [row_of(run.name, bundle, times[name]) for name, bundle in bundles.items()]
 
 
-def export(run: Path, out: Path, precision: str) -> Bundle:
-    """Export a run with the tool, whatever the loss."""
+def export(run: Path, out: Path, runtime: str, precision: str) -> Bundle | None:
+    """Export a run with the tool, whatever the loss; return None where Paddle cannot trace the model."""
     environment = {name: value for name, value in os.environ.items() if name not in TUNING}
     command = [sys.executable, ROOT / "tools" / "export_model.py", "--cfg_file", run / "config.yaml"]
-    command += ["--out", out, "--precision", precision, "--max_loss", "100"]
-    done = subprocess.run(
-        list(map(str, command)), env=environment, check=True, capture_output=True, text=True
-    )
-    print(run.name, precision, done.stdout, sep="\n", flush=True)
-    return Bundle.open(out)
+    command += ["--out", out, "--format", runtime, "--precision", precision, "--max_loss", "100"]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    print(run.name, runtime, precision, done.stdout, done.stderr[-300:], sep="\n", flush=True)
+    if done.returncode:
+        assert runtime == "paddle" and "cannot trace" in done.stderr, done.stderr
+        return None
+        return Bundle.open(out, load={"onnx": Graph, "paddle": InferenceGraph}[runtime])
 
 
-def latencies(bundles: dict[str, Bundle]) -> dict[str, dict[str, list[float]]]:
-    """Return the median milliseconds of each graph, by precision: [batch of 1, batch of 32]."""
+def latencies(bundles: dict[Variant, Bundle]) -> dict[Variant, dict[str, list[float]]]:
+    """Return the median milliseconds of each graph, by variant: [batch of 1, batch of 32]."""
     random = np.random.default_rng(0)
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in bundles}
+    found: dict[Variant, dict[str, list[float]]] = {name: {} for name in bundles}
     for graph in next(iter(bundles.values())).description["graphs"]:
         for batch in BATCHES:
             inputs = inputs_of(next(iter(bundles.values())), graph, batch, random)
-            turns: dict[str, list[float]] = {name: [] for name in bundles}
+            turns: dict[Variant, list[float]] = {name: [] for name in bundles}
             for number in range(ROUNDS + 1):
                 for name, bundle in bundles.items():
                     spent = seconds(lambda bundle=bundle: bundle._graph(graph)(**inputs))  # noqa: B023
@@ -104,6 +113,7 @@ def row_of(run: str, bundle: Bundle, times: dict[str, list[float]]) -> str:
     difference = max(proof["largest_difference"], proof["largest_difference_ragged"])
     cells = [
         f"{bundle.description['family']} ({run})",
+        RUNTIMES[bundle.description["runtime"]],
         bundle.description["precision"],
         f"{size:.1f}",
         shown[0],

@@ -1,4 +1,4 @@
-"""Converting a BERT-large, an Oscar in a file of 1.3 GB, against copying it and against torch.
+"""Converting an Oscar of BERT-large's sizes, in a file of 1.3 GB, against copying it and against torch.
 
 The file is made here, in the layout of torch.save. The twin reads it with torch.load and writes it with
 safetensors; ours writes a run folder, with all linear maps transposed, checksums, a configuration and a

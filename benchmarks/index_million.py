@@ -1,10 +1,10 @@
 """1,000,000 vectors of 256 numbers in an inverted file, against exact search and against plain FAISS.
 
-The vectors stand in clusters: 20,000 centres, each with noise of the same length around it; queries are
-other points of the same clusters. Ours is `Index.search`, which scores again in float32, compares
-checksums and returns ids, captions and metadata. Exact search is the index's exact engine on the same
-vectors. Plain FAISS is the very inverted file that ours has saved, looked into as far, with
-IndexRefineFlat to score again; it returns numbers of rows. Queries come one at a time, in turns of 100.
+The vectors stand in clusters: 20,000 centres, and around each some 50 points at half the centre's length,
+which makes cosines of 0.8. Queries are other points of the same clusters. Ours is `Index.search`, which
+scores again in float32, compares checksums and returns ids, captions and metadata. Exact search is the
+index's exact engine on the same vectors. Plain FAISS is the very inverted file that ours has saved, looked
+into as far, with IndexRefineFlat to score again; it returns numbers of rows. Queries come one at a time.
 """
 
 from _report import alternate, report, run_child
@@ -15,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-COUNT, WIDTH, CENTRES, QUERIES = 1_000_000, 256, 20_000, 400
+import numpy as np
+
+COUNT, WIDTH, CENTRES, QUERIES, NOISE = 1_000_000, 256, 20_000, 400, np.float32(0.5)
 
 
 def main() -> None:
@@ -32,7 +34,12 @@ def main() -> None:
     what = f"{COUNT:,} x {WIDTH} in an inverted file"
     report(f"recall@10 of {what}, of 0.95", found["recall"], 0.95, 1, "", higher_is_better=True)
     report(
-        f"{what}, against exact search", found["ours"], found["exact"], 20, "queries/s", higher_is_better=True
+        f"{what}, against exact search",
+        found["ours_beside_exact"],
+        found["exact"],
+        goal=20,
+        unit="queries/s",
+        higher_is_better=True,
     )
     report(
         f"{what}, against plain FAISS",
@@ -47,7 +54,6 @@ def main() -> None:
 def measure(folder: Path) -> dict:
     """Build the index and return recalls, queries per second and the card."""
     import faiss
-    import numpy as np
 
     from serving.index.engines import exact, quantised
     from serving.index.build import Options, finish, publish
@@ -62,7 +68,7 @@ def measure(folder: Path) -> dict:
 
     def points(count: int) -> np.ndarray:
         vectors = centres[random.integers(0, CENTRES, count)]
-        vectors += random.standard_normal((count, WIDTH), dtype=np.float32)
+        vectors += NOISE * random.standard_normal((count, WIDTH), dtype=np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     draft = folder / "index" / "building"

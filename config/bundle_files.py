@@ -2,6 +2,7 @@
 
 format      1
 family, kind, precision
+runtime     "onnx" for ONNX Runtime, "paddle" for Paddle Inference
 embedding   width, measure ("cosine" or "order"), abs; null for a pair scorer
 text        tokenizer, lower, file, longest (tokens of a text, 0: any); null for a model without text
 image       reads: "features", "regions" or "pixels"; width of a vector, or how to prepare a picture
@@ -22,7 +23,7 @@ from config.errors import UserError
 FORMAT = 1
 DESCRIPTION_FILE = "model.json"
 # What the embeddings of two bundles depend on, beside the content of their files.
-_DECIDING = ("format", "family", "kind", "precision", "embedding", "text", "image", "graphs")
+_DECIDING = ("format", "runtime", "family", "kind", "precision", "embedding", "text", "image", "graphs")
 
 
 def write_description(folder: Path, content: dict) -> dict:

@@ -32,7 +32,7 @@ INPUT:
 
 A relative path counts from the working folder, in a task file as on the command line. A file of the
 data set (a key that says "in DATA_DIR first") is sought in `DATASET.DATA_DIR` first, and then in the
-working folder. `_BASE_` alone counts from the file that it stands in.
+working folder. `~/` is the home folder. `_BASE_` alone counts from the file that it stands in.
 
 `--cfg_file out/run` means `out/run/config.yaml`. That file keeps whole paths, so a run works from every
 folder. If it was moved, what is no longer at its path is sought at the same place beside the run, as

@@ -21,4 +21,5 @@ def some(names: Iterable[object], shown: int = 5) -> str:
 def cut(value: object, longest: int = 40) -> str:
     """Return a value as one line of text of at most `longest` characters, for a message."""
     text = " ".join(str(value)[: 4 * longest].split())
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
     return text if len(text) <= longest else text[: longest - 3] + "..."

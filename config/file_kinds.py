@@ -29,13 +29,10 @@ def mistaken_kind(path: str | Path) -> str:
             head = file.read(_HEAD)
     except OSError:
         return ""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
         return "an empty file: download it again"
-    if start.startswith(_LFS):
-        return "a pointer of Git LFS, not the file itself: fetch it with git lfs pull, or download it again"
-    if start.lower().startswith(_PAGES):
-        return "a page of HTML, such as a download that failed gives: download it again"
+    if kind := mistaken_text(head):
+        return kind
     if not head.strip(b"\0"):
         return "zeros alone, as an unfinished download leaves: download it again"
     for mark, kind in _ARCHIVES.items():
@@ -44,6 +41,24 @@ def mistaken_kind(path: str | Path) -> str:
     if head[257:262] == b"ustar":
         return "an archive of tar: unpack it"
     return _kind_of_zip(path) if head.startswith(b"PK") else ""
+
+
+def mistaken_text(content: bytes) -> str:
+    """Return what text is that came in place of a file, with the remedy: a page of HTML, or a pointer."""
+    start = content[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(_LFS):
+        return "a pointer of Git LFS, not the file itself: fetch it with git lfs pull, or download it again"
+    if start.lower().startswith(_PAGES):
+        return "a page of HTML, such as a download that failed gives: download it again"
+    return ""
+
+
+def is_zip(path: str | Path) -> bool:
+    """Tell whether a file is a zip, even one that cannot be opened; false where it cannot be read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of several disks, or of a size that it cannot have
+        return True
 
 
 def refusal(path: str | Path, otherwise: str) -> str:

@@ -54,7 +54,9 @@ def load_config(path: str | os.PathLike | None, overrides: Sequence[str] = ()) -
     values = config_as_dict(default_config())
     origins = {}
     for setting in settings:
-        values[setting.section][setting.name] = setting.value
+        is_path = KEYS[setting.section][setting.name].path
+        value = os.path.expanduser(setting.value) if is_path else setting.value
+        values[setting.section][setting.name] = value
         origins[f"{setting.section}.{setting.name}"] = setting.where
     check_constraints(values, origins)
     return FrozenConfig({section: _without_lists(keys) for section, keys in values.items()})

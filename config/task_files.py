@@ -72,11 +72,18 @@ def _read_text(path: str) -> str:
         ) from None
 
 
+_LONGEST = 500_000  # characters of a file: the parser takes seconds for more
+
+
 def compose_yaml(text: str, shown: str) -> yaml.Node | None:
     """Return the root node of YAML `text`, None if the text is empty.
 
     `shown` is the file's name in messages. Raises UserError that names the line.
     """
+    if len(text) > _LONGEST or text.count("[") + text.count("{") > _LONGEST // 100:
+        raise user_error(
+            shown, f"expected sections with keys, got {len(text):,} characters of something else"
+        )
     try:
         return yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.errors import UserError, cut
+from config.file_kinds import mistaken_text
 
 
 def read_lines(path: Path, kind: str) -> list[str]:
@@ -27,10 +28,14 @@ def read_lines(path: Path, kind: str) -> list[str]:
 def read_text(path: Path) -> str:
     """Return the content of a file in UTF-8, with or without a byte order mark.
 
-    Raises `UserError` for a file that is missing, unreadable or not UTF-8.
+    Raises `UserError` for a file that is missing, unreadable or not UTF-8, and for a page of HTML or a
+    pointer of Git LFS in its place.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        if kind := mistaken_text(content):
+            raise UserError(f"{path}: {kind}")
+        return content.decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(
             f"{path}: no such file: check DATASET.DATA_DIR and the names of its splits"

@@ -86,6 +86,10 @@ def test_keys_exist(page):
 def options_of(tool: str) -> frozenset[str] | None:
     """Return the options of a tool; None where it makes them from other names."""
     sources = [ROOT / "tools" / tool, ROOT / "config" / "load.py"]
+    for source in sources:  # and the modules beside it that it imports
+        names = re.findall(r"^ *(?:from|import) (_\w+)", source.read_text(encoding="utf-8"), re.MULTILINE)
+        helpers = [ROOT / "tools" / f"{name}.py" for name in names]
+        sources += [helper for helper in helpers if helper.is_file() and helper not in sources]
     nodes = [node for source in sources for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))]
     if any(
         isinstance(node, ast.JoinedStr) and getattr(node.values[0], "value", "") == "--" for node in nodes

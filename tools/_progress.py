@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 from config.progress import ShowProgress, duration
 
@@ -13,7 +14,7 @@ SECONDS_BETWEEN_LINES = 30.0
 @contextlib.contextmanager
 def progress_display() -> Iterator[ShowProgress]:
     """Yield a callback that shows a stage, the number of items done and their total, speed and time left."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or find_spec("tqdm") is None:  # serving does without
         yield ProgressLines(time.monotonic).show
         return
     from tqdm import tqdm

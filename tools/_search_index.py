@@ -8,16 +8,25 @@
 Several terms are added with their weights, and each one's share of a score is shown. --queries has a
 sentence a line or, in a .jsonl, objects of "text", "image", "id", "minus", and "text_weight",
 "image_weight", "id_weight", "minus_weight"; the answers are JSON, a line each. --where is a condition on
-metadata (docs/index.md). Where the index has a cut-off, an answer says whether anything fits.
+metadata (docs/index.md). Where the index has a cut-off, an answer says whether anything fits. --serve
+keeps the index in memory: until that process ends, other searches of the index on this machine are handed
+to it.
 """
 
 import argparse
+import contextlib
+import io
 import json
+import os
+import signal
+import socketserver
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from _command import refuse_on_one_line
+from _warm_search import SOCKET, ask
 
 from config.errors import UserError
 from serving.index.address import open_index
@@ -29,34 +38,96 @@ TOGETHER = 256  # queries that are encoded together
 
 def main() -> None:
     """Parse the command line, search, and print the answers."""
-    arguments = read_arguments()
-    queries = read_queries(arguments.queries) if arguments.queries else [asked_by(arguments)]
-    if arguments.rerank and any("text" not in query for query in queries):
-        raise UserError("--rerank: expected a sentence in every query, which that model reads: add --text")
-    with open_index(arguments.index, resident=bool(arguments.queries)) as index:
-        asker, encoder = Asker(index), Encoding(arguments.bundle, index)
-        reranker = open_reranker(arguments, index)
-        most = max(arguments.top_k, arguments.rerank_k) if reranker else arguments.top_k
+    arguments = read_arguments(sys.argv[1:])
+    with open_index(arguments.index, resident=bool(arguments.queries or arguments.serve)) as index:
+        searcher = IndexSearcher(arguments, index)
+        if arguments.serve:
+            serve(searcher, Path(arguments.index))
+        else:
+            searcher.search(arguments)
+
+
+class IndexSearcher:
+    """An open index, and what encodes queries and re-ranks hits."""
+
+    def __init__(self, arguments: argparse.Namespace, index) -> None:
+        self._index, self._asker = index, Asker(index)
+        self.encoding, self._reranker = Encoding(arguments.bundle, index), open_reranker(arguments, index)
+
+    def search(self, arguments: argparse.Namespace) -> None:
+        """Answer the queries of the command line, or of a file, and print the answers."""
+        queries = read_queries(arguments.queries) if arguments.queries else [asked_by(arguments)]
+        if arguments.rerank and any("text" not in query for query in queries):
+            raise UserError('--rerank: expected a "text" in every query, which that model reads')
+        most = max(arguments.top_k, arguments.rerank_k) if self._reranker else arguments.top_k
         for start in range(0, len(queries), TOGETHER):
             part = queries[start : start + TOGETHER]
-            terms = encoder.terms(part)
-            answers = asker.answers(terms, most, arguments.where)
+            terms = self.encoding.terms(part)
+            answers = self._asker.answers(terms, most, arguments.where)
             for query, made, answer in zip(part, terms, answers, strict=True):
-                if reranker:
-                    hits = reranker.reordered(query["text"], answer.hits)[: arguments.top_k]
+                if self._reranker:
+                    hits = self._reranker.reordered(query["text"], answer.hits)[: arguments.top_k]
                     answer = replace(answer, hits=hits)
                 if arguments.queries or arguments.json:
                     print(json.dumps(as_json(query, made, answer), ensure_ascii=False))
                 else:
-                    show(made, answer, index.card.cutoff)
+                    show(made, answer, self._index.card.cutoff)
 
 
-def read_arguments() -> argparse.Namespace:
-    """Return the arguments; raise UserError for wrong ones."""
+def serve(searcher: IndexSearcher, folder: Path) -> None:
+    """Answer the searches that other processes hand over (tools/_warm_search.py) until this one is ended.
+
+    Who may write to the socket in the index's folder may search; others may not. Raises UserError where
+    another process serves the index, and for an address that a socket cannot have.
+    """
+    path = folder / SOCKET
+    if not folder.is_dir() or len(os.fsencode(path)) > 100:
+        raise UserError(f"--serve: {path}: a socket needs a folder, and a path of at most 100 bytes")
+    if ask(str(folder), {"words": [], "folder": "/"}) is not None:
+        raise UserError(f"--serve: another process serves {folder} already")
+    path.unlink(missing_ok=True)
+    searcher.encoding.bundle.encode_texts(["warm"])
+    with socketserver.UnixStreamServer(str(path), _handler(searcher)) as server:
+        path.chmod(0o600)
+        print(f"{folder}: searches of it are answered from memory until this process ends", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            server.serve_forever()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _handler(searcher: IndexSearcher) -> type[socketserver.StreamRequestHandler]:
+    class Handler(socketserver.StreamRequestHandler):
+        timeout = 10.0
+
+        def handle(self) -> None:
+            try:
+                request = json.loads(self.rfile.readline(1 << 20))
+                words, place = request["words"], request["folder"]
+            except (OSError, ValueError, KeyError, TypeError):
+                return
+            out, errors, code = io.StringIO(), io.StringIO(), 0
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+                try:
+                    os.chdir(place)
+                    searcher.search(read_arguments(words))
+                except UserError as error:
+                    print(f"error: {error}", file=errors)
+                    code = 2
+            answer = {"out": out.getvalue(), "errors": errors.getvalue(), "code": code}
+            with contextlib.suppress(OSError):
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+    return Handler
+
+
+def read_arguments(words: list[str]) -> argparse.Namespace:
+    """Return the arguments that `words` are; raise UserError for wrong ones."""
     parser = argparse.ArgumentParser(
         prog="search_retrieval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.error = _refuse
+    refuse_on_one_line(parser)
     add = parser.add_argument
     add("--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus")
     add("--bundle", metavar="DIR", help="(default: the one that the index names)")
@@ -64,8 +135,8 @@ def read_arguments() -> argparse.Namespace:
     add("--image", metavar="FILE", help="a picture, or a .npy file with its features")
     add("--id", metavar="ID", help="an item of the index")
     add("--minus", metavar="SENTENCE", help="what is not looked for")
-    for name in TERMS:
-        add(f"--{name}_weight", type=float, default=1.0, metavar="W", help="(default 1)")
+    for option in ("--text_weight", "--image_weight", "--id_weight", "--minus_weight"):
+        add(option, type=float, default=1.0, metavar="W", help="(default 1)")
     add("--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line")
     add("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
     add("--rerank", metavar="DIR", help="a bundle that scores pairs: its order of the best")
@@ -73,11 +144,15 @@ def read_arguments() -> argparse.Namespace:
     add("--rerank_features", metavar="FILE", help="regions and tags (default: the gallery)")
     add("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
     add("--json", action="store_true", help="print the answer as a line of JSON")
-    arguments = parser.parse_args()
+    add("--serve", action="store_true", help="stay, and answer other searches of this index from memory")
+    arguments = parser.parse_args(words)
     if min(arguments.top_k, arguments.rerank_k) < 1:
         raise UserError("--top_k and --rerank_k: expected at least 1")
-    if bool(arguments.queries) == bool(asked_by(arguments).keys() & set(TERMS)):
-        raise UserError("expected --text, --image, --id, --minus or a sum of them, or else --queries FILE")
+    if [bool(arguments.queries), bool(asked_by(arguments)), arguments.serve].count(True) != 1:
+        terms = "--text, --image, --id, --minus or a sum of them"
+        raise UserError(f"expected {terms}, or else --queries FILE, or --serve")
+    if arguments.rerank and not (arguments.queries or arguments.text):
+        raise UserError("--rerank: expected a sentence, which that model reads: add --text")
     return arguments
 
 
@@ -233,7 +308,3 @@ def show(terms: list[Term], answer: Answer, cutoff: dict | None) -> None:
         parts = [f"{number:3d}  {hit.score:.4f}  {hit.id}", hit.caption or ""]
         parts += [f"({shares})" if shares else "", f"(before: {hit.before})" if hit.before else ""]
         print("  ".join(filter(None, parts)))
-
-
-def _refuse(message: str) -> None:
-    raise UserError(f"{message}; see search_retrieval.py --index INDEX --help")

@@ -17,13 +17,12 @@ import argparse
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import leave_on_sigterm, run
+from _command import leave_on_sigterm, refuse_on_one_line, run
 from _progress import progress_display
 
-from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from serving.index import build
-from serving.index.address import open_index
+from serving.index.address import milvus_address, open_index
 from serving.index.card import read_card
 from serving.index.index import Index
 from serving.index.sources import open_source, read_sentences
@@ -36,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    report_errors_on_one_line(parser)
+    refuse_on_one_line(parser)
     parser.add_argument(
         "--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus"
     )
@@ -52,7 +51,10 @@ def main() -> None:
     parser.add_argument("--bundle", metavar="DIR", help="(default: the one that the card names)")
     arguments = parser.parse_args()
     leave_on_sigterm()
-    if arguments.compact or arguments.drop_previous:
+    in_milvus = milvus_address(arguments.index)
+    if arguments.compact and in_milvus:
+        raise UserError("--compact: a Milvus does that by itself")
+    if arguments.compact or arguments.drop_previous and not in_milvus:
         folder = Path(arguments.index)
         with progress_display() as show:
             print(f"{folder}: {describe_change(arguments, folder, show)}")
@@ -61,6 +63,9 @@ def main() -> None:
         if arguments.check:
             index.verify()
             print(f"{arguments.index}: whole; {index.card.describe()}")
+        elif arguments.drop_previous:
+            index.drop_previous()
+            print(f"{arguments.index}: the previous data are deleted")
         elif arguments.delete:
             index.delete(arguments.delete)
             print(f"{arguments.index}: {len(set(arguments.delete))} deleted; {index.card.describe()}")

@@ -5,8 +5,8 @@
 
 The tool reads the splits DATASET.TRAIN, DEV and TEST as training with this task file would, and prints all
 that is wrong, each on a line; then the exit code is 2. It also notes what is right but surprises many. Every
-feature is read once, block by block, for NaN, rows of zeros, and images that two splits share, which takes as
-long as the disk needs; --skip_values leaves this out. With MODEL.CNN the headers of the pictures are read.
+feature is read once, block by block, for NaN, rows of zeros, and images that two splits share; --skip_values
+leaves this out. With MODEL.CNN the headers of the pictures are read.
 """
 
 import argparse

@@ -33,7 +33,7 @@ from config.command_line import report_errors_on_one_line
 from config.default import KEYS
 from config.errors import UserError
 from config.files import refuse_existing, writing
-from engine.runtime import prepare_runtime
+from engine.runtime import keep_freed_memory, prepare_runtime
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -71,6 +71,7 @@ def main() -> int:
     parser.parse_args = parser.parse_intermixed_args
     arguments = parser.parse_args()
     leave_on_sigterm()
+    keep_freed_memory()
     refuse_existing(arguments.output, arguments.overwrite, "OUT")
     return convert(arguments)
 

@@ -19,6 +19,7 @@ python -m paddle.distributed.launch shares the work among processes (docs/distri
 
 import argparse
 import contextlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
+from config.files import write_whole
 from config.load import (
     FrozenConfig,
     add_config_arguments,
@@ -152,11 +154,24 @@ def evaluate(
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
     if found.result.sides:
         write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
+    write_card(path, found.checkpoint)
     if found.pair_scores:
         found.pair_scores.delete()
     written = f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else "")
     print("\n".join([*found.lines, written]))
     return 0
+
+
+def write_card(path: Path, checkpoint: dict) -> None:
+    """Write the card of the checkpoint that the result at `path` measured beside the checkpoint's folder."""
+    from engine.certificates.card import model_card
+
+    if "folder" not in checkpoint:  # an ensemble
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    card = Path(checkpoint["folder"]).with_suffix(".md")
+    with contextlib.suppress(OSError):  # such as a checkpoint on a disk that cannot be written to
+        write_whole(card, model_card(content))
 
 
 def count_protocols(cfg: CfgNode, scores: Path, arguments: argparse.Namespace) -> tuple[dict, list[str]]:

@@ -10,6 +10,7 @@ written.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -28,6 +29,12 @@ def main() -> int:
     add_config_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the bundle")
     parser.add_argument(
+        "--format",
+        default="onnx",
+        choices=("onnx", "paddle"),
+        help="of the graphs: for ONNX Runtime (default), or for Paddle Inference (vse, vsepp, cnn; float32)",
+    )
+    parser.add_argument(
         "--precision",
         default="float32",
         choices=("float32", "float16", "int8"),
@@ -44,6 +51,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not 0 <= arguments.max_loss <= 100:
         raise UserError(f"--max_loss: expected points from 0 to 100, got {arguments.max_loss:g}")
+    if arguments.format == "paddle" and arguments.precision != "float32":
+        raise UserError(f"--precision: expected float32 with --format paddle, got {arguments.precision}")
     cfg = config_from_arguments(arguments)
     refuse_existing(arguments.out, arguments.overwrite, "--out")
     start_runtime(cfg)
@@ -55,16 +64,20 @@ def main() -> int:
         raise UserError(
             f"the export needs the package {error.name}: pip install -r requirements-export.txt"
         ) from error
+    from engine.export.inference import InferenceGraph
     from engine.export.proof import describe_proof
     from serving.bundle.bundle import Bundle
 
+    open_bundle = Bundle.open
+    if arguments.format == "paddle":
+        open_bundle = partial(Bundle.open, load=InferenceGraph)
     description, model = export_model(
-        cfg, arguments.out, arguments.precision, arguments.max_loss, Bundle.open
+        cfg, arguments.out, arguments.format, arguments.precision, arguments.max_loss, open_bundle
     )
     for line in describe_proof(description["proof"]):
         print(line)
     size = sum(each["bytes"] for each in description["files"].values()) / 1e6
-    print(f"written: {arguments.out}, {model} in {arguments.precision}, {size:.1f} MB")
+    print(f"written: {arguments.out}, {model} for {arguments.format} in {arguments.precision}, {size:.1f} MB")
     return 0
 
 

@@ -28,9 +28,9 @@ import _init_paths  # noqa: F401
 from _command import add_gallery_arguments, blaming, folder_name, read_queries, run, start_runtime
 
 if __name__ == "__main__" and any(word.partition("=")[0] == "--index" for word in sys.argv[1:]):
-    import _search_index
+    import _warm_search
 
-    run(_search_index.main)  # it needs neither Paddle nor a configuration
+    run(_warm_search.main)  # it needs neither Paddle nor a configuration
 
 from _progress import progress_display
 from yacs.config import CfgNode

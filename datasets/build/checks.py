@@ -48,12 +48,13 @@ class SplitContent:
     """What two splits are compared by: images' names (None if they have none), sentences, and features.
 
     `sentences` are names of classes where pictures have those, as `unit` tells. `prints` maps the fingerprint
-    of an image's features to the image's place.
+    of an image's features to its row in `features`, which decides whether two images are the same.
     """
 
     name: str
     ids: list[str] | None
     sentences: set[str] = field(default_factory=set)
+    features: FeatureStore | None = None
     prints: dict[bytes, int] = field(default_factory=dict)
     unit: str = "sentences"
 
@@ -62,7 +63,7 @@ def check_data(cfg: CfgNode, values: bool = True, progress: ShowProgress = no_pr
     """Return all that is found in the folder of DATASET, split by split and across splits.
 
     `values` also reads every feature (or every picture's header), and compares the images of the splits by
-    them; this takes as long as reading the files.
+    their features.
     """
     findings = Findings()
     names = dict.fromkeys((cfg.DATASET.TRAIN, cfg.DATASET.DEV, cfg.DATASET.TEST))
@@ -106,7 +107,9 @@ def _check_caption_split(
             f"{split}: nothing names the images, so captions belong to rows by their order alone, and images "
             f"of other splits are told by their features: write {split}_ids.txt"
         )
-    return SplitContent(split, captions.image_ids if named else None, set(captions.captions), prints)
+    return SplitContent(
+        split, captions.image_ids if named else None, set(captions.captions), features, prints
+    )
 
 
 def _open(cfg: CfgNode, split: str, findings: Findings) -> tuple[FeatureStore, CaptionSplit | None]:
@@ -206,20 +209,22 @@ def _check_values(
     findings: Findings,
     progress: ShowProgress,
 ) -> dict[bytes, int]:
-    """Read the features of all `rows` once, block by block; return their fingerprints, with their places."""
-    order = np.arange(len(features)) if rows is None else rows
-    place_of = {row: place for place, row in reversed(list(enumerate(order.tolist())))}
+    """Read the features of all `rows` once, block by block; return the fingerprints, with the rows.
+
+    A fingerprint is that of an image's first vector: a checksum of all would take longer than reading them.
+    """
+    order = np.unique(np.arange(len(features)) if rows is None else rows)
     broken, zero, again, prints, done = [], [], [], {}, 0
-    for block in features.blocks(np.array(sorted(place_of))):
+    for block in features.blocks(order):
         for row, values in _readable(features, block, broken):
-            if not values.any():
+            if not values[0, 0] and not values.any():
                 zero.append(row + 1)
                 continue
-            mark = hashlib.blake2b(values, digest_size=16).digest()
-            if prints.setdefault(mark, place_of[row]) != place_of[row]:
+            first = prints.setdefault(hashlib.blake2b(values[0]).digest(), row)
+            if first != row and _are_same(features, first, features, row):
                 again.append(row + 1)
         done += len(block)
-        progress(f"reading {split}", done, len(place_of))
+        progress(f"reading {split}", done, len(order))
     where = features.path
     if broken:
         findings.wrong.append(f"{where}: {len(broken):,} rows with NaN or infinity: {_some(broken)}")
@@ -233,6 +238,10 @@ def _check_values(
             f"rows {_some(again)}"
         )
     return prints
+
+
+def _are_same(first: FeatureStore, one: int, second: FeatureStore, other: int) -> bool:
+    return np.array_equal(first.vectors(np.array([one])), second.vectors(np.array([other])))
 
 
 def _readable(
@@ -302,11 +311,12 @@ def _compare(first: SplitContent, second: SplitContent, wrong: list[str], notes:
         shared = [image for image in dict.fromkeys(second.ids) if image in own]
         if shared:
             wrong.append(f"{pair}: {len(shared):,} images are in both: {_some(shared)}")
-    same = [(first.prints[mark], place) for mark, place in second.prints.items() if mark in first.prints]
+    alike = [(first.prints[mark], row) for mark, row in second.prints.items() if mark in first.prints]
+    same = [(one, other) for one, other in alike if _are_same(first.features, one, second.features, other)]
     if same:
         rows = [f"{one + 1} and {other + 1}" for one, other in same]
         wrong.append(
-            f"{pair}: {len(same):,} images of both have exactly the same features, images {_some(rows)}: "
+            f"{pair}: {len(same):,} images of both have exactly the same features, rows {_some(rows)}: "
             "remove them from one of the splits"
         )
     repeated = len(first.sentences & second.sentences)

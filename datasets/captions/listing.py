@@ -120,8 +120,12 @@ def read_csv(path: Path, split: str, file_per_split: bool) -> Listing:
     A file without the column split must belong to the split alone, as `file_per_split` tells. Raises
     `UserError` that names the line.
     """
-    rows = _csv_rows(path)
+    rows = csv_rows(path)
     _, header = next(rows, (1, []))
+    if header and header[0].lstrip().startswith(("{", "[")):
+        raise UserError(
+            f"{path}: JSON, expected CSV with the columns image and caption: set DATASET.FORMAT=json"
+        )
     header = [name.strip().lower() for name in header]
     image_at, caption_at = _column(path, header, "image"), _column(path, header, "caption")
     split_at = header.index("split") if "split" in header else None
@@ -174,7 +178,7 @@ def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
     )
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the number of its last line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:

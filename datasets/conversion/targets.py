@@ -108,6 +108,7 @@ def _create_hdf5(path: Path, contents: Contents, dtype: str) -> None:
     with h5py.File(path, "w") as file:
         file.attrs["format"], file.attrs["version"] = "image features", 1
         if contents.extraction is not None:
+            # As a str: HDF5 loses a file with bytes of nearly 64 kB here (findings/hdf5_attribute_size.sh).
             file.attrs["extraction"] = json.dumps(contents.extraction)
         for name, values in arrays.items():
             if values is not None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError, some
+from config.errors import UserError, cut, some
+from config.file_kinds import mistaken_kind
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     import h5py
 
 INT8 = np.dtype("int8")
+_MOST_PACKED = 1032  # bytes that a byte of deflate can hold
+# What h5py raises for damaged files.
+BROKEN_HDF5 = (
+    *(OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError),
+    MemoryError,
+)
 
 
 class Hdf5Features(FeatureStore):
@@ -135,6 +142,8 @@ class Hdf5Features(FeatureStore):
             if offset + data.nbytes > self._file.size():
                 raise self._refused(f"{name} is cut short", f"{offset + data.nbytes} bytes")
             return PackedArray(self._file, offset, shape, data.dtype)
+        if data.nbytes > _MOST_PACKED * self._file.size():
+            raise self._refused(f"{name} is {list(data.shape)}", "no more than the file can hold")
         return ChunkedArray(self.path, name, shape, data.dtype.newbyteorder("="))
 
     def _read_offsets(self, file: "h5py.File", name: str, end: int) -> np.ndarray | None:
@@ -218,9 +227,10 @@ class ChunkedArray:
             end += count
             try:
                 out[end - count : end] = data[start : start + count].reshape(count, self.shape[1])
-            except OSError as error:
+            except BROKEN_HDF5 as error:
                 raise UserError(
-                    f"{self.path}: {self.name} cannot be read at row {start + 1} ({error}): copy it again"
+                    f"{self.path}: {self.name} cannot be read at row {start + 1} ({cut(error, 60)}): copy it "
+                    "again"
                 ) from error
         return out
 
@@ -239,6 +249,10 @@ def open_hdf5(path: Path) -> Iterator["h5py.File"]:
             problem = "cut short: copy or convert it again"
         else:
             problem = "not an HDF5 file: name one, or convert with tools/convert_features.py"
+            problem = mistaken_kind(path) or problem
         raise UserError(f"{path}: {problem}") from error
     with file:
-        yield file
+        try:
+            yield file
+        except BROKEN_HDF5 as error:
+            raise UserError(f"{path}: damaged ({cut(error, 80)}): copy or convert it again") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError, cut
-from datasets.features.hdf5 import open_hdf5
+from datasets.features.hdf5 import BROKEN_HDF5, open_hdf5
 from datasets.features.store import FLOATS, Annotations, FeatureStore
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Hdf5ByImage(FeatureStore):
         try:
             with np.errstate(over="ignore"):  # what becomes infinite is refused
                 return np.asarray(self._file[name][()], dtype=np.float32)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except BROKEN_HDF5 as error:
             raise UserError(f"{self.path}: {name} cannot be read: copy the file again") from error
 
     def _shape(self, file: "h5py.File", image_id: str) -> tuple[int, ...]:
@@ -104,7 +104,7 @@ class Hdf5ByImage(FeatureStore):
 
         data = file.get(image_id + _FEATURES)
         fits = isinstance(data, h5py.Dataset) and data.shape is not None and len(data.shape) in (1, 2)
-        if not fits or data.dtype not in FLOATS or not data.shape[-1]:
+        if not fits or data.dtype.newbyteorder("=") not in FLOATS or not data.shape[-1]:
             is_data = isinstance(data, h5py.Dataset)
             found = f"{data.dtype} {list(data.shape or ())}" if is_data else "no data set"
             raise self._refused(image_id, found, "floats [regions, features]")

@@ -1,16 +1,25 @@
 """Precomputed image features in a `.npy` file, with boxes and tags in the files beside it."""
 
 import json
+import math
 import os
+import tokenize
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import UserError, cut, some
+from config.file_kinds import refusal
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 from datasets.text_files import read_lines, read_text
+
+# What NumPy raises for damaged files: headers are Python literals.
+BROKEN_NPY = (
+    *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
 
 
 class NpyFeatures(FeatureStore):
@@ -97,11 +106,14 @@ class NpyFeatures(FeatureStore):
         if not path.is_file():
             return None
         try:
-            sizes = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: not a .npy file ({reason}): write it with numpy.save") from error
-        if sizes.dtype.kind not in "iu" or sizes.shape != (len(self), 2):
+            with open(path, "rb") as file:
+                sizes = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, *BROKEN_NPY) as error:
+            raise UserError(
+                f"{path}: not a .npy file ({cut(error, 80)}): write it with numpy.save"
+            ) from error
+        fits = sizes.dtype.kind in "iu" and sizes.shape == (len(self), 2)
+        if not fits or sizes.min() < 0 or sizes.max() >= 1 << 31:
             raise UserError(
                 f"{path}: expected the width and height of each image, whole numbers [{len(self)}, 2], got "
                 f"{sizes.dtype} {list(sizes.shape)}: write it with numpy.save"
@@ -176,8 +188,9 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
             offset = file.tell()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a .npy file ({cut(error, 80)}): write it with numpy.save") from error
+    except BROKEN_NPY as error:
+        otherwise = f"not a .npy file ({cut(error, 80)}): write it with numpy.save"
+        raise UserError(refusal(path, otherwise)) from error
     if dtype not in FLOATS:
         raise UserError(
             f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"
@@ -188,7 +201,7 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
         raise UserError(
             f"{path}: expected shape [images, features] or [images, regions, features], got {list(shape)}"
         )
-    expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    expected = offset + math.prod(shape) * dtype.itemsize
     size = path.stat().st_size
     if size < expected:
         raise UserError(f"{path}: cut short: expected {expected} bytes, got {size}: copy or extract it again")

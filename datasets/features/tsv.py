@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.file_kinds import mistaken_text
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
 from datasets.features.store import Annotations, FeatureStore
@@ -222,6 +223,8 @@ def _read_first_line(file: PositionalFile | GzipContent) -> tuple[tuple[str, ...
     line = line[: line.find(b"\n") + 1] or line
     columns = line.count(b"\t") + 1
     if columns not in _KINDS:
+        if kind := mistaken_text(file.read(0, min(file.size(), 1024))):
+            raise UserError(f"{file.path}: {kind}")
         raise UserError(
             f"{file.path} line 1: {columns} column{'s' if columns > 1 else ''} between tabs, expected "
             + ", or ".join(f"{count} ({', '.join(names)})" for count, names in _KINDS.items())

@@ -1,12 +1,14 @@
 """Find and read the pictures of a folder and its subfolders, or of a zip file of one."""
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from config.errors import UserError, cut
+from config.file_kinds import mistaken_kind
 from datasets.names import composed
 from datasets.pictures.picture import UnreadableError
 
@@ -15,6 +17,11 @@ ENDINGS = (
     *(".tif", ".tiff", ".ppm", ".pgm", ".jfif"),
 )
 _MAX_BYTES = 1 << 30  # of one picture's file
+# What zipfile raises for damaged files.
+_BROKEN_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, IndexError, KeyError, OverflowError),
+    *(NotImplementedError, struct.error),
+)
 
 
 class PictureFiles:
@@ -64,10 +71,12 @@ class PictureFiles:
             return self._zip.read(info)
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UnreadableError(f"damaged in the zip file ({error})") from error
         except (RuntimeError, NotImplementedError) as error:
-            raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): unzip it yourself") from error
+            raise UserError(
+                f"{self.path}: {cut(name)} cannot be unpacked ({cut(error, 60)}): unzip it yourself"
+            ) from error
+        except _BROKEN_ZIP as error:
+            raise UnreadableError(f"damaged in the zip file ({cut(error, 60)})") from error
 
     def place(self, name: str) -> tuple[object, ...]:
         """Return where a picture lies, the same for all names and links that lead to it."""
@@ -195,11 +204,12 @@ def _walk(folder: Path) -> list[str]:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(
-            f"{path}: expected a folder of pictures, or a zip file of one ({error}): unpack it, and name the "
-            "folder"
-        ) from error
+    except _BROKEN_ZIP as error:
+        otherwise = (
+            f"expected a folder of pictures, or a zip file of one ({cut(error, 60)}): unpack it, and "
+            "name the folder"
+        )
+        raise UserError(f"{path}: {mistaken_kind(path) or otherwise}") from error
 
 
 def _is_hidden(name: str) -> bool:

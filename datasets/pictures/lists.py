@@ -1,7 +1,5 @@
 """The pictures of a data set: with captions, or with classes from folders and lists."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,9 +8,9 @@ import numpy as np
 
 from config.errors import UserError, cut
 from datasets.captions.json_files import has_splits, is_karpathy, list_captions, load_json
-from datasets.captions.listing import Listing, read_csv, read_karpathy
+from datasets.captions.listing import Listing, csv_rows, read_csv, read_karpathy
 from datasets.pictures.files import ENDINGS, PictureFiles
-from datasets.text_files import read_lines, read_text, refuse_duplicates
+from datasets.text_files import read_lines, refuse_duplicates
 
 _SOP_COLUMNS = ("image_id", "class_id", "super_class_id", "path")
 _KARPATHY_SPLITS = ("train", "restval", "val", "test")
@@ -143,15 +141,16 @@ def _labelled(names: list[str], classes: list[str]) -> LabelledPictures:
 
 
 def _read_csv_splits(path: Path, splits: Sequence[str]) -> Listing:
-    header, *rows = [*csv.reader(io.StringIO(read_text(path), newline=""))] or [[]]
+    (_, header), *rows = [*csv_rows(path)] or [(1, [])]
     names = [name.strip().lower() for name in header]
     if "split" not in names:
         if splits:
             raise _without_splits(path)
         return read_csv(path, "", file_per_split=True)
     at = names.index("split")
-    found = dict.fromkeys(row[at].strip() for row in rows if len(row) == len(header))
-    return _joined(path, [read_csv(path, split, file_per_split=False) for split in splits or found])
+    found = dict.fromkeys(row[at].strip() for _, row in rows if len(row) == len(header))
+    # Without any, the reader of the first says what is wrong.
+    return _joined(path, [read_csv(path, split, file_per_split=False) for split in splits or found or [""]])
 
 
 def _joined(path: Path, listings: list[Listing]) -> Listing:

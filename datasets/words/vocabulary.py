@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut
+from config.file_kinds import refusal
 from config.files import replacing
 from datasets.names import composed
 from datasets.words.tokens import TOKENIZERS, tokenize
@@ -142,7 +143,11 @@ class Vocabulary:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise UserError(f"{path}: no such vocabulary: check INPUT.VOCAB_FILE") from error
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-            raise UserError(f"{path}: not a vocabulary in JSON: {cut(error, 80)}") from error
+            if path.suffix in (".pkl", ".pickle") or path.read_bytes()[:1] == b"\x80":
+                target = path.with_suffix(".json")
+                remedy = f"convert it with python tools/convert_weights.py {path} {target}"
+                raise UserError(f"{path}: a pickle, expected JSON: {remedy}") from error
+            raise UserError(refusal(path, f"not a vocabulary in JSON: {cut(error, 80)}")) from error
         try:
             if "word2idx" in content:
                 words = _words_by_id(content["word2idx"])
@@ -150,8 +155,7 @@ class Vocabulary:
             else:
                 words, tokenizer = content["words"], content["tokenizer"]
                 layout, threshold = content["layout"], content["threshold"]
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise TypeError("words that are no texts")
+            _check_texts(words, path)
             known = tokenizer in TOKENIZERS and layout in MARKERS and len(set(words)) == len(words)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
@@ -164,6 +168,18 @@ class Vocabulary:
                 "build one"
             )
         return cls(words, tokenizer, layout, threshold)
+
+
+def _check_texts(words: object, path: Path) -> None:
+    """Raise `UserError` that names the first of `words` that is no text, such as a number without quotes."""
+    if not isinstance(words, list):
+        raise TypeError("words that are no list")
+    for number, word in enumerate(words):
+        if not isinstance(word, str):
+            raise UserError(
+                f"{path}: word {number} is {cut(json.dumps(word))}, expected a text: put it in quotes, or "
+                "build the vocabulary again"
+            )
 
 
 def _has_words(words: Iterable[str]) -> bool:

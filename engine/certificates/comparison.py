@@ -121,12 +121,17 @@ def read_result(path: Path) -> StoredResult:
 def entries_of(results: Sequence[StoredResult]) -> list[Entry]:
     """Return the recipes of `results`, in order; those that differ in the seed alone are one.
 
+    Two results of one recipe and one seed, such as those of two checkpoints of a run, are entries each.
     Raises UserError for results that cannot be compared query by query.
     """
     check_comparable(results)
     by_recipe: dict[str, list[StoredResult]] = {}
     for result in results:
         by_recipe.setdefault(_recipe(result), []).append(result)
+    for recipe, same in list(by_recipe.items()):
+        if len({_seed(each) for each in same}) < len(same):
+            del by_recipe[recipe]
+            by_recipe |= {f"{recipe} {each.folder}": [each] for each in same}
     names = [_name(each) for each in by_recipe.values()]
     if len(set(names)) < len(names):
         names = [str(each[0].folder) for each in by_recipe.values()]
@@ -257,6 +262,10 @@ def _recipe(result: StoredResult) -> str:
     kept = {key: value for key, value in flat.items() if key not in _NOT_RECIPE_KEYS}
     members = result.content.get("checkpoint", {}).get("members", [])
     return json.dumps([kept, [member.get("model") for member in members]], sort_keys=True)
+
+
+def _seed(result: StoredResult) -> object:
+    return result.content["config"].get("MISC", {}).get("SEED")
 
 
 def _name(results: Sequence[StoredResult]) -> str:

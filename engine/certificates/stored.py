@@ -9,7 +9,7 @@ import numpy as np
 
 from config.errors import UserError
 from config.files import replacing
-from engine.certificates.bootstrap import LEVEL
+from engine.certificates.bootstrap import LEVEL, Interval
 from engine.certificates.npz_files import read_npz
 from engine.certificates.sides import Certified, Side, Sides, certify, describe
 from engine.ranking.metrics import METRICS
@@ -68,6 +68,21 @@ def certificate_of(
     if not resamples or not sides:
         return None
     return Certificate(certify(sides, tie_rule, resamples, seed), resamples, seed, over)
+
+
+def certified_of(content: dict) -> dict[str, Certified]:
+    """Return the certified metrics of the `content` of a `result.json`; empty if it has no certificate."""
+    entries = content.get("certificate", {}).get("metrics", {})
+    return {
+        name: Certified(
+            content["metrics"][name],
+            Interval(entry["low"], entry["high"], entry["method"]),
+            tuple(entry["tie"]) if "tie" in entry else None,
+            entry.get("tied_queries"),
+            entry.get("chance"),
+        )
+        for name, entry in entries.items()
+    }
 
 
 def title_of(name: str) -> str:

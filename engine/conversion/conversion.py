@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.default import KEYS
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.values import check_value
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
@@ -87,11 +87,9 @@ def stored_settings(source: Source, keys: dict[str, str]) -> list[str]:
     for name, full in keys.items():
         section, key = full.split(".")
         value = source.options.get(name)
-        if isinstance(value, str) and not (value.isprintable() and "'" not in value):
-            continue
         with contextlib.suppress(UserError):
             checked = check_value(full, KEYS[section][key], value, str(source.path))
-            text = f"'{checked}'" if isinstance(checked, str) else json.dumps(checked)
+            text = cut(checked) if isinstance(checked, str) else json.dumps(checked)
             settings.append(f"{full}={text}")
     return settings
 

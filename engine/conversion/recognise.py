@@ -1,16 +1,16 @@
 """Tells whose checkpoint a file or a folder is, and converts it by the module of that origin."""
 
-import zipfile
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, some
+from config.file_kinds import is_zip
 from engine.conversion.conversion import Conversion, Given, Source
 from engine.conversion.origins import cnn, oscar, vse, vsepp, vsrn
 from engine.conversion.origins.dual import dual_source
 from engine.conversion.vocabularies import is_pickle, is_vocabulary, read_content, unpickle_words
 from engine.weights.bert_folder import CONFIG_FILE, WEIGHTS
 from engine.weights.paddle_files import NAMES_KEY
-from engine.weights.state_dicts import describe, some, state_dict_of, without_prefix
+from engine.weights.state_dicts import describe, state_dict_of, without_prefix
 from engine.weights.stored import stored_tensors
 from engine.weights.weight_files import open_weights
 
@@ -32,7 +32,7 @@ def open_source(path: Path) -> object:
         head = file.read(16)
     if path.suffix == ".json":
         return read_content(path)
-    if is_pickle(head) and not zipfile.is_zipfile(path) and not _is_of_torch_or_paddle(path, head):
+    if is_pickle(head) and not is_zip(path) and not _is_of_torch_or_paddle(path, head):
         return unpickle_words(path)
     return open_weights(path)
 

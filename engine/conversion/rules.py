@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
-from engine.weights.state_dicts import Tensors, some
+from config.errors import UserError, some
+from engine.weights.state_dicts import Tensors
 from engine.weights.stored import StoredTensor
 
 _TILE = 64, 512  # rows and columns that are transposed at a time, in the cache
@@ -64,13 +64,15 @@ def converted(rule: Rule, tensors: Tensors, path: Path) -> StoredTensor:
         shape[1] = rule.columns[1] - rule.columns[0]
 
     def load() -> np.ndarray:
-        parts = [_finite(name, tensors[name].read(), path) for name in rule.theirs]
-        array = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        parts = (_finite(name, tensors[name].read(), path) for name in rule.theirs)
         if rule.transposed:
-            array = array.reshape(array.shape[:2])
+            parts = (part.reshape(part.shape[:2]) for part in parts)
         if rule.columns:
-            array = array[:, slice(*rule.columns)]
-        return transposed(array) if rule.transposed else array
+            parts = (part[:, slice(*rule.columns)] for part in parts)
+        if rule.transposed:
+            parts = (transposed(part) for part in parts)
+        joined = list(parts)
+        return joined[0] if len(joined) == 1 else np.concatenate(joined, axis=1 if rule.transposed else 0)
 
     return StoredTensor(tuple(reversed(shape) if rule.transposed else shape), "float32", load)
 

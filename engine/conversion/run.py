@@ -24,7 +24,7 @@ def configuration(conversion: Conversion, given: Given, output: Path) -> FrozenC
     Raises UserError for a value that a key does not admit.
     """
     folder = output if output.name not in ("", "..") else output.absolute()
-    own = [f"OUTPUT.CHECKPOINT_DIR='{folder.parent}'", f"OUTPUT.SAVE_NAME='{folder.name}'"]
+    own = [f"OUTPUT.CHECKPOINT_DIR={folder.parent}", f"OUTPUT.SAVE_NAME={folder.name}"]
     try:
         return load_config(None, [*conversion.settings, *own, *given.overrides])
     except UserError as error:

@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.file_kinds import refusal
 from config.files import write_whole
 from datasets.words.vocabulary import Vocabulary
-from engine.weights.plain_pickle import FAILURES, PlainUnpickler, with_arrays
+from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, with_arrays
 
 # What str(bytes) of Python 3 makes of a caption: b'a dog', and \xc3\xa9 for a letter beyond ASCII.
 DAMAGED = re.compile(r"^b['\"]|\\x[0-9a-f]{2}")
@@ -53,24 +53,24 @@ def unpickle_words(path: Path) -> object:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except FAILURES as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(refusal(path, f"not a pickle of plain containers: {reason}")) from error
+        otherwise = f"not a pickle of plain containers: {reason_of(error)}"
+        raise UserError(refusal(path, otherwise)) from error
 
 
 def read_content(path: Path) -> object:
     """Return what a file of JSON, or a plain pickle, holds; raise UserError that says what is wrong."""
     try:
-        head = path.read_bytes()[:1]
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}), expected a vocabulary: check --vocabulary"
         ) from error
-    if head in (b"\x80", b"(", b"c", b"}") or head == b"" or path.suffix in (".pkl", ".pickle"):
+    if content[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"["):
         return unpickle_words(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(refusal(path, f"neither JSON nor a pickle of a vocabulary: {error}")) from error
+        raise UserError(f"{path}: not a vocabulary in JSON: {cut(error, 80)}") from error
 
 
 def words_of(content: object, path: Path) -> WordList:
@@ -87,9 +87,7 @@ def words_of(content: object, path: Path) -> WordList:
     for word, number in entries.items():
         text = word.decode("utf-8", "replace") if isinstance(word, bytes) else word
         if not isinstance(text, str) or type(number) is not int or not 0 <= number < _MOST_WORDS:
-            raise UserError(
-                f"{path}: expected words with ids, got {str(word)[:40]!r} with {str(number)[:40]!r}"
-            )
+            raise UserError(f"{path}: expected words with ids, got {cut(word)!r} with {cut(number)!r}")
         ids[text] = number
     owner: dict[int, str] = {}
     for word, number in ids.items():

@@ -12,6 +12,7 @@ from engine.export.dual_graphs import map_features, norm_as_affine
 from engine.export.layers import l2norm, linear
 from engine.export.onnx_graph import OnnxGraph
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
+from models.efficientnet import EfficientNetLite
 
 
 def encode_pixels(graph: OnnxGraph, encoder: CnnImageEncoder, crop: int) -> str:
@@ -65,15 +66,18 @@ class Walk:
         if norm is not None:
             scale, shift = norm_as_affine(norm)
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        # Paddle's SAME is TensorFlow's, which pads more below and to the right.
+        same = layer._padding == "SAME"
+        padding = {"auto_pad": "SAME_UPPER"} if same else {"pads": _pair(layer._padding) * 2}
         return self.graph.add(
             "Conv",
             x,
             self.graph.weight(weight),
             self.graph.weight(bias),
-            pads=_pair(layer._padding) * 2,
             strides=_pair(layer._stride),
             dilations=_pair(layer._dilation),
             group=layer._groups,
+            **padding,
         )
 
     def resnet(self, network: ResNet, x: str) -> str:
@@ -97,6 +101,19 @@ class Walk:
     def mobilenet(self, network: MobileNetV2, x: str) -> str:
         """Return the features of a MobileNetV2 without its classifier."""
         return self.sequence([network.features, network.pool2d_avg], x)
+
+    def efficientnet(self, network: EfficientNetLite, x: str) -> str:
+        """Return the features of an EfficientNet-Lite."""
+        x = self.clip(self.sequence([network.conv_stem, network.bn0], x))
+        for block in network.blocks:
+            inner = x
+            if block.expands:
+                inner = self.clip(self.sequence([block.expand_conv, block.bn0], inner))
+            inner = self.clip(self.sequence([block.depthwise_conv, block.bn1], inner))
+            inner = self.sequence([block.project_conv, block.bn2], inner)
+            x = self.graph.add("Add", x, inner) if block.adds else inner
+        x = self.clip(self.sequence([network.conv_head, network.bn1], x))
+        return self.graph.add("GlobalAveragePool", x)
 
     def vgg(self, network: VGG, x: str) -> str:
         """Return the features of a VGG whose classifier lacks its last layer."""
@@ -129,7 +146,7 @@ class Walk:
         scale, shift = (self.graph.weight(each[:, None, None]) for each in norm_as_affine(layer))
         return self.graph.add("Add", self.graph.add("Mul", x, scale), shift)
 
-    def clip(self, layer: nn.ReLU6, x: str) -> str:
+    def clip(self, x: str) -> str:
         """Return `x` limited to 0 to 6."""
         limits = (self.graph.constant(np.float32(limit)) for limit in (0, 6))
         return self.graph.add("Clip", x, *limits)
@@ -138,6 +155,7 @@ class Walk:
 WRITERS = {
     ResNet: Walk.resnet,
     MobileNetV2: Walk.mobilenet,
+    EfficientNetLite: Walk.efficientnet,
     VGG: Walk.vgg,
     BasicBlock: Walk.residual,
     BottleneckBlock: Walk.residual,
@@ -148,7 +166,7 @@ WRITERS = {
     nn.MaxPool2D: Walk.max_pool,
     nn.AdaptiveAvgPool2D: Walk.average_pool,
     nn.ReLU: lambda walk, layer, x: walk.graph.add("Relu", x),
-    nn.ReLU6: Walk.clip,
+    nn.ReLU6: lambda walk, layer, x: walk.clip(x),
     nn.Dropout: lambda walk, layer, x: x,
     nn.Linear: lambda walk, layer, x: linear(walk.graph, x, layer),
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.file_kinds import refusal
 
 
 class OnnxNetwork:
@@ -38,9 +39,8 @@ class OnnxNetwork:
                 content or str(self.path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            raise UserError(
-                f"{self.path}: not a network that ONNX Runtime can run ({_short(error)})"
-            ) from error
+            otherwise = f"not a network that ONNX Runtime can run ({_short(error)})"
+            raise UserError(refusal(self.path, otherwise)) from error
         inputs = {value.name: value for value in self._session.get_inputs()}
         outputs = {value.name: value for value in self._session.get_outputs()}
         self._input = _choose(self.path, "input", "INPUT", input_name, inputs)

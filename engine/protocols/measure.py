@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from config.errors import UserError
 from engine.certificates.stored import Certificate, certificate_of
-from engine.protocols.protocols import PROTOCOLS, QUIRKS, Counted, Request
+from engine.protocols.protocols import PROTOCOLS, QUIRKS, Counted, Request, count_protocols
 from engine.ranking.counter import TIE_RULES
 
 
@@ -42,8 +42,7 @@ def measure_protocols(
         if quirk not in QUIRKS:
             raise UserError(f"--quirk: expected some of {', '.join(QUIRKS)}, got {quirk}")
     found = []
-    for name in names:
-        counted = PROTOCOLS[name].count(request)
+    for name, counted in zip(names, count_protocols(request, names), strict=True):
         certificate = certificate_of(counted.sides, request.tie_rule, max(1, resamples), seed)
         assert certificate is not None
         stamp = {

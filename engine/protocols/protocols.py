@@ -1,11 +1,11 @@
 """The protocols of papers, exact, from one file of scores.
 
-Each function returns a `Counted`: the ranks and precisions of every query by direction, from which values,
-intervals and comparisons follow, and the choices that the protocol makes, in words. Where the code that
-papers ran has a quirk, ours is right, and `quirks` reproduces it.
+Each function of a protocol comes to a `Counted`: the ranks and precisions of every query by direction, from
+which values, intervals and comparisons follow, and the choices that the protocol makes, in words. Where the
+code that papers ran has a quirk, ours is right, and `quirks` reproduces it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from engine.protocols.scored import Scored
 from engine.ranking.counter import RankCounter, TiedRanks
 from engine.ranking.precisions import discounted_gains, precisions_of_rows
 from engine.ranking.ranks import Question, rank_counters
+
+Counters = tuple[RankCounter, RankCounter]  # of the images, of the captions
 
 RECALLS = (1, 5, 10)
 CUT = 50  # the length of the lists in the example of eccv-caption
@@ -61,28 +63,48 @@ class Request:
         return CocoNames(self.scored, self.data)
 
 
-def one_list(request: Request) -> Counted:
+# A protocol yields its questions once, is sent their counters, and returns what it counted: so the scores are
+# gone through once for all protocols.
+Counting = Generator[list[Question], list[Counters], Counted]
+
+
+def count_protocols(request: Request, names: Sequence[str]) -> list[Counted]:
+    """Return what each of the protocols `names`, keys of `PROTOCOLS`, counts."""
+    protocols = [PROTOCOLS[name].count(request) for name in names]
+    asked = [next(protocol) for protocol in protocols]
+    questions = [question for each in asked for question in each]
+    counters = iter(request.scored.counters(questions, request.tie_rule) if questions else [])
+    found = []
+    for protocol, own in zip(protocols, asked, strict=True):
+        try:
+            protocol.send([next(counters) for _ in own])
+        except StopIteration as end:
+            found.append(end.value)
+    return found
+
+
+def one_list(request: Request) -> Counting:
     """Count R@K with all pictures and captions in one list: COCO 5K, Flickr30K, RSICD."""
-    return _recalls(request, 1)
+    return (yield from _recalls(request, 1))
 
 
-def five_folds(request: Request) -> Counted:
+def five_folds(request: Request) -> Counting:
     """Count COCO 1K: five consecutive slices of the pictures, each ranked by itself, and their mean."""
     if len(request.scored.image_ids) % 5:
         raise UserError(
             f"{request.scored.path}: {len(request.scored.image_ids)} pictures do not divide into five folds: "
             "COCO 1K is counted on the whole 5K"
         )
-    return _recalls(request, 5)
+    return (yield from _recalls(request, 5))
 
 
-def first_thousand(request: Request) -> Counted:
+def first_thousand(request: Request) -> Counting:
     """Count R@K of the first 1,000 pictures and their captions in one list."""
-    counted = _recalls(request, 1, first=1000)
+    counted = yield from _recalls(request, 1, first=1000)
     return replace(counted, choices=counted.choices | {"pictures": "the first 1,000"})
 
 
-def cxc(request: Request) -> Counted:
+def cxc(request: Request) -> Counting:
     """Count R@K by Crisscrossed-Captions' ratings: in two directions, or in four from embeddings.
 
     Picture and caption: rated 3 or more, as `cxc_*.json` lists. Picture to picture: rated 2.5 or more.
@@ -90,7 +112,7 @@ def cxc(request: Request) -> Counted:
     """
     names, scored = request.coco(), request.scored
     of_images, of_captions = names.positives("cxc")
-    sides = _both(request, of_images, of_captions)
+    sides = yield from _both(request, of_images, of_captions)
     choices: dict[str, object] = {"picture_caption": of_images.rule}
     if scored.image is not None and _has(names.folder, "sis") and _has(names.folder, "sts"):
         siblings = Relevance.of_groups(scored.caption_image, scored.caption_image)
@@ -110,11 +132,11 @@ def cxc(request: Request) -> Counted:
     return Counted(sides, choices)
 
 
-def eccv(request: Request) -> Counted:
+def eccv(request: Request) -> Counting:
     """Count ECCV Caption: R@1, R-precision and mAP@R of its queries in COCO's whole 5K."""
     names = request.coco()
     of_images, of_captions = names.positives("eccv")
-    sides = _both(request, of_images, of_captions, recalls=(1,))
+    sides = yield from _both(request, of_images, of_captions, recalls=(1,))
     found = {}
     all_absent = dict(zip(("i2t", "t2i"), names.absent["eccv"], strict=True))
     for direction, relevance in (("i2t", of_images), ("t2i", of_captions)):
@@ -131,7 +153,7 @@ def eccv(request: Request) -> Counted:
     return Counted(found, choices)
 
 
-def graded(request: Request) -> Counted:
+def graded(request: Request) -> Counting:
     """Count nDCG over the whole ranking, where right pairs have grades."""
     relevance, found = request.scored.relevance, {}
     if relevance.grades is None:
@@ -139,7 +161,7 @@ def graded(request: Request) -> Counted:
             f"{request.scored.path}: its right pairs have no grades: name them with --relevance, a CSV of "
             "image,caption,grade"
         )
-    sides = _both(request, relevance, relevance.turned, recalls=(1,))
+    sides = yield from _both(request, relevance, relevance.turned, recalls=(1,))
     for direction, own in (("i2t", relevance), ("t2i", relevance.turned)):
         side = sides[f"{direction}_"]
         rows = request.scored.rows(direction, side.query)
@@ -148,8 +170,9 @@ def graded(request: Request) -> Counted:
     return Counted(found, {"gain": "the grade", "discount": "1 / log2(1 + place)", "length": "whole"})
 
 
-def _pmrp(variant: str) -> Callable[[Request], Counted]:
-    def count(request: Request) -> Counted:
+def _pmrp(variant: str) -> Callable[[Request], Counting]:
+    def count(request: Request) -> Counting:
+        yield []
         sides, choices = pmrp_sides(request.scored, request.objects, variant, request.tie_rule)
         return Counted(sides, choices)
 
@@ -161,7 +184,7 @@ class Protocol:
     """A protocol by name: its title, what counts it, and the recalls whose sum papers report."""
 
     title: str
-    count: Callable[[Request], Counted]
+    count: Callable[[Request], Counting]
     needs: str = ""
 
 
@@ -180,16 +203,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
-def _recalls(request: Request, folds: int, first: int | None = None) -> Counted:
+def _recalls(request: Request, folds: int, first: int | None = None) -> Counting:
     scored = request.scored
     images = scored.shape[0]
     if "cut_lists" in request.quirks or scored.cut:
+        yield []
         return _filtered_recalls(request, folds)
     fold = folds_of_images(images, folds)
     if first is not None:
         fold = np.where(np.arange(images) < first, 0, 1)
     question = Question(scored.relevance, fold, fold[scored.caption_image])
-    [(of_images, of_captions)] = scored.counters([question], request.tie_rule)
+    [(of_images, of_captions)] = yield [question]
     sides = _sides(request, question, of_images, of_captions)
     if first is not None:
         sides = {prefix: _kept(side, side.fold == 0) for prefix, side in sides.items()}
@@ -250,13 +274,12 @@ def _cut(rows: np.ndarray) -> np.ndarray:
 
 def _both(
     request: Request, of_images: Relevance, of_captions: Relevance, recalls: tuple[int, ...] = RECALLS
-) -> Sides:
+) -> Generator[list[Question], list[Counters], Sides]:
     """Return both directions; `of_captions` has captions as rows, and need not be `of_images` turned."""
     scored = request.scored
     if scored.cut:
         raise UserError(f"{scored.path}: lists that are cut: expected whole rankings for this protocol")
-    questions = [Question(of_images), Question(of_captions.turned)]
-    first, second = scored.counters(questions, request.tie_rule)
+    first, second = yield [Question(of_images), Question(of_captions.turned)]
     zeros = [np.zeros(size, np.int64) for size in scored.shape]
     sizes = [np.full(size, other) for size, other in zip(scored.shape, scored.shape[::-1], strict=True)]
     return {

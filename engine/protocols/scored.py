@@ -16,6 +16,7 @@ from engine.certificates.npz_files import read_npz
 from engine.ranking.counter import RankCounter
 from engine.ranking.ranks import Question, rank_counters, row_counter
 from engine.ranking.similarity import inner_products
+from engine.ranking.tiles import content_labels
 
 FORMS = (
     "expected image_ids [I] and caption_image_ids [T] with scores [I,T], or with image [I,D] and text [T,D], "
@@ -94,8 +95,8 @@ class Scored:
 
 def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct `rows` and the place of each, so that equal items have equal scores."""
-    distinct, place = np.unique(rows, axis=0, return_inverse=True)
-    return distinct, place.reshape(-1)
+    labels = content_labels(rows)
+    return rows[np.unique(labels, return_index=True)[1]], labels
 
 
 def read_scores(path: Path, allow_cut: bool = False) -> Scored:

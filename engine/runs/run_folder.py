@@ -125,7 +125,9 @@ def read_log(path: str | Path) -> list[dict]:
     if not os.path.isfile(path):
         return []
     records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if isinstance(record, dict) and "event" in record:
+                records.append(record)
     return records

@@ -67,9 +67,13 @@ class GalleryReader:
         if path.suffix in STORES and not path.is_dir():
             inside = [path]
         if inside:
-            store = self._features(open_features(inside[0], self._cfg.INPUT.IMG_FEATURE_DIM))
+            self._refuse_features(inside[0])
+            store = open_features(inside[0], self._cfg.INPUT.IMG_FEATURE_DIM)
+            self.use(store)
         elif path.is_dir() and any(path.glob("*.npy")):
-            store = self._features(FolderFeatures(path, self._cfg.INPUT.IMG_FEATURE_DIM))
+            self._refuse_features(path)
+            store = FolderFeatures(path, self._cfg.INPUT.IMG_FEATURE_DIM)
+            self.use(store)
         else:
             store = self._store_of(PictureFiles(path), refuse=False, progress=progress)
         return self._encoder.gallery_of(store, str(path))
@@ -81,18 +85,16 @@ class GalleryReader:
     def encode_file(self, path: str | Path) -> np.ndarray:
         """Return the embedding [1,D] of a picture, or of an image's features in a .npy file."""
         if Path(path).suffix == ".npy":
+            self._refuse_features(path)
             return self._encoder.encode_images([read_one(path, self._cfg.INPUT.IMG_FEATURE_DIM)])
         store = self._store_of(NamedPictures([path]), refuse=True)
         return self._encoder.encode_gallery(self._encoder.gallery_of(store))
 
-    def _features(self, store: FeatureStore) -> FeatureStore:
+    def _refuse_features(self, path: str | Path) -> None:
         if self._cfg.MODEL.CNN:
             raise UserError(
-                f"{store.path}: features, but MODEL.CNN={self._cfg.MODEL.CNN} reads pictures: name a folder "
-                "of photos"
+                f"{path}: features, but MODEL.CNN={self._cfg.MODEL.CNN} reads pictures: name pictures"
             )
-        self.use(store)
-        return store
 
     def _store_of(
         self, files: PictureFiles, refuse: bool, progress: ShowProgress = no_progress

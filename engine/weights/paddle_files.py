@@ -6,7 +6,7 @@ import numpy as np
 
 from config.errors import UserError
 from config.file_kinds import refusal
-from engine.weights.plain_pickle import FAILURES, PlainUnpickler, with_arrays
+from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, with_arrays
 from engine.weights.stored import StoredTensor, stored
 
 NAMES_KEY = "StructuredToParameterName@@"  # this entry holds Paddle's own names for the arrays
@@ -27,8 +27,8 @@ def open_paddle_file(path: Path) -> dict[str, object]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except FAILURES as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(refusal(path, f"not a file of arrays from Paddle: {reason}")) from error
+        otherwise = f"not a file of arrays from Paddle: {reason_of(error)}"
+        raise UserError(refusal(path, otherwise)) from error
 
 
 def read_paddle_file(path: Path) -> dict[str, np.ndarray]:

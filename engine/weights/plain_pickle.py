@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from config.errors import cut
+
 # The errors that reading a damaged or hostile file may raise.
 FAILURES = (
     pickle.UnpicklingError,
@@ -32,6 +34,15 @@ FAILURES = (
     TypeError,
     ValueError,
 )
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file could not be read, for a message, from one of `FAILURES`."""
+    kind = type(error).__name__
+    damaged = isinstance(error, LookupError | AttributeError | TypeError | EOFError) or not str(error)
+    return f"it is cut short or damaged ({kind})" if damaged else cut(error, 160)
+
+
 Admitted = dict[tuple[str, str], object]
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, some
 from engine.weights.stored import StoredTensor
 
 Tensors = dict[str, StoredTensor]
@@ -86,10 +86,3 @@ def describe(content: object) -> str:
     if isinstance(content, list | tuple):
         return f"{len(content)} entries"
     return type(content).__name__
-
-
-def some(names: list[str], shown: int = 5) -> str:
-    """Return the first names and how many more there are."""
-    parts = [name[:60] for name in names[:shown]]
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(parts) + more

@@ -69,8 +69,10 @@ def stored_tensors(content: object) -> Iterator[StoredTensor]:
     waiting = [content]
     while waiting:
         thing = waiting.pop()
+        if not isinstance(thing, StoredTensor | dict | list | tuple | set) or id(thing) in seen:
+            continue
+        seen.add(id(thing))
         if isinstance(thing, StoredTensor):
             yield thing
-        elif isinstance(thing, dict | list | tuple | set) and id(thing) not in seen:
-            seen.add(id(thing))
+        else:
             waiting += thing.values() if isinstance(thing, dict) else thing

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from config.errors import UserError
-from config.file_kinds import mistaken_kind, refusal
-from engine.weights.plain_pickle import FAILURES, Admitted, Marker, PlainUnpickler, with_arrays
+from config.file_kinds import is_zip, mistaken_kind, refusal
+from engine.weights.plain_pickle import FAILURES, Admitted, Marker, PlainUnpickler, reason_of, with_arrays
 from engine.weights.stored import StoredTensor, stored_tensors
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -79,7 +79,7 @@ def open_torch_file(path: Path) -> object:
     tensors.
     """
     try:
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             content = _read_zip(path)
         else:
             content = _read_stream(path)
@@ -88,8 +88,7 @@ def open_torch_file(path: Path) -> object:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except FAILURES as error:
-        reason = str(error) or type(error).__name__
-        otherwise = f"not a file of plain containers and tensors from torch: {reason}"
+        otherwise = f"not a file of plain containers and tensors from torch: {reason_of(error)}"
         raise UserError(refusal(path, otherwise)) from error
     return content
 

@@ -1,8 +1,8 @@
 """Opens a file of weights of any library, told by its content: torch, Paddle or safetensors."""
 
-import zipfile
 from pathlib import Path
 
+from config.file_kinds import is_zip
 from engine.weights.paddle_files import open_paddle_file
 from engine.weights.tensor_files import open_safetensors
 from engine.weights.torch_files import open_torch_file
@@ -18,10 +18,10 @@ def open_weights(path: Path) -> object:
     try:
         with open(path, "rb") as file:
             head = file.read(16)
-        is_zip = zipfile.is_zipfile(path)
+        zipped = is_zip(path)
     except OSError:
-        head, is_zip = b"", False  # the reader says what is wrong
-    if is_zip or head.startswith(_STREAM):
+        head, zipped = b"", False  # the reader says what is wrong
+    if zipped or head.startswith(_STREAM):
         return open_torch_file(path)
     if path.suffix == ".safetensors" or head[8:10] == b'{"':
         return open_safetensors(path)

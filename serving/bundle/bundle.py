@@ -1,6 +1,6 @@
 """Opens a bundle and encodes texts, features and pictures, or scores pairs, as the trained model does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from datasets.words.vocabulary import Vocabulary
 from serving.bundle.graph import Graph
 from serving.bundle.inputs import PicturePreparation, checked_features, mean_of_regions
 
+RunGraph = Callable[..., np.ndarray]  # takes arrays by the names of the graph's inputs
+LoadGraph = Callable[[Path], RunGraph]
+
 TEXTS_TOGETHER, IMAGES_TOGETHER, PICTURES_TOGETHER, PAIRS_TOGETHER = 256, 64, 16, 32
 
 
@@ -27,29 +30,29 @@ class Bundle:
     "order" is how to compare them; a pair scorer has 0 and "".
     """
 
-    def __init__(self, folder: Path, description: dict) -> None:
-        self.folder, self.description = folder, description
+    def __init__(self, folder: Path, description: dict, load: LoadGraph = Graph) -> None:
+        self.folder, self.description, self._load = folder, description, load
         self.identity = identity_of(description)
         embedding = description["embedding"] or {"width": 0, "measure": ""}
         self.dimension: int = embedding["width"]
         self.measure: str = embedding["measure"]
-        self._graphs: dict[str, Graph] = {}
+        self._graphs: dict[str, RunGraph] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Bundle":
+    def open(cls, folder: str | Path, load: LoadGraph = Graph) -> "Bundle":
         """Return the bundle in a folder, all files of which are checked; graphs are loaded when first used.
 
-        Raises UserError for a bundle that is missing, cut, changed, of another format, or for another
-        runtime.
+        `load` returns what runs the graph in a file, by default with ONNX Runtime. Raises UserError for a
+        bundle that is missing, cut, changed, of another format, or for another runtime.
         """
         folder = Path(folder)
         description = read_description(folder)
-        runtime = description.get("runtime", "onnx")
-        if runtime != "onnx":
+        if description["runtime"] != "onnx" and load is Graph:
             raise UserError(
-                f"{folder}: a bundle for {runtime}, which needs Paddle; export the model with --format onnx"
+                f"{folder}: a bundle for Paddle Inference, expected one for ONNX Runtime; export the model "
+                "with --format onnx"
             )
-        return cls(folder, description)
+        return cls(folder, description, load)
 
     @cached_property
     def words(self) -> Vocabulary:
@@ -189,9 +192,9 @@ class Bundle:
         """Return the scores [P] of pairs, given the inputs of the graph `pairs` by name."""
         return self._graph("pairs")(**inputs)
 
-    def _graph(self, name: str) -> Graph:
+    def _graph(self, name: str) -> RunGraph:
         if name not in self._graphs:
-            self._graphs[name] = Graph(self.folder / self.description["graphs"][name]["file"])
+            self._graphs[name] = self._load(self.folder / self.description["graphs"][name]["file"])
         return self._graphs[name]
 
     def _image_side(self) -> dict:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import platform
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from config.errors import UserError
@@ -127,6 +125,9 @@ def check_bundle(card: Card, identity: str, where: object) -> None:
 
 def present_versions(*packages: str) -> dict[str, str]:
     """Return the versions of Python, NumPy and other packages."""
+    import platform  # both take longer than a search does, and are needed by builds alone
+    from importlib import metadata
+
     versions = {"python": platform.python_version()}
     for package in ("numpy", *packages):
         try:

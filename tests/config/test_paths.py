@@ -117,3 +117,10 @@ def test_the_rule_stands_in_the_help_of_every_tool_with_a_configuration():
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
     assert PATH_RULE in parser.format_help()
+
+
+def test_a_tilde_is_the_home_folder_in_paths_alone(project, monkeypatch):
+    monkeypatch.setenv("HOME", str(project))
+    data = load_config(None, ["DATASET.DATA_DIR=~/data", "DATASET.NAME=~/data"]).DATASET
+    assert Path(data.DATA_DIR) == project / "data"
+    assert data["NAME"] == "~/data"

@@ -11,7 +11,7 @@ import pytest
 
 from datasets.relevance import Relevance
 from engine.certificates.sides import certify
-from engine.protocols.protocols import Request, eccv, five_folds, one_list
+from engine.protocols.protocols import Request, count_protocols
 from engine.protocols.scored import Scored
 from engine.ranking.precisions import precisions_of_rows
 from tests.parity.make_protocol_golden import CAPTIONS, IMAGES, metric_learning, ordered, small_case
@@ -36,8 +36,8 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("tie_rule", ["against", "favour"])
 def test_recalls_in_one_list_and_in_folds(golden, tie_rule):
     request = Request(scored_case(), tie_rule)
-    for count, name in ((one_list, ""), (five_folds, "_folds")):
-        found = certify(count(request).sides, tie_rule, resamples=2)
+    for protocol, name in (("one_list", ""), ("coco_1k", "_folds")):
+        found = certify(count_protocols(request, [protocol])[0].sides, tie_rule, resamples=2)
         for direction in ("i2t", "t2i"):
             expected = golden[f"{direction}_{tie_rule}{name}"]
             expected = expected if name else expected[3:6]
@@ -74,7 +74,7 @@ def test_eccv_caption_on_cocos_whole_5k(tmp_path):
 
     scored, names = coco_scores(COCO, tmp_path)
     request = Request(scored, "against", frozenset(["absent_positives"]), COCO)
-    counted = certify(eccv(request).sides, "against", resamples=2)
+    counted = certify(count_protocols(request, ["eccv"])[0].sides, "against", resamples=2)
     image_numbers, caption_numbers = names
     i2t = {
         int(image_numbers[row]): caption_numbers[np.argsort(-scored.i2t[row], kind="stable")].tolist()

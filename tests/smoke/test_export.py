@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config.errors import UserError
+from serving.bundle.bundle import Bundle
 from tests.forks import run_forked
 from tests.picture_files import write_folder
 from tests.smoke.test_metric_learning import CLASSES, TASK, pictures_of
@@ -147,6 +149,25 @@ def test_other_precisions_state_their_loss_and_take_less_room(trained, tmp_path,
     lost = proof["before"]["mean_recall"] - proof["after"]["mean_recall"]
     assert proof["mean_recall_lost"] == pytest.approx(lost, abs=1e-3)
     assert (proof.get("quantised_nodes", 0) > 0) == (precision == "int8")
+
+
+@pytest.mark.parametrize("name", ["vse", "vsepp_both_ways", "vsepp_pixels"])
+def test_graphs_for_paddle_inference_are_proved_too(trained, tmp_path, name):
+    bundle = tmp_path / "bundle"
+    done = export(trained(name), bundle, "--format", "paddle")
+    assert "0 of them beyond rounding" in good(done) and done.stderr == ""
+    files = json.loads((bundle / "model.json").read_text())["files"].keys()
+    assert files == {"image.json", "image.pdiparams", "text.json", "text.pdiparams", "vocab.json"}
+    with pytest.raises(UserError, match="for Paddle Inference, expected one for ONNX Runtime"):
+        Bundle.open(bundle)
+
+
+def test_what_paddle_cannot_trace_is_refused(trained, tmp_path):
+    for name in ("vsrn", "oscar"):
+        one_line(export(trained(name), tmp_path / "new", "--format", "paddle"), "--format onnx")
+    halves = export(trained("vse"), tmp_path / "new", "--format", "paddle", "--precision", "int8")
+    one_line(halves, "--precision", "float32")
+    assert not any(tmp_path.iterdir())
 
 
 def test_pictures_of_classes_become_a_bundle(reader, tmp_path):

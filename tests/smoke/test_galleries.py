@@ -313,3 +313,57 @@ json.dump([metrics, same, red, [hit.name for hit in alike]], open("python.json",
     run(run_quickly, project, "eval_retrieval", "--cfg_file", "out/mine", "--out", "again")
     measured = json.loads((project / "again" / "result.json").read_text())["metrics"]
     assert metrics == pytest.approx(measured)
+
+
+def test_a_model_that_sees_pixels_encodes_pictures_itself(project, galleries, run_quickly):
+    keys = ["DATASET.DATA_DIR=data", "DATASET.IMAGE_DIR=images", "DATASET.FORMAT=csv", "MODEL.CNN_WEIGHTS="]
+    keys += [
+        "DATASET.CAPTION_FILE=captions.csv",
+        "INPUT.CROP_SIZE=32",
+        "INPUT.RESIZE=32",
+        "OUTPUT.SAVE_NAME=cnn",
+    ]
+    keys += ["MODEL.EMBED_DIM=8", "MODEL.WORD_DIM=8", "OPTIMIZATION.EPOCHS=1", "MONITOR.VISUALDL=false"]
+    config = "--cfg_file", ROOT / "configs" / "ucm" / "vsepp.yaml"
+    run(run_quickly, project, "train_retrieval", *config, *keys, "OPTIMIZATION.BATCH_SIZE=16")
+    words = "--cfg_file", "out/cnn", "--json", "--top_k", 12, "--image"
+    printed = run(run_quickly, project, "search_retrieval", *words, "photos/red_1.jpg", "--gallery", "photos")
+    of_gallery = [json.loads(line) for line in printed.splitlines()]
+    shutil.copy(project / "photos" / "red_1.jpg", project / "elsewhere.jpg")
+    printed = run(run_quickly, project, "search_retrieval", *words, "elsewhere.jpg", "--gallery", "photos")
+    of_file = [json.loads(line) for line in printed.splitlines()]
+    assert (of_file[0]["id"], of_file[0]["score"]) == ("red_1.jpg", pytest.approx(1, abs=1e-5))
+    assert [hit["id"] for hit in of_file[1:]] == [hit["id"] for hit in of_gallery]
+    done = run_quickly("search_retrieval", *words, "elsewhere.jpg", "--gallery", "photos.h5", cwd=project)
+    assert done.returncode == 2 and "MODEL.CNN=resnet18 reads pictures: name pictures" in done.stderr
+
+
+def test_a_model_of_regions_encodes_pictures_as_its_store_was_made(project, galleries, run_quickly):
+    extract = "--backbone", "backbone.yaml", "--grid", "2", "--out"
+    run(run_quickly, project, "extract_features", "--images", "data/images", *extract, "data/grid.h5")
+    keys = ["DATASET.DATA_DIR=data", "DATASET.FORMAT=csv", "DATASET.CAPTION_FILE=captions.csv"]
+    keys += ["DATASET.FEAT_FILE=grid.h5", "INPUT.IMG_FEATURE_DIM=3", "INPUT.VOCAB_THRESHOLD=1"]
+    keys += ["MODEL.EMBED_DIM=8", "MODEL.WORD_DIM=8", "MODEL.GRAPH_BLOCKS=1", "OPTIMIZATION.EPOCHS=1"]
+    keys += ["MODEL.CAPTION_DIM=8", "MODEL.CAPTION_WORD_DIM=8", "OPTIMIZATION.BATCH_SIZE=16"]
+    config = "--cfg_file", ROOT / "configs" / "scenes" / "vsrn.yaml"
+    run(
+        run_quickly,
+        project,
+        "train_retrieval",
+        *config,
+        *keys,
+        "OUTPUT.SAVE_NAME=vsrn",
+        "MONITOR.VISUALDL=false",
+    )
+    words = "--cfg_file", "out/vsrn", "DATASET.IMAGE_DIR=", "--json", "--top_k", 1, "--image", "elsewhere.png"
+    shutil.copy(project / "data" / "images" / "test_3.png", project / "elsewhere.png")
+    printed = run(run_quickly, project, "search_retrieval", *words)
+    best = [json.loads(line) for line in printed.splitlines()][-1]
+    assert (best["id"], best["score"]) == ("test_3.png", pytest.approx(1, abs=1e-5))
+    refused = {
+        "photos.h5": "one vector an image, but the model needs regions",
+        "photos": "",
+    }
+    for gallery, says in refused.items():
+        done = run_quickly("search_retrieval", *words, "--gallery", gallery, cwd=project)
+        assert done.returncode == (2 if says else 0) and says in done.stderr, done.stderr

@@ -25,6 +25,8 @@ TYPOS = {
     "make_scenes.py": ("--image_sise", "--image_size"),
     "prepare_data.py": ("--captoins", "--captions"),
     "prepare_sop.py": ("--uot", "--out"),
+    "measure_results.py": ("--wokr", "--work"),
+    "write_results.py": ("--chekc", "--check"),
     "recount.py": ("--protocl", "--protocol"),
     "runs.py": ("--jsno", "--json"),
     "search_retrieval.py": ("--txet", "--text"),
@@ -78,6 +80,7 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     query = {
         "compare_results.py": ["a", "b"],
         "recount.py": ["a.npz"],
+        "measure_results.py": ["--data", "a"],
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_weights.py": ["a.pth", "b"],
         "encode.py": ["--out", "a.npz"],

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.bundle_files import features_of, sentences_of, write_bundle
-from tests.forks import run_forked
+from tests.forks import Fork, run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,21 +81,24 @@ def test_queries_of_a_file_are_answered_as_lines(made, tmp_path):
 def test_it_works_where_paddle_is_not(made, tmp_path):
     """Modules that only training needs cannot be imported."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nfor name in ('paddle', 'paddlenlp', 'yacs', 'yaml', 'tqdm', 'matplotlib'):\n"
+        "import sys\nfor name in ('paddle', 'yacs', 'yaml', 'tqdm', 'matplotlib', 'h5py', 'faiss'):\n"
         "    sys.modules[name] = None\n"
     )
-    command = [
-        sys.executable,
-        ROOT / "tools" / "search_retrieval.py",
-        "--index",
-        made / "index",
-        "--text",
-        "dog",
-    ]
-    child = subprocess.run(
-        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
-    )
-    assert child.returncode == 0 and "  1  " in child.stdout, child.stderr
+    build = ["build_index", "--bundle", made / "bundle", "--gallery", made / "test_ims.npy"]
+    for name, *arguments in (
+        [*build, "--out", tmp_path / "index"],
+        ["change_index", "--index", tmp_path / "index", "--check"],
+        ["search_retrieval", "--index", tmp_path / "index", "--text", "dog"],
+    ):
+        child = subprocess.run(
+            [sys.executable, ROOT / "tools" / f"{name}.py", *arguments],
+            env={"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert child.returncode == 0, child.stderr
+    assert "  1  " in child.stdout
 
 
 def test_items_come_change_and_go(made, index, tmp_path):
@@ -138,7 +143,7 @@ def test_the_model_is_changed(made, index):
         (["--text", "dog", "--top_k", "0"], "--top_k and --rerank_k: expected at least 1"),
         (["--queries", "nothing.txt"], "nothing.txt cannot be read as text"),
         (["--txt", "dog"], "unrecognized arguments: --txt dog"),
-        (["--id", "3.jpg", "--rerank", "x"], "expected a sentence in every query"),
+        (["--id", "3.jpg", "--rerank", "x"], "--rerank: expected a sentence, which that model reads"),
     ],
 )
 def test_mistakes_of_a_search(made, arguments, message):
@@ -164,3 +169,36 @@ def test_mistakes_of_a_build(made, tmp_path):
     ):
         assert message in run(*build, *arguments, code=2)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_process_that_serves_the_index_answers_the_same(index, made, tmp_path):
+    serving = Fork(
+        [ROOT / "tools" / "search_retrieval.py", "--index", index, "--serve"],
+        ROOT,
+        tmp_path / "out",
+        tmp_path / "errors",
+    )
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "out").exists() or not (tmp_path / "out").read_text():
+            assert serving.poll() is None and time.monotonic() < until, (tmp_path / "errors").read_text()
+            time.sleep(0.05)
+        for arguments, code in (
+            (["--text", "red dog", "--top_k", 3], 0),
+            (["--text", "zebra"], 2),
+            (["--id", "3.jpg", "--where", "year >= 2005", "--json"], 0),
+            (["--where", "x"], 2),
+        ):
+            served = run("search_retrieval", "--index", index, *arguments, code=code)
+            assert served == run("search_retrieval", "--index", made / "index", *arguments, code=code)
+        run("change_index", "--index", index, "--delete", "3.jpg")
+        assert "there is no item '3.jpg'" in run(
+            "search_retrieval", "--index", index, "--id", "3.jpg", code=2
+        )
+        second = run("search_retrieval", "--index", index, "--serve", code=2)
+        assert "another process serves" in second
+    finally:
+        serving.send_signal(signal.SIGTERM)
+    assert serving.wait(60) == 143
+    assert not (index / "search.sock").exists()
+    assert "  1  " in run("search_retrieval", "--index", index, "--text", "red dog")

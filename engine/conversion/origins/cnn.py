@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from config.default import KEYS
-from config.errors import UserError
+from config.errors import UserError, some
 from engine.conversion.conversion import Conversion, Given, Source, without_counters
 from engine.conversion.rules import Rule, check_tensors
-from engine.weights.state_dicts import Tensors, some
+from engine.weights.state_dicts import Tensors
 from engine.weights.stored import turned
 
 _RESNETS = {

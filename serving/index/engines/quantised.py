@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -27,6 +28,17 @@ ENOUGH_MS = 20.0  # an exact query may take so long before the approximate engin
 _WORD = np.uint64
 _SINGLE = 2.0**-24
 _TRAIN_ROWS = 64  # a list, that k-means is shown
+
+
+def faiss_package() -> ModuleType:
+    """Return FAISS, which starts slowly and only large collections need; raise UserError without it."""
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "this index needs the package faiss-cpu: pip install -r requirements-index.txt"
+        ) from error
+    return faiss
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class HalfPrecision:
     """
 
     def __init__(self, shards: list, rounding: float, dimension: int) -> None:
-        import faiss
+        faiss = faiss_package()
 
         self._shards, self._starts = shards, np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
         self.error = rounding + 2 * dimension * _SINGLE
@@ -62,7 +74,7 @@ class HalfPrecision:
     def propose(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        import faiss
+        faiss = faiss_package()
 
         def look(number: int) -> tuple[np.ndarray, np.ndarray]:
             start, end = self._starts[number], self._starts[number + 1]
@@ -100,7 +112,7 @@ class InvertedFile:
     def propose(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        import faiss
+        faiss = faiss_package()
 
         parameters = faiss.SearchParametersIVF(nprobe=self.probes)
         if allowed is not None:
@@ -154,7 +166,7 @@ def _as_half(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _sharded(codes: np.ndarray, rounding: float, dimension: int, threads: int) -> HalfPrecision:
-    import faiss
+    faiss = faiss_package()
 
     shards = []
     cuts = np.linspace(0, len(codes), min(threads, len(codes)) + 1).astype(int)
@@ -169,7 +181,7 @@ def _sharded(codes: np.ndarray, rounding: float, dimension: int, threads: int) -
 
 def build_lists(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progress) -> Saved:
     """Write an inverted file, of `lists_for` lists, of float32 `vectors` [N,D]; raise OSError."""
-    import faiss
+    faiss = faiss_package()
 
     lists = lists_for(len(vectors))
     index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
@@ -190,7 +202,7 @@ def build_lists(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progr
 
 def load_lists(folder: Path, saved: Saved) -> InvertedFile:
     """Return the engine of the lists in `folder`; raise UserError where they are not what was written."""
-    import faiss
+    faiss = faiss_package()
 
     check_file(folder / LISTS, saved)
     return InvertedFile(faiss.read_index(str(folder / LISTS)), saved.parameters["probes"])

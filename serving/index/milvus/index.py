@@ -149,6 +149,14 @@ class MilvusIndex:
         for part in id_parts(ids):
             self._milvus.call("delete", self._items, filter=one_of(part))
 
+    def drop_previous(self) -> None:
+        """Delete what was there before the model was changed; raise UserError if there is nothing."""
+        if self._card.previous is None:
+            raise UserError(f"{self.folder}: it keeps no older data")
+        self._milvus.call("drop_collection", f"{self._name}_{self._card.previous}")
+        self._card = dataclasses.replace(self._card, previous=None)
+        write_card(self._milvus, self._name, self._card, self._next_place, self._keys)
+
     def verify(self) -> None:
         """Read everything; raise UserError for an item that is there twice or has no proper vector."""
         seen = set()

@@ -83,7 +83,7 @@ DAMAGES = {
         lambda folder: edit(
             folder, "test", lambda rows: np.r_[np.load(folder / "train_ims.npy")[7:8], rows[1:]]
         ),
-        "train and test: 1 images of both have exactly the same features, images 8 and 1",
+        "train and test: 1 images of both have exactly the same features, rows 8 and 1",
     ),
     "an id twice": (
         lambda folder: (folder / "dev_ids.txt").write_text("a\nb\na\nc\n"),

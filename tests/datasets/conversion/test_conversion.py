@@ -343,3 +343,23 @@ def test_int8_of_genuine_features_errs_by_half_a_step_at_most(shared, tmp_path, 
     assert not deviation.exact
     assert 0.9 / 254 < deviation.largest_share <= 1.0001 / 254
     assert deviation.total_share / deviation.count < 0.25 / 100
+
+
+@pytest.mark.parametrize("size", [10, 65_300, 65_480, 200_000])
+def test_the_record_of_an_extraction_goes_with_the_features_whatever_its_size(tmp_path, size):
+    np.save(tmp_path / "plain.npy", np.ones((2, 3), np.float32))
+    record = {"backbone": {"model": "m" * size}, "options": [False, None]}
+    (tmp_path / "plain_extraction.json").write_text(json.dumps(record))
+    for target in ("a.h5", "b_ims.npy"):
+        convert(NpyFeatures(tmp_path / "plain.npy"), tmp_path / target)
+        assert open_features(tmp_path / target).extraction == record
+    convert(open_features(tmp_path / "a.h5"), tmp_path / "again.npy")
+    assert open_features(tmp_path / "again.npy").extraction == record
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\x00"])
+def test_a_record_that_is_none_is_refused(tmp_path, content):
+    np.save(tmp_path / "plain.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "plain_extraction.json").write_text(content)
+    expected = ["plain_extraction.json: expected the record of an extraction"]
+    check_refused(lambda: NpyFeatures(tmp_path / "plain.npy"), expected)

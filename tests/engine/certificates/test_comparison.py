@@ -95,6 +95,12 @@ def test_seeds_of_a_recipe_are_one_entry_and_vary_apart(tmp_path):
     assert found.value == pytest.approx(values.mean() - entries[1].values("mean_recall")[0])
 
 
+def test_two_checkpoints_of_one_seed_are_no_seeds(tmp_path):
+    folders = [store(tmp_path / "best", "a", luck=1), store(tmp_path / "last", "a", luck=2)]
+    entries = entries_of([read_result(folder) for folder in folders])
+    assert [entry.name for entry in entries] == [str(folder) for folder in folders]
+
+
 def test_sign_flips_approach_all_of_them():
     added = np.random.default_rng(0).normal(0.4, 1, (9, 2))
     totals = np.array([np.array(signs) @ added for signs in itertools.product((-1, 1), repeat=9)])

@@ -57,14 +57,14 @@ class Liar(Bundle):
 def test_graphs_of_another_model_are_refused(cfg, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="differ from the model by .* ranks changed"):
-        export_model(cfg, tmp_path / "bundle", "float32", 0.5, Liar.open)
+        export_model(cfg, tmp_path / "bundle", "onnx", "float32", 0.5, Liar.open)
     with pytest.raises(UserError, match="points of mean recall in int8"):
-        export_model(cfg, tmp_path / "bundle", "int8", 0.5, Liar.open)
+        export_model(cfg, tmp_path / "bundle", "onnx", "int8", 0.5, Liar.open)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_bundle_states_what_it_needs(cfg, tmp_path):
-    description, model = export_model(cfg, tmp_path / "bundle", "float32", 0.5, Bundle.open)
+    description, model = export_model(cfg, tmp_path / "bundle", "onnx", "float32", 0.5, Bundle.open)
     assert model.startswith("vsepp (")
     assert description["embedding"] == {"width": 16, "measure": "cosine", "abs": False}
     assert description["image"] == {"reads": "features", "width": 6}

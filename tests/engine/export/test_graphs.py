@@ -151,7 +151,7 @@ def test_pairs_are_scored_under_every_attention(random, attention, classifier, l
     assert_close(found, expected, terms=3 * (24 * 4 + 48 + MOST + LONGEST), scale=8)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
 def test_pictures_pass_through_the_network_with_its_norms_folded(random, name):
     crop = 64
     model = ImageEmbedder(Cnn(name), DIM)

@@ -10,7 +10,7 @@ from config.errors import UserError
 from datasets.relevance import Relevance
 from engine.certificates.sides import certify
 from engine.protocols.measure import measure_protocols
-from engine.protocols.protocols import PROTOCOLS, Request
+from engine.protocols.protocols import Request, count_protocols
 from engine.protocols.recount import conventions, format_rows
 from engine.protocols.scored import read_scores
 
@@ -37,7 +37,7 @@ def scored(tmp_path):
 
 
 def values(name, request, tie_rule="against"):
-    found = certify(PROTOCOLS[name].count(request).sides, tie_rule, resamples=2)
+    found = certify(count_protocols(request, [name])[0].sides, tie_rule, resamples=2)
     return {metric: one.value for metric, one in found.items()}
 
 
@@ -307,7 +307,7 @@ def test_captions_in_another_order_are_named(tmp_path, cxc_folder):
     with pytest.raises(
         UserError, match="caption 1 belongs to picture 1009, COCO's .* to 1000: scores of another"
     ):
-        PROTOCOLS["cxc"].count(Request(read_scores(turned), data=folder))
+        count_protocols(Request(read_scores(turned), data=folder), ["cxc"])[0]
     named = write(
         tmp_path / "n.npz",
         scores=scores_with_ties()[:, ::-1],
@@ -322,5 +322,5 @@ def test_captions_in_another_order_are_named(tmp_path, cxc_folder):
 
 def test_relevance_grades_are_asked_for(scored):
     with pytest.raises(UserError, match="have no grades"):
-        PROTOCOLS["ndcg"].count(Request(scored))
+        count_protocols(Request(scored), ["ndcg"])[0]
     assert Relevance.of((1, 1), [0], [0]).grades is None

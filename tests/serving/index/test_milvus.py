@@ -136,6 +136,9 @@ def test_a_new_model_takes_the_place_of_the_old_in_one_step(make_index, address,
     with MilvusIndex(address, name) as index:
         assert index.card.dimension == 16 and index.card.previous == "0001"
         assert ids(index.search(other[4:5], 1)[0]) == ["p4"]
+        index.drop_previous()
+        with pytest.raises(UserError, match="it keeps no older data"):
+            index.drop_previous()
 
 
 @everywhere
@@ -222,11 +225,31 @@ def test_a_connection_that_is_lost_in_the_middle(make_index, server, monkeypatch
         assert index.card.count == 40
 
 
+@pytest.mark.milvus
+def test_a_milvus_that_is_slow(make_index, server, monkeypatch):
+    vectors = unit_vectors(20)
+    copy_to_milvus(make_index(vectors), server, "slow", None)
+    with Proxy(int(server.rpartition(":")[2])) as proxy:
+        with MilvusIndex(f"http://127.0.0.1:{proxy.port}", "slow") as index:
+            monkeypatch.setattr(connection, "SECONDS", 2.0)
+            proxy.flows.clear()
+            with pytest.raises(
+                UserError, match="Milvus failed .*what it has acknowledged is stored"
+            ) as caught:
+                index.search(vectors[:1], 1)
+            assert "\n" not in str(caught.value)
+            proxy.flows.set()
+            monkeypatch.setattr(connection, "SECONDS", 60.0)
+            assert ids(index.search(vectors[:1], 1)[0]) == ["p0"]
+
+
 class Proxy:
-    """Passes connections on to a port of this machine until it is cut."""
+    """Passes connections on to a port of this machine until it is cut, and while `flows` is set."""
 
     def __init__(self, target: int) -> None:
         self._target, self._open = target, []
+        self.flows = threading.Event()
+        self.flows.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
 
@@ -252,12 +275,13 @@ class Proxy:
             server = socket.create_connection(("127.0.0.1", self._target))
             self._open += [client, server]
             for source, target in ((client, server), (server, client)):
-                threading.Thread(target=_pass, args=(source, target), daemon=True).start()
+                threading.Thread(target=_pass, args=(source, target, self.flows), daemon=True).start()
 
 
-def _pass(source: socket.socket, target: socket.socket) -> None:
+def _pass(source: socket.socket, target: socket.socket, flows: threading.Event) -> None:
     try:
         while data := source.recv(1 << 16):
+            flows.wait()
             target.sendall(data)
     except OSError:
         pass

@@ -1,5 +1,6 @@
 """A search finds what a full sort of all scores finds, in the evaluator's order, with every engine."""
 
+import sys
 import threading
 
 import numpy as np
@@ -177,3 +178,13 @@ def test_the_rule_that_chooses_an_engine():
     assert quantised.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
     with pytest.raises(UserError, match="need 0.104 GB even with 8 bits a number, and 0.1 GB are allowed"):
         quantised.choose(100_000, 1024, 100_000_000, 13.0)
+
+
+def test_without_faiss_a_search_reads_the_vectors_and_lists_say_what_is_missing(make_index, monkeypatch):
+    vectors = unit_vectors(100)
+    half, lists = make_index(vectors, "float16"), make_index(vectors, "lists", name="lists")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with Index(half, resident=False) as index:
+        assert index.search(vectors[7:8], 1)[0][0].id == "p7"
+    with pytest.raises(UserError, match="needs the package faiss-cpu: pip install -r requirements-index.txt"):
+        Index(lists)

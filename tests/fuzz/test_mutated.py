@@ -1,0 +1,62 @@
+"""Damaged files give one line, whatever the damage: hundreds of them here, thousands by `make fuzz`."""
+
+import os
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from config.errors import UserError
+from tests.fuzz.damage import changes, damaged
+from tests.fuzz.readers import READERS
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+LONG = EXAMPLES > 1000  # outside of the tests, where the clock may decide
+LONGEST_MESSAGE, LONGEST_SECONDS, MOST_BYTES = 300, 2.0, 200 << 20
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damage_is_one_line(name: str, tmp_path: Path) -> None:
+    reader = READERS[name]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    reader.write(whole)
+    reader.read(whole)  # as it is, it can be read
+    before = peak_bytes()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=not LONG,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(reader.files), changes)
+    def check(file: str, made: list[tuple]) -> None:
+        folder = tmp_path / "damaged"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder)
+        data = damaged((whole / file).read_bytes(), made)
+        (folder / file).write_bytes(data)
+        start = time.monotonic()
+        try:
+            reader.read(folder)
+        except UserError as error:
+            message = str(error).replace(f"{folder}/", "")
+            assert "\n" not in message and len(message) <= LONGEST_MESSAGE, message
+        seconds = time.monotonic() - start
+        assert not LONG or seconds <= LONGEST_SECONDS, f"{seconds:.1f} s"
+        assert peak_bytes() - before - len(data) <= MOST_BYTES
+
+    check()

@@ -1,0 +1,101 @@
+"""Write the tables of docs/results.md from the result files in docs/results.
+
+    python tools/write_results.py
+    python tools/write_results.py --check
+
+A table stands between the lines `<!-- results: RECIPE ... -->` and `<!-- end of results -->`, and has a row
+for each seed of the recipes that the first line names. With --check nothing is written, and the exit code is
+1 if a table differs from its result files. tools/measure_results.py makes these files.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _command import run
+
+from config.command_line import report_errors_on_one_line
+from config.errors import UserError
+from config.files import write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, RESULTS = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
+BLOCK = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Parse the command line, then write the tables or check them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a table differs; write nothing")
+    report_errors_on_one_line(parser)
+    check = parser.parse_args().check
+    recipes = json.loads((RESULTS / "recipes.json").read_text(encoding="utf-8"))
+    before = PAGE.read_text(encoding="utf-8")
+    after = with_tables(before, recipes, read_results())
+    if check:
+        if after != before:
+            print(f"{PAGE.name} differs from its result files: run make results", file=sys.stderr)
+        return int(after != before)
+    write_whole(PAGE, after)
+    print(f"written: {PAGE}")
+    return 0
+
+
+def read_results() -> dict[str, list[dict]]:
+    """Return the kept results of each recipe, by seed."""
+    found: dict[str, list[dict]] = {}
+    for path in sorted(RESULTS.glob("*_seed*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(content["recipe"], []).append(content)
+    return {name: sorted(results, key=lambda each: each["seed"]) for name, results in found.items()}
+
+
+def with_tables(page: str, recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
+    """Return `page` with every table anew; raise UserError for a recipe that does not exist."""
+
+    def write(block: re.Match) -> str:
+        names = block[2].split()
+        unknown = [name for name in names if name not in recipes]
+        if unknown:
+            raise UserError(f"{PAGE}: no recipe {unknown[0]!r} in docs/results/recipes.json")
+        return f"{block[1]}{table(names, recipes, results)}\n{block[3]}"
+
+    return BLOCK.sub(write, page)
+
+
+def table(names: list[str], recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
+    """Return a table with a row for each seed of each recipe, and one for the mean of several seeds."""
+    from engine.certificates.sides import describe
+    from engine.certificates.stored import certified_of, title_of
+
+    measured = [name for name in names if name in results]
+    if not measured:
+        return "Not measured yet."
+    metrics = recipes[measured[0]]["metrics"]
+    lines = [
+        "| model | seed | " + " | ".join(title_of(metric) for metric in metrics) + " |",
+        "|" + "---|" * (2 + len(metrics)),
+    ]
+    for name in measured:
+        title = recipes[name]["title"]
+        for number, content in enumerate(results[name]):
+            certified = certified_of(content)
+            cells = [describe(certified[metric]) for metric in metrics]
+            lines.append(f"| {title if not number else ''} | {content['seed']} | {' | '.join(cells)} |")
+        if len(results[name]) > 1:
+            cells = []
+            for metric in metrics:
+                values = [content["metrics"][metric] for content in results[name]]
+                cells.append(f"**{statistics.mean(values):.1f}**, sd {statistics.stdev(values):.1f}")
+            lines.append(f"| | mean of {len(results[name])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)
