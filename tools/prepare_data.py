@@ -64,7 +64,7 @@ def main() -> None:
     earlier = open_folder(out, arguments.images, network, arguments.add, arguments.overwrite)
     files = PictureFiles(arguments.images)
     problems = Problems()
-    rows = read_rows(arguments, earlier, problems)
+    rows = read_rows(arguments, files, earlier, problems)
     with progress_display() as show:
         seen = look_at_photos(files, out / LOOKED, choose_threads(), show)
     usable = check_photos(files, seen, problems)
@@ -135,7 +135,9 @@ def share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text!r}")
 
 
-def read_rows(arguments: argparse.Namespace, earlier: Earlier | None, problems: Problems) -> list[Row]:
+def read_rows(
+    arguments: argparse.Namespace, files: PictureFiles, earlier: Earlier | None, problems: Problems
+) -> list[Row]:
     """Return the captions of the table and, of pictures that it does not name, those prepared earlier."""
     if not arguments.captions:
         if earlier and earlier.splits:
@@ -146,7 +148,7 @@ def read_rows(arguments: argparse.Namespace, earlier: Earlier | None, problems: 
     print(f"{arguments.captions}: {len(table.rows):,} captions; {table.described}")
     rows = table.rows
     if earlier and earlier.splits:
-        named = {row.picture for row in rows}
+        named = {fit for name in {row.picture for row in rows} for fit in files.fitting(name)}
         before = read_table(arguments.out / CAPTIONS, Columns(), problems).rows
         # Their splits stand in the earlier state; a table without splits may stay one.
         with_splits = any(row.split for row in rows)
@@ -250,13 +252,9 @@ def extract(backbone: Backbone, files: PictureFiles, names: list[str], folder: E
 def try_some(extractor: PooledExtractor, names: list[str]) -> tuple[float, int]:
     """Return the seconds that a photo takes, from some of them, and the width of its features."""
     chosen = np.linspace(0, len(names) - 1, min(_TRIED, len(names))).astype(int).tolist()
-    found = extractor.extract([names[chosen[0]]], extractor.prepare(chosen[:1]))  # warm-up
+    extractor.extract([names[chosen[0]]], extractor.prepare(chosen[:1]))  # warm-up
     started = time.perf_counter()
-    found += extractor.extract([names[index] for index in chosen], extractor.prepare(chosen))
-    if not found:
-        raise UserError(
-            f"{names[chosen[0]]}: cannot be read any more, and neither can others: run this again"
-        )
+    found = extractor.extract([names[index] for index in chosen], extractor.prepare(chosen))
     return (time.perf_counter() - started) / len(chosen), found[0].vectors.shape[1]
 
 

@@ -17,8 +17,8 @@ _BLOCK = 2048  # rows of hashes that are compared at a time
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:
     """Return the hash of a grey picture float32 [32,32]: bool [143].
 
-    A bit says whether a low frequency of the discrete cosine transform is above their median (as in Zauner
-    2010, section 3.2.1).
+    A bit says whether a low frequency of the discrete cosine transform is above the median of all (Zauner's
+    thesis on perceptual hashes, 2010).
     """
     frequency, place = np.arange(_FREQUENCIES)[:, None], np.arange(SIDE)[None]
     waves = np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE)).astype(np.float32)  # [12,32]

@@ -133,12 +133,16 @@ def test_added_photos_keep_old_features_and_splits(run_quickly, folder) -> None:
     vectors = before.gather(np.arange(20), pool=False)
     write_folder(folder / "photos", {f"{number}.jpg": photo(number) for number in range(20, 26)})
     (folder / "photos" / "7.jpg").write_bytes(photo(77))
-    write_captions(folder / "captions.csv", range(19, 26))  # the new ones, and one that is corrected
+    table = folder / "captions.csv"
+    write_captions(table, range(19, 26))  # the new ones, and one that is corrected
+    table.write_text(table.read_text().replace(".jpg", ""))
     done = run_quickly(*with_captions("--add"), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "extracting: 7 photos" in done.stdout
     after, new_splits = open_features(mine / "features.h5"), splits_of(mine)
     assert sorted(after.image_ids) == sorted(f"{number}.jpg" for number in range(26))
+    rows = [line.split(",")[0] for line in (mine / "captions_by_split.csv").read_text().splitlines()]
+    assert rows.count("19.jpg") == rows.count("3.jpg") == rows.count("25.jpg") == 2
     for name in before.image_ids:
         same = (after[after.row_of[name]].features == vectors[before.row_of[name]]).all()
         assert same == (name != "7.jpg")
