@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.file_kinds import mistaken_kind
 from config.progress import ShowProgress, no_progress
 from engine.weights.stored import StoredTensor
@@ -177,4 +177,4 @@ def _refused(path: Path, problem: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # the last: a strange header
-        raise UserError(f"{path}: {problem} ({mistaken_kind(path) or error}){remedy}") from error
+        raise UserError(f"{path}: {problem} ({mistaken_kind(path) or cut(error, 120)}){remedy}") from error
