@@ -15,7 +15,7 @@ from config.errors import UserError
 from tests.fuzz.damage import changes, damaged
 from tests.fuzz.readers import READERS
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONG = EXAMPLES > 1000  # outside of the tests, where the clock may decide
 LONGEST_MESSAGE, LONGEST_SECONDS, MOST_BYTES = 300, 2.0, 200 << 20
 
