@@ -12,7 +12,7 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 set_environment(min(choose_threads(), max(2, usable_cores() // WORKERS)))
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOWEST = ["faults", "smoke", "parity", "models"]  # the folders of tests that take longest
+SLOWEST = ["fuzz", "faults", "smoke", "parity", "models"]  # the folders of tests that take longest
 
 
 @pytest.hookimpl(optionalhook=True)  # there without pytest-xdist, too

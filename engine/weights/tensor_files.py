@@ -177,4 +177,4 @@ def _refused(path: Path, problem: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # the last: a strange header
-        raise UserError(f"{path}: {problem} ({mistaken_kind(path) or cut(error, 160)}){remedy}") from error
+        raise UserError(f"{path}: {problem} ({mistaken_kind(path) or cut(error, 120)}){remedy}") from error

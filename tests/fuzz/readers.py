@@ -26,12 +26,14 @@ from datasets.pictures.lists import read_captioned, read_label_list
 from datasets.pictures.picture import Picture, UnreadableError
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
+from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.runs.checkpoint import newest_whole, read_state
 from engine.runs.run_folder import read_log
 from engine.weights.bert_folder import read_bert_config
 from engine.weights.stored import stored_tensors
 from engine.weights.tensor_files import open_safetensors, read_safetensors, save_safetensors
 from engine.weights.weight_files import open_weights
+from tests.onnx_networks import write_means
 from tests.picture_files import encoded, noisy, write_zip
 from tests.region_files import make_regions, tsv_line, write_tsv
 
@@ -275,6 +277,15 @@ def _read_safetensors(folder: Path) -> None:
     [tensor.read() for tensor in open_safetensors(folder / "m.safetensors").values()]
 
 
+def _onnx(folder: Path) -> None:
+    write_means(folder / "net.onnx")
+
+
+def _read_onnx(folder: Path) -> None:
+    network = OnnxNetwork(folder / "net.onnx", "image", "pool", 8)
+    network(np.zeros((1, 3, 8, 8), np.float32))
+
+
 PREDICTIONS = "".join(
     f"{name}\t"
     + json.dumps(
@@ -429,6 +440,7 @@ READERS = {
     "safetensors": Reader(_safetensors, _read_safetensors, ("m.safetensors",)),
     "torch": Reader(_torch, _read_weights("m.pth"), ("m.pth",)),
     "Paddle": Reader(_paddle, _read_weights("m.pdparams"), ("m.pdparams",)),
+    "network": Reader(_onnx, _read_onnx, ("net.onnx",)),
     **{f"picture, {kind}": _picture(kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")},
     "zip of pictures": Reader(_zip, _read_zip, ("p.zip",)),
 }

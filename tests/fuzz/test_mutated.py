@@ -15,7 +15,7 @@ from config.errors import UserError
 from tests.fuzz.damage import changes, damaged
 from tests.fuzz.readers import READERS
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONG = EXAMPLES > 1000  # outside of the tests, where the clock may decide
 LONGEST_MESSAGE, LONGEST_SECONDS, MOST_BYTES = 300, 2.0, 200 << 20
 
@@ -49,13 +49,13 @@ def test_damage_is_one_line(name: str, tmp_path: Path) -> None:
         shutil.copytree(whole, folder)
         data = damaged((whole / file).read_bytes(), made)
         (folder / file).write_bytes(data)
-        start = time.monotonic()
+        start = time.process_time()  # other processes may hold the cores
         try:
             reader.read(folder)
         except UserError as error:
             message = str(error).replace(f"{folder}/", "")
             assert "\n" not in message and len(message) <= LONGEST_MESSAGE, message
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - start
         assert not LONG or seconds <= LONGEST_SECONDS, f"{seconds:.1f} s"
         assert peak_bytes() - before - len(data) <= MOST_BYTES
 
