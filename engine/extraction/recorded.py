@@ -2,14 +2,16 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from config.default import Key
 from config.errors import UserError
-from config.network_files import Backbone, Detector
+from config.network_files import BACKBONE_KEYS, DETECTOR_KEYS, Backbone, Detector
 from config.progress import ShowProgress, no_progress
+from config.values import check_value
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.picture import Unreadables
@@ -27,7 +29,7 @@ def record_of(job: dict) -> dict:
 
 def record_of_backbone(backbone: Backbone) -> dict:
     """Return the record of an extraction of one vector for each picture by `backbone`."""
-    return {"backbone": vars(backbone), "detector": None, "options": [False, None, 0, 0, 0.0, _BATCH]}
+    return {"backbone": asdict(backbone), "detector": None, "options": [False, None, 0, 0, 0.0, _BATCH]}
 
 
 @dataclass(frozen=True)
@@ -87,30 +89,32 @@ def _extractor(recorded: _Recorded, loader: PictureLoader) -> FeatureExtractor:
 
 def _read(record: dict, source: Path) -> _Recorded:
     try:
-        networks = [_network(kind, record[name], source) for name, kind in _KINDS.items()]
+        backbone = _network(Backbone, BACKBONE_KEYS, record["backbone"], source)
+        detector = record["detector"] and _network(Detector, DETECTOR_KEYS, record["detector"], source)
         ten_crop, grid, fewest, most, least_score, _ = record["options"]
-    except (KeyError, TypeError, ValueError) as error:
+        return _Recorded(
+            backbone, detector, bool(ten_crop), grid and int(grid), int(fewest), int(most), float(least_score)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{source}: its record of the extraction is of another version: extract it again, or name the "
-            "backbone"
+            f"{source}: its record of the extraction is damaged or of another version: extract it again, or "
+            "name the backbone"
         ) from error
-    return _Recorded(*networks, ten_crop, grid, fewest, most, least_score)
 
 
-_KINDS = {"backbone": Backbone, "detector": Detector}
-
-
-def _network(kind: type, values: dict | None, source: Path) -> Backbone | Detector | None:
+def _network(kind: type, keys: dict[str, Key], values: dict, source: Path) -> Backbone | Detector:
     """Return a network as recorded; raise `UserError` if its file has other contents now."""
-    if values is None:
-        return None
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    digest = fields.pop("file", None)
+    where = f"{source}, record of the extraction"
+    fields = {"path": str(values["path"])}
+    for name, key in keys.items():
+        value = values[name.lower()]
+        value = check_value(name, key, list(value) if isinstance(value, tuple) else value, where)
+        fields[name.lower()] = tuple(value) if isinstance(value, list) else value
     network = kind(**fields)
-    path = locate_weights(getattr(network, "weights", "") or network.model)
+    path, digest = locate_weights(fields.get("weights") or network.model), values.get("file")
     if digest and os.path.isfile(path) and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise UserError(
             f"{path}: another network than the one that made {source} (its SHA-256 begins with "
-            f"{digest[:12]}): put that one there, or name its YAML file as the backbone"
+            f"{str(digest)[:12]}): put that one there, or name its YAML file as the backbone"
         )
     return network

@@ -343,7 +343,13 @@ def test_a_model_of_regions_encodes_pictures_as_its_store_was_made(project, gall
     run(run_quickly, project, "extract_features", "--images", "data/images", *extract, "data/grid.h5")
     keys = ["DATASET.DATA_DIR=data", "DATASET.FORMAT=csv", "DATASET.CAPTION_FILE=captions.csv"]
     keys += ["DATASET.FEAT_FILE=grid.h5", "INPUT.IMG_FEATURE_DIM=3", "INPUT.VOCAB_THRESHOLD=1"]
-    keys += ["MODEL.EMBED_DIM=8", "MODEL.WORD_DIM=8", "MODEL.GRAPH_BLOCKS=1", "OPTIMIZATION.EPOCHS=1"]
+    keys += [
+        "MODEL.EMBED_DIM=8",
+        "MODEL.WORD_DIM=8",
+        "MODEL.GRAPH_BLOCKS=1",
+        "MODEL.DIRECTION_DIM=0",
+        "OPTIMIZATION.EPOCHS=1",
+    ]
     keys += ["MODEL.CAPTION_DIM=8", "MODEL.CAPTION_WORD_DIM=8", "OPTIMIZATION.BATCH_SIZE=16"]
     config = "--cfg_file", ROOT / "configs" / "scenes" / "vsrn.yaml"
     run(
