@@ -48,10 +48,7 @@ class OnnxGraph:
 
     def constant(self, values: object) -> str:
         """Return integers, or an array of another type, as a value of the graph."""
-        array = np.asarray(values)
-        return self.add(
-            "Constant", value=numpy_helper.from_array(array.astype(array.dtype.newbyteorder("=")))
-        )
+        return self.add("Constant", value=numpy_helper.from_array(np.asarray(values)))
 
     def weight(self, array: np.ndarray) -> str:
         """Return a float32 array as a value that is stored once."""
