@@ -76,7 +76,7 @@ def test_each_python_gets_one_pin_of_a_package_and_paddlenlp_with_its_numpy(name
     assert len(versions) == len(pins) and versions.keys() | {"paddlenlp", "aistudio-sdk", "pyarrow"} >= {
         wish.name for wish in wanted
     }
-    if "numpy" in versions:
+    if "numpy" in versions and name != "requirements-serving.txt":  # which has no Paddle
         with_paddlenlp = version != "3.13"
         assert versions["numpy"].startswith("==1.26.") == with_paddlenlp
         assert ("paddlenlp" in versions) == with_paddlenlp
