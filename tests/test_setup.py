@@ -63,7 +63,7 @@ def test_the_two_builds_differ_in_paddle_alone():
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_requirements_are_pinned_exactly(name):
     for requirement in requirements(name):
-        pin = requirement.removesuffix('; python_version < "3.13"').removesuffix('; python_version >= "3.13"')
+        pin = re.sub(r'; python_version (<|>=) "3\.\d+"$', "", requirement)
         assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*", pin), requirement
 
 
@@ -76,7 +76,7 @@ def test_each_python_gets_one_pin_of_a_package_and_paddlenlp_with_its_numpy(name
     assert len(versions) == len(pins) and versions.keys() | {"paddlenlp", "aistudio-sdk", "pyarrow"} >= {
         wish.name for wish in wanted
     }
-    if "numpy" in versions:
+    if "numpy" in versions and name != "requirements-serving.txt":  # which has no Paddle
         with_paddlenlp = version != "3.13"
         assert versions["numpy"].startswith("==1.26.") == with_paddlenlp
         assert ("paddlenlp" in versions) == with_paddlenlp

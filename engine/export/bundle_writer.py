@@ -41,6 +41,7 @@ def write_graphs(cfg: CfgNode, trained: Trained, folder: Path, precision: str) -
             "inputs": [_value(each) for each in model.graph.input],
             "outputs": [_value(each) for each in model.graph.output],
         }
+        del model  # before the next one is built
     return graphs, quantised
 
 

@@ -14,6 +14,7 @@ from datasets.build.dual import build_dataset
 from datasets.build.image import build_image_dataset
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import Pairs
+from datasets.pictures.copies import number_pictures
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.dual import Encoded, encode, rank_encoded
 from engine.evaluation.image import check_searchable, encode_pictures
@@ -101,11 +102,11 @@ def _compare_dual(cfg: CfgNode, trained: Trained, bundle: Encoders) -> Evidence:
     def scores_of(query: int) -> tuple[np.ndarray, np.ndarray]:
         if query < dataset.num_images:
             scores = ours.similarity(ours.image[query : query + 1], ours.text)[0][ours.sentence]
-            return scores, dataset.caption_image == query
+            return scores, dataset.relevance.are_right(query, np.arange(len(scores)))
         caption = query - dataset.num_images
         row = ours.sentence[caption]
         scores = ours.similarity(ours.image, ours.text[row : row + 1])[:, 0]
-        return scores, np.arange(dataset.num_images) == dataset.caption_image[caption]
+        return scores, dataset.relevance.are_right(np.arange(len(scores)), caption)
 
     texts = ragged_texts(len(trained.words), int(dataset.lengths.max()), cfg.INPUT.MAX_SEQ_LEN)
     ragged = [
@@ -174,21 +175,26 @@ def _compare_cross(cfg: CfgNode, trained: Trained, bundle: Encoders) -> Evidence
 def _compare_pictures(cfg: CfgNode, trained: Trained, bundle: Encoders) -> Evidence:
     dataset = build_image_dataset(cfg, cfg.DATASET.DEV, training=False)
     check_searchable(dataset)
-    ours = encode_pictures(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
+    [files] = number_pictures((dataset.loader.files, dataset.image_ids))
+    ours = encode_pictures(trained.model, dataset, files, cfg.EVAL.BATCH_SIZE)
     theirs = np.concatenate(
         [
             bundle.encode_pixels(dataset.readable(part, 0)["pixels"])
             for part in np.split(ours.places, range(_IMAGES_TOGETHER, len(ours.places), _IMAGES_TOGETHER))
         ]
     )
-    both = [image_ranks(each, ours.classes, tie_rule=cfg.EVAL.TIE_RULE) for each in (ours.embeddings, theirs)]
+    both = [
+        image_ranks(each, ours.classes, tie_rule=cfg.EVAL.TIE_RULE, files=(ours.files, ours.files))
+        for each in (ours.embeddings, theirs)
+    ]
     metrics = [_picture_metrics(each) for each in both]
 
     def scores_of(query: int) -> tuple[np.ndarray, np.ndarray]:
         row = both[0].queries[query]
         scores = ours.embeddings @ ours.embeddings[row]
-        scores[row] = -2  # below all cosines: no picture finds itself
-        return scores, (ours.classes == ours.classes[row]) & (np.arange(len(scores)) != row)
+        itself = ours.files == ours.files[row]
+        scores[itself] = -2  # below all cosines: no picture finds itself
+        return scores, (ours.classes == ours.classes[row]) & ~itself
 
     places = [np.resize(ours.places, count) for count in (1, 33)]
     ragged = largest_difference(

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def _serve(path: str, connection: Connection) -> None:
     prepare_runtime("cpu")
     from paddle import inference
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Paddle answers it with a report on stderr
     config = inference.Config(path, path.removesuffix(PROGRAM) + WEIGHTS)
     config.disable_glog_info()
     config.disable_mkldnn()  # oneDNN, the default, loses one of two functions after a linear map

@@ -27,7 +27,8 @@ class OnnxGraph:
         self.half = half
         self._numbers = inside._numbers if inside else count()
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
+        # Weights go into the final message at once: protobuf copies whatever is added to a message later.
+        self._model = onnx.ModelProto(ir_version=IR_VERSION)
         self._inputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, dtype: str, shape: list[str | int] | None) -> str:
@@ -47,16 +48,19 @@ class OnnxGraph:
 
     def constant(self, values: object) -> str:
         """Return integers, or an array of another type, as a value of the graph."""
-        array = np.asarray(values)
-        return self.add(
-            "Constant", value=numpy_helper.from_array(array.astype(array.dtype.newbyteorder("=")))
-        )
+        return self.add("Constant", value=numpy_helper.from_array(np.asarray(values)))
 
     def weight(self, array: np.ndarray) -> str:
         """Return a float32 array as a value that is stored once."""
         array, name = np.ascontiguousarray(array, np.float32), self._name("weight")
         halved = self.half and array.size >= _FEWEST_HALVED
-        self._weights.append(numpy_helper.from_array(array.astype(np.float16) if halved else array, name))
+        stored = array.astype(np.float16) if halved else array
+        self._model.graph.initializer.add(
+            name=name,
+            dims=array.shape,
+            data_type=TensorProto.FLOAT16 if halved else TensorProto.FLOAT,
+            raw_data=stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(),
+        )
         return self.add("Cast", name, to=TensorProto.FLOAT) if halved else name
 
     def scan(
@@ -94,10 +98,13 @@ class OnnxGraph:
     def model(self, output: str, name: str, shape: list[str | int]) -> onnx.ModelProto:
         """Return the finished model, whose one output is called `name`."""
         self._nodes.append(helper.make_node("Identity", [output], [name], name=name))
-        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
-        graph = helper.make_graph(self._nodes, name, self._inputs, outputs, self._weights)
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        graph = self._model.graph
+        graph.name = name
+        graph.node.extend(self._nodes)
+        graph.input.extend(self._inputs)
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        self._model.opset_import.append(helper.make_opsetid("", OPSET))
+        return self._model
 
     def _name(self, what: str) -> str:
         return f"{what.lower()}_{next(self._numbers)}"
