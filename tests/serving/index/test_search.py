@@ -191,7 +191,7 @@ def test_the_rule_that_chooses_an_engine():
     assert quantised.choose(100_000, 1024, 1 << 30, 13.0) == "float16"
     assert quantised.choose(100_000, 1024, 1 << 30, 21.0) == "lists"
     assert quantised.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
-    with pytest.raises(UserError, match="need 0.104 GB even with 8 bits a number, and 0.1 GB are allowed"):
+    with pytest.raises(UserError, match="need 0.105 GB even with 8 bits a number, and 0.1 GB are allowed"):
         quantised.choose(100_000, 1024, 100_000_000, 13.0)
 
 
