@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-
 LONGEST_START = 600_000  # milliseconds; a quiet machine takes twelve seconds
 
 
