@@ -10,6 +10,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+LONGEST_START = 600_000  # milliseconds; a quiet machine takes twelve seconds
+
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[str]:
@@ -19,9 +21,11 @@ def running_server(folder: Path) -> Iterator[str]:
         return
     from milvus import MilvusServer, MilvusServerConfig
 
-    server = MilvusServer(MilvusServerConfig(), data_dir=str(folder), proxy_port=free_port())
-    server.start()
+    settings = {"data_dir": str(folder), "proxy_port": free_port()}
+    server = MilvusServer(MilvusServerConfig(), wait_for_started=False, **settings)
     try:
+        server.start()
+        server.wait_started(LONGEST_START)
         yield f"http://127.0.0.1:{server.listen_port}"
     finally:
         server.stop()

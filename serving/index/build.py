@@ -29,7 +29,7 @@ from serving.index.sources import Encoder, Source
 from serving.index.vectors import VectorFile, check_vectors, take_rows
 
 ENGINES = ("auto", "scan", "float16", "lists")
-WANTED_RECALL = 0.97
+WANTED_RECALL = 0.96
 _BLOCKS = {"pictures": 128, "features": 1024, "captions": 1024}  # items that are encoded together
 _SCANNED_BYTES = 32 << 20  # so few vectors are searched without an engine
 _PATIENCE = 60.0  # seconds after which a block of another process is encoded here
@@ -143,25 +143,14 @@ def finish(
     show("exact search", 0, len(asked))
     true = measured.true_best(vectors, asked, 10)
     name, exact_ms = _choose(data, vectors, asked[:20], options, show)
-    if name == "scan":
-        engine, saved = exact.Scan(vectors, VectorFile(data, card.dimension).open(card.count)[1], data), None
-    elif name == "float16":
-        saved = quantised.build_half(data, vectors, show)
-        engine = quantised.load_half(data, saved, card.dimension, THREADS)
-    else:
-        saved = quantised.build_lists(data, vectors, show)
-        engine = quantised.load_lists(data, saved)
+    engine, saved = _built(name, data, card, show)
+    if name == "lists":
         half = len(asked) // 2  # one half chooses how many lists are looked into, the other measures
         engine.probes = _probes(engine, vectors, asked[:half], true[:half])
         saved = replace(saved, parameters={**saved.parameters, "probes": engine.probes})
         asked, true = asked[half:], true[half:]
     show("measuring recall", 0, len(asked))
     found = _search(engine, vectors, asked)
-    if name != "lists":
-        (data / quantised.LISTS).unlink(missing_ok=True)
-    if name != "float16":
-        (data / quantised.CODES).unlink(missing_ok=True)
-    saved = saved or Saved("scan", 0, 0, {})
     return replace(
         card,
         engine=name,
@@ -175,6 +164,21 @@ def finish(
         cutoff=_cutoff(vectors, queries) if queries.right else None,
         memory_bytes=getattr(engine, "memory", 0),
     )
+
+
+def _built(name: str, data: Path, card: Card, show: ShowProgress) -> tuple[exact.Engine, Saved]:
+    """Return an engine for all vectors in `data`, and what is saved of it; files of others are removed."""
+    vectors, checks = VectorFile(data, card.dimension).open(card.count)
+    for other, file in (("lists", quantised.LISTS), ("float16", quantised.CODES)):
+        if other != name:
+            (data / file).unlink(missing_ok=True)
+    if name == "scan":
+        return exact.Scan(vectors, checks, data), Saved("scan", 0, 0, {})
+    if name == "float16":
+        saved = quantised.build_half(data, vectors, show)
+        return quantised.load_half(data, saved, card.dimension, THREADS), saved
+    saved = quantised.build_lists(data, vectors, show)
+    return quantised.load_lists(data, saved), saved
 
 
 def publish(out: Path, draft: Path, card: Card) -> Card:
@@ -200,6 +204,8 @@ def compact(folder: Path, options: Options | None = None, show: ShowProgress = n
         clean(folder)
         card = read_card(folder)
         data, draft = folder / card.data, folder / "compacting"
+        if not card.count:
+            raise UserError(f"{folder}: it holds no items: add some, or delete the folder")
         engine = card.engine if card.engine in ENGINES and card.count else "auto"
         options = options or Options(engine="auto" if engine == "scan" else engine)
         try:
@@ -357,6 +363,8 @@ def _choose(
     data: Path, vectors: np.ndarray, asked: np.ndarray, options: Options, show: ShowProgress
 ) -> tuple[str, float | None]:
     """Return the engine's name, and how long an exact query takes, if that was measured."""
+    if options.engine == "lists" and len(vectors) < quantised.lists_for(len(vectors)):
+        return "scan", None
     if options.engine != "auto":
         return options.engine, None
     if vectors.nbytes <= _SCANNED_BYTES:
@@ -371,13 +379,12 @@ def _choose(
 def _probes(
     engine: quantised.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
 ) -> int:
-    """Return the fewest lists to look into, a power of two, that find enough; all, if none do."""
-    most = engine.most_probes
-    while engine.probes < most:
+    """Return the fewest lists to look into that find enough, in steps of a third or half; all, if none do."""
+    steps = sorted(number << power for number in (2, 3) for power in range(17))
+    for engine.probes in (1, *(step for step in steps if step < engine.most_probes)):
         if measured.recall(_search(engine, vectors, asked), true, 10) >= WANTED_RECALL:
             return engine.probes
-        engine.probes = min(2 * engine.probes, most)
-    return engine.probes
+    return engine.most_probes
 
 
 def _search(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """The vectors of an index: float32 rows one after another in a file, and a check of each row in another."""
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,20 @@ def take_rows(path: Path, vectors: np.ndarray, checks: np.ndarray, rows: np.ndar
     if len(wrong):
         raise damaged(path, f"vector {np.asarray(rows)[wrong[0]] + 1} is not what was written")
     return taken
+
+
+def forget(rows: np.ndarray) -> None:
+    """Give the memory of mapped rows back; they are read from their file again when they are needed."""
+    owner = rows
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, mmap.mmap):  # such memory is the only place of its rows
+        return
+    begins = rows.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+    start = -(-begins // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (begins + rows.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if length > 0 and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED, start, length)
 
 
 def blocks_of(count: int, dimension: int) -> Iterator[slice]:

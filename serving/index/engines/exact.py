@@ -14,13 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.index.vectors import blocks_of, damaged, row_checks
+from serving.index.vectors import blocks_of, damaged, forget, row_checks
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows [n,D] and a query [D] -> scores [n]
 TakeRows = Callable[[np.ndarray], np.ndarray]  # rows [n] -> vectors [n,D], whose checks have been compared
 
 _SINGLE = 2.0**-24  # unit roundoff of float32
 _MOST_PROPOSED = 4096
+_KEPT_BYTES = 64 << 20  # that are kept in memory after they were read for a query
 
 
 class Engine(Protocol):
@@ -128,6 +129,8 @@ class Scan:
                 compare(self._path, block, self._checks[part])
                 self._compared.add(part.start)
             np.matmul(block, queries.T, out=scores[part])
+            if self._vectors.nbytes > _KEPT_BYTES:
+                forget(block)
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(fill, blocks_of(*self._vectors.shape)))

@@ -14,12 +14,13 @@ class Connection:
 
     def __init__(self, server: str) -> None:
         try:
+            from grpc import RpcError  # some of them come through pymilvus as they are
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
         except ImportError as error:
             raise UserError(f"{server}: Milvus needs pip install -r requirements-milvus.txt") from error
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints tracebacks of what is raised
-        self.server, self._failure, self._client = server, MilvusException, None
+        self.server, self._failures, self._client = server, (MilvusException, RpcError), None
         self.lite = "://" not in server
         if self.lite:  # as does the server that Milvus Lite starts in this process
             logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
@@ -54,8 +55,10 @@ class Connection:
     def _refused(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (self._failure, OSError, ValueError) as error:
-            reason = " ".join(str(getattr(error, "message", error)).split())[:200]
+        except (*self._failures, OSError, ValueError) as error:
+            details = getattr(error, "details", None)  # a method of gRPC's errors
+            reason = details() if callable(details) else getattr(error, "message", error)
+            reason = " ".join(str(reason).split())[:200]
             if "Open local milvus failed" in reason:
                 reason = "another process has it open, and Milvus Lite serves one at a time"
             raise UserError(

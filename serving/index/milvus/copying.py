@@ -18,7 +18,7 @@ from serving.index.milvus.connection import Connection
 from serving.index.milvus.index import search_parameters
 from serving.index.milvus.rows import create_items, store, write_card
 
-_WANTED_RECALL = 0.97
+_WANTED_RECALL = 0.96
 
 
 def copy_to_milvus(

@@ -125,6 +125,21 @@ def test_compacting_forgets_what_was_deleted_and_a_reader_goes_on(make_index, en
         assert [item.id for item in index.items()][:3] == ["p1", "p3", "p5"]
 
 
+def test_an_index_of_which_nothing_or_little_is_left(make_index):
+    folder = make_index(unit_vectors(50), "lists")
+    with Index(folder, writable=True) as index:
+        index.delete([f"p{row}" for row in range(48)])
+    assert build.compact(folder).engine == "scan"  # no lists can be made of two vectors
+    with Index(folder, writable=True) as index:
+        index.delete(["p48", "p49"])
+        assert index.search(unit_vectors(1), 3) == [[]]
+    with pytest.raises(UserError, match="it holds no items: add some, or delete the folder"):
+        build.compact(folder)
+    with Index(folder, writable=True) as index:
+        index.add(items_named(1), unit_vectors(1))
+        assert ids(index.search(unit_vectors(1), 3)[0]) == ["p0"]
+
+
 def test_an_index_that_was_copied_while_it_was_open_holds_everything(make_index, tmp_path):
     vectors = unit_vectors(20)
     folder = make_index(vectors[:10], items=items_named(10))

@@ -8,9 +8,10 @@ import pytest
 
 from config.errors import UserError
 from serving.index import index as index_module
-from serving.index.engines import quantised
+from serving.index.engines import exact, quantised
 from serving.index.engines.measured import true_best
 from serving.index.index import Index
+from serving.index.vectors import forget
 from tests.closeness import assert_close
 from tests.vector_makers import items_named, unit_vectors
 
@@ -36,6 +37,20 @@ def test_an_exact_search_finds_what_a_full_sort_finds(make_index, engine):
         assert [hit.id for hit in hits] == names(best_by_hand(vectors, query, 7))
         expected = [vectors[int(hit.id[1:])] @ query for hit in hits]
         assert_close(np.float32([hit.score for hit in hits]), expected, vectors.shape[1], scale=1)
+
+
+def test_vectors_that_are_read_for_each_query_do_not_stay_in_memory(make_index, monkeypatch):
+    vectors, queries, given = unit_vectors(3000), unit_vectors(4, seed=1), []
+    folder = make_index(vectors, "scan")
+    with Index(folder) as index:
+        expected = index.search(queries, 9)
+    monkeypatch.setattr(exact, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(exact, "forget", lambda rows: given.append(len(rows)) or forget(rows))
+    with Index(folder) as index:
+        assert index.search(queries, 9) == expected == index.search(queries, 9)
+    assert sum(given) == 2 * 3000
+    forget(vectors)  # memory that is no file's is left alone
+    assert np.array_equal(vectors, unit_vectors(3000))
 
 
 @pytest.mark.parametrize("engine", EXACT)
@@ -176,7 +191,7 @@ def test_the_rule_that_chooses_an_engine():
     assert quantised.choose(100_000, 1024, 1 << 30, 13.0) == "float16"
     assert quantised.choose(100_000, 1024, 1 << 30, 21.0) == "lists"
     assert quantised.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
-    with pytest.raises(UserError, match="need 0.104 GB even with 8 bits a number, and 0.1 GB are allowed"):
+    with pytest.raises(UserError, match="need 0.105 GB even with 8 bits a number, and 0.1 GB are allowed"):
         quantised.choose(100_000, 1024, 100_000_000, 13.0)
 
 
