@@ -68,7 +68,7 @@ def _meaning(content: dict) -> str:
 def _limits(content: dict, certified: dict[str, Certified]) -> list[str]:
     """Return what follows from the numbers alone."""
     protocol = content["protocol"]
-    found = ["- One seed: another would differ by more than the interval says, which is over queries alone."]
+    found = ["- One seed: the intervals are over queries alone, and say nothing about other seeds."]
     near = [
         title_of(name)
         for name, one in certified.items()

@@ -126,8 +126,11 @@ def entries_of(results: Sequence[StoredResult]) -> list[Entry]:
     """
     check_comparable(results)
     by_recipe: dict[str, list[StoredResult]] = {}
-    for result in results:
-        by_recipe.setdefault(_recipe(result), []).append(result)
+    settings = [_settings(result) for result in results]
+    known = set.intersection(*(set(each) for each in settings))  # an older toolkit has fewer keys
+    for result, own in zip(results, settings, strict=True):
+        recipe = json.dumps({key: own[key] for key in sorted(known)}, sort_keys=True)
+        by_recipe.setdefault(recipe, []).append(result)
     for recipe, same in list(by_recipe.items()):
         if len({_seed(each) for each in same}) < len(same):
             del by_recipe[recipe]
@@ -251,17 +254,17 @@ def _seed_error(first: np.ndarray, other: np.ndarray) -> float | None:
     return math.sqrt(sum(parts)) if parts else None
 
 
-def _recipe(result: StoredResult) -> str:
-    """Return what makes up the recipe of a result as text, without the seed and the places of files."""
+def _settings(result: StoredResult) -> dict[str, object]:
+    """Return what makes up the recipe of a result by key, without the seed and the places of files."""
     flat = {
         f"{section}.{key}": value
         for section, keys in result.content["config"].items()
         if section not in _NOT_RECIPE
         for key, value in keys.items()
     }
-    kept = {key: value for key, value in flat.items() if key not in _NOT_RECIPE_KEYS}
     members = result.content.get("checkpoint", {}).get("members", [])
-    return json.dumps([kept, [member.get("model") for member in members]], sort_keys=True)
+    models = {"members": [member.get("model") for member in members]}
+    return {key: value for key, value in flat.items() if key not in _NOT_RECIPE_KEYS} | models
 
 
 def _seed(result: StoredResult) -> object:

@@ -20,7 +20,7 @@ from engine.protocols.pmrp import pmrp_sides
 from engine.protocols.scored import Scored
 from engine.ranking.counter import RankCounter, TiedRanks
 from engine.ranking.precisions import discounted_gains, precisions_of_rows
-from engine.ranking.ranks import Question, rank_counters
+from engine.ranking.ranks import Question, rank_counters, row_counter
 
 Counters = tuple[RankCounter, RankCounter]  # of the images, of the captions
 
@@ -134,22 +134,27 @@ def cxc(request: Request) -> Counting:
 
 def eccv(request: Request) -> Counting:
     """Count ECCV Caption: R@1, R-precision and mAP@R of its queries in COCO's whole 5K."""
-    names = request.coco()
-    of_images, of_captions = names.positives("eccv")
-    sides = yield from _both(request, of_images, of_captions, recalls=(1,))
-    found = {}
-    all_absent = dict(zip(("i2t", "t2i"), names.absent["eccv"], strict=True))
-    for direction, relevance in (("i2t", of_images), ("t2i", of_captions)):
-        side = sides[f"{direction}_"]
-        rows = request.scored.rows(direction, side.query)
-        rows = _cut(rows) if "cut_lists" in request.quirks else rows
-        own = _rows_of(relevance, side.query)
-        absent = all_absent[direction][side.query] if "absent_positives" in request.quirks else 0
-        average, precision = precisions_of_rows(rows, own, request.tie_rule, absent)
+    yield []
+    names, scored = request.coco(), request.scored
+    _check_whole(scored)
+    positives, found = names.positives("eccv"), {}
+    owners = np.arange(scored.shape[0]), scored.caption_image
+    for direction, relevance, owner, absent in zip(
+        ("i2t", "t2i"), positives, owners, names.absent["eccv"], strict=True
+    ):
+        queries = np.flatnonzero(relevance.of_images)
+        rows, own = scored.rows(direction, queries), _rows_of(relevance, queries)
+        ranks = row_counter(rows, Question(own), request.tie_rule).tied()
+        more = absent[queries] if "absent_positives" in request.quirks else 0
+        listed = _cut(rows) if "cut_lists" in request.quirks else rows
+        average, precision = precisions_of_rows(listed, own, request.tie_rule, more)
+        nothing = np.zeros(len(queries), np.int64)
+        sizes = own.of_images, np.full(len(queries), relevance.shape[1])
+        side = Side.of(ranks, owner[queries], nothing, *sizes, recalls=(1,))
         values = {"map_at_r": average, "r_precision": precision}
-        found[f"{direction}_"] = replace(side, precisions=values, median=False)
-    choices: dict[str, object] = {"positives": of_images.rule, "map_at_r_is_divided_by": "R"}
-    choices["positives_not_in_the_gallery"] = int(sum(each.sum() for each in all_absent.values()))
+        found[f"{direction}_"] = replace(side, query=queries, precisions=values, median=False)
+    choices: dict[str, object] = {"positives": positives[0].rule, "map_at_r_is_divided_by": "R"}
+    choices["positives_not_in_the_gallery"] = int(sum(each.sum() for each in names.absent["eccv"]))
     return Counted(found, choices)
 
 
@@ -277,9 +282,15 @@ def _both(
 ) -> Generator[list[Question], list[Counters], Sides]:
     """Return both directions; `of_captions` has captions as rows, and need not be `of_images` turned."""
     scored = request.scored
-    if scored.cut:
-        raise UserError(f"{scored.path}: lists that are cut: expected whole rankings for this protocol")
-    first, second = yield [Question(of_images), Question(of_captions.turned)]
+    _check_whole(scored)
+    questions = [Question(of_images)]
+    turned = of_captions.turned
+    if not all(
+        np.array_equal(getattr(of_images, name), getattr(turned, name)) for name in ("images", "captions")
+    ):
+        questions.append(Question(turned))
+    counters = yield questions
+    first, second = counters[0], counters[-1]
     zeros = [np.zeros(size, np.int64) for size in scored.shape]
     sizes = [np.full(size, other) for size, other in zip(scored.shape, scored.shape[::-1], strict=True)]
     return {
@@ -290,6 +301,11 @@ def _both(
             second[1].tied(), scored.caption_image, zeros[1], of_captions.of_images, sizes[1], recalls
         ),
     }
+
+
+def _check_whole(scored: Scored) -> None:
+    if scored.cut:
+        raise UserError(f"{scored.path}: lists that are cut: expected whole rankings for this protocol")
 
 
 def _among_themselves(request: Request, embeddings: np.ndarray, relevance: Relevance) -> Side:

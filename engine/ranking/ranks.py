@@ -136,19 +136,24 @@ class _Counting:
         self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray, both: bool = True
     ) -> None:
         """Count the rivals among `scores` [I,T] of distinct images and captions, for the images or `both`."""
-        folds = self.image_fold[images], self.caption_fold[captions]
-        rivals = None
-        if (folds[0] != folds[0][0]).any() or (folds[1] != folds[0][0]).any():
-            rivals = folds[0][:, None] == folds[1]
-            if not rivals.any():
-                return
-        of_images, of_captions = self.counters
+        rows, columns = self.image_fold[images], self.caption_fold[captions]
+        if (rows != rows[0]).any() or (columns != rows[0]).any():
+            for fold in np.intersect1d(rows, columns):
+                row, column = np.flatnonzero(rows == fold), np.flatnonzero(columns == fold)
+                self._see_competing(images[row], captions[column], scores[np.ix_(row, column)], both)
+        else:
+            self._see_competing(images, captions, scores, both)
+
+    def _see_competing(
+        self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray, both: bool
+    ) -> None:
         row, column = self.not_rivals.among(images, captions)
         values = scores[row, column]
-        of_images.see_rival_rows(images, scores, rivals)
+        of_images, of_captions = self.counters
+        of_images.see_rival_rows(images, scores)
         of_images.leave_out(images[row], values)
         if both:
-            of_captions.see_rival_rows(captions, scores.T, None if rivals is None else rivals.T)
+            of_captions.see_rival_rows(captions, scores.T)
             of_captions.leave_out(captions[column], values)
 
 
