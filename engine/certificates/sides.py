@@ -1,15 +1,13 @@
 """The certificate of a result: of each metric its interval, what ties decide, and what chance would reach."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from engine.certificates import bootstrap
 from engine.certificates.bootstrap import Interval, Stratum
 from engine.ranking.counter import TiedRanks
-
-_LINEAR, _MEDIAN = "mean", "median"
 
 
 @dataclass(frozen=True)
@@ -247,21 +245,6 @@ def chance_of_hit(relevant: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarr
         left = gallery - place
         none *= np.where(left > 0, np.maximum(gallery - relevant - place, 0) / np.maximum(left, 1), 0)
     return 1 - none
-
-
-def with_precisions(side: Side, precisions: Mapping[str, np.ndarray]) -> Side:
-    """Return `side` with further per-query numbers [Q] in [0, 1], and without a median."""
-    return replace(side, precisions=dict(precisions), median=False)
-
-
-def format_certified(certified: Mapping[str, Certified], titles: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a line for each of `titles`, pairs of a metric's name and its title.
-
-    A line reads `17.4 ± 0.9 (tie 17.1–17.9, chance 0.5)`: half of the interval's width, the values under the
-    harshest and the friendliest tie rule, and that of random scores.
-    """
-    width = max(len(title) for _, title in titles) + 2
-    return [f"{title:<{width}}{describe(certified[name])}" for name, title in titles if name in certified]
 
 
 def describe(one: Certified) -> str:

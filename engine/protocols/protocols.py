@@ -186,25 +186,22 @@ def _pmrp(variant: str) -> Callable[[Request], Counting]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol by name: its title, what counts it, and the recalls whose sum papers report."""
+    """A protocol: its title, and what counts it."""
 
     title: str
     count: Callable[[Request], Counting]
-    needs: str = ""
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "one_list": Protocol("all in one list (Flickr30K, COCO 5K, RSICD, UCM)", one_list),
     "coco_1k": Protocol("COCO 1K, mean of five folds", five_folds),
     "coco_1k_first": Protocol("COCO 1K, the first 1,000 pictures in one list", first_thousand),
-    "cxc": Protocol("Crisscrossed Captions", cxc, "--data"),
-    "eccv": Protocol("ECCV Caption", eccv, "--data"),
-    "pmrp_pcme": Protocol("PMRP as in PCME: thresholds 0, 1, 2", _pmrp("pcme"), "--objects"),
-    "pmrp_eccv": Protocol(
-        "PMRP as in eccv-caption: threshold 2, own picture left out", _pmrp("eccv"), "--objects"
-    ),
-    "pmrp_cut": Protocol("PMRP as in ECCV Caption's table: lists cut at 50", _pmrp("cut"), "--objects"),
-    "ndcg": Protocol("nDCG of graded pairs", graded, "--relevance"),
+    "cxc": Protocol("Crisscrossed Captions", cxc),
+    "eccv": Protocol("ECCV Caption", eccv),
+    "pmrp_pcme": Protocol("PMRP as in PCME: thresholds 0, 1, 2", _pmrp("pcme")),
+    "pmrp_eccv": Protocol("PMRP as in eccv-caption: threshold 2, own picture left out", _pmrp("eccv")),
+    "pmrp_cut": Protocol("PMRP as in ECCV Caption's table: lists cut at 50", _pmrp("cut")),
+    "ndcg": Protocol("nDCG of graded pairs", graded),
 }
 
 
