@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.network_files import read_backbone
+from config.files.networks import read_backbone
 from datasets.features.formats import open_features
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader

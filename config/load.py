@@ -16,7 +16,7 @@ from config.constraints import check_constraints
 from config.default import KEYS, PATH_RULE, default_config
 from config.describe import describe_keys
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from config.task_files import Setting, read_settings, to_yaml
 from config.values import SPLIT, user_error
 

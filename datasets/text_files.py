@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.errors import UserError, cut
-from config.file_kinds import mistaken_kind, mistaken_text
+from config.files.kinds import mistaken_kind, mistaken_text
 
 
 def read_lines(path: Path, kind: str) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from config.bundle_files import write_description
+from config.files.bundles import write_description
 from datasets.words.vocabulary import Vocabulary
 
 WORDS = [

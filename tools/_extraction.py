@@ -7,7 +7,7 @@ from pathlib import Path
 
 from _progress import progress_display
 
-from config.network_files import Backbone, Detector
+from config.files.networks import Backbone, Detector
 from datasets.conversion.contents import read_contents
 from datasets.conversion.precision import Deviation
 from datasets.conversion.writer import FeatureDraft

@@ -10,7 +10,7 @@ from _command import folder_name
 
 from config.default import KEYS
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 from config.load import config_as_dict, load_config
 from config.task_files import to_yaml
 from datasets.preparation.checks import SPLITS, Captioned

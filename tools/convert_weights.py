@@ -32,7 +32,7 @@ from _progress import progress_display
 from config.command_line import report_errors_on_one_line
 from config.default import KEYS
 from config.errors import UserError
-from config.files import refuse_existing, writing
+from config.files.whole import refuse_existing, writing
 from engine.runtime import keep_freed_memory, prepare_runtime
 
 if TYPE_CHECKING:

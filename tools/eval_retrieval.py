@@ -31,7 +31,7 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 from config.load import (
     FrozenConfig,
     add_config_arguments,

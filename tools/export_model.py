@@ -17,7 +17,7 @@ import _init_paths  # noqa: F401
 from _command import run, start_runtime
 
 from config.errors import UserError
-from config.files import refuse_existing
+from config.files.whole import refuse_existing
 from config.load import add_config_arguments, config_from_arguments
 
 

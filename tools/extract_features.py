@@ -30,7 +30,7 @@ from _progress import progress_display
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
 from config.progress import no_progress
-from config.network_files import Backbone, Detector, read_backbone, read_detector
+from config.files.networks import Backbone, Detector, read_backbone, read_detector
 from datasets.conversion.extraction_folder import ExtractionFolder
 from datasets.conversion.precision import STORED
 from datasets.conversion.writer import refuse_existing_target

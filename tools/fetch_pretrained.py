@@ -32,7 +32,7 @@ from _command import leave_on_sigterm, run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import refuse_existing
+from config.files.whole import refuse_existing
 
 CONFIG_KEYS = (
     "vocab_size",

@@ -19,7 +19,7 @@ from _command import run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError, some
-from config.files import write_whole
+from config.files.whole import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

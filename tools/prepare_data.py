@@ -29,8 +29,8 @@ import numpy as np
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import write_whole
-from config.network_files import Backbone, read_backbone
+from config.files.whole import write_whole
+from config.files.networks import Backbone, read_backbone
 from datasets.conversion.extraction_folder import ExtractionFolder
 from datasets.conversion.joined import JoinedFeatures
 from datasets.features.formats import open_features

@@ -20,7 +20,7 @@ from _command import run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from datasets.pictures.lists import read_list_rows
 
 # The number of pictures and of classes in each list, by the file that its lines come from.

@@ -22,7 +22,7 @@ from _command import run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 
 if TYPE_CHECKING:
     from engine.protocols.measure import MeasuredProtocol

@@ -21,7 +21,7 @@ import numpy as np
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 from datasets.pictures.lists import LabelledPictures, class_folders
 from datasets.pictures.files import PictureFiles
 

@@ -62,7 +62,7 @@ def train(cfg: CfgNode, runtime: Runtime, resume: bool, overwrite: bool) -> int:
     from engine.tasks.loading import run_folder
     from engine.tasks.build_trainer import build_trainer
     from engine.runs.checkpoint import newest_whole
-    from config.files import write_whole
+    from config.files.whole import write_whole
     from engine.parallel.processes import (
         broadcast_layer,
         is_main,

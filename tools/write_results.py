@@ -20,7 +20,7 @@ from _command import run
 
 from config.command_line import report_errors_on_one_line
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RESULTS = ROOT / "docs" / "results.md", ROOT / "docs" / "results"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from datasets.features.store import Annotations, FeatureStore
 
 _JOB, _JOURNAL, _VECTORS, _BOXES = "job.json", "journal.jsonl", "vectors.float32", "boxes.float32"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import refuse_existing, replacing
+from config.files.whole import refuse_existing, replacing
 from config.progress import ShowProgress, no_progress
 from datasets.conversion.contents import Contents
 from datasets.conversion.precision import Deviation, compare, encode

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError, cut, some
-from config.file_kinds import mistaken_kind
+from config.files.kinds import mistaken_kind
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 

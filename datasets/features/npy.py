@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut, some
-from config.file_kinds import refusal
+from config.files.kinds import refusal
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 from datasets.text_files import read_lines, read_text

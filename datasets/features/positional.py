@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 
 _SCAN_BYTES = 8 << 20  # bytes per read in a search for line starts
 _BLOCK_BYTES = 1 << 20  # bytes that are decompressed at a time

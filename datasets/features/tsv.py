@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.file_kinds import mistaken_text
+from config.files.kinds import mistaken_text
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
 from datasets.features.store import Annotations, FeatureStore

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from config.errors import UserError, cut
-from config.file_kinds import mistaken_kind
+from config.files.kinds import mistaken_kind
 from datasets.names import composed
 from datasets.pictures.picture import UnreadableError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from config.files import write_whole
+from config.files.whole import write_whole
 from config.progress import ShowProgress, no_progress
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.picture import Picture, UnreadableError

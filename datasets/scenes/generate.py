@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
 from datasets.scenes.captions import captions_of, swapped_pairs
 from datasets.scenes.layout import (

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut
-from config.file_kinds import refusal
-from config.files import replacing
+from config.files.kinds import refusal
+from config.files.whole import replacing
 from datasets.names import composed
 from datasets.words.tokens import TOKENIZERS, tokenize
 

@@ -12,7 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from datasets.names import composed
 from datasets.text_files import read_text
 from datasets.words.letters import unspaced_letter

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from engine.certificates.bootstrap import LEVEL, Interval
 from engine.certificates.npz_files import read_npz
 from engine.certificates.sides import Certified, Side, Sides, certify, describe

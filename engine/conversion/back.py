@@ -8,7 +8,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from config.errors import UserError
-from config.files import refuse_existing, writing
+from config.files.whole import refuse_existing, writing
 from config.load import config_of_checkpoint
 from engine.conversion.native import native_layout
 from engine.conversion.rules import Rule, original

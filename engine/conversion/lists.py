@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 from engine.weights.state_dicts import describe
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from config.errors import UserError, some
-from config.file_kinds import is_zip
+from config.files.kinds import is_zip
 from engine.conversion.conversion import Conversion, Given, Source
 from engine.conversion.origins import cnn, oscar, vse, vsepp, vsrn
 from engine.conversion.origins.dual import dual_source

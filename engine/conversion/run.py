@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.errors import UserError
-from config.files import refuse_existing, writing
+from config.files.whole import refuse_existing, writing
 from config.load import FrozenConfig, config_as_dict, load_config, save_config
 from config.progress import ShowProgress
 from engine.conversion.conversion import Conversion, Given

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.errors import UserError, cut
-from config.file_kinds import refusal
-from config.files import write_whole
+from config.files.kinds import refusal
+from config.files.whole import write_whole
 from datasets.words.vocabulary import Vocabulary
 from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, with_arrays
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from config.files import write_whole
+from config.files.whole import write_whole
 from engine.certificates.sides import Sides
 from engine.certificates.stored import Certificate
 from engine.ranking.counter import TiedRanks

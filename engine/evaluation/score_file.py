@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from config.errors import UserError
-from config.files import draft_name, replacing
+from config.files.whole import draft_name, replacing
 from datasets.pair_dataset import PairDataset
 from datasets.retrieval_dataset import RetrievalDataset
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from engine.weights.tensor_files import read_metadata, read_safetensors, save_safetensors
 
 _WAIT_SECONDS = 0.2

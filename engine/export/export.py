@@ -5,9 +5,9 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from config.bundle_files import write_description
 from config.families import FAMILIES
-from config.files import writing
+from config.files.bundles import write_description
+from config.files.whole import writing
 from engine.export.bundle_writer import describe, write_graphs, write_words
 from engine.export.evidence import Encoders, gather_evidence
 from engine.export.paddle_graphs import write_paddle_graphs

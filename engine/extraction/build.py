@@ -1,7 +1,7 @@
 """Builds feature extractors from the YAML files of a backbone and a detector."""
 
 from config.errors import UserError
-from config.network_files import Backbone, Detector
+from config.files.networks import Backbone, Detector
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop, Transform
 from engine.extraction.extractors import GridExtractor, Network, PooledExtractor, RegionExtractor

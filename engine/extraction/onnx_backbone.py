@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.file_kinds import refusal
+from config.files.kinds import refusal
 
 
 class OnnxNetwork:

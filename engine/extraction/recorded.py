@@ -9,7 +9,7 @@ import numpy as np
 
 from config.default import Key
 from config.errors import UserError
-from config.network_files import BACKBONE_KEYS, DETECTOR_KEYS, Backbone, Detector
+from config.files.networks import BACKBONE_KEYS, DETECTOR_KEYS, Backbone, Detector
 from config.progress import ShowProgress, no_progress
 from config.values import check_value
 from datasets.pictures.files import PictureFiles

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError, cut
-from config.files import flush_to_disk
+from config.files.whole import flush_to_disk
 from engine.runs.run_status import STATUS_FILE, read_status
 from engine.weights.tensor_files import read_safetensors, save_safetensors
 from engine.weights.tensors import assign_arrays, check_arrays, layer_tensors

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 from engine.runs.checkpoint import STATE_FILE, is_checkpoint
 from engine.runs.run_status import STATUS_FILE
 

@@ -8,7 +8,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from config.files import replacing
+from config.files.whole import replacing
 
 STATUS_FILE = "status.json"
 SECONDS_BETWEEN = 5.0

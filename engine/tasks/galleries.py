@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from config.errors import UserError
 from config.families import FAMILIES
-from config.network_files import read_backbone
+from config.files.networks import read_backbone
 from config.progress import ShowProgress, no_progress
 from datasets.build.dual import build_features
 from datasets.build.image import build_picture_loader

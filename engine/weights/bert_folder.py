@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import UserError, cut
-from config.file_kinds import refusal
-from config.files import refuse_existing, writing
+from config.files.kinds import refusal
+from config.files.whole import refuse_existing, writing
 from engine.weights.bert_names import original_depth
 from engine.weights.state_dicts import Tensors, state_dict_of, without_prefix
 from engine.weights.stored import StoredTensor, turned

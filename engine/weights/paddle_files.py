@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.file_kinds import refusal
+from config.files.kinds import refusal
 from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, with_arrays
 from engine.weights.stored import stored
 

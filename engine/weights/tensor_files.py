@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from config.errors import UserError, cut
-from config.file_kinds import mistaken_kind
+from config.files.kinds import mistaken_kind
 from config.progress import ShowProgress, no_progress
 from engine.weights.stored import StoredTensor
 

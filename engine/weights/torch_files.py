@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from config.errors import UserError
-from config.file_kinds import is_zip, mistaken_kind, refusal
+from config.files.kinds import is_zip, mistaken_kind, refusal
 from engine.weights.plain_pickle import FAILURES, Admitted, Marker, PlainUnpickler, reason_of, with_arrays
 from engine.weights.stored import StoredTensor, stored_tensors
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from config.file_kinds import is_zip
+from config.files.kinds import is_zip
 from engine.weights.paddle_files import open_paddle_file
 from engine.weights.tensor_files import open_safetensors
 from engine.weights.torch_files import open_torch_file

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from config.bundle_files import identity_of, read_description
 from config.errors import UserError
+from config.files.bundles import identity_of, read_description
 from datasets.pairs import Pairs
 from datasets.words.packed_tokens import PackedTokens
 from datasets.words.sentences import cut_sentence, encode_sentences

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 from config.progress import ShowProgress, no_progress
 from serving.index.card import FILE as CARD
 from serving.index.card import Card, as_json, present_versions, read_card, write_card

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.errors import UserError
-from config.files import write_whole
+from config.files.whole import write_whole
 
 FILE = "card.json"
 FORMAT = 1

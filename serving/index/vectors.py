@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import flush_to_disk
+from config.files.whole import flush_to_disk
 
 VECTORS, CHECKS = "vectors.f32", "checks.u32"
 BLOCK_BYTES = 8 << 20  # of rows that are read, or compared, at a time

@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from config.files import write_whole, writing
+from config.files.whole import write_whole, writing
 from serving.reports.pictures import PictureFolder
 from serving.search.searcher import Hit
 

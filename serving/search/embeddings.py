@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.files import writing
+from config.files.whole import writing
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from config.files.networks import read_backbone, read_detector
 from config.load import load_config
-from config.network_files import read_backbone, read_detector
 from datasets.captions.load import CaptionSplit, load_captions
 from datasets.captions.swapped import load_swapped
 from datasets.captions.tags import tags_of_classes, tags_of_predictions

@@ -18,7 +18,7 @@ from types import ModuleType
 import numpy as np
 
 from config.errors import UserError
-from config.files import replacing
+from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
 from serving.index.vectors import blocks_of, damaged
 

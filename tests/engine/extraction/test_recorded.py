@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from config.errors import UserError
-from config.network_files import read_backbone
+from config.files.networks import read_backbone
 from datasets.pictures.files import NamedPictures
 from engine.extraction.recorded import extract_as_recorded, record_of, record_of_backbone
 from tests.onnx_networks import write_means

@@ -9,8 +9,8 @@ import paddle
 import pytest
 from PIL import Image
 
-from config.bundle_files import write_description
 from config.errors import UserError
+from config.files.bundles import write_description
 from datasets.pairs import Pairs
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece

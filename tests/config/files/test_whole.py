@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.errors import UserError
-from config.files import replacing, write_whole, writing
+from config.files.whole import replacing, write_whole, writing
 
 
 def names(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from config.cnns import IMAGENET_MEAN, IMAGENET_SCALE, expected_pixels
 from config.errors import UserError
-from config.network_files import read_backbone, read_detector
+from config.files.networks import read_backbone, read_detector
 
 BACKBONES = Path(__file__).resolve().parents[2] / "configs" / "backbones"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from config.file_kinds import mistaken_kind
+from config.files.kinds import mistaken_kind
 from datasets.features.formats import open_features
 from datasets.pictures.files import PictureFiles
 from datasets.text_files import read_text
