@@ -58,8 +58,8 @@ def write_graphs(folder: Path, words: int) -> dict:
     """Return the graphs of an untrained encoder, by name."""
     import onnx
 
-    from engine.export.dual_graphs import encode_text
-    from engine.export.onnx_graph import OnnxGraph
+    from engine.export.graphs.dual import encode_text
+    from engine.export.graphs.onnx_graph import OnnxGraph
     from engine.export.precision import write_quantised
     from models.encoders import GRUTextEncoder
     from serving.bundle.graph import Graph
@@ -79,7 +79,7 @@ def onnx_gru(graph, encoder) -> str:
     """Return the embeddings of captions by ONNX's GRU, whose gates stand in another order than Paddle's."""
     from onnx import TensorProto
 
-    from engine.export.layers import array, l2norm
+    from engine.export.graphs.layers import array, l2norm
 
     token_ids = graph.input("token_ids", "int64", ["batch", "length"])
     length = graph.input("text_len", "int64", ["batch"])

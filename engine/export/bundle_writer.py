@@ -11,10 +11,10 @@ from yacs.config import CfgNode
 from config.families import FAMILIES
 from datasets.pictures.transforms import Normalization
 from datasets.words.vocabulary import Vocabulary
-from engine.export.cnn_graph import embed_pictures, encode_pixels
-from engine.export.dual_graphs import encode_features, encode_regions, encode_text
-from engine.export.onnx_graph import OnnxGraph
-from engine.export.pair_graph import score_pairs
+from engine.export.graphs.cnn import embed_pictures, encode_pixels
+from engine.export.graphs.dual import encode_features, encode_regions, encode_text
+from engine.export.graphs.onnx_graph import OnnxGraph
+from engine.export.graphs.pair import score_pairs
 from engine.export.precision import write_quantised
 from engine.tasks.task import Trained
 from models.vsrn import VSRN

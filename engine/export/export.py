@@ -10,7 +10,7 @@ from config.files.bundles import write_description
 from config.files.whole import writing
 from engine.export.bundle_writer import describe, write_graphs, write_words
 from engine.export.evidence import Encoders, gather_evidence
-from engine.export.paddle_graphs import write_paddle_graphs
+from engine.export.graphs.paddle import write_paddle_graphs
 from engine.export.proof import state_proof
 from engine.tasks.kinds import kind_of
 

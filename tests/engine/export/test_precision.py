@@ -3,8 +3,8 @@ import onnx
 import onnxruntime
 import paddle
 
-from engine.export.dual_graphs import encode_text
-from engine.export.onnx_graph import OnnxGraph
+from engine.export.graphs.dual import encode_text
+from engine.export.graphs.onnx_graph import OnnxGraph
 from engine.export.precision import quantised_nodes, write_quantised
 from models.encoders import GRUTextEncoder
 

@@ -14,10 +14,10 @@ from config.files.bundles import write_description
 from datasets.pairs import Pairs
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
-from engine.export.cnn_graph import embed_pictures
-from engine.export.dual_graphs import encode_features, encode_regions, encode_text
-from engine.export.onnx_graph import OnnxGraph
-from engine.export.pair_graph import score_pairs
+from engine.export.graphs.cnn import embed_pictures
+from engine.export.graphs.dual import encode_features, encode_regions, encode_text
+from engine.export.graphs.onnx_graph import OnnxGraph
+from engine.export.graphs.pair import score_pairs
 from models.bert import BertShape
 from models.cnn import Cnn, ImageEmbedder
 from models.encoders import GRUTextEncoder, ImageEncoder

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from paddle import nn
 
-from engine.export.layers import affine, array, is_real, linear, positions, standardised
-from engine.export.onnx_graph import OnnxGraph
+from engine.export.graphs.layers import affine, array, is_real, linear, positions, standardised
+from engine.export.graphs.onnx_graph import OnnxGraph
 from models.bert import Bert, BertLayer
 from models.layers.pair_rows import REGION
 from models.oscar import Oscar

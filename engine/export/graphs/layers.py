@@ -4,7 +4,7 @@ import numpy as np
 from onnx import TensorProto
 from paddle import nn
 
-from engine.export.onnx_graph import OnnxGraph
+from engine.export.graphs.onnx_graph import OnnxGraph
 from models.encoders import SMALLEST_NORM, FeatureNorm
 
 

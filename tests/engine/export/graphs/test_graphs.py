@@ -6,10 +6,10 @@ import pytest
 from paddle import nn
 from paddle.vision.models import VGG
 
-from engine.export.cnn_graph import Walk, embed_pictures, encode_pixels
-from engine.export.dual_graphs import encode_features, encode_regions, encode_text
-from engine.export.onnx_graph import OnnxGraph
-from engine.export.pair_graph import score_pairs
+from engine.export.graphs.cnn import Walk, embed_pictures, encode_pixels
+from engine.export.graphs.dual import encode_features, encode_regions, encode_text
+from engine.export.graphs.onnx_graph import OnnxGraph
+from engine.export.graphs.pair import score_pairs
 from models.bert import BertShape
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.encoders import FeatureNorm, GRUTextEncoder, ImageEncoder, LSTMTextEncoder, WindowTextEncoder

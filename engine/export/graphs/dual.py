@@ -3,7 +3,7 @@
 import numpy as np
 from paddle import nn
 
-from engine.export.layers import (
+from engine.export.graphs.layers import (
     affine,
     array,
     as_float,
@@ -14,8 +14,8 @@ from engine.export.layers import (
     linear,
     standardised,
 )
-from engine.export.onnx_graph import OnnxGraph
-from engine.export.recurrent import Sequences, cells_of, project, run_layer, run_stack
+from engine.export.graphs.onnx_graph import OnnxGraph
+from engine.export.graphs.recurrent import Sequences, cells_of, project, run_layer, run_stack
 from models.directions import BOX_TERMS, DIRECTIONS, DirectionSummary
 from models.encoders import ImageEncoder, RecurrentTextEncoder, WindowTextEncoder
 from models.vsrn import GraphBlock, RegionEncoder

@@ -8,9 +8,9 @@ from paddle.vision.models.mobilenetv2 import InvertedResidual
 from paddle.vision.models.resnet import BasicBlock, BottleneckBlock
 
 from config.errors import UserError
-from engine.export.dual_graphs import map_features, norm_as_affine
-from engine.export.layers import l2norm, linear
-from engine.export.onnx_graph import OnnxGraph
+from engine.export.graphs.dual import map_features, norm_as_affine
+from engine.export.graphs.layers import l2norm, linear
+from engine.export.graphs.onnx_graph import OnnxGraph
 from models.cnn import Cnn, CnnImageEncoder, ImageEmbedder
 from models.efficientnet import EfficientNetLite
 

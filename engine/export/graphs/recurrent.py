@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import nn
 
-from engine.export.layers import affine, array, positions
-from engine.export.onnx_graph import OnnxGraph
+from engine.export.graphs.layers import affine, array, positions
+from engine.export.graphs.onnx_graph import OnnxGraph
 
 Layers = nn.GRU | nn.LSTM
 
