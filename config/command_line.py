@@ -1,15 +1,12 @@
-"""The command line: `KEY=VALUE` overrides, and argument errors on one line."""
+"""The command line: `KEY=VALUE` overrides."""
 
-import argparse
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import NoReturn
 
 import yaml
 
 from config.errors import UserError
-from config.names import find_key, suggest
+from config.names import find_key
 from config.task_files import Setting, compose_yaml, plain_value
 from config.values import check_value, parse_plain, show, user_error
 
@@ -57,30 +54,3 @@ def _read_list(text: str, literal: bool) -> object:
     if literal and all(isinstance(element, yaml.ScalarNode) for element in node.value):
         return [element.value for element in node.value]
     return plain_value(node, WHERE)
-
-
-def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
-    """Make `parser` raise UserError for wrong arguments, and suggest the option that was probably meant."""
-
-    def error(message: str) -> NoReturn:
-        raise user_error(WHERE, message + _advice(message, parser))
-
-    # The method is replaced on the object, not in a subclass, so that a tool may use any kind of parser.
-    parser.error = error
-
-
-def _advice(message: str, parser: argparse.ArgumentParser) -> str:
-    usage = parser.format_usage()
-    known = {"help", *re.findall(r"--([\w-]+)", usage)}
-    for name in re.findall(r"(?<!\S)--?([\w.-]+)", message):
-        if name in known:
-            continue
-        if "." in name:
-            return f"; write {name}=VALUE without the dashes"
-        close = get_close_matches(name.lower(), known, n=1)
-        if close:
-            return f"; did you mean --{close[0]}?"
-        keys = [key for key in suggest(name) if "." in key and "KEY=VALUE" in usage]
-        if keys:
-            return f"; write {' or '.join(f'{key}=VALUE' for key in keys)} without the dashes"
-    return f"; see {parser.prog} --help"

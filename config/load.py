@@ -10,8 +10,9 @@ from typing import NoReturn
 
 from yacs.config import CfgNode
 
+from config.arguments import report_errors_on_one_line
 from config.cnns import PACKAGE
-from config.command_line import WHERE, read_override, report_errors_on_one_line
+from config.command_line import WHERE, read_override
 from config.constraints import check_constraints
 from config.default import KEYS, PATH_RULE, default_config
 from config.describe import describe_keys

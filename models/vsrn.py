@@ -161,12 +161,11 @@ class RegionEncoder(nn.Layer):
             affinities.append(affinity)
         return l2norm(layout.pad(packed), axis=1), affinities
 
-    def pool(self, reasoned: Tensor, regions: Tensor, num_regions: Tensor) -> Tensor:
-        """Return the embeddings [B,D] of `regions` [B,R,F] and of what `reason` made of them, [B,R,D]."""
+    def pool(self, reasoned: Tensor, num_regions: Tensor, summary: Tensor | None = None) -> Tensor:
+        """Return the embeddings [B,D] of reasoned regions [B,R,D]; `summary` is what `summarise` returns."""
         embedding = last_state(self.rnn, reasoned, num_regions)
-        if self.directions is not None:
-            boxes = regions[:, :, -BOX_TERMS : 4 - BOX_TERMS]  # [B,R,4]
-            embedding = embedding + self.directions(self._standardised(regions), boxes, num_regions)
+        if summary is not None:
+            embedding = embedding + summary
         if self.norm is not None:
             embedding = self.norm(embedding)
         if self.normalize:
@@ -179,7 +178,15 @@ class RegionEncoder(nn.Layer):
 
     def forward(self, regions: Tensor, num_regions: Tensor) -> Tensor:
         """Return the embeddings [B,D] of `regions` [B,R,F], the first `num_regions[b]` of each image b."""
-        return self.pool(self.reason(regions, num_regions)[0], regions, num_regions)
+        reasoned, _ = self.reason(regions, num_regions)
+        return self.pool(reasoned, num_regions, self.summarise(regions, num_regions))
+
+    def summarise(self, regions: Tensor, num_regions: Tensor) -> Tensor | None:
+        """Return the summaries [B,D] of what lies where in `regions` [B,R,F]; None without directions."""
+        if self.directions is None:
+            return None
+        boxes = regions[:, :, -BOX_TERMS : 4 - BOX_TERMS]  # [B,R,4]
+        return self.directions(self._standardised(regions), boxes, num_regions)
 
     def _standardised(self, features: Tensor) -> Tensor:
         return features if self.feature_norm is None else self.feature_norm(features)
@@ -219,7 +226,8 @@ class VSRN(DualEncoder):
         """
         regions, num_regions = batch["regions"], batch["num_regions"]
         reasoned, _ = self.image_encoder.reason(regions, num_regions)
-        outputs = self.compare(self.image_encoder.pool(reasoned, regions, num_regions), batch)
+        summary = self.image_encoder.summarise(regions, num_regions)
+        outputs = self.compare(self.image_encoder.pool(reasoned, num_regions, summary), batch)
         if self.captioner is None or not self.training:
             return outputs
         logits, words = self.captioner(

@@ -56,6 +56,7 @@ def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
             "family": "vsepp",
             "kind": "dual",
             "precision": "float32",
+            "runtime": "onnx",
             "embedding": {"width": width, "measure": "cosine", "abs": False},
             "text": {"tokenizer": "simple", "lower": True, "file": "vocabulary.json", "longest": 0},
             "image": {"reads": "features", "width": FEATURES},

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from config.errors import UserError
 
@@ -41,15 +41,6 @@ def folder_name(text: str, otherwise: str) -> str:
     All other characters become underscores. `otherwise` is the name for a text that has none of the former.
     """
     return re.sub(r"[^\w.-]+", "_", text).strip("._") or otherwise
-
-
-def refuse_on_one_line(parser: argparse.ArgumentParser) -> None:
-    """Make `parser` raise UserError for wrong arguments, without what reads configurations."""
-
-    def error(message: str) -> NoReturn:
-        raise UserError(f"{message}; see {parser.prog} --help")
-
-    parser.error = error
 
 
 def leave_on_sigterm() -> None:

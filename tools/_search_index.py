@@ -25,9 +25,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from _command import refuse_on_one_line
 from _warm_search import SOCKET, ask
 
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from serving.index.address import open_index
 from serving.index.query import Answer, Asker, Term
@@ -127,7 +127,7 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="search_retrieval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    refuse_on_one_line(parser)
+    report_errors_on_one_line(parser)
     add = parser.add_argument
     add("--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus")
     add("--bundle", metavar="DIR", help="(default: the one that the index names)")

@@ -20,9 +20,10 @@ import shutil
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import leave_on_sigterm, refuse_on_one_line, run
+from _command import leave_on_sigterm, run
 from _progress import progress_display
 
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from serving.bundle.bundle import Bundle
 from serving.index import build
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    refuse_on_one_line(parser)
+    report_errors_on_one_line(parser)
     parser.add_argument("--bundle", metavar="DIR", required=True, help="an exported model")
     parser.add_argument("--gallery", metavar="FOLDER|FILE", help="what is indexed")
     parser.add_argument("--captions", metavar="FILE", help="sentences and metadata of the gallery's items")

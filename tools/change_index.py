@@ -17,9 +17,10 @@ import argparse
 from pathlib import Path
 
 import _init_paths  # noqa: F401
-from _command import leave_on_sigterm, refuse_on_one_line, run
+from _command import leave_on_sigterm, run
 from _progress import progress_display
 
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from serving.index import build
 from serving.index.address import milvus_address, open_index
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    refuse_on_one_line(parser)
+    report_errors_on_one_line(parser)
     parser.add_argument(
         "--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus"
     )

@@ -23,7 +23,7 @@ from _progress import progress_display
 
 import numpy as np
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from datasets.text_files import read_lines, refuse_duplicates
 from datasets.conversion.precision import STORED

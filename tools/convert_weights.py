@@ -29,7 +29,7 @@ import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
 from _progress import progress_display
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.default import KEYS
 from config.errors import UserError
 from config.files.whole import refuse_existing, writing

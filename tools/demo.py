@@ -16,7 +16,7 @@ import _init_paths
 from _command import leave_on_sigterm, run
 from _side_by_side import Step, run_side_by_side
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from engine.runtime import usable_cores
 
 DATA = "data/scenes"

@@ -27,7 +27,7 @@ from _command import leave_on_sigterm, run
 from _extraction import describe_network, workers_of, write_features
 from _progress import progress_display
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.progress import no_progress
 from config.files.networks import Backbone, Detector, read_backbone, read_detector

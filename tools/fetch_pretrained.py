@@ -30,7 +30,7 @@ from engine.weights.bert_folder import (
 )
 from _command import leave_on_sigterm, run
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.files.whole import refuse_existing
 

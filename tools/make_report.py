@@ -16,7 +16,7 @@ import _init_paths  # noqa: F401
 from _command import run, start_runtime
 from yacs.config import CfgNode
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.families import FAMILIES
 from config.load import load_config

@@ -14,7 +14,7 @@ import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
 from _progress import progress_display
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from datasets.scenes.generate import ScenesOptions, make_scenes
 from engine.runtime import usable_cores
 

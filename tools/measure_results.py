@@ -17,7 +17,7 @@ from pathlib import Path
 import _init_paths  # noqa: F401
 from _command import run
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError, some
 from config.files.whole import write_whole
 

@@ -27,7 +27,7 @@ from _progress import progress_display
 
 import numpy as np
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.files.whole import write_whole
 from config.files.networks import Backbone, read_backbone

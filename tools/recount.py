@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import _init_paths  # noqa: F401
 from _command import run
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.files.whole import write_whole
 

@@ -25,7 +25,7 @@ from _command import run
 
 import yaml
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.default import default_config
 from config.errors import UserError
 from engine.runs.run_status import STATUS_FILE, read_status

@@ -90,6 +90,11 @@ def main() -> int:
         "features; finds sentences and pictures",
     )
     add_gallery_arguments(parser, parser)
+    parser.add_argument(
+        "--index",
+        metavar="INDEX",
+        help="search an index in place of a run; --index INDEX --help tells its options",
+    )
     parser.add_argument("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each hit")
     parser.add_argument(

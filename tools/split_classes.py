@@ -19,7 +19,7 @@ from _command import run
 
 import numpy as np
 
-from config.command_line import report_errors_on_one_line
+from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.files.whole import write_whole
 from datasets.pictures.lists import LabelledPictures, class_folders

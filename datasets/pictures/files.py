@@ -47,7 +47,7 @@ class PictureFiles:
         self.others = [name for name in seen if not _is_picture(name)]
         self._by_file: dict[str, list[str]] = {}
         if not self.names:
-            example = f", such as {self.others[0]}" if self.others else ""
+            example = f", such as {cut(self.others[0])}" if self.others else ""
             raise UserError(
                 f"{self.path}: no pictures among its {len(found)} files{example}, expected names that end "
                 f"with {', '.join(ENDINGS)}"

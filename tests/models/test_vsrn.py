@@ -236,7 +236,7 @@ def test_directions_are_added_to_the_state_and_need_the_boxes_alone():
     reasoned, _ = encoder.reason(batch["regions"], batch["num_regions"])
     moved = batch["regions"].clone()
     moved[:, :, -6:-2] = moved[:, ::-1, -6:-2]
-    elsewhere = encoder.pool(reasoned, moved, batch["num_regions"])
+    elsewhere = encoder.pool(reasoned, batch["num_regions"], encoder.summarise(moved, batch["num_regions"]))
     assert float((found - elsewhere).abs().max()) > 1e-3
     encoder.directions = None
     without = encoder(batch["regions"], batch["num_regions"])

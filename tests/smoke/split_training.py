@@ -16,6 +16,7 @@ import paddle
 from paddle import nn
 
 import engine.training.trainer
+from datasets.relevance import own_captions
 from engine.evaluation.dual import evaluate
 from engine.parallel.processes import (
     all_or_none,
@@ -241,6 +242,7 @@ class Split:
         self.lengths = np.full(len(self.sentence_ids), 6)
         self.captions = [str(sentence) for sentence in self.sentence_ids]
         self.num_captions = len(self.captions)
+        self.relevance = own_captions(self.caption_image, self.num_images)
 
     def image_batch(self, images: np.ndarray) -> Batch:
         return {"features": self.features[images]}

@@ -249,7 +249,7 @@ MISTAKES = {
     "a changed vocabulary": evaluate(
         [f"{BEST}/vocab.json", "damaged"], line(f"{BEST}/vocab.json", 12, '  "changed",')
     ),
-    "a run for a checkpoint": evaluate(["out/run", "<run>/best"], untouched, "EVAL.CHECKPOINT_DIR=out/run"),
+    "data for a checkpoint": evaluate(["data", "<run>/best"], untouched, "EVAL.CHECKPOINT_DIR=data"),
     "weights to start from that do not fit": train(
         [BEST, "image_encoder.fc.weight", "shape [8, 8]", "[8, 9]"],
         untouched,

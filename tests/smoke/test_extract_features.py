@@ -130,6 +130,7 @@ def test_own_photos_train_models_of_regions(run_quickly, photos, model):
         "vsrn": [
             "MODEL.EMBED_DIM=8",
             "MODEL.WORD_DIM=8",
+            "MODEL.DIRECTION_DIM=0",
             "INPUT.IMG_FEATURE_DIM=3",
             "OPTIMIZATION.BATCH_SIZE=8",
         ],

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
+    "build_index.py": ("--galery", "--gallery"),
+    "change_index.py": ("--delte", "--delete"),
     "check_data.py": ("--skpi_values", "--skip_values"),
     "compare_results.py": ("--fial_below", "--fail_below"),
     "convert_features.py": ("--dytpe", "--dtype"),
@@ -81,6 +83,8 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
         "compare_results.py": ["a", "b"],
         "recount.py": ["a.npz"],
         "measure_results.py": ["--data", "a"],
+        "build_index.py": ["--bundle", "a", "--out", "b"],
+        "change_index.py": ["--index", "a"],
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_weights.py": ["a.pth", "b"],
         "encode.py": ["--out", "a.npz"],

@@ -8,7 +8,7 @@ from config.cnns import IMAGENET_MEAN, IMAGENET_SCALE, expected_pixels
 from config.errors import UserError
 from config.files.networks import read_backbone, read_detector
 
-BACKBONES = Path(__file__).resolve().parents[2] / "configs" / "backbones"
+BACKBONES = Path(__file__).resolve().parents[3] / "configs" / "backbones"
 
 
 @pytest.mark.parametrize("path", sorted(BACKBONES.iterdir()), ids=lambda path: path.name)
