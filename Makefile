@@ -10,9 +10,10 @@ venv := .venv
 python := $(venv)/bin/python
 runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
 dev := $(venv)/requirements-dev.installed
+service := $(venv)/requirements-onnx.installed $(venv)/requirements-service.installed
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo test faults fuzz lint bench results results-check clean
+.PHONY: help demo serve test faults fuzz lint bench results results-check clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
@@ -23,6 +24,9 @@ demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 
 test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
 	$(python) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
+
+serve: $(runs) $(service)  ## search the demo's pictures in a browser (after make demo)
+	$(python) tools/serve_retrieval.py --index out/demo/index --pictures data/scenes/images
 
 faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print what survived (under 25 minutes)
 	$(python) tests/faults/run_all.py
@@ -62,4 +66,4 @@ $(venv)/%.installed: %.txt $(venv)/made
 	@touch $@
 
 $(runs): requirements-common.txt
-$(dev): requirements-backbone.txt requirements-export.txt requirements-onnx.txt requirements-index.txt requirements-milvus.txt
+$(dev): requirements-backbone.txt requirements-export.txt requirements-onnx.txt requirements-index.txt requirements-milvus.txt requirements-service.txt

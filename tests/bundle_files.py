@@ -33,6 +33,15 @@ WORDS = [
 ]
 FEATURES, WIDTH = 12, 16
 
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 170, 60),
+    "blue": (30, 60, 220),
+    "yellow": (230, 210, 30),
+    "black": (10, 10, 10),
+    "white": (245, 245, 245),
+}
+
 
 def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
     """Write a bundle of a VSE++ whose vectors have `width` numbers, and return its folder.
@@ -55,11 +64,43 @@ def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
         {
             "family": "vsepp",
             "kind": "dual",
+            "runtime": "onnx",
             "precision": "float32",
             "runtime": "onnx",
             "embedding": {"width": width, "measure": "cosine", "abs": False},
             "text": {"tokenizer": "simple", "lower": True, "file": "vocabulary.json", "longest": 0},
             "image": {"reads": "features", "width": FEATURES},
+            "graphs": {"text": {"file": "text.onnx"}, "image": {"file": "image.onnx"}},
+        },
+    )
+    return folder
+
+
+def write_pixel_bundle(folder: Path) -> Path:
+    """Write a bundle that reads pictures, and return its folder: a colour's name has its pictures' vector."""
+    folder.mkdir(parents=True)
+    vocabulary = Vocabulary.build([" ".join(COLOURS)], "simple", 1, "vsepp")
+    vocabulary.save(folder / "vocabulary.json")
+    matrix = np.random.default_rng(0).standard_normal((3 * 8 * 8, WIDTH)).astype(np.float32)
+    table = np.zeros((len(vocabulary), WIDTH), np.float32)
+    for name, colour in COLOURS.items():
+        plain = np.broadcast_to(np.float32(colour)[:, None, None] / 127.5 - 1, (3, 8, 8)).reshape(-1)
+        vector = plain @ matrix
+        table[vocabulary.encode(name)[1]] = vector / np.linalg.norm(vector)
+    _write_graph(folder / "text.onnx", "token_ids", ["batch", "length"], table, WIDTH)
+    _write_graph(folder / "image.onnx", "pixels", ["batch", 3, 8, 8], matrix, WIDTH)
+    image = {"reads": "pixels", "resize": 8, "crop": 8, "bgr": False, "resample": "bilinear"}
+    image |= {"mean": [127.5] * 3, "scale": [1 / 127.5] * 3}
+    write_description(
+        folder,
+        {
+            "family": "vsepp",
+            "kind": "dual",
+            "runtime": "onnx",
+            "precision": "float32",
+            "embedding": {"width": WIDTH, "measure": "cosine", "abs": False},
+            "text": {"tokenizer": "simple", "lower": True, "file": "vocabulary.json", "longest": 0},
+            "image": image,
             "graphs": {"text": {"file": "text.onnx"}, "image": {"file": "image.onnx"}},
         },
     )
@@ -97,6 +138,9 @@ def _write_graph(path: Path, name: str, shape: list, weights: np.ndarray, width:
         if tokens
         else [helper.make_node("MatMul", [name, "weights"], ["sum"])]
     )
+    if name == "pixels":
+        first.insert(0, helper.make_node("Flatten", [name], ["flat"]))
+        first[1].input[0] = "flat"
     nodes = [
         *first,
         helper.make_node("ReduceL2", ["sum"], ["length"], axes=[1], keepdims=1),

@@ -253,6 +253,7 @@ def test_a_second_call_installs_nothing(tmp_path):
         "requirements-export.txt": 1,
         "requirements-index.txt": 1,
         "requirements-milvus.txt": 1,
+        "requirements-service.txt": 1,
         ".venv/made": 2,
         ".venv/requirements.installed": 3,
         ".venv/requirements-dev.installed": 3,

@@ -25,6 +25,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from _command import blaming
 from _warm_search import SOCKET, ask
 
 from config.arguments import report_errors_on_one_line
@@ -233,19 +234,8 @@ class Encoding:
         return self.bundle.encode_features(features[None])[0]
 
     def _check_words(self, text: str) -> None:
-        vocabulary = self.bundle.words
-        words = vocabulary.tokens(text)
-        if not words:
-            raise UserError("--text: expected a sentence, got none; write it in quotes")
-        unknown = [
-            word
-            for word in dict.fromkeys(words)
-            if hasattr(vocabulary, "knows") and not vocabulary.knows(word)
-        ]
-        if len(unknown) == len(set(words)):
-            raise UserError(
-                f"--text: no word of {text!r} is in the vocabulary; use words of the training captions"
-            )
+        with blaming("--text"):
+            unknown = self.bundle.unknown_words(text)
         if unknown:
             print(f"not in the model's vocabulary: {', '.join(unknown)}", file=sys.stderr)
 

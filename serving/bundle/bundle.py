@@ -71,6 +71,21 @@ class Bundle:
             ) from error
         return WordPiece.load(path, text["lower"])
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a sentence that the model has not learned, each once.
+
+        Raises UserError for a sentence without a word, and for one of which it knows none.
+        """
+        words = list(dict.fromkeys(self.words.tokens(text)))
+        if not words:
+            raise UserError("expected a sentence, got none")
+        if not hasattr(self.words, "knows"):
+            return []
+        unknown = [word for word in words if not self.words.knows(word)]
+        if len(unknown) == len(words):
+            raise UserError(f"no word of {text!r} is in the vocabulary; use words of the training captions")
+        return unknown
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the embeddings of texts: float32 [N,D]; equal sentences are encoded once.
 

@@ -31,7 +31,18 @@ class PicturePreparation:
 
         Raises UnreadableError.
         """
-        opened = Picture.of(picture) if isinstance(picture, Image.Image) else Picture(_content(picture))
+        if isinstance(picture, Image.Image):
+            return self._pixels(Picture.of(picture))
+        return self.read_bytes(_content(picture))
+
+    def read_bytes(self, data: bytes) -> np.ndarray:
+        """Return the pixels of the picture in a file's `data`: float32 [3,crop,crop].
+
+        Raises UnreadableError.
+        """
+        return self._pixels(Picture(data))
+
+    def _pixels(self, opened: Picture) -> np.ndarray:
         views = self.transform(opened.size, np.random.default_rng(0))  # not at random
         (cut,) = opened.views(views, Image.Resampling.BILINEAR)
         pixels = np.empty((3, *cut.shape[:2]), np.float32)

@@ -143,10 +143,21 @@ class Index:
         refuse_unknown(ids, rows, self.folder)
         return take_rows(folder, view.vectors, view.checks, np.array([rows[each] for each in ids], np.int64))
 
+    def described(self, ids: Sequence[str]) -> list[Item]:
+        """Return those of the items `ids` that are there, in that order."""
+        _, items, _, _ = self._now()
+        rows = items.rows_of(ids)
+        found = items.at(set(rows.values()))
+        return [found[rows[each]] for each in ids if rows.get(each) in found]
+
     def items(self) -> Iterator[Item]:
         """Yield all items in their order."""
         for _, item in self._now()[1].all():
             yield item
+
+    def keys(self) -> list[str]:
+        """Return the keys that metadata of some item have, dotted for objects in objects."""
+        return self._now()[1].keys()
 
     def sample(self, number: int, seed: int = 0) -> np.ndarray:
         """Return the vectors of at most `number` random items [n,D]; the same ones every time."""

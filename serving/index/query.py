@@ -4,7 +4,7 @@ The score of an item is the weighted sum of its cosines with the terms, divided 
 sum of their vectors, so that it is a cosine again; each term's part of the sum is shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,12 +34,22 @@ class Term:
 class Answer:
     """The hits of a query. `deviations` tells how far the best stands above the query's own scores.
 
-    `fits` is false where that is below the cut-off of the card, and None where the card has none.
+    `fits` is false where that is below the cut-off of the card, and None where the card has none. `usual` are
+    mean and standard deviation of the query's scores with a sample of items.
     """
 
     hits: list[Hit]
     deviations: float | None = None
     fits: bool | None = None
+    usual: tuple[float, float] | None = None
+
+    @property
+    def scale(self) -> Callable[[float], float] | None:
+        """Return what tells how many standard deviations a score is above the usual, if that is known."""
+        if self.usual is None:
+            return None
+        mean, spread = self.usual
+        return lambda score: (score - mean) / max(spread, 1e-12)
 
 
 class Asker:
@@ -90,7 +100,8 @@ class Asker:
             self._sample = self._index.sample(measured.SAMPLE)
         general = measured.sample_scores(self._sample, query[None])
         deviations = float(measured.normalised(np.float32([hits[0].score]), general)[0])
-        return Answer(hits, deviations, deviations >= cutoff["deviations"])
+        usual = float(general.mean()), float(general.std())
+        return Answer(hits, deviations, deviations >= cutoff["deviations"], usual)
 
 
 def _own(terms: Sequence[Term]) -> set[str]:
@@ -104,7 +115,7 @@ def combined(terms: Sequence[Term]) -> np.ndarray:
         return terms[0].vector
     total = sum(term.weight * term.vector for term in terms).astype(np.float32)
     length = float(np.linalg.norm(total))
-    if length < 1e-4 * sum(abs(term.weight) for term in terms):
+    if length <= 1e-4 * sum(abs(term.weight) for term in terms):
         names = ", ".join(term.label for term in terms)
         raise UserError(f"the terms cancel each other ({names}): change a weight")
     return total / np.float32(length)

@@ -13,6 +13,7 @@ TOOLS = sorted(path.name for path in (ROOT / "tools").glob("[!_]*.py"))
 TYPOS = {
     "build_index.py": ("--galery", "--gallery"),
     "change_index.py": ("--delte", "--delete"),
+    "serve_retrieval.py": ("--prot", "--port"),
     "check_data.py": ("--skpi_values", "--skip_values"),
     "compare_results.py": ("--fial_below", "--fail_below"),
     "convert_features.py": ("--dytpe", "--dtype"),
@@ -40,7 +41,8 @@ TYPOS = {
 CONFIGURED = [
     name
     for name in TOOLS
-    if "retrieval" in name or name in ("check_data.py", "encode.py", "export_model.py", "visualize.py")
+    if ("retrieval" in name and name != "serve_retrieval.py")
+    or name in ("check_data.py", "encode.py", "export_model.py", "visualize.py")
 ]
 
 
@@ -80,6 +82,8 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
+        "build_index.py": ["--bundle", "a", "--out", "b"],
+        "change_index.py": ["--index", "a", "--check"],
         "compare_results.py": ["a", "b"],
         "recount.py": ["a.npz"],
         "measure_results.py": ["--data", "a"],

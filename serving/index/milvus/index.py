@@ -109,10 +109,23 @@ class MilvusIndex:
         refuse_unknown(ids, found, self.folder)
         return np.stack([found[each] for each in ids])
 
+    def described(self, ids: Sequence[str]) -> list[Item]:
+        """Return those of the items `ids` that are there, in that order."""
+        found = {}
+        for part in id_parts(ids):
+            fields = ["id", "place", "record"]
+            rows = self._milvus.call("query", self._items, filter=one_of(part), output_fields=fields)
+            found.update({row["id"]: item_of(row) for row in rows})
+        return [found[each] for each in ids if each in found]
+
     def items(self) -> Iterator[Item]:
         """Yield all items in their order."""
         for row in self._rows(["id", "place", "record"]):
             yield item_of(row)
+
+    def keys(self) -> list[str]:
+        """Return the keys that metadata of some item have, dotted for objects in objects."""
+        return sorted(self._keys)
 
     def sample(self, number: int, seed: int = 0) -> np.ndarray:
         """Return the vectors of at most `number` random items [n,D]."""

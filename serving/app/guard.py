@@ -1,0 +1,170 @@
+"""What stands before every route: names, keys, sizes, times and headers, as ASGI middleware."""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+import logging
+import secrets
+import time
+
+from serving.app.metrics import Metrics
+from serving.app.settings import Settings
+
+LOG = logging.getLogger("retrieval")
+OPEN_PATHS = ("/health", "/ready")
+_READING = ("GET", "HEAD", "OPTIONS")
+_ASKING = ("/v1/search", "/v1/search/picture", "/v1/explain", "/results")  # POST that change nothing
+HEADERS = {
+    "content-security-policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Guard:
+    """ASGI middleware around `app`: refuses what is not allowed, and adds the headers to every answer."""
+
+    def __init__(self, app, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+        own = {"localhost", "127.0.0.1", "[::1]"} if settings.loopback else set()
+        named = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._hosts = {*own, *settings.hosts} | ({named} - {"0.0.0.0", "[::]"})
+        self._any_host = not settings.loopback and not settings.hosts
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, request = time.perf_counter(), 500, secrets.token_hex(4)
+        started = False
+
+        async def answer(message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                there = {name for name, _ in message["headers"]}
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *(each for each in added if each[0] not in there)]
+                if b"cache-control" not in there:
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal:
+                await refuse(answer, *refusal)
+            else:
+                await self._app(scope, _Bounded(scope, receive, self._settings), answer)
+        except _TooLargeError as error:
+            await refuse(answer, 413, "too_large", str(error))
+        except _TooSlowError as error:
+            await refuse(answer, 408, "too_slow", str(error))
+        except Exception:
+            LOG.exception("request %s failed", request)
+            if not started:
+                await refuse(
+                    answer, 500, "internal", f"an error inside the service; its log has it as {request}"
+                )
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            took = (time.perf_counter() - began) * 1000
+            asked = scope["query_string"].decode("latin-1") if self._settings.log_queries else ""
+            LOG.info("%s %s %s %d %.1f ms %s", request, scope["method"], route, status, took, asked)
+
+    def _refusal(self, scope) -> tuple | None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._known_host(headers.get("host", "")):
+            return 421, "unknown_host", "this service does not go by that name; --allow_host adds one"
+        writing = scope["method"] not in _READING and scope["path"] not in _ASKING
+        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _READING:
+            return 403, "cross_site", "pages of other sites may not call this service"
+        if scope["path"] in OPEN_PATHS:
+            return None
+        settings, given = self._settings, _given_key(headers.get("authorization", ""))
+        if writing and settings.write_key is None:
+            return 403, "read_only", "this service was started without a key for writing"
+        keys = [settings.write_key] if writing else [settings.read_key, settings.write_key]
+        asked = writing or settings.read_key is not None or not settings.loopback
+        if asked and not _is_one_of(given, keys):
+            return 401, "key", "expected a key, as `Authorization: Bearer KEY` or as a password"
+        return None
+
+    def _known_host(self, host: str) -> bool:
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        return self._any_host or name.lower() in self._hosts
+
+
+def _given_key(header: str) -> str:
+    """Return the key in `Bearer KEY`, or the password of `Basic`, with which browsers ask for one."""
+    kind, _, value = header.partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            return ""
+    return ""
+
+
+def _is_one_of(given: str, keys: list[str | None]) -> bool:
+    """Compare with every key, each in constant time."""
+    same = [hmac.compare_digest(given.encode(), key.encode()) for key in keys if key is not None]
+    return any(same)
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _TooSlowError(Exception):
+    pass
+
+
+class _Bounded:
+    """Receives a body that has at most so many bytes, within so many seconds."""
+
+    def __init__(self, scope, receive, settings: Settings) -> None:
+        self._receive, self._most = receive, settings.upload_bytes * 4 // 3 + (1 << 16)  # base64 in JSON
+        self._read, self._ends, self._seconds = 0, None, settings.upload_seconds
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        self._stated = int(length) if length.isdigit() and len(length) < 16 else 0
+        self._whole = False
+
+    async def __call__(self):
+        if self._whole:  # what follows is that the client leaves, which may take any time
+            return await self._receive()
+        if self._stated > self._most:
+            raise _TooLargeError(f"expected at most {self._most:,} bytes")
+        now = time.monotonic()
+        self._ends = self._ends or now + self._seconds
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.01, self._ends - now))
+        except asyncio.TimeoutError:
+            raise _TooSlowError(f"expected the whole request within {self._seconds:g} seconds") from None
+        self._read += len(message.get("body", b""))
+        if self._read > self._most:
+            raise _TooLargeError(f"expected at most {self._most:,} bytes")
+        self._whole = not message.get("more_body", False)
+        return message
+
+
+async def refuse(send, status: int, code: str, message: str) -> None:
+    """Send a refusal as JSON."""
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="retrieval", charset="UTF-8"'))
+    if status in (408, 413):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

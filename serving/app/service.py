@@ -1,0 +1,121 @@
+"""Puts the service together: routes, the guard before them, errors as JSON, and a start that is warm."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from itertools import islice
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from config.errors import UserError
+from serving.app.api import Service, routes
+from serving.app.batching import Batcher, FullError, LateError
+from serving.app.collection import BusyError, Collection, Question, UnknownError, Wanted
+from serving.app.guard import Guard
+from serving.app.metrics import Metrics
+from serving.app.page import page_routes
+from serving.app.pictures import Thumbnails
+from serving.app.settings import Settings
+
+_ABOUT = """Search a collection by sentences, pictures, items and sums of them. Hits come best first, with the
+share of each term; where nothing fits, the answer says so."""
+
+
+def make_app(collection: Collection, thumbnails: Thumbnails, settings: Settings, metrics: Metrics) -> FastAPI:
+    """Return the ASGI application; it closes the collection when it is shut down.
+
+    It is warm when its start is over. Raises UserError, then, where a query of some kind is not answered.
+    """
+    settings.check()
+    batcher = Batcher(collection.answers, metrics, settings.most_together, settings.queue)
+    service = Service(collection, thumbnails, batcher, metrics, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warm(collection)
+        service.ready = True
+        yield
+        service.ready = False
+        batcher.close()
+        collection.close()
+
+    app = FastAPI(
+        title="Retrieval",
+        version="1",
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # its page would load scripts from elsewhere; /docs is our own
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.service = service
+    app.include_router(routes(service))
+    app.include_router(page_routes(service))
+    add_errors(app)
+    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    return app
+
+
+def warm(collection: Collection) -> None:
+    """Answer one query of every kind, so that a user's first is not slow; raise UserError if one fails."""
+    graphs = collection.bundle.description["graphs"]
+    kinds = [Wanted("id", item.id) for item in islice(collection.items(), 1)]
+    if "text" in graphs:
+        kinds += [Wanted("text", sentence) for sentence in collection.examples(1)]
+    for wanted in kinds:
+        (found,) = collection.answers([Question((wanted,), 10)])
+        if isinstance(found, Exception):
+            raise found
+    collection.warm_images()
+
+
+def add_errors(app: FastAPI) -> None:
+    """Turn every exception that a client can cause into its status and one sentence."""
+
+    def told(status: int, code: str, message: str, **headers: str) -> JSONResponse:
+        body = {"error": {"code": code, "message": message}}
+        return JSONResponse(body, status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    @app.exception_handler(UserError)
+    async def wrong(request: Request, error: UserError) -> JSONResponse:
+        return told(422, "wrong", _without_folder(str(error), collection_of(request)))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return told(422, "invalid", f"{place}: {first['msg']}"[:500].encode("utf-8", "replace").decode())
+
+    @app.exception_handler(UnknownError)
+    async def unknown(request: Request, error: UnknownError) -> JSONResponse:
+        return told(404, "unknown", "there is no such item, or it has no picture")
+
+    @app.exception_handler(FullError)
+    async def full(request: Request, error: FullError) -> JSONResponse:
+        return told(429, "full", "too many queries wait: try again later", retry_after="1")
+
+    @app.exception_handler(LateError)
+    async def late(request: Request, error: LateError) -> JSONResponse:
+        return told(504, "deadline", "the answer was not ready in time", retry_after="1")
+
+    @app.exception_handler(BusyError)
+    async def busy(request: Request, error: BusyError) -> JSONResponse:
+        return told(503, "busy", "another process writes into this index: try again later", retry_after="5")
+
+    @app.exception_handler(StarletteHTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        return told(error.status_code, "http", str(error.detail))
+
+
+def collection_of(request: Request) -> Collection:
+    """Return the collection of the service that answers a request."""
+    return request.app.state.service.collection
+
+
+def _without_folder(message: str, collection: Collection) -> str:
+    """Return a message that names index and bundle, but not where they lie on this machine."""
+    for folder in (str(collection.bundle.folder), collection.address):
+        message = message.replace(folder, folder.rstrip("/").rpartition("/")[2])
+    return message

@@ -1,0 +1,125 @@
+// Searches without loading the page anew: the server writes the results, and this puts them in their place.
+import { openHit, prepareDialog } from "./dialog.js";
+import { prepareGrid } from "./grid.js";
+import { forgetPicture, keepPicture, picture, preparePictures } from "./picture.js";
+
+const results = document.getElementById("results");
+const form = document.getElementById("form");
+const status = document.getElementById("status");
+const words = document.body.dataset;
+let running = null;
+
+export async function go(address, { push = true } = {}) {
+  const url = new URL(address, location.href);
+  running?.abort();
+  running = new AbortController();
+  results.classList.add("waiting");
+  results.setAttribute("aria-busy", "true");
+  const name = url.searchParams.get("picture");
+  const bytes = name ? picture(name) : null;
+  if (push) history.pushState(null, "", url.pathname + url.search);
+  try {
+    const answer = await fetch(`/results${url.search}`, {
+      method: bytes ? "POST" : "GET",
+      body: bytes,
+      headers: bytes ? { "content-type": "application/octet-stream" } : {},
+      signal: running.signal,
+    });
+    if (answer.status === 413) return tell(words.big);
+    if (!answer.ok) return tell(words.failed);
+    results.innerHTML = await answer.text(); // written by the server, which escapes what is not its own
+    prepareResults();
+    fillForm(url);
+    say(results.querySelector("[data-say]")?.dataset.say ?? "");
+    if (push) scrollTo({ top: 0, behavior: "instant" });
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    tell(words.failed);
+  } finally {
+    results.classList.remove("waiting");
+    results.removeAttribute("aria-busy");
+  }
+}
+
+function tell(message) {
+  const notice = document.createElement("p");
+  notice.className = "notice";
+  notice.textContent = message;
+  results.replaceChildren(notice);
+  say(message);
+}
+
+function say(message) {
+  status.textContent = "";
+  setTimeout(() => (status.textContent = message), 60); // so that equal messages are spoken again
+}
+
+function prepareResults() {
+  prepareGrid(results);
+  for (const image of results.querySelectorAll("img[data-optional]")) {
+    const gone = () => image.remove();
+    image.addEventListener("error", gone);
+    if (image.complete && image.naturalWidth === 0 && image.src && image.loading !== "lazy") gone();
+  }
+}
+
+function fillForm(url) {
+  for (const name of ["q", "where"]) {
+    const field = form.elements[name];
+    if (field) field.value = url.searchParams.get(name) ?? "";
+  }
+  for (const name of ["plus", "minus"]) if (form.elements[name]) form.elements[name].value = "";
+  for (const link of document.querySelectorAll("a[data-language]")) {
+    const there = new URL(location.href);
+    there.searchParams.set("lang", link.hreflang);
+    link.href = there.pathname + there.search;
+  }
+}
+
+// What the form does not show, such as the ids of a query, stays; what was typed is added.
+function addressOfForm() {
+  const before = new URL(location.href).searchParams;
+  const now = new URLSearchParams();
+  const data = new FormData(form);
+  for (const [name, value] of data) if (value && !["plus", "minus"].includes(name)) now.append(name, value);
+  for (const name of ["plus", "minus", "like", "unlike", "picture"])
+    for (const value of before.getAll(name)) now.append(name, value);
+  for (const name of ["plus", "minus"]) if (data.get(name)) now.append(name, data.get(name));
+  return `/?${now}`;
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  go(addressOfForm());
+});
+
+document.addEventListener("click", (event) => {
+  if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  const link = event.target.closest("a");
+  if (!link) return;
+  if (link.classList.contains("open")) {
+    event.preventDefault();
+    openHit(link.closest("li"));
+  } else if ("go" in link.dataset) {
+    event.preventDefault();
+    document.getElementById("hit").close();
+    go(link.href).then(() => results.focus({ preventScroll: true }));
+  }
+});
+
+addEventListener("popstate", () => {
+  document.getElementById("hit").close();
+  go(location.href, { push: false });
+});
+
+prepareDialog();
+prepareResults();
+preparePictures(words.pictures === "yes", async (bytes) => {
+  const name = await keepPicture(bytes);
+  const lang = new URL(location.href).searchParams.get("lang");
+  form.elements.q && (form.elements.q.value = "");
+  await go(`/?picture=${name}${lang ? `&lang=${lang}` : ""}`);
+}, tell);
+const name = new URL(location.href).searchParams.get("picture");
+if (name && picture(name)) go(location.href, { push: false });
+else if (name) forgetPicture(name);

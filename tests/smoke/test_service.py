@@ -1,0 +1,206 @@
+"""The service as a process: started with photos alone, called by curl and a client, switched, and ended."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from serving.app.client import Client, RefusedError
+from tests.bundle_files import COLOURS, write_pixel_bundle
+from tests.forks import run_forked
+
+pytest.importorskip("fastapi", reason="the service needs requirements-service.txt")
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "the key of this test"
+
+
+class Served:
+    """A running service and its address."""
+
+    def __init__(self, folder: Path, *arguments: object) -> None:
+        command = [sys.executable, ROOT / "tools" / "serve_retrieval.py", "--port", "0", *arguments]
+        self.log = open(folder / "log.txt", "w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=folder
+        )
+        self.lines = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith("ready: "):
+                self.address = line.split()[1].rstrip("/")
+                return
+        self.log.seek(0)
+        raise AssertionError("".join(self.lines) + self.log.read())
+
+    def end(self) -> int:
+        """End the service as a supervisor does; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        self.process.stdout.close()
+        self.log.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Return a folder with photos, what is known of them, and a bundle."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "photos").mkdir()
+    lines = []
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        Image.new("RGB", (60, 40), colour).save(folder / "photos" / f"{name}_{number}.png")
+        lines.append({"id": f"{name}_{number}.png", "caption": name, "metadata": {"number": number}})
+    (folder / "about.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write_pixel_bundle(folder / "bundle")
+    (folder / "key.txt").write_text(KEY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(made):
+    """Return a service that was started with photos and a bundle alone."""
+    index = "--photos", made / "photos", "--bundle", made / "bundle", "--captions", made / "about.jsonl"
+    service = Served(made, *index, "--key_file", made / "key.txt")
+    yield service
+    if service.process.poll() is None:
+        service.end()
+
+
+def test_photos_and_a_bundle_are_enough_and_the_second_start_indexes_nothing(made, served):
+    assert "photos.index: indexing 6 items" in served.lines[0]
+    assert Client(served.address).search("red", k=1)["hits"][0]["id"] == "red_0.png"
+    again = Served(made, "--photos", made / "photos", "--bundle", made / "bundle")
+    assert not any("indexing" in line for line in again.lines)
+    assert Client(again.address).info()["count"] == 6
+    again.end()
+
+
+def test_the_lines_of_the_docs_run(made, served, tmp_path):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    text = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    lines = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    assert len(lines) > 10
+    Image.new("RGB", (30, 20), COLOURS["blue"]).save(tmp_path / "my.jpg")
+    environment = {**os.environ, "ADDRESS": served.address, "KEY": KEY}
+    version = subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]
+    if tuple(map(int, version.split(".")[:2])) < (7, 82):
+        pytest.skip("curl knows --json from 7.82 on")
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert Image.open(tmp_path / "small.jpg").size == (60, 40)
+
+
+def test_the_client_searches_changes_and_hears_of_refusals(made, served, tmp_path):
+    client = Client(served.address, KEY)
+    Image.new("RGB", (30, 20), COLOURS["green"]).save(tmp_path / "a picture.png")
+    assert client.put("mine/ä.png", tmp_path / "a picture.png", "mine", {"year": 3})["done"] == "added"
+    assert "mine/ä.png" in [hit["id"] for hit in client.search("green", k=2)["hits"]]
+    assert client.search_picture(tmp_path / "a picture.png", k=1)["hits"][0]["caption"] in ("green", "mine")
+    assert client.search("green", minus="red", where="year = 3")["hits"][0]["metadata"] == {"year": 3}
+    client.describe("mine/ä.png", "other", {})
+    assert client.item("mine/ä.png")["caption"] == "other"
+    assert client.thumbnail("mine/ä.png").startswith(b"\xff\xd8")
+    client.delete("mine/ä.png")
+    with pytest.raises(RefusedError) as refused:
+        client.item("mine/ä.png")
+    assert (refused.value.status, refused.value.code) == (404, "unknown")
+
+
+def test_a_switch_to_another_model_loses_no_request(made, served, tmp_path):
+    """Queries go on in three threads while the index is encoded by another bundle, and all are answered."""
+    other = write_pixel_bundle(tmp_path / "other")
+    description = json.loads((other / "model.json").read_text())
+    from config.files.bundles import write_description
+
+    (other / "model.json").unlink()
+    kept = {name: value for name, value in description.items() if name not in ("checksum", "files", "format")}
+    write_description(other, kept | {"family": "vse"})
+    client, ended, answers = Client(served.address), threading.Event(), []
+
+    def ask() -> None:
+        while not ended.is_set():
+            answer = client.search("red", k=1)
+            answers.append((answer["model"], answer["hits"][0]["id"]))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    before = client.info()["model"]
+    done = run_forked(
+        ROOT / "tools" / "build_index.py", "--bundle", other, "--from", made / "photos.index",
+        "--captions", made / "about.jsonl",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 60
+    while client.info()["model"] == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    count = len(answers)
+    while len(answers) < count + 6 and any(thread.is_alive() for thread in threads):
+        time.sleep(0.05)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    models = list(dict.fromkeys(model for model, _ in answers))
+    assert models[0] == before and len(models) == 2
+    assert {identity for _, identity in answers} == {"red_0.png"}
+
+
+def test_the_end_waits_for_a_request_that_has_begun(made):
+    service = Served(made, "--index", made / "photos.index")
+    host, port = service.address.removeprefix("http://").split(":")
+    body = b'{"terms": [{"text": "red"}]}'
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body[:5])
+        time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        connection.sendall(body[5:])
+        with connection.makefile("rb") as answer:
+            assert b"200 OK" in answer.readline()
+            assert b'"red_0.png"' in answer.read()
+    assert service.process.wait(60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    service.process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--index INDEX"),
+        (["--photos", "photos"], "--bundle DIR"),
+        (["--index", "none"], "no card.json"),
+        (["--index", "photos.index", "--host", "0.0.0.0"], "--key_file"),
+        (["--index", "photos.index", "--key_file", "none"], "--key_file: none"),
+        (["--index", "photos.index", "--pictures", "none"], "--pictures"),
+        (["--index", "photos.index", "--port", "70000"], "--port"),
+        (["--index", "photos.index", "--rerank", "none"], "none"),
+    ],
+)
+def test_wrong_arguments_are_one_line(made, served, arguments, told):
+    done = run_forked(ROOT / "tools" / "serve_retrieval.py", *arguments, cwd=made)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ") and told in done.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(made, served):
+    port = served.address.rpartition(":")[2]
+    done = run_forked(
+        ROOT / "tools" / "serve_retrieval.py", "--index", made / "photos.index", "--port", port, cwd=made
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: --port") and done.stderr.count("\n") == 1

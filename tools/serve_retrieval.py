@@ -1,0 +1,167 @@
+"""Serve a search over an index: a page to look at, and an API for programs (docs/service.md).
+
+    python tools/serve_retrieval.py --index out/photos.index
+    python tools/serve_retrieval.py --photos photos/ --bundle out/bundle
+    python tools/serve_retrieval.py --index out/scenes.index --pictures data/scenes/images
+    python tools/serve_retrieval.py --index out/photos.index --host 0.0.0.0 --key_file key.txt
+
+--photos makes an index of a folder beside it, or goes on with one, and serves that. Only this machine is
+served unless --host says otherwise; others need the key in --read_key_file or --key_file. Whoever has the
+latter may add, update and delete items. --pictures is where the pictures of an index of features lie.
+It needs requirements-service.txt besides. It is ready when it says so, and SIGTERM lets it end what it began.
+"""
+
+import argparse
+import logging
+import socket
+from pathlib import Path
+
+import _init_paths  # noqa: F401
+from _command import blaming, run
+from _progress import progress_display
+
+from config.arguments import report_errors_on_one_line
+from config.errors import UserError
+
+
+def main() -> None:
+    """Parse the command line, index if asked to, and serve until the process is ended."""
+    arguments = read_arguments()
+    try:
+        import uvicorn
+
+        from serving.app.service import make_app
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the service needs the package {error.name}: pip install -r requirements-service.txt"
+        ) from error
+    from serving.app.collection import Collection
+    from serving.app.metrics import Metrics
+    from serving.app.pictures import Thumbnails, picture_folder
+    from serving.app.settings import Settings, read_key_file
+
+    keys = {}
+    for name, path in (("write_key", arguments.key_file), ("read_key", arguments.read_key_file)):
+        if path:
+            with blaming("--key_file" if name == "write_key" else "--read_key_file"):
+                keys[name] = read_key_file(path)
+    settings = Settings(
+        host=arguments.host,
+        port=arguments.port,
+        hosts=tuple(name.lower() for name in arguments.allow_host),
+        log_queries=arguments.log_queries,
+        **keys,
+    ).check()
+    listening = listen(settings.host, settings.port)
+    address = indexed(arguments) if arguments.photos else arguments.index
+    metrics = Metrics()
+    collection = Collection(
+        address,
+        metrics,
+        arguments.bundle,
+        settings.upload_pixels,
+        arguments.rerank,
+        arguments.rerank_features,
+        arguments.rerank_k,
+    )
+    folder = Path(address)
+    with blaming("--pictures"):
+        thumbnails = Thumbnails(
+            picture_folder(arguments.pictures, collection.card.source),
+            folder / "pictures" if folder.is_dir() else None,
+        )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    app = make_app(collection, thumbnails, settings, metrics)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            access_log=False,  # it would write queries down
+            log_level="warning",
+            server_header=False,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=int(settings.deadline_seconds) + 5,
+            limit_concurrency=4 * settings.queue,
+            h11_max_incomplete_event_size=64 << 10,
+        )
+    )
+    announce(server, app, settings)
+    server.run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raise UserError where that is not possible."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UserError(f"--port {port}: {host} cannot be listened on ({error}): choose another") from error
+
+
+def announce(server, app, settings) -> None:
+    """Let the server print its address when it listens."""
+    started = server.startup
+
+    async def startup(sockets=None) -> None:
+        await started(sockets=sockets)
+        if server.started:
+            port = sockets[0].getsockname()[1]
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            card = app.state.service.collection.card
+            print(f"{app.state.service.collection.name}: {card.describe()}", flush=True)
+            print(f"ready: http://{host}:{port}/", flush=True)
+
+    server.startup = startup
+
+
+def indexed(arguments: argparse.Namespace) -> str:
+    """Index the folder of --photos, unless that has been done, and return where the index is."""
+    from serving.bundle.bundle import Bundle
+    from serving.index import build
+    from serving.index.sources import open_source
+
+    photos = Path(arguments.photos)
+    out = Path(arguments.index or photos.with_name(photos.name + ".index"))
+    if not (out / "card.json").exists():
+        bundle = Bundle.open(arguments.bundle)
+        with blaming("--photos"):
+            source = open_source(photos, arguments.captions)
+        options = build.Options(bundle_folder=str(Path(arguments.bundle).resolve()))
+        print(f"{out}: indexing {len(source.items):,} items of {photos}", flush=True)
+        with progress_display() as show:
+            build.build(bundle, source, out, options, show)
+    return str(out)
+
+
+def read_arguments() -> argparse.Namespace:
+    """Return what the command line says; raise UserError for what cannot be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    report_errors_on_one_line(parser)
+    add = parser.add_argument
+    add("--index", metavar="INDEX", help="a folder, or the address of a Milvus")
+    add("--photos", metavar="FOLDER", help="pictures to index first (into --index, or FOLDER.index)")
+    add("--captions", metavar="FILE", help="sentences and metadata of --photos")
+    add("--bundle", metavar="DIR", help="an exported model (default: the one that the index names)")
+    add("--pictures", metavar="FOLDER", help="pictures of the items (default: what the index is made of)")
+    add("--rerank", metavar="DIR", help="a bundle that scores pairs, for queries that ask for it")
+    add("--rerank_k", type=int, default=50, metavar="K", help="hits that it scores (default 50)")
+    add("--rerank_features", metavar="FILE", help="regions and tags (default: the gallery)")
+    add("--host", default="127.0.0.1", metavar="A", help="address to listen on (default: this machine's own)")
+    add("--port", type=int, default=8000, metavar="N", help="(default 8000; 0: any)")
+    add("--allow_host", action="append", default=[], metavar="NAME", help="a name by which it is called")
+    add("--key_file", metavar="FILE", help="the key of those who may change the index")
+    add("--read_key_file", metavar="FILE", help="the key of those who may search it")
+    add("--log_queries", action="store_true", help="write queries into the log")
+    arguments = parser.parse_args()
+    if not (arguments.index or arguments.photos):
+        raise UserError("expected --index INDEX, or --photos FOLDER with --bundle DIR")
+    if arguments.photos and not arguments.bundle:
+        raise UserError("--photos: expected --bundle DIR, the model that encodes them")
+    if arguments.rerank_k < 1:
+        raise UserError("--rerank_k: expected at least 1")
+    return arguments
+
+
+if __name__ == "__main__":
+    run(main)
