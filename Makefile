@@ -11,9 +11,11 @@ python := $(venv)/bin/python
 runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
 dev := $(venv)/requirements-dev.installed
 service := $(venv)/requirements-onnx.installed $(venv)/requirements-service.installed
+browser := $(venv)/requirements-browser.installed
+axe := $(venv)/axe/node_modules/axe-core/axe.min.js
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo serve test faults fuzz lint bench results results-check clean
+.PHONY: help demo serve test test-browser faults fuzz lint bench results results-check clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
@@ -27,6 +29,13 @@ test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
 
 serve: $(runs) $(service)  ## search the demo's pictures in a browser (after make demo)
 	$(python) tools/serve_retrieval.py --index out/demo/index --pictures data/scenes/images
+
+test-browser: $(runs) $(dev) $(browser)  ## try the page in Chromium, with axe-core (SCREENSHOTS=DIR keeps pictures)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	    { echo "install Chromium: apt-get install chromium"; exit 1; }
+	@test -f $(axe) || npm install --silent --no-save --prefix $(venv)/axe axe-core@4.14.1
+	AXE=$(axe) $(python) -m pytest tests/browser
 
 faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print what survived (under 25 minutes)
 	$(python) tests/faults/run_all.py

@@ -79,7 +79,8 @@ class _Model:
 
     bundle: Bundle
     asker: Asker
-    examples: list[str] | None = None
+    first: list[Item] | None = None  # with the number of items when they were read
+    counted: int = -1
 
 
 class Collection:
@@ -130,12 +131,17 @@ class Collection:
 
     def examples(self, number: int = 3) -> list[str]:
         """Return short captions of the collection that differ: sentences with which to begin."""
-        if self._model.examples is not None:
-            return self._model.examples[:number]
-        texts = dict.fromkeys(item.caption for item in islice(self._index.items(), _EXAMPLES_AMONG))
-        fitting = [text for text in texts if text and 8 <= len(text) <= 60 and self._knows(text)]
-        self._model.examples = fitting[:: max(1, len(fitting) // 3)][:3]
-        return self._model.examples[:number]
+        texts = dict.fromkeys(item.caption for item in self.beginning(_EXAMPLES_AMONG))
+        fitting = [text for text in texts if text and 3 <= len(text) <= 60 and self._knows(text)]
+        return fitting[:: max(1, len(fitting) // number)][:number]
+
+    def beginning(self, number: int) -> list[Item]:
+        """Return some items, spread over the first hundreds, which are read once."""
+        model = self._present()
+        if model.first is None or model.counted != self._index.card.count:
+            model.first = list(islice(self._index.items(), _EXAMPLES_AMONG))
+            model.counted = self._index.card.count
+        return model.first[:: max(1, len(model.first) // number)][:number]
 
     def items(self) -> Iterator[Item]:
         """Yield all items in their order."""

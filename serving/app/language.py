@@ -21,14 +21,13 @@ _WORDS = {
     "keys": ("Keys:", "可用的键："),
     "rerank": ("Let the pair model put the best in order", "由配对模型重新排序"),
     "examples": ("Try one of these:", "试试这些："),
-    "welcome": ("Ask in words, or show a picture.", "用文字提问，或给一张图片。"),
-    "welcome_words": ("Ask in words.", "用文字提问。"),
     "terms": ("The query", "查询条件"),
     "remove": ("Remove", "移除"),
     "shown_picture": ("your picture", "您的图片"),
     "results": ("Results", "结果"),
-    "found": ("{count} hits, from place {first}", "{count} 条结果，从第 {first} 位起"),
-    "nothing": ("Nothing was found", "没有找到"),
+    "found": ("Places {first} to {last} of {items}.", "第 {first} 至 {last} 位，共 {items} 项。"),
+    "nothing": ("Nothing was found.", "没有找到。"),
+    "begin": ("Or begin with one of these pictures", "或从这些图片开始"),
     "no_fit": ("Nothing here really fits.", "这里没有真正符合的内容。"),
     "no_fit_why": (
         "The best hit stands {deviations} standard deviations above the usual score of this query; a hit that "

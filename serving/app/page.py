@@ -228,6 +228,7 @@ class View:
             "reads_text": "text" in bundle.description["graphs"],
             "reranks": collection.reranker is not None,
             "examples": collection.examples(),
+            "begin": collection.beginning(12) if self._service.thumbnails.shown else [],
             "keys": collection.keys()[:8],
         }
 

@@ -46,6 +46,9 @@ function show(item) {
   const image = part("picture");
   image.parentElement.parentElement.hidden = !hit.thumbnail;
   image.alt = hit.caption ?? hit.id;
+  const inCard = item.querySelector(".open img");
+  fit(image, inCard); // the proportions are known before the larger picture is there
+  image.onload = () => fit(image, image);
   if (hit.thumbnail) image.src = `${hit.thumbnail}?size=640`;
   image.onerror = () => (image.parentElement.parentElement.hidden = true);
   part("regions").replaceChildren();
@@ -58,6 +61,10 @@ function show(item) {
     return copy;
   }));
   explain(hit, item);
+}
+
+function fit(image, like) {
+  if (like?.naturalWidth) image.parentElement.style.setProperty("--ratio", like.naturalWidth / like.naturalHeight);
 }
 
 function showShares(hit, item) {
@@ -78,8 +85,8 @@ function bars(section, rows) {
     amount.className = "amount";
     amount.textContent = `${share < 0 ? "−" : "+"}${Math.abs(share).toFixed(3)}`;
     const bar = drawing("svg", { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" });
-    bar.append(drawing("rect", { class: "track", width: 100, height: 8, rx: 4 }));
-    bar.append(drawing("rect", { class: "fill", width: Math.round((100 * Math.abs(share)) / most), height: 8, rx: 4 }));
+    bar.append(drawing("rect", { class: "track", width: 100, height: 8 }));
+    bar.append(drawing("rect", { class: "fill", width: Math.round((100 * Math.abs(share)) / most), height: 8 }));
     row.append(label, bar, amount);
     return row;
   }));

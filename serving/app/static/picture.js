@@ -5,7 +5,6 @@ const LONGEST = 1024; // pixels, far more than a network reads
 export function preparePictures(wanted, search, tell) {
   if (!wanted) return;
   const file = document.getElementById("file");
-  document.getElementById("choose").hidden = false;
   const take = async (chosen) => {
     if (!chosen?.type.startsWith("image/")) return;
     try {
