@@ -66,7 +66,6 @@ def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
             "kind": "dual",
             "runtime": "onnx",
             "precision": "float32",
-            "runtime": "onnx",
             "embedding": {"width": width, "measure": "cosine", "abs": False},
             "text": {"tokenizer": "simple", "lower": True, "file": "vocabulary.json", "longest": 0},
             "image": {"reads": "features", "width": FEATURES},

@@ -82,8 +82,6 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     typo, meant = TYPOS[tool]
     cfg = ["--cfg_file", "configs/f8k/vse.yaml"] if tool in CONFIGURED else []
     query = {
-        "build_index.py": ["--bundle", "a", "--out", "b"],
-        "change_index.py": ["--index", "a", "--check"],
         "compare_results.py": ["a", "b"],
         "recount.py": ["a.npz"],
         "measure_results.py": ["--data", "a"],

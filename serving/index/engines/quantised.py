@@ -26,6 +26,7 @@ CODES = "codes.f16"
 LISTS = "lists.faiss"
 ENOUGH_MS = 20.0  # an exact query may take so long before the approximate engine is chosen
 _WORD = np.uint64
+_MULTIPLIED = 16  # from so many queries on, a product of matrices takes less time than a scan for each
 _SINGLE = 2.0**-24
 _TRAIN_ROWS = 64  # a list, that k-means is shown
 
@@ -75,6 +76,8 @@ class HalfPrecision:
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         faiss = faiss_package()
+        if len(queries) >= _MULTIPLIED and allowed is None:
+            return self._multiplied(queries, k)
 
         def look(number: int) -> tuple[np.ndarray, np.ndarray]:
             start, end = self._starts[number], self._starts[number + 1]
@@ -87,9 +90,44 @@ class HalfPrecision:
             return np.where(rows < 0, -np.inf, scores), np.where(rows < 0, -1, rows + start)
 
         found = list(self._pool.map(look, range(len(self._shards))))
-        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        order = np.argsort(-scores, axis=1)[:, :k]
+        scores, rows = _best(*_joined(found), k)
+        order = np.argsort(-scores, axis=1)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def _multiplied(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Propose for many queries together: each block of codes is decoded once, and multiplied with all."""
+        faiss = faiss_package()
+
+        def look(number: int) -> tuple[np.ndarray, np.ndarray]:
+            shard, start = self._shards[number], self._starts[number]
+            codes = faiss.rev_swig_ptr(shard.codes.data(), shard.ntotal * shard.code_size)
+            codes = codes.reshape(shard.ntotal, shard.code_size)
+            best = []
+            for part in blocks_of(*codes.shape):
+                decoded = shard.sa_decode(codes[part])
+                few = min(k, len(decoded))
+                scores, rows = faiss.knn(queries, decoded, few, metric=faiss.METRIC_INNER_PRODUCT)
+                best = [*best, (scores, rows + (part.start + start))]
+                best = [_best(*_joined(best), k)]
+            return best[0]
+
+        found = list(self._pool.map(look, range(len(self._shards))))
+        scores, rows = _best(*_joined(found), k)
+        order = np.argsort(-scores, axis=1)
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def _joined(found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores [Q,n] and rows [Q,n] of all parts beside each other."""
+    return tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+
+
+def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k highest of `scores` [Q,n] with their `rows` [Q,n], in any order."""
+    if scores.shape[1] <= k:
+        return scores, rows
+    places = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
+    return np.take_along_axis(scores, places, axis=1), np.take_along_axis(rows, places, axis=1)
 
 
 class InvertedFile:

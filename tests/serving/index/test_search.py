@@ -71,6 +71,18 @@ def test_a_query_has_the_same_hits_alone_and_in_a_batch(make_index, engine):
         assert index.search(queries, 5) == [index.search(query[None], 5)[0] for query in queries]
 
 
+def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes():
+    vectors, queries = unit_vectors(3000), unit_vectors(40, seed=1)
+    engine = quantised.half_precision(vectors, 2)
+    scores, rows = engine.propose(queries, 30, None)  # so many are multiplied
+    for place, query in enumerate(queries):
+        (alone,), (expected,) = engine.propose(query[None], 30, None)
+        assert set(rows[place]) == set(expected)
+        assert_close(scores[place], alone, vectors.shape[1], scale=1)
+    everything = engine.propose(queries, 5000, None)[1]
+    assert all(sorted(row) == list(range(3000)) for row in everything.tolist())
+
+
 def test_lists_lose_little_and_the_card_says_how_much(make_index):
     centres = unit_vectors(50, 32)
     vectors = centres[np.arange(5000) % 50] + 0.3 * unit_vectors(5000, 32, seed=3)
