@@ -5,6 +5,7 @@ searched again where the index has come to be of another bundle meanwhile.
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +29,13 @@ from serving.index.items import Item
 from serving.index.query import Answer, Asker, Term
 from serving.index.reranking import Reranker
 
+LOG = logging.getLogger("retrieval")
 _ATTEMPTS = 5
 _EXAMPLES_AMONG = 300
 
 
 class BusyError(Exception):
-    """Another process writes into the index; a client may try again later."""
+    """Another process writes into the index, or changes its model; a client may try again later."""
 
 
 class UnknownError(Exception):
@@ -242,7 +244,11 @@ class Collection:
         if self._index.card.bundle != model.bundle.identity:
             with self._loading:
                 if self._index.card.bundle != self._model.bundle.identity:
-                    self._model = self._open_model()
+                    try:
+                        self._model = self._open_model()
+                    except UserError as error:  # no fault of the client
+                        LOG.error("the index has changed its model, and that cannot be opened: %s", error)
+                        raise BusyError(str(error)) from error
                 model = self._model
         return model
 

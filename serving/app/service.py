@@ -102,7 +102,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(BusyError)
     async def busy(request: Request, error: BusyError) -> JSONResponse:
-        return told(503, "busy", "another process writes into this index: try again later", retry_after="5")
+        return told(503, "busy", "another process changes this index: try again later", retry_after="5")
 
     @app.exception_handler(StarletteHTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:

@@ -86,7 +86,7 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
         "recount.py": ["a.npz"],
         "measure_results.py": ["--data", "a"],
         "build_index.py": ["--bundle", "a", "--out", "b"],
-        "change_index.py": ["--index", "a"],
+        "change_index.py": ["--index", "a", "--check"],
         "convert_features.py": ["a.tsv", "a.h5"],
         "convert_weights.py": ["a.pth", "b"],
         "encode.py": ["--out", "a.npz"],

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -144,6 +145,15 @@ def test_writing_waits_for_another_writer_with_503(photos, serve):
         busy = client.delete("/v1/items/red_0.png", headers=bearing(KEY))
     assert busy.status_code == 503 and busy.headers["Retry-After"]
     assert client.delete("/v1/items/red_0.png", headers=bearing(KEY)).status_code == 200
+
+
+def test_a_model_that_has_gone_is_no_fault_of_the_client(photos, serve):
+    client = serve(photos)
+    card = read_card(photos)
+    shutil.copytree(photos / card.data, photos / "0002")
+    write_card(photos, replace(card, data="0002", bundle="0" * 64, bundle_folder="/none"))
+    answer = client.get("/v1/search", params={"q": "red"})
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "busy"
 
 
 def test_the_description_names_every_route_and_the_service_its_state(photos, serve):
