@@ -31,7 +31,7 @@ serve: $(runs) $(service)  ## search the demo's pictures in a browser (after mak
 	$(python) tools/serve_retrieval.py --index out/demo/index --pictures data/scenes/images
 
 test-browser: $(runs) $(dev) $(browser)  ## try the page in Chromium, with axe-core (SCREENSHOTS=DIR keeps pictures)
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
 	    { echo "install Chromium: apt-get install chromium"; exit 1; }
 	@test -f $(axe) || npm install --silent --no-save --prefix $(venv)/axe axe-core@4.14.1
