@@ -38,6 +38,7 @@ REFUSALS = {
     code: {"model": Refusal} for code in (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 }
 MOST_TURNED_AWAY = 0.5
+_WHERE = "a condition on metadata"
 _DAY = "private, max-age=86400"
 
 
@@ -177,10 +178,10 @@ def add_search(router: APIRouter, service: Service) -> None:
     async def search_sentence(
         q: str = Parameter(min_length=1, max_length=2000, description="a sentence"),
         minus: str | None = Parameter(None, min_length=1, max_length=2000, description="what is not wanted"),
-        k: int = Parameter(20, ge=1, le=MOST_HITS),
-        offset: int = Parameter(0, ge=0, le=MOST_DEPTH - 1),
-        where: str | None = Parameter(None, min_length=1, max_length=2000),
-        rerank: bool = False,
+        k: int = Parameter(20, ge=1, le=MOST_HITS, description="hits of a page"),
+        offset: int = Parameter(0, ge=0, le=MOST_DEPTH - 1, description="hits before the page"),
+        where: str | None = Parameter(None, min_length=1, max_length=2000, description=_WHERE),
+        rerank: bool = Parameter(False, description="put the best in the order of the pair scorer"),
     ) -> AnswerMessage:
         """Search by a sentence."""
         terms = [Term(text=q), *([Term(text=minus, weight=-1)] if minus else [])]
@@ -194,9 +195,9 @@ def add_search(router: APIRouter, service: Service) -> None:
     @router.post("/v1/search/picture", openapi_extra=_BYTES)
     async def search_picture(
         request: Request,
-        k: int = Parameter(20, ge=1, le=MOST_HITS),
-        offset: int = Parameter(0, ge=0, le=MOST_DEPTH - 1),
-        where: str | None = Parameter(None, min_length=1, max_length=2000),
+        k: int = Parameter(20, ge=1, le=MOST_HITS, description="hits of a page"),
+        offset: int = Parameter(0, ge=0, le=MOST_DEPTH - 1, description="hits before the page"),
+        where: str | None = Parameter(None, min_length=1, max_length=2000, description=_WHERE),
     ) -> AnswerMessage:
         """Search by a picture, whose file is the body."""
         wanted = (Wanted("picture", await request.body()),)

@@ -242,10 +242,13 @@ def test_without_javascript_forms_and_links_do_the_same(browser, served):
     page.goto("/")
     page.get_by_role("searchbox").fill("red")
     page.get_by_role("button", name="Search").click()
+    page.wait_for_url("**q=red**")
     assert captions(page)[0] == "red"
     page.locator(".actions a").first.click()
-    assert "like=" in page.url and captions(page)[0] == "red"
+    page.wait_for_url("**like=**")
+    assert captions(page)[0] == "red"
     page.get_by_role("link", name="Next page").click()
+    page.wait_for_url("**offset=24**")
     assert page.locator(".grid > li").count() == 15
     context.close()
 
