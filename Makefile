@@ -10,7 +10,7 @@ venv := .venv
 python := $(venv)/bin/python
 runs := $(venv)/$(REQUIREMENTS:.txt=.installed)
 dev := $(venv)/requirements-dev.installed
-service := $(venv)/requirements-onnx.installed $(venv)/requirements-service.installed
+service := $(venv)/requirements-export.installed $(venv)/requirements-service.installed
 browser := $(venv)/requirements-browser.installed
 axe := $(venv)/axe/node_modules/axe-core/axe.min.js
 bench := $(venv)/requirements-bench.installed
@@ -27,7 +27,14 @@ demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
 	$(python) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
 
-serve: $(runs) $(service)  ## search the demo's pictures in a browser (after make demo)
+serve: $(runs) $(service)  ## export the demo's VSRN, index its test pictures, and search them in a browser
+	@test -f out/demo/vsrn/config.yaml || { echo "run make demo first"; exit 1; }
+	$(python) tools/export_model.py --cfg_file out/demo/vsrn --out out/demo/bundle --overwrite
+	awk 'NR == FNR {id[NR] = $$0; next} {print id[int((FNR + 4) / 5)] "\t" $$0}' \
+	    data/scenes/test_ids.txt data/scenes/test_caps.txt > out/demo/captions.txt
+	rm -rf out/demo/index
+	$(python) tools/build_index.py --bundle out/demo/bundle --gallery data/scenes/test_ims.npy \
+	    --captions out/demo/captions.txt --out out/demo/index
 	$(python) tools/serve_retrieval.py --index out/demo/index --pictures data/scenes/images
 
 test-browser: $(runs) $(dev) $(browser)  ## try the page in Chromium, with axe-core (SCREENSHOTS=DIR keeps pictures)

@@ -48,6 +48,7 @@ def main() -> int:
         return code
     page = os.path.relpath(_init_paths.ROOT / OUT / "report.html")
     print(f"\nThe demo took {time.monotonic() - started:.0f} s. Open {page} in a browser.")
+    print("To search its pictures there: make serve")
     return 0
 
 
