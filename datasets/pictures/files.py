@@ -39,7 +39,8 @@ class PictureFiles:
             found = _walk(self.path)
         elif self.path.is_file():
             self._zip = _open_zip(self.path)
-            found = [info.filename for info in self._zip.infolist() if not info.is_dir()]
+            names = (info.filename for info in self._zip.infolist())
+            found = [name for name in names if name and not name.endswith("/")]  # a damaged name is empty
         else:
             raise UserError(f"{self.path}: no such folder, expected one with pictures, or a zip file of one")
         seen = sorted(name for name in found if not _is_hidden(name))

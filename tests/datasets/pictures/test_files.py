@@ -117,6 +117,12 @@ def test_damage_in_a_zip_file_is_that_of_its_picture(tmp_path):
         files.read("a.png")
 
 
+def test_a_zip_file_without_a_name_for_one_of_its_pictures_lists_the_others(tmp_path):
+    path = write_zip(tmp_path / "p.zip", {"a.png": PICTURE, "b.png": PICTURE})
+    path.write_bytes(path.read_bytes().replace(b"a.png", b"\0.png"))  # a name ends where a null byte is
+    assert PictureFiles(path).names == ["b.png"]
+
+
 def loader(files: PictureFiles, transform=None, refuse: bool = False, seed: int = 0) -> PictureLoader:
     return PictureLoader(
         files, files.names, transform or ResizeCentreCrop(40, 32), Normalization(), Unreadables(refuse), seed
