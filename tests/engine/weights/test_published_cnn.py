@@ -8,7 +8,7 @@ import pytest
 
 from config.errors import UserError
 from engine.weights.published_cnn import locate_weights, read_published_cnn
-from tests.smoke.test_convert_cnn import write_pth
+from tests.smoke.test_convert_weights_cnn import write_pth
 
 
 @pytest.fixture
