@@ -15,7 +15,7 @@ browser := $(venv)/requirements-browser.installed
 axe := $(venv)/axe/node_modules/axe-core/axe.min.js
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo serve test test-browser faults fuzz lint bench results results-check clean
+.PHONY: help demo serve test browser test-browser faults fuzz lint bench results results-check clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
@@ -37,11 +37,13 @@ serve: $(runs) $(service)  ## export the demo's VSRN, index its test pictures, a
 	    --captions out/demo/captions.txt --out out/demo/index
 	$(python) tools/serve_retrieval.py --index out/demo/index --pictures data/scenes/images
 
-test-browser: $(runs) $(dev) $(browser)  ## try the page in Chromium, with axe-core (SCREENSHOTS=DIR keeps pictures)
+browser: $(runs) $(dev) $(browser)  ## install Chromium (as root, with apt-get), and what drives and checks it
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
 	    { echo "install Chromium: apt-get install chromium"; exit 1; }
 	@test -f $(axe) || npm install --silent --no-save --prefix $(venv)/axe axe-core@4.14.1
+
+test-browser: browser  ## try the page in Chromium, with axe-core (SCREENSHOTS=DIR keeps pictures)
 	AXE=$(axe) $(python) -m pytest tests/browser
 
 faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print what survived (under 25 minutes)
