@@ -28,7 +28,8 @@ ROUNDS = 5
 TWIN = """
 import os, sys, torch
 from safetensors.torch import save_file
-save_file({name: tensor.contiguous() for name, tensor in torch.load(sys.argv[1]).items()}, sys.argv[2])
+tensors = torch.load(sys.argv[1], weights_only=True)
+save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, sys.argv[2])
 descriptor = os.open(sys.argv[2], os.O_RDONLY)
 os.fsync(descriptor)
 """

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
+from datasets.features.npy import BROKEN_NPY, read_npy_header
 from datasets.features.store import Annotations, FeatureStore
 
 
@@ -65,9 +66,8 @@ def read_one(path: str | Path, width: int) -> np.ndarray:
             features = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a .npy file ({reason}); write it with numpy.save") from error
+    except BROKEN_NPY as error:
+        raise _no_array(path, error) from error
     fits = features.ndim in (1, 2) and features.shape[-1] == width and features.size
     if not fits or features.dtype.kind not in "fiu":
         raise UserError(
@@ -84,7 +84,11 @@ def read_one(path: str | Path, width: int) -> np.ndarray:
 
 def _shape(path: Path) -> Sequence[int]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape or (0,)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a .npy file ({reason}); write it with numpy.save") from error
+        with open(path, "rb") as file:
+            return read_npy_header(file)[0] or (0,)
+    except (OSError, *BROKEN_NPY) as error:
+        raise _no_array(path, error) from error
+
+
+def _no_array(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"{path} is not a .npy file ({cut(error, 80)}); write it with numpy.save")

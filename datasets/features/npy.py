@@ -6,6 +6,7 @@ import os
 import tokenize
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -164,6 +165,17 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
     )
 
 
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return the shape, whether the order is Fortran's, and the dtype of a .npy file that begins here.
+
+    Raises one of `BROKEN_NPY` for anything else, a zip file included, which `numpy.load` would open.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
 def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """Return the shape, the dtype and the offset of the first row; raise `UserError` if data is missing."""
     if not os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
@@ -178,13 +190,7 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
         )
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran_order, dtype = read(file)
+            shape, fortran_order, dtype = read_npy_header(file)
             offset = file.tell()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its permissions") from error

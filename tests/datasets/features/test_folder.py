@@ -66,3 +66,25 @@ def test_a_file_that_holds_no_array_is_refused(tmp_path, content):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere.npy cannot be read: No such file"):
         read_one(tmp_path / "nowhere.npy", 8)
+
+
+@pytest.mark.parametrize(
+    "damage", ["a zip file", "no header", "a header cut short", "a header without its end"]
+)
+def test_a_file_that_is_no_array_is_named_by_both_readers(tmp_path, damage):
+    np.save(tmp_path / "a.npy", np.ones(4, np.float32))
+    whole, path = (tmp_path / "a.npy").read_bytes(), tmp_path / "b.npy"
+    if damage == "a zip file":
+        with open(path, "wb") as file:  # numpy.load would open it
+            np.savez(file, features=np.ones(4, np.float32))
+    else:
+        broken = {
+            "no header": b"",
+            "a header cut short": whole[:40],
+            "a header without its end": whole.replace(b"}", b"("),
+        }
+        path.write_bytes(broken[damage])
+    for read in (lambda: FolderFeatures(tmp_path), lambda: read_one(path, 4)):
+        with pytest.raises(UserError, match="b.npy is not a .npy file") as refused:
+            read()
+        assert "\n" not in str(refused.value)
