@@ -1,0 +1,217 @@
+"""The part of oneDNN's C interface that matrix products need, and how long what it returns lives.
+
+Paddle's wheels for x86-64 contain oneDNN, which writes its code for the processor at hand while it runs, with
+AVX2, AVX-512, or the instructions for bfloat16 of AVX-512 and AMX. Here each call runs on the calling thread
+alone, as those of `models/kernels/mkl.py` do; `models/kernels/onednn_products.py` makes products of it.
+Names and numbers are those of oneDNN's headers dnnl.h and dnnl_types.h, version 3.
+"""
+
+import contextlib
+import ctypes
+import functools
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import paddle
+
+# dnnl_data_type_t, dnnl_format_tag_t, dnnl_query_t, and the arguments of a primitive.
+BFLOAT16, FLOAT32, UNDEFINED = 2, 3, 0
+_ANY_LAYOUT, _WEIGHTS_LAYOUT, _SCRATCHPAD_LAYOUT = 1, 131, 136
+SOURCE, WEIGHTS, DESTINATION, SCRATCHPAD = 1, 33, 17, 80
+_CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
+_BFLOAT16_INSTRUCTIONS = 0x80  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_bf16 on has
+_MAJOR_VERSION = 3
+
+
+class Argument(ctypes.Structure):
+    """dnnl_exec_arg_t: which argument of a primitive, and the memory object of it."""
+
+    _fields_ = (("number", ctypes.c_int), ("memory", ctypes.c_void_p))
+
+
+class _Version(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("major", "minor", "patch")),
+        ("hash", ctypes.c_char_p),
+        *((name, ctypes.c_uint) for name in ("cpu_runtime", "gpu_runtime")),
+    )
+
+
+class UnsupportedError(RuntimeError):
+    """oneDNN has no code for this operation on this processor."""
+
+
+class Handle:
+    """An object of oneDNN's, made by its function `maker` and destroyed with this object."""
+
+    def __init__(self, maker: str, destroyer: str, *arguments: object) -> None:
+        self.pointer = self._as_parameter_ = (
+            ctypes.c_void_p()
+        )  # ctypes passes the latter in place of the object
+        call(maker, ctypes.byref(self.pointer), *arguments)
+        at_end = weakref.finalize(self, getattr(library(), destroyer), self.pointer)
+        at_end.atexit = False  # the system frees what is left when the process ends
+
+
+Layout = Handle | ctypes.c_void_p  # a description of a matrix, ours or one that a primitive has
+
+
+def call(function: str, *arguments: object) -> None:
+    """Call a function of oneDNN's; raises UnsupportedError, or RuntimeError with its status."""
+    status = getattr(library(), function)(*arguments)
+    if status == _UNIMPLEMENTED:
+        raise UnsupportedError(function)
+    if status != _SUCCESS:
+        raise RuntimeError(f"{function} of oneDNN {version()} returned {status}")
+
+
+def describe(shape: Sequence[int], kind: int, strides: Sequence[int] | None = None) -> Handle:
+    """Return the description of a matrix of `shape`; `strides` count numbers, None lets oneDNN choose."""
+    sizes, destroyer = (ctypes.c_int64 * len(shape))(*shape), "dnnl_memory_desc_destroy"
+    if strides is None:
+        maker, layout = "dnnl_memory_desc_create_with_tag", _ANY_LAYOUT
+    else:
+        maker, layout = "dnnl_memory_desc_create_with_strides", (ctypes.c_int64 * len(shape))(*strides)
+    return Handle(maker, destroyer, len(shape), sizes, kind, layout)
+
+
+def bytes_of(description: Layout) -> int:
+    """Return the size of the memory that a description asks for."""
+    return library().dnnl_memory_desc_get_size(description)
+
+
+class Primitive:
+    """An operation for certain shapes and layouts, compiled for this processor and one thread.
+
+    `source`, `weights` and `destination` are descriptions. A product has all three, and adds to its
+    destination with `add`; without `weights` the source is copied into the layout of the destination.
+    """
+
+    def __init__(
+        self,
+        source: Layout,
+        destination: Layout,
+        weights: Layout | None = None,
+        add: bool = False,
+    ) -> None:
+        attributes = Handle("dnnl_primitive_attr_create", "dnnl_primitive_attr_destroy")
+        call("dnnl_primitive_attr_set_scratchpad_mode", attributes, _USER_SCRATCHPAD)
+        if add:
+            steps = Handle("dnnl_post_ops_create", "dnnl_post_ops_destroy")
+            call("dnnl_post_ops_append_sum", steps, ctypes.c_float(1), 0, UNDEFINED)
+            call("dnnl_primitive_attr_set_post_ops", attributes, steps)
+        destroyer = "dnnl_primitive_desc_destroy"
+        before = set_threads([1] * len(_openmp()))
+        try:
+            if weights is None:
+                maker, shapes = (
+                    "dnnl_reorder_primitive_desc_create",
+                    (source, engine(), destination, engine()),
+                )
+            else:
+                maker, shapes = (
+                    "dnnl_matmul_primitive_desc_create",
+                    (engine(), source, weights, None, destination),
+                )
+            self._description = Handle(maker, destroyer, *shapes, attributes)
+            self._primitive = Handle("dnnl_primitive_create", "dnnl_primitive_destroy", self._description)
+        finally:
+            set_threads(before)
+        self.scratchpad = self._layout(_SCRATCHPAD_LAYOUT)
+        self.weights = self._layout(_WEIGHTS_LAYOUT)  # how the weights have to lie: oneDNN may have chosen
+
+    def _layout(self, which: int) -> ctypes.c_void_p:
+        found = library().dnnl_primitive_desc_query_md(self._description, which, 0)
+        return ctypes.c_void_p(found)
+
+    def run(self, arguments: ctypes.Array) -> None:
+        """Run on the memory that each `Argument` names, on the calling thread."""
+        before = set_threads([1] * len(_openmp()))
+        status = library().dnnl_primitive_execute(self._primitive, stream(), len(arguments), arguments)
+        set_threads(before)
+        if status != _SUCCESS:
+            raise RuntimeError(f"oneDNN {version()} returned {status} for a primitive that it had made")
+
+
+def memory(description: Layout, address: int = 0) -> Handle:
+    """Return the memory object of the numbers at `address`, which lie as the description says."""
+    arguments = description, engine(), ctypes.c_void_p(address)
+    return Handle("dnnl_memory_create", "dnnl_memory_destroy", *arguments)
+
+
+def set_threads(numbers: Sequence[int]) -> list[int]:
+    """Set how many threads the calling thread may start in each OpenMP library; return the numbers before.
+
+    A primitive is compiled for the number that holds when it is made.
+    """
+    before = [get() for get, _ in _openmp()]
+    for (_, put), number in zip(_openmp(), numbers, strict=True):
+        put(number)
+    return before
+
+
+def has_bfloat16() -> bool:
+    """Tell whether oneDNN is there and this processor multiplies bfloat16 by instructions of its own."""
+    return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _BFLOAT16_INSTRUCTIONS)
+
+
+def version() -> str:
+    """Return the version of the library, such as 3.6.2."""
+    found = library().dnnl_version().contents
+    return f"{found.major}.{found.minor}.{found.patch}"
+
+
+@functools.cache
+def engine() -> ctypes.c_void_p:
+    """Return oneDNN's processor."""
+    made = ctypes.c_void_p()
+    call("dnnl_engine_create", ctypes.byref(made), _CPU, ctypes.c_size_t(0))
+    return made
+
+
+@functools.cache
+def stream() -> ctypes.c_void_p:
+    """Return oneDNN's queue, which on a processor runs each primitive at once."""
+    made = ctypes.c_void_p()
+    call("dnnl_stream_create", ctypes.byref(made), engine(), _IN_ORDER)
+    return made
+
+
+@functools.cache
+def _openmp() -> list[tuple[ctypes._CFuncPtr, ctypes._CFuncPtr]]:
+    """Return the getter and setter of threads of each OpenMP library that may serve oneDNN.
+
+    oneDNN is linked to GNU's. Paddle loads it together with LLVM's, which offers the same names first. The
+    calls keep the interpreter lock.
+    """
+    found = []
+    for name in (_libraries() / "libiomp5.so", "libgomp.so.1"):
+        with contextlib.suppress(OSError):
+            openmp = ctypes.PyDLL(str(name))
+            found.append((openmp.omp_get_max_threads, openmp.omp_set_num_threads))
+    return found
+
+
+def _libraries() -> Path:
+    return Path(paddle.__file__).parent / "libs"
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the oneDNN that Paddle contains, or None if this build has none, or another major version."""
+    path = _libraries() / "libdnnl.so.3"
+    if not path.exists():
+        return None
+    found = ctypes.CDLL(str(path))
+    found.dnnl_version.restype = ctypes.POINTER(_Version)
+    if found.dnnl_version().contents.major != _MAJOR_VERSION:
+        return None
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    found.dnnl_primitive_desc_query_md.restype = pointer
+    found.dnnl_primitive_desc_query_md.argtypes = [pointer, integer, integer]
+    found.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+    found.dnnl_memory_desc_get_size.argtypes = [pointer]
+    found.dnnl_memory_set_data_handle.argtypes = [pointer, pointer]
+    found.dnnl_primitive_execute.argtypes = [pointer, pointer, integer, pointer]
+    return found

@@ -1,0 +1,181 @@
+"""Matrix products of float32 and bfloat16 by oneDNN, on the calling thread alone.
+
+NumPy has no bfloat16: an array of uint16 holds the upper halves of float32 numbers. Products of bfloat16 are
+added up in float32, and are float32. The instructions for bfloat16 read numbers below 1.2e-38 (subnormals) as
+0; everything else is as IEEE 754 says, with NaN and infinities.
+"""
+
+import threading
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from models.kernels import onednn
+from models.kernels.mkl import TRANSPOSE, layout
+
+_KINDS = {np.dtype(np.float32): onednn.FLOAT32, np.dtype(np.uint16): onednn.BFLOAT16}
+# Code is compiled for each number of rows. From this number on, whole multiples of it and the rest are
+# multiplied one after the other, so that the shapes stay few.
+_ROWS = 64
+_EXACT_ROWS = 2 * _ROWS
+_MOST_SHAPES = 1024  # that a thread keeps
+_ALIGNMENT = 64  # bytes
+
+
+def fits(*matrices: np.ndarray) -> bool:
+    """Tell whether oneDNN is there and can read the matrices [M,N] without a copy.
+
+    They must be float32 or bfloat16 (uint16) and not empty, with contiguous rows or columns and positive
+    strides.
+    """
+    return onednn.library() is not None and all(
+        x.dtype in _KINDS and x.size and x.itemsize in x.strides and min(x.strides) > 0 for x in matrices
+    )
+
+
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
+    """Return `a` [M,K] times `b` [K,N] as float32, written to `out` [M,N] if given; with `add`, added to it.
+
+    Both factors are float32, or both bfloat16 (uint16). The factors and `out` must be ones that `fits`.
+    Raises onednn.UnsupportedError for bfloat16 on a processor that has no code for it.
+    """
+    if out is None:
+        out = np.empty((len(a), b.shape[1]), np.float32)
+    b = _readable(b)
+    for rows in _parts(len(a)):
+        part, product = _readable(a[rows]), out[rows]
+        shapes = [_shape(part), _shape(b), _shape(product)]
+        _prepared("product", shapes, add).run(part.ctypes.data, product.ctypes.data, b.ctypes.data)
+    return out
+
+
+def to_bfloat16(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return `x` [M,N], float32 with contiguous rows or columns, as the nearest bfloat16 (ties to even)."""
+    if out is None:
+        out = np.empty(x.shape, np.uint16)
+    for rows in _parts(len(x)):
+        part, rounded = _readable(x[rows]), out[rows]
+        _prepared("copy", [_shape(part), _shape(rounded)]).run(part.ctypes.data, rounded.ctypes.data)
+    return out
+
+
+def from_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Return bfloat16 numbers (uint16, any shape) as float32, which has them all."""
+    return (x.astype(np.uint32) << 16).view(np.float32)
+
+
+class PackedMatrix:
+    """A matrix [K,N], float32 or bfloat16 (uint16), in the layout of oneDNN's code, to multiply with many.
+
+    With `bfloat16`, a matrix of float32 is rounded. Raises onednn.UnsupportedError as `multiply` does.
+    """
+
+    def __init__(self, matrix: np.ndarray, bfloat16: bool = False) -> None:
+        self.shape = matrix.shape
+        self.dtype = np.dtype(np.uint16 if bfloat16 else matrix.dtype)
+        kind = _KINDS[self.dtype]
+        depth, width = matrix.shape
+        probe = onednn.Primitive(
+            onednn.describe((_ROWS, depth), kind, (depth, 1)),
+            onednn.describe((_ROWS, width), onednn.FLOAT32, (width, 1)),
+            onednn.describe(matrix.shape, kind),
+        )
+        self._probe, self._layout = probe, probe.weights  # the layout lives as long as the primitive
+        self._room, self._address = _aligned(onednn.bytes_of(self._layout))
+        source = onednn.describe(*_shape(matrix))
+        _Prepared(onednn.Primitive(source, self._layout), source, self._layout).run(
+            matrix.ctypes.data, self._address
+        )
+
+    def multiply(self, x: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
+        """Return `x` [M,K] times the matrix as float32, written to `out` [M,N] if given, or added to it.
+
+        `x` has the matrix's type, or is float32 and rounded to bfloat16. Its rows are contiguous.
+        """
+        if out is None:
+            out = np.empty((len(x), self.shape[1]), np.float32)
+        if x.dtype != self.dtype:
+            x = to_bfloat16(x)
+        for rows in _parts(len(x)):
+            part, product = x[rows], out[rows]
+            shapes = [_shape(part), _shape(product)]
+            prepared = _prepared("packed", shapes, add, self._layout, self.shape)
+            prepared.run(part.ctypes.data, product.ctypes.data, self._address)
+        return out
+
+
+class _Prepared:
+    """A primitive with its memory objects, for one thread."""
+
+    def __init__(
+        self,
+        primitive: onednn.Primitive,
+        source: onednn.Layout,
+        destination: onednn.Layout,
+        weights: onednn.Layout | None = None,
+    ) -> None:
+        self._primitive = primitive
+        self._room, scratch = _aligned(onednn.bytes_of(primitive.scratchpad))
+        parts = {onednn.SOURCE: source, onednn.DESTINATION: destination, onednn.WEIGHTS: weights}
+        self._memories = [onednn.memory(layout) for layout in parts.values() if layout is not None]
+        numbers = [number for number, layout in parts.items() if layout is not None]
+        scratchpad = onednn.memory(primitive.scratchpad, scratch)
+        self._kept = scratchpad
+        arguments = [
+            onednn.Argument(number, memory.pointer)
+            for number, memory in zip(numbers, self._memories, strict=True)
+        ]
+        arguments.append(onednn.Argument(onednn.SCRATCHPAD, scratchpad.pointer))
+        self._arguments = (onednn.Argument * len(arguments))(*arguments)
+
+    def run(self, *addresses: int) -> None:
+        """Run on the source, the destination and the weights at `addresses`."""
+        for memory, address in zip(self._memories, addresses, strict=True):
+            onednn.library().dnnl_memory_set_data_handle(memory, address)
+        self._primitive.run(self._arguments)
+
+
+_of_thread = threading.local()
+
+
+def _prepared(
+    name: str,
+    shapes: Sequence[tuple],
+    add: bool = False,
+    packed: onednn.Layout | None = None,
+    packed_shape: tuple[int, int] | None = None,
+) -> _Prepared:
+    """Return the calling thread's product (or "copy") of matrices of these shapes; `packed` is a layout."""
+    known: dict[Hashable, _Prepared] = _of_thread.__dict__.setdefault("known", {})
+    key = name, tuple(shapes), add, packed_shape
+    if key not in known:
+        if len(known) >= _MOST_SHAPES:
+            known.clear()
+        made = [onednn.describe(*shape) for shape in shapes]
+        source, destination = made[0], made[-1]
+        weights = packed if name == "packed" else made[1] if name == "product" else None
+        primitive = onednn.Primitive(source, destination, weights, add)
+        known[key] = _Prepared(primitive, source, destination, weights)
+    return known[key]
+
+
+def _shape(matrix: np.ndarray) -> tuple[tuple[int, int], int, tuple[int, int]]:
+    """Return the shape, the kind and the strides, in numbers, with which oneDNN reads a matrix."""
+    order, leading = layout(matrix)
+    return matrix.shape, _KINDS[matrix.dtype], (1, leading) if order == TRANSPOSE else (leading, 1)
+
+
+def _readable(matrix: np.ndarray) -> np.ndarray:
+    """Return a vector in one piece: oneDNN 3.6 takes a strided one for a row that is not strided."""
+    return np.ascontiguousarray(matrix) if 1 in matrix.shape else matrix
+
+
+def _parts(count: int) -> list[slice]:
+    whole = count if count <= _EXACT_ROWS else count // _ROWS * _ROWS
+    return [part for part in (slice(0, whole), slice(whole, count)) if part.start < part.stop]
+
+
+def _aligned(size: int) -> tuple[np.ndarray, int]:
+    """Return memory for `size` bytes, and the address at which they start on a cache line."""
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    return room, -(-room.ctypes.data // _ALIGNMENT) * _ALIGNMENT
