@@ -64,6 +64,14 @@ def _for_each(work: Callable[[_Group], None], groups: list[_Group]) -> None:
     for_each_block(work_on, len(groups), _GROUP_BYTES)
 
 
+def keys_first(keys: np.ndarray, queries: np.ndarray, multiply: Callable = np.matmul) -> np.ndarray:
+    """Return the products [L,n,H,A] of `keys` [n,H,L,d] with `queries` [n,H,A,d]."""
+    n, heads, length, _ = keys.shape
+    products = np.empty((length, n, heads, queries.shape[2]), keys.dtype)
+    multiply(keys, queries.swapaxes(2, 3), out=products.transpose(1, 2, 0, 3))
+    return products
+
+
 class ShortAttention(PyLayer):
     """`sequences.attend` on the CPU for short sequences.
 
@@ -84,7 +92,7 @@ class ShortAttention(PyLayer):
         def work(group: _Group) -> None:
             queries = _heads((query[group.query_rows] + query_bias) * scale, 1, heads)[0]  # [n,H,A,d]
             keys, values = _heads(key_value[group.rows] + key_value_bias, 2, heads)  # [n,H,L,d]
-            attention = _keys_first(keys, queries)  # [L,n,H,A]
+            attention = keys_first(keys, queries)  # [L,n,H,A]
             if sequences.attends is not None:
                 num_queries = group.query_rows.shape[1]
                 masks = [sequences.mask_of(number, num_queries) for number in group.numbers]
@@ -116,7 +124,7 @@ class ShortAttention(PyLayer):
             keys, values = _heads(key_value[group.rows] + key_value_bias, 2, heads)
             d_out = _heads(d_context[group.query_rows], 1, heads)[0]
             attention, kept = saved[group.numbers[0]]
-            used, d_score = attention, _keys_first(values, d_out)  # [L,n,H,A]
+            used, d_score = attention, keys_first(values, d_out)  # [L,n,H,A]
             if dropout:
                 factor = kept * np.float32(1 / (1 - dropout))
                 used = attention * factor
@@ -133,11 +141,3 @@ class ShortAttention(PyLayer):
         _for_each(work, groups)
         d_biases = d_query.sum(axis=0), d_key_value.sum(axis=0)
         return unless_frozen(ctx.frozen, d_query, d_key_value, *d_biases)
-
-
-def _keys_first(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Return the products [L,n,H,A] of `keys` [n,H,L,d] with `queries` [n,H,A,d]."""
-    n, heads, length, _ = keys.shape
-    products = np.empty((length, n, heads, queries.shape[2]), keys.dtype)
-    np.matmul(keys, queries.swapaxes(2, 3), out=products.transpose(1, 2, 0, 3))
-    return products
