@@ -112,10 +112,10 @@ class BertLayer(nn.Layer):
         self.narrow = linear(shape.inner_dim, dim, deviation)
         self.norm = ResidualNorm(dim, shape.norm_epsilon, shape.dropout)
 
-    def forward(self, rows: Tensor, sequences: Sequences) -> Tensor:
-        """Return the layer's output [P,D] for the `rows` [P,D] of `sequences`."""
+    def forward(self, rows: Tensor, sequences: Sequences, wanted: Tensor | None = None) -> Tensor:
+        """Return the layer's output [P,D] for the `rows` [P,D] of `sequences`; [M,D] for those `wanted` [M]."""
         query, key_value = self.query.without_bias(rows), self.key_value.without_bias(rows)
-        return self._step(rows, query, key_value, sequences)
+        return self._step(rows, query, key_value, sequences, wanted)
 
     def forward_distinct(self, distinct: Tensor, origin: Tensor, sequences: Sequences) -> Tensor:
         """Return the layer's output [P,D] if the input row p is row `origin[p]` of `distinct` [U,D]."""
@@ -128,10 +128,19 @@ class BertLayer(nn.Layer):
         query, key_value = self.query.without_bias(first), self.key_value.without_bias(rows)
         return self._step(first, query, key_value, sequences)
 
-    def _step(self, old: Tensor, query: Tensor, key_value: Tensor, sequences: Sequences) -> Tensor:
+    def _step(
+        self,
+        old: Tensor,
+        query: Tensor,
+        key_value: Tensor,
+        sequences: Sequences,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
         biases = self.query.bias, self.key_value.bias
         context = attend(query, key_value, *biases, sequences, self.num_heads, dropout)
+        if wanted is not None:
+            old, context = old.gather(wanted), context.gather(wanted)
         attended = self.attended_norm(self.attended.without_bias(context), self.attended.bias, old)
         inner = gelu(self.widen.without_bias(attended), self.widen.bias)
         return self.norm(self.narrow.without_bias(inner), self.narrow.bias, attended)
@@ -195,7 +204,8 @@ class Bert(nn.Layer):
         """Return the pooled first rows [count,D] of the first `count` pairs, and M rows [M,D] of the others.
 
         Row m is the one at position `places[m]` of pair `pairs[m]` (`places`, `pairs` [M]), which is none of
-        the first `count`. Of the first `count` pairs, the last layer computes the first row alone.
+        the first `count`. Of the first `count` pairs, the last layer computes the first row alone, and of the
+        others little more than the M rows.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         sequences, last = layout.sequences, self.layers[-1]
@@ -204,7 +214,7 @@ class Bert(nn.Layer):
         firsts = last.first_rows(rows[:start], sequences.part(slice(0, count)))
         others = sequences.part(slice(count, len(sequences.length)))
         wanted = others.first.gather(pairs - count) + places
-        return self.pool(firsts), last(rows[start:], others).gather(wanted)
+        return self.pool(firsts), last(rows[start:], others, wanted)
 
     def pool(self, first: Tensor) -> Tensor:
         """Return tanh(W h + b) [B,D] for the `first` row h [B,D] of each sequence."""

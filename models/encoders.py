@@ -9,6 +9,7 @@ from paddle.nn import functional
 
 from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
+from models.layers.word_windows import WordWindows, mean_of_windows
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
 
@@ -261,11 +262,22 @@ class WindowTextEncoder(nn.Layer):
 
     def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
         """Return the embeddings [B,D] of captions `token_ids` [B,T] with `text_len` [B] tokens each."""
+        dropping = self.training and self.dropout.p > 0  # dropout makes equal words differ
+        by_word = uses_cpu_kernels(token_ids) and not dropping
+        mean = self._mean_by_word(token_ids, text_len) if by_word else self._mean(token_ids, text_len)
+        embedding = l2norm(self.out(mean))
+        return embedding.abs() if self.absolute else embedding
+
+    def _mean_by_word(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
+        windows = WordWindows.of(token_ids.numpy(), text_len.numpy(), self.window)
+        vectors = self.embed(paddle.to_tensor(windows.words))
+        return mean_of_windows(vectors, self.windows.weight, self.windows.bias, windows)
+
+    def _mean(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
         words = self.dropout(self.embed(token_ids))  # [B,T,E]
         words = words * is_real(words, text_len).astype(words.dtype).unsqueeze(2)
         length, reach = words.shape[1], self.window // 2
         padded = functional.pad(words, [0, 0, reach, reach, 0, 0])
         # [B,T,window*E]
         windows = paddle.concat([padded[:, i : i + length] for i in range(self.window)], axis=2)
-        embedding = l2norm(self.out(mean_of(functional.relu(self.windows(windows)), text_len)))
-        return embedding.abs() if self.absolute else embedding
+        return mean_of(functional.relu(self.windows(windows)), text_len)

@@ -81,10 +81,12 @@ def score_pairs(
     """
     scores = np.empty(len(pairs), np.float32)
     with evaluation_mode(model), paddle.no_grad():
-        for part in _batches(dataset.pair_lengths(pairs), batch_tokens):
-            arrays = dataset.batch(pairs[part])
-            batch = tensors_of(arrays)
-            scores[part] = model.score_pairs(batch).numpy()
+        lengths = dataset.pair_lengths(pairs)
+        for part in _batches(lengths, batch_tokens):
+            # Attention computes neighbours of equal length in one go.
+            order = part.start + np.argsort(lengths[part], kind="stable")
+            batch = tensors_of(dataset.batch(pairs[order]))
+            scores[order] = model.score_pairs(batch).numpy()
             if announce:
                 announce(part.stop)
     check_finite("scores", scores, lambda row: _name_of_pair(dataset, pairs.images[row], pairs.captions[row]))

@@ -14,7 +14,8 @@ from paddle import Tensor, nn
 from models.kernels.mkl import multiply_each, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, for_each_block, row_blocks
 from models.layers.fused import standardise, write_gelu
-from models.layers.sequences import Sequences
+from models.layers.sequences import SHORT, Sequences
+from models.layers.short_attention import keys_first
 
 ROWS_TOGETHER = 512  # rows that a thread takes at once: enough for the full speed of a matrix product
 _BLOCK_BYTES = 1 << 20  # an item of this size is a block of its own in `row_blocks`
@@ -124,14 +125,16 @@ def _attend(
         query_rows = run if of_first else rows
         keys, values = _by_head(key_value[rows], count, 2, heads)  # [n,H,L,d]
         queries = _by_head((query[query_rows] + biases[0]) * scale, count, 1, heads)[0]  # [n,H,A,d]
-        attention = multiply_each(keys, queries.swapaxes(2, 3))  # [n,H,L,A]
+        multiply = np.matmul if keys[0, 0].size < SHORT else multiply_each
+        attention = keys_first(keys, queries, multiply)  # [L,n,H,A]
         if sequences.attends is not None:
-            mask = [sequences.mask_of(number, queries.shape[2]).T for number in range(run.start, run.stop)]
-            attention += np.stack(mask)[:, None]
-        attention -= attention.max(axis=2, keepdims=True)
+            mask = [sequences.mask_of(number, queries.shape[2]) for number in range(run.start, run.stop)]
+            attention += np.stack(mask).transpose(2, 0, 1)[:, :, None]
+        attention -= attention.max(axis=0)
         np.exp(attention, out=attention)
-        attention /= attention.sum(axis=2, keepdims=True)
-        multiply_each(attention.swapaxes(2, 3), values, out=_by_head(context[query_rows], count, 1, heads)[0])
+        attention /= attention.sum(axis=0)
+        answers = _by_head(context[query_rows], count, 1, heads)[0]  # [n,H,A,d]
+        multiply(attention.transpose(1, 2, 3, 0), values, out=answers)
     context += biases[1][dim:]  # the weights of a softmax sum to 1; the keys' bias does not change them
     return context
 
