@@ -136,8 +136,16 @@ class KeptLists:
 
     def alike(self, caption: int) -> np.ndarray:
         """Return the captions of a fold that say what `caption` says, itself among them."""
-        same = (self.sentence == self.sentence[caption]) & (self.caption_fold == self.caption_fold[caption])
-        return np.flatnonzero(same)
+        order, starts, group = self._alike
+        return order[starts[group[caption]] : starts[group[caption] + 1]]
+
+    @cached_property
+    def _alike(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the captions [T] group by group, where groups start, and the group [T] of each caption."""
+        keys = self.sentence * (int(self.image_fold.max(initial=0)) + 1) + self.caption_fold
+        _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        group = group.reshape(-1)
+        return np.argsort(group, kind="stable"), np.concatenate([[0], np.cumsum(counts)]), group
 
 
 def write_lists(path: Path, lists: KeptLists) -> None:

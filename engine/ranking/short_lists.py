@@ -129,7 +129,7 @@ def _at_least(scores: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.nd
         place = np.flatnonzero(scores >= bounds[:, None])
         row = place // scores.shape[1]  # `//` is much faster in NumPy than `%`
         return row, place - row * scores.shape[1]
-    place = np.flatnonzero(scores.T >= bounds)
+    place = np.flatnonzero(bounds <= scores.T)
     column = place // len(scores)
     row = place - column * len(scores)
     order = np.argsort(row.astype(np.min_scalar_type(len(scores))), kind="stable")  # 16 bits: radix sort
