@@ -4,7 +4,7 @@ R@K, R-precision and mAP@R look at the first items alone, so a list that is long
 A rank beyond the list is not known, only that it is beyond; no number that is returned depends on it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,15 +42,8 @@ def recounted(ranks: StoredRanks, lists: KeptLists, relevance: Relevance) -> tup
         found[f"{direction}_"] = side
         unsure += too_short
     if unsure:
-        found = {
-            prefix: Side(*_arrays(side), recalls=side.recalls, median=False) for prefix, side in found.items()
-        }
+        found = {prefix: replace(side, precisions={}) for prefix, side in found.items()}
     return found, unsure
-
-
-def _arrays(side: Side) -> list[np.ndarray]:
-    names = ("favour", "against", "query", "owner", "fold", "relevant", "gallery")
-    return [getattr(side, name) for name in names]
 
 
 def _side(ranks: StoredRanks, lists: KeptLists, relevance: Relevance, direction: str) -> tuple[Side, int]:

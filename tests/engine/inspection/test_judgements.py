@@ -1,4 +1,4 @@
-"""Doubted pairs are those of a plain search; judgements extend the right pairs, and recounts are those of loops."""
+"""Doubted pairs are those of a plain search; judgements extend the right pairs, and recounts are exact."""
 
 import json
 from dataclasses import replace
