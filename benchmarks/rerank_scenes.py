@@ -100,7 +100,7 @@ def count_large(folder: Path, dual: Path) -> None:
     dataset = build_dataset(cfg, "test", trained.words, training=False)
     folds = (np.zeros(count, np.int64) for count in (dataset.num_images, dataset.num_captions))
     lists = ShortLists(20, *folds, dataset.sentence_ids)
-    rank_encoded(encode(trained.model, dataset), dataset, "test", lists=lists)
+    rank_encoded(encode(trained.model, dataset), dataset, "test", lists=[lists])
     pairs = candidate_pairs(lists.captions_of_image, lists.images_of_caption)
     sentences = dataset.sentence_ids.max() + 1
     scored = len(np.unique(pairs.images * sentences + dataset.sentence_ids[pairs.captions]))

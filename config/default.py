@@ -561,6 +561,12 @@ KEYS: dict[str, dict[str, Key]] = {
             "from MISC.SEED; 0: no intervals",
             minimum=0,
         ),
+        "LISTS": Key(
+            20,
+            "number of items that lists.npz keeps of what each query found first, for "
+            "tools/inspect_results.py and tools/judge_pairs.py; 0: no such file",
+            minimum=0,
+        ),
         "BATCH_SIZE": Key(
             1024,
             "images or captions per encoding step; a CNN takes memory for all of them at once",

@@ -78,11 +78,16 @@ class Relevance:
 
     def are_right(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         """Return whether pairs are right: bool, broadcast; -1 stands for no image or caption."""
+        return self.numbers_of(images, captions) >= 0
+
+    def numbers_of(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Return the numbers of pairs in this map, int64, broadcast; -1 for one that is not right."""
         keys = np.asarray(images) * self.shape[1] + captions
-        place = np.minimum(np.searchsorted(self._keys, keys), max(0, len(self._keys) - 1))
         if not len(self._keys):
-            return np.zeros(keys.shape, bool)
-        return (self._keys[place] == keys) & (np.asarray(images) >= 0) & (np.asarray(captions) >= 0)
+            return np.full(keys.shape, -1)
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        there = (self._keys[place] == keys) & (np.asarray(images) >= 0) & (np.asarray(captions) >= 0)
+        return np.where(there, place, -1)
 
     def within(self, image_fold: np.ndarray, caption_fold: np.ndarray) -> "Relevance":
         """Return the pairs of an image and a caption that compete, being of one fold."""

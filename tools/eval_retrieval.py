@@ -7,7 +7,8 @@
     python tools/eval_retrieval.py --checkpoints out/a/best out/b/best --tune_weights --out out/a_and_b
     python tools/eval_retrieval.py --cfg_file F EVAL.RERANK_DIR=out/scenes_oscar/best EVAL.RERANK_K=20
 
-The tool writes result.json, and the rank of every query as ranks.npz, into <run>/eval_<split>/ (or --out).
+The tool writes result.json, the rank of every query as ranks.npz, and what each found first as lists.npz,
+into <run>/eval_<split>/ (or --out).
 The checkpoint is EVAL.CHECKPOINT_DIR, or <run>/best if that is empty. With several --checkpoints the
 similarities are averaged: each model is loaded with the config.yaml of its run, EVAL and RUNTIME are those of
 the first, and KEY=VALUE applies to all.
@@ -126,6 +127,7 @@ def evaluate(
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
     from engine.certificates.stored import RANKS_FILE, write_ranks
     from engine.evaluation.result import versions, write_result_json
+    from engine.inspection.kept_lists import LISTS_FILE, write_lists
     from engine.parallel.processes import is_main, start_process_group
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import run_folder
@@ -154,6 +156,8 @@ def evaluate(
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
     if found.result.sides:
         write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
+    if found.lists:
+        write_lists(path.parent / LISTS_FILE, found.lists)
     write_card(path, found.checkpoint)
     if found.pair_scores:
         found.pair_scores.delete()

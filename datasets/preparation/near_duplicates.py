@@ -1,5 +1,7 @@
 """Find pictures that look alike, whatever their size and compression, by a perceptual hash."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 SIDE = 32  # pixels of the grey picture that is hashed
@@ -11,7 +13,7 @@ ALIKE = 24
 JPEGs of quality 40, pictures of half the size, brighter, grey and slightly cropped ones mostly differ by less
 from their originals. No two of 674 photos, of 2,100 and of 1,093 aerial ones do (docs/own_photos.md).
 """
-_BLOCK = 2048  # rows of hashes that are compared at a time
+_BLOCK = 2048  # rows that are compared at a time
 
 
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:
@@ -31,14 +33,24 @@ def find_alike(hashes: np.ndarray) -> np.ndarray:
 
     `hashes` is bool [N,143]. The number of equal bits less that of different ones is a product of signs.
     """
-    signs = np.where(hashes, np.float32(1), np.float32(-1))
-    least = BITS - 2 * ALIKE
+    return find_close(np.where(hashes, np.float32(1), np.float32(-1)), BITS - 2 * ALIKE)
+
+
+def find_close(
+    vectors: np.ndarray, least: float, progress: Callable[[int, int], None] | None = None
+) -> np.ndarray:
+    """Return the pairs of `vectors` [N,D] whose inner product is at least `least`, int64 [P,2].
+
+    Each pair has the smaller index first. `progress` is called with the rows done and their number.
+    """
     found = [np.empty((0, 2), dtype=np.int64)]
-    for start in range(0, len(signs), _BLOCK):
-        agreement = signs[start : start + _BLOCK] @ signs[start:].T  # [b,N-start]
-        first, second = np.nonzero(agreement >= least)
+    for start in range(0, len(vectors), _BLOCK):
+        products = vectors[start : start + _BLOCK] @ vectors[start:].T  # [b,N-start]
+        first, second = np.nonzero(products >= least)
         pairs = np.stack([first, second], axis=1)[second > first]
         found.append(pairs + start)
+        if progress:
+            progress(min(start + _BLOCK, len(vectors)), len(vectors))
     return np.concatenate(found)
 
 

@@ -95,9 +95,14 @@ def _look(files: PictureFiles, names: Sequence[str]) -> dict[str, Seen]:
 def _look_at(files: PictureFiles, name: str) -> Seen:
     fingerprint = tuple(files.fingerprint(name))
     try:
-        picture = Picture(files.read(name))
-        upright = picture.decode(min(picture.size) / SIDE)
+        return Seen(fingerprint, hash_of_picture(files.read(name)))
     except UnreadableError as error:
         return Seen(fingerprint, None, str(error))
+
+
+def hash_of_picture(data: bytes) -> np.ndarray:
+    """Return the perceptual hash, bool [143], of a picture file; raise UnreadableError for no picture."""
+    picture = Picture(data)
+    upright = picture.decode(min(picture.size) / SIDE)
     grey = upright.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return Seen(fingerprint, perceptual_hash(np.asarray(grey, dtype=np.float32)))
+    return perceptual_hash(np.asarray(grey, dtype=np.float32))

@@ -1,7 +1,7 @@
 """The certificate of a result: of each metric its interval, what ties decide, and what chance would reach."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class Side:
         asked = np.flatnonzero(relevant > 0)
         arrays = (ranks.favour, ranks.against, np.arange(len(relevant)), owner, fold, relevant, gallery)
         return cls(*(np.asarray(each)[asked] for each in arrays), recalls)
+
+    def only(self, kept: np.ndarray) -> "Side":
+        """Return the side of the queries that `kept` [Q] (bool) tells."""
+        arrays = {each.name: getattr(self, each.name)[kept] for each in fields(self)[:7]}
+        precisions = {name: np.asarray(values)[kept] for name, values in self.precisions.items()}
+        return replace(self, **arrays, precisions=precisions)
 
     def ranks(self, tie_rule: str) -> np.ndarray:
         """Return the 0-based ranks [Q] by `tie_rule`."""

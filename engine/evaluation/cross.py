@@ -23,6 +23,7 @@ from engine.evaluation.protocol import check_protocol, make_result, protocol_of
 from engine.evaluation.result import Result
 from engine.evaluation.score_file import ScoreFile, names_in_file, open_scores
 from engine.evaluation.score_shards import MemoryScores, ScoreStore
+from engine.inspection.kept_lists import ListKeeper
 from engine.ranking.counter import RankCounter
 from engine.ranking.metrics import RECALLS, summarize
 
@@ -88,15 +89,17 @@ def rank_cross(
     folds: int = 1,
     tie_rule: str = "against",
     scores_path: str | Path | None = None,
+    keeper: ListKeeper | None = None,
 ) -> Result:
     """Measure retrieval in both directions from the scores of `blocks`, which hold all competing pairs.
 
     All scores are written to `scores_path`, if given; `blocks` must then hold the pairs across folds too.
+    `keeper` receives all scores.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     with open_scores(scores_path, dataset) as scores_out:
         of_images, of_captions = cross_counters(
-            lambda: scored_blocks(blocks, store), dataset, image_fold, tie_rule, scores_out
+            lambda: scored_blocks(blocks, store), dataset, image_fold, tie_rule, scores_out, keeper
         )
         if scores_out:
             scores_out.save(
@@ -116,6 +119,7 @@ def cross_counters(
     image_fold: np.ndarray,
     tie_rule: str = "against",
     scores_out: ScoreFile | None = None,
+    keeper: ListKeeper | None = None,
 ) -> tuple[RankCounter, RankCounter]:
     """Return the counters of the ranks of every image's best caption [N] and of every caption's image [M].
 
@@ -141,10 +145,12 @@ def cross_counters(
     for images, captions, scores, right in competing():
         of_images.see_rivals(images[~right], scores[~right])
         of_captions.see_rivals(captions[~right], scores[~right])
-    if scores_out:
+    sinks = [sink for sink in (scores_out, keeper) if sink is not None]
+    if sinks:
         for pairs, scores in scored():
             rows, captions = captions_of.expand(pairs.captions)
-            scores_out.write_pairs(pairs.images[rows], captions, scores[rows])
+            for sink in sinks:
+                sink.write_pairs(pairs.images[rows], captions, scores[rows])
     return of_images, of_captions
 
 

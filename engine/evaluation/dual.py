@@ -1,7 +1,7 @@
 """Evaluates a dual encoder: encodes every image and every distinct sentence once, then counts ranks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,13 @@ def rank_encoded(
     block_size: int = 1024,
     scores: ScoreFile | None = None,
     progress: ShowProgress | None = None,
-    lists: ScoreSink | None = None,
+    lists: Sequence[ScoreSink] = (),
     part: tuple[int, int] = (0, 1),
 ) -> Result:
     """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`.
 
-    `scores` receives all scores, or else `lists` does, tile by tile. `part` is explained at
-    `retrieval_ranks`.
+    `scores` receives all scores, and each of `lists` those of all pairs that compete, tile by tile; `part`,
+    which is explained at `rank_counters`, is the share of this process.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
     caption_fold = image_fold[dataset.caption_image]
@@ -105,7 +105,8 @@ def rank_encoded(
         block_size=block_size,
         tie_rule=tie_rule,
         caption_sentence=encoded.sentence,
-        scores_out=scores or lists,
+        scores_out=scores,
+        lists_out=lists,
         progress=_stage(progress, "rank"),
         part=part,
     )

@@ -218,7 +218,7 @@ def _recalls(request: Request, folds: int, first: int | None = None) -> Counting
     [(of_images, of_captions)] = yield [question]
     sides = _sides(request, question, of_images, of_captions)
     if first is not None:
-        sides = {prefix: _kept(side, side.fold == 0) for prefix, side in sides.items()}
+        sides = {prefix: side.only(side.fold == 0) for prefix, side in sides.items()}
     sizes = np.bincount(fold)[: 1 if first is not None else None].tolist()
     return Counted(sides, {"positives": scored.relevance.rule, "folds": len(sizes), "fold_images": sizes})
 
@@ -363,11 +363,6 @@ def _sides(request: Request, question: Question, of_images: RankCounter, of_capt
             RECALLS,
         ),
     }
-
-
-def _kept(side: Side, kept: np.ndarray) -> Side:
-    names = ("favour", "against", "query", "owner", "fold", "relevant", "gallery")
-    return replace(side, **{name: getattr(side, name)[kept] for name in names})
 
 
 def _rows_of(relevance: Relevance, queries: np.ndarray) -> Relevance:

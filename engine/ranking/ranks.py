@@ -168,6 +168,7 @@ def rank_counters(
     scores_out: ScoreSink | None = None,
     progress: Callable[[int, int], None] | None = None,
     part: tuple[int, int] = (0, 1),
+    lists_out: Sequence[ScoreSink] = (),
 ) -> list[tuple[RankCounter, RankCounter]]:
     """Return, for each question, the counters of the N images among captions and of the M captions.
 
@@ -177,7 +178,8 @@ def rank_counters(
     1511.06361, eq. 2); a function takes images [I,D] and texts [T,D] and returns scores [I,T]. `tie_rule` is
     a key of `engine.ranking.counter.TIE_RULES`.
 
-    `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from.
+    `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from, and
+    `lists_out` those of all pairs that compete; with `part`, of this process's tiles.
     `progress` is called with the tiles done and their total. `part` holds the number of this process and the
     number of processes that share the tiles; all of them call this function, and get all ranks. Raises
     ValueError for an embedding that is not finite (or too large to multiply).
@@ -196,7 +198,8 @@ def rank_counters(
     tiles = Tiles(image_blocks, caption_blocks, similarity)
     needs_all = scores_out is not None or len(asked) > 1
     needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
-    _count_over_tiles(tiles, needed, counting, scores_out, progress, part)
+    sinks = [*([scores_out] if scores_out else []), *lists_out]
+    _count_over_tiles(tiles, needed, counting, sinks, progress, part)
     return [each.counters for each in counting]
 
 
@@ -230,7 +233,7 @@ def _count_over_tiles(
     tiles: Tiles,
     needed: list[tuple[int, int]],
     counting: list[_Counting],
-    scores_out: ScoreSink | None,
+    sinks: Sequence[ScoreSink],
     progress: Callable[[int, int], None] | None,
     part: tuple[int, int],
 ) -> None:
@@ -252,8 +255,8 @@ def _count_over_tiles(
             for images, captions, scores in scored:
                 for each in counting:
                     each.see_rivals(images.places, captions.places, scores)
-                if scores_out:
-                    scores_out.write(images.places, captions.places, scores)
+                for sink in sinks:
+                    sink.write(images.places, captions.places, scores)
 
     if part[1] == 1:
         find_best()

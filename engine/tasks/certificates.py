@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from yacs.config import CfgNode
 
 from datasets.pair_dataset import PairDataset
+from datasets.pairs import folds_of_images
 from datasets.retrieval_dataset import RetrievalDataset
 from engine.certificates.sides import Sides
 from engine.certificates.stored import Certificate, certificate_of
+from engine.inspection.kept_lists import ListKeeper
 
 
 def certified(cfg: CfgNode, sides: Sides, over: str = "images") -> Certificate | None:
@@ -18,6 +20,12 @@ def certified(cfg: CfgNode, sides: Sides, over: str = "images") -> Certificate |
 def certificate_entry(certificate: Certificate | None) -> dict[str, dict]:
     """Return the entry `certificate` of `result.json`, an empty dict without one."""
     return {"certificate": certificate.as_dict()} if certificate else {}
+
+
+def keeper_of(cfg: CfgNode, dataset: RetrievalDataset | PairDataset) -> ListKeeper | None:
+    """Return what keeps the EVAL.LISTS first items of every query of `dataset`; None if that is 0."""
+    image_fold = folds_of_images(dataset.num_images, cfg.EVAL.FOLDS)
+    return ListKeeper(dataset, cfg.EVAL.LISTS, image_fold) if cfg.EVAL.LISTS else None
 
 
 def names_of(dataset: RetrievalDataset | PairDataset) -> dict[str, Sequence[str]]:

@@ -39,7 +39,7 @@ from engine.evaluation.result import format_measured
 from engine.parallel.processes import is_main
 from engine.runs.checkpoint import is_checkpoint, resolve_checkpoint, start_from
 from engine.tasks import negatives
-from engine.tasks.certificates import certificate_entry, certified, names_of
+from engine.tasks.certificates import certificate_entry, certified, keeper_of, names_of
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.pair_scores import CrossEncoder, measure_swapped_pairs, open_cross_encoder, score_together
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
@@ -114,9 +114,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     store = score_together(cfg, cross, blocks, options)
     if not is_main():
         return None
+    keeper = keeper_of(cfg, dataset) if cross.candidates is None else None
     if cross.candidates is None:
         result = rank_cross(
-            blocks, store, dataset, split, cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, options.scores_path
+            blocks, store, dataset, split, cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, options.scores_path, keeper
         )
     else:
         result = rank_candidates(blocks, store, dataset, cross.candidates, split, cfg.EVAL.TIE_RULE)
@@ -127,7 +128,8 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         *format_measured(result, cross.checkpoint, further, certificate),
     ]
     further |= certificate_entry(certificate)
-    return Measured(result, cross.checkpoint, lines, further, store, names_of(dataset))
+    kept = keeper.close() if keeper else None
+    return Measured(result, cross.checkpoint, lines, further, store, names_of(dataset), kept)
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

@@ -22,7 +22,7 @@ from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, world_size
 from engine.runs.checkpoint import resolve_checkpoint, start_from
 from engine.runs.run_folder import RunFolder, read_log
-from engine.tasks.certificates import certificate_entry, certified, names_of
+from engine.tasks.certificates import certificate_entry, certified, keeper_of, names_of
 from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
@@ -107,6 +107,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     check_protocol(dataset, split, cfg.EVAL.FOLDS)
     cross = load_reranker(cfg, dataset) if cfg.EVAL.RERANK_DIR else None
     lists = short_lists_of(cfg, cross.dataset) if cross else None
+    keeper = keeper_of(cfg, dataset)
     weighting = choose_weights(cfgs, options)
     with open_scores(options.scores_path if is_main() else None, dataset) as scores:
         encoded, checkpoints, swapped = encode_members(cfgs, datasets, pairs, weighting.weights, options)
@@ -123,9 +124,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
             cfg.EVAL.BLOCK_SIZE,
             scores,
             options.show,
-            lists,
+            [each for each in (lists, keeper) if each is not None],
             (0, 1) if needs_all else (process_number(), world_size()),
         )
+    kept = keeper.close(share=not needs_all) if keeper else None
     further = {"swapped": swapped_accuracy(swapped, pairs)} if pairs and is_main() else {}
     pair_scores = None
     if cross:
@@ -142,7 +144,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         *format_measured(result, checkpoint, further, certificate),
     ]
     further |= certificate_entry(certificate)
-    return Measured(result, checkpoint, lines, further, pair_scores, names_of(dataset))
+    return Measured(result, checkpoint, lines, further, pair_scores, names_of(dataset), kept)
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

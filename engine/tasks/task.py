@@ -17,6 +17,7 @@ from datasets.words.wordpiece import WordPiece
 from engine.evaluation.image import ImageResult
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreShards
+from engine.inspection.kept_lists import KeptLists
 
 Batches = tuple[int, Iterable[dict[str, np.ndarray]]]
 Dataset = RetrievalDataset | PairDataset | ImageDataset
@@ -110,7 +111,7 @@ class Measured:
     `weight` and, under `config`, the keys that differ from the first member's configuration; and `tuning`, if
     the weights were searched. `further` holds more entries for `result.json`, such as `swapped` and `rerank`.
     `pair_scores` are the stored scores of a cross encoder; delete them once the result is saved. `names` are
-    lists of names that results must share to be compared.
+    lists of names that results must share to be compared. `lists` are what each query found first.
     """
 
     result: Result | ImageResult
@@ -119,6 +120,7 @@ class Measured:
     further: dict[str, dict] = field(default_factory=dict)
     pair_scores: ScoreShards | None = None
     names: dict[str, Sequence[str]] = field(default_factory=dict)
+    lists: KeptLists | None = None
 
 
 @dataclass(frozen=True)

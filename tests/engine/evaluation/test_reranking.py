@@ -30,7 +30,7 @@ def two_stage(dataset, k, folds=1, tie_rule="against", levels=0, dual_weight=0.0
     fold = folds_of_images(dataset.num_images, folds)
     lists = ShortLists(k, fold, fold[dataset.caption_image], dataset.sentence_ids)
     encoded = Encoded(image, text, dataset.sentence_ids, "cosine", similarity_of("cosine"))
-    first = rank_encoded(encoded, dataset, "test", folds, tie_rule, block_size, lists=lists)
+    first = rank_encoded(encoded, dataset, "test", folds, tie_rule, block_size, lists=[lists])
     blocks = listed_blocks(dataset, lists, 17)
     store, model = MemoryScores(len(blocks)), PlainScorer(levels)
     score_blocks(model, dataset, blocks, store, 200)
