@@ -61,7 +61,9 @@ class Service:
         """Answer a query; `wanted` are its terms where they are no JSON. Raises UserError and others."""
         began = time.perf_counter()
         collection, reranking = self.collection, query.rerank
-        wanted = wanted or await run_in_threadpool(lambda: tuple(term.wanted() for term in query.terms))
+        if wanted is None:
+            large = any(term.picture or term.features for term in query.terms)  # others are not worth a thread
+            wanted = await run_in_threadpool(query.wanted) if large else query.wanted()
         if reranking and (collection.reranker is None or [each.kind for each in wanted] != ["text"]):
             raise UserError("rerank: expected one sentence, and a service that was started with --rerank")
         most = min(query.offset + query.k + 1, MOST_DEPTH)

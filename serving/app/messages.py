@@ -57,6 +57,10 @@ class Query(_Message):
     rerank: bool = Field(False, description="put the best in the order of the pair scorer")
     deadline: float | None = Field(None, gt=0, le=60, description="seconds after which the answer is useless")
 
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Return the terms as the collection takes them; raise UserError for broken base64 or features."""
+        return tuple(term.wanted() for term in self.terms)
+
 
 class Content(_Message):
     """An item to add or update: what is encoded, and what is known of it."""

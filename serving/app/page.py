@@ -19,6 +19,7 @@ from serving.app.batching import FullError, LateError
 from serving.app.collection import BusyError, UnknownError, Wanted
 from serving.app.language import LANGUAGES, preferred, words_of
 from serving.app.messages import AnswerMessage, Query, Term
+from serving.look import LOOK
 
 HERE = Path(__file__).parent
 PAGE = 24  # hits
@@ -27,6 +28,7 @@ _TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 _STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir() if path.is_file()}
+_STATIC["look.css"] = LOOK.encode()
 _KINDS = {  # of the address: kind of the term, and its weight
     "q": ("text", 1.0),
     "plus": ("text", 1.0),

@@ -6,12 +6,14 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from config.files.whole import write_whole, writing
+from serving.look import LOOK
 from serving.reports.pictures import PictureFolder
 from serving.search.searcher import Hit
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
 )
+TEMPLATES.globals["look"] = LOOK
 OTHER_PLACE = "choose another place with --out"
 
 

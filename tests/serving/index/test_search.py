@@ -71,16 +71,27 @@ def test_a_query_has_the_same_hits_alone_and_in_a_batch(make_index, engine):
         assert index.search(queries, 5) == [index.search(query[None], 5)[0] for query in queries]
 
 
-def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes():
+@pytest.mark.parametrize("allowed", [1.0, 0.5, 0.005])
+def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes(allowed):
     vectors, queries = unit_vectors(3000), unit_vectors(40, seed=1)
+    chosen = None if allowed == 1 else np.random.default_rng(0).random(3000) < allowed
     engine = quantised.half_precision(vectors, 2)
-    scores, rows = engine.propose(queries, 30, None)  # so many are multiplied
+    scores, rows = engine.propose(queries, 30, chosen)  # so many are multiplied
     for place, query in enumerate(queries):
-        (alone,), (expected,) = engine.propose(query[None], 30, None)
+        (alone,), (expected,) = engine.propose(query[None], 30, chosen)
         assert set(rows[place]) == set(expected)
-        assert_close(scores[place], alone, vectors.shape[1], scale=1)
-    everything = engine.propose(queries, 5000, None)[1]
-    assert all(sorted(row) == list(range(3000)) for row in everything.tolist())
+        there = expected >= 0
+        assert_close(scores[place][there], alone[there], vectors.shape[1], scale=1)
+    everything = engine.propose(queries, 5000, chosen)[1]
+    whole = range(3000) if chosen is None else np.flatnonzero(chosen).tolist()
+    assert all(sorted(row[row >= 0]) == list(whole) for row in everything)
+
+
+def test_float16_codes_are_decoded_exactly_whatever_the_number():
+    bits = np.arange(-(2**15), 2**15).astype(np.int16)
+    finite = bits[np.isfinite(bits.view(np.float16))].reshape(1, -1)
+    decoded = quantised.decode_half(finite, np.empty(finite.shape, np.float32))
+    assert decoded.tobytes() == finite.view(np.float16).astype(np.float32).tobytes()
 
 
 def test_lists_lose_little_and_the_card_says_how_much(make_index):
