@@ -83,6 +83,7 @@ def test_it_works_where_paddle_is_not(made, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('paddle', 'yacs', 'yaml', 'tqdm', 'matplotlib', 'h5py', 'faiss'):\n"
         "    sys.modules[name] = None\n"
+        "for name in ('engine', 'models', 'solvers'):\n    sys.modules[name] = None\n"
     )
     build = ["build_index", "--bundle", made / "bundle", "--gallery", made / "test_ims.npy"]
     for name, *arguments in (
