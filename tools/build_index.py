@@ -20,6 +20,7 @@ import shutil
 from pathlib import Path
 
 import _init_paths  # noqa: F401
+from _backbone import extract
 from _command import leave_on_sigterm, run
 from _progress import progress_display
 
@@ -61,7 +62,7 @@ def main() -> None:
         raise UserError(f"--memory: expected a number of GB above 0, got {arguments.memory:g}")
     if arguments.out and not arguments.gallery:
         raise UserError("--gallery: expected a folder of pictures, or a file of features or captions")
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, extract=extract)
     folder = str(Path(arguments.bundle).resolve())
     options = build.Options(arguments.engine, int(arguments.memory * 1e9), folder)
     card = rebuild(bundle, arguments, options) if arguments.old else build_new(bundle, arguments, options)

@@ -138,6 +138,22 @@ def test_each_family_becomes_a_bundle_that_is_read_without_paddle(trained, scene
     assert difference < 1e-5, "what stands beside it in a batch changes nothing"
 
 
+def test_the_bundle_tells_how_the_features_were_extracted(trained, scenes, tmp_path):
+    run, record = trained("vsepp"), scenes / "dev_extraction.json"
+    told = {"backbone": {"path": "configs/backbones/some.yaml"}, "detector": None, "options": []}
+    record.write_text(json.dumps(told))
+    try:
+        good(export(run, tmp_path / "told"))
+    finally:
+        record.unlink()
+    good(export(run, tmp_path / "untold"))
+    bundles = [Bundle.open(tmp_path / name) for name in ("told", "untold")]
+    assert [bundle.description["extraction"] for bundle in bundles] == [told, None]
+    assert bundles[0].identity == bundles[1].identity, "it changes no embedding"
+    with pytest.raises(UserError, match="it reads features of width 84, which some.yaml made: extract"):
+        bundles[0].encode_pictures(["x.jpg"])
+
+
 def test_an_oscar_puts_the_hits_of_an_index_in_its_own_order(trained, scenes, tmp_path):
     for name in ("vsrn", "oscar"):
         good(export(trained(name), tmp_path / name))
