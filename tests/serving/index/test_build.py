@@ -9,8 +9,9 @@ from PIL import Image
 
 from config.errors import UserError
 from serving.index import build
-from serving.index.build import Job, Options
+from serving.index.build import Job
 from serving.index.engines import measured
+from serving.index.finishing import Options
 from serving.index.index import Index
 from serving.index.query import Asker, Term
 from serving.index.sources import open_source
