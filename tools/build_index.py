@@ -43,6 +43,11 @@ def main() -> None:
     parser.add_argument("--bundle", metavar="DIR", required=True, help="an exported model")
     parser.add_argument("--gallery", metavar="FOLDER|FILE", help="what is indexed")
     parser.add_argument("--captions", metavar="FILE", help="sentences and metadata of the gallery's items")
+    parser.add_argument(
+        "--dev_captions",
+        metavar="FILE",
+        help="sentences about other pictures, such as a dev split's: they tell when nothing fits",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--out", metavar="INDEX", help="folder to write, or the address of a Milvus collection"
@@ -73,7 +78,7 @@ def main() -> None:
 
 def build_new(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> Card | None:
     """Build the index of a gallery."""
-    source = open_source(arguments.gallery, arguments.captions)
+    source = open_source(arguments.gallery, arguments.captions, arguments.dev_captions)
     if milvus_address(arguments.out):
         return build_in_milvus(bundle, source, arguments.out, options)
     job, out = build.Job.launched(), Path(arguments.out)
@@ -95,7 +100,8 @@ def rebuild(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> 
     if card.bundle == bundle.identity:
         raise UserError(f"{arguments.bundle}: {arguments.old} is of this bundle already: nothing to change")
     gallery = arguments.gallery or card.source.get("path", "")
-    source = open_source(gallery, arguments.captions or card.source.get("captions"))
+    files = (getattr(arguments, name) or card.source.get(name) for name in ("captions", "dev_captions"))
+    source = open_source(gallery, *files)
     if milvus_address(arguments.old):
         return build_in_milvus(bundle, source.limited_to(items, arguments.old), arguments.old, options)
     with progress_display() as show:

@@ -16,6 +16,7 @@ from serving.index.view import THREADS
 
 ENGINES = ("auto", "scan", "float16", "lists")
 WANTED_RECALL = 0.96
+_LEAST_SENTENCES = 40  # of which a cut-off is made
 _SCANNED_BYTES = 32 << 20  # so few vectors are searched without an engine
 
 
@@ -30,10 +31,14 @@ class Options:
 
 @dataclass
 class Queries:
-    """Held-out queries [Q,D] and, for each, the rows of the items that it describes."""
+    """Held-out queries [Q,D] and, for each, the rows of the items that it describes.
+
+    `outside` [O,D] are queries that describe none.
+    """
 
     vectors: np.ndarray
     right: list[np.ndarray] = field(default_factory=list)
+    outside: np.ndarray | None = None
 
 
 def finish(
@@ -56,7 +61,7 @@ def finish(
         return replace(
             card, recall_at_10=1.0, recall_queries="exact search: no other is known for order similarity"
         )
-    kind = "captions"
+    kind, known = "captions", queries
     if queries is None or not len(queries.vectors):
         queries, kind = Queries(measured.perturbed(vectors, measured.QUERIES)), "perturbed items"
     chosen = np.random.default_rng(2).permutation(len(queries.vectors))[: measured.QUERIES]
@@ -82,7 +87,7 @@ def finish(
         recall_at_10=round(measured.recall(found, true, 10), 4),
         recall_queries=f"{len(asked)} {kind}",
         exact_query_ms=None if exact_ms is None else round(exact_ms, 2),
-        cutoff=_cutoff(vectors, queries) if queries.right else None,
+        cutoff=_cutoff(vectors, known) if known else None,
         memory_bytes=getattr(engine, "memory", 0),
     )
 
@@ -103,19 +108,27 @@ def _built(name: str, data: Path, card: Card, show: ShowProgress) -> tuple[exact
 
 
 def encoded_queries(encoder: Encoder, source: Source) -> Queries | None:
-    """Return at most CALIBRATION random sentences of the source, encoded, and the rows that they describe."""
-    if not source.queries or source.holds == "captions" or encoder.measure != "cosine":
+    """Return at most CALIBRATION random sentences of the source, encoded, and the rows that they describe.
+
+    As many of its sentences about nothing that it holds are `outside`. None without any sentences.
+    """
+    if source.holds == "captions" or encoder.measure != "cosine" or not (source.queries or source.outside):
         return None
-    chosen = np.random.default_rng(3).permutation(len(source.queries))[: measured.CALIBRATION]
-    pairs = [source.queries[place] for place in np.sort(chosen)]
     row_of = {item.id: row for row, item in enumerate(source.items)}
-    vectors = np.concatenate(
-        [
-            encoder.encode_texts([text for _, text in pairs[start : start + 256]])
-            for start in range(0, len(pairs), 256)
-        ]
-    )
-    return Queries(vectors, [np.array([row_of[name]]) for name, _ in pairs])
+    pairs, outside = _some(source.queries), _some(source.outside)
+    vectors = _encoded_texts(encoder, [text for _, text in pairs])
+    right = [np.array([row_of[name]]) for name, _ in pairs]
+    return Queries(vectors, right, _encoded_texts(encoder, outside))
+
+
+def _some(sentences: list) -> list:
+    chosen = np.random.default_rng(3).permutation(len(sentences))[: measured.CALIBRATION]
+    return [sentences[place] for place in np.sort(chosen)]
+
+
+def _encoded_texts(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    parts = [encoder.encode_texts(texts[start : start + 256]) for start in range(0, len(texts), 256)]
+    return np.concatenate(parts) if parts else np.empty((0, encoder.dimension), np.float32)
 
 
 def _choose(
@@ -156,10 +169,23 @@ def _search(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> l
 
 
 def _cutoff(vectors: np.ndarray, queries: Queries) -> dict | None:
-    """Return the cut-off of "nothing here fits"; None where too few sentences are known to calibrate it."""
-    if len(queries.vectors) < 40:
-        return None
-    best, wrong = measured.best_scores(vectors, queries.vectors, queries.right)
+    """Return the cut-off of "nothing here fits"; None where too few sentences are known to calibrate it.
+
+    Sentences that describe nothing here decide where there are enough, otherwise those that do, with the
+    items that they describe left out.
+    """
     rows = np.random.default_rng(0).permutation(len(vectors))[: measured.SAMPLE]
-    general = measured.sample_scores(vectors[np.sort(rows)], queries.vectors)
-    return measured.calibrate_cutoff(best, wrong, general)
+    sample = vectors[np.sort(rows)]
+    usual = wrong = np.empty(0)
+    if len(queries.vectors):
+        general = measured.sample_scores(sample, queries.vectors)
+        best, best_wrong = measured.best_scores(vectors, queries.vectors, queries.right)
+        usual, wrong = (measured.normalised(each, general) for each in (best, best_wrong))
+    origin = "captions of the gallery"
+    if queries.outside is not None and len(queries.outside) >= _LEAST_SENTENCES:
+        best, _ = measured.best_scores(vectors, queries.outside, [])
+        wrong = measured.normalised(best, measured.sample_scores(sample, queries.outside))
+        origin = "captions of other pictures"
+    if len(wrong) < _LEAST_SENTENCES:
+        return None
+    return measured.calibrate_cutoff(wrong, usual) | {"sentences": origin}
