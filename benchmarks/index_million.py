@@ -56,7 +56,8 @@ def measure(folder: Path) -> dict:
     import faiss
 
     from serving.index.engines import exact, quantised
-    from serving.index.build import Options, finish, publish
+    from serving.index.build import publish
+    from serving.index.finishing import Options, finish
     from serving.index.card import Card
     from serving.index.index import Index
     from serving.index.items import Item, Items

@@ -86,7 +86,8 @@ def make(folder: Path) -> None:
     run("train_retrieval", *settings)
     run("export_model", *settings, "--out", bundle)
     run("build_index", "--bundle", bundle, "--gallery", folder / "data" / "test_ims.npy", "--out", index)
-    from serving.index.build import Options, compact
+    from serving.index.build import compact
+    from serving.index.finishing import Options
     from serving.index.index import Index
     from serving.index.items import Item
 

@@ -43,8 +43,10 @@ COLOURS = {
 }
 
 
-def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
+def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH, extraction: dict | None = None) -> Path:
     """Write a bundle of a VSE++ whose vectors have `width` numbers, and return its folder.
+
+    `extraction` is what it tells of how its features are made.
 
     A sentence's vector is the sum of its words', made as long as 1. The features of a picture that the
     sentence describes (`features_of`) give the same vector.
@@ -69,6 +71,7 @@ def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
             "embedding": {"width": width, "measure": "cosine", "abs": False},
             "text": {"tokenizer": "simple", "lower": True, "file": "vocabulary.json", "longest": 0},
             "image": {"reads": "features", "width": FEATURES},
+            "extraction": extraction,
             "graphs": {"text": {"file": "text.onnx"}, "image": {"file": "image.onnx"}},
         },
     )

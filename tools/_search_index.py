@@ -25,6 +25,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from _backbone import extract
 from _command import blaming
 from _warm_search import SOCKET, ask
 
@@ -189,7 +190,7 @@ class Encoding:
             folder = self._folder or self._index.card.bundle_folder
             if not folder:
                 raise UserError("--bundle: expected the folder of the bundle, since the index names none")
-            self._bundle = Bundle.open(folder)
+            self._bundle = Bundle.open(folder, extract=extract)
             self._index.check_bundle(self._bundle.identity)
         return self._bundle
 
@@ -224,14 +225,10 @@ class Encoding:
     def _picture(self, path: str) -> np.ndarray:
         if not path.endswith(".npy"):
             return self.bundle.encode_pictures([path])[0]
-        try:
-            with open(path, "rb") as file:
-                features = np.lib.format.read_array(file, allow_pickle=False)
-        except OSError as error:
-            raise UserError(f"--image: {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise UserError(f"--image: {path} is not a .npy file ({' '.join(str(error).split())})") from error
-        return self.bundle.encode_features(features[None])[0]
+        from datasets.features.folder import read_one
+
+        with blaming("--image"):
+            return self.bundle.encode_features(read_one(path, self.bundle.feature_width)[None])[0]
 
     def _check_words(self, text: str) -> None:
         with blaming("--text"):

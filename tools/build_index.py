@@ -20,6 +20,7 @@ import shutil
 from pathlib import Path
 
 import _init_paths  # noqa: F401
+from _backbone import extract
 from _command import leave_on_sigterm, run
 from _progress import progress_display
 
@@ -29,6 +30,7 @@ from serving.bundle.bundle import Bundle
 from serving.index import build
 from serving.index.address import milvus_address, open_index
 from serving.index.card import Card
+from serving.index.finishing import ENGINES, Options, encoded_queries
 from serving.index.sources import Source, open_source
 
 
@@ -41,13 +43,18 @@ def main() -> None:
     parser.add_argument("--bundle", metavar="DIR", required=True, help="an exported model")
     parser.add_argument("--gallery", metavar="FOLDER|FILE", help="what is indexed")
     parser.add_argument("--captions", metavar="FILE", help="sentences and metadata of the gallery's items")
+    parser.add_argument(
+        "--dev_captions",
+        metavar="FILE",
+        help="sentences about other pictures, such as a dev split's: they tell when nothing fits",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--out", metavar="INDEX", help="folder to write, or the address of a Milvus collection"
     )
     target.add_argument("--from", dest="old", metavar="INDEX", help="an index whose model is to change")
     parser.add_argument(
-        "--engine", choices=build.ENGINES, default="auto", help="how to search (default: by docs/index.md)"
+        "--engine", choices=ENGINES, default="auto", help="how to search (default: by docs/index.md)"
     )
     parser.add_argument(
         "--memory", type=float, default=8.0, metavar="GB", help="that the engine may hold (default 8)"
@@ -61,17 +68,17 @@ def main() -> None:
         raise UserError(f"--memory: expected a number of GB above 0, got {arguments.memory:g}")
     if arguments.out and not arguments.gallery:
         raise UserError("--gallery: expected a folder of pictures, or a file of features or captions")
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, extract=extract)
     folder = str(Path(arguments.bundle).resolve())
-    options = build.Options(arguments.engine, int(arguments.memory * 1e9), folder)
+    options = Options(arguments.engine, int(arguments.memory * 1e9), folder)
     card = rebuild(bundle, arguments, options) if arguments.old else build_new(bundle, arguments, options)
     if card:
         print(f"{arguments.old or arguments.out}: {card.describe()}")
 
 
-def build_new(bundle: Bundle, arguments: argparse.Namespace, options: build.Options) -> Card | None:
+def build_new(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> Card | None:
     """Build the index of a gallery."""
-    source = open_source(arguments.gallery, arguments.captions)
+    source = open_source(arguments.gallery, arguments.captions, arguments.dev_captions)
     if milvus_address(arguments.out):
         return build_in_milvus(bundle, source, arguments.out, options)
     job, out = build.Job.launched(), Path(arguments.out)
@@ -85,7 +92,7 @@ def build_new(bundle: Bundle, arguments: argparse.Namespace, options: build.Opti
         return build.build(bundle, source, out, options, show, job)
 
 
-def rebuild(bundle: Bundle, arguments: argparse.Namespace, options: build.Options) -> Card | None:
+def rebuild(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> Card | None:
     """Encode the items of an index with another bundle."""
     with open_index(arguments.old, resident=False) as index:
         card = index.card
@@ -93,26 +100,27 @@ def rebuild(bundle: Bundle, arguments: argparse.Namespace, options: build.Option
     if card.bundle == bundle.identity:
         raise UserError(f"{arguments.bundle}: {arguments.old} is of this bundle already: nothing to change")
     gallery = arguments.gallery or card.source.get("path", "")
-    source = open_source(gallery, arguments.captions or card.source.get("captions"))
+    files = (getattr(arguments, name) or card.source.get(name) for name in ("captions", "dev_captions"))
+    source = open_source(gallery, *files)
     if milvus_address(arguments.old):
         return build_in_milvus(bundle, source.limited_to(items, arguments.old), arguments.old, options)
     with progress_display() as show:
         return build.rebuild(bundle, source, Path(arguments.old), options, show, build.Job.launched())
 
 
-def build_in_milvus(bundle: Bundle, source: Source, address: str, options: build.Options) -> Card | None:
+def build_in_milvus(bundle: Bundle, source: Source, address: str, options: Options) -> Card | None:
     """Build an index in a folder beside, from where it goes on after an interruption, and copy it."""
     from serving.index.milvus.copying import copy_to_milvus
 
     server, name = milvus_address(address)
     folder, job = Path(f"{name}.milvus"), build.Job.launched()
-    options = build.Options("scan", options.memory, options.bundle_folder)
+    options = Options("scan", options.memory, options.bundle_folder)
     with progress_display() as show:
         if not (folder / "card.json").exists():
             build.build(bundle, source, folder, options, show, job)
         if job.number:
             return None
-        queries = build.encoded_queries(bundle, source)
+        queries = encoded_queries(bundle, source)
         card = copy_to_milvus(folder, server, name, queries.vectors if queries else None, show)
     shutil.rmtree(folder)
     return card

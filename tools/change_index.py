@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 import _init_paths  # noqa: F401
+from _backbone import extract
 from _command import leave_on_sigterm, run
 from _progress import progress_display
 
@@ -90,7 +91,7 @@ def add(index: Index, arguments: argparse.Namespace) -> int:
     """Encode and add what --add names, some hundred items at a time; return how many these are."""
     from serving.bundle.bundle import Bundle
 
-    bundle = Bundle.open(arguments.bundle or index.card.bundle_folder)
+    bundle = Bundle.open(arguments.bundle or index.card.bundle_folder, extract=extract)
     index.check_bundle(bundle.identity)
     source = open_source(arguments.add, arguments.captions)
     if source.holds != index.card.holds:

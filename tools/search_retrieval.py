@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from engine.tasks.galleries import GalleryReader
     from engine.tasks.task import Trained
     from serving.reports.pictures import PictureFolder
-    from serving.search.reranker import Reranker
+    from serving.splits.reranker import Reranker
     from serving.search.searcher import Hit, Searcher
 
 
@@ -160,7 +160,7 @@ def open_split(cfg: CfgNode, backbone: str | None) -> Search:
     from engine.tasks.galleries import GalleryReader, encoder_of
     from engine.tasks.loading import split_name
     from serving.reports.pictures import PictureFolder, image_folder
-    from serving.search.split_searcher import SplitSearcher
+    from serving.splits.split_searcher import SplitSearcher
 
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split_name(cfg)))
     trained = dual.load(cfg)
@@ -208,7 +208,7 @@ def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker
     Both are empty (None and "") if EVAL.RERANK_DIR is.
     """
     from engine.tasks.reranking import load_reranker
-    from serving.search.reranker import Reranker
+    from serving.splits.reranker import Reranker
 
     if not cfg.EVAL.RERANK_DIR:
         return None, ""

@@ -117,6 +117,7 @@ def indexed(arguments: argparse.Namespace) -> str:
     """Index the folder of --photos, unless that has been done, and return where the index is."""
     from serving.bundle.bundle import Bundle
     from serving.index import build
+    from serving.index.finishing import Options
     from serving.index.sources import open_source
 
     photos = Path(arguments.photos)
@@ -125,7 +126,7 @@ def indexed(arguments: argparse.Namespace) -> str:
         bundle = Bundle.open(arguments.bundle)
         with blaming("--photos"):
             source = open_source(photos, arguments.captions)
-        options = build.Options(bundle_folder=str(Path(arguments.bundle).resolve()))
+        options = Options(bundle_folder=str(Path(arguments.bundle).resolve()))
         print(f"{out}: indexing {len(source.items):,} items of {photos}", flush=True)
         with progress_display() as show:
             build.build(bundle, source, out, options, show)

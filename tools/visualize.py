@@ -65,7 +65,7 @@ def visualize(
     from serving.reports.explanation_page import explanation_section, write_explanation
     from serving.reports.pictures import PictureFolder, image_folder
     from serving.reports.region_view import region_view
-    from serving.search.split_searcher import SplitSearcher
+    from serving.splits.split_searcher import SplitSearcher
 
     pictures = PictureFolder(image_folder(cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR, split_name(cfg)))
     trained = dual.load(cfg)

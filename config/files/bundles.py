@@ -6,6 +6,8 @@ runtime     "onnx" for ONNX Runtime, "paddle" for Paddle Inference
 embedding   width, measure ("cosine" or "order"), abs; null for a pair scorer
 text        tokenizer, lower, file, longest (tokens of a text, 0: any); null for a model without text
 image       reads: "features", "regions" or "pixels"; width of a vector, or how to prepare a picture
+extraction  how tools/extract_features.py made the features that the model was trained on: backbone,
+            detector, options; null where that is not known, or there are none
 graphs      by name (image, text, pairs): file, and the inputs and outputs with type and shape
 checkpoint  sha256, model and step of the weights
 versions    of the packages that made the bundle

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError, cut
-from datasets.features.npy import BROKEN_NPY, read_npy_header
+from config.errors import UserError
+from datasets.array_files import BROKEN_NPY, not_npy, read_npy, read_npy_header
 from datasets.features.store import Annotations, FeatureStore
 
 
@@ -61,13 +61,7 @@ def read_one(path: str | Path, width: int) -> np.ndarray:
 
     Raises UserError for a file that cannot be read or is no .npy file, for another width, NaN and infinity.
     """
-    try:
-        with open(path, "rb") as file:
-            features = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except BROKEN_NPY as error:
-        raise _no_array(path, error) from error
+    features = read_npy(path)
     fits = features.ndim in (1, 2) and features.shape[-1] == width and features.size
     if not fits or features.dtype.kind not in "fiu":
         raise UserError(
@@ -87,8 +81,4 @@ def _shape(path: Path) -> Sequence[int]:
         with open(path, "rb") as file:
             return read_npy_header(file)[0] or (0,)
     except (OSError, *BROKEN_NPY) as error:
-        raise _no_array(path, error) from error
-
-
-def _no_array(path: str | Path, error: Exception) -> UserError:
-    return UserError(f"{path} is not a .npy file ({cut(error, 80)}); write it with numpy.save")
+        raise not_npy(path, error) from error

@@ -3,24 +3,17 @@
 import json
 import math
 import os
-import tokenize
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from config.errors import UserError, cut, some
 from config.files.kinds import refusal
+from datasets.array_files import BROKEN_NPY, read_npy, read_npy_header
 from datasets.features.positional import LineFile, PackedArray, PositionalFile, ShortReadError
 from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
 from datasets.text_files import read_lines, read_text
-
-# What NumPy raises for damaged files: headers are Python literals.
-BROKEN_NPY = (
-    *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError),
-    tokenize.TokenError,
-)
 
 
 class NpyFeatures(FeatureStore):
@@ -106,13 +99,7 @@ class NpyFeatures(FeatureStore):
         path = beside(self.path, "sizes.npy")
         if not path.is_file():
             return None
-        try:
-            with open(path, "rb") as file:
-                sizes = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, *BROKEN_NPY) as error:
-            raise UserError(
-                f"{path}: not a .npy file ({cut(error, 80)}): write it with numpy.save"
-            ) from error
+        sizes = read_npy(path)
         fits = sizes.dtype.kind in "iu" and sizes.shape == (len(self), 2)
         if not fits or sizes.min() < 0 or sizes.max() >= 1 << 31:
             raise UserError(
@@ -163,17 +150,6 @@ def _parse_tags(lines: LineFile, row: int) -> tuple[list[str], np.ndarray | None
         f"{lines.path} line {row + 1}: expected words, or an object with tags and as many confidences, "
         f"got {line[:40]!r}: mend the line"
     )
-
-
-def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return the shape, whether the order is Fortran's, and the dtype of a .npy file that begins here.
-
-    Raises one of `BROKEN_NPY` for anything else, a zip file included, which `numpy.load` would open.
-    """
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
 
 
 def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from config.errors import UserError
 from config.files.whole import replacing
+from datasets.array_files import read_npz
 from engine.certificates.bootstrap import LEVEL, Interval
-from engine.certificates.npz_files import read_npz
 from engine.certificates.sides import Certified, Side, Sides, certify, describe
 from engine.ranking.metrics import METRICS
 

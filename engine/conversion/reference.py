@@ -8,7 +8,6 @@ Of a cross encoder it holds the pairs `input_ids`, `segment_ids` [P,T], `attenti
 where a pair matches. Both may hold `i2t_ranks` and `t2i_ranks`, 0-based.
 """
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from config.errors import UserError
+from datasets.array_files import read_npz
 from datasets.build.words import load_words
 from engine.ranking.metrics import ranks
 from engine.ranking.similarity import similarity_of
@@ -30,15 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 def read_reference(path: Path) -> Arrays:
     """Return the arrays of a `.npz`; raise UserError if it is none, or holds objects."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            return {name: file[name] for name in file.files}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}): check --reference") from error
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise UserError(f"{path}: not a .npz of arrays ({error}): write it with numpy.savez") from error
+    return read_npz(path, (), "check --reference, or write it with numpy.savez")
 
 
 def compare(checkpoint: Path, cfg: CfgNode, reference: Arrays, path: Path) -> dict:

@@ -9,6 +9,7 @@ import onnx
 from yacs.config import CfgNode
 
 from config.families import FAMILIES
+from datasets.build.dual import build_features
 from datasets.pictures.transforms import Normalization
 from datasets.words.vocabulary import Vocabulary
 from engine.export.graphs.cnn import embed_pictures, encode_pixels
@@ -63,6 +64,7 @@ def describe(cfg: CfgNode, trained: Trained, precision: str) -> dict:
         "embedding": embedding,
         "text": _text_side(cfg, trained),
         "image": _image_side(cfg),
+        "extraction": _extraction(cfg),
         "checkpoint": checkpoint,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
@@ -135,6 +137,13 @@ def _image_side(cfg: CfgNode) -> dict:
     if family.kind == "cross":
         image |= {"most": cfg.INPUT.MAX_REGION, "tags": bool(cfg.INPUT.ADD_OD_LABEL)}
     return image
+
+
+def _extraction(cfg: CfgNode) -> dict | None:
+    """Return how the features of the dev split were extracted from pictures, None where it is not known."""
+    if FAMILIES[cfg.MODEL.NAME].kind != "dual" or cfg.MODEL.CNN:
+        return None
+    return build_features(cfg, cfg.DATASET.DEV).extraction
 
 
 def _value(value: onnx.ValueInfoProto) -> dict:

@@ -1,5 +1,7 @@
 """Builds feature extractors from the YAML files of a backbone and a detector."""
 
+from functools import lru_cache
+
 from config.errors import UserError
 from config.files.networks import Backbone, Detector
 from datasets.pictures.loader import PictureLoader
@@ -18,6 +20,7 @@ def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
     return ResizeCentreCrop(backbone.resize, backbone.size)
 
 
+@lru_cache(maxsize=1)  # pictures that come in parts are extracted by one network
 def build_network(backbone: Backbone, as_map: bool) -> Network:
     """Return the network of a backbone; its output is a map [B,F,h,w] with `as_map`, otherwise vectors."""
     if backbone.kind == "paddle":

@@ -32,6 +32,12 @@ def record_of_backbone(backbone: Backbone) -> dict:
     return {"backbone": asdict(backbone), "detector": None, "options": [False, None, 0, 0, 0.0, _BATCH]}
 
 
+def needs_paddle(record: dict) -> bool:
+    """Tell whether an extraction by a record runs or reads its backbone with Paddle."""
+    backbone = record.get("backbone")
+    return isinstance(backbone, dict) and (backbone.get("kind") == "paddle" or bool(backbone.get("weights")))
+
+
 @dataclass(frozen=True)
 class _Recorded:
     backbone: Backbone

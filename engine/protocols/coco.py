@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from datasets.array_files import read_npy
 from datasets.relevance import Relevance
 from engine.protocols.scored import Scored
 
@@ -157,6 +158,6 @@ def _ratings(folder: Path, name: str) -> Iterator[tuple[str, str, str, float]]:
 
 def _load_numbers(path: Path) -> list[int]:
     try:
-        return np.load(path, allow_pickle=False).tolist()
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an .npy file: {WHERE}") from error
+        return read_npy(path).tolist()
+    except UserError as error:
+        raise UserError(f"{error}: {WHERE}") from error

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from datasets.array_files import read_npz
 from datasets.captions.load import CaptionSplit
 from datasets.captions.relevance_files import read_relevance
 from datasets.relevance import Relevance
-from engine.certificates.npz_files import read_npz
 from engine.ranking.counter import RankCounter
 from engine.ranking.ranks import Question, rank_counters, row_counter
 from engine.ranking.similarity import inner_products

@@ -129,7 +129,7 @@ class Service:
 
 def usable_cutoff(card) -> dict | None:
     """Return the cut-off of an index, None where it would turn away most right answers, too."""
-    return card.cutoff if card.cutoff and card.cutoff["turned_away_rate"] <= MOST_TURNED_AWAY else None
+    return card.cutoff if card.cutoff and (card.cutoff["turned_away_rate"] or 0) <= MOST_TURNED_AWAY else None
 
 
 def _reason(answer, cutoff: dict | None, hits: list) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from config.errors import UserError
-from config.files.bundles import identity_of, read_description
+from config.files.bundles import DESCRIPTION_FILE, identity_of, read_description
 from datasets.pairs import Pairs
 from datasets.words.packed_tokens import PackedTokens
 from datasets.words.sentences import cut_sentence, encode_sentences
@@ -18,6 +18,9 @@ from serving.bundle.inputs import PicturePreparation, checked_features, mean_of_
 
 RunGraph = Callable[..., np.ndarray]  # takes arrays by the names of the graph's inputs
 LoadGraph = Callable[[Path], RunGraph]
+# Takes the record of an extraction, the file that tells it, and pictures; returns their features [N,F], or
+# regions [N,R,F] with the number [N] of each.
+Extract = Callable[[dict, Path, Sequence[str | Path]], tuple[np.ndarray, np.ndarray | None]]
 
 TEXTS_TOGETHER, IMAGES_TOGETHER, PICTURES_TOGETHER, PAIRS_TOGETHER = 256, 64, 16, 32
 
@@ -30,8 +33,10 @@ class Bundle:
     "order" is how to compare them; a pair scorer has 0 and "".
     """
 
-    def __init__(self, folder: Path, description: dict, load: LoadGraph = Graph) -> None:
-        self.folder, self.description, self._load = folder, description, load
+    def __init__(
+        self, folder: Path, description: dict, load: LoadGraph = Graph, extract: Extract | None = None
+    ) -> None:
+        self.folder, self.description, self._load, self._extract = folder, description, load, extract
         self.identity = identity_of(description)
         embedding = description["embedding"] or {"width": 0, "measure": ""}
         self.dimension: int = embedding["width"]
@@ -39,11 +44,13 @@ class Bundle:
         self._graphs: dict[str, RunGraph] = {}
 
     @classmethod
-    def open(cls, folder: str | Path, load: LoadGraph = Graph) -> "Bundle":
+    def open(cls, folder: str | Path, load: LoadGraph = Graph, extract: Extract | None = None) -> "Bundle":
         """Return the bundle in a folder, all files of which are checked; graphs are loaded when first used.
 
-        `load` returns what runs the graph in a file, by default with ONNX Runtime. Raises UserError for a
-        bundle that is missing, cut, changed, of another format, or for another runtime.
+        `load` returns what runs the graph in a file, by default with ONNX Runtime. `extract` makes features
+        of pictures, where the bundle tells how its own were made; without it, such a bundle reads features
+        alone. Raises UserError for a bundle that is missing, cut, changed, of another format, or for another
+        runtime.
         """
         folder = Path(folder)
         description = read_description(folder)
@@ -52,7 +59,7 @@ class Bundle:
                 f"{folder}: a bundle for Paddle Inference, expected one for ONNX Runtime; export the model "
                 "with --format onnx"
             )
-        return cls(folder, description, load)
+        return cls(folder, description, load, extract)
 
     @cached_property
     def words(self) -> Vocabulary:
@@ -117,9 +124,7 @@ class Bundle:
         encodes the mean of the regions. Raises UserError for features of another shape, NaN and infinity, and
         for a model of pictures.
         """
-        image = self._image_side()
-        if image["reads"] == "pixels":
-            raise self._lacks("an encoder of features", "give it pictures")
+        image = self._feature_side()
         features, counts = checked_features(features, counts, image)
         embeddings = np.empty((len(features), self.dimension), np.float32)
         for start in range(0, len(features), IMAGES_TOGETHER):
@@ -134,11 +139,21 @@ class Bundle:
             embeddings[start : start + len(part)] = found
         return embeddings
 
-    def encode_pictures(self, pictures: Sequence[str | Path | Image.Image]) -> np.ndarray:
-        """Return the embeddings of picture files or of Pillow's images: float32 [N,D].
+    @property
+    def feature_width(self) -> int:
+        """Return the width F of the features that the model reads; raise UserError for one of pictures."""
+        return self._feature_side()["width"]
 
-        Raises UserError for a model of features, and for a picture that cannot be read.
+    def encode_pictures(self, pictures: Sequence[str | Path | Image.Image]) -> np.ndarray:
+        """Return the embeddings of picture files, float32 [N,D]; a model of pixels takes Pillow's images too.
+
+        Raises UserError for a picture that cannot be read, and for a model of features where it is not known
+        how they are extracted.
         """
+        extraction = self.description.get("extraction")
+        if extraction and self._extract:
+            source = self.folder / DESCRIPTION_FILE
+            return self.encode_features(*self._extract(extraction, source, pictures))
         preparation = self.picture_preparation
         embeddings = np.empty((len(pictures), self.dimension), np.float32)
         for start in range(0, len(pictures), PICTURES_TOGETHER):
@@ -154,8 +169,8 @@ class Bundle:
         if image["reads"] != "pixels":
             raise self._lacks(
                 "an encoder of pictures",
-                f"it reads {image['reads']} of width {image['width']}: extract them with "
-                "tools/extract_features.py, and give it these",
+                f"it reads {image['reads']} of width {image['width']}{_backbone_of(self.description)}: "
+                "extract them with tools/extract_features.py, and give it these",
             )
         return PicturePreparation.of(image)
 
@@ -216,6 +231,12 @@ class Bundle:
         self._check_embeds("image")
         return self.description["image"]
 
+    def _feature_side(self) -> dict:
+        image = self._image_side()
+        if image["reads"] == "pixels":
+            raise self._lacks("an encoder of features", "give it pictures")
+        return image
+
     def _check_embeds(self, side: str) -> None:
         if side not in self.description["graphs"]:
             what = (
@@ -227,3 +248,10 @@ class Bundle:
 
     def _lacks(self, what: str, otherwise: str) -> UserError:
         return UserError(f"{self.folder}: a {self.description['family']} model without {what}: {otherwise}")
+
+
+def _backbone_of(description: dict) -> str:
+    """Return in words what made the features of the model's training, "" where it is not known."""
+    networks = [(description.get("extraction") or {}).get(name) for name in ("backbone", "detector")]
+    names = [Path(network["path"]).name for network in networks if network]
+    return f", which {' and '.join(names)} made" if names else ""

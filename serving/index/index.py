@@ -19,14 +19,12 @@ import numpy as np
 from config.errors import UserError
 from serving.index.card import FILE as CARD
 from serving.index.card import Card, check_bundle, read_card, write_card
-from serving.index.engines import exact, order, quantised
+from serving.index.engines import exact, quantised
 from serving.index.engines.quantised import Saved
-from serving.index.filters import parse_filter
 from serving.index.items import Item, Items, State, checked_items, refuse_unknown
 from serving.index.vectors import VectorFile, blocks_of, check_vectors, damaged, take_rows
+from serving.index.view import THREADS, Part, View, allowed_rows, search_view
 
-THREADS = 2  # that share one query
-_DIRECT_BYTES = 32 << 20  # if so few vectors are allowed, they are all scored
 _SCANNED_ROWS = 4096  # that came later than the engine was built, and are searched without one
 _ATTEMPTS = 20
 
@@ -44,26 +42,6 @@ class Hit:
     metadata: dict = field(default_factory=dict)
     shares: tuple[float, ...] = ()
     before: int = 0
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows from `start` to `end` and the engine that searches them."""
-
-    start: int
-    end: int
-    engine: exact.Engine
-
-
-@dataclass(frozen=True)
-class _View:
-    """What is searched: it never changes, and a newer one takes its place."""
-
-    state: State
-    vectors: np.ndarray  # [N,D]
-    checks: np.ndarray  # [N]
-    alive: np.ndarray | None  # bool [N]; None: all
-    parts: tuple[_Part, ...]
 
 
 class Index:
@@ -125,9 +103,9 @@ class Index:
         for _ in range(_ATTEMPTS):
             view, items, card, folder = self._now()
             queries = check_vectors("query", queries, card.dimension, card.measure)
-            allowed = _allowed(view, items, where)
+            allowed = allowed_rows(view, items, where)
             most = min(k, len(view.vectors))
-            found = _search_view(view, card, folder, queries, most, allowed, of_pictures)
+            found = search_view(view, card, folder, queries, most, allowed, of_pictures)
             known = items.at({int(row) for _, rows in found for row in rows})
             if all(int(row) in known for _, rows in found for row in rows):
                 return [
@@ -210,7 +188,7 @@ class Index:
         if card.engine in names:
             quantised.check_file(folder / names[card.engine], saved_engine(card))
 
-    def _now(self) -> tuple[_View, Items, Card, Path]:
+    def _now(self) -> tuple[View, Items, Card, Path]:
         with self._lock:
             self._refresh()
             return self._view, self._items, self._card, self.folder / self._card.data
@@ -252,7 +230,7 @@ class Index:
                 if read_card(self.folder).data == self._card.data:
                     raise
 
-    def _next_view(self, state: State, before: _View | None) -> _View:
+    def _next_view(self, state: State, before: View | None) -> View:
         vectors, checks = self._vectors.open(state.rows)
         alive = None
         if state.items < state.rows:
@@ -266,86 +244,25 @@ class Index:
         if self._resident and self._card.engine != "scan" and state.rows - covered > _SCANNED_ROWS:
             engine = quantised.half_precision(vectors[covered:], THREADS)
             if engine is not None:
-                parts.append(_Part(covered, state.rows, engine))
+                parts.append(Part(covered, state.rows, engine))
                 covered = state.rows
         if covered < state.rows:
             data = self.folder / self._card.data
             scan = exact.Scan(vectors[covered:], checks[covered:], data / "vectors.f32")
-            parts.append(_Part(covered, state.rows, scan))
-        return _View(state, vectors, checks, alive, tuple(parts))
+            parts.append(Part(covered, state.rows, scan))
+        return View(state, vectors, checks, alive, tuple(parts))
 
-    def _built_part(self, vectors: np.ndarray, checks: np.ndarray) -> list[_Part]:
+    def _built_part(self, vectors: np.ndarray, checks: np.ndarray) -> list[Part]:
         card, data = self._card, self.folder / self._card.data
         if card.rows > len(vectors):
             raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {len(vectors)}")
         if card.engine == "lists":
-            return [_Part(0, card.rows, quantised.load_lists(data, saved_engine(card)))]
+            return [Part(0, card.rows, quantised.load_lists(data, saved_engine(card)))]
         if card.engine == "float16" and self._resident:
             return [
-                _Part(0, card.rows, quantised.load_half(data, saved_engine(card), card.dimension, THREADS))
+                Part(0, card.rows, quantised.load_half(data, saved_engine(card), card.dimension, THREADS))
             ]
         return []
-
-
-def _allowed(view: _View, items: Items, where: str | None) -> np.ndarray | None:
-    """Return the rows that may be found, bool [N]; None: all."""
-    if where is None:
-        return view.alive
-    rows = items.rows_where(parse_filter(where, items.keys()))
-    allowed = np.zeros(len(view.vectors), bool)
-    allowed[rows[rows < len(allowed)]] = True
-    return allowed if view.alive is None else allowed & view.alive
-
-
-def _search_view(
-    view: _View,
-    card: Card,
-    folder: Path,
-    queries: np.ndarray,
-    k: int,
-    allowed: np.ndarray | None,
-    of_pictures: bool,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return scores and rows of the best for each of `queries` [Q,D]."""
-    if card.measure == "order":
-        return [
-            order.search_by_order(
-                view.vectors, view.checks, query, k, allowed, card.holds == "pictures", of_pictures, folder
-            )
-            for query in queries
-        ]
-
-    def take(rows: np.ndarray) -> np.ndarray:
-        return take_rows(folder, view.vectors, view.checks, rows)
-
-    if allowed is not None and allowed.sum() * view.vectors.shape[1] * 4 <= _DIRECT_BYTES:
-        rows = np.flatnonzero(allowed)
-        taken = take(rows)
-        return [exact.best_first(exact.exact_scores(taken, query), rows, k) for query in queries]
-    found: list[list] = [[] for _ in queries]
-    for part in view.parts:
-        inside = None if allowed is None else allowed[part.start : part.end]
-        scan = exact.Scan(
-            view.vectors[part.start : part.end], view.checks[part.start : part.end], folder / "vectors.f32"
-        )
-        bests = exact.search(
-            part.engine,
-            lambda rows, start=part.start: take(rows + start),
-            queries,
-            k,
-            inside,
-            scan.everything,
-        )
-        for each, (scores, rows) in zip(found, bests, strict=True):
-            each.append((scores, rows + part.start))
-    return [each[0] if len(each) == 1 else _merged(each, k) for each in found]
-
-
-def _merged(found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
-    if not found:
-        return np.empty(0, np.float32), np.empty(0, np.int64)
-    scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return exact.best_first(scores, rows, k)
 
 
 def _hit(item: Item, score: float) -> Hit:

@@ -45,6 +45,8 @@ class Source:
     store: object = None
     queries: list[tuple[str, str]] = field(default_factory=list)  # ids and sentences that describe them
     captions: Path | None = None  # the file of these sentences
+    outside: list[str] = field(default_factory=list)  # sentences about nothing that the gallery holds
+    dev_captions: Path | None = None  # the file of these sentences
 
     @property
     def holds(self) -> str:
@@ -79,15 +81,19 @@ class Source:
 
     def describe(self) -> dict[str, str]:
         """Return the kind and the files, for the card."""
-        files = {"path": self.path} | ({"captions": self.captions} if self.captions else {})
+        named = {"path": self.path, "captions": self.captions, "dev_captions": self.dev_captions}
+        files = {name: path for name, path in named.items() if path}
         return {"kind": self.kind, **{name: str(path.resolve()) for name, path in files.items()}}
 
 
-def open_source(gallery: str | Path, captions: str | Path | None = None) -> Source:
+def open_source(
+    gallery: str | Path, captions: str | Path | None = None, dev_captions: str | Path | None = None
+) -> Source:
     """Open a folder of pictures, a file of features (.npy, .h5, .tsv of regions) or captions (.txt, .jsonl).
 
-    `captions`: a file of sentences, captions and metadata of the gallery's items. Raises UserError for
-    what is none of these, and for sentences of items that are not in the gallery.
+    `captions`: a file of sentences, captions and metadata of the gallery's items. `dev_captions`: a file of
+    sentences about other pictures. Raises UserError for what is none of these, and for sentences of items
+    that are not in the gallery.
     """
     gallery = Path(gallery)
     if gallery.suffix in (".txt", ".jsonl"):
@@ -112,6 +118,11 @@ def open_source(gallery: str | Path, captions: str | Path | None = None) -> Sour
         ids = store.image_ids or [str(row) for row in range(len(store))]
         items = checked_items(map(Item, map(str, ids)), str(gallery))
         source = Source("features", gallery, items, np.arange(len(ids)), store)
+    if dev_captions:
+        sentences = list(dict.fromkeys(each.caption for each in read_sentences(Path(dev_captions))))
+        if None in sentences:
+            raise UserError(f"{dev_captions}: every line needs a caption")
+        source = replace(source, outside=sentences, dev_captions=Path(dev_captions))
     return _described(source, Path(captions)) if captions else source
 
 

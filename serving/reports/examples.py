@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.retrieval_dataset import RetrievalDataset
 from serving.search.searcher import Hit
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 SHOWN_HITS = 5
 RELATING = re.compile(

@@ -14,7 +14,7 @@ from datasets.words.vocabulary import Vocabulary
 from engine.evaluation.occlusion import Relevance, measure_relevance
 from engine.evaluation.protocol import evaluation_mode, tensors_of
 from engine.ranking.metrics import ranks
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from serving.reports.explanation_pictures import (
 from serving.reports.pages import write_page, write_picture
 from serving.reports.pictures import PictureFolder, image_uri
 from serving.reports.region_view import region_view
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 PICTURE = 220  # longer side of the picture without marks, in pixels
 

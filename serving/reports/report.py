@@ -24,7 +24,7 @@ from serving.reports.examples import (
 from serving.reports.explanation_page import ExplanationSection, report_sections
 from serving.reports.pages import write_page
 from serving.reports.pictures import PictureFolder, image_uri
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 COLUMNS = (
     *(f"{direction}_{name}" for direction in ("i2t", "t2i") for name in METRICS),

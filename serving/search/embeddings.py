@@ -1,13 +1,13 @@
 """A file of embeddings: rows with their names, and the model that made them."""
 
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import UserError
 from config.files.whole import writing
+from datasets.array_files import read_npz
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,18 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
 
 def read_embeddings(path: Path) -> Embeddings:
     """Read what `write_embeddings` wrote; raise UserError for another file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            vectors = np.asarray(file["vectors"], np.float32)
-            texts = [file[name].tolist() for name in ("ids", "texts", "checkpoint", "measure")]
-        found = Embeddings(vectors, *texts)
-        if vectors.ndim != 2 or len(found.ids) != len(vectors) or not np.isfinite(vectors).all():
-            raise ValueError(f"{vectors.shape} vectors, {len(found.ids)} ids")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    remedy = "expected embeddings that tools/encode.py wrote: write them again"
+    names = [each.name for each in fields(Embeddings)]
+    arrays = read_npz(path, names, remedy)
+    vectors, *texts = (arrays[name] for name in names)
+    shapes = [vectors.shape[:1], vectors.shape[:1], (), ()]
+    fits = vectors.ndim == 2 and vectors.dtype.kind in "fiu" and all(each.dtype.kind == "U" for each in texts)
+    if not fits or [each.shape for each in texts] != shapes:
         raise UserError(
-            f"{path}: expected embeddings that tools/encode.py wrote ({' '.join(str(error).split())[:80]}): "
-            "write them again"
-        ) from error
-    return found
+            f"{path}: vectors {list(vectors.shape)} of {vectors.dtype}, and {texts[0].size} ids: {remedy}"
+        )
+    with np.errstate(over="ignore"):  # what is beyond float32's range becomes infinite and is refused below
+        vectors = vectors.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{path}: a vector holds NaN or infinity: {remedy}")
+    return Embeddings(vectors, *(each.tolist() for each in texts))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from serving.index import build
+from serving.index.finishing import Options
 from serving.index.index import Index
 from serving.index.items import Item
 from serving.index.sources import Source, open_source
@@ -21,7 +22,7 @@ from tests.vector_makers import WordEncoder
 
 DIMENSION, FIRST = 24, 120
 KINDS = ["add", "add", "update", "delete", "describe", "compact"]
-OPTIONS = build.Options("float16")
+OPTIONS = Options("float16")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from models.dual_encoder import DualEncoder
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.vsrn import VSRN, RegionEncoder
 from serving.reports.pictures import PictureFolder
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 CAPTIONS = ["a red dog", "a dog", "the blue cat", "a cat", "the red sun", "a sun"] * 2
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from config.errors import UserError
+from datasets.features.formats import open_features
 from serving.bundle.bundle import Bundle
 from tests.forks import run_forked
 from tests.picture_files import write_folder
@@ -134,6 +136,53 @@ def test_each_family_becomes_a_bundle_that_is_read_without_paddle(trained, scene
     assert (dimension, measure) == ((0, "") if cross else (16, "order" if order else "cosine"))
     assert shape == ([2] if cross else [2, 16])
     assert difference < 1e-5, "what stands beside it in a batch changes nothing"
+
+
+def test_the_bundle_tells_how_the_features_were_extracted(trained, scenes, tmp_path):
+    run, record = trained("vsepp"), scenes / "dev_extraction.json"
+    told = {"backbone": {"path": "configs/backbones/some.yaml"}, "detector": None, "options": []}
+    record.write_text(json.dumps(told))
+    try:
+        good(export(run, tmp_path / "told"))
+    finally:
+        record.unlink()
+    good(export(run, tmp_path / "untold"))
+    bundles = [Bundle.open(tmp_path / name) for name in ("told", "untold")]
+    assert [bundle.description["extraction"] for bundle in bundles] == [told, None]
+    assert bundles[0].identity == bundles[1].identity, "it changes no embedding"
+    with pytest.raises(UserError, match="it reads features of width 84, which some.yaml made: extract"):
+        bundles[0].encode_pictures(["x.jpg"])
+
+
+def test_an_oscar_puts_the_hits_of_an_index_in_its_own_order(trained, scenes, tmp_path):
+    for name in ("vsrn", "oscar"):
+        good(export(trained(name), tmp_path / name))
+    gallery, index = scenes / "test_ims.npy", tmp_path / "index"
+    build = ["--bundle", tmp_path / "vsrn", "--gallery", gallery, "--out", index]
+    good(run_forked(ROOT / "tools" / "build_index.py", *build))
+    sentence = "a red circle left of a blue square"
+    asked = ["--index", index, "--text", sentence, "--top_k", "20", "--json"]
+
+    def hits(*arguments: object) -> list[dict]:
+        done = run_forked(ROOT / "tools" / "search_retrieval.py", *asked, *arguments)
+        return json.loads(good(done))["hits"]
+
+    first = [hit["id"] for hit in hits()]
+    found = hits("--rerank", tmp_path / "oscar", "--rerank_k", "8")
+    assert [hit["id"] for hit in found] != first[:8] and sorted(hit["before"] for hit in found) == [
+        *range(1, 9)
+    ]
+    store, bundle = open_features(gallery), Bundle.open(tmp_path / "oscar")
+    for hit in found:  # each pair on its own, from the features of the file
+        assert first[hit["before"] - 1] == hit["id"]
+        row = store.row_of[hit["id"]]
+        regions, tags = store.gather(np.array([row]), pool=False), store.annotations(row).tags
+        assert bundle.score_pairs([sentence], regions, None, [tags])[0] == pytest.approx(
+            hit["score"], abs=1e-5
+        )
+    assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
+    refused = run_forked(ROOT / "tools" / "search_retrieval.py", *asked, "--rerank", tmp_path / "vsrn")
+    one_line(refused, "a vsrn model without a scorer of pairs")
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])

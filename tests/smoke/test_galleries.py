@@ -236,7 +236,10 @@ FAULTS = {
     "a gallery without pictures": (["--gallery", "out"], "--gallery: out: no pictures among its"),
     "several stores": (["--gallery", "data"], "--gallery: data: 2 feature files (all.h5, more.h5)"),
     "another width": (["--gallery", "wide.npy"], "--gallery: wide.npy: features are 5 wide"),
-    "no embeddings": (["--gallery", "broken.npz"], "--gallery: broken.npz: expected embeddings"),
+    "no embeddings": (
+        ["--gallery", "broken.npz"],
+        "--gallery: broken.npz: not an .npz file: expected embeddings",
+    ),
     "other weights": (["--gallery", "other.npz"], "--gallery: other.npz: embeddings of other weights"),
     "a text for a backbone": (
         ["--gallery", "photos", "--backbone", "queries.txt"],

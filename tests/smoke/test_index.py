@@ -11,8 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bundle_files import features_of, sentences_of, write_bundle
+from config.errors import UserError
+from config.files.networks import read_backbone
+from datasets.features.formats import open_features
+from engine.extraction.recorded import record_of_backbone
+from serving.bundle.bundle import Bundle
+from serving.index.index import Index
+from tests.bundle_files import FEATURES, features_of, sentences_of, write_bundle
 from tests.forks import Fork, run_forked
+from tests.onnx_networks import backbone_yaml, write_many_means
+from tests.picture_files import encoded, noisy, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +91,7 @@ def test_it_works_where_paddle_is_not(made, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('paddle', 'yacs', 'yaml', 'tqdm', 'matplotlib', 'h5py', 'faiss'):\n"
         "    sys.modules[name] = None\n"
+        "for name in ('engine', 'models', 'solvers'):\n    sys.modules[name] = None\n"
     )
     build = ["build_index", "--bundle", made / "bundle", "--gallery", made / "test_ims.npy"]
     for name, *arguments in (
@@ -99,6 +108,33 @@ def test_it_works_where_paddle_is_not(made, tmp_path):
         )
         assert child.returncode == 0, child.stderr
     assert "  1  " in child.stdout
+
+
+def test_pictures_go_through_the_backbone_that_the_bundle_names(tmp_path):
+    """A model of features indexes and finds picture files where its backbone is, and says which it lacks."""
+    network = write_many_means(tmp_path / "means.onnx", 8, FEATURES)
+    backbone = read_backbone(backbone_yaml(tmp_path / "means.yaml", network))
+    write_bundle(tmp_path / "bundle", extraction=record_of_backbone(backbone))
+    write_folder(
+        tmp_path / "photos", {f"{n}.jpg": encoded(noisy(60, 40, seed=n), "JPEG") for n in range(150)}
+    )
+    build = ["--bundle", tmp_path / "bundle", "--gallery", tmp_path / "photos", "--out", tmp_path / "index"]
+    assert "150 pictures of 16 numbers" in run("build_index", *build)
+    query = tmp_path / "query.jpg"
+    query.write_bytes((tmp_path / "photos" / "77.jpg").read_bytes())
+    printed = run("search_retrieval", "--index", tmp_path / "index", "--image", query)
+    assert "  1  1.0000  77.jpg" in printed
+    with Index(tmp_path / "index") as index:  # as the tool for files of features makes them
+        extraction = ["--images", tmp_path / "photos", "--backbone", tmp_path / "means.yaml"]
+        run("extract_features", *extraction, "--out", tmp_path / "photos.h5")
+        store = open_features(tmp_path / "photos.h5")
+        vectors = Bundle.open(tmp_path / "bundle").encode_features(store.gather(np.arange(150), pool=False))
+        assert np.allclose(index.vectors_of(store.image_ids), vectors, atol=1e-6)
+    network.rename(tmp_path / "elsewhere.onnx")
+    message = run("search_retrieval", "--index", tmp_path / "index", "--image", query, code=2)
+    assert "means.onnx: no such file, expected a network" in message
+    with pytest.raises(UserError, match="it reads features of width 12, which means.yaml made: extract them"):
+        Bundle.open(tmp_path / "bundle").encode_pictures([query])
 
 
 def test_items_come_change_and_go(made, index, tmp_path):

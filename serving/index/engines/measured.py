@@ -60,25 +60,20 @@ def normalised(best: np.ndarray, general: np.ndarray) -> np.ndarray:
     return (best - general.mean(axis=1)) / np.maximum(general.std(axis=1), 1e-12)
 
 
-def calibrate_cutoff(
-    best: np.ndarray, best_wrong: np.ndarray, general: np.ndarray, accepted: float = FALSE_ACCEPTS
-) -> dict:
+def calibrate_cutoff(wrong: np.ndarray, usual: np.ndarray, accepted: float = FALSE_ACCEPTS) -> dict:
     """Return the cut-off of best answers, in standard deviations of a query's own scores, with its errors.
 
-    `best` [Q] are the best scores of queries, `best_wrong` [Q] the best ones of items that are not right,
-    as if the right ones were not in the collection, and `general` [Q,S] scores of random items. The
-    cut-off lets through the share `accepted` of the wrong best answers of half of the queries; how many
-    of the other half's it does let through, and how many best answers of whole collections it turns away,
-    is measured.
+    `wrong` [Q] are the `normalised` best scores of queries that nothing in the collection fits, and `usual`
+    [R], perhaps none, those of queries that something fits. The cut-off lets through the share `accepted` of
+    the first, third, ... of the wrong ones. How many of the others it lets through is measured, and how many
+    of the second, fourth, ... usual ones it turns away (None without any).
     """
-    wrong, usual = normalised(best_wrong, general), normalised(best, general)
-    chosen = np.arange(len(best)) % 2 == 0
-    cutoff = float(np.quantile(wrong[chosen], 1 - accepted))
+    cutoff = float(np.quantile(wrong[::2], 1 - accepted))
     return {
         "deviations": cutoff,
-        "false_accept_rate": float((wrong[~chosen] >= cutoff).mean()),
-        "turned_away_rate": float((usual[~chosen] < cutoff).mean()),
-        "queries": len(best),
+        "false_accept_rate": float((wrong[1::2] >= cutoff).mean()),
+        "turned_away_rate": float((usual[1::2] < cutoff).mean()) if len(usual) > 1 else None,
+        "queries": len(wrong),
     }
 
 

@@ -9,9 +9,12 @@ without an error.)
 import mmap
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import xor
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +33,7 @@ _MULTIPLIED = 8  # from so many queries on, a product of matrices takes less tim
 _DECODED_ROWS = 512  # that are decoded and multiplied at a time: two megabytes stay in a core's cache
 _BELOW_SIGN = np.int32(0b111 << 28)  # where the sign of an int16, shifted by 13, is repeated
 _SINGLE = 2.0**-24
+_ALIGNED = 4  # rows of float16: so many are whole words of 64 bits, whatever their width
 _TRAIN_ROWS = 64  # a list, that k-means is shown
 
 
@@ -231,18 +235,41 @@ def build_half(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progre
 
 
 def load_half(folder: Path, saved: Saved, dimension: int, threads: int) -> HalfPrecision:
-    """Return the engine of the codes in `folder`; raise UserError where they are not what was written."""
-    check_file(folder / CODES, saved)
-    codes = np.memmap(folder / CODES, np.uint8, "r", shape=(saved.rows, 2 * dimension))
-    return _sharded(codes, saved.parameters["rounding"], dimension, threads)
+    """Return the engine of the codes in `folder`; raise UserError where they are not what was written.
+
+    Each thread reads its shard into the place where FAISS searches it, and adds up its check there: the codes
+    are in memory once, and read once.
+    """
+    path, width = folder / CODES, 2 * dimension
+
+    def read(rows: slice, memory: np.ndarray) -> int:
+        with open(path, "rb") as file:
+            file.seek(rows.start * width)
+            if file.readinto(memory) != memory.size:
+                raise damaged(path, "it is cut short")
+        return _check(memory)
+
+    try:
+        shards, checks = _sharded(saved.rows, dimension, threads, read)
+        size = path.stat().st_size
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from error
+    if size != saved.rows * width or reduce(xor, checks, size) != saved.check:
+        raise damaged(path, "its contents are not what was written")
+    return HalfPrecision(shards, saved.parameters["rounding"], dimension)
 
 
 def half_precision(vectors: np.ndarray, threads: int) -> HalfPrecision | None:
     """Return the engine of float32 `vectors` [N,D]; None where float16 cannot hold their numbers."""
     codes, rounding = _as_half(vectors)
-    return (
-        _sharded(codes.view(np.uint8), rounding, vectors.shape[1], threads) if np.isfinite(rounding) else None
-    )
+    if not np.isfinite(rounding):
+        return None
+
+    def copy(rows: slice, memory: np.ndarray) -> None:
+        memory.reshape(-1, 2 * vectors.shape[1])[:] = codes[rows].view(np.uint8)
+
+    shards, _ = _sharded(len(codes), vectors.shape[1], threads, copy)
+    return HalfPrecision(shards, rounding, vectors.shape[1])
 
 
 def _as_half(vectors: np.ndarray) -> tuple[np.ndarray, float]:
@@ -254,18 +281,31 @@ def _as_half(vectors: np.ndarray) -> tuple[np.ndarray, float]:
     return codes, float(np.sqrt(np.einsum("nd,nd->n", lost, lost).max())) * (1 + 1e-3)
 
 
-def _sharded(codes: np.ndarray, rounding: float, dimension: int, threads: int) -> HalfPrecision:
-    faiss = faiss_package()
+def _sharded(
+    count: int, dimension: int, threads: int, fill: Callable[[slice, np.ndarray], int | None]
+) -> tuple[list, list[int | None]]:
+    """Return shards of `count` rows of float16 codes, and what `fill` returns for each.
 
-    shards = []
-    cuts = np.linspace(0, len(codes), min(threads, len(codes)) + 1).astype(int)
-    for start, stop in pairwise(cuts.tolist()):
-        kind = faiss.ScalarQuantizer.QT_fp16
+    `fill` is called by threads with the rows of a shard and its memory, uint8 [bytes], which it writes.
+    """
+    faiss = faiss_package()
+    cuts = (
+        np.linspace(0, count // _ALIGNED, min(threads, max(1, count // _ALIGNED)) + 1).astype(int) * _ALIGNED
+    )
+    cuts[-1] = count
+
+    def shard_of(cut: tuple[int, int]) -> tuple[object, int | None]:
+        kind, rows = faiss.ScalarQuantizer.QT_fp16, slice(*cut)
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+        size = (rows.stop - rows.start) * shard.code_size
         shard.is_trained = True  # float16 has nothing to learn
-        shard.add_sa_codes(np.ascontiguousarray(codes[start:stop]))
-        shards.append(shard)
-    return HalfPrecision(shards, rounding, dimension)
+        shard.codes.resize(size)
+        shard.ntotal = rows.stop - rows.start
+        return shard, fill(rows, faiss.rev_swig_ptr(shard.codes.data(), size))
+
+    with ThreadPoolExecutor(threads) as pool:
+        shards, filled = zip(*pool.map(shard_of, pairwise(cuts.tolist())), strict=True)
+    return list(shards), list(filled)
 
 
 def build_lists(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progress) -> Saved:
@@ -334,12 +374,18 @@ def milliseconds(engine, queries: np.ndarray, k: int = 10) -> float:
 
 def file_check(path: Path) -> int:
     """Return a check of a file: the exclusive or of its words of 64 bits and of its size."""
-    size = path.stat().st_size
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        words = np.frombuffer(content, _WORD, size // 8)
-        check = int(np.bitwise_xor.reduce(words)) ^ size
-        del words
-        return check ^ int.from_bytes(content[size - size % 8 :], "little")
+        contents = np.frombuffer(content, np.uint8)
+        check = _check(contents) ^ contents.size
+        del contents  # before what it reads is closed
+        return check
+
+
+def _check(contents: np.ndarray) -> int:
+    """Return the exclusive or of words of 64 bits in bytes [n]; fewer bytes at the end count as a word."""
+    whole = contents.size // 8 * 8
+    check = int(np.bitwise_xor.reduce(contents[:whole].view(_WORD)))
+    return check ^ int.from_bytes(contents[whole:].tobytes(), "little")
 
 
 def check_file(path: Path, saved: Saved) -> None:

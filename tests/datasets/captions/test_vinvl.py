@@ -129,7 +129,7 @@ def test_sizes_of_images_stand_beside_an_array(tmp_path):
     np.save(tmp_path / "dev_sizes.npy", np.array([[8, 0], [8, 16]]))
     check_refused(lacks, ["row 1 has an image of 8 x 0 pixels"])
     (tmp_path / "dev_sizes.npy").write_bytes(b"no array")
-    check_refused(lacks, ["dev_sizes.npy: not a .npy file"])
+    check_refused(lacks, ["dev_sizes.npy is not a .npy file"])
     (tmp_path / "dev_sizes.npy").unlink()
     (tmp_path / "dev_boxes.npy").unlink()
     check_refused(lacks, ["row 1 lacks boxes", "INPUT.IMG_FEATURE_DIM=3"])

@@ -20,6 +20,7 @@ from serving.app.service import make_app
 from serving.app.settings import Settings
 from serving.bundle.bundle import Bundle
 from serving.index import build
+from serving.index.finishing import Options
 from serving.index.sources import open_source
 from tests.bundle_files import COLOURS, features_of, sentences_of, write_bundle, write_pixel_bundle
 
@@ -41,7 +42,7 @@ def photos(tmp_path) -> Path:
     (tmp_path / "about.jsonl").write_text("\n".join(map(json.dumps, lines)))
     bundle = write_pixel_bundle(tmp_path / "bundle")
     source = open_source(folder, tmp_path / "about.jsonl")
-    options = build.Options(bundle_folder=str(bundle))
+    options = Options(bundle_folder=str(bundle))
     build.build(Bundle.open(bundle), source, tmp_path / "photos.index", options)
     return tmp_path / "photos.index"
 
@@ -57,7 +58,7 @@ def features(tmp_path) -> Path:
     ]
     (tmp_path / "features.jsonl").write_text("\n".join(lines))
     source = open_source(tmp_path / "test_ims.npy", tmp_path / "features.jsonl")
-    options = build.Options(bundle_folder=str(bundle))
+    options = Options(bundle_folder=str(bundle))
     build.build(Bundle.open(bundle), source, tmp_path / "features.index", options)
     return tmp_path / "features.index"
 

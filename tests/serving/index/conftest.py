@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.index.build import Options, finish, publish
+from serving.index.build import publish
 from serving.index.card import Card
+from serving.index.finishing import Options, finish
 from serving.index.items import Item, Items
 from serving.index.vectors import VectorFile
 from tests.vector_makers import items_named

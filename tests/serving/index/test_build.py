@@ -9,8 +9,9 @@ from PIL import Image
 
 from config.errors import UserError
 from serving.index import build
-from serving.index.build import Job, Options
+from serving.index.build import Job
 from serving.index.engines import measured
+from serving.index.finishing import Options
 from serving.index.index import Index
 from serving.index.query import Asker, Term
 from serving.index.sources import open_source
@@ -214,11 +215,38 @@ def test_captions_measure_recall_and_calibrate_when_nothing_fits(described, tmp_
     assert wrong <= card.cutoff["false_accept_rate"] + 0.15
 
 
+def test_sentences_about_other_pictures_decide_when_nothing_fits(described, tmp_path):
+    """They need no captions of the gallery; with these, both errors are on the card, without, one is."""
+    encoder, with_captions, _ = described
+    absent = sentences(800)[400:]
+    (tmp_path / "dev_caps.txt").write_text("\n".join([*absent[:300], absent[0]]) + "\n")
+    source = open_source(with_captions.path, None, tmp_path / "dev_caps.txt")
+    card = build.build(encoder, source, tmp_path / "index", Options("float16"))
+    assert card.recall_queries == "400 perturbed items" and card.source["dev_captions"].endswith(
+        "dev_caps.txt"
+    )
+    assert card.cutoff["queries"] == 300 and card.cutoff["turned_away_rate"] is None
+    assert card.cutoff["sentences"] == "captions of other pictures"
+    with Index(tmp_path / "index") as index:
+        asked = [[Term("", vector)] for vector in encoder.encode_texts(absent[300:])]
+        wrong = np.mean([answer.fits for answer in Asker(index).answers(asked, 1)])
+    assert wrong <= card.cutoff["false_accept_rate"] + 0.15
+    both = open_source(with_captions.path, with_captions.captions, tmp_path / "dev_caps.txt")
+    second = build.build(encoder, both, tmp_path / "both", Options("float16"))
+    assert (
+        second.cutoff["deviations"] == card.cutoff["deviations"] and second.cutoff["turned_away_rate"] < 0.5
+    )
+    (tmp_path / "dev_caps.txt").write_text("\n".join(absent[:39]))
+    few = open_source(with_captions.path, None, tmp_path / "dev_caps.txt")
+    assert build.build(encoder, few, tmp_path / "few", Options("scan")).cutoff is None
+
+
 def test_the_rates_of_a_cut_off_are_what_a_plain_count_finds():
     random = np.random.default_rng(0)
     general = random.normal(size=(200, 50))
     wrong, best = random.normal(3, 0.5, 200), random.normal(5, 1, 200)
-    found = measured.calibrate_cutoff(best, wrong, general, 0.1)
+    wrong_deviations, deviations = (measured.normalised(each, general) for each in (wrong, best))
+    found = measured.calibrate_cutoff(wrong_deviations, deviations, 0.1)
     accepted = rejected = 0
     for query in range(1, 200, 2):
         mean, spread = general[query].mean(), general[query].std()

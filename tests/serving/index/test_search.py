@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from serving.index import index as index_module
+from serving.index import view
 from serving.index.engines import exact, quantised
 from serving.index.engines.measured import true_best
 from serving.index.index import Index
@@ -123,7 +123,7 @@ def test_a_small_collection_is_scanned(make_index):
 
 @pytest.mark.parametrize("engine", [*EXACT, "lists"])
 def test_a_filter_leaves_the_best_that_meet_it(make_index, engine, monkeypatch):
-    monkeypatch.setattr(index_module, "_DIRECT_BYTES", 0)
+    monkeypatch.setattr(view, "_DIRECT_BYTES", 0)
     vectors, query = unit_vectors(600), unit_vectors(1, seed=1)
     with Index(make_index(vectors, engine)) as index:
         hits = index.search(query, 5, 'colour = "green" and number >= 100')[0]

@@ -9,7 +9,7 @@ import pytest
 from config.errors import UserError
 from datasets.words.vocabulary import Vocabulary
 from serving.reports.explanation import Explanation, explain, graph_listening, listening_shares, read_sentence
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 
 def features(searcher: SplitSearcher, row: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from datasets.captions.load import CaptionSplit
 from datasets.features.npy import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
 from serving.search.index import Index
-from serving.search.split_searcher import SplitSearcher
+from serving.splits.split_searcher import SplitSearcher
 
 ROOT = Path(__file__).resolve().parents[3]
 

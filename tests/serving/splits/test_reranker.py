@@ -6,8 +6,8 @@ import pytest
 from config.errors import UserError
 from datasets.pairs import Pairs
 from engine.evaluation.pair_scoring import score_pairs
-from serving.search.reranker import Reranker
 from serving.search.searcher import Hit
+from serving.splits.reranker import Reranker
 from tests.pair_data import PlainScorer, dense_scores, pair_dataset
 
 

@@ -1,0 +1,67 @@
+"""Read plain arrays from .npy and .npz files; whatever else a file holds is a user's mistake."""
+
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from config.errors import UserError, cut, some
+
+# What NumPy raises for damaged files: headers are Python literals.
+BROKEN_NPY = (
+    *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Return the array of a .npy file; raise UserError for a file that is missing, damaged or another."""
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except BROKEN_NPY as error:
+        raise not_npy(path, error) from error
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return the shape, whether the order is Fortran's, and the dtype of a .npy file that begins here.
+
+    Raises one of `BROKEN_NPY` for anything else, a zip file included, which `numpy.load` would open.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def not_npy(path: str | Path, error: Exception) -> UserError:
+    """Return what a user is told of a file that is no .npy file."""
+    return UserError(f"{path} is not a .npy file ({cut(error, 80)}); write it with numpy.save")
+
+
+def read_npz(path: Path, needed: Collection[str], remedy: str) -> dict[str, np.ndarray]:
+    """Return all arrays of the .npz file at `path` by name.
+
+    Raises UserError, which ends with `remedy`, for a file that is missing, damaged or of another kind, and
+    for one that lacks one of the `needed` arrays.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            Path(path).open("rb").close()
+            raise UserError(f"{path}: not an .npz file: {remedy}")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}): {remedy}") from error
+    except (*BROKEN_NPY, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a file of plain arrays ({cut(error, 80)}): {remedy}") from error
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: no array {missing[0]}, it holds {some(sorted(arrays)) or 'none'}: {remedy}")
+    return arrays

@@ -1,0 +1,191 @@
+"""Finish an index: choose and build its engine, measure what that loses, and when nothing fits."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import UserError
+from config.progress import ShowProgress, no_progress
+from serving.index.card import Card, present_versions
+from serving.index.engines import exact, measured, quantised
+from serving.index.engines.quantised import Saved
+from serving.index.sources import Encoder, Source
+from serving.index.vectors import VectorFile
+from serving.index.view import THREADS
+
+ENGINES = ("auto", "scan", "float16", "lists")
+WANTED_RECALL = 0.96
+_LEAST_SENTENCES = 40  # of which a cut-off is made
+_SCANNED_BYTES = 32 << 20  # so few vectors are searched without an engine
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an index searches: the engine, "auto" for the rule in docs/index.md, and the bytes it may hold."""
+
+    engine: str = "auto"
+    memory: int = 8 << 30
+    bundle_folder: str = ""
+
+
+@dataclass
+class Queries:
+    """Held-out queries [Q,D] and, for each, the rows of the items that it describes.
+
+    `outside` [O,D] are queries that describe none.
+    """
+
+    vectors: np.ndarray
+    right: list[np.ndarray] = field(default_factory=list)
+    outside: np.ndarray | None = None
+
+
+def finish(
+    data: Path, card: Card, options: Options, queries: Queries | None, show: ShowProgress = no_progress
+) -> Card:
+    """Build the engine of the vectors in `data`, measure it, and return the card.
+
+    Raises OSError, and UserError for what no engine can hold.
+    """
+    vectors, _ = VectorFile(data, card.dimension).open(card.count)
+    versions = present_versions("faiss-cpu")
+    card = replace(
+        card, versions=versions, rows=0, check=0, parameters={}, engine="scan", precision="float32"
+    )
+    if not len(vectors):
+        raise UserError("nothing to index: the gallery has no items")
+    if card.measure == "order":
+        if options.engine not in ("auto", "scan"):
+            raise UserError(f"order similarity has exact search only: leave out --engine {options.engine}")
+        return replace(
+            card, recall_at_10=1.0, recall_queries="exact search: no other is known for order similarity"
+        )
+    kind, known = "captions", queries
+    if queries is None or not len(queries.vectors):
+        queries, kind = Queries(measured.perturbed(vectors, measured.QUERIES)), "perturbed items"
+    chosen = np.random.default_rng(2).permutation(len(queries.vectors))[: measured.QUERIES]
+    asked = queries.vectors[chosen]
+    show("exact search", 0, len(asked))
+    true = measured.true_best(vectors, asked, 10)
+    name, exact_ms = _choose(data, vectors, asked[:20], options, show)
+    engine, saved = _built(name, data, card, show)
+    if name == "lists":
+        half = len(asked) // 2  # one half chooses how many lists are looked into, the other measures
+        engine.probes = _probes(engine, vectors, asked[:half], true[:half])
+        saved = replace(saved, parameters={**saved.parameters, "probes": engine.probes})
+        asked, true = asked[half:], true[half:]
+    show("measuring recall", 0, len(asked))
+    found = _search(engine, vectors, asked)
+    return replace(
+        card,
+        engine=name,
+        rows=saved.rows,
+        check=saved.check,
+        parameters=saved.parameters,
+        precision={"scan": "float32", "float16": "float16", "lists": "8 bits"}[name],
+        recall_at_10=round(measured.recall(found, true, 10), 4),
+        recall_queries=f"{len(asked)} {kind}",
+        exact_query_ms=None if exact_ms is None else round(exact_ms, 2),
+        cutoff=_cutoff(vectors, known) if known else None,
+        memory_bytes=getattr(engine, "memory", 0),
+    )
+
+
+def _built(name: str, data: Path, card: Card, show: ShowProgress) -> tuple[exact.Engine, Saved]:
+    """Return an engine for all vectors in `data`, and what is saved of it; files of others are removed."""
+    vectors, checks = VectorFile(data, card.dimension).open(card.count)
+    for other, file in (("lists", quantised.LISTS), ("float16", quantised.CODES)):
+        if other != name:
+            (data / file).unlink(missing_ok=True)
+    if name == "scan":
+        return exact.Scan(vectors, checks, data), Saved("scan", 0, 0, {})
+    if name == "float16":
+        saved = quantised.build_half(data, vectors, show)
+        return quantised.load_half(data, saved, card.dimension, THREADS), saved
+    saved = quantised.build_lists(data, vectors, show)
+    return quantised.load_lists(data, saved), saved
+
+
+def encoded_queries(encoder: Encoder, source: Source) -> Queries | None:
+    """Return at most CALIBRATION random sentences of the source, encoded, and the rows that they describe.
+
+    As many of its sentences about nothing that it holds are `outside`. None without any sentences.
+    """
+    if source.holds == "captions" or encoder.measure != "cosine" or not (source.queries or source.outside):
+        return None
+    row_of = {item.id: row for row, item in enumerate(source.items)}
+    pairs, outside = _some(source.queries), _some(source.outside)
+    vectors = _encoded_texts(encoder, [text for _, text in pairs])
+    right = [np.array([row_of[name]]) for name, _ in pairs]
+    return Queries(vectors, right, _encoded_texts(encoder, outside))
+
+
+def _some(sentences: list) -> list:
+    chosen = np.random.default_rng(3).permutation(len(sentences))[: measured.CALIBRATION]
+    return [sentences[place] for place in np.sort(chosen)]
+
+
+def _encoded_texts(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    parts = [encoder.encode_texts(texts[start : start + 256]) for start in range(0, len(texts), 256)]
+    return np.concatenate(parts) if parts else np.empty((0, encoder.dimension), np.float32)
+
+
+def _choose(
+    data: Path, vectors: np.ndarray, asked: np.ndarray, options: Options, show: ShowProgress
+) -> tuple[str, float | None]:
+    """Return the engine's name, and how long an exact query takes, if that was measured."""
+    if options.engine == "lists" and len(vectors) < quantised.lists_for(len(vectors)):
+        return "scan", None
+    if options.engine != "auto":
+        return options.engine, None
+    if vectors.nbytes <= _SCANNED_BYTES:
+        return "scan", None
+    if vectors.nbytes // 2 > options.memory:
+        return quantised.choose(*vectors.shape, options.memory, np.inf), None
+    saved = quantised.build_half(data, vectors, show)
+    exact_ms = quantised.milliseconds(quantised.load_half(data, saved, vectors.shape[1], THREADS), asked)
+    return quantised.choose(*vectors.shape, options.memory, exact_ms), exact_ms
+
+
+def _probes(
+    engine: quantised.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
+) -> int:
+    """Return the fewest lists to look into that find enough, in steps of a third or half; all, if none do."""
+    steps = sorted(number << power for number in (2, 3) for power in range(17))
+    for engine.probes in (1, *(step for step in steps if step < engine.most_probes)):
+        if measured.recall(_search(engine, vectors, asked), true, 10) >= WANTED_RECALL:
+            return engine.probes
+    return engine.most_probes
+
+
+def _search(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> list[np.ndarray]:
+    def everything(query: np.ndarray, k: int, allowed: None) -> tuple[np.ndarray, np.ndarray]:
+        return exact.best_first(exact.exact_scores(vectors, query), np.arange(len(vectors)), k)
+
+    k = min(10, len(vectors))
+    found = exact.search(engine, lambda rows: vectors[rows], queries, k, None, everything)
+    return [rows for _, rows in found]
+
+
+def _cutoff(vectors: np.ndarray, queries: Queries) -> dict | None:
+    """Return the cut-off of "nothing here fits"; None where too few sentences are known to calibrate it.
+
+    Sentences that describe nothing here decide where there are enough, otherwise those that do, with the
+    items that they describe left out.
+    """
+    rows = np.random.default_rng(0).permutation(len(vectors))[: measured.SAMPLE]
+    sample = vectors[np.sort(rows)]
+    usual = wrong = np.empty(0)
+    if len(queries.vectors):
+        general = measured.sample_scores(sample, queries.vectors)
+        best, best_wrong = measured.best_scores(vectors, queries.vectors, queries.right)
+        usual, wrong = (measured.normalised(each, general) for each in (best, best_wrong))
+    origin = "captions of the gallery"
+    if queries.outside is not None and len(queries.outside) >= _LEAST_SENTENCES:
+        best, _ = measured.best_scores(vectors, queries.outside, [])
+        wrong = measured.normalised(best, measured.sample_scores(sample, queries.outside))
+        origin = "captions of other pictures"
+    if len(wrong) < _LEAST_SENTENCES:
+        return None
+    return measured.calibrate_cutoff(wrong, usual) | {"sentences": origin}

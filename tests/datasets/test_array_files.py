@@ -1,0 +1,59 @@
+"""Arrays come back from .npy and .npz files, and whatever else a file holds is one line."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from datasets.array_files import read_npy, read_npz
+
+
+def test_arrays_come_back(tmp_path):
+    array = np.random.default_rng(0).random((3, 4))
+    np.save(tmp_path / "a.npy", array.T)
+    np.savez_compressed(tmp_path / "a.npz", one=array, two=np.array("text"))
+    assert np.array_equal(read_npy(tmp_path / "a.npy"), array.T)
+    found = read_npz(tmp_path / "a.npz", ["two"], "remedy")
+    assert found.keys() == {"one", "two"} and np.array_equal(found["one"], array)
+
+
+def test_every_cut_and_every_other_file_is_one_line(tmp_path):
+    """A file is cut in steps of seven bytes; what is left is refused, and never read as something else."""
+    path, read = tmp_path / "a.npz", lambda: read_npz(path, ["a"], "remedy")
+    np.savez_compressed(path, a=np.arange(50))
+    whole = path.read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f8', ")
+    for content in (b"", b"text", packed.getvalue(), *(whole[:end] for end in range(0, len(whole), 7))):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="remedy$") as refused:
+            read()
+        assert "\n" not in str(refused.value)
+    np.save(tmp_path / "a.npy", np.arange(50))
+    whole = (tmp_path / "a.npy").read_bytes()
+    for content in (b"PK\x03\x04", *(whole[:end] for end in range(0, len(whole), 7))):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(UserError, match="a.npy is not a .npy file"):
+            read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("flag", [1, 0x41])
+def test_an_encrypted_archive_is_one_line(tmp_path, flag):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(5))
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + place] = flag
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a file of plain arrays"):
+        read_npz(path, ["a"], "remedy")
+
+
+def test_missing_files_are_told(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_npz(tmp_path / "a.npz", ["a"], "remedy")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_npy(tmp_path / "a.npy")
