@@ -4,14 +4,17 @@
     python tools/measure_results.py --all --data path/to/data --work out/results
 
 A recipe names a task file, a folder of --data, seeds and further settings. A seed that has its result in
-docs/results is not measured again, so that the same command goes on after an interruption. At the end the
-tables of docs/results.md are written (tools/write_results.py).
+docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
+after an interruption. A recipe with "lists_of" trains a cross encoder and re-ranks the lists of another
+recipe's run of the same seed. At the end the tables of docs/results.md are written (tools/write_results.py).
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -23,7 +26,7 @@ from config.files.whole import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-KEPT = ("metrics", "certificate", "protocol", "versions")
+KEPT = ("metrics", "certificate", "protocol", "lists", "versions")
 
 
 def main() -> int:
@@ -46,7 +49,7 @@ def main() -> int:
         raise UserError(f"expected some of {', '.join(recipes)} or --all, got {got}")
     for name in recipes if arguments.all else arguments.names:
         for seed in recipes[name]["seeds"]:
-            measure(name, recipes[name], seed, arguments.data, arguments.work)
+            measure(name, recipes[name], seed, arguments.data.absolute(), arguments.work.absolute())
     return subprocess.run([sys.executable, str(ROOT / "tools" / "write_results.py")]).returncode
 
 
@@ -56,9 +59,24 @@ def measure(name: str, recipe: dict, seed: int, data: Path, work: Path) -> None:
     if target.is_file():
         print(f"{target.name} is there", flush=True)
         return
+    folder = work / f"{name}_seed{seed}"
+    dual = work / recipe["lists_of"].format(seed=seed) if "lists_of" in recipe else None
+    if dual and not (dual / "config.yaml").is_file():
+        raise UserError(f"{dual}: no such run, whose lists are to be re-ranked: measure its recipe first")
+    training = train(name, recipe, seed, data, work)
+    if dual:
+        content = rerank(dual, folder, recipe["dual_weight"])
+    else:
+        tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
+        content = read(folder / "eval_test")
+    keep(content, target, name, seed, training)
+
+
+def train(name: str, recipe: dict, seed: int, data: Path, work: Path) -> dict:
+    """Train one seed, or go on where it was stopped, and return the minutes that a whole training took."""
     run_name = f"{name}_seed{seed}"
     settings = [
-        *recipe.get("settings", []),
+        *(setting.replace("{data}", str(data)) for setting in recipe.get("settings", [])),
         f"DATASET.DATA_DIR={data / recipe['data']}",
         f"OUTPUT.CHECKPOINT_DIR={work}",
         f"OUTPUT.SAVE_NAME={run_name}",
@@ -66,10 +84,42 @@ def measure(name: str, recipe: dict, seed: int, data: Path, work: Path) -> None:
     ]
     if "starts_from" in recipe:
         settings.append(f"PRETRAINED.DIR={work / recipe['starts_from'].format(seed=seed) / 'best'}")
-    tool("train_retrieval", "--cfg_file", recipe["config"], *settings)
-    tool("eval_retrieval", "--cfg_file", str(work / run_name / "config.yaml"))
-    folder = work / run_name / "eval_test"
-    keep(folder / "result.json", target, name, seed)
+    goes_on = (work / run_name / "last").is_dir()
+    before, start = processor_seconds(), time.monotonic()
+    tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
+    if goes_on:  # what was trained before the stop was not timed
+        return {}
+    minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
+    return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
+
+
+def processor_seconds() -> float:
+    """Return the processor time of all tools that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def rerank(dual: Path, cross: Path, weight: float | str) -> dict:
+    """Re-rank the lists of the run `dual` with the run `cross`, and return the content of the result.
+
+    `weight` is that of the dual encoder's score; "dev" chooses the one of the best rsum on dev.
+    """
+    command = ["--cfg_file", str(dual / "config.yaml"), f"EVAL.RERANK_DIR={cross / 'best'}"]
+    if weight == "dev":
+        tool("eval_retrieval", *command, "EVAL.SPLIT=dev", "--out", str(cross / "reranked_dev"))
+        weight = best_weight(read(cross / "reranked_dev")["rerank"]["weighted"])
+    folder = cross / "reranked_test"
+    tool("eval_retrieval", *command, f"EVAL.RERANK_DUAL_WEIGHT={weight}", "--out", str(folder))
+    content = read(folder)
+    reranked = content["rerank"]
+    further = {key: reranked[key] for key in ("k", "pairs_scored", "all_pairs", "dual_weight")}
+    kept = {key: reranked[key] for key in ("metrics", "certificate", "checkpoint") if key in reranked}
+    return content | kept | {"lists": further | {"checkpoint": identity(content["checkpoint"])}}
+
+
+def best_weight(weighted: list[dict]) -> float:
+    """Return the weight of the highest rsum, the smallest one among equals."""
+    return max(weighted, key=lambda one: (one["metrics"]["rsum"], -one["dual_weight"]))["dual_weight"]
 
 
 def tool(script: str, *words: str) -> None:
@@ -79,11 +129,22 @@ def tool(script: str, *words: str) -> None:
         raise UserError(f"{script} failed: mend what it says above, then start the same command again")
 
 
-def keep(result: Path, target: Path, name: str, seed: int) -> None:
+def read(folder: Path) -> dict:
+    """Return the content of the result in `folder`."""
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def identity(checkpoint: dict) -> dict:
+    """Return what tells a checkpoint from others, without the places of files."""
+    return {key: checkpoint[key] for key in ("model", "step", "sha256") if key in checkpoint}
+
+
+def keep(content: dict, target: Path, name: str, seed: int, training: dict) -> None:
     """Keep what docs/results.md shows of a result, without the places of files."""
-    content = json.loads(result.read_text(encoding="utf-8"))
     kept = {"recipe": name, "seed": seed, **{key: content[key] for key in KEPT if key in content}}
-    kept["checkpoint"] = {key: content["checkpoint"][key] for key in ("model", "step", "sha256")}
+    kept["checkpoint"] = identity(content["checkpoint"])
+    if training:
+        kept["training"] = training
     write_whole(target, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"written: {target}", flush=True)
 

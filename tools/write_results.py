@@ -70,7 +70,10 @@ def with_tables(page: str, recipes: dict[str, dict], results: dict[str, list[dic
 
 
 def table(names: list[str], recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
-    """Return a table with a row for each seed of each recipe, and one for the mean of several seeds."""
+    """Return a table with a row for each seed of each recipe, and one for the mean of several seeds.
+
+    The last column is the processor time of the training, where it was measured.
+    """
     from engine.certificates.sides import describe
     from engine.certificates.stored import certified_of, title_of
 
@@ -79,22 +82,29 @@ def table(names: list[str], recipes: dict[str, dict], results: dict[str, list[di
         return "Not measured yet."
     metrics = recipes[measured[0]]["metrics"]
     lines = [
-        "| model | seed | " + " | ".join(title_of(metric) for metric in metrics) + " |",
-        "|" + "---|" * (2 + len(metrics)),
+        "| model | seed | " + " | ".join(title_of(metric) for metric in metrics) + " | processor minutes |",
+        "|" + "---|" * (3 + len(metrics)),
     ]
     for name in measured:
         title = recipes[name]["title"]
         for number, content in enumerate(results[name]):
             certified = certified_of(content)
-            cells = [describe(certified[metric]) for metric in metrics]
+            cells = [*(describe(certified[metric]) for metric in metrics), processor_minutes([content])]
             lines.append(f"| {title if not number else ''} | {content['seed']} | {' | '.join(cells)} |")
         if len(results[name]) > 1:
             cells = []
             for metric in metrics:
                 values = [content["metrics"][metric] for content in results[name]]
                 cells.append(f"**{statistics.mean(values):.1f}**, sd {statistics.stdev(values):.1f}")
+            cells.append(processor_minutes(results[name]))
             lines.append(f"| | mean of {len(results[name])} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def processor_minutes(results: list[dict]) -> str:
+    """Return the mean processor time of the trainings, empty unless all were timed."""
+    minutes = [content.get("training", {}).get("processor_minutes") for content in results]
+    return "" if None in minutes else f"{statistics.mean(minutes):.1f}"
 
 
 if __name__ == "__main__":
