@@ -142,7 +142,7 @@ def explainer(result: "Inspected", pictures: "PictureFolder") -> "Look":
     from serving.reports.explanation import explain
     from serving.reports.explanation_page import ExplanationSection, explanation_section
     from serving.reports.region_view import region_view
-    from serving.search.split_searcher import SplitSearcher
+    from serving.splits.split_searcher import SplitSearcher
 
     trained = dual.load(cfg)
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)

@@ -62,7 +62,9 @@ class Service:
         began = time.perf_counter()
         collection, reranking = self.collection, query.rerank
         if wanted is None:
-            large = any(term.picture or term.features for term in query.terms)  # others are not worth a thread
+            large = any(
+                term.picture or term.features for term in query.terms
+            )  # others are not worth a thread
             wanted = await run_in_threadpool(query.wanted) if large else query.wanted()
         if reranking and (collection.reranker is None or [each.kind for each in wanted] != ["text"]):
             raise UserError("rerank: expected one sentence, and a service that was started with --rerank")
