@@ -17,7 +17,7 @@ from config.files.whole import replacing
 from datasets.pair_dataset import PairDataset
 from datasets.relevance import Relevance
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.certificates.npz_files import read_npz
+from datasets.array_files import read_npz
 from engine.parallel.processes import all_reduce, gather_array, world_size
 from engine.ranking.short_lists import ShortLists
 
