@@ -113,7 +113,7 @@ class BertLayer(nn.Layer):
         self.norm = ResidualNorm(dim, shape.norm_epsilon, shape.dropout)
 
     def forward(self, rows: Tensor, sequences: Sequences, wanted: Tensor | None = None) -> Tensor:
-        """Return the layer's output [P,D] for the `rows` [P,D] of `sequences`; [M,D] for those `wanted` [M]."""
+        """Return the layer's output [P,D] for the `rows` [P,D] of `sequences`, [M,D] if `wanted` [M]."""
         query, key_value = self.query.without_bias(rows), self.key_value.without_bias(rows)
         return self._step(rows, query, key_value, sequences, wanted)
 

@@ -35,8 +35,12 @@ class DirectionSummary(nn.Layer):
         """
         hidden = functional.relu(self.hidden(regions))  # [B,R,H]
         hidden = hidden * is_real(hidden, num_regions).astype(hidden.dtype).unsqueeze(2)
-        others = self.others(hidden).reshape([0, 0, DIRECTIONS, -1]).transpose([0, 2, 1, 3])  # [B,4,R,H]
-        heard = (direction_weights(boxes) @ others).sum(axis=1)  # [B,R,H]
+        # Adding up the u_j before the products with B_d moves no array larger than the weights.
+        images, count, width = hidden.shape
+        weights = direction_weights(boxes).transpose([0, 2, 1, 3]).reshape([images, -1, count])  # [B,R*4,R]
+        around = (weights @ hidden).reshape([images, count, -1])  # [B,R,4*H]
+        matrices = self.others.weight.reshape([width, DIRECTIONS, width]).transpose([1, 0, 2])  # [4,H,H]
+        heard = around @ matrices.reshape([-1, width])  # [B,R,H]
         return self.out(mean_of(functional.relu(self.own(hidden) + heard), num_regions))
 
 

@@ -1,4 +1,4 @@
-"""Windows of words on the CPU: a window adds up what each of its words contributes at its place in the window.
+"""Windows of words on the CPU: a window adds up what each of its words contributes at its place.
 
 A convolution maps a window of w word vectors, side by side, to relu(W x + b). Its product with W is a sum of
 w products, of each word with the part of W for its place. A batch has many windows and few distinct words, so
@@ -22,8 +22,8 @@ from models.layers.fused import unless_frozen
 class WordWindows:
     """The N windows of a batch of B captions: each caption has a window around each of its words.
 
-    `words` [U] are the distinct token ids. `places` [w,N] are the words of the windows, as indices in `words`;
-    U stands for a place outside of the caption. Caption b has the windows `ends[b]` to `ends[b + 1]`
+    `words` [U] are the distinct token ids. `places` [w,N] are the words of the windows, as indices in
+    `words`; U stands for a place outside of the caption. Caption b has the windows `ends[b]` to `ends[b + 1]`
     (`ends` [B+1]).
     """
 
@@ -33,7 +33,7 @@ class WordWindows:
 
     @staticmethod
     def of(token_ids: np.ndarray, text_len: np.ndarray, window: int) -> "WordWindows":
-        """Return the windows of `window` words of captions `token_ids` [B,T] with `text_len` [B] tokens each."""
+        """Return the windows of `window` words of `token_ids` [B,T], captions of `text_len` [B] tokens."""
         width, reach = token_ids.shape[1], window // 2
         real = np.arange(width) < text_len[:, None]  # [B,T]
         words, numbers = np.unique(token_ids[real], return_inverse=True)
