@@ -143,7 +143,7 @@ def ours(folder: Path, most_together: int):
     from serving.app.settings import Settings
 
     metrics = Metrics()
-    settings = Settings(most_together=most_together)
+    settings = Settings(most_together=most_together, deadline_seconds=60)  # on a busy machine, too
     return make_app(Collection(folder / "index", metrics), Thumbnails(None, None), settings, metrics)
 
 

@@ -1,6 +1,6 @@
 """Convert the weights of a CNN: an earlier name of tools/convert_weights.py, which does it.
 
-python tools/convert_cnn.py NETWORK SRC OUT     is     python tools/convert_weights.py SRC OUT --network NETWORK
+python tools/convert_cnn.py NETWORK SRC OUT = python tools/convert_weights.py SRC OUT --network NETWORK
 """
 
 import sys

@@ -3,9 +3,11 @@
     python tools/serve_retrieval.py --index out/photos.index
     python tools/serve_retrieval.py --photos photos/ --bundle out/bundle
     python tools/serve_retrieval.py --index out/scenes.index --pictures data/scenes/images
+    python tools/serve_retrieval.py --index out/a.index --index out/b.index --pictures data/scenes/images
     python tools/serve_retrieval.py --index out/photos.index --host 0.0.0.0 --key_file key.txt
 
---photos makes an index of a folder beside it, or goes on with one, and serves that. Only this machine is
+--photos makes an index of a folder beside it, or goes on with one, and serves that. Several --index are shown
+side by side; --bundle and --pictures then count for all, or are given once for each. Only this machine is
 served unless --host says otherwise; others need the key in --read_key_file or --key_file. Whoever has the
 latter may add, update and delete items. --pictures is where the pictures of an index of features lie.
 It needs requirements-service.txt besides. It is ready when it says so, and SIGTERM lets it end what it began.
@@ -14,6 +16,7 @@ It needs requirements-service.txt besides. It is ready when it says so, and SIGT
 import argparse
 import logging
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -53,25 +56,26 @@ def main() -> None:
         **keys,
     ).check()
     listening = listen(settings.host, settings.port)
-    address = indexed(arguments) if arguments.photos else arguments.index
-    metrics = Metrics()
-    collection = Collection(
-        address,
-        metrics,
-        arguments.bundle,
-        settings.upload_pixels,
-        arguments.rerank,
-        arguments.rerank_features,
-        arguments.rerank_k,
+    addresses = [indexed(arguments)] if arguments.photos else arguments.index
+    metrics, opened = Metrics(), []
+    bundles, pictures = (
+        for_each(option, given, len(addresses))
+        for option, given in (("--bundle", arguments.bundle), ("--pictures", arguments.pictures))
     )
-    folder = Path(address)
-    with blaming("--pictures"):
-        thumbnails = Thumbnails(
-            picture_folder(arguments.pictures, collection.card.source),
-            folder / "pictures" if folder.is_dir() else None,
-        )
+    for address, name, bundle, shown in zip(
+        addresses, distinct_names(addresses), bundles, pictures, strict=True
+    ):
+        reranking = (arguments.rerank, arguments.rerank_features, arguments.rerank_k)
+        collection = Collection(address, metrics, bundle, settings.upload_pixels, *reranking, name)
+        folder = Path(address)
+        with blaming("--pictures"):
+            thumbnails = Thumbnails(
+                picture_folder(shown, collection.card.source),
+                folder / "pictures" if folder.is_dir() else None,
+            )
+        opened.append((collection, thumbnails))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    app = make_app(collection, thumbnails, settings, metrics)
+    app = make_app(*opened[0], settings, metrics, opened[1:])
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -106,11 +110,29 @@ def announce(server, app, settings) -> None:
         if server.started:
             port = sockets[0].getsockname()[1]
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            card = app.state.service.collection.card
-            print(f"{app.state.service.collection.name}: {card.describe()}", flush=True)
+            service = app.state.service
+            for each in (service, *service.others.values()):
+                print(f"{each.collection.name}: {each.collection.card.describe()}", flush=True)
             print(f"ready: http://{host}:{port}/", flush=True)
 
     server.startup = startup
+
+
+def for_each(option: str, given: list[str], number: int) -> list[str | None]:
+    """Return what was given for each of `number` indexes: one for all, or one for each; UserError else."""
+    if len(given) not in (0, 1, number):
+        raise UserError(f"{option}: expected one, or {number}: one for each --index, got {len(given)}")
+    return (given or [None]) * (1 if len(given) == number else number)
+
+
+def distinct_names(addresses: Sequence[str]) -> list[str]:
+    """Return a name for each index: of its folder, with as many of those above as tell it from the others."""
+    parts = [[part for part in address.split("/") if part] for address in addresses]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("--index: expected different indexes, got one twice")
 
 
 def indexed(arguments: argparse.Namespace) -> str:
@@ -121,12 +143,12 @@ def indexed(arguments: argparse.Namespace) -> str:
     from serving.index.sources import open_source
 
     photos = Path(arguments.photos)
-    out = Path(arguments.index or photos.with_name(photos.name + ".index"))
+    out = Path(arguments.index[0] if arguments.index else photos.with_name(photos.name + ".index"))
     if not (out / "card.json").exists():
-        bundle = Bundle.open(arguments.bundle)
+        bundle = Bundle.open(arguments.bundle[0])
         with blaming("--photos"):
             source = open_source(photos, arguments.captions)
-        options = Options(bundle_folder=str(Path(arguments.bundle).resolve()))
+        options = Options(bundle_folder=str(Path(arguments.bundle[0]).resolve()))
         print(f"{out}: indexing {len(source.items):,} items of {photos}", flush=True)
         with progress_display() as show:
             build.build(bundle, source, out, options, show)
@@ -140,17 +162,23 @@ def read_arguments() -> argparse.Namespace:
     )
     report_errors_on_one_line(parser)
     add = parser.add_argument
-    add("--index", metavar="INDEX", help="a folder, or the address of a Milvus")
+    many = {"action": "append", "default": []}
+    add("--index", **many, metavar="INDEX", help="a folder, or a Milvus's address; several: side by side")
     add("--photos", metavar="FOLDER", help="pictures to index first (into --index, or FOLDER.index)")
     add("--captions", metavar="FILE", help="sentences and metadata of --photos")
-    add("--bundle", metavar="DIR", help="an exported model (default: the one that the index names)")
-    add("--pictures", metavar="FOLDER", help="pictures of the items (default: what the index is made of)")
+    add("--bundle", **many, metavar="DIR", help="an exported model (default: the one that the index names)")
+    add(
+        "--pictures",
+        **many,
+        metavar="FOLDER",
+        help="pictures of items (default: what the index is made of)",
+    )
     add("--rerank", metavar="DIR", help="a bundle that scores pairs, for queries that ask for it")
     add("--rerank_k", type=int, default=50, metavar="K", help="hits that it scores (default 50)")
     add("--rerank_features", metavar="FILE", help="regions and tags (default: the gallery)")
     add("--host", default="127.0.0.1", metavar="A", help="address to listen on (default: this machine's own)")
     add("--port", type=int, default=8000, metavar="N", help="(default 8000; 0: any)")
-    add("--allow_host", action="append", default=[], metavar="NAME", help="a name by which it is called")
+    add("--allow_host", **many, metavar="NAME", help="a name by which it is called")
     add("--key_file", metavar="FILE", help="the key of those who may change the index")
     add("--read_key_file", metavar="FILE", help="the key of those who may search it")
     add("--log_queries", action="store_true", help="write queries into the log")
@@ -159,6 +187,8 @@ def read_arguments() -> argparse.Namespace:
         raise UserError("expected --index INDEX, or --photos FOLDER with --bundle DIR")
     if arguments.photos and not arguments.bundle:
         raise UserError("--photos: expected --bundle DIR, the model that encodes them")
+    if arguments.photos and len(arguments.index) > 1:
+        raise UserError("--photos: expected one --index, into which they go; serve that beside others then")
     if arguments.rerank_k < 1:
         raise UserError("--rerank_k: expected at least 1")
     return arguments

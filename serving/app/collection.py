@@ -89,7 +89,8 @@ class Collection:
     """The index at an address, with its bundle; `bundle` is a folder, by default the one that the card names.
 
     `rerank` is the folder of a bundle that scores pairs, from the features in `rerank_features`, and
-    `rerank_k` is how many hits it puts in order. Raises UserError where one of these cannot be opened.
+    `rerank_k` is how many hits it puts in order. `name` is how answers call the index, by default its
+    folder's name. Raises UserError where one of these cannot be opened.
     """
 
     def __init__(
@@ -101,8 +102,9 @@ class Collection:
         rerank: str | None = None,
         rerank_features: str | None = None,
         rerank_k: int = 50,
+        name: str | None = None,
     ) -> None:
-        self.address, self.name = str(address), Path(str(address)).name
+        self.address, self.name = str(address), name or Path(str(address)).name
         self._metrics, self._bundle_folder, self._pixels = metrics, bundle, pixels
         self._index = open_index(address)
         self._loading, self._writing = threading.Lock(), threading.Lock()
@@ -197,9 +199,12 @@ class Collection:
 
     def vectors(self, wanted: Sequence[Wanted]) -> np.ndarray:
         """Return the vectors [n,D] of terms without ids; raise UserError for a wrong one."""
+        return np.stack([term.vector for term in self.terms(wanted)])
+
+    def terms(self, wanted: Sequence[Wanted]) -> list[Term]:
+        """Return terms with their vectors; raise UserError or UnknownError for a wrong one."""
         bundle = self._present().bundle
-        terms = [self._term(bundle, each, {}) for each in wanted]
-        return np.stack([term.vector for term in terms])
+        return [self._term(bundle, each, {}) for each in wanted]
 
     def put(self, item: Item, wanted: Wanted) -> bool:
         """Add an item, encoded from `wanted`, or update it; return whether it is new.

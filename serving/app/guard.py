@@ -15,7 +15,13 @@ from serving.app.settings import Settings
 LOG = logging.getLogger("retrieval")
 OPEN_PATHS = ("/health", "/ready")
 _READING = ("GET", "HEAD", "OPTIONS")
-_ASKING = ("/v1/search", "/v1/search/picture", "/v1/explain", "/results")  # POST that change nothing
+_ASKING = (
+    "/v1/search",
+    "/v1/search/picture",
+    "/v1/compare",
+    "/v1/explain",
+    "/results",
+)  # POST that change nothing
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",

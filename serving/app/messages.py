@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from config.errors import UserError
 from serving.app.collection import Wanted
 
-MOST_HITS, MOST_DEPTH = 200, 1000
+MOST_HITS, MOST_DEPTH, MOST_TERMS = 200, 1000, 16
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Identity = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -50,7 +50,8 @@ class Term(_Message):
 class Query(_Message):
     """A sum of terms, and which of its hits are wanted."""
 
-    terms: list[Term] = Field(min_length=1, max_length=16)
+    terms: list[Term] = Field(min_length=1, max_length=MOST_TERMS)
+    index: str | None = Field(None, max_length=200, description="the index to search (default: the first)")
     k: int = Field(20, ge=1, le=MOST_HITS, description="hits of a page")
     offset: int = Field(0, ge=0, le=MOST_DEPTH - 1, description="hits before the page")
     where: str | None = Field(None, min_length=1, max_length=2000, description="a condition on metadata")
@@ -60,6 +61,12 @@ class Query(_Message):
     def wanted(self) -> tuple[Wanted, ...]:
         """Return the terms as the collection takes them; raise UserError for broken base64 or features."""
         return tuple(term.wanted() for term in self.terms)
+
+
+class Compare(Query):
+    """A query that several indexes answer; none named: all."""
+
+    indexes: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field([], max_length=8)
 
 
 class Content(_Message):
@@ -79,10 +86,22 @@ class Description(_Message):
 
 
 class Explain(_Message):
-    """A sentence and an item."""
+    """An item, and the query whose score with it is explained: a sentence, or terms as in a search."""
 
-    text: Text
+    text: Text | None = None
+    terms: list[Term] = Field([], max_length=MOST_TERMS)
     id: Identity
+    index: str | None = Field(None, max_length=200, description="the index (default: the first)")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Explain":
+        if (self.text is None) == (not self.terms):
+            raise ValueError("expected either text or terms")
+        return self
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Return the terms as the collection takes them; raise UserError for broken base64 or features."""
+        return tuple(term.wanted() for term in self.terms or [Term(text=self.text)])
 
 
 class Share(BaseModel):
@@ -123,6 +142,16 @@ class AnswerMessage(BaseModel):
     milliseconds: dict[str, float]
 
 
+class CompareMessage(BaseModel):
+    """What each index answers to one query; `shared` are the ids on the pages of all, in the first's order.
+
+    An index that cannot answer, such as for an id that it does not have, has an error in place of its answer.
+    """
+
+    answers: dict[str, "AnswerMessage | ErrorMessage"]
+    shared: list[str]
+
+
 class ItemMessage(BaseModel):
     """What the index knows of an item."""
 
@@ -147,10 +176,21 @@ class RegionShare(BaseModel):
     share: float
 
 
+class TermShare(Share):
+    """A term's part of a score, and what each word of a sentence contributes to the whole."""
+
+    words: list[WordShare] = Field(default_factory=list)
+
+
 class ExplainMessage(BaseModel):
-    """How the words of a sentence and the regions of a picture contribute to their score."""
+    """How terms, words of sentences and regions of a picture contribute to a score.
+
+    The shares of terms add up to the score; those of words and regions are what it loses without them.
+    `words` are those of the first sentence.
+    """
 
     score: float
+    terms: list[TermShare]
     words: list[WordShare]
     regions: list[RegionShare]
 

@@ -1,8 +1,10 @@
 """The page at /, written on the server, so that it works without JavaScript; that replaces results alone.
 
-What is asked stands in the address: q and plus (sentences), minus, like and unlike (ids), where, offset, k.
+What is asked stands in the address: q and plus (sentences), minus, like and unlike (ids), each with a weight
+as in `plus:0.5=a dog`; where, offset, k; and, where several are served, index and the one `beside` it.
 """
 
+import math
 import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,24 +31,34 @@ _TEMPLATES = Environment(
 )
 _STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir() if path.is_file()}
 _STATIC["look.css"] = LOOK.encode()
-_KINDS = {  # of the address: kind of the term, and its weight
+_KINDS = {  # of the address: kind of the term, and its weight unless the name says another, as in plus:0.5
     "q": ("text", 1.0),
     "plus": ("text", 1.0),
     "minus": ("text", LESS),
     "like": ("id", 1.0),
     "unlike": ("id", LESS),
+    "picture": ("picture", 1.0),
 }
-_KEPT = (*_KINDS, "picture", "where", "rerank", "k", "offset", "lang")
+_KEPT = (*_KINDS, "where", "rerank", "k", "offset", "lang", "index", "beside")
+STEP, MOST_WEIGHT = 0.25, 4.0
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A term as the page shows it, and the address without it."""
+    """A term as the page shows it, and the addresses without it and, where possible, with another weight.
+
+    `name` is what the address calls it, without its weight. `share` is its part of the scores of the hits
+    that are shown, on average; None where nothing was found.
+    """
 
     label: str
+    name: str
     kind: str
     weight: float
     without: str
+    less: str | None
+    more: str | None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +72,11 @@ class Asked:
     def of(cls, request: Request, picture: bytes | None = None) -> "Asked":
         """Return what a request asks for; parts that are empty or unknown are left out."""
         given = [(name, value.strip()) for name, value in request.query_params.multi_items()]
-        return cls(tuple((name, value) for name, value in given if value and name in _KEPT), picture)
+        return cls(tuple((name, value) for name, value in given if value and _base(name) in _KEPT), picture)
 
     def get(self, name: str, otherwise: str = "") -> str:
         """Return the first part of a name."""
-        return next((value for each, value in self.parts if each == name), otherwise)
+        return next((value for each, value in self.parts if _base(each) == name), otherwise)
 
     def number(self, name: str, otherwise: int) -> int:
         """Return a part as a number, `otherwise` where it is none."""
@@ -72,13 +84,14 @@ class Asked:
         return int(value) if value.isdecimal() and len(value) < 9 else otherwise
 
     def terms(self) -> list[tuple[str, str, float]]:
-        """Return kind, value and weight of each term."""
-        named = [(*_KINDS[name], value) for name, value in self.parts if name in _KINDS]
+        """Return kind, value and weight of each term; the value of a picture is its name in the browser."""
+        named = [(*_term(name), value) for name, value in self.parts if _base(name) in _KINDS]
         return [(kind, value, weight) for kind, weight, value in named]
 
     def query(self) -> Query:
         """Return the query without the picture; raise ValidationError."""
-        terms = [Term(**{kind: value}, weight=weight) for kind, value, weight in self.terms()]
+        named = [each for each in self.terms() if each[0] != "picture"]
+        terms = [Term(**{kind: value}, weight=weight) for kind, value, weight in named]
         values = {
             "k": self.number("k", PAGE),
             "offset": self.number("offset", 0),
@@ -88,20 +101,41 @@ class Asked:
         return Query(terms=terms or [Term(text="-")], **values)
 
     def wanted(self) -> tuple[Wanted, ...]:
-        """Return all terms, the picture first."""
-        first = [Wanted("picture", self.picture)] if self.picture else []
-        return (*first, *(Wanted(kind, value, weight) for kind, value, weight in self.terms()))
+        """Return all terms as the collection takes them."""
+        terms = [
+            Wanted(kind, self.picture if kind == "picture" else value, weight)
+            for kind, value, weight in self.terms()
+        ]
+        return tuple(term for term in terms if term.value)
 
-    def chips(self) -> list[Chip]:
-        """Return all terms as the page shows them."""
-        chips = []
+    def chips(self, answer: AnswerMessage | None = None) -> list[Chip]:
+        """Return all terms as the page shows them, with their shares of the hits of an answer."""
+        chips, rows = [], [hit.shares for hit in answer.hits if hit.shares] if answer else []
         for place, (name, value) in enumerate(self.parts):
-            rest = [part for number, part in enumerate(self.parts) if number != place and part[0] != "offset"]
-            if name in _KINDS:
-                chips.append(Chip(value, *_KINDS[name], address(rest)))
-            elif name == "picture":
-                chips.append(Chip("", "picture", 1.0, address(rest)))
+            if _base(name) not in _KINDS:
+                continue
+            kind, weight = _term(name)
+            shares = [row[len(chips)].share for row in rows if len(chips) < len(row)]
+            chips.append(
+                Chip(
+                    "" if kind == "picture" else value,
+                    _base(name),
+                    kind,
+                    weight,
+                    self._with(place, None),
+                    self._with(place, abs(weight) - STEP) if abs(weight) > STEP else None,
+                    self._with(place, abs(weight) + STEP) if abs(weight) < MOST_WEIGHT else None,
+                    sum(shares) / len(shares) if shares else None,
+                )
+            )
         return chips
+
+    def _with(self, place: int, weight: float | None) -> str:
+        """Return the address with another weight of the part at a place, or without it for None."""
+        name, value = self.parts[place]
+        new = [] if weight is None else [(f"{_base(name)}:{weight:g}", value)]
+        parts = [*self.parts[:place], *new, *self.parts[place + 1 :]]
+        return address(part for part in parts if part[0] != "offset")
 
     def but(self, **changed: str | None) -> str:
         """Return the address with some parts changed, or left out for None."""
@@ -113,8 +147,42 @@ class Asked:
         return address([*(part for part in self.parts if part[0] != "offset"), (name, value)])
 
     def alone(self, name: str, value: str) -> str:
-        """Return the address of one term alone, in the same language."""
-        return address([(name, value), *(part for part in self.parts if part[0] == "lang")])
+        """Return the address of one term alone, in the same language and index."""
+        return address(
+            [(name, value), *(part for part in self.parts if part[0] in ("lang", "index", "beside"))]
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one index answers, or why it does not; `bars` are those of the hits, in percent."""
+
+    name: str
+    about: dict
+    answer: AnswerMessage | None
+    problem: str
+    cutoff: dict | None
+    bars: list[int]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Return the rank of each hit that is shown, by its id."""
+        return {hit.id: hit.rank for hit in self.answer.hits} if self.answer else {}
+
+
+def _base(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _term(name: str) -> tuple[str, float]:
+    """Return the kind and the weight of a term, by its name in the address; the sign is the name's."""
+    base, _, given = name.partition(":")
+    kind, usual = _KINDS[base]
+    try:
+        size = float(given)
+    except ValueError:
+        return kind, usual
+    return kind, math.copysign(size, usual) if 0 < size <= MOST_WEIGHT else usual
 
 
 def address(parts) -> str:
@@ -181,43 +249,58 @@ class View:
     async def _values(self, request: Request, picture: bytes | None) -> dict:
         asked = Asked.of(request, picture)
         language = preferred(asked.get("lang"), request.headers.get("accept-language", ""))
-        words = words_of(language)
-        answer, problem = None, ""
-        cutoff = usable_cutoff(self._service.collection.card)
+        words, problem, names = words_of(language), "", self._service.names
+        name = asked.get("index", names[0])
+        if name not in names:
+            name, problem = names[0], words["no_index"].format(name=name)
+        beside = asked.get("beside")
+        shown = [name, beside] if beside in names and beside != name else [name]
+        sides = []
         if asked.get("picture") and not picture:
             problem = words["picture_gone"]
         elif asked.wanted():
-            answer, problem = await self._answered(asked, words)
+            found = await self._answered(asked, shown)
+            sides = [await run_in_threadpool(self._side, name, each, words) for name, each in found.items()]
+        about = [await run_in_threadpool(self._about, each) for each in shown]
+        answer = next((side.answer for side in sides if side.answer), None)
         return {
             "t": words,
             "language": language,
             "languages": LANGUAGES,
             "asked": asked,
-            "chips": asked.chips(),
-            "answer": answer,
-            "problem": problem,
-            "bars": _bars(answer, cutoff),
-            "cutoff": cutoff,
-            **await run_in_threadpool(self._about),
+            "chips": asked.chips(sides[0].answer if sides else None),
+            "sides": sides,
+            "answered": bool(answer),
+            "problem": problem or (sides[0].problem if len(sides) == 1 else ""),
+            "say": _spoken(sides, words),
+            "names": names,
+            "shown": shown,
+            "abouts": about,
+            **about[0],
         }
 
-    async def _answered(self, asked: Asked, words: dict) -> tuple[AnswerMessage | None, str]:
+    async def _answered(self, asked: Asked, names: list[str]) -> dict[str, AnswerMessage | Exception]:
         try:
-            return await self._service.search(asked.query(), asked.wanted()), ""
+            return await self._service.compare(asked.query(), names, asked.wanted())
         except ValidationError as error:
             first = error.errors()[0]
-            return None, f"{first['loc'][-1]}: {first['msg']}"
-        except UserError as error:
-            return None, str(error)
-        except UnknownError:
-            return None, words["no_such"]
-        except FullError:
-            return None, words["full"]
-        except (LateError, BusyError):
-            return None, words["failed"]
+            return dict.fromkeys(names, UserError(f"{first['loc'][-1]}: {first['msg']}"))
 
-    def _about(self) -> dict:
-        collection = self._service.collection
+    def _side(self, name: str, found: AnswerMessage | Exception, words: dict) -> Side:
+        service, about = self._service.of(name), self._about(name)
+        cutoff = usable_cutoff(service.collection.card)
+        if isinstance(found, AnswerMessage):
+            return Side(name, about, found, "", cutoff, _bars(found, cutoff))
+        if isinstance(found, UserError):
+            return Side(name, about, None, service.told(found), cutoff, [])
+        told = {UnknownError: "no_such", FullError: "full", LateError: "failed", BusyError: "failed"}
+        if type(found) not in told:
+            raise found
+        return Side(name, about, None, words[told[type(found)]], cutoff, [])
+
+    def _about(self, name: str) -> dict:
+        service = self._service.of(name)
+        collection = service.collection
         card, bundle = collection.card, collection.bundle
         image = bundle.description.get("image") or {}
         return {
@@ -230,19 +313,39 @@ class View:
             "reads_text": "text" in bundle.description["graphs"],
             "reranks": collection.reranker is not None,
             "examples": collection.examples(),
-            "begin": collection.beginning(12) if self._service.thumbnails.shown else [],
+            "begin": collection.beginning(12) if service.thumbnails.shown else [],
             "keys": collection.keys()[:8],
+            "thumbnail": service.thumbnail,
         }
 
     def _written(self, template: str, values: dict) -> Response:
+        values = {**values, "found_words": found_words}
         with self._service.metrics.timed("render"):
             text = _TEMPLATES.get_template(template).render(values)
         return Response(text, media_type="text/html; charset=utf-8")
 
 
-def _bars(answer: AnswerMessage | None, cutoff: dict | None) -> list[int]:
+def _spoken(sides: list[Side], words: dict) -> str:
+    """Return what the live region says when an answer is there."""
+    said = []
+    for side in sides:
+        name = f"{side.name}: " if len(sides) > 1 else ""
+        none = f"{words['no_fit']} " if side.answer and side.answer.fits is False else ""
+        said.append(name + none + (found_words(side.answer, words) if side.answer else side.problem))
+    return " ".join(said)
+
+
+def found_words(answer: AnswerMessage, words: dict) -> str:
+    """Return a sentence on how much of how much is shown."""
+    if not answer.hits:
+        return words["nothing"]
+    last, items = answer.offset + len(answer.hits), f"{answer.items:,}"
+    return words["found"].format(first=answer.offset + 1, last=last, items=items)
+
+
+def _bars(answer: AnswerMessage, cutoff: dict | None) -> list[int]:
     """Return how much of each hit's bar is filled, in percent; half is where hits begin to fit."""
-    if answer is None or not answer.hits:
+    if not answer.hits:
         return []
     if cutoff and answer.hits[0].deviations is not None:
         shares = [(hit.deviations or 0.0) / (2 * cutoff["deviations"]) for hit in answer.hits]

@@ -1,7 +1,7 @@
 """Puts the service together: routes, the guard before them, errors as JSON, and a start that is warm."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 
 from fastapi import FastAPI, HTTPException, Request
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from config.errors import UserError
-from serving.app.api import Service, routes
+from serving.app.api import NO_ITEM, Service, routes
 from serving.app.batching import Batcher, FullError, LateError
 from serving.app.collection import BusyError, Collection, Question, UnknownError, Wanted
 from serving.app.guard import Guard
@@ -23,23 +23,41 @@ _ABOUT = """Search a collection by sentences, pictures, items and sums of them. 
 share of each term; where nothing fits, the answer says so."""
 
 
-def make_app(collection: Collection, thumbnails: Thumbnails, settings: Settings, metrics: Metrics) -> FastAPI:
-    """Return the ASGI application; it closes the collection when it is shut down.
+def make_app(
+    collection: Collection,
+    thumbnails: Thumbnails,
+    settings: Settings,
+    metrics: Metrics,
+    others: Sequence[tuple[Collection, Thumbnails]] = (),
+) -> FastAPI:
+    """Return the ASGI application; it closes the collections when it is shut down.
 
-    It is warm when its start is over. Raises UserError, then, where a query of some kind is not answered.
+    `others` are collections that are served beside the first, each under its name. It is warm when its start
+    is over. Raises UserError, then, where a query of some kind is not answered, and for equal names.
     """
     settings.check()
-    batcher = Batcher(collection.answers, metrics, settings.most_together, settings.queue)
-    service = Service(collection, thumbnails, batcher, metrics, settings)
+
+    def serving(each: Collection, pictures: Thumbnails, beside: bool) -> Service:
+        batcher = Batcher(each.answers, metrics, settings.most_together, settings.queue)
+        return Service(each, pictures, batcher, metrics, settings, beside=beside)
+
+    service = serving(collection, thumbnails, False)
+    for each, pictures in others:
+        if each.name in service.names:
+            raise UserError(f"--index: two are called {each.name}: rename the folder of one")
+        service.others[each.name] = serving(each, pictures, True)
+    services = [service, *service.others.values()]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warm(collection)
+        for each in services:
+            warm(each.collection)
         service.ready = True
         yield
         service.ready = False
-        batcher.close()
-        collection.close()
+        for each in services:
+            each.batcher.close()
+            each.collection.close()
 
     app = FastAPI(
         title="Retrieval",
@@ -80,7 +98,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def wrong(request: Request, error: UserError) -> JSONResponse:
-        return told(422, "wrong", _without_folder(str(error), collection_of(request)))
+        return told(422, "wrong", request.app.state.service.told(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -90,7 +108,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UnknownError)
     async def unknown(request: Request, error: UnknownError) -> JSONResponse:
-        return told(404, "unknown", "there is no such item, or it has no picture")
+        return told(404, "unknown", NO_ITEM)
 
     @app.exception_handler(FullError)
     async def full(request: Request, error: FullError) -> JSONResponse:
@@ -107,15 +125,3 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
         return told(error.status_code, "http", str(error.detail))
-
-
-def collection_of(request: Request) -> Collection:
-    """Return the collection of the service that answers a request."""
-    return request.app.state.service.collection
-
-
-def _without_folder(message: str, collection: Collection) -> str:
-    """Return a message that names index and bundle, but not where they lie on this machine."""
-    for folder in (str(collection.bundle.folder), collection.address):
-        message = message.replace(folder, folder.rstrip("/").rpartition("/")[2])
-    return message

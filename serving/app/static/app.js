@@ -1,6 +1,7 @@
 // Searches without loading the page anew: the server writes the results, and this puts them in their place.
 import { openHit, prepareDialog } from "./dialog.js";
 import { prepareGrid } from "./grid.js";
+import { base, first } from "./address.js";
 import { forgetPicture, keepPicture, picture, preparePictures } from "./picture.js";
 
 const results = document.getElementById("results");
@@ -9,13 +10,13 @@ const status = document.getElementById("status");
 const words = document.body.dataset;
 let running = null;
 
-export async function go(address, { push = true } = {}) {
+async function go(address, { push = true, stay = false } = {}) {
   const url = new URL(address, location.href);
   running?.abort();
   running = new AbortController();
   results.classList.add("waiting");
   results.setAttribute("aria-busy", "true");
-  const name = url.searchParams.get("picture");
+  const name = first(url.searchParams, "picture");
   const bytes = name ? picture(name) : null;
   if (push) history.pushState(null, "", url.pathname + url.search);
   try {
@@ -31,7 +32,7 @@ export async function go(address, { push = true } = {}) {
     prepareResults();
     fillForm(url);
     say(results.querySelector("[data-say]")?.dataset.say ?? "");
-    if (push) scrollTo({ top: 0, behavior: "instant" });
+    if (push && !stay) scrollTo({ top: 0, behavior: "instant" });
   } catch (error) {
     if (error.name === "AbortError") return;
     tell(words.failed);
@@ -66,7 +67,7 @@ function prepareResults() {
 function fillForm(url) {
   for (const name of ["q", "where"]) {
     const field = form.elements[name];
-    if (field) field.value = url.searchParams.get(name) ?? "";
+    if (field) field.value = first(url.searchParams, name) ?? "";
   }
   for (const name of ["plus", "minus"]) if (form.elements[name]) form.elements[name].value = "";
   for (const link of document.querySelectorAll("a[data-language]")) {
@@ -81,9 +82,10 @@ function addressOfForm() {
   const before = new URL(location.href).searchParams;
   const now = new URLSearchParams();
   const data = new FormData(form);
-  for (const [name, value] of data) if (value && !["plus", "minus"].includes(name)) now.append(name, value);
-  for (const name of ["plus", "minus", "like", "unlike", "picture"])
-    for (const value of before.getAll(name)) now.append(name, value);
+  for (const [name, value] of data)
+    if (value && !["plus", "minus", "index", "beside"].includes(name)) now.append(name, value);
+  for (const [name, value] of before)
+    if (["plus", "minus", "like", "unlike", "picture", "index", "beside"].includes(base(name))) now.append(name, value);
   for (const name of ["plus", "minus"]) if (data.get(name)) now.append(name, data.get(name));
   return `/?${now}`;
 }
@@ -103,7 +105,9 @@ document.addEventListener("click", (event) => {
   } else if ("go" in link.dataset) {
     event.preventDefault();
     document.getElementById("hit").close();
-    go(link.href).then(() => results.focus({ preventScroll: true }));
+    const again = link.dataset.again; // a weight may be changed several times
+    go(link.href, { stay: Boolean(again) }).then(() =>
+      (again && results.querySelector(`[data-again="${again}"]`) || results).focus({ preventScroll: true }));
   }
 });
 
@@ -116,10 +120,12 @@ prepareDialog();
 prepareResults();
 preparePictures(words.pictures === "yes", async (bytes) => {
   const name = await keepPicture(bytes);
-  const lang = new URL(location.href).searchParams.get("lang");
+  const now = new URLSearchParams({ picture: name });
+  for (const [part, value] of new URL(location.href).searchParams)
+    if (["lang", "index", "beside"].includes(part)) now.append(part, value);
   form.elements.q && (form.elements.q.value = "");
-  await go(`/?picture=${name}${lang ? `&lang=${lang}` : ""}`);
+  await go(`/?${now}`);
 }, tell);
-const name = new URL(location.href).searchParams.get("picture");
+const name = first(new URL(location.href).searchParams, "picture");
 if (name && picture(name)) go(location.href, { push: false });
 else if (name) forgetPicture(name);

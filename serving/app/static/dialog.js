@@ -1,5 +1,8 @@
 // One hit at a time: picture with its regions, the sentence with its words, shares and metadata; arrow keys go on.
 
+import { terms } from "./address.js";
+import { picture } from "./picture.js";
+
 const dialog = document.getElementById("hit");
 const part = (name) => document.getElementById(`hit-${name}`);
 let shown = null;
@@ -49,7 +52,7 @@ function show(item) {
   const inCard = item.querySelector(".open img");
   fit(image, inCard); // the proportions are known before the larger picture is there
   image.onload = () => fit(image, image);
-  if (hit.thumbnail) image.src = `${hit.thumbnail}?size=640`;
+  if (hit.thumbnail) image.src = `${hit.thumbnail}${hit.thumbnail.includes("?") ? "&" : "?"}size=640`;
   image.onerror = () => (image.parentElement.parentElement.hidden = true);
   part("regions").replaceChildren();
   part("regions-note").hidden = true;
@@ -107,25 +110,32 @@ function showMetadata(metadata) {
 
 async function explain(hit, item) {
   part("words").hidden = true;
-  const text = new URL(location.href).searchParams.get("q");
-  if (!text) return;
+  const asked = terms(new URL(location.href).searchParams, picture);
+  if (!asked.length) return;
   const answer = await fetch("/v1/explain", {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ text, id: hit.id }),
+    body: JSON.stringify({ terms: asked, id: hit.id, index: item.closest("[data-index]").dataset.index }),
   }).catch(() => null);
   if (!answer?.ok || shown !== item) return;
-  const { words, regions } = await answer.json();
-  const most = Math.max(...words.map((word) => word.share), 1e-9);
-  part("words").querySelector(".sentence").replaceChildren(...words.flatMap(({ word, share }) => {
-    const mark = document.createElement("span");
-    const level = Math.max(0, Math.min(3, Math.ceil((3 * share) / most - 0.15)));
-    mark.className = share < -most / 10 ? "less" : `w${level}`;
-    mark.title = share.toFixed(3);
-    mark.textContent = word;
-    return [mark, " "];
+  const { terms: explained, regions } = await answer.json();
+  const sentences = explained.filter(({ words }) => words.length);
+  const most = Math.max(...sentences.flatMap(({ words }) => words.map(({ share }) => Math.abs(share))), 1e-9);
+  part("words").querySelector("div").replaceChildren(...sentences.map(({ words, weight }) => {
+    const sentence = document.createElement("p");
+    sentence.className = "sentence";
+    if (weight < 0) sentence.append("− ");
+    sentence.append(...words.flatMap(({ word, share }) => {
+      const mark = document.createElement("span");
+      const level = Math.max(0, Math.min(3, Math.ceil((3 * share) / most - 0.15)));
+      mark.className = share < -most / 10 ? "less" : `w${level}`;
+      mark.title = share.toFixed(3);
+      mark.textContent = word;
+      return [mark, " "];
+    }));
+    return sentence;
   }));
-  part("words").hidden = false;
+  part("words").hidden = !sentences.length;
   const best = regions.filter((region) => region.box && region.share > 0).sort((a, b) => b.share - a.share).slice(0, 3);
   part("regions-note").hidden = !best.length;
   part("regions").replaceChildren(...best.flatMap(({ box: [left, top, right, bottom] }) =>

@@ -1,8 +1,10 @@
 // Roving focus: one Tab reaches the grid, arrow keys move in it, and Tab goes on into the actions of that hit.
 
 export function prepareGrid(root) {
-  const grid = root.querySelector(".grid");
-  if (!grid) return;
+  for (const grid of root.querySelectorAll(".grid")) prepare(grid);
+}
+
+function prepare(grid) {
   const hits = [...grid.children];
   for (const [place, hit] of hits.entries()) reach(hit, place === 0);
   grid.addEventListener("focusin", (event) => {

@@ -65,15 +65,17 @@ def features(tmp_path) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Callable]:
-    """Return what starts a service of an index, and gives a client of it."""
+    """Return what starts a service of an index, and of others beside it, and gives a client of it."""
     with contextlib.ExitStack() as stack:
 
-        def start(index: Path, raised: bool = True, **settings: object) -> TestClient:
-            metrics = Metrics()
+        def start(index: Path, *beside: Path, raised: bool = True, **settings: object) -> TestClient:
+            metrics, opened = Metrics(), []
             pixels = Settings(**settings).upload_pixels
-            collection = Collection(index, metrics, pixels=pixels)
-            thumbnails = Thumbnails(picture_folder(None, collection.card.source), index / "pictures")
-            app = make_app(collection, thumbnails, Settings(**settings), metrics)
+            for folder in (index, *beside):
+                collection = Collection(folder, metrics, pixels=pixels)
+                thumbnails = Thumbnails(picture_folder(None, collection.card.source), folder / "pictures")
+                opened.append((collection, thumbnails))
+            app = make_app(*opened[0], Settings(**settings), metrics, opened[1:])
             client = TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=raised)
             return stack.enter_context(client)
 
