@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from engine.tasks.task import Trained
     from serving.reports.pictures import PictureFolder
     from serving.splits.reranker import Reranker
-    from serving.search.searcher import Hit, Searcher
+    from serving.search.embeddings import Embeddings
+    from serving.search.searcher import CaptionTexts, Encoder, Hit, Searcher
 
 
 @dataclass
@@ -91,6 +92,13 @@ def main() -> int:
     )
     add_gallery_arguments(parser, parser)
     parser.add_argument(
+        "--captions",
+        metavar="FILE",
+        type=Path,
+        help="sentences about the gallery, which pictures find: a line each of id, tab and sentence; .jsonl; "
+        "or .npz of tools/encode.py",
+    )
+    parser.add_argument(
         "--index",
         metavar="INDEX",
         help="search an index in place of a run; --index INDEX --help tells its options",
@@ -111,6 +119,8 @@ def main() -> int:
             "--gallery: expected EVAL.SPLIT with EVAL.RERANK_DIR, since that model reads the data set of its "
             "own run: leave out one of them"
         )
+    if arguments.captions and not arguments.gallery:
+        raise UserError("--captions: expected with --gallery; a split has captions of its own")
     texts = read_queries(arguments.queries) if arguments.queries else texts
     start_runtime(cfg)
     return search(cfg, arguments, texts)
@@ -178,7 +188,6 @@ def open_gallery(cfg: CfgNode, arguments: argparse.Namespace) -> Search:
     from engine.tasks.galleries import GalleryReader, encoder_of
     from engine.tasks.loading import split_name
     from serving.reports.pictures import PictureFolder, image_folder
-    from serving.search.embeddings import read_embeddings
     from serving.search.searcher import Searcher
 
     path = Path(arguments.gallery)
@@ -187,19 +196,57 @@ def open_gallery(cfg: CfgNode, arguments: argparse.Namespace) -> Search:
     reader = GalleryReader(cfg, encoder, arguments.backbone, lambda line: say(arguments, line))
     with blaming("--gallery"), progress_display() as show:
         if path.suffix == ".npz":
-            stored = read_embeddings(path)
-            if stored.checkpoint != trained.checkpoint["sha256"]:
+            stored = own_embeddings(path, trained)
+            if any(stored.texts):
                 raise UserError(
-                    f"{path}: embeddings of other weights than {trained.checkpoint['folder']}: write them "
-                    "again with tools/encode.py"
+                    f"{path}: embeddings of sentences: name those of pictures, and these with --captions"
                 )
             images, ids = stored.vectors, stored.ids
         else:
             gallery = reader.open(path, show)
             images, ids = encoder.encode_gallery(gallery, show), gallery.image_ids
+    captions = None
+    if arguments.captions:
+        with blaming("--captions"):
+            captions = read_captions(arguments.captions, encoder, trained)
     data = cfg.DATASET
     own = path if path.is_dir() else image_folder(data.DATA_DIR, data.IMAGE_DIR, split_name(cfg))
-    return Search(Searcher(encoder, images, ids, str(path)), reader, trained, PictureFolder(own))
+    return Search(Searcher(encoder, images, ids, str(path), captions), reader, trained, PictureFolder(own))
+
+
+def own_embeddings(path: Path, trained: "Trained") -> "Embeddings":
+    """Return the embeddings in a file; raise UserError where other weights made them."""
+    from serving.search.embeddings import read_embeddings
+
+    stored = read_embeddings(path)
+    if stored.checkpoint != trained.checkpoint["sha256"]:
+        raise UserError(
+            f"{path}: embeddings of other weights than {trained.checkpoint['folder']}: write them again with "
+            "tools/encode.py"
+        )
+    return stored
+
+
+def read_captions(path: Path, encoder: "Encoder", trained: "Trained") -> "CaptionTexts":
+    """Return the distinct sentences of a file with their embeddings, and the ids that each stands by."""
+    from serving.index.sources import read_sentences
+    from serving.search.searcher import CaptionTexts
+
+    if path.suffix == ".npz":
+        stored = own_embeddings(path, trained)
+        pairs = list(zip(stored.ids, stored.texts, strict=True))
+    else:
+        pairs = [(line.id, line.caption) for line in read_sentences(path)]
+    if not all(text for _, text in pairs):
+        raise UserError(f"{path}: expected a sentence with every id")
+    first = {text: row for row, (_, text) in reversed(list(enumerate(pairs)))}
+    texts = sorted(first, key=first.get)
+    rows = [first[text] for text in texts]
+    embeddings = stored.vectors[rows] if path.suffix == ".npz" else encoder.encode_text(texts)
+    own: dict[str, set[str]] = {}
+    for name, text in pairs:
+        own.setdefault(name, set()).add(text)
+    return CaptionTexts(embeddings, texts, own)
 
 
 def build_reranker(cfg: CfgNode, dataset: "RetrievalDataset") -> tuple["Reranker | None", str]:

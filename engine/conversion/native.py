@@ -38,8 +38,9 @@ _VSE = [
     (r"^text_encoder\.rnn\.", "lstm."),
 ]
 _CNN = [(r"^cnn\.network\.", "")]
-_PATTERNS = {"vse": _VSE, "vsepp": _VSEPP, "vsrn": _VSRN, "cnn": _CNN}
+_PATTERNS = {"vse": _VSE, "vsepp": _VSEPP, "vsrn": _VSRN, "cnn": _CNN, "efficientnet": _CNN}
 _ORIGINS = {"vse": "VSE (Kiros)", "vsepp": "VSE++", "vsrn": "VSRN", "cnn": "torchvision", "oscar": "Oscar"}
+_ORIGINS["efficientnet"] = "EfficientNet-PyTorch"
 
 
 def native_layout(cfg: CfgNode, arrays: Tensors) -> dict:
@@ -47,7 +48,10 @@ def native_layout(cfg: CfgNode, arrays: Tensors) -> dict:
 
     Raises UserError for a tensor that the original has not, such as the mean of standardised features.
     """
-    rules = [_rule(cfg.MODEL.NAME, name, tensor.shape) for name, tensor in arrays.items()]
+    family = cfg.MODEL.NAME
+    if family == "cnn" and cfg.MODEL.CNN.startswith("efficientnet_lite"):
+        family = "efficientnet"
+    rules = [_rule(family, name, tensor.shape) for name, tensor in arrays.items()]
     shapes: dict[str, list[int]] = {}
     for rule in rules:
         shape = list(arrays[rule.ours].shape)
@@ -59,7 +63,7 @@ def native_layout(cfg: CfgNode, arrays: Tensors) -> dict:
             else:
                 shapes[name] = [*shape, 1] if _is_convolution(name, shape) else list(shape)
     return {
-        "origin": _ORIGINS[cfg.MODEL.NAME],
+        "origin": _ORIGINS[family],
         "tensors": [
             {
                 "tensor": rule.ours,
@@ -107,6 +111,8 @@ def _renamed(family: str, name: str) -> str:
                 break
         else:
             raise UserError(f"--to torch: tensor {name} has no place in {_ORIGINS[family]}: train without it")
+    if family == "efficientnet":  # whose modules are private there, unless they are numbers
+        theirs = re.sub(r"(^|\.)([a-z]\w*)(?=\.)", r"\1_\2", theirs)
     for pattern, replacement in _STATISTICS:
         theirs = re.sub(pattern, replacement, theirs)
     return theirs

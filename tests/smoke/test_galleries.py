@@ -131,6 +131,27 @@ def test_every_gallery_gives_the_same_hits(galleries, hits):
     assert {name.split("_")[0] for name in names(found["photos"])[:3]} == {"red"}
 
 
+def test_a_picture_finds_the_sentences_about_a_gallery(galleries, hits, project, run_quickly, tmp_path):
+    sentences = {colour: f"a {colour} field number 1" for colour in COLOURS}
+    (project / "said.txt").write_text(
+        "".join(f"{colour}_{n}.jpg\t{text}\n" for colour, text in sentences.items() for n in range(2))
+    )
+    encode = ["encode", "--cfg_file", "out/mine", "--captions", "--out", "said.npz"]
+    run(run_quickly, project, *encode)
+    paint(tmp_path / "holiday.jpg", "blue", 1234)
+    asked = ["--gallery", galleries["a feature file"], "--top_k", 4]
+    found = hits(*asked, "--captions", "said.txt", "--image", tmp_path / "holiday.jpg")
+    said = [hit for hit in found if hit["kind"] == "caption"]
+    assert sorted(hit["id"] for hit in said) == sorted(sentences.values()), "each sentence once"
+    assert said[0]["id"] == sentences["blue"] and not any("own" in hit for hit in said)
+    own = hits(*asked, "--captions", "said.txt", "--image", "red_1.jpg")
+    assert [hit["id"] for hit in own if hit.get("own")] == [sentences["red"]]
+    stored = hits(*asked, "--captions", "said.npz", "--image", tmp_path / "holiday.jpg")
+    assert stored[0]["kind"] == "caption" and stored[0]["id"].startswith("a blue field")
+    with_texts = hits("--gallery", "photos.h5", "--captions", "said.txt", "--text", sentences["blue"])
+    assert {hit["kind"] for hit in with_texts} == {"picture"}
+
+
 @pytest.mark.parametrize("kind", ["a feature file", "a converted file", "photos", "the split"])
 def test_a_picture_from_anywhere_is_encoded_as_the_gallery_was(galleries, hits, tmp_path, kind):
     paint(tmp_path / "holiday.JPG", "blue", 1234)
@@ -240,6 +261,12 @@ FAULTS = {
         ["--gallery", "broken.npz"],
         "--gallery: broken.npz: not an .npz file: expected embeddings",
     ),
+    "captions of a split": (["--captions", "queries.txt"], "--captions: expected with --gallery"),
+    "a gallery of sentences": (["--gallery", "texts.npz"], "--gallery: texts.npz: embeddings of sentences"),
+    "no sentences": (
+        ["--gallery", "photos.h5", "--captions", "e.npz"],
+        "--captions: e.npz: expected a sentence",
+    ),
     "other weights": (["--gallery", "other.npz"], "--gallery: other.npz: embeddings of other weights"),
     "a text for a backbone": (
         ["--gallery", "photos", "--backbone", "queries.txt"],
@@ -258,6 +285,7 @@ def test_what_is_no_gallery_is_refused_on_one_line(galleries, run_quickly, proje
     (project / "broken.npz").write_bytes((project / "e.npz").read_bytes()[:-40])
     with np.load(project / "e.npz") as file:
         np.savez(project / "other.npz", **{**file, "checkpoint": np.array("0" * 64)})
+        np.savez(project / "texts.npz", **{**file, "texts": np.full(len(file["ids"]), "a red field")})
     done = run_quickly(
         "search_retrieval", "--cfg_file", "out/mine", "--text", "a red field", *words, cwd=project
     )

@@ -6,6 +6,7 @@ import pytest
 
 from config.errors import UserError
 from engine.conversion.conversion import Conversion, Given
+from engine.conversion.native import native_layout
 from engine.conversion.recognise import holds_cnn, open_source, recognise
 from engine.conversion.rules import converted
 from engine.conversion.run import configuration
@@ -244,3 +245,9 @@ def test_an_efficientnet_of_torch_whose_names_are_private(tmp_path):
     )
     assert {rule.ours for rule in conversion.rules} == {f"cnn.network.{n}" for n in layer_tensors(network)}
     assert list(conversion.left_out) == ["_fc.weight"]
+    arrays = {
+        f"cnn.network.{name}": stored(tensor.numpy()) for name, tensor in layer_tensors(network).items()
+    }
+    cfg = configuration(conversion, Given(), tmp_path / "run")
+    back = native_layout(cfg, arrays)  # of a run that was trained on, whose conversion is not known any more
+    assert {row["name"] for row in back["original"]} == stored_names.keys() - {"_fc.weight"}
