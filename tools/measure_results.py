@@ -6,7 +6,8 @@
 A recipe names a task file, a folder of --data, seeds and further settings. A seed that has its result in
 docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
 after an interruption. A recipe with "lists_of" trains a cross encoder and re-ranks the lists of another
-recipe's run of the same seed. At the end the tables of docs/results.md are written (tools/write_results.py).
+recipe's run of the same seed; one with "members" evaluates other recipes' runs of the same seed as an
+ensemble. At the end the tables of docs/results.md are written (tools/write_results.py).
 """
 
 import argparse
@@ -60,9 +61,17 @@ def measure(name: str, recipe: dict, seed: int, data: Path, work: Path) -> None:
         print(f"{target.name} is there", flush=True)
         return
     folder = work / f"{name}_seed{seed}"
+    if "members" in recipe:
+        keep(
+            together([work / f"{member}_seed{seed}" for member in recipe["members"]], folder),
+            target,
+            name,
+            seed,
+        )
+        return
     dual = work / recipe["lists_of"].format(seed=seed) if "lists_of" in recipe else None
-    if dual and not (dual / "config.yaml").is_file():
-        raise UserError(f"{dual}: no such run, whose lists are to be re-ranked: measure its recipe first")
+    if dual:
+        check_run(dual)
     training = train(name, recipe, seed, data, work)
     if dual:
         content = rerank(dual, folder, recipe["dual_weight"])
@@ -70,6 +79,20 @@ def measure(name: str, recipe: dict, seed: int, data: Path, work: Path) -> None:
         tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
         content = read(folder / "eval_test")
     keep(content, target, name, seed, training)
+
+
+def check_run(folder: Path) -> None:
+    """Raise UserError unless `folder` holds a run, which another recipe made."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: no such run, which this recipe needs: measure its recipe first")
+
+
+def together(runs: list[Path], folder: Path) -> dict:
+    """Evaluate an ensemble of `runs` with equal weights, and return the content of the result."""
+    for run_folder in runs:
+        check_run(run_folder)
+    tool("eval_retrieval", "--checkpoints", *(str(one / "best") for one in runs), "--out", str(folder))
+    return read(folder)
 
 
 def train(name: str, recipe: dict, seed: int, data: Path, work: Path) -> dict:
@@ -135,11 +158,13 @@ def read(folder: Path) -> dict:
 
 
 def identity(checkpoint: dict) -> dict:
-    """Return what tells a checkpoint from others, without the places of files."""
+    """Return what tells a checkpoint, or those of an ensemble, from others, without the places of files."""
+    if "members" in checkpoint:
+        return {"members": [identity(member) for member in checkpoint["members"]]}
     return {key: checkpoint[key] for key in ("model", "step", "sha256") if key in checkpoint}
 
 
-def keep(content: dict, target: Path, name: str, seed: int, training: dict) -> None:
+def keep(content: dict, target: Path, name: str, seed: int, training: dict | None = None) -> None:
     """Keep what docs/results.md shows of a result, without the places of files."""
     kept = {"recipe": name, "seed": seed, **{key: content[key] for key in KEPT if key in content}}
     kept["checkpoint"] = identity(content["checkpoint"])

@@ -149,3 +149,24 @@ def test_lists_are_re_ranked_with_the_weight_that_is_best_on_dev(measuring, tmp_
     kept = json.loads((tmp_path / "kept" / "b_seed3.json").read_text())
     assert kept["metrics"]["i2t_r1"] == 20.0 and kept["checkpoint"] == {"model": "oscar", "step": 4}
     assert kept["lists"]["dual_weight"] == 5 and kept["lists"]["checkpoint"] == {"model": "vsepp", "step": 3}
+
+
+def test_an_ensemble_is_evaluated_from_the_runs_of_its_members(measuring, tmp_path):
+    module, commands = measuring
+    recipe = {"members": ["a", "b"]}
+    with pytest.raises(UserError, match="a_seed3: no such run"):
+        module.measure("both", recipe, 3, Path("data"), tmp_path / "work")
+    for name in "ab":
+        module.measure(name, {"config": "c.yaml", "data": "d"}, 3, Path("data"), tmp_path / "work")
+    commands.clear()
+    module.measure("both", recipe, 3, Path("data"), tmp_path / "work")
+    runs = [str(tmp_path / "work" / f"{name}_seed3" / "best") for name in "ab"]
+    out = str(tmp_path / "work" / "both_seed3")
+    assert commands == [["eval_retrieval", "--checkpoints", *runs, "--out", out]]
+    assert (tmp_path / "kept" / "both_seed3.json").is_file()
+
+
+def test_members_of_an_ensemble_are_kept_without_their_places(measuring):
+    module, _ = measuring
+    members = [{"model": "vse", "step": 3, "sha256": "s", "folder": "here", "weight": 0.5}]
+    assert module.identity({"members": members}) == {"members": [{"model": "vse", "step": 3, "sha256": "s"}]}
