@@ -5,9 +5,9 @@
 
 A recipe names a task file, a folder of --data, seeds and further settings. A seed that has its result in
 docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
-after an interruption. A recipe with "lists_of" trains a cross encoder and re-ranks the lists of another
-recipe's run of the same seed; one with "members" evaluates other recipes' runs of the same seed as an
-ensemble. At the end the tables of docs/results.md are written (tools/write_results.py).
+after an interruption. A recipe with "starts_from" goes on from another recipe's run of the same seed, one
+with "lists_of" trains a cross encoder and re-ranks the lists of such a run, and one with "members" evaluates
+such runs as an ensemble. At the end the tables of docs/results.md are written (tools/write_results.py).
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -48,78 +49,89 @@ def main() -> int:
     if unknown or not (arguments.names or arguments.all):
         got = some(unknown) or "none"
         raise UserError(f"expected some of {', '.join(recipes)} or --all, got {got}")
+    bench = Bench(recipes, arguments.data.absolute(), arguments.work.absolute())
     for name in recipes if arguments.all else arguments.names:
         for seed in recipes[name]["seeds"]:
-            measure(name, recipes[name], seed, arguments.data.absolute(), arguments.work.absolute())
+            bench.measure(name, seed)
     return subprocess.run([sys.executable, str(ROOT / "tools" / "write_results.py")]).returncode
 
 
-def measure(name: str, recipe: dict, seed: int, data: Path, work: Path) -> None:
-    """Train and evaluate one seed of a recipe, unless its result is there; raise UserError if that fails."""
-    target = RESULTS / f"{name}_seed{seed}.json"
-    if target.is_file():
-        print(f"{target.name} is there", flush=True)
-        return
-    folder = work / f"{name}_seed{seed}"
-    if "members" in recipe:
-        keep(
-            together([work / f"{member}_seed{seed}" for member in recipe["members"]], folder),
-            target,
-            name,
-            seed,
-        )
-        return
-    dual = work / recipe["lists_of"].format(seed=seed) if "lists_of" in recipe else None
-    if dual:
-        check_run(dual)
-    training = train(name, recipe, seed, data, work)
-    if dual:
-        content = rerank(dual, folder, recipe["dual_weight"])
-    else:
-        tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
-        content = read(folder / "eval_test")
-    keep(content, target, name, seed, training)
+@dataclass(frozen=True)
+class Bench:
+    """Trains and evaluates `recipes` with the data sets in the folder `data`; its runs are in `work`."""
+
+    recipes: dict[str, dict]
+    data: Path
+    work: Path
+
+    def measure(self, name: str, seed: int) -> None:
+        """Keep the result of one seed of a recipe, unless it is there; raise UserError if a tool fails."""
+        target = RESULTS / f"{name}_seed{seed}.json"
+        if target.is_file():
+            print(f"{target.name} is there", flush=True)
+            return
+        recipe, training = self.recipes[name], {}
+        folder = self.work / f"{name}_seed{seed}"
+        if "members" in recipe:
+            content = together([self.run_of(member, seed) for member in recipe["members"]], folder)
+        else:
+            dual = self.run_of(recipe["lists_of"], seed) if "lists_of" in recipe else None
+            training = self.train(name, seed)
+            content = rerank(dual, folder, recipe["dual_weight"]) if dual else alone(folder)
+        keep(content, target, name, seed, training)
+
+    def run_of(self, name: str, seed: int) -> Path:
+        """Return the folder of a recipe's run, which is trained if it is not there."""
+        folder = self.work / f"{name}_seed{seed}"
+        if read_state(folder) != "finished":
+            self.train(name, seed)
+        return folder
+
+    def train(self, name: str, seed: int) -> dict:
+        """Train one seed, or go on where it was stopped; return the minutes that a whole training took."""
+        recipe, run_name = self.recipes[name], f"{name}_seed{seed}"
+        settings = [
+            *(setting.replace("{data}", str(self.data)) for setting in recipe.get("settings", [])),
+            f"DATASET.DATA_DIR={self.data / recipe['data']}",
+            f"OUTPUT.CHECKPOINT_DIR={self.work}",
+            f"OUTPUT.SAVE_NAME={run_name}",
+            f"MISC.SEED={seed}",
+        ]
+        if "starts_from" in recipe:
+            settings.append(f"PRETRAINED.DIR={self.run_of(recipe['starts_from'], seed) / 'best'}")
+        goes_on = (self.work / run_name / "last").is_dir()
+        before, start = processor_seconds(), time.monotonic()
+        tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
+        if goes_on:  # what was trained before the stop was not timed
+            return {}
+        minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
+        return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
 
 
-def check_run(folder: Path) -> None:
-    """Raise UserError unless `folder` holds a run, which another recipe made."""
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder}: no such run, which this recipe needs: measure its recipe first")
-
-
-def together(runs: list[Path], folder: Path) -> dict:
-    """Evaluate an ensemble of `runs` with equal weights, and return the content of the result."""
-    for run_folder in runs:
-        check_run(run_folder)
-    tool("eval_retrieval", "--checkpoints", *(str(one / "best") for one in runs), "--out", str(folder))
-    return read(folder)
-
-
-def train(name: str, recipe: dict, seed: int, data: Path, work: Path) -> dict:
-    """Train one seed, or go on where it was stopped, and return the minutes that a whole training took."""
-    run_name = f"{name}_seed{seed}"
-    settings = [
-        *(setting.replace("{data}", str(data)) for setting in recipe.get("settings", [])),
-        f"DATASET.DATA_DIR={data / recipe['data']}",
-        f"OUTPUT.CHECKPOINT_DIR={work}",
-        f"OUTPUT.SAVE_NAME={run_name}",
-        f"MISC.SEED={seed}",
-    ]
-    if "starts_from" in recipe:
-        settings.append(f"PRETRAINED.DIR={work / recipe['starts_from'].format(seed=seed) / 'best'}")
-    goes_on = (work / run_name / "last").is_dir()
-    before, start = processor_seconds(), time.monotonic()
-    tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
-    if goes_on:  # what was trained before the stop was not timed
-        return {}
-    minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
-    return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
+def read_state(folder: Path) -> str:
+    """Return what `status.json` says of the run in `folder`, empty if there is none."""
+    try:
+        return json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"]
+    except FileNotFoundError:
+        return ""
 
 
 def processor_seconds() -> float:
     """Return the processor time of all tools that have ended."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+def alone(folder: Path) -> dict:
+    """Evaluate the run in `folder` and return the content of the result."""
+    tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
+    return read(folder / "eval_test")
+
+
+def together(runs: list[Path], folder: Path) -> dict:
+    """Evaluate an ensemble of `runs` with equal weights and return the content of the result."""
+    tool("eval_retrieval", "--checkpoints", *(str(one / "best") for one in runs), "--out", str(folder))
+    return read(folder)
 
 
 def rerank(dual: Path, cross: Path, weight: float | str) -> dict:
