@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -25,6 +26,7 @@ from _command import run
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError, some
 from config.files.whole import write_whole
+from engine.runs.run_status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -83,7 +85,7 @@ class Bench:
     def run_of(self, name: str, seed: int) -> Path:
         """Return the folder of a recipe's run, which is trained if it is not there."""
         folder = self.work / f"{name}_seed{seed}"
-        if read_state(folder) != "finished":
+        if read_status(folder, datetime.now(timezone.utc))["state"] != "finished":
             self.train(name, seed)
         return folder
 
@@ -106,14 +108,6 @@ class Bench:
             return {}
         minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
         return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
-
-
-def read_state(folder: Path) -> str:
-    """Return what `status.json` says of the run in `folder`, empty if there is none."""
-    try:
-        return json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"]
-    except FileNotFoundError:
-        return ""
 
 
 def processor_seconds() -> float:

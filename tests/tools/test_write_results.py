@@ -14,6 +14,7 @@ RECIPES = {
     "a": {"title": "A", "metrics": ["i2t_r1", "mean_recall"]},
     "b": {"title": "B", "metrics": ["i2t_r1"]},
 }
+FINISHED = {"state": "finished", "updated": "2026-01-01T00:00:00+00:00", "host": "a", "pid": 1}
 PAGE = "before\n<!-- results: a b -->\nold\n<!-- end of results -->\nafter\n"
 
 
@@ -46,7 +47,7 @@ def measuring(monkeypatch, tmp_path):
             settings = dict(word.split("=", 1) for word in words if "=" in word)
             folder = Path(settings["OUTPUT.CHECKPOINT_DIR"]) / settings["OUTPUT.SAVE_NAME"]
             (folder / "last").mkdir(parents=True, exist_ok=True)
-            (folder / "status.json").write_text(json.dumps({"state": "finished"}))
+            (folder / "status.json").write_text(json.dumps(FINISHED))
             return
         folder = Path(words[words.index("--out") + 1]) if "--out" in words else None
         content = result("a", 1, 10.0) | {"checkpoint": {"model": "vsepp", "step": 3, "folder": "here"}}
