@@ -5,8 +5,9 @@
 
 A recipe names a task file, a folder of --data, seeds and further settings. A seed that has its result in
 docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
-after an interruption. A recipe with "lists_of" trains a cross encoder and re-ranks the lists of another
-recipe's run of the same seed. At the end the tables of docs/results.md are written (tools/write_results.py).
+after an interruption. A recipe with "starts_from" goes on from another recipe's run of the same seed, one
+with "lists_of" trains a cross encoder and re-ranks the lists of such a run, and one with "members" evaluates
+such runs as an ensemble. At the end the tables of docs/results.md are written (tools/write_results.py).
 """
 
 import argparse
@@ -15,6 +16,8 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -23,6 +26,7 @@ from _command import run
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError, some
 from config.files.whole import write_whole
+from engine.runs.run_status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -47,56 +51,81 @@ def main() -> int:
     if unknown or not (arguments.names or arguments.all):
         got = some(unknown) or "none"
         raise UserError(f"expected some of {', '.join(recipes)} or --all, got {got}")
+    bench = Bench(recipes, arguments.data.absolute(), arguments.work.absolute())
     for name in recipes if arguments.all else arguments.names:
         for seed in recipes[name]["seeds"]:
-            measure(name, recipes[name], seed, arguments.data.absolute(), arguments.work.absolute())
+            bench.measure(name, seed)
     return subprocess.run([sys.executable, str(ROOT / "tools" / "write_results.py")]).returncode
 
 
-def measure(name: str, recipe: dict, seed: int, data: Path, work: Path) -> None:
-    """Train and evaluate one seed of a recipe, unless its result is there; raise UserError if that fails."""
-    target = RESULTS / f"{name}_seed{seed}.json"
-    if target.is_file():
-        print(f"{target.name} is there", flush=True)
-        return
-    folder = work / f"{name}_seed{seed}"
-    dual = work / recipe["lists_of"].format(seed=seed) if "lists_of" in recipe else None
-    if dual and not (dual / "config.yaml").is_file():
-        raise UserError(f"{dual}: no such run, whose lists are to be re-ranked: measure its recipe first")
-    training = train(name, recipe, seed, data, work)
-    if dual:
-        content = rerank(dual, folder, recipe["dual_weight"])
-    else:
-        tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
-        content = read(folder / "eval_test")
-    keep(content, target, name, seed, training)
+@dataclass(frozen=True)
+class Bench:
+    """Trains and evaluates `recipes` with the data sets in the folder `data`; its runs are in `work`."""
 
+    recipes: dict[str, dict]
+    data: Path
+    work: Path
 
-def train(name: str, recipe: dict, seed: int, data: Path, work: Path) -> dict:
-    """Train one seed, or go on where it was stopped, and return the minutes that a whole training took."""
-    run_name = f"{name}_seed{seed}"
-    settings = [
-        *(setting.replace("{data}", str(data)) for setting in recipe.get("settings", [])),
-        f"DATASET.DATA_DIR={data / recipe['data']}",
-        f"OUTPUT.CHECKPOINT_DIR={work}",
-        f"OUTPUT.SAVE_NAME={run_name}",
-        f"MISC.SEED={seed}",
-    ]
-    if "starts_from" in recipe:
-        settings.append(f"PRETRAINED.DIR={work / recipe['starts_from'].format(seed=seed) / 'best'}")
-    goes_on = (work / run_name / "last").is_dir()
-    before, start = processor_seconds(), time.monotonic()
-    tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
-    if goes_on:  # what was trained before the stop was not timed
-        return {}
-    minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
-    return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
+    def measure(self, name: str, seed: int) -> None:
+        """Keep the result of one seed of a recipe, unless it is there; raise UserError if a tool fails."""
+        target = RESULTS / f"{name}_seed{seed}.json"
+        if target.is_file():
+            print(f"{target.name} is there", flush=True)
+            return
+        recipe, training = self.recipes[name], {}
+        folder = self.work / f"{name}_seed{seed}"
+        if "members" in recipe:
+            content = together([self.run_of(member, seed) for member in recipe["members"]], folder)
+        else:
+            dual = self.run_of(recipe["lists_of"], seed) if "lists_of" in recipe else None
+            training = self.train(name, seed)
+            content = rerank(dual, folder, recipe["dual_weight"]) if dual else alone(folder)
+        keep(content, target, name, seed, training)
+
+    def run_of(self, name: str, seed: int) -> Path:
+        """Return the folder of a recipe's run, which is trained if it is not there."""
+        folder = self.work / f"{name}_seed{seed}"
+        if read_status(folder, datetime.now(timezone.utc))["state"] != "finished":
+            self.train(name, seed)
+        return folder
+
+    def train(self, name: str, seed: int) -> dict:
+        """Train one seed, or go on where it was stopped; return the minutes that a whole training took."""
+        recipe, run_name = self.recipes[name], f"{name}_seed{seed}"
+        settings = [
+            *(setting.replace("{data}", str(self.data)) for setting in recipe.get("settings", [])),
+            f"DATASET.DATA_DIR={self.data / recipe['data']}",
+            f"OUTPUT.CHECKPOINT_DIR={self.work}",
+            f"OUTPUT.SAVE_NAME={run_name}",
+            f"MISC.SEED={seed}",
+        ]
+        if "starts_from" in recipe:
+            settings.append(f"PRETRAINED.DIR={self.run_of(recipe['starts_from'], seed) / 'best'}")
+        goes_on = (self.work / run_name / "last").is_dir()
+        before, start = processor_seconds(), time.monotonic()
+        tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
+        if goes_on:  # what was trained before the stop was not timed
+            return {}
+        minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
+        return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
 
 
 def processor_seconds() -> float:
     """Return the processor time of all tools that have ended."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+def alone(folder: Path) -> dict:
+    """Evaluate the run in `folder` and return the content of the result."""
+    tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
+    return read(folder / "eval_test")
+
+
+def together(runs: list[Path], folder: Path) -> dict:
+    """Evaluate an ensemble of `runs` with equal weights and return the content of the result."""
+    tool("eval_retrieval", "--checkpoints", *(str(one / "best") for one in runs), "--out", str(folder))
+    return read(folder)
 
 
 def rerank(dual: Path, cross: Path, weight: float | str) -> dict:
@@ -135,11 +164,13 @@ def read(folder: Path) -> dict:
 
 
 def identity(checkpoint: dict) -> dict:
-    """Return what tells a checkpoint from others, without the places of files."""
+    """Return what tells a checkpoint, or those of an ensemble, from others, without the places of files."""
+    if "members" in checkpoint:
+        return {"members": [identity(member) for member in checkpoint["members"]]}
     return {key: checkpoint[key] for key in ("model", "step", "sha256") if key in checkpoint}
 
 
-def keep(content: dict, target: Path, name: str, seed: int, training: dict) -> None:
+def keep(content: dict, target: Path, name: str, seed: int, training: dict | None = None) -> None:
     """Keep what docs/results.md shows of a result, without the places of files."""
     kept = {"recipe": name, "seed": seed, **{key: content[key] for key in KEPT if key in content}}
     kept["checkpoint"] = identity(content["checkpoint"])

@@ -14,6 +14,7 @@ RECIPES = {
     "a": {"title": "A", "metrics": ["i2t_r1", "mean_recall"]},
     "b": {"title": "B", "metrics": ["i2t_r1"]},
 }
+FINISHED = {"state": "finished", "updated": "2026-01-01T00:00:00+00:00", "host": "a", "pid": 1}
 PAGE = "before\n<!-- results: a b -->\nold\n<!-- end of results -->\nafter\n"
 
 
@@ -35,7 +36,7 @@ def tool():
 
 @pytest.fixture
 def measuring(monkeypatch, tmp_path):
-    """Return tools/measure_results.py and its commands, each of which writes what a real one would."""
+    """Return a function from recipes to a bench, and its commands, which write what real ones would."""
     module, commands = load("measure_results"), []
     (tmp_path / "kept").mkdir()
     monkeypatch.setattr(module, "RESULTS", tmp_path / "kept")
@@ -46,7 +47,7 @@ def measuring(monkeypatch, tmp_path):
             settings = dict(word.split("=", 1) for word in words if "=" in word)
             folder = Path(settings["OUTPUT.CHECKPOINT_DIR"]) / settings["OUTPUT.SAVE_NAME"]
             (folder / "last").mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text("")
+            (folder / "status.json").write_text(json.dumps(FINISHED))
             return
         folder = Path(words[words.index("--out") + 1]) if "--out" in words else None
         content = result("a", 1, 10.0) | {"checkpoint": {"model": "vsepp", "step": 3, "folder": "here"}}
@@ -66,7 +67,7 @@ def measuring(monkeypatch, tmp_path):
         (folder / "result.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(module, "tool", tool)
-    return module, commands
+    return lambda recipes: module.Bench(recipes, Path("data"), tmp_path / "work"), commands
 
 
 def result(recipe, seed, value):
@@ -116,36 +117,76 @@ def test_a_mean_of_minutes_needs_those_of_every_seed(tool):
     assert tool.processor_minutes([timed, untimed]) == ""
 
 
+PAIRED = {"config": "c.yaml", "data": "d"}
+
+
+def kept(folder, name):
+    return json.loads((folder / "kept" / f"{name}_seed3.json").read_text())
+
+
 def test_a_seed_is_trained_and_evaluated_once_and_its_minutes_are_kept(measuring, tmp_path):
-    module, commands = measuring
-    recipe = {"config": "c.yaml", "data": "d", "settings": ["DATASET.TAG_FILE={data}/tags/{split}.txt"]}
+    bench_of, commands = measuring
+    recipe = PAIRED | {"settings": ["DATASET.TAG_FILE={data}/tags/{split}.txt"]}
     for _ in range(2):
-        module.measure("a", recipe, 3, Path("data"), tmp_path / "work")
+        bench_of({"a": recipe}).measure("a", 3)
     assert [words[0] for words in commands] == ["train_retrieval", "eval_retrieval"]
     assert "DATASET.TAG_FILE=data/tags/{split}.txt" in commands[0] and "MISC.SEED=3" in commands[0]
-    kept = json.loads((tmp_path / "kept" / "a_seed3.json").read_text())
-    assert kept["metrics"]["i2t_r1"] == 10.0 and kept["training"].keys() == {"minutes", "processor_minutes"}
-    assert kept["checkpoint"] == {"model": "vsepp", "step": 3}
+    found = kept(tmp_path, "a")
+    assert found["metrics"]["i2t_r1"] == 10.0 and found["checkpoint"] == {"model": "vsepp", "step": 3}
+    assert found["training"].keys() == {"minutes", "processor_minutes"}
 
 
 def test_a_training_that_was_stopped_goes_on_and_is_not_timed(measuring, tmp_path):
-    module, commands = measuring
+    bench_of, commands = measuring
     (tmp_path / "work" / "a_seed3" / "last").mkdir(parents=True)
-    module.measure("a", {"config": "c.yaml", "data": "d"}, 3, Path("data"), tmp_path / "work")
-    assert commands[0][-1] == "--resume"
-    assert "training" not in json.loads((tmp_path / "kept" / "a_seed3.json").read_text())
+    bench_of({"a": PAIRED}).measure("a", 3)
+    assert commands[0][-1] == "--resume" and "training" not in kept(tmp_path, "a")
+
+
+def test_a_second_stage_starts_from_the_first_which_is_trained_if_it_is_not_there(measuring, tmp_path):
+    bench_of, commands = measuring
+    bench = bench_of({"a": PAIRED, "b": PAIRED | {"starts_from": "a"}, "c": PAIRED | {"starts_from": "a"}})
+    bench.measure("b", 3)
+    bench.measure("c", 3)
+    names = [word for words in commands for word in words if word.startswith("OUTPUT.SAVE_NAME=")]
+    assert names == [f"OUTPUT.SAVE_NAME={name}_seed3" for name in "abc"]
+    assert f"PRETRAINED.DIR={tmp_path / 'work' / 'a_seed3' / 'best'}" in commands[1]
 
 
 def test_lists_are_re_ranked_with_the_weight_that_is_best_on_dev(measuring, tmp_path):
-    module, commands = measuring
-    recipe = {"config": "c.yaml", "data": "d", "lists_of": "a_seed{seed}", "dual_weight": "dev"}
-    with pytest.raises(UserError, match="a_seed3: no such run"):
-        module.measure("b", recipe, 3, Path("data"), tmp_path / "work")
-    assert not commands
-    module.measure("a", {"config": "c.yaml", "data": "d"}, 3, Path("data"), tmp_path / "work")
-    commands.clear()
-    module.measure("b", recipe, 3, Path("data"), tmp_path / "work")
-    assert "EVAL.SPLIT=dev" in commands[1] and "EVAL.RERANK_DUAL_WEIGHT=5" in commands[2]
-    kept = json.loads((tmp_path / "kept" / "b_seed3.json").read_text())
-    assert kept["metrics"]["i2t_r1"] == 20.0 and kept["checkpoint"] == {"model": "oscar", "step": 4}
-    assert kept["lists"]["dual_weight"] == 5 and kept["lists"]["checkpoint"] == {"model": "vsepp", "step": 3}
+    bench_of, commands = measuring
+    bench_of({"a": PAIRED, "b": PAIRED | {"lists_of": "a", "dual_weight": "dev"}}).measure("b", 3)
+    assert [words[0] for words in commands] == ["train_retrieval"] * 2 + ["eval_retrieval"] * 2
+    assert "EVAL.SPLIT=dev" in commands[2] and "EVAL.RERANK_DUAL_WEIGHT=5" in commands[3]
+    found = kept(tmp_path, "b")
+    assert found["metrics"]["i2t_r1"] == 20.0 and found["checkpoint"] == {"model": "oscar", "step": 4}
+    assert found["lists"]["dual_weight"] == 5 and found["lists"]["checkpoint"] == {
+        "model": "vsepp",
+        "step": 3,
+    }
+
+
+def test_an_ensemble_is_evaluated_from_the_runs_of_its_members(measuring, tmp_path):
+    bench_of, commands = measuring
+    bench = bench_of({"a": PAIRED, "b": PAIRED, "both": {"members": ["a", "b"]}})
+    bench.measure("a", 3)
+    bench.measure("both", 3)
+    assert [words[0] for words in commands[2:]] == ["train_retrieval", "eval_retrieval"]
+    runs = [str(tmp_path / "work" / f"{name}_seed3" / "best") for name in "ab"]
+    out = str(tmp_path / "work" / "both_seed3")
+    assert commands[3] == ["eval_retrieval", "--checkpoints", *runs, "--out", out]
+    assert kept(tmp_path, "both")["metrics"]["i2t_r1"] == 10.0
+
+
+def test_members_of_an_ensemble_are_kept_without_their_places():
+    members = [{"model": "vse", "step": 3, "sha256": "s", "folder": "here", "weight": 0.5}]
+    identity = load("measure_results").identity
+    assert identity({"members": members}) == {"members": [{"model": "vse", "step": 3, "sha256": "s"}]}
+
+
+def test_every_recipe_of_the_project_names_files_and_recipes_that_exist(tool):
+    recipes = json.loads((tool.RESULTS / "recipes.json").read_text(encoding="utf-8"))
+    for name, recipe in recipes.items():
+        others = [recipe[key] for key in ("starts_from", "lists_of") if key in recipe]
+        assert set(others + recipe.get("members", [])) <= recipes.keys(), name
+        assert "members" in recipe or (TOOLS.parent / recipe["config"]).is_file(), name
