@@ -14,10 +14,10 @@ import numpy as np
 
 from config.errors import UserError
 from config.files.whole import replacing
+from datasets.array_files import read_npz
 from datasets.pair_dataset import PairDataset
 from datasets.relevance import Relevance
 from datasets.retrieval_dataset import RetrievalDataset
-from datasets.array_files import read_npz
 from engine.parallel.processes import all_reduce, gather_array, world_size
 from engine.ranking.short_lists import ShortLists
 

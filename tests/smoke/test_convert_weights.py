@@ -502,6 +502,8 @@ def test_captions_and_candidates_become_json(run_quickly, shared, tmp_path):
     assert json.loads((tmp_path / "data/test.json").read_text()) == captions
     index = original / "minival_caption_indexs_top8.pt"
     done = run_quickly("convert_weights", index, tmp_path / "index.json", cwd=tmp_path)
+    earlier = run_quickly("convert_oscar", index, tmp_path / "earlier.json", cwd=tmp_path)
+    assert earlier.stdout == done.stdout.replace("index.json", "earlier.json")
     candidates = json.loads((tmp_path / "index.json").read_text())
     assert candidates["101"][:2] == [[101, 0], [102, 0]] and [*map(len, candidates.values())] == [8] * 4
 

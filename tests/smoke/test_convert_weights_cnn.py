@@ -95,6 +95,8 @@ def test_torchvision_weights_start_the_same_network(run_quickly, cnn, tmp_path, 
     for network in (cnn, model.cnn):
         network.eval()
     np.testing.assert_array_equal(model.cnn(images).numpy(), cnn(images).numpy())
+    earlier = run_quickly("convert_cnn", "resnet18", "resnet18.pth", "out/earlier.safetensors", cwd=tmp_path)
+    assert earlier.stdout == done.stdout.replace("r.safetensors", "earlier.safetensors")
     again = run_quickly("convert_weights", "resnet18.pth", "out/r.safetensors", cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr.startswith("error: out/r.safetensors: already there: give another OUT")
