@@ -617,9 +617,23 @@ KEYS: dict[str, dict[str, Key]] = {
             0, "CPU threads of one process; 0: all cores, shared among local processes", minimum=0
         ),
         "DETERMINISTIC": Key(True, "deterministic GPU kernels (CPU training always is)"),
+        "PRODUCTS": Key(
+            "auto",
+            "library that multiplies matrices on the CPU; auto: the fastest, measured once for a machine; "
+            "mkl and onednn come with Paddle's builds for x86-64",
+            choices=("auto", "mkl", "onednn", "numpy"),
+        ),
+        "PRECISION": Key(
+            "float32",
+            "what layers multiply on the CPU to encode and score: bfloat16 rounds weights and inputs and "
+            "adds up in float32 (docs/precision.md); auto: bfloat16 where the processor has instructions "
+            "for it",
+            choices=("float32", "bfloat16", "auto"),
+        ),
         "AMP": Key(
             "off",
-            "automatic mixed precision on the GPU; it has no effect on the CPU",
+            "mixed precision in training: on the GPU that of Paddle; on the CPU, bfloat16 multiplies rounded "
+            "weights and inputs in the layers, and float16 has no effect",
             choices=("off", "float16", "bfloat16"),
         ),
     },

@@ -46,6 +46,7 @@ class Runtime:
     seed: int
     deterministic: bool
     paddle_version: str
+    precision: str = "float32"
 
     def describe(self) -> str:
         """Return the start-up line that reports the choices."""
@@ -53,7 +54,13 @@ class Runtime:
         if self.device == "gpu":
             place = f"gpu ({self.device_name}), {place}"
         kernels = "deterministic" if self.deterministic else "nondeterministic kernels allowed"
-        return f"runtime: paddle {self.paddle_version}, {place}, seed {self.seed}, {kernels}"
+        line = f"runtime: paddle {self.paddle_version}, {place}, seed {self.seed}, {kernels}"
+        if self.device != "cpu":
+            return line
+        from models.kernels.choice import chosen  # not before Paddle
+
+        lowered = ", layers in bfloat16" if self.precision == "bfloat16" else ""
+        return f"{line}; {chosen().describe()}{lowered}"
 
 
 def prepare_runtime(
@@ -62,13 +69,17 @@ def prepare_runtime(
     seed: int = 123,
     deterministic: bool = True,
     local_processes: int = 1,
+    products: str = "auto",
+    precision: str = "float32",
 ) -> Runtime:
     """Set the environment, import Paddle, choose the device and seed all random generators.
 
     `device` is auto, cpu or gpu. `threads` is the number of CPU threads of this process, 0 for its share of
     all usable cores. `local_processes` is the number of the job's processes on this machine; the launcher's
-    own count takes precedence. Raises UserError if a GPU is asked for and there is none, and RuntimeError if
-    Paddle is imported already.
+    own count takes precedence. `products` is the library that multiplies on the CPU
+    (`models/kernels/choice.py`), and `precision` is what layers multiply there
+    (`models/kernels/precision.py`). Raises UserError for a GPU, a library or a precision that is not there,
+    and RuntimeError if Paddle is imported already.
     """
     threads, math = set_environment(threads, local_processes)
     flush_subnormals()
@@ -82,8 +93,13 @@ def prepare_runtime(
     keep_freed_memory()
     chosen = _set_device(device)
     set_seed(seed)
+    from models.kernels.choice import choose
+    from models.kernels.precision import set_precision
+
+    choose(products)
+    precision = set_precision(precision if chosen == "cpu" else "float32")
     name = paddle.device.cuda.get_device_name() if chosen == "gpu" else "cpu"
-    return Runtime(chosen, name, threads, math, seed, deterministic, paddle.__version__)
+    return Runtime(chosen, name, threads, math, seed, deterministic, paddle.__version__, precision)
 
 
 def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, str]:

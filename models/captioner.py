@@ -7,6 +7,7 @@ from paddle.nn import functional
 
 from models.encoders import recurrent_states
 from models.layers.additive_attention import additive_attention
+from models.layers.lowered import Linear
 
 PAD, START, END = 0, 1, 2  # their ids in the vocabulary layout vsepp
 
@@ -33,14 +34,14 @@ class Captioner(nn.Layer):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        self.region_map = nn.Linear(region_dim, hidden_dim)
+        self.region_map = Linear(region_dim, hidden_dim)
         self.region_rnn = nn.GRU(hidden_dim, hidden_dim)
         self.embed = nn.Embedding(vocab_size, word_dim)
-        self.attend_region = nn.Linear(hidden_dim, hidden_dim)
+        self.attend_region = Linear(hidden_dim, hidden_dim)
         self.attend_state = nn.Linear(hidden_dim, hidden_dim, bias_attr=False)
         self.attend = nn.Linear(hidden_dim, 1, bias_attr=False)
         self.cell = nn.GRUCell(word_dim + hidden_dim, hidden_dim)
-        self.out = nn.Linear(hidden_dim, vocab_size)
+        self.out = Linear(hidden_dim, vocab_size)
         self.dropout = nn.Dropout(dropout)
         self.max_len = max_len
 

@@ -8,6 +8,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from models.kernels.row_blocks import uses_cpu_kernels
+from models.layers.lowered import Linear
 from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
 from models.layers.word_windows import WordWindows, mean_of_windows
 
@@ -130,7 +131,7 @@ class ImageEncoder(nn.Layer):
         zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
         self.feature_norm = feature_norm
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(feature_dim, embed_dim, weight_attr=uniform, bias_attr=zero)
+        self.fc = Linear(feature_dim, embed_dim, weight_attr=uniform, bias_attr=zero)
         self.normalize = normalize
         self.absolute = absolute
 
@@ -256,8 +257,8 @@ class WindowTextEncoder(nn.Layer):
         self.embed = word_embedding(vocab_size, word_dim)
         self.dropout = nn.Dropout(dropout)
         self.window = window
-        self.windows = nn.Linear(window * word_dim, embed_dim)
-        self.out = nn.Linear(embed_dim, embed_dim)
+        self.windows = Linear(window * word_dim, embed_dim)
+        self.out = Linear(embed_dim, embed_dim)
         self.absolute = absolute
 
     def forward(self, token_ids: Tensor, text_len: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from models.dual_encoder import DualEncoder
 from models.encoders import FeatureNorm, l2norm, last_state
 from models.gathering import Gather, own_rows
 from models.layers.batch_norm import BatchNorm
+from models.layers.lowered import Linear, product
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class RegionLayout:
         return share * real.astype(dtype)
 
 
-def _projection(dim: int) -> nn.Linear:
+def _projection(dim: int) -> Linear:
     """Return a 1x1 convolution as a linear layer, with PyTorch's initialisation."""
     bound = 1 / math.sqrt(dim)
     uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
-    return nn.Linear(dim, dim, weight_attr=uniform, bias_attr=uniform)
+    return Linear(dim, dim, weight_attr=uniform, bias_attr=uniform)
 
 
 class GraphBlock(nn.Layer):
@@ -88,8 +89,8 @@ class GraphBlock(nn.Layer):
         if merge:
             heard = layout.pack(affinity @ padded)  # [P,D]
             total = layout.pack(affinity.sum(axis=2, keepdim=True))  # [P,1]
-            weight, bias = self.g.weight @ self.out.weight, self.g.bias @ self.out.weight
-            message = heard @ weight + (total * bias + self.out.bias)
+            weight, bias = product(self.g.weight, self.out.weight), self.g.bias @ self.out.weight
+            message = product(heard, weight) + (total * bias + self.out.bias)
         else:
             message = self.out(layout.pack(affinity @ layout.pad(self.g(regions))))
         return regions + self.norm(message), affinity
@@ -99,8 +100,8 @@ class GraphBlock(nn.Layer):
         return paddle.matmul(query, key, transpose_y=True)  # [B,R,R]
 
     def _merged_affinity(self, regions: Tensor, layout: RegionLayout) -> Tensor:
-        product = paddle.matmul(self.theta.weight, self.phi.weight, transpose_y=True)  # [D,D]
-        query = layout.pad(regions @ product + self.phi.weight @ self.theta.bias)
+        both = product(self.theta.weight, self.phi.weight, transposed=True)  # [D,D]
+        query = layout.pad(product(regions, both) + self.phi.weight @ self.theta.bias)
         own = layout.pad((regions @ (self.theta.weight @ self.phi.bias)).unsqueeze(1))  # [B,R,1]
         constant = (self.theta.bias * self.phi.bias).sum()
         return paddle.matmul(query, layout.pad(regions), transpose_y=True) + own + constant
@@ -137,7 +138,7 @@ class RegionEncoder(nn.Layer):
         zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
         self.feature_norm = feature_norm
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(feature_dim, embed_dim, weight_attr=uniform, bias_attr=zero)
+        self.fc = Linear(feature_dim, embed_dim, weight_attr=uniform, bias_attr=zero)
         self.blocks = nn.LayerList([GraphBlock(embed_dim) for _ in range(num_blocks)])
         self.rnn = nn.GRU(embed_dim, embed_dim)
         self.directions = DirectionSummary(feature_dim, direction_dim, embed_dim) if direction_dim else None

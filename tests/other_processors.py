@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from models.kernels import choice
 from models.kernels.mkl import library
 from models.kernels.row_blocks import uses_cpu_kernels
 
@@ -19,7 +20,19 @@ def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     _replace(monkeypatch, uses_cpu_kernels, lambda tensor: False)
 
 
-WAYS = {"as here": lambda monkeypatch: None, "without MKL": without_mkl, "off the CPU": off_the_cpu}
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let oneDNN multiply, as on processors where it is the fastest."""
+    if "onednn" not in choice.available():
+        pytest.skip("this build of Paddle brings no oneDNN")
+    monkeypatch.setattr(choice, "_chosen", choice.Choice("onednn", "onednn", "set by a test"))
+
+
+WAYS = {
+    "as here": lambda monkeypatch: None,
+    "by oneDNN": by_onednn,
+    "without MKL": without_mkl,
+    "off the CPU": off_the_cpu,
+}
 
 
 def _replace(monkeypatch: pytest.MonkeyPatch, function: Callable, other: Callable) -> None:

@@ -29,6 +29,8 @@ def start_runtime(cfg: "CfgNode") -> "Runtime":
         threads=cfg.RUNTIME.THREADS,
         seed=cfg.MISC.SEED,
         deterministic=cfg.RUNTIME.DETERMINISTIC,
+        products=cfg.RUNTIME.PRODUCTS,
+        precision=cfg.RUNTIME.PRECISION,
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,14 +14,19 @@ from engine.certificates.sides import Side
 from engine.evaluation.result import Result
 from engine.ranking.counter import TIE_RULES, TiedRanks
 from engine.ranking.metrics import RECALLS, summarize
+from models.kernels.precision import FLOAT32, of_inference
 
 
 def protocol_of(
     split: str, counts: dict[str, int | str | list[int]], tie_rule: str, measure: str
 ) -> dict[str, int | str | list[int]]:
-    """Return the protocol of a result: `split`, the numbers of images and so on, tie rule and similarity."""
+    """Return the protocol of a result: `split`, the numbers of images and so on, tie rule and similarity.
+
+    Where layers multiplied in bfloat16, it says so.
+    """
     rule = {"tie_rule": tie_rule, "tie_rule_text": TIE_RULES[tie_rule]}
-    return {"split": split, **counts, **rule, "measure": measure}
+    lowered = {} if of_inference() == FLOAT32 else {"precision": of_inference()}
+    return {"split": split, **counts, **rule, "measure": measure, **lowered}
 
 
 def check_protocol(dataset: RetrievalDataset | PairDataset, split: str, folds: int) -> None:

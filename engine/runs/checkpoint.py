@@ -13,6 +13,7 @@
             progress           where training stood: the fields of `engine.training.position.TrainingPosition`
             watchers           the state of each watcher by its name, such as `collapse_guard`
             epoch_length       batches, steps and samples of an epoch, size of a global batch, processes
+            products           the library that multiplied each kind of product on the CPU, such as mkl
             scaler             the loss scaler's state with RUNTIME.AMP=float16, otherwise empty
             untrained          of a converted checkpoint: first parts of the names of layers that it lacks,
                                such as `classifier.`, which start with random weights

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import paddle
 from yacs.config import CfgNode
 
 from config.default import KEYS, Key
@@ -21,6 +22,7 @@ from engine.training.collapse_guard import CollapseGuard
 from engine.training.settings import TrainingSettings
 from engine.training.trainer import Trainer
 from engine.training.training_state import Arrays, epoch_length, named_parameters, restore_training
+from models.kernels.choice import chosen, repeat
 from models.layers.synchronised_norm import synchronise_batch_norms
 from solvers.optimizer import build_optimizer
 from solvers.scheduler import build_schedule
@@ -107,6 +109,8 @@ def _resume(
         log.print_line(
             f"resuming with batches of {now}, before it was {before}: the rest of the epoch is batched anew"
         )
+    if (line := _repeat_products(state.get("products", {}))) is not None:
+        log.print_line(line)
     changed = changed_keys(state["config"], with_whole_paths(cfg))
     changed += changed_data(state.get("data", {}), fingerprints)
     if changed:
@@ -116,6 +120,20 @@ def _resume(
     if log.enabled:
         folder.trim_log(trainer.position.step, trainer.position.last_validation)
     log.print_line(f"resuming {folder.path} at step {trainer.position.step} (epoch {trainer.position.epoch})")
+
+
+def _repeat_products(libraries: dict[str, str]) -> str | None:
+    """Let the libraries of a checkpoint multiply, whose order of addition a resumed run repeats.
+
+    Return a line for the user if others do from now on; checkpoints of earlier versions name none.
+    """
+    if not libraries or paddle.get_device() != "cpu":
+        return None
+    before = chosen()
+    if not repeat(libraries):
+        names = ", ".join(f"{kind} by {name}" for kind, name in libraries.items())
+        return f"resuming with {chosen().describe()}, before it was {names}: the run will differ in rounding"
+    return None if chosen() == before else f"resuming with {chosen().describe()}"
 
 
 def _describe_batches(length: dict) -> str:
@@ -133,7 +151,11 @@ def changed_keys(before: dict, now: dict) -> list[str]:
     return [
         f"{section}.{name}"
         for section, name in keys
-        if not _same(KEYS[section][name], before.get(section, {}).get(name), now[section][name])
+        if not _same(
+            KEYS[section][name],
+            before.get(section, {}).get(name, KEYS[section][name].default),
+            now[section][name],
+        )
         and f"{section}.{name}" not in without_effect
     ]
 

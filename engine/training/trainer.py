@@ -25,6 +25,7 @@ from engine.training.settings import TrainingSettings
 from engine.training.training_state import Arrays, training_state
 from engine.training.weight_average import WeightAverage
 from engine.weights.tensors import layer_tensors
+from models.kernels.precision import BFLOAT16, check_bfloat16, computing_in
 
 MAX_SKIPPED = 10
 """Training fails at this many steps in a row with a broken loss, even if broken steps are skipped."""
@@ -58,6 +59,7 @@ class Trainer:
     every block of work. `save(names, model, rest, values)` writes the checkpoints `names` (`best`, `epoch_N`,
     `last`), in that order; process 0 calls it in a thread, with a copy of the state (see `training_state`).
 
+    With AMP=bfloat16 on the CPU, layers multiply in bfloat16, forward and backward; all else is in float32.
     Random numbers depend on the seed, the position and the process alone: no state of a generator is saved,
     and a resumed run repeats an uninterrupted one bit for bit. All processes take the same decisions: each is
     made from values that were all-reduced or broadcast.
@@ -87,7 +89,11 @@ class Trainer:
         self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulation_steps)
         self.position = TrainingPosition()
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
-        self.amp = settings.amp if paddle.get_device() != "cpu" else "off"  # without effect on a CPU
+        on_cpu = paddle.get_device() == "cpu"
+        self.amp = "off" if on_cpu else settings.amp  # Paddle's, which has no effect on a CPU
+        self.lowered = on_cpu and settings.amp == BFLOAT16
+        if self.lowered:
+            check_bfloat16("RUNTIME.AMP")
         self.scaler = paddle.amp.GradScaler(enable=self.amp == "float16")
         self.stop_signal = 0  # set by the signal handler of this process
         self._stopping = False  # agreed among the processes
@@ -165,6 +171,8 @@ class Trainer:
         return losses, outputs
 
     def _mixed_precision(self) -> contextlib.AbstractContextManager:
+        if self.lowered:
+            return computing_in(BFLOAT16)
         enabled = self.amp != "off"
         return paddle.amp.auto_cast(enable=enabled, dtype=self.amp if enabled else "float16")
 

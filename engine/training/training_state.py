@@ -11,6 +11,7 @@ from config.errors import UserError
 from datasets.samplers.batches import FinishedPart
 from engine.training.position import TrainingPosition
 from engine.weights.tensors import assign_arrays, check_arrays, layer_arrays
+from models.kernels.choice import chosen
 from solvers.optimizer import optimizer_state, restore_optimizer_state
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def training_state(trainer: "Trainer") -> tuple[Arrays, Arrays, dict]:
         "progress": asdict(trainer.position),
         "watchers": {watcher.name: watcher.state() for watcher in trainer.watchers},
         "epoch_length": epoch_length(trainer),
+        "products": chosen().libraries() if paddle.get_device() == "cpu" else {},
         "scaler": {name: np.asarray(value).tolist() for name, value in trainer.scaler.state_dict().items()},
     }
     return model, rest, values

@@ -267,7 +267,7 @@ class Recurrence:
     `parents[t]`, ascending, are the parents of the rows of level t, numbered from 0 within level t - 1; None:
     row i of the level continues row i. Level 0 has no parents. The input of row p is row `input_row[p]` of x,
     or row p if `input_row` is None. `weights` have PyTorch's and Paddle's layout: weight_ih [G*D,E],
-    weight_hh [G*D,D], bias_ih [G*D] and bias_hh [G*D].
+    weight_hh [G*D,D], bias_ih [G*D] and bias_hh [G*D]. With `bfloat16`, products round their factors to it.
     """
 
     def __init__(
@@ -277,8 +277,9 @@ class Recurrence:
         starts: Sequence[int],
         parents: Sequence[Rows],
         input_row: Rows,
+        bfloat16: bool = False,
     ) -> None:
-        self._kind, self._weights, self._input_row = kind, weights, input_row
+        self._kind, self._weights, self._input_row, self._bfloat16 = kind, weights, input_row, bfloat16
         self._by_gate = [self._gates(weight) for weight in weights]
         self._levels = [
             Level(start, end, None if rows is None else Groups(rows))
@@ -288,7 +289,7 @@ class Recurrence:
     def forward(self, x: np.ndarray, needs_grad: bool) -> np.ndarray:
         """Return the states [P,D] for inputs `x` [U,E]; with `needs_grad`, store what `backward` needs."""
         _, weight_hh, _, bias_hh = self._by_gate
-        packed = PackedMatrices(weight_hh.transpose(0, 2, 1), self._kind.scales)
+        packed = PackedMatrices(weight_hh.transpose(0, 2, 1), self._kind.scales, self._bfloat16)
         projected = self._project(x)
         states = np.empty((self._levels[-1].end, weight_hh.shape[2]), x.dtype)
         previous = cell = np.zeros((self._levels[0].size, weight_hh.shape[2]), x.dtype)
@@ -340,7 +341,7 @@ class Recurrence:
         `d_states` [P,D] is the gradient of the states; `forward` must have run with `needs_grad`.
         """
         d_hidden = np.empty((self._kind.num_gates, *d_states.shape), d_states.dtype)  # [G,P,D]
-        packed = PackedMatrices(self._by_gate[1])
+        packed = PackedMatrices(self._by_gate[1], bfloat16=self._bfloat16)
         num_products = sum(level.num_products for level in self._levels[1:])
         shared = any(level.parents is not None for level in self._levels[1:])
         d_products = d_hidden[:, self._levels[0].end :]  # if each row has a product of its own
@@ -419,7 +420,7 @@ class Recurrence:
         grads = [np.empty_like(weight) for weight in self._weights]
         d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh = map(self._gates, grads)
         for gate, d_product in enumerate(d_products):
-            multiply(d_product.T, parent_states, out=d_weight_hh[gate])
+            multiply(d_product.T, parent_states, out=d_weight_hh[gate], bfloat16=self._bfloat16)
         ones = np.ones((1, d_hidden.shape[1]), d_hidden.dtype)
         for gate in self._kind.separate_biases:  # a product, since `sum` adds row after row and rounds more
             multiply(ones, d_hidden[gate], out=d_bias_hh[gate][None])
@@ -431,16 +432,20 @@ class Recurrence:
         inputs = None if self._input_row is None else Groups(self._input_row)
         adds_first = inputs is not None and len(self._x) < _SUM_FIRST_BELOW * d_hidden.shape[1]
         own = self._x if inputs is None or adds_first else self._x[self._input_row]
-        width, x = own.shape[1], _with_column(own, 1)
+        width, x = own.shape[1], own if self._bfloat16 else _with_column(own, 1)
         d_x = np.empty_like(own) if need_input else None
         for gate, d_gate in enumerate(d_hidden):
             d_gate = inputs.sum(d_gate) if adds_first else d_gate
-            d_affine = multiply(d_gate.T, x)
-            d_weight_ih[gate], d_bias_ih[gate] = d_affine[:, :width], d_affine[:, width]
+            if self._bfloat16:  # a sum of gradients is no product: it stays in float32
+                multiply(d_gate.T, x, out=d_weight_ih[gate], bfloat16=True)
+                multiply(np.ones((1, len(d_gate)), d_gate.dtype), d_gate, out=d_bias_ih[gate][None])
+            else:
+                d_affine = multiply(d_gate.T, x)
+                d_weight_ih[gate], d_bias_ih[gate] = d_affine[:, :width], d_affine[:, width]
             if gate not in self._kind.separate_biases:
                 d_bias_hh[gate] = d_bias_ih[gate]
             if need_input:
-                multiply(d_gate, weight_ih[gate], out=d_x, add=gate > 0)
+                multiply(d_gate, weight_ih[gate], out=d_x, add=gate > 0, bfloat16=self._bfloat16)
         if need_input and own is not self._x:
             d_x = inputs.sum(d_x)
         return d_x, *grads
@@ -449,7 +454,14 @@ class Recurrence:
         """Return W x + b of every gate, scaled, [G,U,D]."""
         weight_ih, _, *biases = self._by_gate
         bias = self._kind.input_bias(*biases)
-        x, projected = _with_column(x, 1), np.empty((len(bias), len(x), bias.shape[1]), x.dtype)
+        projected = np.empty((len(bias), len(x), bias.shape[1]), x.dtype)
+        if self._bfloat16:  # the biases stay in float32
+            for gate, scale in enumerate(self._kind.scales):
+                projected[gate] = scale * bias[gate]
+                weight = np.float32(scale) * weight_ih[gate]
+                multiply(x, weight.T, out=projected[gate], add=True, bfloat16=True)
+            return projected
+        x = _with_column(x, 1)
         for gate, scale in enumerate(self._kind.scales):
             affine = _with_column(weight_ih[gate], bias[gate])
             multiply(x, affine.T, out=projected[gate], scale=scale)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import Tensor, nn
 
-from models.kernels.mkl import multiply_each, multiply_on_one_thread
+from models.kernels.mkl import multiply_each
+from models.kernels.precision import is_lowered
+from models.kernels.products import PackedMatrices, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, for_each_block, row_blocks
 from models.layers.fused import standardise, write_gelu
 from models.layers.sequences import SHORT, Sequences
@@ -21,16 +23,22 @@ ROWS_TOGETHER = 512  # rows that a thread takes at once: enough for the full spe
 _BLOCK_BYTES = 1 << 20  # an item of this size is a block of its own in `row_blocks`
 
 
+Weight = np.ndarray | PackedMatrices  # [I,O], or that matrix packed in bfloat16
+
+
 @dataclass(frozen=True)
 class LayerArrays:
-    """The weight and bias of each part of a `BertLayer`, as arrays that share the memory of its tensors."""
+    """The weight and bias of each part of a `BertLayer`, as arrays that share the memory of its tensors.
 
-    query: tuple[np.ndarray, np.ndarray]
-    key_value: tuple[np.ndarray, np.ndarray]
-    attended: tuple[np.ndarray, np.ndarray]
+    Where layers multiply in bfloat16, the weights are packed.
+    """
+
+    query: tuple[Weight, np.ndarray]
+    key_value: tuple[Weight, np.ndarray]
+    attended: tuple[Weight, np.ndarray]
     attended_norm: tuple[np.ndarray, np.ndarray]
-    widen: tuple[np.ndarray, np.ndarray]
-    narrow: tuple[np.ndarray, np.ndarray]
+    widen: tuple[Weight, np.ndarray]
+    narrow: tuple[Weight, np.ndarray]
     norm: tuple[np.ndarray, np.ndarray]
     heads: int
     epsilon: float
@@ -45,12 +53,12 @@ class LayerArrays:
         """
         biases = self.query[1], self.key_value[1]
         context = _attend(query, key_value, biases, sequences, self.heads)
-        attended = multiply_on_one_thread(context, self.attended[0])
+        attended = _product(context, self.attended[0])
         self._normalise(attended, self.attended[1], old, self.attended_norm)
-        inner = multiply_on_one_thread(attended, self.widen[0])
+        inner = _product(attended, self.widen[0])
         for block in row_blocks(len(inner), 2 * inner[:1].nbytes):
             write_gelu(inner[block], self.widen[1], inner[block])
-        new = multiply_on_one_thread(inner, self.narrow[0])
+        new = _product(inner, self.narrow[0])
         self._normalise(new, self.narrow[1], attended, self.norm)
         return new
 
@@ -73,7 +81,20 @@ def layer_arrays(layer: nn.Layer) -> LayerArrays:
         *(layer.widen, layer.narrow, layer.norm),
     )
     weights = [(array_of(part.weight), array_of(part.bias)) for part in parts]
+    if is_lowered():
+        packed = [
+            PackedMatrices(weight[None], bfloat16=True) if weight.ndim == 2 else weight
+            for weight, _ in weights
+        ]
+        weights = [(weight, bias) for weight, (_, bias) in zip(packed, weights, strict=True)]
     return LayerArrays(*weights, layer.num_heads, layer.norm.epsilon)
+
+
+def _product(rows: np.ndarray, weight: Weight) -> np.ndarray:
+    """Return `rows` [N,I] times a weight of `LayerArrays`, [N,O], on the calling thread."""
+    if isinstance(weight, PackedMatrices):
+        return weight.multiply_on_one_thread(rows)[0]
+    return multiply_on_one_thread(rows, weight)
 
 
 def first_rows(
@@ -98,11 +119,11 @@ def first_rows(
             x, query, key_value = distinct[rows], first_query[rows], first_key_value[rows]
             for number, layer in enumerate(arrays):
                 if number:
-                    key_value = multiply_on_one_thread(x, layer.key_value[0])
+                    key_value = _product(x, layer.key_value[0])
                 if number == len(arrays) - 1:
                     x, query = x[part.ends[:-1]], query[part.ends[:-1]]
                 if number:
-                    query = multiply_on_one_thread(x, layer.query[0])
+                    query = _product(x, layer.query[0])
                 x = layer.step(x, query, key_value, part)
             found[group] = x
 

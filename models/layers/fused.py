@@ -15,23 +15,24 @@ from paddle.nn import functional
 
 from models.kernels.mkl import erf
 from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
+from models.layers import lowered
 
 DENSITY_AT_0, SQRT_HALF = 1 / math.sqrt(2 * math.pi), math.sqrt(0.5)
 SQUARE_NEAR_0 = 1e-30  # of an x at which x Phi(x) may have underflowed
 ARRAYS = 3  # as large as a block of rows, that a layer has in the cache besides its result
 
 
-class Linear(nn.Linear):
+class Linear(lowered.Linear):
     """A linear map of rows [N,I] to [N,O]."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        if not uses_cpu_kernels(rows):
+        if not uses_cpu_kernels(rows) or lowered.lowers(rows):
             return super().forward(rows)
         return _Linear.apply(rows, self.weight, self.bias)
 
     def without_bias(self, rows: Tensor) -> Tensor:
         """Return the map of `rows` without the bias, for a layer such as `gelu` that adds the bias itself."""
-        return paddle.matmul(rows, self.weight)
+        return lowered.product(rows, self.weight)
 
 
 def gelu(rows: Tensor, bias: Tensor) -> Tensor:

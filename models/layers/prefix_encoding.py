@@ -15,6 +15,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from models.kernels.precision import is_lowered
 from models.kernels.recurrence import GRUSteps, LSTMSteps, Recurrence
 from models.kernels.row_blocks import array_of
 
@@ -102,7 +103,8 @@ class _PrefixLayer(PyLayer):
         tensors = x, weight_ih, weight_hh, bias_ih, bias_hh
         ctx.frozen = [tensor.stop_gradient for tensor in tensors]
         x, *weights = map(array_of, tensors)
-        ctx.recurrence = Recurrence(steps, weights, tree.starts, tree.parents, row_of_prefix)
+        levels = tree.starts, tree.parents, row_of_prefix
+        ctx.recurrence = Recurrence(steps, weights, *levels, bfloat16=is_lowered())
         return paddle.from_dlpack(ctx.recurrence.forward(x, needs_grad))
 
     @staticmethod

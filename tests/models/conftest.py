@@ -10,7 +10,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
-@pytest.fixture(params=["as here", "without MKL"])
+@pytest.fixture(params=["as here", "by oneDNN", "without MKL"])
 def with_and_without_mkl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let the CPU's own layers multiply by MKL, where it is, and by NumPy."""
     WAYS[request.param](monkeypatch)

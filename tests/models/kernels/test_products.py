@@ -1,19 +1,19 @@
-"""Products on all threads equal NumPy's, whatever the memory looks like, with MKL and without."""
+"""Products on all threads equal NumPy's, whatever the memory looks like, by every library that is here."""
 
 import numpy as np
 import pytest
 
-from models.kernels import mkl
+from models.kernels import choice, onednn
 from models.kernels.products import PackedMatrices, multiply
 from tests.closeness import assert_close
+from tests.models.kernels.test_onednn_products import as_kind
 
 
-@pytest.fixture(params=["mkl", "numpy"])
+@pytest.fixture(params=["mkl", "onednn", "numpy"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numpy":
-        monkeypatch.setattr(mkl, "library", lambda: None)
-    elif mkl.library() is None:
-        pytest.skip("this build of Paddle brings no MKL")
+    if request.param not in choice.available():
+        pytest.skip(f"this build of Paddle does not bring {request.param}")
+    monkeypatch.setattr(choice, "_chosen", choice.Choice(request.param, request.param, "set by a test"))
     return request.param
 
 
@@ -92,3 +92,33 @@ def test_a_row_has_the_same_product_in_every_run(library, threads):
         moved[:] = x
         np.testing.assert_array_equal(packed.multiply(moved), first)
         np.testing.assert_array_equal(multiply(moved.T, moved), multiply(x.T, x))
+
+
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize("second", LAYOUTS)
+def test_a_product_of_bfloat16_rounds_its_factors_alone(threads, first, second):
+    a, b, there = random(37, 19), random(19, 23), random(37, 23)
+    kinds = [np.uint16] * 2
+    if not {first, second}.isdisjoint({"double precision", "every second column", "rows in reverse"}):
+        kinds = [np.float32] * 2  # oneDNN cannot read one of them, so both stay as they are
+    (_, exact_a), (_, exact_b) = (as_kind(x, kind) for x, kind in zip((a, b), kinds, strict=True))
+    a, b = LAYOUTS[first](a), LAYOUTS[second](b)
+    size = np.abs(exact_a) @ np.abs(exact_b)
+    assert_close(multiply(a, b, bfloat16=True), exact_a @ exact_b, 19, size)
+    found = multiply(a, b, out=there.copy(), scale=0.5, add=True, bfloat16=True)
+    assert_close(found, there + 0.5 * (exact_a @ exact_b), 19 + 2, size + np.abs(there))
+
+
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+@pytest.mark.parametrize("rows", [0, 1, 50])
+def test_packed_matrices_of_bfloat16_round_their_factors_alone(threads, rows):
+    matrices, xs = random(3, 31, 18), random(3, rows, 31)
+    packed = PackedMatrices(matrices, (0.5, 1.0, 2.0), bfloat16=True)  # powers of two: no further rounding
+    scaled = as_kind(matrices * np.array([0.5, 1, 2], np.float32)[:, None, None], np.uint16)[1]
+    exact = as_kind(xs, np.uint16)[1]
+    size = np.matmul(np.abs(exact), np.abs(scaled))
+    assert_close(
+        packed.multiply(xs[0]), np.matmul(exact[0], scaled), 31, np.matmul(np.abs(exact[0]), np.abs(scaled))
+    )
+    assert_close(packed.sum_products(xs), np.matmul(exact, scaled).sum(axis=0), 93, size.sum(axis=0))

@@ -1,0 +1,56 @@
+"""When layers multiply in bfloat16, and what a processor without instructions for it is told."""
+
+import paddle
+import pytest
+
+from config.errors import UserError
+from models.kernels import onednn, precision
+from models.kernels.precision import computing_in, is_lowered, of_inference, set_precision
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    monkeypatch.setattr(precision, "_of_inference", "float32")
+
+
+def with_instructions(monkeypatch, there: bool) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: there)
+
+
+def test_float32_is_the_rule():
+    assert set_precision("float32") == of_inference() == "float32"
+    with paddle.no_grad():
+        assert not is_lowered()
+
+
+def test_inference_is_lowered_and_training_is_not(monkeypatch):
+    with_instructions(monkeypatch, True)
+    assert set_precision("bfloat16") == of_inference() == "bfloat16"
+    assert not is_lowered()
+    with paddle.no_grad():
+        assert is_lowered()
+        with computing_in("float32"):
+            assert not is_lowered()
+            assert of_inference() == "float32"
+        assert is_lowered()
+
+
+def test_a_block_lowers_training():
+    with computing_in("bfloat16"):
+        assert is_lowered()
+    assert not is_lowered()
+
+
+def test_auto_takes_what_the_processor_has(monkeypatch):
+    for there, name in ((True, "bfloat16"), (False, "float32")):
+        with_instructions(monkeypatch, there)
+        assert set_precision("auto") == name
+
+
+@pytest.mark.parametrize("library", [None, object()])
+def test_bfloat16_without_instructions_is_one_line(monkeypatch, library):
+    with_instructions(monkeypatch, False)
+    monkeypatch.setattr(onednn, "library", lambda: library)
+    reason = "no instructions" if library else "no oneDNN"
+    with pytest.raises(UserError, match=rf"^RUNTIME.PRECISION: expected a CPU [^\n]*{reason}[^\n]*$"):
+        set_precision("bfloat16")
