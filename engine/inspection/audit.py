@@ -168,10 +168,8 @@ def recounts(
         said_too = np.isin(np.arange(len(own.captions)), captions)
         sides: Sides = {}
         for prefix, side in ranks.sides.items():
-            left = ~gone[side.query]
-            if prefix == "t2i_":
-                left = ~(gone[own.caption_image] | said_too)[side.query]
-            sides[prefix] = side.only(left)
+            left_out = gone[own.caption_image] | said_too if prefix == "t2i_" else gone
+            sides[prefix] = side.only(~left_out[side.query])
         # Metrics are means over folds, so that each must have a query.
         if any(len(np.setdiff1d(side.fold, sides[prefix].fold)) for prefix, side in ranks.sides.items()):
             nothing_left.append(without)

@@ -71,7 +71,11 @@ def test_all_pairs_are_scored_and_nothing_is_left_behind(runs, undisturbed):
     assert undisturbed["protocol"]["pairs_scored"] == 20 * undisturbed["protocol"]["distinct_sentences"]
     assert undisturbed["scores"].shape == (20, 100) and len(np.unique(undisturbed["scores"])) > 1000
     assert set(undisturbed["swapped"]) == {"all", "colours", "sides"}
-    assert sorted(path.name for path in (runs / "full").iterdir()) == ["ranks.npz", "result.json"]
+    assert sorted(path.name for path in (runs / "full").iterdir()) == [
+        "lists.npz",
+        "ranks.npz",
+        "result.json",
+    ]
     assert undisturbed["checkpoint"]["model"] == "oscar"
 
 
@@ -102,7 +106,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_numbers(runs, left, run_quickly
     assert done.returncode == 0, done.stderr
     assert f"2,000 pairs to score, {50 * before:,} are there from before" in done.stdout
     assert read_result(left)["metrics"] == undisturbed["metrics"]
-    assert sorted(path.name for path in left.iterdir()) == ["ranks.npz", "result.json"]
+    names = sorted(path.name for path in left.iterdir())
+    assert names == ["lists.npz", "ranks.npz", "result.json"]
 
 
 def test_scores_stay_until_the_result_is_written(runs, left, run_quickly, undisturbed):
