@@ -201,6 +201,12 @@ def test_two_lines_of_yaml_re_rank(runs, run_quickly, tmp_path, undisturbed):
     curve = read_result(tmp_path / "short")["rerank"]["curve"]
     assert curve == rerank["curve"][:5] and curve[-1]["pairs_scored"] < rerank["all_pairs"]
     assert read_result(tmp_path / "short")["metrics"] == result["metrics"]
+    again = read_result(tmp_path / "short" / "reranked")
+    assert again["metrics"] == curve[-1]["metrics"]
+    with np.load(tmp_path / "short" / "reranked" / "ranks.npz") as ranks:
+        assert again["metrics"]["t2i_r5"] == pytest.approx(100 * np.mean(ranks["t2i_against"] < 5))
+    both = run_quickly("compare_results", tmp_path / "short" / "reranked", tmp_path / "short")
+    assert both.returncode == 0 and "on rsum: " in both.stdout, both.stderr
 
 
 @pytest.mark.parametrize(
