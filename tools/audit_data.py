@@ -135,7 +135,8 @@ def recount_lines(
         left = ", ".join(
             f"{count:,} {prefix.rstrip('_') or 'queries'}" for prefix, count in each.left.items()
         )
-        lines += ["", f"without {each.without} ({left}):"]
+        what = f"without {each.without}" if each.without else "all queries"
+        lines += ["", f"{what} ({left}):"]
         lines += [f"  {title_of(name):<{width}}{describe(each.metrics[name])}" for name in names]
     lines += [f"\nwithout {name}: no query is left" for name in nothing_left]
     return lines

@@ -24,6 +24,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run, start_runtime
@@ -42,6 +43,9 @@ from config.load import (
 )
 from config.values import user_error
 from engine.runtime import Runtime
+
+if TYPE_CHECKING:
+    from engine.tasks.task import Measured
 
 
 def main() -> int:
@@ -158,12 +162,27 @@ def evaluate(
         write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
     if found.lists:
         write_lists(path.parent / LISTS_FILE, found.lists)
+    if found.reranked:
+        write_reranked(path.parent / "reranked", found, cfg)
     write_card(path, found.checkpoint)
     if found.pair_scores:
         found.pair_scores.delete()
     written = f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else "")
     print("\n".join([*found.lines, written]))
     return 0
+
+
+def write_reranked(folder: Path, found: "Measured", cfg: CfgNode) -> None:
+    """Write result.json and ranks.npz after re-ranking, to be compared with those of the first stage."""
+    from engine.certificates.stored import RANKS_FILE, write_ranks
+    from engine.evaluation.result import versions, write_result_json
+
+    folder.mkdir(exist_ok=True)
+    entry, config = found.further["rerank"], config_as_dict(cfg)
+    certificate = {"certificate": entry["certificate"]} if "certificate" in entry else {}
+    path = folder / "result.json"
+    write_result_json(path, found.reranked, entry["checkpoint"], config, versions(), certificate)
+    write_ranks(folder / RANKS_FILE, found.reranked.sides, cfg.EVAL.TIE_RULE, found.names)
 
 
 def write_card(path: Path, checkpoint: dict) -> None:

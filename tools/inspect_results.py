@@ -92,7 +92,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         path = write_disagreements(out, *found, pictures, count)
     elif page == "misses":
         [result] = found
-        family = result.stored.content["checkpoint"].get("model", "")
+        family = result.stored.content.get("checkpoint", {}).get("model", "")
         sees_regions = family in FAMILIES and FAMILIES[family].sees_regions
         maps = arguments.maps if arguments.maps is not None else MAPS * sees_regions
         look = explainer(result, pictures) if maps else None
@@ -110,11 +110,14 @@ def pictures_of(result: "Inspected", images: str | None) -> "PictureFolder":
     """Return the pictures of a result; say where they were expected if there are none."""
     from serving.reports.pictures import PictureFolder, image_folder
 
-    dataset, split = result.stored.content["config"]["DATASET"], result.stored.content["protocol"]["split"]
+    content = result.stored.content
+    dataset, split = content["config"].get("DATASET", {}), str(content["protocol"].get("split", ""))
     if images:
         return PictureFolder(image_folder("", images, split))
     try:
-        pictures = PictureFolder(image_folder(dataset["DATA_DIR"], dataset["IMAGE_DIR"], split))
+        pictures = PictureFolder(
+            image_folder(dataset.get("DATA_DIR", ""), dataset.get("IMAGE_DIR", ""), split)
+        )
     except UserError as error:
         print(f"note: {error}")
         pictures = PictureFolder(None)
@@ -128,7 +131,7 @@ def explainer(result: "Inspected", pictures: "PictureFolder") -> "Look":
     from config.load import config_of_checkpoint
 
     content = result.stored.content
-    checkpoint, config = content["checkpoint"], content["config"]
+    checkpoint, config = content.get("checkpoint", {}), content["config"]
     if "folder" not in checkpoint or not Path(checkpoint["folder"]).is_dir():
         where = checkpoint.get("folder", "an ensemble")
         raise UserError(f"--maps: expected the checkpoint that was measured, got {where}: give --maps 0")

@@ -64,6 +64,9 @@ def main() -> int:
 
 def recount(arguments: argparse.Namespace) -> int:
     """Print the table of all conventions, or of the protocols that were named."""
+    from engine.runtime import prepare_runtime
+
+    prepare_runtime("cpu")  # scores of embeddings are multiplied by the library that Paddle brings
     from engine.protocols.measure import measure_protocols
     from engine.protocols.protocols import Request
     from engine.protocols.recount import conventions, format_rows, share_of_ties

@@ -137,7 +137,7 @@ def _shared_sentences(first: AuditedSplit, second: AuditedSplit) -> SharedSenten
 
 @dataclass(frozen=True)
 class Recount:
-    """A result without some queries: what they are, how many are left by direction, and the metrics."""
+    """A result without some queries: what they are (empty: none), how many are left, and the metrics."""
 
     without: str
     left: dict[str, int]
@@ -168,15 +168,15 @@ def recounts(
         said_too = np.isin(np.arange(len(own.captions)), captions)
         sides: Sides = {}
         for prefix, side in ranks.sides.items():
-            left = ~gone[side.query]
-            if prefix == "t2i_":
-                left = ~(gone[own.caption_image] | said_too)[side.query]
-            sides[prefix] = side.only(left)
+            left_out = gone[own.caption_image] | said_too if prefix == "t2i_" else gone
+            sides[prefix] = side.only(~left_out[side.query])
         # Metrics are means over folds, so that each must have a query.
         if any(len(np.setdiff1d(side.fold, sides[prefix].fold)) for prefix, side in ranks.sides.items()):
             nothing_left.append(without)
             continue
         left_of = {prefix: len(side.query) for prefix, side in sides.items()}
+        if counted and left_of == counted[0].left:  # it concerns no query
+            continue
         counted.append(Recount(without, left_of, certify(sides, ranks.tie_rule, resamples, seed)))
     return counted, nothing_left
 
@@ -184,7 +184,7 @@ def recounts(
 def _kinds(found: Audit, own: AuditedSplit) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the places of the images and of the captions that each recount leaves out, by its name."""
     none = np.empty(0, np.int64)
-    kinds = {"nothing": (none, none)}
+    kinds = {"": (none, none)}
     others = [split.name for split in found.splits if split is not own]
     across, within = [], none
     for each in found.pictures:

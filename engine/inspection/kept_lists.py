@@ -64,9 +64,12 @@ class ListKeeper:
             (lists.images_of_caption, lists.caption_scores),
         ]
         right_scores = self._right_scores
-        if share and world_size() > 1:
-            pairs = [_of_all_processes(*pair) for pair in pairs]
-            right_scores = all_reduce(right_scores, "max")
+        if share:
+            from engine.parallel.processes import all_reduce, world_size  # Paddle, which reading does without
+
+            if world_size() > 1:
+                pairs = [_of_all_processes(*pair) for pair in pairs]
+                right_scores = all_reduce(right_scores, "max")
         (i2t, i2t_scores), (t2i, t2i_scores) = pairs
         return KeptLists(
             image_ids=list(map(str, dataset.image_ids)),
@@ -86,6 +89,8 @@ class ListKeeper:
 
 def _of_all_processes(places: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first of the lists [Q,k] of all processes, best first; of equal ones the lower place."""
+    from engine.parallel.processes import gather_array
+
     everyones = [np.concatenate(list(gather_array(each[None])), axis=1) for each in (places, scores)]
     order = np.lexsort((everyones[0], -everyones[1]), axis=1)[:, : places.shape[1]]
     found, ordered = (np.take_along_axis(each, order, axis=1) for each in everyones)

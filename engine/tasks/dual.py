@@ -129,9 +129,9 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         )
     kept = keeper.close(share=not needs_all) if keeper else None
     further = {"swapped": swapped_accuracy(swapped, pairs)} if pairs and is_main() else {}
-    pair_scores = None
+    pair_scores = reranked = None
     if cross:
-        further["rerank"], pair_scores = rerank_lists(cfg, cross, lists, result, pairs, options)
+        further["rerank"], pair_scores, reranked = rerank_lists(cfg, cross, lists, result, pairs, options)
     if not is_main():
         return None
     checkpoint = checkpoints[0]
@@ -144,7 +144,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         *format_measured(result, checkpoint, further, certificate),
     ]
     further |= certificate_entry(certificate)
-    return Measured(result, checkpoint, lines, further, pair_scores, names_of(dataset), kept)
+    return Measured(result, checkpoint, lines, further, pair_scores, names_of(dataset), kept, reranked)
 
 
 def reports(cfg: CfgNode) -> ReportedRun:

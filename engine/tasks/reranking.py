@@ -54,19 +54,19 @@ def rerank_lists(
     first: Result,
     pairs: Sequence[SwappedPair],
     options: EvaluationOptions,
-) -> tuple[dict, ScoreShards]:
-    """Re-rank `lists`; return the entry `rerank` of `result.json`, and the cross encoder's scores.
+) -> tuple[dict, ScoreShards, Result | None]:
+    """Re-rank `lists`; return the entry `rerank` of `result.json`, the scores, and the re-ranked result.
 
     `first` is the result of the dual encoder that made the lists. `pairs` are the swapped captions of the
-    split. Processes of a launched job share the scoring; the entry is empty in all but the first.
+    split. Processes of a launched job share the scoring; the first one alone has the entry and the result.
     """
     blocks = listed_blocks(cross.dataset, lists, cfg.EVAL.BLOCK_PAIRS)
     store = score_together(cfg, cross, blocks, options)
     if not is_main():
-        return {}, store
+        return {}, store, None
     weight = cfg.EVAL.RERANK_DUAL_WEIGHT
     to_choose_from = WEIGHTS if cfg.EVAL.SPLIT == "dev" else ()  # nothing is chosen on test
     reranked = rerank(cross.dataset, lists, blocks, store, first, weight, to_choose_from)
     found = reranked.as_dict() | {"dual_weight": weight, "checkpoint": cross.checkpoint}
     found |= certificate_entry(certified(cfg, reranked.result.sides))
-    return found | measure_swapped_pairs(cfg, cross, pairs), store
+    return found | measure_swapped_pairs(cfg, cross, pairs), store, reranked.result

@@ -111,7 +111,8 @@ class Measured:
     `weight` and, under `config`, the keys that differ from the first member's configuration; and `tuning`, if
     the weights were searched. `further` holds more entries for `result.json`, such as `swapped` and `rerank`.
     `pair_scores` are the stored scores of a cross encoder; delete them once the result is saved. `names` are
-    lists of names that results must share to be compared. `lists` are what each query found first.
+    lists of names that results must share to be compared. `lists` are what each query found first, and
+    `reranked` is the result after re-ranking, whose entry is `further["rerank"]`.
     """
 
     result: Result | ImageResult
@@ -121,6 +122,7 @@ class Measured:
     pair_scores: ScoreShards | None = None
     names: dict[str, Sequence[str]] = field(default_factory=dict)
     lists: KeptLists | None = None
+    reranked: Result | None = None
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,22 @@ from datasets.pictures.picture import Picture, UnreadableError
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.extraction.onnx_backbone import OnnxNetwork
+from engine.inspection.cases import misses, open_result
+from engine.inspection.judgements import (
+    Judgement,
+    doubted_pairs,
+    extended,
+    read_judgements,
+    write_judgements,
+)
+from engine.inspection.recounted import recounted
 from engine.runs.checkpoint import newest_whole, read_state
 from engine.runs.run_folder import read_log
 from engine.weights.bert_folder import read_bert_config
 from engine.weights.stored import stored_tensors
 from engine.weights.tensor_files import open_safetensors, read_safetensors, save_safetensors
 from engine.weights.weight_files import open_weights
+from tests.engine.inspection.evaluated import Split
 from tests.onnx_networks import write_means
 from tests.picture_files import encoded, noisy, write_zip
 from tests.region_files import make_regions, tsv_line, write_tsv
@@ -308,6 +318,24 @@ ORIGINAL = {
 PIECES = WordPiece.build(CAPTIONS).to_text()
 SWAPPED = json.dumps({"image_id": "1", "kind": "sides", "caption": "a b", "swapped": "b a"}) + "\n"
 
+
+def _result(folder: Path) -> None:
+    split = Split()
+    split.write(folder / "a")
+    pair = Judgement(split.image_ids[0], split.caption_ids[4], split.captions[4], True)
+    write_judgements(folder / "judgements.json", [pair])
+
+
+def _read_result(folder: Path) -> None:
+    """Read a result with its lists, and do what pages and recounts do."""
+    result = open_result(folder / "a")
+    for direction in ("i2t", "t2i"):
+        misses(result, direction, 3)
+    doubted_pairs(result.lists)
+    relevance = extended(result.lists, read_judgements(folder / "judgements.json", result.lists))
+    recounted(result.stored.ranks, result.lists, relevance)
+
+
 READERS = {
     "npy": Reader(
         _npy,
@@ -431,6 +459,9 @@ READERS = {
         _text("log.jsonl", json.dumps({"event": "train", "step": 1}) * 3 + "\n"),
         lambda folder: read_log(folder / "log.jsonl"),
         ("log.jsonl",),
+    ),
+    "result": Reader(
+        _result, _read_result, ("a/result.json", "a/ranks.npz", "a/lists.npz", "judgements.json")
     ),
     "sizes of a BERT": Reader(
         _json("config.json", {"hidden_size": 8}),

@@ -153,7 +153,7 @@ def test_results_are_compared_and_protocols_that_differ_refused(runs, run_quickl
     assert done.returncode == 2 and 'tie_rule is "favour" in its protocol' in done.stderr
 
 
-def test_saved_scores_are_recounted_and_counted_by_protocols(runs, run_quickly, tmp_path):
+def test_saved_scores_are_recounted_and_counted_by_protocols(runs, run_quickly, run_tool, tmp_path):
     result, printed = evaluated(
         run_quickly,
         runs,
@@ -164,7 +164,7 @@ def test_saved_scores_are_recounted_and_counted_by_protocols(runs, run_quickly, 
     assert (
         result["protocols"]["coco_1k"]["protocol"]["folds"] == 5 and "COCO 1K, mean of five folds" in printed
     )
-    done = run_quickly("recount", tmp_path / "s.npz")
+    done = run_tool("recount", tmp_path / "s.npz")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     against = next(line for line in done.stdout.splitlines() if line.startswith("one list, ties against"))
     assert float(against.split()[-1]) == pytest.approx(result["metrics"]["rsum"], abs=0.005)

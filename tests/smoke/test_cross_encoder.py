@@ -71,7 +71,11 @@ def test_all_pairs_are_scored_and_nothing_is_left_behind(runs, undisturbed):
     assert undisturbed["protocol"]["pairs_scored"] == 20 * undisturbed["protocol"]["distinct_sentences"]
     assert undisturbed["scores"].shape == (20, 100) and len(np.unique(undisturbed["scores"])) > 1000
     assert set(undisturbed["swapped"]) == {"all", "colours", "sides"}
-    assert sorted(path.name for path in (runs / "full").iterdir()) == ["ranks.npz", "result.json"]
+    assert sorted(path.name for path in (runs / "full").iterdir()) == [
+        "lists.npz",
+        "ranks.npz",
+        "result.json",
+    ]
     assert undisturbed["checkpoint"]["model"] == "oscar"
 
 
@@ -102,7 +106,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_numbers(runs, left, run_quickly
     assert done.returncode == 0, done.stderr
     assert f"2,000 pairs to score, {50 * before:,} are there from before" in done.stdout
     assert read_result(left)["metrics"] == undisturbed["metrics"]
-    assert sorted(path.name for path in left.iterdir()) == ["ranks.npz", "result.json"]
+    names = sorted(path.name for path in left.iterdir())
+    assert names == ["lists.npz", "ranks.npz", "result.json"]
 
 
 def test_scores_stay_until_the_result_is_written(runs, left, run_quickly, undisturbed):
@@ -196,6 +201,12 @@ def test_two_lines_of_yaml_re_rank(runs, run_quickly, tmp_path, undisturbed):
     curve = read_result(tmp_path / "short")["rerank"]["curve"]
     assert curve == rerank["curve"][:5] and curve[-1]["pairs_scored"] < rerank["all_pairs"]
     assert read_result(tmp_path / "short")["metrics"] == result["metrics"]
+    again = read_result(tmp_path / "short" / "reranked")
+    assert again["metrics"] == curve[-1]["metrics"]
+    with np.load(tmp_path / "short" / "reranked" / "ranks.npz") as ranks:
+        assert again["metrics"]["t2i_r5"] == pytest.approx(100 * np.mean(ranks["t2i_against"] < 5))
+    both = run_quickly("compare_results", tmp_path / "short" / "reranked", tmp_path / "short")
+    assert both.returncode == 0 and "on rsum: " in both.stdout, both.stderr
 
 
 @pytest.mark.parametrize(

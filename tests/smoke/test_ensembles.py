@@ -123,7 +123,11 @@ def test_two_processes_share_the_tiles_of_one_model(run_quickly, run_launched, r
     for name, start in (("one", run_quickly), ("two", run_launched)):
         done = start(*command, "--out", tmp_path / name, cwd=runs)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["ranks.npz", "result.json"]
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
+            "lists.npz",
+            "ranks.npz",
+            "result.json",
+        ]
         found.append(json.loads((tmp_path / name / "result.json").read_text()))
     for name in ("metrics", "folds", "swapped", "protocol", "checkpoint"):
         assert found[1][name] == found[0][name]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +107,6 @@ def test_the_desk_asks_about_pairs_and_judgements_of_it_are_recounted(runs, run_
 
 
 def test_pairs_are_judged_in_the_terminal_and_the_next_call_goes_on(runs, run_tool, tmp_path):
-    import subprocess
-    import sys
-
     folder = runs / "a" / "eval_test"
     command = [
         sys.executable,
@@ -153,7 +152,12 @@ def test_judged_pairs_are_no_negatives_in_training(runs, run_quickly, data, tmp_
     ):
         done = run_quickly(
             *("train_retrieval", "--cfg_file", runs / "a" / "config.yaml", f"DATASET.RELEVANCE={relevance}"),
-            *("OPTIMIZATION.EPOCHS=1", f"OUTPUT.CHECKPOINT_DIR={tmp_path}", f"OUTPUT.SAVE_NAME={name}"),
+            *(
+                "OPTIMIZATION.EPOCHS=1",
+                "MONITOR.PRINT_STEP=1",
+                f"OUTPUT.CHECKPOINT_DIR={tmp_path}",
+                f"OUTPUT.SAVE_NAME={name}",
+            ),
         )
         assert done.returncode == 0, done.stderr
         records = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]

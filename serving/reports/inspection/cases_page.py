@@ -3,17 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.certificates.sides import describe
 from engine.certificates.stored import certified_of, title_of
 from engine.inspection.cases import DIRECTIONS, Answer, Case, Inspected, Item, disagreements, misses
 from engine.inspection.kept_lists import KeptLists
-from serving.reports.explanation_page import ExplanationSection
 from serving.reports.pages import write_page
 from serving.reports.pictures import PictureFolder
 from serving.search.searcher import Hit
 
-Look = Callable[[int, int], ExplanationSection | None]  # of an image and a caption, places in the split
+if TYPE_CHECKING:
+    from serving.reports.explanation_page import ExplanationSection
+
+Look = Callable[[int, int], "ExplanationSection | None"]  # of an image and a caption, places in the split
 TITLES = {"t2i": "Sentences that look for pictures", "i2t": "Pictures that look for sentences"}
 
 
@@ -35,7 +38,7 @@ class ShownCase:
     sentence: str
     image: str
     answers: list[ShownAnswer]
-    looks: list[tuple[str, ExplanationSection]] = field(default_factory=list)
+    looks: list[tuple[str, "ExplanationSection"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _shown_answer(lists: KeptLists, direction: str, answer: Answer) -> ShownAnsw
     )
 
 
-def _looks(case: Case, look: Look) -> list[tuple[str, ExplanationSection]]:
+def _looks(case: Case, look: Look) -> list[tuple[str, "ExplanationSection"]]:
     """Return where each word looked in the right pair, and in the pair that beat it."""
     [answer] = case.answers
     pairs = [("the right pair", answer.right), ("what beat it", answer.beaten_by)]

@@ -13,6 +13,7 @@ from datasets.pictures.lists import class_folders
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.picture import Unreadables
 from datasets.pictures.transforms import Normalization, Stretch
+from engine.certificates.sides import certify
 from engine.evaluation.image import ImageResult, evaluate_images, format_images, nearest_pictures
 from models.encoders import l2norm
 from tests.picture_files import encoded, noisy, write_folder, write_zip
@@ -154,6 +155,46 @@ def test_queries_that_are_in_the_gallery_do_not_find_themselves(animals: Path, t
         ["cat/link.png"],
         ["eel/copy.png"],
     ]
+
+
+def test_metrics_and_what_stands_behind_them_where_the_gallery_holds_the_queries(tmp_path: Path) -> None:
+    """A plain sort, in which neither a query nor its copy is an item, has the same numbers.
+
+    Each eel is a copy of a cat.
+    """
+    sizes = {"cat": 5, "dog": 4, "eel": 3, "fox": 2}
+    shown = dict(zip(sizes, (1, 2, 1, 3), strict=True))
+    queries = dataset_of(write(tmp_path / "q", {"cat": 2, "dog": 2, "eel": 1}, shown))
+    gallery = dataset_of(write(tmp_path / "g", sizes, shown), "all")
+    result = evaluate_images(Pooled(), queries, gallery)
+    scores = result.queries.embeddings @ result.gallery.embeddings.T
+    numbers: dict[str, list[float]] = {name: [] for name in result.metrics}
+    relevant, rivals = [], []
+    for row, query in enumerate(queries.image_ids):
+        own = (tmp_path / "q" / query).read_bytes()
+        items = [(tmp_path / "g" / name).read_bytes() for name in gallery.image_ids]
+        others = [place for place, data in enumerate(items) if data != own]
+        hits = [gallery.image_ids[place].split("/")[0] == query.split("/")[0] for place in others]
+        order = sorted(range(len(others)), key=lambda place: (-scores[row, others[place]], hits[place]))
+        ordered, count = [hits[place] for place in order], sum(hits)
+        for k in (1, 10, 100, 1000):
+            numbers[f"r{k}"].append(100.0 * any(ordered[:k]))
+        shares = [sum(ordered[:r]) / r for r in range(1, count + 1) if ordered[r - 1]]
+        numbers["map_at_r"].append(100 * sum(shares) / count)
+        numbers["r_precision"].append(100 * sum(ordered[:count]) / count)
+        relevant.append(count)
+        rivals.append(len(others))
+    assert result.protocol["not_searched"] == len(queries.image_ids) == 5
+    for name, each in numbers.items():
+        assert result.metrics[name] == pytest.approx(np.mean(each))
+    side = result.sides[""]
+    assert side.relevant.tolist() == relevant and side.gallery.tolist() == rivals
+    found = certify(result.sides, "against", 500)
+    assert set(found) == set(numbers)
+    for name, one in found.items():
+        assert one.value == pytest.approx(result.metrics[name])
+        assert one.interval.low <= one.value <= one.interval.high
+    assert found["map_at_r"].chance < found["r10"].chance and 0 < found["r_precision"].chance < 100
 
 
 def test_a_zip_file_and_a_folder_hold_the_same_pictures(animals: Path, tmp_path: Path) -> None:

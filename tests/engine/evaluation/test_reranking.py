@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.pairs import folds_of_images
+from datasets.relevance import Relevance
 from engine.evaluation.cross import evaluate_cross
 from engine.evaluation.dual import Encoded, rank_encoded
 from engine.evaluation.pair_scoring import score_blocks
@@ -67,6 +68,25 @@ def test_ranks_are_those_of_plain_sorting(dataset, k, coarse, tie_rule):
         assert rank == plain_rank(dual[:, caption], cross[:, caption], right[:, caption], k, tie_rule)
     if k == 1:  # there is nothing to put in order, and equal sentences stay equal
         assert coarse or found.metrics["i2t_r1"] == first.metrics["i2t_r1"]
+
+
+@pytest.mark.parametrize("tie_rule", ["against", "favour"])
+@pytest.mark.parametrize("k", [3, 9])
+def test_ranks_follow_another_map_of_what_is_right(dataset, k, tie_rule):
+    random = np.random.default_rng(5)
+    right = random.random((dataset.num_images, dataset.num_captions)) < 0.1
+    images, captions = right.shape
+    right[random.integers(0, images, captions), np.arange(captions)] = True
+    right[np.arange(images), random.integers(0, captions, images)] = True
+    dataset.relevance = Relevance.of(right.shape, *np.nonzero(right), rule="file pairs.json")
+    _, dual, again, _ = two_stage(dataset, k, tie_rule=tie_rule, levels=6)
+    cross, found = dense_scores(dataset, 6), again.result
+    for image, rank in enumerate(found.i2t_ranks):
+        assert rank == plain_rank(dual[image], cross[image], right[image], k, tie_rule, dataset.captions)
+    for caption, rank in enumerate(found.t2i_ranks):
+        assert rank == plain_rank(dual[:, caption], cross[:, caption], right[:, caption], k, tie_rule)
+    assert found.protocol["relevance"] == "file pairs.json"
+    np.testing.assert_array_equal(found.sides["i2t_"].relevant, right.sum(axis=1))
 
 
 def test_a_list_of_everything_is_the_cross_encoder_alone(dataset):

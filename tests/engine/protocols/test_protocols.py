@@ -14,6 +14,8 @@ from engine.protocols.protocols import Request, count_protocols
 from engine.protocols.recount import conventions, format_rows
 from engine.protocols.scored import read_scores
 
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+
 IMAGES, CAPTIONS = 10, 30
 NAMES = [f"COCO_val2014_{1000 + place:012}.jpg" for place in range(IMAGES)]
 OWNER = np.arange(CAPTIONS) // 3
@@ -151,30 +153,63 @@ def test_pmrp_in_three_variants(tmp_path, scored, variant, tie_rule, monkeypatch
     held[NAMES[6]] = []
     (tmp_path / "o.json").write_text(json.dumps(held))
     found = values(f"pmrp_{variant}", Request(scored, tie_rule, objects=tmp_path / "o.json"), tie_rule)
-    scores = scores_with_ties()
+    expected = plain_pmrp(scores_with_ties(), OWNER, [held[name] for name in NAMES], variant, tie_rule, 4)
+    for direction, value in expected.items():
+        assert found[f"{direction}_pmrp"] == pytest.approx(value)
+
+
+def plain_pmrp(scores, owner, held, variant, tie_rule, ends):
+    """Return PMRP of both directions in percent, by sorting each row; `held` are each picture's objects."""
+    values = {}
     for direction, rows, own, items in (
-        ("i2t", scores, np.arange(IMAGES), OWNER),
-        ("t2i", scores.T, OWNER, np.arange(IMAGES)),
+        ("i2t", scores, np.arange(len(scores)), owner),
+        ("t2i", scores.T, owner, np.arange(len(scores))),
     ):
         of_queries = []
         for query, row in enumerate(rows):
-            mine = set(held[NAMES[own[query]]])
+            mine = set(held[own[query]])
             by_threshold, any_right = [], False
             for threshold in (0, 1, 2) if variant == "pcme" else (2,):
                 hits = []
                 for item in items:
-                    others = set(held[NAMES[item]])
+                    others = set(held[item])
                     near = bool(mine) and bool(others) and len(mine ^ others) <= threshold
                     hits.append(near and (variant == "pcme" or item != own[query]))
                 order = sorted(
                     range(len(row)), key=lambda place: (-row[place], hits[place] == (tie_rule == "against"))
                 )
-                count = min(sum(hits), 4) if variant == "cut" else sum(hits)
+                count = min(sum(hits), ends) if variant == "cut" else sum(hits)
                 by_threshold.append(np.mean([hits[place] for place in order[:count]]) if count else 0.0)
                 any_right |= count > 0
             if any_right:
                 of_queries.append(np.mean(by_threshold))
-        assert found[f"{direction}_pmrp"] == pytest.approx(100 * np.mean(of_queries))
+        values[direction] = 100 * np.mean(of_queries)
+    return values
+
+
+@pytest.mark.parametrize("variant", ["pcme", "eccv", "cut"])
+def test_pmrp_of_real_pictures_and_their_detected_objects(tmp_path, variant):
+    """120 photos with the classes that a detector found: lists of more than 50, and photos without any."""
+    folder = SHARED / "natural_regions_precomp"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: real pictures with objects")
+    names = (folder / "test_ids.txt").read_text().split()
+    tags = [line.split() for line in (folder / "test_tags.txt").read_text().splitlines()[: len(names)]]
+    (tmp_path / "o.json").write_text(json.dumps(dict(zip(names, tags, strict=True))))
+    owner = np.repeat(np.arange(len(names)), 5)
+    pooled = np.load(folder / "test_ims.npy").astype(np.float32).mean(axis=1)
+    noise = np.random.default_rng(0).normal(scale=pooled.std(), size=(len(owner), pooled.shape[1]))
+    texts = pooled[owner] + noise.astype(np.float32)
+    np.savez(
+        tmp_path / "s.npz",
+        **{"image_ids": names, "caption_image_ids": [names[image] for image in owner]},
+        scores=np.round(pooled @ texts.T, 1),  # with ties
+    )
+    scored = read_scores(tmp_path / "s.npz")
+    request = Request(scored, "against", objects=tmp_path / "o.json")
+    found = values(f"pmrp_{variant}", request, "against")
+    for direction, value in plain_pmrp(scored.i2t, owner, tags, variant, "against", 50).items():
+        assert found[f"{direction}_pmrp"] == pytest.approx(value)
 
 
 @pytest.mark.parametrize("tie_rule", ["against", "favour", "average"])
