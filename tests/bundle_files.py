@@ -78,12 +78,12 @@ def write_bundle(folder: Path, seed: int = 0, width: int = WIDTH, extraction: di
     return folder
 
 
-def write_pixel_bundle(folder: Path) -> Path:
+def write_pixel_bundle(folder: Path, seed: int = 0) -> Path:
     """Write a bundle that reads pictures, and return its folder: a colour's name has its pictures' vector."""
     folder.mkdir(parents=True)
     vocabulary = Vocabulary.build([" ".join(COLOURS)], "simple", 1, "vsepp")
     vocabulary.save(folder / "vocabulary.json")
-    matrix = np.random.default_rng(0).standard_normal((3 * 8 * 8, WIDTH)).astype(np.float32)
+    matrix = np.random.default_rng(seed).standard_normal((3 * 8 * 8, WIDTH)).astype(np.float32)
     table = np.zeros((len(vocabulary), WIDTH), np.float32)
     for name, colour in COLOURS.items():
         plain = np.broadcast_to(np.float32(colour)[:, None, None] / 127.5 - 1, (3, 8, 8)).reshape(-1)

@@ -18,7 +18,6 @@ from datasets.array_files import read_npz
 from datasets.pair_dataset import PairDataset
 from datasets.relevance import Relevance
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.parallel.processes import all_reduce, gather_array, world_size
 from engine.ranking.short_lists import ShortLists
 
 LISTS_FILE = "lists.npz"

@@ -17,6 +17,24 @@ def certified(cfg: CfgNode, sides: Sides, over: str = "images") -> Certificate |
     return certificate_of(sides, cfg.EVAL.TIE_RULE, cfg.EVAL.RESAMPLES, cfg.MISC.SEED, over)
 
 
+def behind(cfg: CfgNode, checkpoint: dict, sides: Sides, over: str = "images") -> dict[str, dict]:
+    """Return what stands behind the numbers of a report: the fields `certified` and `settings` of a run."""
+    certificate = certified(cfg, sides, over)
+    data, optimization = cfg.DATASET, cfg.OPTIMIZATION
+    settings = {
+        "data set": data.NAME or data.FORMAT,
+        "trained on": data.TRAIN,
+        "chosen on": f"{data.DEV}, by {cfg.MONITOR.BEST_METRIC}",
+        "loss": cfg.LOSS.NAME,
+        "optimizer": f"{optimization.OPTIMIZER}, learning rate {optimization.LR:g}",
+        "epochs": f"{optimization.EPOCHS:g}",
+        "batch": str(optimization.BATCH_SIZE),
+        "seed": str(cfg.MISC.SEED),
+        "weights": f"step {checkpoint['step']}, SHA-256 {checkpoint['sha256'][:12]}",
+    }
+    return {"certified": certificate.metrics if certificate else {}, "settings": settings}
+
+
 def certificate_entry(certificate: Certificate | None) -> dict[str, dict]:
     """Return the entry `certificate` of `result.json`, an empty dict without one."""
     return {"certificate": certificate.as_dict()} if certificate else {}

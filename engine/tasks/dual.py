@@ -22,7 +22,7 @@ from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, world_size
 from engine.runs.checkpoint import resolve_checkpoint, start_from
 from engine.runs.run_folder import RunFolder, read_log
-from engine.tasks.certificates import certificate_entry, certified, keeper_of, names_of
+from engine.tasks.certificates import behind, certificate_entry, certified, keeper_of, names_of
 from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
@@ -171,6 +171,7 @@ def reports(cfg: CfgNode) -> ReportedRun:
         image_embeddings=np.asarray(encoded.image),
         swapped=swapped,
         rerank=read_reranked(measured, trained.checkpoint["sha256"], result.protocol),
+        **behind(cfg, trained.checkpoint, result.sides),
     )
 
 

@@ -18,7 +18,7 @@ from engine.evaluation.result import describe_checkpoint
 from engine.parallel.processes import is_main
 from engine.runs.checkpoint import start_from
 from engine.runs.run_folder import RunFolder, read_log
-from engine.tasks.certificates import certificate_entry, certified
+from engine.tasks.certificates import behind, certificate_entry, certified
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
 from engine.weights.cnn_weights import start_cnn
@@ -106,7 +106,10 @@ def reports(cfg: CfgNode) -> ReportedRun:
     dataset, gallery, _ = _open(cfg)
     result = _evaluate(cfg, trained.model, dataset, gallery)
     log = read_log(RunFolder(checkpoint_folder(cfg).parent).log_file)
-    return ReportedRun(trained.model, trained.checkpoint, dataset, result, log, gallery=gallery or dataset)
+    known = behind(cfg, trained.checkpoint, result.sides, over="classes")
+    return ReportedRun(
+        trained.model, trained.checkpoint, dataset, result, log, gallery=gallery or dataset, **known
+    )
 
 
 def _open(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset | None, Unreadables]:

@@ -14,6 +14,7 @@ from datasets.retrieval_dataset import RetrievalDataset
 from datasets.samplers.batches import FinishedPart
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
+from engine.certificates.sides import Certified
 from engine.evaluation.image import ImageResult
 from engine.evaluation.result import Result
 from engine.evaluation.score_shards import ScoreShards
@@ -131,6 +132,8 @@ class ReportedRun:
 
     `gallery` is what an image encoder searched: `dataset` itself without EVAL.GALLERY. `image_embeddings`
     [images,D] are those of a dual encoder. `swapped` and `rerank` are the entries of `result.json`.
+    `certified` are intervals and chance levels by metric, empty without EVAL.RESAMPLES, and `settings` say in
+    words how the run was made.
     """
 
     model: nn.Layer
@@ -142,3 +145,5 @@ class ReportedRun:
     image_embeddings: np.ndarray | None = None
     swapped: dict[str, float] = field(default_factory=dict)
     rerank: dict = field(default_factory=dict)
+    certified: dict[str, Certified] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)

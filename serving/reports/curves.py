@@ -4,10 +4,13 @@ import io
 from collections.abc import Sequence
 from itertools import pairwise
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
+LETTERS = {"font.size": 12, "axes.titlesize": 13, "axes.titlelocation": "left", "legend.fontsize": 11}
 PERCENT_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 UNITS = ((10_800.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
@@ -21,6 +24,7 @@ def working_seconds(log: Sequence[dict]) -> list[float]:
     return seconds
 
 
+@rc_context(LETTERS)
 def draw_curves(
     logs: Sequence[tuple[str, str, list[dict]]],
     metric: str = "mean_recall",
@@ -30,7 +34,7 @@ def draw_curves(
 
     `logs` holds the name, the colour and the log records of each run.
     """
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     loss_axes, recall_axes = figure.subplots(1, 2)
     longest = max((working_seconds(log)[-1] for _, _, log in logs if log), default=0.0)
     size, unit = next((size, unit) for least, size, unit in UNITS if longest >= least)
@@ -43,19 +47,25 @@ def draw_curves(
         _plot(recall_axes, _points(clock, log, "validation", metric), name, colour, dots=True)
     if all(y > 0 for line in loss_axes.lines for y in line.get_ydata()):
         loss_axes.set_yscale("log")  # a loss falls by orders of magnitude
+        loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss_axes.yaxis.set_major_formatter("{x:g}")  # 0.2, not 2 times 10 to the power of -1
+        loss_axes.minorticks_off()
+    if recall_axes.lines:
+        recall_axes.set_ylim(bottom=0)
     no_loss = "no step was logged:\nlower MONITOR.PRINT_STEP"
     _finish(loss_axes, "training loss, first logged = 1", unit, no_loss)
     _finish(recall_axes, label, unit, "no validation was logged")
     return _picture(figure)
 
 
+@rc_context(LETTERS)
 def draw_reranking(rerank: dict, first: dict[str, float], colour: str) -> Image.Image:
     """Return curves of recall over the length of the short lists and over the number of pairs scored.
 
     `rerank` is the field of that name in `result.json`. `first` holds the metrics of the dual encoder alone,
     shown as dotted lines.
     """
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     k_axes, cost_axes = figure.subplots(1, 2)
     lengths = [point["k"] for point in rerank["curve"]]
     percent = [100 * point["pairs_scored"] / rerank["all_pairs"] for point in rerank["curve"]]

@@ -1,7 +1,8 @@
 """The report of image encoders: recalls, training curves, and examples of queries with their hits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from itertools import cycle
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from config.errors import UserError
 from datasets.image_dataset import ImageDataset
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.picture import Picture, UnreadableError
+from engine.certificates.sides import Certified
 from engine.evaluation.image import ImageResult, nearest_pictures
 from engine.tasks.task import ReportedRun
 from serving.reports.curves import draw_curves, working_seconds
 from serving.reports.pages import write_page
 from serving.reports.pictures import BACKGROUND, THUMBNAIL, PictureFolder, image_uri
 from serving.reports.report import COLOURS, mark_best
+from serving.reports.verdict import Judged, chance_row, verdict
 from serving.search.searcher import Hit
 
 SHOWN_HITS, SHOWN_QUERIES = 5, 5
+FOUND = {"r1": "pictures find one of their class first"}
 IMAGE_COLUMNS = ("r1", "r10", "r100", "r1000", "map_at_r", "r_precision")
 
 
@@ -29,6 +33,8 @@ class ImageRun:
     """One run of the report: its name, its number of parameters, its result and its log records.
 
     `dataset` holds the queries. `gallery` is the same data set if the pictures were searched in each other.
+    `certified` are intervals and chance levels by metric, empty if none were computed, and `settings` say how
+    the run was made.
     """
 
     name: str
@@ -37,12 +43,22 @@ class ImageRun:
     dataset: ImageDataset
     gallery: ImageDataset
     log: list[dict]
+    certified: dict[str, Certified] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, reported: ReportedRun) -> "ImageRun":
         """Return the run that `engine.tasks.image.reports` measured, under the `name` that the page shows."""
         parameters = sum(parameter.size for parameter in reported.model.parameters())
-        return cls(name, parameters, reported.result, reported.dataset, reported.gallery, reported.log)
+        known = reported.certified, reported.settings
+        return cls(
+            name, parameters, reported.result, reported.dataset, reported.gallery, reported.log, *known
+        )
+
+    @property
+    def judged(self) -> Judged:
+        """Return the run as a verdict sees it."""
+        return Judged(self.name, self.result.metrics, self.certified)
 
     @property
     def seconds(self) -> float:
@@ -98,6 +114,10 @@ def write_image_report(path: Path, title: str, runs: Sequence[ImageRun]) -> Path
         "runs": runs,
         "protocol": first.result.protocol,
         "colours": colours,
+        "column_names": IMAGE_COLUMNS,
+        "chance": chance_row([run.judged for run in runs], IMAGE_COLUMNS),
+        "verdict": verdict([run.judged for run in runs], FOUND, "map_at_r", "MAP@R"),
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
         "metrics": mark_best([run.result.metrics for run in runs], IMAGE_COLUMNS),
         "curves": image_uri(draw_curves(logs, "r1", "R@1 on dev, percent"), "png"),
         "best": [found_pictures(first, place) for place in best],

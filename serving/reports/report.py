@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from itertools import cycle
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from config.errors import UserError
 from config.families import FAMILIES
+from engine.certificates.sides import Certified
 from engine.evaluation.result import Result
 from engine.ranking.metrics import METRICS
 from engine.tasks.task import ReportedRun
@@ -24,6 +26,7 @@ from serving.reports.examples import (
 from serving.reports.explanation_page import ExplanationSection, report_sections
 from serving.reports.pages import write_page
 from serving.reports.pictures import PictureFolder, image_uri
+from serving.reports.verdict import Judged, chance_row, verdict
 from serving.splits.split_searcher import SplitSearcher
 
 COLUMNS = (
@@ -32,6 +35,10 @@ COLUMNS = (
     "mean_recall",
 )
 COLOURS = ("#2f6db5", "#d9822b", "#7b52ab", "#17879c", "#b8436d", "#6b7280")
+FOUND = {
+    "t2i_r1": "sentences find their own picture first",
+    "i2t_r1": "pictures find one of their own sentences first",
+}
 RELATING_MARK = 65.0  # percent of swapped captions that a model with a graph should tell from the true ones
 
 
@@ -41,7 +48,8 @@ class RunReport:
 
     `log` holds the records of log.jsonl. `swapped` is the percentage of swapped captions that the model
     tells from the true ones, by kind and for `all`; it is empty if the split has none. `rerank` is the field
-    of that name in `result.json`; it is empty without re-ranking.
+    of that name in `result.json`; it is empty without re-ranking. `certified` are intervals and chance levels
+    by metric, empty if none were computed, and `settings` say how the run was made.
     """
 
     name: str
@@ -51,6 +59,8 @@ class RunReport:
     log: list[dict]
     swapped: dict[str, float]
     rerank: dict = field(default_factory=dict)
+    certified: dict[str, Certified] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, reported: ReportedRun, batch_size: int) -> "RunReport":
@@ -64,7 +74,14 @@ class RunReport:
             reported.log,
             reported.swapped,
             reported.rerank,
+            reported.certified,
+            reported.settings,
         )
+
+    @property
+    def judged(self) -> Judged:
+        """Return the run as a verdict sees it."""
+        return Judged(self.name, self.result.metrics, self.certified)
 
     @property
     def parameters(self) -> int:
@@ -100,6 +117,10 @@ def write_report(path: Path, title: str, runs: list[RunReport], pictures: Pictur
         "colours": colours,
         "columns": METRICS.values(),
         "recalls": mark_best([run.result.metrics for run in runs], COLUMNS),
+        "column_names": COLUMNS,
+        "chance": chance_row([run.judged for run in runs], COLUMNS),
+        "verdict": verdict([run.judged for run in runs], FOUND, "rsum", "the sum of recalls"),
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
         "swapped": mark_best([run.swapped for run in runs], kinds),
         "verdicts": [relating_verdict(run) for run in runs if FAMILIES[run.family].has_graph and run.swapped],
         "curves": image_uri(draw_curves([(run.name, colours[run.name], run.log) for run in runs]), "png"),

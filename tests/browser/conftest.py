@@ -1,5 +1,6 @@
 """A browser, a service with pictures, and axe; without any of them the tests are skipped, in one line."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from serving.bundle.bundle import Bundle
+from serving.index import build
+from serving.index.sources import open_source
 from tests.bundle_files import COLOURS, write_pixel_bundle
 from tests.served import Served
 
@@ -79,10 +83,37 @@ def served(folder) -> Iterator[Served]:
         service.end()
 
 
+@pytest.fixture(scope="session")
+def pair(folder, served) -> Iterator[Served]:
+    """Return a service of the index of these pictures, and of another of the same pictures beside it."""
+    bundle = write_pixel_bundle(folder / "other_bundle", seed=1)
+    source = open_source(folder / "photos", folder / "about.jsonl")
+    build.build(Bundle.open(bundle), source, folder / "other.index", build.Options(bundle_folder=str(bundle)))
+    (folder / "pair").mkdir()
+    both = ("--index", folder / "photos.index", "--index", folder / "other.index")
+    service = Served(folder / "pair", *both)
+    yield service
+    service.end()
+
+
 @pytest.fixture
 def page(browser, served) -> Iterator:
     """Return a page of the service; an error in its scripts or a refusal by its policy fails the test."""
-    context = browser.new_context(viewport={"width": 1000, "height": 800}, base_url=served.address)
+    with page_of(browser, served) as page:
+        yield page
+
+
+@pytest.fixture
+def page_of_two(browser, pair) -> Iterator:
+    """Return a page of the service of two indexes, watched alike."""
+    with page_of(browser, pair) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def page_of(browser, service: Served) -> Iterator:
+    """Open a page of a service; an error in its scripts or a refusal by its policy fails the test."""
+    context = browser.new_context(viewport={"width": 1000, "height": 800}, base_url=service.address)
     context.set_default_timeout(15_000)
     page, problems = context.new_page(), []
     page.on("pageerror", lambda error: problems.append(str(error)))

@@ -184,6 +184,92 @@ def test_terms_are_added_taken_off_and_shown_with_their_shares(page):
     assert "minus" not in page.url and "like=" in page.url
 
 
+def test_weights_of_terms_are_changed_again_and_again_and_change_the_shares(page):
+    page.goto("/?q=red&minus=blue")
+    before = page.locator(".grid > li").first.locator(".shares .amount").all_inner_texts()
+    more = page.get_by_role("link", name="More weight for blue")
+    more.focus()
+    for expected in ("minus:0.75", "minus:1=", "minus:1.25"):
+        page.keyboard.press("Enter")
+        until(page, f"decodeURIComponent(location.search).includes('{expected}')")
+        until(page, "document.activeElement.dataset.again === 'more2'")  # the same button has the focus again
+    page.wait_for_selector(SETTLED)
+    first = page.locator(".grid > li").first
+    after = first.locator(".shares .amount").all_inner_texts()
+    assert after != before and "1.25" in page.locator(".chips .weight").nth(1).inner_text()
+    score = float(first.locator(".score").inner_text().split()[-1])
+    assert sum(map(float, after)) == pytest.approx(score, abs=0.0025)
+    shares = page.locator(".grid .shares li:first-child .amount").all_inner_texts()
+    mean = float(page.locator(".chips .amount").first.inner_text().split()[-1])
+    assert mean == pytest.approx(sum(map(float, shares)) / len(shares), abs=0.006)
+    page.get_by_role("searchbox").fill("green")  # a new sentence keeps the other terms with their weights
+    page.keyboard.press("Enter")
+    until(
+        page,
+        "location.search.includes('q=green') && decodeURIComponent(location.search).includes('minus:1.25')",
+    )
+
+
+def test_sentences_that_are_added_and_taken_off_are_explained_word_by_word(page):
+    page.goto("/?q=red&minus:0.25=blue&like=green_01.png")
+    page.locator(".open").first.click()
+    page.wait_for_selector("#hit-words:not([hidden])")
+    assert [text.strip() for text in page.locator("#hit-words .sentence").all_inner_texts()] == [
+        "red",
+        "− blue",
+    ]
+    assert page.locator("#hit-shares .share").count() == 3
+
+
+def test_two_indexes_answer_one_query_side_by_side(page_of_two):
+    page = page_of_two
+    page.goto("/?q=red")
+    page.get_by_role("link", name="photos.index beside other.index").click()
+    page.wait_for_selector(".sides")
+    sides = page.locator(".sides > section")
+    assert sides.locator("h2").all_inner_texts() == ["photos.index", "other.index"]
+    ranks = [
+        {each["id"]: each["rank"] for each in side}
+        for side in page.evaluate(
+            "[...document.querySelectorAll('.sides > section')].map((side) => "
+            "[...side.querySelectorAll('li[data-hit]')].map((hit) => JSON.parse(hit.dataset.hit)))"
+        )
+    ]
+    assert len(ranks[0]) == len(ranks[1]) == 24 and ranks[0] != ranks[1]
+    for this, (name, mine, theirs) in enumerate(
+        (("other.index", ranks[0], ranks[1]), ("photos.index", ranks[1], ranks[0]))
+    ):
+        told = sides.nth(this).locator(".there").all_inner_texts()
+        expected = [f"place {theirs[i]} in {name}" if i in theirs else f"not shown in {name}" for i in mine]
+        assert told == expected
+    both = len(ranks[0].keys() & ranks[1].keys())
+    assert f"{both} of these pictures are on both sides" in sides.first.locator(".heading").inner_text()
+    page.get_by_role("searchbox").fill("blue")  # the next query goes to both, too
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('.sides .text')[0]?.textContent === 'blue'")
+    assert sides.count() == 2 and "beside=other.index" in page.url
+    sides.nth(1).locator(".open").first.click()
+    page.wait_for_selector("#hit-words:not([hidden])")
+    until(page, "document.getElementById('hit-picture').naturalWidth > 0")
+
+
+def test_each_index_pages_and_explains_by_itself(page_of_two):
+    page = page_of_two
+    page.goto("/?q=red&index=other.index")
+    assert page.locator("section[data-index]").get_attribute("data-index") == "other.index"
+    asked = []
+    page.on("request", lambda request: asked.append(request.post_data or ""))
+    page.get_by_role("link", name="Next page").click()
+    page.wait_for_url("**offset=24**")
+    assert "index=other.index" in page.url
+    page.wait_for_selector(SETTLED)
+    page.locator(".open").first.click()
+    page.wait_for_selector("#hit-words:not([hidden])")
+    assert any('"index":"other.index"' in each for each in asked)
+    page.goto("/?q=red&index=none")
+    assert "no index called none" in page.locator(".notice").inner_text()
+
+
 def test_a_condition_chooses_and_a_wrong_one_is_told(page):
     page.goto("/?q=red&where=number+%3E%3D+30")
     assert 0 < page.locator(".grid > li").count() <= 10
@@ -299,16 +385,56 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(browser, served,
             page.wait_for_selector("#hit-words:not([hidden])")
         page.wait_for_load_state("networkidle")
         save(page, f"{name}_{width}_{scheme}.png")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
-        page.evaluate(axe)
-        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-        found = page.evaluate("(tags) => axe.run(document, { runOnly: tags })", tags)
-        assert not found["violations"], [
-            (each["id"], each["nodes"][0]["html"]) for each in found["violations"]
-        ]
-        small = page.evaluate(TOO_SMALL)
-        assert not small, name
+        check(page, axe, name)
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 768, 1440])
+def test_axe_finds_nothing_where_two_indexes_stand_side_by_side(browser, pair, axe, width, scheme):
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=pair.address
+    )
+    page = context.new_page()
+    page.goto("/?q=red&minus:0.75=blue&like=red_00.png&beside=other.index")
+    page.wait_for_load_state("networkidle")
+    save(page, f"sides_{width}_{scheme}.png")
+    check(page, axe, "sides")
+    context.close()
+
+
+def test_forced_colours_keep_what_is_shown_apart(browser, served, axe):
+    """A system's own colours replace ours: bars, frames and what is chosen must not rest on ours alone."""
+    context = browser.new_context(
+        viewport={"width": 1000, "height": 900}, forced_colors="active", base_url=served.address
+    )
+    page = context.new_page()
+    page.goto("/?q=red&minus=blue")
+    page.wait_for_load_state("networkidle")
+    save(page, "forced_colours.png")
+    shown = """(selector) => { const style = getComputedStyle(document.querySelector(selector));
+        return [style.fill, style.stroke, style.borderTopStyle, style.borderTopWidth]; }"""
+    fill, track = page.evaluate(shown, ".score .fill"), page.evaluate(shown, ".score .track")
+    assert fill[0] != track[0], "a bar must stand out from what it lies on"
+    for framed in ("article", ".chips li", ".line", "header nav a[aria-current]"):
+        style, width = page.evaluate(shown, framed)[2:]
+        assert style != "none" and float(width.removesuffix("px")) >= 1, framed
+    page.locator(".open").first.focus()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+    check(page, axe, "forced colours")
+    context.close()
+
+
+def check(page, axe: str, name: str) -> None:
+    """Fail where axe finds something, where the page is wider than the screen, and for small targets."""
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    page.evaluate(axe)
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = page.evaluate("(tags) => axe.run(document, { runOnly: tags })", tags)
+    assert not found["violations"], [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]]
+    small = page.evaluate(TOO_SMALL)
+    assert not small, name
 
 
 def save(page, name: str) -> None:

@@ -13,6 +13,7 @@ from datasets.pictures.lists import class_folders
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.picture import Unreadables
 from datasets.pictures.transforms import Normalization, Stretch
+from engine.certificates.stored import certificate_of
 from engine.evaluation.image import EncodedPictures, ImageResult
 from engine.ranking.image_metrics import summarize_images
 from engine.ranking.image_ranks import image_ranks
@@ -82,6 +83,18 @@ def test_the_page_carries_its_pictures_and_compares_runs(run: ImageRun, tmp_path
     assert page.count("data:image/jpeg") >= 2 * 6
     assert '<td class="best">99.9</td>' in page
     assert "1.50" in page
+
+
+def test_the_page_shows_intervals_chance_verdict_and_settings(run: ImageRun, tmp_path: Path) -> None:
+    certified = certificate_of(run.result.sides, "against", 100, 0, "classes").metrics
+    known = dataclasses.replace(run, certified=certified, settings={"data set": "birds", "seed": "7"})
+    page = write_image_report(tmp_path / "report.html", "Birds", [known]).read_text()
+    assert (
+        f"With first, {run.result.metrics['r1']:.1f}% of the pictures find one of their class first" in page
+    )
+    interval = certified["map_at_r"].interval
+    assert f'<span class="interval">{interval.low:.1f}–{interval.high:.1f}</span>' in page
+    assert 'class="chance"' in page and "Data set birds" in page and "<td>seed</td><td>7</td>" in page
 
 
 def test_runs_on_other_pictures_are_not_compared(run: ImageRun, tmp_path: Path) -> None:
