@@ -190,7 +190,7 @@ def open_gallery(cfg: CfgNode, arguments: argparse.Namespace) -> Search:
     with blaming("--gallery"), progress_display() as show:
         if path.suffix == ".npz":
             stored = own_embeddings(path, trained)
-            if any(stored.texts):
+            if stored.texts:
                 raise UserError(
                     f"{path}: embeddings of sentences: name those of pictures, and these with --captions"
                 )
@@ -227,7 +227,7 @@ def read_captions(path: Path, encoder: "Encoder", trained: "Trained") -> "Captio
 
     if path.suffix == ".npz":
         stored = own_embeddings(path, trained)
-        pairs = list(zip(stored.ids, stored.texts, strict=True))
+        pairs = list(zip(stored.ids, stored.texts or [None] * len(stored.ids), strict=True))
     else:
         pairs = [(line.id, line.caption) for line in read_sentences(path)]
     if not all(text for _, text in pairs):
