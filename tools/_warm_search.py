@@ -20,19 +20,37 @@ OWN_WORDS = (
 _PATIENCE = 60.0  # seconds
 
 
-def main() -> int | None:
-    """Search by the process that serves the index, or else here."""
-    words = sys.argv[1:]
-    names = [word.partition("=")[0] for word in words]
-    if not any(name.startswith(own) for name in names for own in OWN_WORDS):
-        answer = ask(index_of(words), {"words": words, "folder": os.getcwd()})
-        if answer is not None:
-            sys.stdout.write(answer["out"])
-            sys.stderr.write(answer["errors"])
-            return answer["code"]
+def main() -> None:
+    """Search by the process that serves the index, or else here, and end the process with the exit code."""
+    code = served(sys.argv[1:])
+    if code is not None:
+        sys.exit(code)
+    import _init_paths  # noqa: F401
     import _search_index
+    from _command import run
 
-    return _search_index.main()
+    run(_search_index.main)
+
+
+def served(words: list[str]) -> int | None:
+    """Print what the process that serves the index answers, and return its code; None if there is none."""
+    names = [word.partition("=")[0] for word in words]
+    if any(name.startswith(own) for name in names for own in OWN_WORDS):
+        return None
+    try:
+        answer = ask(index_of(words), {"words": words, "folder": os.getcwd()})
+        if answer is None:
+            return None
+        sys.stderr.write(answer["errors"])
+        sys.stdout.write(answer["out"])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return answer["code"]
 
 
 def index_of(words: list[str]) -> str:

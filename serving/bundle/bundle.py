@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from config.errors import UserError
 from config.files.bundles import DESCRIPTION_FILE, identity_of, read_description
@@ -14,7 +14,12 @@ from datasets.words.packed_tokens import PackedTokens
 from datasets.words.sentences import cut_sentence, encode_sentences
 from datasets.words.vocabulary import Vocabulary
 from serving.bundle.graph import Graph
-from serving.bundle.inputs import PicturePreparation, checked_features, mean_of_regions
+from serving.bundle.inputs import checked_features, mean_of_regions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from serving.bundle.pictures import PicturePreparation
 
 RunGraph = Callable[..., np.ndarray]  # takes arrays by the names of the graph's inputs
 LoadGraph = Callable[[Path], RunGraph]
@@ -144,7 +149,7 @@ class Bundle:
         """Return the width F of the features that the model reads; raise UserError for one of pictures."""
         return self._feature_side()["width"]
 
-    def encode_pictures(self, pictures: Sequence[str | Path | Image.Image]) -> np.ndarray:
+    def encode_pictures(self, pictures: "Sequence[str | Path | Image.Image]") -> np.ndarray:
         """Return the embeddings of picture files, float32 [N,D]; a model of pixels takes Pillow's images too.
 
         Raises UserError for a picture that cannot be read, and for a model of features where it is not known
@@ -163,7 +168,7 @@ class Bundle:
         return embeddings
 
     @property
-    def picture_preparation(self) -> PicturePreparation:
+    def picture_preparation(self) -> "PicturePreparation":
         """Return what turns pictures into pixels for `encode_pixels`; raise UserError without such a need."""
         image = self._image_side()
         if image["reads"] != "pixels":
@@ -172,6 +177,8 @@ class Bundle:
                 f"it reads {image['reads']} of width {image['width']}{_backbone_of(self.description)}: "
                 "extract them with tools/extract_features.py, and give it these",
             )
+        from serving.bundle.pictures import PicturePreparation
+
         return PicturePreparation.of(image)
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:

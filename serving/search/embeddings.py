@@ -15,7 +15,7 @@ class Embeddings:
     """Embeddings `vectors`, float32 [N,D], of images or sentences.
 
     `ids` [N] are names of images; the id of a caption is that of its image, and of a query its number, from
-    1. `texts` [N] are the sentences, empty for images. `checkpoint` is the SHA-256 of the weights, and
+    1. `texts` are the N sentences, none for images. `checkpoint` is the SHA-256 of the weights, and
     `measure` the similarity by which vectors are compared.
     """
 
@@ -45,9 +45,9 @@ def read_embeddings(path: Path) -> Embeddings:
     names = [each.name for each in fields(Embeddings)]
     arrays = read_npz(path, names, remedy)
     vectors, *texts = (arrays[name] for name in names)
-    shapes = [vectors.shape[:1], vectors.shape[:1], (), ()]
+    rows, shapes = vectors.shape[:1], [each.shape for each in texts]
     fits = vectors.ndim == 2 and vectors.dtype.kind in "fiu" and all(each.dtype.kind == "U" for each in texts)
-    if not fits or [each.shape for each in texts] != shapes:
+    if not fits or shapes not in ([rows, rows, (), ()], [rows, (0,), (), ()]):
         raise UserError(
             f"{path}: vectors {list(vectors.shape)} of {vectors.dtype}, and {texts[0].size} ids: {remedy}"
         )

@@ -218,17 +218,17 @@ def test_captions_measure_recall_and_calibrate_when_nothing_fits(described, tmp_
 def test_sentences_about_other_pictures_decide_when_nothing_fits(described, tmp_path):
     """They need no captions of the gallery; with these, both errors are on the card, without, one is."""
     encoder, with_captions, _ = described
-    absent = sentences(800)[400:]
-    (tmp_path / "dev_caps.txt").write_text("\n".join([*absent[:300], absent[0]]) + "\n")
+    absent = sentences(480)[400:]
+    (tmp_path / "dev_caps.txt").write_text("\n".join([*absent[:60], absent[0]]) + "\n")
     source = open_source(with_captions.path, None, tmp_path / "dev_caps.txt")
     card = build.build(encoder, source, tmp_path / "index", Options("float16"))
     assert card.recall_queries == "400 perturbed items" and card.source["dev_captions"].endswith(
         "dev_caps.txt"
     )
-    assert card.cutoff["queries"] == 300 and card.cutoff["turned_away_rate"] is None
+    assert card.cutoff["queries"] == 60 and card.cutoff["turned_away_rate"] is None
     assert card.cutoff["sentences"] == "captions of other pictures"
     with Index(tmp_path / "index") as index:
-        asked = [[Term("", vector)] for vector in encoder.encode_texts(absent[300:])]
+        asked = [[Term("", vector)] for vector in encoder.encode_texts(absent[60:])]
         wrong = np.mean([answer.fits for answer in Asker(index).answers(asked, 1)])
     assert wrong <= card.cutoff["false_accept_rate"] + 0.15
     both = open_source(with_captions.path, with_captions.captions, tmp_path / "dev_caps.txt")

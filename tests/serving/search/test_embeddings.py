@@ -10,14 +10,15 @@ VECTORS = np.random.default_rng(0).random((3, 4), np.float32)
 ARRAYS = {
     "vectors": VECTORS,
     "ids": np.array(["a", "b", "ä"]),
-    "texts": np.array(["", "", ""]),
+    "texts": np.array([], dtype=str),
     "checkpoint": np.array("0" * 64),
     "measure": np.array("cosine"),
 }
 
 
-def test_embeddings_come_back(tmp_path):
-    made = Embeddings(VECTORS, ["a", "b", "ä"], ["one", "", "three"], "0" * 64, "order")
+@pytest.mark.parametrize("texts", [["one", "two words", "three"], []])
+def test_embeddings_come_back(tmp_path, texts):
+    made = Embeddings(VECTORS, ["a", "b", "ä"], texts, "0" * 64, "order")
     write_embeddings(tmp_path / "e.npz", made)
     found = read_embeddings(tmp_path / "e.npz")
     assert np.array_equal(found.vectors, VECTORS) and found.vectors.dtype == np.float32
@@ -37,6 +38,7 @@ def test_embeddings_come_back(tmp_path):
         ({"vectors": np.array(["x"] * 3)}, "vectors .* of <U1"),
         ({"vectors": np.full((3, 4), 1e300)}, "a vector holds NaN or infinity"),
         ({"vectors": np.full((3, 4), np.nan)}, "a vector holds NaN or infinity"),
+        ({"texts": np.array(["one", "two"])}, "vectors .*, and 3 ids"),
         ({"ids": np.arange(3)}, "vectors .*, and 3 ids"),
         ({"measure": np.array(["cosine"])}, "vectors .*, and 3 ids"),
         ({"ids": np.array([{}] * 3)}, "Object arrays cannot be loaded"),
