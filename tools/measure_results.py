@@ -7,7 +7,8 @@ A recipe names a task file, a folder of --data, seeds and further settings. A se
 docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
 after an interruption. A recipe with "starts_from" goes on from another recipe's run of the same seed, one
 with "lists_of" trains a cross encoder and re-ranks the lists of such a run, and one with "members" evaluates
-such runs as an ensemble. At the end the tables of docs/results.md are written (tools/write_results.py).
+such runs as an ensemble. With "split": "dev" a recipe is a trial, which test does not see. At the end the
+tables of docs/results.md are written (tools/write_results.py).
 """
 
 import argparse
@@ -73,13 +74,14 @@ class Bench:
             print(f"{target.name} is there", flush=True)
             return
         recipe, training = self.recipes[name], {}
+        split = recipe.get("split", "test")
         folder = self.work / f"{name}_seed{seed}"
         if "members" in recipe:
-            content = together([self.run_of(member, seed) for member in recipe["members"]], folder)
+            content = together([self.run_of(member, seed) for member in recipe["members"]], folder, split)
         else:
             dual = self.run_of(recipe["lists_of"], seed) if "lists_of" in recipe else None
             training = self.train(name, seed)
-            content = rerank(dual, folder, recipe["dual_weight"]) if dual else alone(folder)
+            content = rerank(dual, folder, recipe["dual_weight"]) if dual else alone(folder, split)
         keep(content, target, name, seed, training)
 
     def run_of(self, name: str, seed: int) -> Path:
@@ -116,15 +118,16 @@ def processor_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def alone(folder: Path) -> dict:
-    """Evaluate the run in `folder` and return the content of the result."""
-    tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"))
-    return read(folder / "eval_test")
+def alone(folder: Path, split: str) -> dict:
+    """Evaluate the run in `folder` on `split` and return the content of the result."""
+    tool("eval_retrieval", "--cfg_file", str(folder / "config.yaml"), f"EVAL.SPLIT={split}")
+    return read(folder / f"eval_{split}")
 
 
-def together(runs: list[Path], folder: Path) -> dict:
-    """Evaluate an ensemble of `runs` with equal weights and return the content of the result."""
-    tool("eval_retrieval", "--checkpoints", *(str(one / "best") for one in runs), "--out", str(folder))
+def together(runs: list[Path], folder: Path, split: str) -> dict:
+    """Evaluate an ensemble of `runs` with equal weights on `split` and return the content of the result."""
+    members = [str(one / "best") for one in runs]
+    tool("eval_retrieval", "--checkpoints", *members, "--out", str(folder), f"EVAL.SPLIT={split}")
     return read(folder)
 
 

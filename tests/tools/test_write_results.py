@@ -62,7 +62,7 @@ def measuring(monkeypatch, tmp_path):
                 "dual_weight": 5,
                 "weighted": [{"dual_weight": weight, "metrics": {"rsum": rsum}} for weight, rsum in weights],
             }
-        folder = folder or Path(words[1]).parent / "eval_test"
+        folder = folder or Path(words[1]).parent / words[-1].replace("EVAL.SPLIT=", "eval_")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(content))
 
@@ -174,8 +174,18 @@ def test_an_ensemble_is_evaluated_from_the_runs_of_its_members(measuring, tmp_pa
     assert [words[0] for words in commands[2:]] == ["train_retrieval", "eval_retrieval"]
     runs = [str(tmp_path / "work" / f"{name}_seed3" / "best") for name in "ab"]
     out = str(tmp_path / "work" / "both_seed3")
-    assert commands[3] == ["eval_retrieval", "--checkpoints", *runs, "--out", out]
+    assert commands[3] == ["eval_retrieval", "--checkpoints", *runs, "--out", out, "EVAL.SPLIT=test"]
     assert kept(tmp_path, "both")["metrics"]["i2t_r1"] == 10.0
+
+
+def test_what_is_tried_is_evaluated_on_dev_alone(measuring):
+    bench_of, commands = measuring
+    tried = {"split": "dev"}
+    bench = bench_of({"a": PAIRED | tried, "b": PAIRED, "both": {"members": ["a", "b"]} | tried})
+    bench.measure("a", 3)
+    bench.measure("both", 3)
+    evaluations = [words for words in commands if words[0] == "eval_retrieval"]
+    assert len(evaluations) == 2 and all(words[-1] == "EVAL.SPLIT=dev" for words in evaluations)
 
 
 def test_members_of_an_ensemble_are_kept_without_their_places():
