@@ -1,4 +1,4 @@
-"""Layers that multiply in bfloat16: their factors alone are rounded, and gradients are those of that product."""
+"""Layers that multiply in bfloat16 round the factors alone, and gradients are those of that product."""
 
 import numpy as np
 import paddle
@@ -72,7 +72,7 @@ def test_a_network_in_bfloat16_is_near_that_in_float32(name, training):
         results.append({key: tensor.numpy() for key, tensor in outputs.items()})
     full, lowered, again = results
     assert full.keys() == lowered.keys()
-    for key, result in full.items():
+    for key in full:
         np.testing.assert_array_equal(lowered[key], again[key], err_msg=key)
     assert any((result != lowered[key]).any() for key, result in full.items()), "nothing was rounded"
     gradients = [key for key in full if key.startswith("gradient")]
