@@ -15,8 +15,6 @@ import models
 import serving
 import solvers
 from engine import runtime
-from models.kernels.choice import choose
-from models.kernels.precision import set_precision
 
 # What functions import when they need it.
 LATE = ["nltk", "visualdl.component.base_component", "visualdl.writer.record_writer"]
@@ -36,6 +34,9 @@ def prepare_again(
     precision: str = "float32",
 ) -> runtime.Runtime:
     """Seed and choose as the real function does; what else it does has been done."""
+    from models.kernels.choice import choose  # after Paddle, as everything that imports it
+    from models.kernels.precision import set_precision
+
     runtime.set_seed(seed)
     choose(products)
     precision = set_precision(precision)
