@@ -1,4 +1,7 @@
-"""Our side of a race: `python _ours.py TASK MODEL FOLDER` takes a measurement for each line on its stdin."""
+"""Our side of a race: `python _ours.py TASK MODEL FOLDER` takes a measurement for each line on its stdin.
+
+A further argument is the precision of the layers: float32 (the default) or bfloat16.
+"""
 
 from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 from _report import ROOT
@@ -15,9 +18,11 @@ from engine.runtime import prepare_runtime
 
 
 def main() -> None:
-    task, model, folder = sys.argv[1:]
-    cfg = our_config(model, Path(folder))
-    prepare_runtime("cpu")
+    task, model, folder, *named = sys.argv[1:]
+    precision = named[0] if named else "float32"
+    lowered = {"RUNTIME.AMP": "bfloat16"} if precision == "bfloat16" else {}
+    cfg = our_config(model, Path(folder), lowered)
+    prepare_runtime("cpu", precision=precision)
     {"train": train, "encode": encode}[task](cfg)
 
 

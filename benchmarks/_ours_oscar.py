@@ -20,7 +20,8 @@ SETTING = SETTINGS["oscar"]
 
 
 def main() -> None:
-    task, _, folder = sys.argv[1:]
+    task, _, folder, *named = sys.argv[1:]
+    precision = named[0] if named else "float32"
     keys = {
         "INPUT.MAX_SEQ_LEN": TOKENS,
         "INPUT.MAX_REGION": REGIONS,
@@ -31,11 +32,12 @@ def main() -> None:
         "OPTIMIZATION.BATCH_SIZE": SETTING.batch,
         "OUTPUT.CHECKPOINT_DIR": folder,
         "PRETRAINED.DIR": "",
+        "RUNTIME.AMP": "bfloat16" if precision == "bfloat16" else "off",
     }
     cfg = load_config(
         ROOT / "configs" / "f30k" / "oscar.yaml", [f"{key}={value}" for key, value in keys.items()]
     )
-    prepare_runtime("cpu")
+    prepare_runtime("cpu", precision=precision)
     {"train": train, "score": score}[task](cfg, Path(folder))
 
 

@@ -71,9 +71,9 @@ SETTINGS = {
 class Side:
     """A process that takes a measurement each turn: it reads a line and prints a line of JSON."""
 
-    def __init__(self, script: str, task: str, model: str, folder: Path) -> None:
+    def __init__(self, script: str, task: str, model: str, folder: Path, *further: str) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in TUNING}
-        command = [sys.executable, str(HERE / script), task, model, str(folder)]
+        command = [sys.executable, str(HERE / script), task, model, str(folder), *further]
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

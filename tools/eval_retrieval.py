@@ -23,6 +23,7 @@ import contextlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from yacs.config import CfgNode
 
 from config.command_line import WHERE, split_overrides
 from config.errors import UserError
+from config.families import FAMILIES
 from config.files.whole import write_whole
 from config.load import (
     FrozenConfig,
@@ -46,6 +48,7 @@ from engine.runtime import Runtime
 
 if TYPE_CHECKING:
     from engine.tasks.task import Measured
+    from engine.evaluation.dual import PrecisionCheck
 
 
 def main() -> int:
@@ -78,6 +81,13 @@ def main() -> int:
     )
     parser.add_argument("--protocol_data", type=Path, metavar="DIR", help="--data of tools/recount.py")
     parser.add_argument("--objects", type=Path, metavar="F.json", help="--objects of tools/recount.py")
+    parser.add_argument(
+        "--check_precision",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also encode N captions and the images in float32 and in bfloat16, and say what differs",
+    )
     arguments = parser.parse_args()
     cfgs, weights = read_members(arguments)
     runtime = start_runtime(cfgs[0])
@@ -107,7 +117,18 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
         raise user_error(WHERE, "--weights and --tune_weights: expected several --checkpoints, got one")
     if len(cfgs) > 1 and arguments.out is None:
         raise user_error(WHERE, "expected --out DIR for the result.json of several checkpoints, got none")
+    if arguments.check_precision:
+        check_lone_dual(cfgs, arguments.check_precision)
     return cfgs, None if arguments.weights is None else read_weights(words, len(cfgs))
+
+
+def check_lone_dual(cfgs: Sequence[CfgNode], count: int) -> None:
+    """Raise UserError unless `--check_precision` has a number, and one dual encoder to check."""
+    if count < 1:
+        raise user_error(WHERE, f"--check_precision: expected a number of captions, got {count}")
+    if len(cfgs) > 1 or FAMILIES[cfgs[0].MODEL.NAME].kind != "dual":
+        came = "several checkpoints" if len(cfgs) > 1 else cfgs[0].MODEL.NAME
+        raise user_error(WHERE, f"--check_precision: expected one dual encoder, got {came}")
 
 
 def read_weights(words: Sequence[str], members: int) -> list[float]:
@@ -157,6 +178,10 @@ def evaluate(
         entry, lines = count_protocols(cfg, Path(scores_path), arguments)
         found.further["protocols"] = entry
         found.lines.extend(lines)
+    if arguments.check_precision:
+        checked = precision_of(cfg, arguments.check_precision)
+        found.further["precision_check"] = asdict(checked)
+        found.lines.append(checked.describe())
     write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
     if found.result.sides:
         write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
@@ -183,6 +208,19 @@ def write_reranked(folder: Path, found: "Measured", cfg: CfgNode) -> None:
     path = folder / "result.json"
     write_result_json(path, found.reranked, entry["checkpoint"], config, versions(), certificate)
     write_ranks(folder / RANKS_FILE, found.reranked.sides, cfg.EVAL.TIE_RULE, found.names)
+
+
+def precision_of(cfg: CfgNode, count: int) -> "PrecisionCheck":
+    """Return what bfloat16 changes for `count` captions of the evaluated split."""
+    from datasets.build.dual import build_dataset
+    from engine.evaluation.dual import check_precision
+    from engine.tasks.loading import load_trained, split_name
+    from models.kernels.precision import check_bfloat16
+
+    check_bfloat16("--check_precision")
+    trained = load_trained(cfg)
+    dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
+    return check_precision(trained.model, dataset, count, cfg.EVAL.BATCH_SIZE)
 
 
 def write_card(path: Path, checkpoint: dict) -> None:

@@ -25,6 +25,7 @@ from engine.parallel.processes import all_or_none, process_number, world_size
 from engine.parallel.shared_rows import share_rows
 from engine.ranking.ranks import Question, ScoreSink, rank_counters
 from engine.ranking.similarity import Similarity, similarity_of
+from models.kernels.precision import BFLOAT16, FLOAT32, computing_in
 
 # On the CPU, a recurrent step costs as much for a few long sentences as for many, and each distinct word of a
 # batch is projected once. So a batch of sentences is this many times larger than one of images.
@@ -196,6 +197,52 @@ def encode_captions(
 
     stage = _stage(progress, "encode captions")
     return _encode(model, encode_batch, order, batch_size, stage, shared), sentence
+
+
+@dataclass(frozen=True)
+class PrecisionCheck:
+    """What bfloat16 changes for some captions of a split, each ranked among all its images.
+
+    `embedding` and `score` are the largest absolute differences, `same_rank` is the number of captions whose
+    own image has the same rank in both, and `recall` has the recalls in percent of float32 and of bfloat16.
+    """
+
+    captions: int
+    embedding: float
+    score: float
+    same_rank: int
+    recall: dict[str, tuple[float, float]]
+
+    def describe(self) -> str:
+        """Return the check in a line."""
+        recalls = ", ".join(f"{name} {low:.2f} ({full:.2f})" for name, (full, low) in self.recall.items())
+        return (
+            f"bfloat16 against float32 for {self.captions} captions: an embedding differs by at most "
+            f"{self.embedding:.2g}, a score by {self.score:.2g}; the own image has the same rank for "
+            f"{self.same_rank}; {recalls}"
+        )
+
+
+def check_precision(
+    model: nn.Layer, dataset: RetrievalDataset, count: int, batch_size: int = 1024
+) -> PrecisionCheck:
+    """Encode `count` captions, evenly spread over the split, and all images in both precisions; compare."""
+    captions = np.unique(np.linspace(0, dataset.num_captions - 1, count).astype(np.int64))
+    similarity, found = similarity_of(model.measure), []
+    for precision in (FLOAT32, BFLOAT16):
+        with computing_in(precision), evaluation_mode(model), paddle.no_grad():
+            images = encode_images(model, dataset, batch_size)
+            texts = model.encode_text(tensors_of(dataset.text_batch(captions))).numpy()
+        scores = np.asarray(similarity(images, texts))  # [images,captions]
+        own = scores[dataset.caption_image[captions], np.arange(len(captions))]
+        found.append((texts, images, scores, (scores > own).sum(axis=0)))
+    (*full, full_rank), (*low, low_rank) = found
+    texts, images, scores = (float(np.abs(one - other).max()) for one, other in zip(full, low, strict=True))
+    recall = {
+        f"R@{k}": tuple(100 * float((rank < k).mean()) for rank in (full_rank, low_rank)) for k in (1, 5, 10)
+    }
+    same = int((full_rank == low_rank).sum())
+    return PrecisionCheck(len(captions), max(texts, images), scores, same, recall)
 
 
 def order_by_words(dataset: RetrievalDataset, captions: np.ndarray) -> np.ndarray:

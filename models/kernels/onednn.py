@@ -76,6 +76,11 @@ def describe(shape: Sequence[int], kind: int, strides: Sequence[int] | None = No
     return Handle(maker, destroyer, len(shape), sizes, kind, layout)
 
 
+def copy_of(description: Layout) -> Handle:
+    """Return a copy of a description, which outlives the primitive that chose it."""
+    return Handle("dnnl_memory_desc_clone", "dnnl_memory_desc_destroy", description)
+
+
 def bytes_of(description: Layout) -> int:
     """Return the size of the memory that a description asks for."""
     return library().dnnl_memory_desc_get_size(description)

@@ -5,6 +5,7 @@ added up in float32, and are float32. The instructions for bfloat16 read numbers
 0; everything else is as IEEE 754 says, with NaN and infinities.
 """
 
+import functools
 import threading
 from collections.abc import Hashable, Sequence
 
@@ -73,19 +74,11 @@ class PackedMatrix:
     def __init__(self, matrix: np.ndarray, bfloat16: bool = False) -> None:
         self.shape = matrix.shape
         self.dtype = np.dtype(np.uint16 if bfloat16 else matrix.dtype)
-        kind = _KINDS[self.dtype]
-        depth, width = matrix.shape
-        probe = onednn.Primitive(
-            onednn.describe((_ROWS, depth), kind, (depth, 1)),
-            onednn.describe((_ROWS, width), onednn.FLOAT32, (width, 1)),
-            onednn.describe(matrix.shape, kind),
-        )
-        self._probe, self._layout = probe, probe.weights  # the layout lives as long as the primitive
+        self._layout = _packed_layout(self.shape, _KINDS[self.dtype])
         self._room, self._address = _aligned(onednn.bytes_of(self._layout))
-        source = onednn.describe(*_shape(matrix))
-        _Prepared(onednn.Primitive(source, self._layout), source, self._layout).run(
-            matrix.ctypes.data, self._address
-        )
+        matrix = _readable(matrix)
+        packing = _prepared("pack", [_shape(matrix)], packed=self._layout, packed_kind=self.dtype)
+        packing.run(matrix.ctypes.data, self._address)
 
     def multiply(self, x: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
         """Return `x` [M,K] times the matrix as float32, written to `out` [M,N] if given, or added to it.
@@ -102,6 +95,18 @@ class PackedMatrix:
             prepared = _prepared("packed", shapes, add, self._layout, self.shape)
             prepared.run(part.ctypes.data, product.ctypes.data, self._address)
         return out
+
+
+@functools.lru_cache(_MOST_SHAPES)
+def _packed_layout(shape: tuple[int, int], kind: int) -> onednn.Layout:
+    """Return the layout [K,N] in which oneDNN multiplies by a matrix fastest."""
+    depth, width = shape
+    probe = onednn.Primitive(
+        onednn.describe((_ROWS, depth), kind, (depth, 1)),
+        onednn.describe((_ROWS, width), onednn.FLOAT32, (width, 1)),
+        onednn.describe(shape, kind),
+    )
+    return onednn.copy_of(probe.weights)
 
 
 class _Prepared:
@@ -143,16 +148,20 @@ def _prepared(
     shapes: Sequence[tuple],
     add: bool = False,
     packed: onednn.Layout | None = None,
-    packed_shape: tuple[int, int] | None = None,
+    packed_kind: Hashable = None,
 ) -> _Prepared:
-    """Return the calling thread's product (or "copy") of matrices of these shapes; `packed` is a layout."""
+    """Return the calling thread's primitive `name` for matrices of these shapes.
+
+    A "product" multiplies two matrices, "packed" multiplies by one that lies as `packed`, for which
+    `packed_kind` stands; "pack" copies into that layout, "copy" into that of a matrix.
+    """
     known: dict[Hashable, _Prepared] = _of_thread.__dict__.setdefault("known", {})
-    key = name, tuple(shapes), add, packed_shape
+    key = name, tuple(shapes), add, packed_kind
     if key not in known:
         if len(known) >= _MOST_SHAPES:
             known.clear()
         made = [onednn.describe(*shape) for shape in shapes]
-        source, destination = made[0], made[-1]
+        source, destination = made[0], packed if name == "pack" else made[-1]
         weights = packed if name == "packed" else made[1] if name == "product" else None
         primitive = onednn.Primitive(source, destination, weights, add)
         known[key] = _Prepared(primitive, source, destination, weights)

@@ -17,6 +17,8 @@ from models.kernels import mkl, mkl_products, numpy_products, onednn, onednn_pro
 from models.kernels.choice import chosen
 from models.kernels.row_blocks import equal_parts, for_each
 
+_DEPTHS = 64  # depths of bfloat16 products over the rows of a batch are multiples of this
+
 
 def multiply(
     a: np.ndarray,
@@ -32,7 +34,9 @@ def multiply(
     """
     out = _result(a, b, out)
     if _lowers(bfloat16, (a, b), out):
-        a, b = _rounded(a), _rounded(b)
+        # Each depth K is compiled for. Where K counts the rows of a batch, zeros make its values few.
+        depth = len(b) if a.strides[1] == a.itemsize else -(-len(b) // _DEPTHS) * _DEPTHS
+        a, b = _rounded(a.T, depth).T if depth > len(b) else _rounded(a), _rounded(b, depth)
     elif _provider(chosen().plain, (a, b), out) == "numpy":
         return numpy_products.multiply(a, b, out, scale, add)
     if len(out) >= out.shape[1]:
@@ -163,11 +167,15 @@ def _provider(wanted: str, matrices: Sequence[np.ndarray], out: np.ndarray | Non
     return wanted if out is None or (fits(out) and out.strides[1] == out.itemsize) else "numpy"
 
 
-def _rounded(x: np.ndarray) -> np.ndarray:
-    """Return `x` [M,N] as bfloat16, in the order of its memory; the threads share the rows."""
-    if x.strides[1] != x.itemsize:
+def _rounded(x: np.ndarray, count: int | None = None) -> np.ndarray:
+    """Return `x` [M,N] as bfloat16, with rows of zeros up to `count`; the threads share the rows.
+
+    Rows stay in one piece, or columns, as they are in `x`.
+    """
+    if x.strides[1] != x.itemsize and count in (None, len(x)):
         return _rounded(x.T).T
-    rounded = np.empty(x.shape, np.uint16)
+    rounded = np.empty((count or len(x), x.shape[1]), np.uint16)
+    rounded[len(x) :] = 0
     parts = equal_parts(len(x))
     for_each(lambda rows: onednn_products.to_bfloat16(x[rows], rounded[rows]), parts)
     return rounded

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from models.kernels import onednn
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -102,6 +104,23 @@ def test_an_evaluation_repeats_itself(runs, scores, use, tmp_path):
     assert first == again
     with np.load(tmp_path / "again.npz") as file:
         assert all(np.array_equal(file[name], array) for name, array in scores.items())
+
+
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+def test_an_evaluation_in_bfloat16_says_so_and_what_it_changes(runs, scores, use, tmp_path):
+    printed = use(
+        "eval_retrieval", "--out", "lowered", "--check_precision", "20", "RUNTIME.PRECISION=bfloat16"
+    )
+    assert "layers in bfloat16" in printed
+    lowered = read_result(tmp_path / "lowered")
+    assert lowered["protocol"]["precision"] == "bfloat16"
+    check = lowered["precision_check"]
+    assert check["captions"] == 20 >= check["same_rank"]
+    assert 0 < check["embedding"] < 2**-6  # of vectors of length 1
+    line = f"the own image has the same rank for {check['same_rank']}"
+    assert line in printed
+    use("eval_retrieval", "--out", "plain")
+    assert "precision" not in read_result(tmp_path / "plain")["protocol"]
 
 
 def test_another_checkpoint_split_and_place_are_evaluated(runs, scores, use, tmp_path):

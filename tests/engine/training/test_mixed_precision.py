@@ -1,5 +1,6 @@
-"""Mixed precision rests on the CPU; its loss scaler is tried there all the same."""
+"""Mixed precision: bfloat16 on the CPU, and the loss scaler of float16, which is tried there all the same."""
 
+import dataclasses
 import json
 import types
 
@@ -7,11 +8,53 @@ import numpy as np
 import paddle
 import pytest
 
+from config.errors import UserError
 from engine.training.training_state import restore_training
+from models.kernels import onednn
+from models.kernels.choice import chosen
+from models.layers.lowered import Linear
 from tests.closeness import assert_close
 
 
-def test_mixed_precision_changes_nothing_on_the_cpu(make_run):
+class LoweredLine(paddle.nn.Layer):
+    """Predict a number from three by a layer that may multiply in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        paddle.seed(0)
+        self.fc = Linear(3, 1)
+
+    def forward(self, batch):
+        return {"scores": self.fc(batch["x"])}
+
+
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+def test_bfloat16_rounds_in_training_and_a_resumed_run_repeats_it(make_run):
+    runs = [make_run(model=LoweredLine(), amp=amp, epochs=2) for amp in ("off", "bfloat16", "bfloat16")]
+    plain, lowered, stopped = runs
+    for run in (plain, lowered):
+        run.trainer.fit()
+    assert not np.array_equal(plain.weights(), lowered.weights())
+    assert lowered.trainer.model.fc.weight.dtype == paddle.float32
+    error = [run.records()[-1]["loss"] for run in (plain, lowered)]
+    assert error[1] < 2 * error[0] + 1e-3
+
+    stopped.trainer.settings = dataclasses.replace(stopped.trainer.settings, epochs=1)
+    stopped.trainer.fit()
+    again = make_run(model=LoweredLine(), amp="bfloat16", epochs=2)
+    restore_training(again.trainer, *stopped.states["last"])
+    again.trainer.fit()
+    np.testing.assert_array_equal(again.weights(), lowered.weights())
+    assert again.states["last"][2]["products"] == chosen().libraries()
+
+
+def test_bfloat16_without_instructions_is_one_line(make_run, monkeypatch):
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    with pytest.raises(UserError, match=r"^RUNTIME.AMP: expected a CPU that multiplies bfloat16[^\n]*$"):
+        make_run(amp="bfloat16")
+
+
+def test_float16_changes_nothing_on_the_cpu(make_run):
     plain, mixed = make_run(), make_run(amp="float16")
     plain.trainer.fit()
     mixed.trainer.fit()
