@@ -5,6 +5,10 @@ mean and median rank in both directions, their sum and mean. The baseline calls 
 metric with its default, BCa, on the images' sums and counts, so that it draws images too. It is slow, so it
 draws a hundredth of the resamples, whose time is multiplied by a hundred; the jackknife of BCa, which leaves
 each image out once, is run once and counted once. Each measurement has its own process.
+
+The baseline is a fair one: its sums over each image's captions are made beforehand, as ours are. What ours
+saves is that all metrics share one draw, and that a draw becomes a product of matrices. Half of our time
+draws 50 million images and counts them; no interval from 10,000 resamples of 5,000 images can do without.
 """
 
 from _report import peak_memory, report, run_child, seconds

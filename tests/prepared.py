@@ -25,16 +25,16 @@ prepared = runtime.prepare_runtime("cpu", threads=1)
 
 
 def prepare_again(
-    device: str,
-    threads: int,
-    seed: int,
-    deterministic: bool,
+    device: str = "auto",
+    threads: int = 0,
+    seed: int = 123,
+    deterministic: bool = True,
     local_processes: int = 1,
     products: str = "auto",
     precision: str = "float32",
 ) -> runtime.Runtime:
-    """Seed and choose as the real function does; what else it does has been done."""
-    from models.kernels.choice import choose  # after Paddle, as everything that imports it
+    """Seed everything random and choose products as the real function does; what else it does is done."""
+    from models.kernels.choice import choose
     from models.kernels.precision import set_precision
 
     runtime.set_seed(seed)

@@ -78,10 +78,11 @@ def _draws(images: int, resamples: int, random: np.random.Generator) -> Iterator
     narrow = np.uint16 if images < 1 << 16 else np.int64
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        drawn = random.integers(images, size=(rows, images), dtype=narrow).astype(np.int64)
-        drawn += (np.arange(rows) * images)[:, None]
-        weights = np.bincount(drawn.reshape(-1), minlength=rows * images).astype(np.float32)
-        yield slice(start, start + rows), weights.reshape(rows, images)
+        weights = np.empty((rows, images), np.float32)
+        drawn = random.integers(images, size=(rows, images), dtype=narrow)
+        for row, own in zip(weights, drawn, strict=True):  # the counts of one row stay in the nearest cache
+            row[:] = np.bincount(own, minlength=images)
+        yield slice(start, start + rows), weights
 
 
 class _MedianSearch:

@@ -27,6 +27,8 @@ from engine.ranking.similarity import Similarity, check_magnitude, similarity_of
 from engine.ranking.tiles import Tiles, cut_into_blocks
 
 Step = TypeVar("Step")
+# Right pairs of several questions are in all tiles, such as those of CxC: room for all scores of COCO 5K.
+SEVERAL_KEEP = 512 << 20
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
 
@@ -195,7 +197,8 @@ def rank_counters(
     image_fold, caption_fold = counting[0].image_fold, counting[0].caption_fold
     image_blocks = cut_into_blocks(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
     caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
-    tiles = Tiles(image_blocks, caption_blocks, similarity)
+    kept = SEVERAL_KEEP if len(asked) > 1 else None
+    tiles = Tiles(image_blocks, caption_blocks, similarity, kept)
     needs_all = scores_out is not None or len(asked) > 1
     needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
     sinks = [*([scores_out] if scores_out else []), *lists_out]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.inspection.kept_lists import read_lists
 from engine.ranking.metrics import ranks, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,9 @@ def test_two_processes_share_the_tiles_of_one_model(run_quickly, run_launched, r
         found.append(json.loads((tmp_path / name / "result.json").read_text()))
     for name in ("metrics", "folds", "swapped", "protocol", "checkpoint"):
         assert found[1][name] == found[0][name]
+    lists = [read_lists(tmp_path / name / "lists.npz") for name in ("one", "two")]
+    for name in ("i2t", "t2i", "i2t_scores", "t2i_scores", "right_scores"):
+        np.testing.assert_array_equal(getattr(lists[1], name), getattr(lists[0], name))
 
 
 BOTH = ["--checkpoints", "run/best", "vse/best", "--out", "new"]

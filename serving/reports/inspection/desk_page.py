@@ -11,18 +11,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
-
 from config.files.whole import write_whole
 from engine.inspection.cases import Inspected
 from engine.inspection.judgements import DoubtedPair
 from engine.inspection.kept_lists import KeptLists
-from serving.reports.pages import OTHER_PLACE
+from serving.look import LOOK
+from serving.reports.pages import OTHER_PLACE, TEMPLATES
 from serving.reports.pictures import PictureFolder
 
 PICTURE = 360  # pixels a side
 _FOLDER = Path(__file__).resolve().parents[1] / "templates"
-_TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True)
 
 
 def write_desk(
@@ -35,7 +33,8 @@ def write_desk(
 ) -> Path:
     """Write the desk of `pairs`, of `in_all` doubted ones; `judgements` is the name of the file it saves."""
     lists = result.lists
-    script, style = ((_FOLDER / f"desk.{end}").read_text(encoding="utf-8") for end in ("js", "css"))
+    script, own = ((_FOLDER / f"desk.{end}").read_text(encoding="utf-8") for end in ("js", "css"))
+    style = LOOK + own
     cards = [_card(lists, pair, pictures) for pair in pairs]
     asked = [
         {"image": card["image"], "caption": card["caption"], "sentence": card["sentence"]} for card in cards
@@ -53,7 +52,7 @@ def write_desk(
         "policy": f"default-src 'none'; img-src data:; script-src {_named(script)}; "
         f"style-src {_named(style)}; base-uri 'none'; form-action 'none'",
     }
-    text = _TEMPLATES.get_template("desk.html").render(values)
+    text = TEMPLATES.get_template("desk.html").render(values)
     write_whole(path, text.encode("utf-8", "replace"), OTHER_PLACE)
     return path
 

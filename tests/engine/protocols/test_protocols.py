@@ -142,6 +142,41 @@ def test_cxc_in_four_directions(tmp_path, cxc_folder, quirks):
             assert found[f"{direction}_r{k}"] == pytest.approx(100 * np.mean([each < k for each in ranks]))
 
 
+@pytest.mark.parametrize("beside", [[], ["coco_1k"], ["one_list", "eccv"]])
+def test_eccv_caption_alone_and_beside_other_protocols(tmp_path, cxc_folder, beside):
+    """Its rows are those that the other protocols' tiles brought by, and its numbers those of loops."""
+    folder = cxc_folder[0]
+    random = np.random.default_rng(6)
+    numbers = [1000 + place for place in range(IMAGES)]
+    of_images = {
+        str(numbers[row]): sorted(random.choice(CAPTION_NUMBERS, 5, replace=False).tolist()) for row in (7, 2)
+    }
+    of_captions = {
+        str(CAPTION_NUMBERS[row]): sorted(random.choice(numbers, 3, replace=False).tolist()) for row in (9, 3)
+    }
+    (folder / "eccv_image_to_caption.json").write_text(json.dumps(of_images))
+    (folder / "eccv_caption_to_image.json").write_text(json.dumps(of_captions))
+    scored, image, text = embedded(tmp_path)
+    found = count_protocols(Request(scored, data=folder), [*beside, "eccv"])[-1].sides
+    for prefix, positives, queries, items, rows in (
+        ("i2t_", of_images, numbers, CAPTION_NUMBERS, image @ text.T),
+        ("t2i_", of_captions, CAPTION_NUMBERS, numbers, text @ image.T),
+    ):
+        side, averages, shares, first = found[prefix], [], [], []
+        for query in side.query:
+            right = [item in positives[str(queries[query])] for item in items]
+            order = sorted(range(len(items)), key=lambda place: (-rows[query][place], right[place]))
+            hits = [right[place] for place in order]
+            count = sum(right)
+            averages.append(sum(sum(hits[:r]) / r for r in range(1, count + 1) if hits[r - 1]) / count)
+            shares.append(sum(hits[:count]) / count)
+            first.append(hits.index(True))
+        assert side.query.tolist() == sorted(list(queries).index(int(name)) for name in positives)
+        assert side.against.tolist() == first
+        np.testing.assert_allclose(side.precisions["map_at_r"], averages)
+        np.testing.assert_allclose(side.precisions["r_precision"], shares)
+
+
 @pytest.mark.parametrize("tie_rule", ["against", "favour"])
 @pytest.mark.parametrize("variant", ["pcme", "eccv", "cut"])
 def test_pmrp_in_three_variants(tmp_path, scored, variant, tie_rule, monkeypatch):
