@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from datasets.pictures.picture import UnreadableError
 from serving.app.metrics import Metrics
 from serving.app.pictures import opened
@@ -239,6 +239,8 @@ class Collection:
         with self._writing:
             try:
                 index = open_index(self.address, writable=True, resident=False)
+            except UnavailableError:
+                raise
             except UserError as error:
                 raise BusyError(str(error)) from error
             with index:
