@@ -44,7 +44,7 @@ def compare(folder: Path) -> None:
     found: dict[str, list[dict]] = {side: [] for side in SIDES}
     for _ in range(ROUNDS):
         for side in SIDES:
-            with served(side, folder) as port:
+            with served(side, folder) as (port, _):
                 found[side].append(run_child(__file__, "load", "full", str(port)))
             print(side, found[side][-1], flush=True)
     rate = {side: median(each["rate"] for each in found[side]) for side in SIDES}
@@ -53,7 +53,7 @@ def compare(folder: Path) -> None:
     report(f"queries/s {of}: batched, against one by one", rate["batched"], rate["one by one"], 3, "/s", True)
     report(f"queries/s {of}: against an afternoon's", rate["batched"], rate["afternoon"], 3, "/s", True)
     report(f"p99 {of}: against an afternoon's", late["batched"], late["afternoon"], 1, "ms", False)
-    with served("batched", folder) as port:
+    with served("batched", folder) as (port, _):
         even = [run_child(__file__, "load", "even", str(port)) for _ in range(ROUNDS)]
     for name, limit in (("p50", 15.0), ("p99", 60.0)):
         measured = median(each[name] for each in even)
@@ -108,15 +108,15 @@ def run(tool: str, *arguments: object) -> None:
 
 
 @contextlib.contextmanager
-def served(side: str, folder: Path) -> Iterator[int]:
-    """Run a service during the block, and yield its port."""
+def served(side: str, folder: Path) -> Iterator[tuple[int, int]]:
+    """Run a service during the block, and yield its port and the number of its process."""
     command = [sys.executable, __file__, "serve", side, folder]
     with subprocess.Popen(command, env=untuned(), stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
             if not line.startswith("ready "):
                 raise RuntimeError(f"{side} does not start: {line}")
-            yield int(line.split()[1])
+            yield int(line.split()[1]), process.pid
         finally:
             process.terminate()
 
@@ -173,6 +173,20 @@ def afternoon(folder: Path):
     return app
 
 
+def question(random: np.random.Generator) -> bytes:
+    """Return a request for the hits of a random sentence of ten words."""
+    text = " ".join(f"w{word}" for word in random.integers(0, 1200, 9)) + " w1"
+    return f"GET /v1/search?q={quote(text)}&k=20 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+async def answered(reader: asyncio.StreamReader) -> tuple[str, bytes]:
+    """Return status and body of the answer that comes next."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+    return head.split(b" ", 2)[1].decode(), await reader.readexactly(length)
+
+
 async def load(port: int, even: bool) -> dict:
     """Return queries a second, and the median and 99th percentile of the milliseconds of an answer."""
     random, times = np.random.default_rng(1), []
@@ -180,17 +194,10 @@ async def load(port: int, even: bool) -> dict:
     counted_from = ends - SECONDS
 
     async def ask(reader, writer) -> None:
-        text = " ".join(f"w{word}" for word in random.integers(0, 1200, 9)) + " w1"
         began = time.perf_counter()
-        head = f"GET /v1/search?q={quote(text)}&k=20 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        writer.write(head.encode())
-        answer = await reader.readuntil(b"\r\n\r\n")
-        status = answer.split(b" ", 2)[1]
-        length = next(
-            int(line[15:]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")
-        )
-        body = await reader.readexactly(length)
-        if status != b"200":
+        writer.write(question(random))
+        status, body = await answered(reader)
+        if status != "200":
             raise RuntimeError(f"refused: {body[:200]}")
         if counted_from < time.perf_counter() < ends:
             times.append((time.perf_counter() - began) * 1000)
