@@ -28,6 +28,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 def main() -> None:
+    if CHROMIUM is None:
+        raise SystemExit("expected Chromium: make browser installs it")
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
