@@ -12,6 +12,7 @@ from _report import ROOT, report, run_child, untuned
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,14 +45,22 @@ def compare(folder: Path) -> None:
     found: dict[str, list[dict]] = {side: [] for side in SIDES}
     for _ in range(ROUNDS):
         for side in SIDES:
-            with served(side, folder) as (port, _):
-                found[side].append(run_child(__file__, "load", "full", str(port)))
+            found[side].append(saturated(side, folder))
             print(side, found[side][-1], flush=True)
     rate = {side: median(each["rate"] for each in found[side]) for side in SIDES}
     late = {side: median(each["p99"] for each in found[side]) for side in SIDES}
     of = f"of {PICTURES:,} x {WIDTH}, {CLIENTS} clients"
     report(f"queries/s {of}: batched, against one by one", rate["batched"], rate["one by one"], 3, "/s", True)
     report(f"queries/s {of}: against an afternoon's", rate["batched"], rate["afternoon"], 3, "/s", True)
+    cost = {side: median(each["cost"] for each in found[side]) for side in SIDES}
+    report(
+        f"processor time a query {of}: batched, of one by one's",
+        cost["batched"],
+        cost["one by one"],
+        3,
+        "ms",
+        False,
+    )
     report(f"p99 {of}: against an afternoon's", late["batched"], late["afternoon"], 1, "ms", False)
     with served("batched", folder) as (port, _):
         even = [run_child(__file__, "load", "even", str(port)) for _ in range(ROUNDS)]
@@ -65,6 +74,20 @@ def compare(folder: Path) -> None:
             "ms",
             False,
         )
+
+
+def saturated(side: str, folder: Path) -> dict:
+    """Return what CLIENTS that ask without a pause get of a service, and its processor time for a query."""
+    with served(side, folder) as (port, process):
+        before = processor_seconds(process)
+        found = run_child(__file__, "load", "full", str(port))
+        return found | {"cost": (processor_seconds(process) - before) * 1000 / found["answered"]}
+
+
+def processor_seconds(process: int) -> float:
+    """Return the seconds that all threads of a process have worked; other load changes them little."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def make(folder: Path) -> None:
@@ -189,16 +212,18 @@ async def answered(reader: asyncio.StreamReader) -> tuple[str, bytes]:
 
 async def load(port: int, even: bool) -> dict:
     """Return queries a second, and the median and 99th percentile of the milliseconds of an answer."""
-    random, times = np.random.default_rng(1), []
+    random, times, count = np.random.default_rng(1), [], 0
     ends = time.perf_counter() + 1 + SECONDS
     counted_from = ends - SECONDS
 
     async def ask(reader, writer) -> None:
+        nonlocal count
         began = time.perf_counter()
         writer.write(question(random))
         status, body = await answered(reader)
         if status != "200":
             raise RuntimeError(f"refused: {body[:200]}")
+        count += 1
         if counted_from < time.perf_counter() < ends:
             times.append((time.perf_counter() - began) * 1000)
 
@@ -227,7 +252,7 @@ async def load(port: int, even: bool) -> dict:
 
     await asyncio.gather(*([at_even_distances()] if even else [one_after_another() for _ in range(CLIENTS)]))
     p50, p99 = np.percentile(times, [50, 99])
-    return {"rate": len(times) / SECONDS, "p50": float(p50), "p99": float(p99)}
+    return {"rate": len(times) / SECONDS, "p50": float(p50), "p99": float(p99), "answered": count}
 
 
 if __name__ == "__main__":
