@@ -85,7 +85,7 @@ class Service:
         """Return a message that names indexes and bundles, but not where they lie on this machine."""
         message = str(error)
         for each in (self, *self.others.values()):
-            for folder in (str(each.collection.bundle.folder), each.collection.address):
+            for folder in each.collection.places:
                 message = message.replace(folder, folder.rstrip("/").rpartition("/")[2])
         return message
 

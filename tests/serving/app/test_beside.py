@@ -105,6 +105,9 @@ def test_a_server_that_is_away_is_told_and_the_index_beside_it_is_served(feature
         answers = client.post("/v1/compare", json=query).json()["answers"]
         assert answers["kept"]["code"] == "unavailable" and len(answers["features.index"]["hits"]) == 3
         assert client.get("/v1/search", params={"q": "red dog"}).status_code == 200
+        assert client.get("/metrics").status_code == client.get("/ready").status_code == 200
+        page = client.get("/", params={"q": "red dog", "beside": "kept"}).text
+        assert "server unavailable" in page and page.count("<li data-hit") == 24
 
 
 def test_terms_of_every_kind_are_explained_and_add_up(photos, serve):
