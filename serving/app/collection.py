@@ -126,7 +126,7 @@ class Collection:
 
     @property
     def card(self):
-        """Return the card of the index, with the present number of items; the last known if a server is away."""
+        """Return the card of the index, with the number of items: the last known, if a server is away."""
         with contextlib.suppress(UnavailableError):
             self._card = self._index.card
         return self._card
