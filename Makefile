@@ -49,6 +49,7 @@ test-browser: browser  ## try the page in Chromium, with axe-core (SCREENSHOTS=D
 faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print what survived (under 25 minutes)
 	$(python) tests/faults/run_all.py
 	$(python) tests/faults/kill_index.py
+	$(python) tests/faults/kill_service.py
 
 fuzz: $(runs) $(dev)  ## damage 10,000 files of each kind that is read, and tell what is not one line (over an hour)
 	FUZZ_EXAMPLES=10000 $(python) -m pytest -n auto tests/fuzz

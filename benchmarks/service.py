@@ -12,6 +12,7 @@ from _report import ROOT, report, run_child, untuned
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,16 +45,24 @@ def compare(folder: Path) -> None:
     found: dict[str, list[dict]] = {side: [] for side in SIDES}
     for _ in range(ROUNDS):
         for side in SIDES:
-            with served(side, folder) as port:
-                found[side].append(run_child(__file__, "load", "full", str(port)))
+            found[side].append(saturated(side, folder))
             print(side, found[side][-1], flush=True)
     rate = {side: median(each["rate"] for each in found[side]) for side in SIDES}
     late = {side: median(each["p99"] for each in found[side]) for side in SIDES}
     of = f"of {PICTURES:,} x {WIDTH}, {CLIENTS} clients"
     report(f"queries/s {of}: batched, against one by one", rate["batched"], rate["one by one"], 3, "/s", True)
     report(f"queries/s {of}: against an afternoon's", rate["batched"], rate["afternoon"], 3, "/s", True)
+    cost = {side: median(each["cost"] for each in found[side]) for side in SIDES}
+    report(
+        f"processor time a query {of}: batched, of one by one's",
+        cost["batched"],
+        cost["one by one"],
+        3,
+        "ms",
+        False,
+    )
     report(f"p99 {of}: against an afternoon's", late["batched"], late["afternoon"], 1, "ms", False)
-    with served("batched", folder) as port:
+    with served("batched", folder) as (port, _):
         even = [run_child(__file__, "load", "even", str(port)) for _ in range(ROUNDS)]
     for name, limit in (("p50", 15.0), ("p99", 60.0)):
         measured = median(each[name] for each in even)
@@ -65,6 +74,20 @@ def compare(folder: Path) -> None:
             "ms",
             False,
         )
+
+
+def saturated(side: str, folder: Path) -> dict:
+    """Return what CLIENTS that ask without a pause get of a service, and its processor time for a query."""
+    with served(side, folder) as (port, process):
+        before = processor_seconds(process)
+        found = run_child(__file__, "load", "full", str(port))
+        return found | {"cost": (processor_seconds(process) - before) * 1000 / found["answered"]}
+
+
+def processor_seconds(process: int) -> float:
+    """Return the seconds that all threads of a process have worked; other load changes them little."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def make(folder: Path) -> None:
@@ -109,15 +132,15 @@ def run(tool: str, *arguments: object) -> None:
 
 
 @contextlib.contextmanager
-def served(side: str, folder: Path) -> Iterator[int]:
-    """Run a service during the block, and yield its port."""
+def served(side: str, folder: Path) -> Iterator[tuple[int, int]]:
+    """Run a service during the block, and yield its port and the number of its process."""
     command = [sys.executable, __file__, "serve", side, folder]
     with subprocess.Popen(command, env=untuned(), stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
             if not line.startswith("ready "):
                 raise RuntimeError(f"{side} does not start: {line}")
-            yield int(line.split()[1])
+            yield int(line.split()[1]), process.pid
         finally:
             process.terminate()
 
@@ -174,25 +197,34 @@ def afternoon(folder: Path):
     return app
 
 
+def question(random: np.random.Generator) -> bytes:
+    """Return a request for the hits of a random sentence of ten words."""
+    text = " ".join(f"w{word}" for word in random.integers(0, 1200, 9)) + " w1"
+    return f"GET /v1/search?q={quote(text)}&k=20 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+async def answered(reader: asyncio.StreamReader) -> tuple[str, bytes]:
+    """Return status and body of the answer that comes next."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+    return head.split(b" ", 2)[1].decode(), await reader.readexactly(length)
+
+
 async def load(port: int, even: bool) -> dict:
     """Return queries a second, and the median and 99th percentile of the milliseconds of an answer."""
-    random, times = np.random.default_rng(1), []
+    random, times, count = np.random.default_rng(1), [], 0
     ends = time.perf_counter() + 1 + SECONDS
     counted_from = ends - SECONDS
 
     async def ask(reader, writer) -> None:
-        text = " ".join(f"w{word}" for word in random.integers(0, 1200, 9)) + " w1"
+        nonlocal count
         began = time.perf_counter()
-        head = f"GET /v1/search?q={quote(text)}&k=20 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        writer.write(head.encode())
-        answer = await reader.readuntil(b"\r\n\r\n")
-        status = answer.split(b" ", 2)[1]
-        length = next(
-            int(line[15:]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")
-        )
-        body = await reader.readexactly(length)
-        if status != b"200":
+        writer.write(question(random))
+        status, body = await answered(reader)
+        if status != "200":
             raise RuntimeError(f"refused: {body[:200]}")
+        count += 1
         if counted_from < time.perf_counter() < ends:
             times.append((time.perf_counter() - began) * 1000)
 
@@ -221,7 +253,7 @@ async def load(port: int, even: bool) -> dict:
 
     await asyncio.gather(*([at_even_distances()] if even else [one_after_another() for _ in range(CLIENTS)]))
     p50, p99 = np.percentile(times, [50, 99])
-    return {"rate": len(times) / SECONDS, "p50": float(p50), "p99": float(p99)}
+    return {"rate": len(times) / SECONDS, "p50": float(p50), "p99": float(p99), "answered": count}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class UnavailableError(UserError):
+    """A disk that is full or a server that is away: nothing is wrong with what was asked."""
+
+
 def some(names: Iterable[object], shown: int = 5) -> str:
     """Return the first five of some names with commas, and how many there are if that is not all."""
     names = list(names)

@@ -16,7 +16,6 @@ It needs requirements-service.txt besides. It is ready when it says so, and SIGT
 import argparse
 import logging
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -41,7 +40,7 @@ def main() -> None:
     from serving.app.collection import Collection
     from serving.app.metrics import Metrics
     from serving.app.pictures import Thumbnails, picture_folder
-    from serving.app.settings import Settings, read_key_file
+    from serving.app.settings import Settings, distinct_names, for_each, read_key_file
 
     keys = {}
     for name, path in (("write_key", arguments.key_file), ("read_key", arguments.read_key_file)):
@@ -116,23 +115,6 @@ def announce(server, app, settings) -> None:
             print(f"ready: http://{host}:{port}/", flush=True)
 
     server.startup = startup
-
-
-def for_each(option: str, given: list[str], number: int) -> list[str | None]:
-    """Return what was given for each of `number` indexes: one for all, or one for each; UserError else."""
-    if len(given) not in (0, 1, number):
-        raise UserError(f"{option}: expected one, or {number}: one for each --index, got {len(given)}")
-    return (given or [None]) * (1 if len(given) == number else number)
-
-
-def distinct_names(addresses: Sequence[str]) -> list[str]:
-    """Return a name for each index: of its folder, with as many of those above as tell it from the others."""
-    parts = [[part for part in address.split("/") if part] for address in addresses]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-depth:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("--index: expected different indexes, got one twice")
 
 
 def indexed(arguments: argparse.Namespace) -> str:

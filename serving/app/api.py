@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Query as Parameter
 from fastapi.concurrency import run_in_threadpool
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from serving.app.batching import Batcher, FullError
 from serving.app.collection import Collection, Found, Question, UnknownError, Wanted, reranked
 from serving.app.explaining import explained
@@ -85,7 +85,7 @@ class Service:
         """Return a message that names indexes and bundles, but not where they lie on this machine."""
         message = str(error)
         for each in (self, *self.others.values()):
-            for folder in (str(each.collection.bundle.folder), each.collection.address):
+            for folder in each.collection.places:
                 message = message.replace(folder, folder.rstrip("/").rpartition("/")[2])
         return message
 
@@ -348,7 +348,8 @@ def _or_error(service: Service, answer: AnswerMessage | Exception) -> AnswerMess
     if isinstance(answer, AnswerMessage):
         return answer
     if isinstance(answer, UserError):
-        return ErrorMessage(code="wrong", message=service.told(answer))
+        code = "unavailable" if isinstance(answer, UnavailableError) else "wrong"
+        return ErrorMessage(code=code, message=service.told(answer))
     return ErrorMessage(code="unknown", message=NO_ITEM)
 
 
@@ -372,7 +373,10 @@ def _put(service: Service, identity: str, content: Content) -> bool:
         kept = shrunk(opened(data, service.settings.upload_pixels), SIZES[-1])
     new = service.collection.put(item, wanted)
     if kept is not None:
-        service.thumbnails.keep(identity, kept)
+        try:
+            service.thumbnails.keep(identity, kept)
+        except UserError as error:
+            raise UnavailableError(f"the item is there, but not its picture: {error}") from error
     return new
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from datasets.pictures.picture import UnreadableError
 from serving.app.metrics import Metrics
 from serving.app.pictures import opened
 from serving.bundle.bundle import Bundle
-from serving.index.address import open_index
+from serving.index.address import milvus_address, open_index
 from serving.index.index import Hit
 from serving.index.items import Item
 from serving.index.query import Answer, Asker, Term
@@ -107,6 +107,7 @@ class Collection:
         self.address, self.name = str(address), name or Path(str(address)).name
         self._metrics, self._bundle_folder, self._pixels = metrics, bundle, pixels
         self._index = open_index(address)
+        self._card = self._index.card
         self._loading, self._writing = threading.Lock(), threading.Lock()
         try:
             self._model = self._open_model()
@@ -125,8 +126,16 @@ class Collection:
 
     @property
     def card(self):
-        """Return the card of the index, with the present number of items."""
-        return self._index.card
+        """Return the card of the index, with the number of items: the last known, if a server is away."""
+        with contextlib.suppress(UnavailableError):
+            self._card = self._index.card
+        return self._card
+
+    @property
+    def places(self) -> list[str]:
+        """Return where index and bundle lie, which clients are not told."""
+        milvus = milvus_address(self.address)
+        return [str(self._model.bundle.folder), self.address, *([milvus[0]] if milvus else [])]
 
     @property
     def bundle(self) -> Bundle:
@@ -193,7 +202,7 @@ class Collection:
         for _ in range(_ATTEMPTS):
             model = self._present()
             found = self._answered(model, questions)
-            if self._index.card.bundle == model.bundle.identity:
+            if self.card.bundle == model.bundle.identity:
                 return found
         return [BusyError("the index changes its model") for _ in questions]
 
@@ -239,6 +248,8 @@ class Collection:
         with self._writing:
             try:
                 index = open_index(self.address, writable=True, resident=False)
+            except UnavailableError:
+                raise
             except UserError as error:
                 raise BusyError(str(error)) from error
             with index:
@@ -246,9 +257,9 @@ class Collection:
 
     def _present(self) -> _Model:
         model = self._model
-        if self._index.card.bundle != model.bundle.identity:
+        if self.card.bundle != model.bundle.identity:
             with self._loading:
-                if self._index.card.bundle != self._model.bundle.identity:
+                if self.card.bundle != self._model.bundle.identity:
                     try:
                         self._model = self._open_model()
                     except UserError as error:  # no fault of the client

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from jinja2 import Environment, FileSystemLoader
 from pydantic import ValidationError
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from serving.app.api import Service, usable_cutoff
 from serving.app.batching import FullError, LateError
 from serving.app.collection import BusyError, UnknownError, Wanted
@@ -312,11 +312,22 @@ class View:
             "reads_pictures": image.get("reads") == "pixels",
             "reads_text": "text" in bundle.description["graphs"],
             "reranks": collection.reranker is not None,
-            "examples": collection.examples(),
-            "begin": collection.beginning(12) if service.thumbnails.shown else [],
-            "keys": collection.keys()[:8],
             "thumbnail": service.thumbnail,
+            **self._beginning(service),
         }
+
+    @staticmethod
+    def _beginning(service: Service) -> dict[str, list]:
+        """Return what a person may begin with; nothing where the index's server is away."""
+        collection, shown = service.collection, service.thumbnails.shown
+        try:
+            return {
+                "examples": collection.examples(),
+                "begin": collection.beginning(12) if shown else [],
+                "keys": collection.keys()[:8],
+            }
+        except UnavailableError:
+            return {"examples": [], "begin": [], "keys": []}
 
     def _written(self, template: str, values: dict) -> Response:
         values = {**values, "found_words": found_words}

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from serving.app.api import NO_ITEM, Service, routes
 from serving.app.batching import Batcher, FullError, LateError
 from serving.app.collection import BusyError, Collection, Question, UnknownError, Wanted
@@ -99,6 +99,10 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def wrong(request: Request, error: UserError) -> JSONResponse:
         return told(422, "wrong", request.app.state.service.told(error))
+
+    @app.exception_handler(UnavailableError)
+    async def unavailable(request: Request, error: UnavailableError) -> JSONResponse:
+        return told(503, "unavailable", request.app.state.service.told(error), retry_after="5")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

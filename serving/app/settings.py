@@ -1,6 +1,7 @@
 """What an operator decides about the service: addresses, keys and limits."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,3 +65,20 @@ def read_key_file(path: str | Path) -> str:
             "as `openssl rand -hex 24` makes"
         )
     return key
+
+
+def for_each(option: str, given: list[str], number: int) -> list[str | None]:
+    """Return what was given for each of `number` indexes: one for all, or one for each; UserError else."""
+    if len(given) not in (0, 1, number):
+        raise UserError(f"{option}: expected one, or {number}: one for each --index, got {len(given)}")
+    return (given or [None]) * (1 if len(given) == number else number)
+
+
+def distinct_names(addresses: Sequence[str]) -> list[str]:
+    """Return a name for each index: of its folder, with as many of those above as tell it from the others."""
+    parts = [[part for part in address.split("/") if part] for address in addresses]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("--index: expected different indexes, got one twice")

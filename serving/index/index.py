@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from serving.index.card import FILE as CARD
 from serving.index.card import Card, check_bundle, read_card, write_card
 from serving.index.engines import exact, quantised
@@ -303,9 +303,9 @@ def clean(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> UnavailableError:
     """Return the error for a disk that refuses."""
-    return UserError(
+    return UnavailableError(
         f"cannot write {path}: {error.strerror or error}; what was acknowledged before is intact: free some "
         "space"
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from serving.index.filters import Condition, as_sql, keys_of
 from serving.index.vectors import damaged
 
@@ -221,7 +221,7 @@ class Items:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise UserError(f"{self.path}: {error}; what was acknowledged before is intact") from error
+            raise UnavailableError(f"{self.path}: {error}; what was acknowledged before is intact") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise damaged(self.path, str(error)) from error
 

@@ -239,7 +239,7 @@ def test_a_report_compares_two_runs(runs, run_tool, tmp_path):
     page = (runs / "run" / "report.html").read_text()
     result = read_result(runs / "run" / "eval_test")
     assert "Two &lt;runs&gt;" in page and "</span>vse</td>" in page
-    assert f">{result['metrics']['rsum']:.1f}</td>" in page
+    assert f">{result['metrics']['rsum']:.1f}<" in page
     assert all(f">{accuracy:.1f}</span>" in page for accuracy in result["swapped"].values())
     assert "data:image/png;base64," in page and page.count("data:image/jpeg;base64,") > 20
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 
 SECONDS = 60.0  # that one call may take
 
@@ -28,7 +28,7 @@ class Connection:
             self._client = MilvusClient(server, timeout=SECONDS)
 
     def call(self, method: str, *arguments: object, **options: object):
-        """Return what a method of `MilvusClient` returns; raise UserError."""
+        """Return what a method of `MilvusClient` returns; raise UnavailableError."""
         with self._refused("failed"):
             return getattr(self._client, method)(*arguments, timeout=SECONDS, **options)
 
@@ -61,6 +61,6 @@ class Connection:
             reason = " ".join(str(reason).split())[:200]
             if "Open local milvus failed" in reason:
                 reason = "another process has it open, and Milvus Lite serves one at a time"
-            raise UserError(
+            raise UnavailableError(
                 f"{self.server}: Milvus {what} ({reason}); what it has acknowledged is stored"
             ) from error

@@ -1,0 +1,110 @@
+"""What a service does under twice the load that it can bear: some is answered in time, the rest gets 429.
+
+First CLIENTS connections ask as fast as they are answered, which gives the highest rate and its p99. Then
+queries come at twice that rate, at even distances, for MINUTES, whatever is answered; the memory of the
+service is read each second. Index, model and sentences are those of benchmarks/service.py.
+
+    python benchmarks/overload.py            (MINUTES=10 in the environment; default 1)
+"""
+
+from _report import report, run_child
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from service import CLIENTS, PICTURES, WIDTH, answered, make, question, served
+
+MINUTES = float(os.environ.get("MINUTES", "1"))
+CONNECTIONS = 512  # at most at the same time: twice as many as the service lets wait
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["load"]:
+        port, process, rate = int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+        print(json.dumps(asyncio.run(overload(port, process, rate))))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        make(Path(temporary))
+        with served("batched", Path(temporary)) as (port, process):
+            full = run_child(Path(__file__).with_name("service.py"), "load", "full", str(port))
+            print("full", full, flush=True)
+            found = run_child(__file__, "load", str(port), str(process), str(2 * full["rate"]))
+    print("twice", found, flush=True)
+    of = f"of {PICTURES:,} x {WIDTH}, {MINUTES:g} min of twice the load that {CLIENTS} clients make"
+    report(f"p99 of what is accepted {of}, of full load's", found["p99"], full["p99"], 1, "ms", False)
+    report(f"queries/s accepted {of}, of full load's", found["rate"], full["rate"], 0.9, "/s", True)
+    report(f"memory {of}: last fifth, of the first fifth's", found["late"], found["early"], 0.95, "MB", False)
+    if found["others"]:
+        raise SystemExit(f"expected 200 and 429 alone, got {found['others']} others")
+
+
+async def overload(port: int, process: int, rate: float) -> dict:
+    """Ask at a rate for MINUTES; return what was accepted, refused, how late, and the service's memory."""
+    random = np.random.default_rng()
+    times, refused, others, memory, asked = [], 0, 0, [], set()
+    began, number = time.perf_counter(), 0
+    ends = began + 60 * MINUTES
+    free = asyncio.Semaphore(CONNECTIONS)
+
+    async def ask() -> None:
+        nonlocal refused, others
+        start = time.perf_counter()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(question(random))
+            status, _ = await answered(reader)
+            writer.close()
+        except (OSError, asyncio.IncompleteReadError):
+            status = "none"
+        finally:
+            free.release()
+        if status == "200":
+            times.append((time.perf_counter() - start) * 1000)
+        elif status == "429":
+            refused += 1
+        else:
+            others += 1
+
+    async def watch() -> None:
+        while time.perf_counter() < ends:
+            memory.append(resident(process))
+            await asyncio.sleep(1)
+
+    watching = asyncio.ensure_future(watch())
+    while time.perf_counter() < ends:
+        await free.acquire()
+        task = asyncio.ensure_future(ask())
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+        number += 1
+        await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+    took = time.perf_counter() - began
+    await asyncio.gather(*asked, watching)
+    fifth = max(1, len(memory) // 5)
+    return {
+        "rate": len(times) / took,
+        "offered": number / took,
+        "refused": refused,
+        "others": others,
+        "p50": float(np.percentile(times, 50)),
+        "p99": float(np.percentile(times, 99)),
+        "early": median(memory[:fifth]),
+        "late": median(memory[-fifth:]),
+    }
+
+
+def resident(process: int) -> float:
+    """Return the megabytes that a process holds in memory."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+if __name__ == "__main__":
+    main()

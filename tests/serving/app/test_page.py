@@ -1,0 +1,84 @@
+"""The page as the server writes it: how far re-ranking moved a hit, and weights in addresses."""
+
+import html
+import re
+from dataclasses import replace
+
+import pytest
+
+from serving.app.page import MOST_WEIGHT, STEP, Asked
+
+
+class Backwards:
+    """Stands for a pair scorer that likes best what the index liked least."""
+
+    def reordered(self, text, hits):
+        moved = [replace(hit, before=place) for place, hit in enumerate(hits, start=1)]
+        return [replace(hit, score=float(-place)) for place, hit in enumerate(reversed(moved))]
+
+
+def test_each_hit_says_how_far_re_ranking_moved_it(photos, serve):
+    client = serve(photos)
+    plain = client.get("/v1/search", params={"q": "red", "k": 12}).json()["hits"]
+    collection = client.app.state.service.collection
+    collection.reranker, collection.rerank_k = Backwards(), 7
+    hits = client.get("/v1/search", params={"q": "red", "k": 12, "rerank": True}).json()["hits"]
+    assert [hit["id"] for hit in hits[:7]] == [hit["id"] for hit in reversed(plain[:7])]
+    assert [hit["id"] for hit in hits[7:]] == [hit["id"] for hit in plain[7:]]
+    page = html.unescape(client.get("/", params={"q": "red", "k": 12, "rerank": 1}).text)
+    told = [re.search(r"(up|down) (\d+) by re-ranking", each) for each in page.split("<li data-hit")[1:]]
+    expected = [6, 4, 2, 0, -2, -4, -6, 0, 0, 0, 0, 0]
+    found = [0 if each is None else int(each[2]) * (1 if each[1] == "up" else -1) for each in told]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("q", 1.0),
+        ("plus:0.25", 0.25),
+        ("minus", -0.5),
+        ("minus:2", -2.0),
+        ("unlike:0.75", -0.75),
+        ("plus:", 1.0),
+        ("plus:nan", 1.0),
+        ("plus:-1", 1.0),
+        ("plus:1e9", 1.0),
+        ("minus:0", -0.5),
+        ("like:inf", 1.0),
+    ],
+)
+def test_a_weight_stands_in_the_name_and_a_wrong_one_is_the_usual(name, weight):
+    ((_, value, found),) = Asked(((name, "red"),)).terms()
+    assert (value, found) == ("red", weight)
+
+
+def test_the_addresses_of_a_chip_change_its_weight_alone(photos, serve):
+    client = serve(photos)
+    address = "/?q=red&minus:0.5=blue&like:4=red_6.png&k=5"
+    chips = client.get(address).text.partition('class="chips"')[2].partition("</ul>")[0].split("<li ")[1:]
+    links = [re.findall(r'href="([^"]+)"', html.unescape(chip)) for chip in chips]
+    assert [len(each) for each in links] == [3, 3, 2], "the third cannot weigh more"
+    assert MOST_WEIGHT == 4 and STEP == 0.25
+    less, more, without = links[1]
+    for changed, expected in ((less, "0.25"), (more, "0.75"), (without, None)):
+        page = client.get(changed).text
+        assert page.count('class="weight"') == (3 if expected else 2)
+        assert not expected or f"</span> {expected}</span>" in page
+        assert page.count("<li data-hit") == 5 and ("blue" in changed) is (expected is not None)
+
+
+def test_a_chip_shows_its_share_of_the_scores_on_average(photos, serve):
+    client = serve(photos)
+    terms = [{"text": "red"}, {"text": "blue", "weight": -0.5}]
+    hits = client.post("/v1/search", json={"terms": terms, "k": 24}).json()["hits"]
+    page = (
+        html.unescape(client.get("/?q=red&minus=blue").text)
+        .partition('class="chips"')[2]
+        .partition("</ul>")[0]
+    )
+    shown = re.findall(r"on average:</span> ([+-]\d\.\d\d)", page)
+    for place, text in enumerate(shown):
+        mean = sum(hit["shares"][place]["share"] for hit in hits) / len(hits)
+        assert float(text) == pytest.approx(mean, abs=0.0051)
+    assert len(shown) == 2
