@@ -68,8 +68,9 @@ class IndexSearcher:
             answers = self._asker.answers(terms, most, arguments.where)
             for query, made, answer in zip(part, terms, answers, strict=True):
                 if self._reranker:
-                    hits = self._reranker.reordered(query["text"], answer.hits)[: arguments.top_k]
-                    answer = replace(answer, hits=hits)
+                    best, rest = answer.hits[: arguments.rerank_k], answer.hits[arguments.rerank_k :]
+                    hits = [*self._reranker.reordered(query["text"], best), *rest]
+                    answer = replace(answer, hits=hits[: arguments.top_k])
                 if arguments.queries or arguments.json:
                     print(json.dumps(as_json(query, made, answer), ensure_ascii=False))
                 else:

@@ -67,6 +67,8 @@ def read_description(folder: Path) -> dict:
         )
     if expected != _checksum(description):
         raise UserError(f"{path} is damaged: its values do not add up to its checksum; {remedy}")
+    if not isinstance(description.get("extraction"), dict | None):
+        raise UserError(f"{path}: extraction: expected an object or null; {remedy}")
     for name, fingerprint in description["files"].items():
         _check_file(folder / Path(name).name, fingerprint, remedy)
     return description

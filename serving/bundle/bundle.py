@@ -260,5 +260,5 @@ class Bundle:
 def _backbone_of(description: dict) -> str:
     """Return in words what made the features of the model's training, "" where it is not known."""
     networks = [(description.get("extraction") or {}).get(name) for name in ("backbone", "detector")]
-    names = [Path(network["path"]).name for network in networks if network]
+    names = [Path(str(each.get("path"))).name for each in networks if isinstance(each, dict)]
     return f", which {' and '.join(names)} made" if names else ""

@@ -42,6 +42,7 @@ from engine.weights.bert_folder import read_bert_config
 from engine.weights.stored import stored_tensors
 from engine.weights.tensor_files import open_safetensors, read_safetensors, save_safetensors
 from engine.weights.weight_files import open_weights
+from serving.search.embeddings import Embeddings, read_embeddings, write_embeddings
 from tests.engine.inspection.evaluated import Split
 from tests.onnx_networks import write_means
 from tests.picture_files import encoded, noisy, write_zip
@@ -319,6 +320,11 @@ PIECES = WordPiece.build(CAPTIONS).to_text()
 SWAPPED = json.dumps({"image_id": "1", "kind": "sides", "caption": "a b", "swapped": "b a"}) + "\n"
 
 
+def _embeddings(folder: Path) -> None:
+    vectors = np.random.default_rng(0).random((4, 3), np.float32)
+    write_embeddings(folder / "e.npz", Embeddings(vectors, NAMES, CAPTIONS, "0" * 64, "cosine"))
+
+
 def _result(folder: Path) -> None:
     split = Split()
     split.write(folder / "a")
@@ -468,6 +474,7 @@ READERS = {
         lambda folder: read_bert_config(folder / "config.json"),
         ("config.json",),
     ),
+    "embeddings": Reader(_embeddings, lambda folder: read_embeddings(folder / "e.npz"), ("e.npz",)),
     "safetensors": Reader(_safetensors, _read_safetensors, ("m.safetensors",)),
     "torch": Reader(_torch, _read_weights("m.pth"), ("m.pth",)),
     "Paddle": Reader(_paddle, _read_weights("m.pdparams"), ("m.pdparams",)),

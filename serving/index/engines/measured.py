@@ -46,13 +46,19 @@ def true_best(vectors: np.ndarray, queries: np.ndarray, k: int) -> list[np.ndarr
     return [rows for _, rows in best]
 
 
+def recalls(found: Sequence[np.ndarray], true: Sequence[np.ndarray], k: int) -> np.ndarray:
+    """Return, for each query, the share of `k` places that hold a row of the `true` best: float64 [Q]."""
+    return np.array(
+        [
+            len(np.intersect1d(rows[:k], best)) / min(k, len(best))
+            for rows, best in zip(found, true, strict=True)
+        ]
+    )
+
+
 def recall(found: Sequence[np.ndarray], true: Sequence[np.ndarray], k: int) -> float:
     """Return the share of `k` places, over all queries, that hold a row of the `true` best."""
-    hits = [
-        len(np.intersect1d(rows[:k], best)) / min(k, len(best))
-        for rows, best in zip(found, true, strict=True)
-    ]
-    return float(np.mean(hits))
+    return float(recalls(found, true, k).mean())
 
 
 def normalised(best: np.ndarray, general: np.ndarray) -> np.ndarray:

@@ -12,18 +12,21 @@ from PIL import Image
 from config.errors import UserError
 from config.files.bundles import write_description
 from datasets.pairs import Pairs
+from datasets.pictures.files import NamedPictures
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
 from engine.export.graphs.cnn import embed_pictures
 from engine.export.graphs.dual import encode_features, encode_regions, encode_text
 from engine.export.graphs.onnx_graph import OnnxGraph
 from engine.export.graphs.pair import score_pairs
+from engine.extraction.recorded import extract_as_recorded
 from models.bert import BertShape
 from models.cnn import Cnn, ImageEmbedder
 from models.encoders import GRUTextEncoder, ImageEncoder
 from models.oscar import Oscar
 from models.vsrn import RegionEncoder
 from serving.bundle.bundle import Bundle
+from tests.bundle_files import write_bundle
 from tests.picture_files import encoded, noisy
 
 WIDTH, DIM = 6, 8
@@ -227,3 +230,18 @@ def test_what_a_model_does_not_read_is_refused_in_one_line(vectors, pictures, pa
         with pytest.raises(UserError, match=expected) as refused:
             attempt()
         assert "\n" not in str(refused.value)
+
+
+def test_a_strange_record_of_an_extraction_is_one_line(tmp_path):
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (9, 9)).save(picture)
+    with pytest.raises(UserError, match="extraction: expected an object or null"):
+        Bundle.open(write_bundle(tmp_path / "list", extraction=["x"]))
+    for number, record in enumerate(
+        ({"backbone": 3}, {"backbone": {"path": 3}}, {"detector": {}, "options": 1})
+    ):
+        folder = write_bundle(tmp_path / str(number), extraction=record)
+        with pytest.raises(UserError, match="without an encoder of pictures: it reads features of width 12"):
+            Bundle.open(folder).encode_pictures([picture])
+        with pytest.raises(UserError, match="record of the extraction is damaged or of another version"):
+            extract_as_recorded(record, folder / "model.json", NamedPictures([picture]), True, 1)
