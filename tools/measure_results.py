@@ -7,8 +7,9 @@ A recipe names a task file, a folder of --data, seeds and further settings. A se
 docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
 after an interruption. A recipe with "starts_from" goes on from another recipe's run of the same seed, one
 with "lists_of" trains a cross encoder and re-ranks the lists of such a run, and one with "members" evaluates
-such runs as an ensemble. With "split": "dev" a recipe is a trial, which test does not see. At the end the
-tables of docs/results.md are written (tools/write_results.py).
+such runs as an ensemble. A recipe with "floor" is measured by tools/measure_floor.py. With "split": "dev" a
+recipe is a trial, which test does not see. At the end the tables of docs/results.md are written
+(tools/write_results.py).
 """
 
 import argparse
@@ -78,6 +79,10 @@ class Bench:
         folder = self.work / f"{name}_seed{seed}"
         if "members" in recipe:
             content = together([self.run_of(member, seed) for member in recipe["members"]], folder, split)
+        elif recipe.get("floor"):
+            settings = [*self.settings(name, seed), f"EVAL.SPLIT={split}"]
+            tool("measure_floor", "--cfg_file", recipe["config"], *settings, "--out", str(folder))
+            content = read(folder)
         else:
             dual = self.run_of(recipe["lists_of"], seed) if "lists_of" in recipe else None
             training = self.train(name, seed)
@@ -91,19 +96,23 @@ class Bench:
             self.train(name, seed)
         return folder
 
-    def train(self, name: str, seed: int) -> dict:
-        """Train one seed, or go on where it was stopped; return the minutes that a whole training took."""
-        recipe, run_name = self.recipes[name], f"{name}_seed{seed}"
-        settings = [
+    def settings(self, name: str, seed: int) -> list[str]:
+        """Return the settings of one seed of a recipe that go over its task file."""
+        recipe = self.recipes[name]
+        return [
             *(setting.replace("{data}", str(self.data)) for setting in recipe.get("settings", [])),
             f"DATASET.DATA_DIR={self.data / recipe['data']}",
             f"OUTPUT.CHECKPOINT_DIR={self.work}",
-            f"OUTPUT.SAVE_NAME={run_name}",
+            f"OUTPUT.SAVE_NAME={name}_seed{seed}",
             f"MISC.SEED={seed}",
         ]
+
+    def train(self, name: str, seed: int) -> dict:
+        """Train one seed, or go on where it was stopped; return the minutes that a whole training took."""
+        recipe, settings = self.recipes[name], self.settings(name, seed)
         if "starts_from" in recipe:
             settings.append(f"PRETRAINED.DIR={self.run_of(recipe['starts_from'], seed) / 'best'}")
-        goes_on = (self.work / run_name / "last").is_dir()
+        goes_on = (self.work / f"{name}_seed{seed}" / "last").is_dir()
         before, start = processor_seconds(), time.monotonic()
         tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
         if goes_on:  # what was trained before the stop was not timed
@@ -170,7 +179,7 @@ def identity(checkpoint: dict) -> dict:
     """Return what tells a checkpoint, or those of an ensemble, from others, without the places of files."""
     if "members" in checkpoint:
         return {"members": [identity(member) for member in checkpoint["members"]]}
-    return {key: checkpoint[key] for key in ("model", "step", "sha256") if key in checkpoint}
+    return {key: checkpoint[key] for key in ("model", "step", "sha256", "penalty") if key in checkpoint}
 
 
 def keep(content: dict, target: Path, name: str, seed: int, training: dict | None = None) -> None:

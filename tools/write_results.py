@@ -90,7 +90,8 @@ def table(names: list[str], recipes: dict[str, dict], results: dict[str, list[di
         for number, content in enumerate(results[name]):
             certified = certified_of(content)
             cells = [*(describe(certified[metric]) for metric in metrics), processor_minutes([content])]
-            lines.append(f"| {title if not number else ''} | {content['seed']} | {' | '.join(cells)} |")
+            seed = "" if recipes[name].get("floor") else content["seed"]
+            lines.append(f"| {title if not number else ''} | {seed} | {' | '.join(cells)} |")
         if len(results[name]) > 1:
             cells = []
             for metric in metrics:

@@ -263,8 +263,10 @@ def _settings(result: StoredResult) -> dict[str, object]:
         if section not in _NOT_RECIPE
         for key, value in keys.items()
     }
-    members = result.content.get("checkpoint", {}).get("members", [])
-    models = {"members": [member.get("model") for member in members]}
+    checkpoint = result.content.get("checkpoint", {})
+    members = checkpoint.get("members", [])
+    # The floor of a task file has the configuration of the network that it is the floor of.
+    models = {"model": checkpoint.get("model"), "members": [member.get("model") for member in members]}
     return {key: value for key, value in flat.items() if key not in _NOT_RECIPE_KEYS} | models
 
 

@@ -29,6 +29,7 @@ TYPOS = {
     "make_scenes.py": ("--image_sise", "--image_size"),
     "prepare_data.py": ("--captoins", "--captions"),
     "prepare_sop.py": ("--uot", "--out"),
+    "measure_floor.py": ("--otu", "--out"),
     "measure_results.py": ("--wokr", "--work"),
     "write_results.py": ("--chekc", "--check"),
     "recount.py": ("--protocl", "--protocol"),
@@ -43,7 +44,7 @@ CONFIGURED = [
     name
     for name in TOOLS
     if ("retrieval" in name and name != "serve_retrieval.py")
-    or name in ("check_data.py", "encode.py", "export_model.py", "visualize.py")
+    or name in ("check_data.py", "encode.py", "export_model.py", "measure_floor.py", "visualize.py")
 ]
 
 

@@ -101,6 +101,15 @@ def test_two_checkpoints_of_one_seed_are_no_seeds(tmp_path):
     assert [entry.name for entry in entries] == [str(folder) for folder in folders]
 
 
+def test_a_floor_of_the_same_task_file_is_no_seed(tmp_path):
+    folders = [store(tmp_path / "floor", "a", seed=1), store(tmp_path / "run", "a", seed=2)]
+    for folder, model in zip(folders, ("bag of words", "vsepp"), strict=True):
+        content = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(content | {"checkpoint": {"model": model}}))
+    entries = entries_of([read_result(folder) for folder in folders])
+    assert [len(entry.results) for entry in entries] == [1, 1]
+
+
 def test_sign_flips_approach_all_of_them():
     added = np.random.default_rng(0).normal(0.4, 1, (9, 2))
     totals = np.array([np.array(signs) @ added for signs in itertools.product((-1, 1), repeat=9)])
