@@ -12,6 +12,7 @@ from engine.ranking.similarity import ON_ONE_THREAD, Similarity
 from engine.runtime import choose_threads
 
 _KEPT_BYTES = 128 << 20
+_PLACES = 8  # numbers of a row by which most rows are told apart
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class TileSide:
     vector_of: np.ndarray | None  # [n] index of each item's vector in the block; None: item i has vector i
     groups: np.ndarray  # [n] items of equal groups are relevant to each other
     folds: np.ndarray  # [n] items of equal folds compete
+
+    def vectors_of(self, items: np.ndarray) -> np.ndarray:
+        """Return the index in the block of the vector of each of `items` [n], indices of `places`."""
+        return items if self.vector_of is None else self.vector_of[items]
 
 
 ScoredPortion = tuple[TileSide, TileSide, np.ndarray]  # items of rows and columns, and their scores
@@ -42,6 +47,9 @@ class VectorBlock:
     portions: list[TileSide]
     groups: np.ndarray
     folds: np.ndarray
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
 
     @property
     def vectors(self) -> np.ndarray:
@@ -172,6 +180,11 @@ class Tiles:
         rows, columns = self._pair(tile)
         return (similarity or self._similarity)(rows.vectors, columns.vectors)
 
+    def sides(self, tile: tuple[int, int]) -> list[tuple[TileSide, TileSide]]:
+        """Return the items of rows and columns of each portion of a tile."""
+        images, captions = self._pair(tile)
+        return [(rows, columns) for columns in captions.portions for rows in images.portions]
+
     def portions(self, tile: tuple[int, int], scores: np.ndarray) -> Iterator[ScoredPortion]:
         """Yield the scores of a tile's items, which are taken from the `scores` [V,W] of its vectors."""
         images, captions = self._pair(tile)
@@ -200,7 +213,16 @@ def _block_of(blocks: list[VectorBlock]) -> np.ndarray:
 
 
 def content_labels(vectors: np.ndarray) -> np.ndarray:
-    """Return labels [n] that are equal if and only if rows of `vectors` [n,D] are equal, byte by byte."""
-    seen: dict[bytes, int] = {}
+    """Return labels [n] that are equal if and only if rows of `vectors` [n,D] are equal, byte by byte.
+
+    They are numbers from 0 on, in order of appearance. Rows that differ in a few places are not read further.
+    """
     rows = np.ascontiguousarray(vectors)
-    return np.array([seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows])
+    some = rows[:, np.linspace(0, rows.shape[1] - 1, _PLACES).astype(int)]
+    keys = [hash(row) for row in map(bytes, some)]
+    _, of_key, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    first = np.arange(len(rows))  # the first row that is equal to each
+    seen: dict[bytes, int] = {}
+    for row in np.flatnonzero(counts[of_key] > 1):
+        first[row] = seen.setdefault(hashlib.sha256(rows[row]).digest(), row)
+    return np.unique(first, return_inverse=True)[1]
