@@ -2,17 +2,16 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError, some
+from config.errors import UserError, cut, some
 from datasets.captions.load import CaptionSplit
 from datasets.relevance import Relevance
-from datasets.text_files import read_text
+from datasets.text_files import parse_json, read_text, shown_json
 
 Pair = tuple[str, str, str, float]  # where the pair stands, image id, caption id, grade
 
@@ -63,7 +62,7 @@ def read_relevance(path: Path, split: CaptionSplit, least: float = 0.0) -> Relev
         for what, name, known in (("image", image, image_of), ("caption", caption, caption_of)):
             if name not in known:
                 raise UserError(
-                    f"{path} {where}: the {what} {name!r} is not in {split.name}, whose {what} ids are "
+                    f"{path} {where}: the {what} {cut(name)!r} is not in {split.name}, whose {what} ids are "
                     f"{some(list(known))}: write a file for this split alone, such as "
                     f"DATASET.RELEVANCE={{split}}{path.suffix}"
                 )
@@ -79,18 +78,18 @@ def read_relevance(path: Path, split: CaptionSplit, least: float = 0.0) -> Relev
 
 
 def _read_map(path: Path) -> Iterator[Pair]:
-    try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f" line {error.lineno}: not JSON: {error.msg}" if hasattr(error, "lineno") else ": too deep"
-        raise UserError(f"{path}{line}: expected image id -> list of caption ids") from error
+    content = parse_json(path, read_text(path))
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, image id -> list of caption ids, got {_kind(content)}")
+        raise UserError(
+            f"{path}: expected an object, image id -> list of caption ids, got {shown_json(content)}"
+        )
     for image, captions in content.items():
         if not isinstance(captions, list) or not all(_is_id(caption) for caption in captions):
-            raise UserError(f"{path} image {image!r}: expected a list of caption ids, got {_kind(captions)}")
+            raise UserError(
+                f"{path} image {cut(image)!r}: expected a list of caption ids, got {shown_json(captions)}"
+            )
         for caption in captions:
-            yield f"image {image!r}", image, str(caption), 1.0
+            yield f"image {cut(image)!r}", image, str(caption), 1.0
 
 
 def _read_pairs(path: Path) -> Iterator[Pair]:
@@ -121,13 +120,9 @@ def _grade(path: Path, where: str, text: str) -> float:
     except ValueError:
         grade = float("nan")
     if not np.isfinite(grade) or grade < 0:
-        raise UserError(f"{path} {where}: expected a grade of 0 or more, got {text!r}")
+        raise UserError(f"{path} {where}: expected a grade of 0 or more, got {cut(text)!r}")
     return grade
 
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) or type(value) is int
-
-
-def _kind(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)[:60]

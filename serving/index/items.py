@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from serving.index.filters import Condition, as_sql, keys_of
 from serving.index.vectors import damaged
 
@@ -76,10 +76,10 @@ class Items:
         """Return the present state."""
         with self._reading() as execute:
             values = dict(execute("SELECT name, value FROM state").fetchall())
-        try:
-            return State(values["rows"], values["items"], values["change"])
-        except KeyError as error:
-            raise damaged(self.path, f"no {error} in it") from error
+        found = [values.get(name) for name in ("rows", "items", "change")]
+        if not all(type(value) is int and value >= 0 for value in found):
+            raise damaged(self.path, "its state is no count of rows, items and changes")
+        return State(*found)
 
     def insert(self, items: Sequence[Item], replace: bool = False) -> None:
         """Give the next rows to `items`, whose vectors are on the disk, in one transaction.
@@ -194,7 +194,7 @@ class Items:
 
     def _as_item(self, row: int, columns: Sequence) -> Item:
         identity, caption, metadata, crc = columns
-        if crc != _crc(identity, caption, metadata):
+        if not isinstance(identity, str) or crc != _crc(identity, caption, metadata):
             raise damaged(self.path, f"the item of row {row + 1} is not what was written")
         return Item(identity, caption, json.loads(metadata) if metadata else {})
 
@@ -221,9 +221,11 @@ class Items:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise UserError(f"{self.path}: {error}; what was acknowledged before is intact") from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise damaged(self.path, str(error)) from error
+            raise UserError(
+                f"{self.path}: {cut(error, 80)}; what was acknowledged before is intact"
+            ) from error
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise damaged(self.path, cut(error, 80)) from error
 
 
 def checked_items(items: Iterable[Item], what: str) -> list[Item]:
