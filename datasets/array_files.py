@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from config.errors import UserError, cut, some
-from config.files.kinds import is_zip, refusal
+from config.files.kinds import is_zip, mistaken_kind
 
 # What NumPy raises for damaged files: headers are Python literals.
 BROKEN_NPY = (
@@ -57,10 +57,9 @@ def read_npz(path: Path, needed: Collection[str], remedy: str) -> dict[str, np.n
     """
     try:
         with Path(path).open("rb") as file:
-            of_zip = file.read(2) == b"PK"
+            kind = "" if file.read(2) == b"PK" else mistaken_kind(path)
         if not is_zip(path):
-            otherwise = f"not an .npz file: {remedy}"
-            raise UserError(f"{path}: {otherwise}" if of_zip else refusal(path, otherwise))
+            raise UserError(f"{path}: {kind or 'not an .npz file'}: {remedy}")
         with zipfile.ZipFile(path) as archive:
             arrays = {
                 entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()

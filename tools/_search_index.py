@@ -31,7 +31,6 @@ from _warm_search import SOCKET, ask
 
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError, cut
-from datasets.features.npy import BROKEN_NPY
 from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.address import open_index
 from serving.index.query import Answer, Asker, Term

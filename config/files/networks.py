@@ -7,6 +7,7 @@ import yaml
 
 from config.default import Key
 from config.errors import UserError
+from config.files.kinds import mistaken_kind, refusal
 from config.task_files import compose_yaml, plain_value
 from config.values import check_value, user_error
 
@@ -137,6 +138,8 @@ def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
     values = {name: key.default for name, key in keys.items()}
     root = compose_yaml(_read(path), path)
     if not isinstance(root, yaml.MappingNode):
+        if kind := mistaken_kind(path):
+            raise user_error(path, kind)
         raise user_error(path, f"expected keys, such as MODEL: {next(iter(keys))}.onnx")
     lines: dict[str, int] = {}
     for name_node, value_node in root.value:
@@ -159,9 +162,8 @@ def _read(path: str) -> str:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected YAML in UTF-8: name a file such as those in configs/backbones"
-        ) from error
+        otherwise = "expected YAML in UTF-8: name a file such as those in configs/backbones"
+        raise UserError(refusal(path, otherwise)) from error
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read: {error.strerror}: name a file such as those in configs/backbones"

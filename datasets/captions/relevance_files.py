@@ -10,6 +10,7 @@ import numpy as np
 
 from config.errors import UserError, cut, some
 from datasets.captions.load import CaptionSplit
+from datasets.names import composed
 from datasets.relevance import Relevance
 from datasets.text_files import parse_json, read_text, shown_json
 
@@ -54,16 +55,20 @@ def read_relevance(path: Path, split: CaptionSplit, least: float = 0.0) -> Relev
     """
     read = _read_pairs if path.suffix.lower() == ".csv" else _read_map
     image_of = {name: row for row, name in enumerate(split.image_ids)}
+    composed_of = {composed(name): row for name, row in image_of.items()}
+    if len(composed_of) == len(image_of):  # a name in another form of Unicode, as macOS writes it
+        image_of |= {name: row for name, row in composed_of.items() if name not in image_of}
     ids = split.caption_ids or [str(place) for place in range(len(split.captions))]
     caption_of = {name: row for row, name in enumerate(ids)}
     found: list[tuple[int, int, float]] = []
     graded = False
     for where, image, caption, grade in read(path):
+        image = image if image in image_of else composed(image)
         for what, name, known in (("image", image, image_of), ("caption", caption, caption_of)):
             if name not in known:
                 raise UserError(
                     f"{path} {where}: the {what} {cut(name)!r} is not in {split.name}, whose {what} ids are "
-                    f"{some(list(known))}: write a file for this split alone, such as "
+                    f"{some(known)}: write a file for this split alone, such as "
                     f"DATASET.RELEVANCE={{split}}{path.suffix}"
                 )
         if grade > 0 and grade >= least:

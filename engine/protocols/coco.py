@@ -167,9 +167,11 @@ def _ratings(folder: Path, name: str) -> Iterator[tuple[str, str, str, float]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-        for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
-            if number > 1:
-                yield f"{path} line {number}", row[0], row[1], float(row[2])
+        header, *rows = csv.reader(io.StringIO(text))
+        if header[2] != "agg_score" or not rows:
+            raise ValueError(f"{cut(','.join(header))} and {len(rows)} lines")
+        for number, row in enumerate(rows, 2):
+            yield f"{path} line {number}", row[0], row[1], float(row[2])
     except (OSError, EOFError, ValueError, IndexError, csv.Error, zlib.error) as error:
         raise UserError(
             f"{path}: not ratings of Crisscrossed-Captions ({cut(error, 80)}): {WHERE}"

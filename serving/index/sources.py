@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from config.errors import UserError, cut
+from datasets.names import same_name
 from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.items import Item, checked_items
 
@@ -185,11 +186,11 @@ def _described(source: Source, path: Path) -> Source:
         )
         lines = [replace(each, id=name) for each, name in zip(lines, names, strict=True)]
     else:
-        lines = read_sentences(path)
+        lines = [_named(each, place) for each in read_sentences(path)]
     unknown = [each.id for each in lines if each.id not in place]
     if unknown:
         raise UserError(
-            f"{path}: there is no item {unknown[0]!r} in {source.path} ({len(unknown)} such lines)"
+            f"{path}: there is no item {cut(unknown[0])!r} in {source.path} ({len(unknown)} such lines)"
         )
     items = list(source.items)
     for line in lines:
@@ -198,3 +199,9 @@ def _described(source: Source, path: Path) -> Source:
         items[place[line.id]] = Item(item.id, caption, item.metadata | line.metadata)
     queries = [(line.id, line.caption) for line in lines if line.caption]
     return replace(source, items=checked_items(items, str(path)), queries=queries, captions=path)
+
+
+def _named(line: Item, place: dict[str, int]) -> Item:
+    """Return a line under the name of its item, which macOS may write in another form of Unicode."""
+    names = [line.id] if line.id.isascii() else same_name(line.id, place)
+    return replace(line, id=names[0]) if len(names) == 1 else line
