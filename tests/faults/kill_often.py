@@ -65,6 +65,8 @@ def main() -> None:
                 f"resume {killed} logs what the undisturbed run does; not so at {differing[:5]}",
             )
             lost += max(steps_of(run)) - run.saved_step()
+            if killed % 20 == 0:
+                print(f"killed {killed} times, at step {run.saved_step()}", flush=True)
         expect(killed == times, f"{times} kills fit into the run, there were {killed}")
         run.resume(whole, run.saved_step())
     print(
