@@ -7,7 +7,7 @@ import yaml
 
 from config.default import Key
 from config.errors import UserError
-from config.files.kinds import mistaken_kind, refusal
+from config.files.kinds import mistaken_text, refusal
 from config.task_files import compose_yaml, plain_value
 from config.values import check_value, user_error
 
@@ -136,10 +136,11 @@ def read_detector(path: str | os.PathLike) -> Detector:
 def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
     """Return the values of `keys`, from the file or by default, by lower-case name; lists become tuples."""
     values = {name: key.default for name, key in keys.items()}
-    root = compose_yaml(_read(path), path)
+    text = _read(path)
+    if kind := mistaken_text(text.encode()):
+        raise user_error(path, kind)
+    root = compose_yaml(text, path)
     if not isinstance(root, yaml.MappingNode):
-        if kind := mistaken_kind(path):
-            raise user_error(path, kind)
         raise user_error(path, f"expected keys, such as MODEL: {next(iter(keys))}.onnx")
     lines: dict[str, int] = {}
     for name_node, value_node in root.value:
