@@ -48,23 +48,26 @@ def main() -> None:
         wanted, killed, lost = steps_of(whole), 0, 0
         while killed < times:
             saved = run.saved_step()
+            (printed := run.prints / "out").unlink(missing_ok=True)
             run.start(*(["--resume"] if saved else []))
-            until = saved + random.randint(1, 4)
-            while until not in steps_of(run) and run.process.poll() is None:
+            # Now and then before it has begun, otherwise when it has made one to four steps.
+            until, started = saved + random.randint(0, 4), time.time()
+            while until > saved and until not in steps_of(run, started) and run.process.poll() is None:
                 time.sleep(0.02)
+            time.sleep(random.uniform(0, 0.05 if until > saved else 2.0))
             if run.process.poll() is not None:
                 break
-            time.sleep(random.uniform(0, 0.05))
             expect(run.end_by(signal.SIGKILL)[0] == -signal.SIGKILL, "it is killed")
             killed += 1
-            found = re.search(r"^resuming .* at step (\d+)", (run.prints / "out").read_text(), re.MULTILINE)
-            expect(not saved or int(found.group(1)) >= saved, f"resume {killed} goes on from step {saved}")
+            text = printed.read_text() if printed.exists() else ""
+            found = re.search(r"^resuming .* at step (\d+)", text, re.MULTILINE)
+            expect(not found or int(found.group(1)) >= saved, f"resume {killed} goes on from step {saved}")
             differing = [step for step, record in steps_of(run).items() if record != wanted[step]]
             expect(
                 not differing,
                 f"resume {killed} logs what the undisturbed run does; not so at {differing[:5]}",
             )
-            lost += max(steps_of(run)) - run.saved_step()
+            lost += max(steps_of(run), default=0) - run.saved_step()
             if killed % 20 == 0:
                 print(f"killed {killed} times, at step {run.saved_step()}", flush=True)
         expect(killed == times, f"{times} kills fit into the run, there were {killed}")
@@ -75,13 +78,13 @@ def main() -> None:
     )
 
 
-def steps_of(run: Run) -> dict[int, dict]:
+def steps_of(run: Run, since: float = 0.0) -> dict[int, dict]:
     """Return the last record of each training step in a run's log, without what a clock decides."""
     log, found = run.path / "log.jsonl", {}
     for line in log.read_text().splitlines() if log.is_file() else []:
         with contextlib.suppress(ValueError):  # a line that was cut by a kill
             record = json.loads(line)
-            if record.get("event") == "train":
+            if record.get("event") == "train" and record["time"] >= since:
                 found[record["step"]] = {key: value for key, value in record.items() if key not in SPEEDS}
     return found
 
