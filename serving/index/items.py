@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import threading
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,15 +118,16 @@ class Items:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete items in one transaction; raise UserError that names ids which are not there."""
         with self._writing() as (execute, state):
-            there = self._rows_of(execute, ids)
+            there = self._rows_in_any_form(execute, ids)
             refuse_unknown(ids, there, self.path.parent)
-            self._bury(execute, list(there.values()), state)
-            _count(execute, "items", -len(there))
+            rows = sorted(set(there.values()))
+            self._bury(execute, rows, state)
+            _count(execute, "items", -len(rows))
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return the rows of those of `ids` that are there."""
+        """Return the rows of those of `ids` that are there, perhaps in another form of Unicode."""
         with self._reading() as execute:
-            return self._rows_of(execute, ids)
+            return self._rows_in_any_form(execute, ids)
 
     def at(self, rows: Iterable[int]) -> dict[int, Item]:
         """Return the items of those of `rows` that are in use; raise UserError for one that has changed."""
@@ -185,6 +187,17 @@ class Items:
         for start in range(0, len(ids), _PART):
             part = list(ids[start : start + _PART])
             found.update(execute(f"SELECT id, row FROM items WHERE id IN ({_marks(part)})", part).fetchall())
+        return found
+
+    def _rows_in_any_form(self, execute, ids: Sequence[str]) -> dict[str, int]:
+        """Return the rows of `ids`, also of one whose letters and accents the index has in another form."""
+        found = self._rows_of(execute, ids)
+        for name in ids:
+            if name not in found and not name.isascii():
+                forms = sorted({unicodedata.normalize(form, name) for form in ("NFC", "NFD")})
+                others = self._rows_of(execute, forms)
+                if len(others) == 1:
+                    found[name] = next(iter(others.values()))
         return found
 
     def _bury(self, execute, rows: list[int], state: State) -> None:

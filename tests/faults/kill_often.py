@@ -56,6 +56,7 @@ def main() -> None:
                 time.sleep(0.02)
             time.sleep(random.uniform(0, 0.05 if until > saved else 2.0))
             if run.process.poll() is not None:
+                expect(run.process.poll() == 0, f"it goes on: {(run.prints / 'errors').read_text()}")
                 break
             expect(run.end_by(signal.SIGKILL)[0] == -signal.SIGKILL, "it is killed")
             killed += 1
