@@ -25,11 +25,22 @@ prepared = runtime.prepare_runtime("cpu", threads=1)
 
 
 def prepare_again(
-    device: str, threads: int, seed: int, deterministic: bool, local_processes: int = 1
+    device: str,
+    threads: int,
+    seed: int,
+    deterministic: bool,
+    local_processes: int = 1,
+    products: str = "auto",
+    precision: str = "float32",
 ) -> runtime.Runtime:
-    """Seed everything random as the real function does; what else it does has been done."""
+    """Seed everything random, and choose what multiplies, as the real function does; the rest is done."""
+    from models.kernels.choice import choose
+    from models.kernels.precision import set_precision
+
     runtime.set_seed(seed)
-    return dataclasses.replace(prepared, seed=seed, deterministic=deterministic)
+    choose(products)
+    precision = set_precision(precision)
+    return dataclasses.replace(prepared, seed=seed, deterministic=deterministic, precision=precision)
 
 
 runtime.prepare_runtime = prepare_again
