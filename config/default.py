@@ -169,7 +169,8 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "LABEL_FILE": Key(
             "",
-            "cnn: list of a split's pictures and their classes, one line `path label` each; "
+            "cnn: list of a split's pictures and their classes, one line `path label` each, or In-Shop's or "
+            "Open Metric Learning's list, which names the splits; "
             "{split} in it stands for the split's name; empty: each folder in IMAGE_DIR is a "
             "class",
             path="DATA_DIR",

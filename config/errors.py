@@ -19,6 +19,8 @@ def some(names: Iterable[object], shown: int = 5) -> str:
     """Return the first five of some names with commas, and how many there are if that is not all."""
     names = list(names)
     first = ", ".join(cut(name) for name in names[:shown])
+    if len(first) > 120:  # so that a message about long names stays a line
+        first = ", ".join(cut(name, 24) for name in names[:shown])
     return first + (f", ... ({len(names)} in all)" if len(names) > shown else "")
 
 

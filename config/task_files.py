@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import yaml
 
 from config.default import KEYS
+from config.files.kinds import mistaken_text
 from config.names import find_key, suggest, unknown_name
 from config.values import check_value, parse_plain, show, user_error
 
@@ -63,6 +64,8 @@ def _read_text(path: str) -> str:
         ) from None
     except OSError as error:
         raise user_error(shown, f"cannot read the task file: {error.strerror}") from None
+    if kind := mistaken_text(content):
+        raise user_error(shown, kind)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

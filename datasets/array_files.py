@@ -1,5 +1,6 @@
 """Read plain arrays from .npy and .npz files; whatever else a file holds is a user's mistake."""
 
+import math
 import tokenize
 import zipfile
 import zlib
@@ -10,12 +11,14 @@ from typing import BinaryIO
 import numpy as np
 
 from config.errors import UserError, cut, some
+from config.files.kinds import is_zip, mistaken_kind
 
 # What NumPy raises for damaged files: headers are Python literals.
 BROKEN_NPY = (
     *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError),
     tokenize.TokenError,
 )
+_DEFLATE = 1032  # the most that deflate packs into a byte
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -50,13 +53,17 @@ def read_npz(path: Path, needed: Collection[str], remedy: str) -> dict[str, np.n
 
     Raises UserError, which ends with `remedy`, for a file that is missing, damaged or of another kind, and
     for one that lacks one of the `needed` arrays.
+    No array is made that the file does not hold.
     """
     try:
-        if not zipfile.is_zipfile(path):
-            Path(path).open("rb").close()
-            raise UserError(f"{path}: not an .npz file: {remedy}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with Path(path).open("rb") as file:
+            kind = "" if file.read(2) == b"PK" else mistaken_kind(path)
+        if not is_zip(path):
+            raise UserError(f"{path}: {kind or 'not an .npz file'}: {remedy}")
+        with zipfile.ZipFile(path) as archive:
+            arrays = {
+                entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()
+            }
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}): {remedy}") from error
     except (*BROKEN_NPY, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -65,3 +72,14 @@ def read_npz(path: Path, needed: Collection[str], remedy: str) -> dict[str, np.n
     if missing:
         raise UserError(f"{path}: no array {missing[0]}, it holds {some(sorted(arrays)) or 'none'}: {remedy}")
     return arrays
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Return the array of an entry; raise one of what `read_npz` catches, also where sizes disagree."""
+    with archive.open(entry) as file:
+        shape, _, dtype = read_npy_header(file)
+        claimed = math.prod(shape) * dtype.itemsize
+        if claimed > min(entry.file_size, _DEFLATE * entry.compress_size):
+            raise ValueError(f"{cut(entry.filename)} claims {claimed} bytes of {entry.file_size}")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

@@ -1,7 +1,7 @@
 """Read users' text files, whole or line by line; an error names the file and, if possible, the line."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from config.errors import UserError, cut
@@ -25,7 +25,7 @@ def read_lines(path: Path, kind: str) -> list[str]:
     return lines
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, remedy: str = "check DATASET.DATA_DIR and the names of its splits") -> str:
     """Return the content of a file in UTF-8, with or without a byte order mark.
 
     Raises `UserError` for a file that is missing, unreadable or not UTF-8, and for a page of HTML or a
@@ -37,9 +37,7 @@ def read_text(path: Path) -> str:
             raise UserError(f"{path}: {kind}")
         return content.decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(
-            f"{path}: no such file: check DATASET.DATA_DIR and the names of its splits"
-        ) from error
+        raise UserError(f"{path}: no such file: {remedy}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its name or permissions") from error
     except UnicodeDecodeError as error:
@@ -53,6 +51,16 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path} line {line}: byte {byte:#04x} is not UTF-8: save the file as UTF-8"
         ) from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers; only line feeds end them.
+
+    `str.splitlines` would also cut a sentence at U+2028, U+0085 and other letters that captions hold.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
 
 
 def parse_json(path: Path, text: str | bytes, place: str = "", **hooks: Callable) -> object:

@@ -74,7 +74,7 @@ def _read_state(path: Path) -> Earlier:
         raise UserError(
             f"{path}: {error.strerror}: --add expects a folder that was prepared before"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not what prepare_data.py wrote: begin anew with --overwrite") from error
 
 

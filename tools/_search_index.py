@@ -30,7 +30,8 @@ from _command import blaming
 from _warm_search import SOCKET, ask
 
 from config.arguments import report_errors_on_one_line
-from config.errors import UserError
+from config.errors import UserError, cut
+from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.address import open_index
 from serving.index.query import Answer, Asker, Term
 
@@ -240,31 +241,30 @@ class Encoding:
 
 def read_queries(path: Path) -> list[dict]:
     """Return the queries in a file; raise UserError that names a line which is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--queries: {path} cannot be read as text in UTF-8 ({error})") from error
-    read = _json_query if path.suffix == ".jsonl" else lambda where, line: {"text": line.strip()}
-    queries = [read(f"{path} line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    text = read_text(path, "give --queries the file of queries")
+    read = _json_query if path.suffix == ".jsonl" else lambda path, number, line: {"text": line.strip()}
+    queries = [read(path, number, line) for number, line in numbered_lines(text)]
     if not queries:
         raise UserError(f"--queries: {path} is empty, expected a query a line")
     return queries
 
 
-def _json_query(where: str, line: str) -> dict:
+def _json_query(path: Path, number: int, line: str) -> dict:
     weights = [f"{name}_weight" for name in TERMS]
-    try:
-        query = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
+    query = parse_json(path, line, f" line {number}")
     right = isinstance(query, dict) and set(query) <= {*TERMS, *weights} and set(query) & set(TERMS)
     right = right and all(isinstance(query[name], str) and query[name] for name in TERMS if name in query)
-    right = right and all(type(query[name]) in (int, float) for name in weights if name in query)
+    right = right and all(_is_weight(query[name]) for name in weights if name in query)
     if not right:
         raise UserError(
-            f"{where}: expected an object of {', '.join(TERMS)} (texts) and weights, got {line[:60]!r}"
+            f"{path} line {number}: expected an object of {', '.join(TERMS)} (texts) and weights, got "
+            f"{cut(line, 60)!r}"
         )
     return query
+
+
+def _is_weight(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30  # so that products and sums stay finite
 
 
 def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:

@@ -21,7 +21,7 @@ from _command import run
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from config.files.whole import replacing
-from datasets.pictures.lists import read_list_rows
+from datasets.pictures.lists import read_list
 
 # The number of pictures and of classes in each list, by the file that its lines come from.
 LISTS = {
@@ -52,7 +52,7 @@ def main() -> None:
         raise UserError(f"{folder}: expected a folder, got a file: unpack it, and name the folder")
     texts = {}
     for source, lists in LISTS.items():
-        rows = read_list_rows(folder / source)
+        rows = [(each.path, each.label) for each in read_list(folder / source)]
         for name, (pictures, classes) in lists.items():
             texts[name] = first_rows(rows, pictures, classes, folder / source)
         check_pictures(folder, rows, folder / source)

@@ -20,7 +20,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, cut
 
 FORMAT = 1
 DESCRIPTION_FILE = "model.json"
@@ -58,12 +58,12 @@ def read_description(folder: Path) -> dict:
         raise UserError(
             f"no bundle at {folder}: {reason}; make one with tools/export_model.py --out {folder}"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not the description of a bundle ({_short(error)}); {remedy}") from error
     if version != FORMAT:
         raise UserError(
-            f"{path}: expected a bundle of format {FORMAT}, got {version!r}; export the model again, or use "
-            "the version of the toolkit that wrote it"
+            f"{path}: expected a bundle of format {FORMAT}, got {cut(repr(version))}; export the model "
+            "again, or use the version of the toolkit that wrote it"
         )
     if expected != _checksum(description):
         raise UserError(f"{path} is damaged: its values do not add up to its checksum; {remedy}")

@@ -7,6 +7,7 @@ import yaml
 
 from config.default import Key
 from config.errors import UserError
+from config.files.kinds import mistaken_text, refusal
 from config.task_files import compose_yaml, plain_value
 from config.values import check_value, user_error
 
@@ -135,7 +136,10 @@ def read_detector(path: str | os.PathLike) -> Detector:
 def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
     """Return the values of `keys`, from the file or by default, by lower-case name; lists become tuples."""
     values = {name: key.default for name, key in keys.items()}
-    root = compose_yaml(_read(path), path)
+    text = _read(path)
+    if kind := mistaken_text(text.encode()):
+        raise user_error(path, kind)
+    root = compose_yaml(text, path)
     if not isinstance(root, yaml.MappingNode):
         raise user_error(path, f"expected keys, such as MODEL: {next(iter(keys))}.onnx")
     lines: dict[str, int] = {}
@@ -159,9 +163,8 @@ def _read(path: str) -> str:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected YAML in UTF-8: name a file such as those in configs/backbones"
-        ) from error
+        otherwise = "expected YAML in UTF-8: name a file such as those in configs/backbones"
+        raise UserError(refusal(path, otherwise)) from error
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read: {error.strerror}: name a file such as those in configs/backbones"

@@ -83,7 +83,7 @@ def build_image_sampler(cfg: CfgNode, dataset: ImageDataset, rank: int = 0, worl
 def _labelled(cfg: CfgNode, split: str, files: PictureFiles) -> LabelledPictures:
     if not cfg.DATASET.LABEL_FILE:
         return class_folders(files)
-    return read_label_list(data_path(cfg.DATASET.DATA_DIR, cfg.DATASET.LABEL_FILE, split), files)
+    return read_label_list(data_path(cfg.DATASET.DATA_DIR, cfg.DATASET.LABEL_FILE, split), files, split)
 
 
 def _transform(cfg: CfgNode, training: bool) -> Transform:

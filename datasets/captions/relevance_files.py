@@ -2,17 +2,17 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError, some
+from config.errors import UserError, cut, some
 from datasets.captions.load import CaptionSplit
+from datasets.names import composed
 from datasets.relevance import Relevance
-from datasets.text_files import read_text
+from datasets.text_files import parse_json, read_text, shown_json
 
 Pair = tuple[str, str, str, float]  # where the pair stands, image id, caption id, grade
 
@@ -55,16 +55,20 @@ def read_relevance(path: Path, split: CaptionSplit, least: float = 0.0) -> Relev
     """
     read = _read_pairs if path.suffix.lower() == ".csv" else _read_map
     image_of = {name: row for row, name in enumerate(split.image_ids)}
+    composed_of = {composed(name): row for name, row in image_of.items()}
+    if len(composed_of) == len(image_of):  # a name in another form of Unicode, as macOS writes it
+        image_of |= {name: row for name, row in composed_of.items() if name not in image_of}
     ids = split.caption_ids or [str(place) for place in range(len(split.captions))]
     caption_of = {name: row for row, name in enumerate(ids)}
     found: list[tuple[int, int, float]] = []
     graded = False
     for where, image, caption, grade in read(path):
+        image = image if image in image_of else composed(image)
         for what, name, known in (("image", image, image_of), ("caption", caption, caption_of)):
             if name not in known:
                 raise UserError(
-                    f"{path} {where}: the {what} {name!r} is not in {split.name}, whose {what} ids are "
-                    f"{some(list(known))}: write a file for this split alone, such as "
+                    f"{path} {where}: the {what} {cut(name)!r} is not in {split.name}, whose {what} ids are "
+                    f"{some(known)}: write a file for this split alone, such as "
                     f"DATASET.RELEVANCE={{split}}{path.suffix}"
                 )
         if grade > 0 and grade >= least:
@@ -79,18 +83,18 @@ def read_relevance(path: Path, split: CaptionSplit, least: float = 0.0) -> Relev
 
 
 def _read_map(path: Path) -> Iterator[Pair]:
-    try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f" line {error.lineno}: not JSON: {error.msg}" if hasattr(error, "lineno") else ": too deep"
-        raise UserError(f"{path}{line}: expected image id -> list of caption ids") from error
+    content = parse_json(path, read_text(path))
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, image id -> list of caption ids, got {_kind(content)}")
+        raise UserError(
+            f"{path}: expected an object, image id -> list of caption ids, got {shown_json(content)}"
+        )
     for image, captions in content.items():
         if not isinstance(captions, list) or not all(_is_id(caption) for caption in captions):
-            raise UserError(f"{path} image {image!r}: expected a list of caption ids, got {_kind(captions)}")
+            raise UserError(
+                f"{path} image {cut(image)!r}: expected a list of caption ids, got {shown_json(captions)}"
+            )
         for caption in captions:
-            yield f"image {image!r}", image, str(caption), 1.0
+            yield f"image {cut(image)!r}", image, str(caption), 1.0
 
 
 def _read_pairs(path: Path) -> Iterator[Pair]:
@@ -121,13 +125,9 @@ def _grade(path: Path, where: str, text: str) -> float:
     except ValueError:
         grade = float("nan")
     if not np.isfinite(grade) or grade < 0:
-        raise UserError(f"{path} {where}: expected a grade of 0 or more, got {text!r}")
+        raise UserError(f"{path} {where}: expected a grade of 0 or more, got {cut(text)!r}")
     return grade
 
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) or type(value) is int
-
-
-def _kind(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)[:60]

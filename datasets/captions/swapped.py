@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import UserError
-from datasets.text_files import read_text
+from datasets.text_files import numbered_lines, read_text
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def load_swapped(folder: Path, split: str = "test") -> list[SwappedPair]:
     if not path.is_file():
         raise UserError(f"expected swapped captions in {path}, got none: make them with tools/make_scenes.py")
     pairs = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in numbered_lines(read_text(path)):
         try:
             pair = SwappedPair(**json.loads(line))
             if not all(isinstance(value, str) for value in vars(pair).values()):

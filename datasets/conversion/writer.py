@@ -162,7 +162,7 @@ class FeatureDraft:
         """Return the number of complete images; 0 for another conversion, or if files are missing."""
         try:
             record = json.loads((self.folder / _RECORD).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return 0
         if not isinstance(record, dict) or not isinstance(images_done := record.pop("images_done", 0), int):
             return 0

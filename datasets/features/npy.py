@@ -33,12 +33,13 @@ class NpyFeatures(FeatureStore):
         self, path: str | Path, expected_dim: int | None = None, ids_path: Path | None = None
     ) -> None:
         self.path = Path(path)
-        self.shape, self.dtype, offset = _read_header(self.path)
+        self.shape, stored, offset = _read_header(self.path)
+        self.dtype = stored.newbyteorder("=")
         self.dim = self.shape[-1]
         self.max_regions = self.shape[1] if len(self.shape) == 3 else None
         self._check_width(expected_dim)
         vectors = (len(self) * (self.max_regions or 1), self.dim)
-        self._vectors_in_file = PackedArray(PositionalFile(self.path), offset, vectors, self.dtype)
+        self._vectors_in_file = PackedArray(PositionalFile(self.path), offset, vectors, stored)
         if ids_path:
             ids = read_lines(ids_path, "image id")
             if len(ids) != len(self):  # one line per caption: an image repeats its id
@@ -73,7 +74,8 @@ class NpyFeatures(FeatureStore):
 
     def _read(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         try:
-            return self._vectors_in_file.read(rows * (self.max_regions or 1), counts)
+            vectors = self._vectors_in_file.read(rows * (self.max_regions or 1), counts)
+            return vectors.astype(self.dtype, copy=False)
         except ShortReadError as error:
             row = rows[error.run] + 1
             raise UserError(
@@ -173,9 +175,10 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     except BROKEN_NPY as error:
         otherwise = f"not a .npy file ({cut(error, 80)}): write it with numpy.save"
         raise UserError(refusal(path, otherwise)) from error
-    if dtype not in FLOATS:
+    if dtype.newbyteorder("=") not in FLOATS:
+        found = "numbers without a type, as bfloat16 is saved" if dtype == np.dtype("V2") else dtype
         raise UserError(
-            f"{path}: expected float16, float32 or float64, got {dtype}: convert it with array.astype"
+            f"{path}: expected float16, float32 or float64, got {found}: convert it with array.astype"
         )
     if fortran_order and min(shape, default=1) > 1:
         raise UserError(f"{path}: expected rows in C order: save numpy.ascontiguousarray(array)")

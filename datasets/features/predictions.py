@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut
+from config.files.kinds import mistaken_kind
 from datasets.features.positional import LineFile, PositionalFile
 from datasets.features.store import Annotations
 from datasets.names import same_name
@@ -71,6 +72,8 @@ class Predictions:
         )
 
     def _malformed(self, line: int, found: str) -> UserError:
+        if kind := mistaken_kind(self.path):
+            return UserError(f"{self.path}: {kind}")
         return UserError(
             f"{self.path} line {line + 1}: expected an image id, a tab and JSON with objects, each with "
             f"a class (and rect, four numbers, and conf), got {found}: run the detector again"

@@ -1,18 +1,20 @@
 """The pictures of a data set: with captions, or with classes from folders and lists."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from config.errors import UserError, cut
+from config.errors import UserError, cut, some
 from datasets.captions.json_files import has_splits, is_karpathy, list_captions, load_json
 from datasets.captions.listing import Listing, csv_rows, read_csv, read_karpathy
 from datasets.pictures.files import ENDINGS, PictureFiles
 from datasets.text_files import read_lines, refuse_duplicates
 
 _SOP_COLUMNS = ("image_id", "class_id", "super_class_id", "path")
+_IN_SHOP_COLUMNS = ("image_name", "item_id", "evaluation_status")
+_YES = ("true", "1", "1.0", "yes")
 _KARPATHY_SPLITS = ("train", "restval", "val", "test")
 
 
@@ -27,6 +29,16 @@ class LabelledPictures:
     names: list[str]
     labels: np.ndarray
     class_names: list[str]
+
+
+@dataclass(frozen=True)
+class ListedPicture:
+    """A line of a list: its number, the picture's path and label as written, and the splits that it names."""
+
+    line: int
+    path: str
+    label: str
+    splits: frozenset[str] = frozenset()
 
 
 def class_folders(files: PictureFiles) -> LabelledPictures:
@@ -45,25 +57,32 @@ def class_folders(files: PictureFiles) -> LabelledPictures:
     return _labelled(list(files.names), folders)
 
 
-def read_label_list(path: str | Path, files: PictureFiles) -> LabelledPictures:
-    """Read a list of pictures with their classes: lines `path label`, or a list of Stanford Online Products.
+def read_label_list(path: str | Path, files: PictureFiles, split: str = "") -> LabelledPictures:
+    """Read a list of pictures with their classes: lines `path label`, or a list of a known layout.
 
     The label is what follows a line's only tab, or else its last word, so that a path may hold spaces; in a
-    file without any, it is what follows a comma, a semicolon or a bar after the picture's name. A
-    list of Stanford Online Products begins with the line `image_id class_id super_class_id path`. Raises
-    `UserError` that names a line without a label, or whose picture is missing or repeated.
+    file without any, it is what follows a comma, a semicolon or a bar after the picture's name. Layouts that
+    are known by their first lines: Stanford Online Products (`image_id class_id super_class_id path`),
+    In-Shop (a count, then `image_name item_id evaluation_status`), and a CSV whose header has `label` and
+    `path`, and perhaps `split`, `is_query` and `is_gallery`, as Open Metric Learning has it. Of the two that
+    name splits, those pictures are taken whose split is `split`; a true `is_query` is the split "query".
+
+    Raises `UserError` that names a line without a label, or whose picture is missing or repeated, and for a
+    list without a picture of `split`.
     """
     path = Path(path)
-    listed, first = _read_rows(path)
-    places = (f"{path} line {number}" for number in range(first, first + len(listed)))
-    names = files.find([name for name, _ in listed], places)
-    _refuse_repeated(path, names, first)
-    return _labelled(names, [label for _, label in listed])
-
-
-def read_list_rows(path: str | Path) -> list[tuple[str, str]]:
-    """Return the paths and labels of a list as written; raise `UserError` that names a line without label."""
-    return _read_rows(Path(path))[0]
+    listed = read_list(path)
+    if split and any(each.splits for each in listed):
+        known = sorted(set().union(*(each.splits for each in listed)))
+        listed = [each for each in listed if split in each.splits]
+        if not listed:
+            raise UserError(
+                f"{path}: no picture of the split {split!r}, it has {some(known)}: name these as "
+                "DATASET.TRAIN, DEV and TEST, and EVAL.GALLERY"
+            )
+    names = files.find([each.path for each in listed], (f"{path} line {each.line}" for each in listed))
+    _refuse_repeated(path, names, [each.line for each in listed])
+    return _labelled(names, [each.label for each in listed])
 
 
 def read_captioned(
@@ -85,17 +104,45 @@ def read_captioned(
     return listing, files.find(names, (f"{path} {place}" for place in listing.places))
 
 
-def _read_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
-    """Return paths with their labels, and the line number of the first one."""
+def read_list(path: str | Path) -> list[ListedPicture]:
+    """Return the lines of a list as written; raise `UserError` that names a line without a label."""
+    path = Path(path)
     lines = read_lines(path, "picture and label")
     if tuple(lines[0].split()) == _SOP_COLUMNS:
-        rows, first = [_sop_row(path, number, line) for number, line in enumerate(lines[1:], 2)], 2
+        listed = [_sop_row(path, number, line) for number, line in enumerate(lines[1:], 2)]
+    elif lines[0].isdecimal() and len(lines) > 1 and tuple(lines[1].split()) == _IN_SHOP_COLUMNS:
+        listed = [_in_shop_row(path, number, line) for number, line in enumerate(lines[2:], 3)]
+        if int(lines[0][:18]) != len(listed):
+            raise UserError(f"{path}: its first line says {cut(lines[0])} pictures, and {len(listed)} follow")
+    elif {"label", "path"} <= {cell.strip() for cell in lines[0].split(",")}:
+        listed = list(_csv_list(path))
     else:
         mark = _separator(lines)
-        rows, first = [_plain_row(path, number, line, mark) for number, line in enumerate(lines, 1)], 1
-    if not rows:
+        listed = [_plain_row(path, number, line, mark) for number, line in enumerate(lines, 1)]
+    if not listed:
         raise UserError(f"{path}: a header and no pictures, expected a line for each")
-    return rows, first
+    return listed
+
+
+def _csv_list(path: Path) -> Iterator[ListedPicture]:
+    (_, header), *rows = csv_rows(path)
+    names = [name.strip() for name in header]
+    for number, row in rows:
+        if len(row) != len(names):
+            raise UserError(f"{path} line {number}: {len(row)} columns, expected {len(names)}")
+        cells = dict(zip(names, map(str.strip, row), strict=True))
+        if not cells["path"] or not cells["label"]:
+            raise UserError(f"{path} line {number}: expected a path and a label, got {cut(','.join(row))!r}")
+        splits = {cells["split"]} if cells.get("split") else set()
+        splits |= {name for name in ("query", "gallery") if cells.get(f"is_{name}", "").lower() in _YES}
+        yield ListedPicture(number, cells["path"], cells["label"], frozenset(splits))
+
+
+def _in_shop_row(path: Path, number: int, line: str) -> ListedPicture:
+    values = line.split()
+    if len(values) != len(_IN_SHOP_COLUMNS):
+        raise UserError(f"{path} line {number}: expected {' '.join(_IN_SHOP_COLUMNS)}, got {cut(line)!r}")
+    return ListedPicture(number, values[0], values[1], frozenset(values[2:]))
 
 
 def _separator(lines: list[str]) -> str | None:
@@ -107,23 +154,23 @@ def _separator(lines: list[str]) -> str | None:
     return None
 
 
-def _plain_row(path: Path, number: int, line: str, mark: str | None = None) -> tuple[str, str]:
+def _plain_row(path: Path, number: int, line: str, mark: str | None = None) -> ListedPicture:
     name, *label = line.split("\t") if line.count("\t") == 1 else line.rsplit(mark, 1)
     if not label or not name.strip() or not label[0].strip():
         raise UserError(f"{path} line {number}: expected a picture's path and its label, got {cut(line)!r}")
-    return name.strip(), label[0].strip()
+    return ListedPicture(number, name.strip(), label[0].strip())
 
 
-def _sop_row(path: Path, number: int, line: str) -> tuple[str, str]:
+def _sop_row(path: Path, number: int, line: str) -> ListedPicture:
     values = line.split(None, 3)
     if len(values) != len(_SOP_COLUMNS):
         raise UserError(f"{path} line {number}: expected {' '.join(_SOP_COLUMNS)}, got {cut(line)!r}")
-    return values[3], values[1]
+    return ListedPicture(number, values[3], values[1])
 
 
-def _refuse_repeated(path: Path, names: list[str], first: int) -> None:
+def _refuse_repeated(path: Path, names: list[str], lines: list[int]) -> None:
     line_of: dict[str, int] = {}
-    for number, name in enumerate(names, first):
+    for number, name in zip(lines, names, strict=True):
         if line_of.setdefault(name, number) != number:
             raise UserError(
                 f"{path} line {number}: {cut(name)} again, also on line {line_of[name]}: give each one label"

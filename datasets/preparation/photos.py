@@ -71,7 +71,7 @@ def write_record(path: Path, seen: dict[str, Seen]) -> None:
 
 def _read_record(path: Path) -> dict[str, Seen]:
     """Return what a record holds, nothing if it is missing or not one."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
             name: Seen((size, mark), None if bits is None else _unpacked(bits), problem)

@@ -15,7 +15,7 @@ from config.errors import UserError
 from datasets.captions.json_files import is_karpathy, load_json
 from datasets.preparation.columns import Columns, choose_columns
 from datasets.preparation.problems import EMPTY, MALFORMED, MISSING, UNNAMED, Problems
-from datasets.text_files import read_text
+from datasets.text_files import numbered_lines, read_text
 
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")  # Flickr8k.token.txt and results_20130124.token
@@ -54,7 +54,7 @@ def read_table(path: Path, wanted: Columns, problems: Problems) -> Table:
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"{path}: {path.stat().st_size:,} bytes, more than a table of captions has")
     text = read_text(path)
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for _, line in numbered_lines(text)), "")
     if not first:
         raise UserError(f"{path}: empty file, expected a caption a row")
     if path.suffix.lower() in (".jsonl", ".ndjson") or _is_json_lines(text, first):
@@ -71,7 +71,7 @@ def _is_json_lines(text: str, first: str) -> bool:
         return False
     try:
         json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return text.strip() != first.strip()
 

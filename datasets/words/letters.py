@@ -11,6 +11,8 @@ from datasets.names import composed
 
 JOINERS = "\u200c\u200d"  # inside words of Persian and of Indian scripts, and inside emoji
 SKIN_TONES = "\U0001f3fb-\U0001f3ff"
+FLAGS = "\U0001f1e6-\U0001f1ff"  # two of these letters are the flag of a country
+_HALF_WIDTH_MARKS = "\uff9e\uff9f"  # voiced sounds of half-width Japanese, letters to Unicode
 # Of what the eye does not see, soft hyphens and marks of direction fall out; a space of no width is a space.
 _INVISIBLE = {
     **dict.fromkeys([0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]),
@@ -47,7 +49,7 @@ def marks() -> str:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges) + _HALF_WIDTH_MARKS
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from config.errors import UserError
 from datasets.names import composed
 from datasets.words.letters import (
+    FLAGS,
     JOINERS,
     SKIN_TONES,
     UNSPACED,
@@ -42,15 +43,19 @@ _ASCII = re.compile(
 )
 
 
+# Apostrophes and hyphens of typesetting, which stand inside words as those of ASCII do.
+_ALIKE = str.maketrans({"\u2019": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-"})
+
+
 def _simple(text: str) -> list[str]:
-    text = text.lower().replace("’", "'")
+    text = text.lower().translate(_ALIKE)
     if text.isascii():
         return _ASCII.findall(text)
     return _words().findall(composed(visible(text)))
 
 
 def _characters(text: str) -> list[str]:
-    text = text.lower().replace("’", "'")
+    text = text.lower().translate(_ALIKE)
     return _characters_and_words().findall(composed(visible(text)))
 
 
@@ -67,7 +72,7 @@ def _characters_and_words() -> re.Pattern[str]:
 def _pattern(letter: str, first: str = "") -> re.Pattern[str]:
     """Return the pattern of `_ASCII` for all scripts: marks and joiners go on with a word."""
     word = rf"{letter}(?:{letter}|[{marks()}{JOINERS}])*"
-    sign = rf"[^\w\s{JOINERS}][{marks()}{SKIN_TONES}]*"
+    sign = rf"(?:[{FLAGS}]{{2}}|[^\w\s{JOINERS}])[{marks()}{SKIN_TONES}]*"
     return re.compile(rf"\d+(?:[.,]\d+)+|{first}{word}(?:(?:-|'(?!s\b)){word})*|'s\b|{sign}(?:\u200d{sign})*")
 
 

@@ -59,7 +59,14 @@ class Entry:
     results: list[StoredResult]
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the value of `metric` of each seed."""
+        """Return the value of `metric` of each seed; raise UserError for a result without it."""
+        for each in self.results:
+            value = each.content["metrics"].get(metric)
+            if type(value) not in (int, float):
+                raise UserError(
+                    f"{each.folder / 'result.json'}: expected a number for {metric}, got {_shown(value)}: "
+                    "evaluate again"
+                )
         return np.array([each.content["metrics"][metric] for each in self.results])
 
 

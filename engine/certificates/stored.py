@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import replacing
 from datasets.array_files import read_npz
 from engine.certificates.bootstrap import LEVEL, Interval
@@ -133,8 +133,8 @@ def read_ranks(path: Path) -> StoredRanks:
     prefixes = [name.removesuffix("favour") for name in arrays if name.endswith("favour")]
     try:
         sides = {prefix: _side(arrays, prefix) for prefix in prefixes}
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: lacks {error}; {remedy}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: lacks {cut(error, 80)}; {remedy}") from error
     tie_rule = str(arrays["tie_rule"])
     digests = {
         name.removeprefix("sha256_"): str(array)
@@ -149,7 +149,10 @@ def _side(arrays: dict[str, np.ndarray], prefix: str) -> Side:
     values = [arrays[f"{prefix}{name}"].astype(np.int64) for name in names]
     start = f"{prefix}precision_"
     precisions = {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-    recalls = tuple(arrays[f"{prefix}recalls"].tolist())
+    recalls = tuple(arrays[f"{prefix}recalls"].astype(np.int64).reshape(-1).tolist())
+    uneven = [each.shape for each in (*values, *precisions.values()) if each.shape != (values[0].size,)]
+    if uneven:
+        raise ValueError(f"{values[0].size} numbers of {prefix}, got {list(uneven[0])}")
     return Side(*values, recalls, precisions, bool(arrays[f"{prefix}median"]))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from yacs.config import CfgNode
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import refuse_existing, writing
 from config.load import config_of_checkpoint
 from engine.conversion.native import native_layout
@@ -63,8 +63,10 @@ def _read_sheet(path: Path) -> dict | None:
             sheet["entries"],
             sheet["left_out"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the parity sheet of a conversion ({error}): convert again") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not the parity sheet of a conversion ({cut(error, 80)}): convert again"
+        ) from error
     return sheet
 
 

@@ -9,12 +9,13 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from datasets.array_files import read_npy
 from datasets.relevance import Relevance
 from engine.protocols.scored import Scored
@@ -34,7 +35,9 @@ class CocoNames:
         self.absent: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.image_of = scored.image_of_number
         owners = {
-            int(caption): images[0] for caption, images in self.map("original_caption_to_image").items()
+            int(caption): images[0]
+            for caption, images in self.map("original_caption_to_image").items()
+            if images
         }
         ids = self._caption_numbers()
         if len(ids) != scored.shape[1]:
@@ -69,7 +72,14 @@ class CocoNames:
             raise UserError(f"{path}: cannot be read ({error.strerror}): {WHERE}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON: {WHERE}") from error
-        if not isinstance(content, dict) or not all(isinstance(each, list) for each in content.values()):
+        numbers = isinstance(content, dict) and all(
+            key.isdecimal()
+            and len(key) < 20
+            and isinstance(each, list)
+            and all(type(one) is int for one in each)
+            for key, each in content.items()
+        )
+        if not numbers:
             raise UserError(f"{path}: expected an object, id -> list of ids: {WHERE}")
         return content
 
@@ -124,7 +134,7 @@ class CocoNames:
         size = self.scored.shape[0 if of_pictures else 1]
         first, second, grades = [], [], []
         for where, *pair, score in _ratings(self.folder, name):
-            numbers = [int(each.rpartition(":")[2].rpartition("_")[2].partition(".")[0]) for each in pair]
+            numbers = [_number(where, each) for each in pair]
             for number in numbers:
                 if number not in place_of:
                     raise UserError(
@@ -141,6 +151,14 @@ class CocoNames:
         )
 
 
+def _number(where: str, name: str) -> int:
+    """Return the number that a name of Crisscrossed-Captions ends with, such as sentid:1 or COCO_1.jpg."""
+    text = name.rpartition(":")[2].rpartition("_")[2].partition(".")[0]
+    if not text.isdecimal() or len(text) > 18:
+        raise UserError(f"{where}: expected a name of COCO, got {cut(name)!r}: {WHERE}")
+    return int(text)
+
+
 def _ratings(folder: Path, name: str) -> Iterator[tuple[str, str, str, float]]:
     paths = [folder / f"{name}_test.csv", folder / f"{name}_test.csv.gz"]
     path = next((path for path in paths if path.is_file()), None)
@@ -149,15 +167,24 @@ def _ratings(folder: Path, name: str) -> Iterator[tuple[str, str, str, float]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-        for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
-            if number > 1:
-                yield f"{path} line {number}", row[0], row[1], float(row[2])
-    except (OSError, EOFError, UnicodeDecodeError, ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"{path}: not ratings of Crisscrossed-Captions ({error}): {WHERE}") from error
+        header, *rows = csv.reader(io.StringIO(text))
+        if header[2] != "agg_score" or not rows:
+            raise ValueError(f"{cut(','.join(header))} and {len(rows)} lines")
+        for number, row in enumerate(rows, 2):
+            yield f"{path} line {number}", row[0], row[1], float(row[2])
+    except (OSError, EOFError, ValueError, IndexError, csv.Error, zlib.error) as error:
+        raise UserError(
+            f"{path}: not ratings of Crisscrossed-Captions ({cut(error, 80)}): {WHERE}"
+        ) from error
 
 
 def _load_numbers(path: Path) -> list[int]:
     try:
-        return read_npy(path).tolist()
+        numbers = read_npy(path)
     except UserError as error:
         raise UserError(f"{error}: {WHERE}") from error
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: {numbers.dtype} {list(numbers.shape)}, expected the numbers of captions: {WHERE}"
+        )
+    return numbers.tolist()

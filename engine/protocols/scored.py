@@ -19,8 +19,8 @@ from engine.ranking.similarity import inner_products
 from engine.ranking.tiles import content_labels
 
 FORMS = (
-    "expected image_ids [I] and caption_image_ids [T] with scores [I,T], or with image [I,D] and text [T,D], "
-    "or with ranked lists of 0-based places, i2t [I,K] and t2i [T,K] (docs/protocols.md)"
+    "expected image_ids [I], caption_image_ids [T], and scores [I,T], or image [I,D] and text [T,D], or "
+    "ranked lists i2t [I,K] and t2i [T,K] (docs/protocols.md)"
 )
 
 
@@ -164,8 +164,8 @@ def read_scores(path: Path, allow_cut: bool = False) -> Scored:
     shape = len(names), len(owners)
     caption_image = np.array([row_of[name] for name in owners], np.int64)
     ids = arrays.get("caption_ids")
-    if ids is not None and len(ids) != shape[1]:
-        raise UserError(f"{path}: {len(ids)} caption_ids for {shape[1]} captions, expected one for each")
+    if ids is not None and ids.shape != shape[1:]:
+        raise UserError(f"{path}: {ids.size} caption_ids for {shape[1]} captions, expected one for each")
     relevance = _relevance(path, arrays, caption_image, shape)
     found = _matrices(path, arrays, shape, allow_cut)
     caption_ids = None if ids is None else [str(name) for name in ids]
@@ -242,11 +242,14 @@ def _relevance(
     images, captions = arrays.get("right_images"), arrays.get("right_captions")
     if images is None or captions is None:
         return Relevance.of(shape, caption_image, np.arange(shape[1]))
-    fits = len(images) == len(captions) and len(images) and min(images.min(), captions.min()) >= 0
+    fits = all(each.ndim == 1 and each.dtype.kind in "iu" and each.size for each in (images, captions))
+    fits = fits and len(images) == len(captions) and min(images.min(), captions.min()) >= 0
     if not fits or images.max() >= shape[0] or captions.max() >= shape[1]:
         raise UserError(f"{path}: right_images and right_captions: expected pairs of places in {list(shape)}")
-    rule = str(arrays.get("right_rule", "pairs of the file"))
-    return Relevance.of(shape, images, captions, arrays.get("right_grades"), rule)
+    rule, grades = str(arrays.get("right_rule", "pairs of the file")), arrays.get("right_grades")
+    if grades is not None and (grades.shape != images.shape or grades.dtype.kind not in "fiu"):
+        raise UserError(f"{path}: right_grades: expected a number for each of {len(images)} right pairs")
+    return Relevance.of(shape, images, captions, grades, rule)
 
 
 def with_relevance(scored: Scored, path: Path) -> Scored:

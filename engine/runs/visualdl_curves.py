@@ -1,14 +1,19 @@
 """Curves for VisualDL (`visualdl --logdir <run>/curves`)."""
 
+import struct
 import time
 from pathlib import Path
 
+_LENGTH = struct.Struct("<Q")  # of a record, before it
+
 
 class VisualDLCurves:
-    """The curves of a run, in a file of VisualDL's format in `folder`.
+    """The curves of a run, in a file of VisualDL's format in `folder`; a file that is there is gone on with.
 
-    VisualDL's own writer writes in a thread that dies when the disk is full, and then its caller waits for
-    ever. This class writes the same records at once, and raises OSError.
+    VisualDL shows one file of a folder, the one of the latest name, and nothing of a file that ends within a
+    record. So what a process that was killed has not written to its end is cut off. VisualDL's own writer
+    writes in a thread that dies when the disk is full, and then its caller waits for ever. This class writes
+    the same records at once, and raises OSError.
     """
 
     def __init__(self, folder: Path):
@@ -16,9 +21,15 @@ class VisualDLCurves:
         from visualdl.writer.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / f"vdlrecords.{int(time.time()):010d}.log", "ab")  # noqa: SIM115 - see close()
+        path = max(
+            folder.glob("vdlrecords.*.log"), default=folder / f"vdlrecords.{int(time.time()):010d}.log"
+        )
+        file = open(path, "ab")  # noqa: SIM115 - see close()
+        size = _whole_records(path)
+        file.truncate(size)
         self._records = RecordWriter(file)
-        self._records.write(meta_data("meta_data_tag", "", 0, _now()).SerializeToString())
+        if not size:
+            self._records.write(meta_data("meta_data_tag", "", 0, _now()).SerializeToString())
 
     def add(self, values: dict[str, float], step: int) -> None:
         """Add a point to each named curve."""
@@ -31,6 +42,18 @@ class VisualDLCurves:
     def close(self) -> None:
         """Close the file."""
         self._records.close()
+
+
+def _whole_records(path: Path) -> int:
+    """Return the bytes of the records that a file holds whole."""
+    end, size = 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
+            following = end + _LENGTH.size + _LENGTH.unpack(head)[0]
+            if following > size:
+                break
+            end = file.seek(following)
+    return end
 
 
 def _now() -> int:

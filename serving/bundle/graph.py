@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.files.kinds import refusal
 
 
 class Graph:
@@ -33,7 +34,7 @@ class Graph:
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{path}: not a graph that ONNX Runtime can run ({reason})") from error
+            raise UserError(refusal(path, f"not a graph that ONNX Runtime can run ({reason})")) from error
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
         """Return the graph's one output for `inputs` by name; raise `UserError` if the graph fails."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import write_whole
 from config.progress import ShowProgress, no_progress
 from serving.index.card import FILE as CARD
@@ -196,6 +196,8 @@ def _begin(draft: Path, plan: dict) -> None:
         (draft / "parts").mkdir(exist_ok=True)
         if there is None:
             write_whole(draft / _PLAN, json.dumps(plan))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{draft / _PLAN}: damaged ({cut(error)}): begin anew with --overwrite") from error
     except OSError as error:
         raise cannot_write(draft, error) from error
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import write_whole
 
 FILE = "card.json"
@@ -68,18 +69,19 @@ def read_card(folder: Path) -> Card:
         raise UserError(f"{folder}: no {FILE}: {what}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged (not JSON: {error}): copy the index again") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged (not JSON: {cut(error, 80)}): copy the index again") from error
     return card_of(content, str(path))
 
 
 def card_of(content: object, where: str) -> Card:
     """Return the card that an object from JSON holds; raise UserError, which begins with `where`."""
     if not isinstance(content, dict) or "format" not in content:
-        raise UserError(f"{where}: expected the card of an index, got {str(content)[:60]!r}")
+        raise UserError(f"{where}: expected the card of an index, got {cut(content, 60)!r}")
     if content["format"] != FORMAT:
         raise UserError(
-            f"{where}: format {content['format']!r}, and this version reads {FORMAT}: build the index again"
+            f"{where}: format {cut(repr(content['format']))}, and this version reads {FORMAT}: build the "
+            "index again"
         )
     kinds = {each.name: each for each in dataclasses.fields(Card)}
     missing = [
@@ -89,18 +91,42 @@ def card_of(content: object, where: str) -> Card:
         and each.default_factory is dataclasses.MISSING
         and name not in content
     ]
-    unknown = sorted(set(content) - set(kinds))
+    unknown = sorted(map(cut, set(content) - set(kinds)))
     if missing or unknown:
         raise UserError(f"{where}: damaged (fields: missing {missing[:5]}, unknown {unknown[:5]})")
     card = Card(**content)
     numbers = (card.count, card.dimension, card.rows, card.check, card.memory_bytes)
     right = all(type(number) is int and number >= 0 for number in numbers) and card.dimension > 0
+    right = right and all(number < 1 << 63 for number in numbers[:3])
     texts = all(isinstance(text, str) for text in (card.data, card.bundle, card.engine, card.precision))
     objects = all(isinstance(each, dict) for each in (card.parameters, card.source, card.versions))
-    inside = isinstance(card.data, str) and card.data.isalnum()
+    inside = isinstance(card.data, str) and card.data.isalnum() and isinstance(card.previous, str | None)
+    texts = texts and isinstance(card.bundle_folder, str) and _is_number(card.recall_at_10, optional=True)
+    objects = objects and _has_parameters(card) and _has_cutoff(card)
     if not (right and texts and objects and inside and card.measure in MEASURES and card.holds in HOLDS):
         raise UserError(f"{where}: damaged (a field has a value that cannot be): copy the index again")
     return card
+
+
+def _has_parameters(card: Card) -> bool:
+    """Tell whether the parameters are those of the card's engine (serving/index/engines/quantised.py)."""
+    if card.engine == "float16":
+        return _is_number(card.parameters.get("rounding"))
+    if card.engine == "lists":
+        probes = card.parameters.get("probes")
+        return type(probes) is int and 0 < probes < 1 << 31
+    return True
+
+
+def _has_cutoff(card: Card) -> bool:
+    if card.cutoff is None:
+        return True
+    numbers = ("deviations", "turned_away_rate")
+    return isinstance(card.cutoff, dict) and all(_is_number(card.cutoff.get(name)) for name in numbers)
+
+
+def _is_number(value: object, optional: bool = False) -> bool:
+    return value is None and optional or type(value) in (int, float) and math.isfinite(value)
 
 
 def write_card(folder: Path, card: Card) -> None:

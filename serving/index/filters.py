@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from config.errors import UserError
+from config.errors import UserError, cut
 
 COLUMNS = ("id", "caption")  # keys that are no metadata
 _DEPTH = 40
@@ -122,7 +122,7 @@ class _Parser:
             raise self._expected("a key")
         key = json.loads(text) if kind == "text" else text
         if key not in self._keys:
-            raise UserError(f"filter: no item has the key {key!r}; {_advice(key, self._keys)}")
+            raise UserError(f"filter: no item has the key {cut(key)!r}; {_advice(key, self._keys)}")
         self._tokens.pop(0)
         return key
 
@@ -148,10 +148,10 @@ class _Parser:
             raise self._expected(f'"{text}"')
 
     def _expected(self, what: str) -> UserError:
-        return self._error(f"expected {what}, got {self._tokens[0][1]}", self._tokens[0][2])
+        return self._error(f"expected {what}, got {cut(self._tokens[0][1])}", self._tokens[0][2])
 
     def _error(self, problem: str, place: int) -> UserError:
-        return UserError(f"filter: {problem} (character {place + 1} of {self._text[:200]!r})")
+        return UserError(f"filter: {problem} (character {place + 1} of {cut(self._text, 120)!r})")
 
 
 def _advice(key: str, keys: list[str]) -> str:

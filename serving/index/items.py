@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import threading
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UnavailableError, UserError
+from config.errors import UnavailableError, UserError, cut
 from serving.index.filters import Condition, as_sql, keys_of
 from serving.index.vectors import damaged
 
@@ -76,10 +77,10 @@ class Items:
         """Return the present state."""
         with self._reading() as execute:
             values = dict(execute("SELECT name, value FROM state").fetchall())
-        try:
-            return State(values["rows"], values["items"], values["change"])
-        except KeyError as error:
-            raise damaged(self.path, f"no {error} in it") from error
+        found = [values.get(name) for name in ("rows", "items", "change")]
+        if not all(type(value) is int and value >= 0 for value in found):
+            raise damaged(self.path, "its state is no count of rows, items and changes")
+        return State(*found)
 
     def insert(self, items: Sequence[Item], replace: bool = False) -> None:
         """Give the next rows to `items`, whose vectors are on the disk, in one transaction.
@@ -117,15 +118,16 @@ class Items:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete items in one transaction; raise UserError that names ids which are not there."""
         with self._writing() as (execute, state):
-            there = self._rows_of(execute, ids)
+            there = self._rows_in_any_form(execute, ids)
             refuse_unknown(ids, there, self.path.parent)
-            self._bury(execute, list(there.values()), state)
-            _count(execute, "items", -len(there))
+            rows = sorted(set(there.values()))
+            self._bury(execute, rows, state)
+            _count(execute, "items", -len(rows))
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return the rows of those of `ids` that are there."""
+        """Return the rows of those of `ids` that are there, perhaps in another form of Unicode."""
         with self._reading() as execute:
-            return self._rows_of(execute, ids)
+            return self._rows_in_any_form(execute, ids)
 
     def at(self, rows: Iterable[int]) -> dict[int, Item]:
         """Return the items of those of `rows` that are in use; raise UserError for one that has changed."""
@@ -187,6 +189,17 @@ class Items:
             found.update(execute(f"SELECT id, row FROM items WHERE id IN ({_marks(part)})", part).fetchall())
         return found
 
+    def _rows_in_any_form(self, execute, ids: Sequence[str]) -> dict[str, int]:
+        """Return the rows of `ids`, also of one whose letters and accents the index has in another form."""
+        found = self._rows_of(execute, ids)
+        for name in ids:
+            if name not in found and not name.isascii():
+                forms = sorted({unicodedata.normalize(form, name) for form in ("NFC", "NFD")})
+                others = self._rows_of(execute, forms)
+                if len(others) == 1:
+                    found[name] = next(iter(others.values()))
+        return found
+
     def _bury(self, execute, rows: list[int], state: State) -> None:
         for row in rows:
             execute("DELETE FROM items WHERE row = ?", (row,))
@@ -194,7 +207,7 @@ class Items:
 
     def _as_item(self, row: int, columns: Sequence) -> Item:
         identity, caption, metadata, crc = columns
-        if crc != _crc(identity, caption, metadata):
+        if not isinstance(identity, str) or crc != _crc(identity, caption, metadata):
             raise damaged(self.path, f"the item of row {row + 1} is not what was written")
         return Item(identity, caption, json.loads(metadata) if metadata else {})
 
@@ -221,9 +234,11 @@ class Items:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise UnavailableError(f"{self.path}: {error}; what was acknowledged before is intact") from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise damaged(self.path, str(error)) from error
+            raise UnavailableError(
+                f"{self.path}: {cut(error, 80)}; what was acknowledged before is intact"
+            ) from error
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise damaged(self.path, cut(error, 80)) from error
 
 
 def checked_items(items: Iterable[Item], what: str) -> list[Item]:

@@ -1,6 +1,5 @@
 """What an index is built from: a folder of pictures, a file of features, or a file of captions."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
+from datasets.names import same_name
+from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.items import Item, checked_items
 
 CAPTION_ENDINGS = (".txt", ".jsonl", ".tsv")
@@ -133,35 +134,30 @@ def read_sentences(path: Path) -> list[Item]:
     sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
     is a sentence, whose id is its number. Raises UserError that names a line which is neither.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text in UTF-8 ({error})") from error
+    text = read_text(path, "give the file of captions")
     read = _json_line if path.suffix == ".jsonl" else _plain_line
-    found = [
-        read(f"{path} line {number}", number, line) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    found = [read(path, number, line) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
     return found
 
 
-def _plain_line(where: str, number: int, line: str) -> Item:
+def _plain_line(path: Path, number: int, line: str) -> Item:
     name, tab, sentence = line.partition("\t")
     if not tab:
         return Item(str(number), line.strip())
     if not sentence.strip() or not name.partition("#")[0].strip():
-        raise UserError(f"{where}: expected an id, a tab and a sentence, got {line[:60]!r}")
+        raise UserError(f"{path} line {number}: expected an id, a tab and a sentence, got {cut(line, 60)!r}")
     return Item(name.partition("#")[0].strip(), sentence.strip())
 
 
-def _json_line(where: str, number: int, line: str) -> Item:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
+def _json_line(path: Path, number: int, line: str) -> Item:
+    where = f"{path} line {number}"
+    content = parse_json(path, line, f" line {number}")
     if not isinstance(content, dict) or set(content) - {"id", "caption", "metadata"}:
-        raise UserError(f'{where}: expected an object of "id", "caption" and "metadata", got {line[:60]!r}')
+        raise UserError(
+            f'{where}: expected an object of "id", "caption" and "metadata", got {cut(line, 60)!r}'
+        )
     name, caption, metadata = (
         content.get("id", str(number)),
         content.get("caption"),
@@ -173,7 +169,7 @@ def _json_line(where: str, number: int, line: str) -> Item:
         or not isinstance(metadata, dict)
     ):
         raise UserError(
-            f"{where}: expected a text as id and caption, and an object as metadata, got {line[:60]!r}"
+            f"{where}: expected a text as id and caption, and an object as metadata, got {cut(line, 60)!r}"
         )
     return Item(str(name), caption, metadata)
 
@@ -190,11 +186,11 @@ def _described(source: Source, path: Path) -> Source:
         )
         lines = [replace(each, id=name) for each, name in zip(lines, names, strict=True)]
     else:
-        lines = read_sentences(path)
+        lines = [_named(each, place) for each in read_sentences(path)]
     unknown = [each.id for each in lines if each.id not in place]
     if unknown:
         raise UserError(
-            f"{path}: there is no item {unknown[0]!r} in {source.path} ({len(unknown)} such lines)"
+            f"{path}: there is no item {cut(unknown[0])!r} in {source.path} ({len(unknown)} such lines)"
         )
     items = list(source.items)
     for line in lines:
@@ -203,3 +199,9 @@ def _described(source: Source, path: Path) -> Source:
         items[place[line.id]] = Item(item.id, caption, item.metadata | line.metadata)
     queries = [(line.id, line.caption) for line in lines if line.caption]
     return replace(source, items=checked_items(items, str(path)), queries=queries, captions=path)
+
+
+def _named(line: Item, place: dict[str, int]) -> Item:
+    """Return a line under the name of its item, which macOS may write in another form of Unicode."""
+    names = [line.id] if line.id.isascii() else same_name(line.id, place)
+    return replace(line, id=names[0]) if len(names) == 1 else line

@@ -1,4 +1,4 @@
-"""Every reader of files from outside: small valid files of each kind, and what reads all of them."""
+"""Readers of files from outside: small valid files, and what reads them (the toolkit's own: written.py)."""
 
 import gzip
 import json
@@ -71,13 +71,15 @@ def read_all(store: FeatureStore) -> None:
         store[row]
 
 
-def _json(name: str, content: object) -> Callable[[Path], object]:
+def as_json(name: str, content: object) -> Callable[[Path], object]:
+    """Return what writes content as JSON into a folder."""
     return lambda folder: (folder / name).write_text(
         json.dumps(content, ensure_ascii=False), encoding="utf-8"
     )
 
 
-def _text(name: str, text: str) -> Callable[[Path], object]:
+def as_text(name: str, text: str) -> Callable[[Path], object]:
+    """Return what writes a text into a folder."""
     return lambda folder: (folder / name).write_text(text, encoding="utf-8")
 
 
@@ -168,13 +170,13 @@ def _karpathy(folder: Path) -> None:
         }
         for row, (name, text) in enumerate(zip(NAMES, CAPTIONS, strict=True))
     ]
-    _json("c.json", {"images": images, "dataset": "x"})(folder)
+    as_json("c.json", {"images": images, "dataset": "x"})(folder)
 
 
 def _coco(folder: Path) -> None:
     images = [{"id": row, "file_name": name} for row, name in enumerate(NAMES)]
     texts = [{"image_id": row, "id": row, "caption": text} for row, text in enumerate(CAPTIONS)]
-    _json("test.json", {"images": images, "annotations": texts})(folder)
+    as_json("test.json", {"images": images, "annotations": texts})(folder)
 
 
 def _csv(folder: Path) -> None:
@@ -317,6 +319,9 @@ ORIGINAL = {
     "idx": 5,
 }
 PIECES = WordPiece.build(CAPTIONS).to_text()
+UNSPACED = [name for name in NAMES if " " not in name]
+IN_SHOP = "3\nimage_name item_id evaluation_status\n" + "".join(f"{name} id_1 query\n" for name in UNSPACED)
+LABELS = "label,path,split,is_query\n" + "".join(f'1,"{name}",validation,True\n' for name in NAMES)
 SWAPPED = json.dumps({"image_id": "1", "kind": "sides", "caption": "a b", "swapped": "b a"}) + "\n"
 
 
@@ -380,8 +385,8 @@ READERS = {
     ),
     "captions, precomp": Reader(
         lambda folder: (
-            _text("test_caps.txt", "\n".join(CAPTIONS))(folder),
-            _text("test_ids.txt", "\n".join(NAMES))(folder),
+            as_text("test_caps.txt", "\n".join(CAPTIONS))(folder),
+            as_text("test_ids.txt", "\n".join(NAMES))(folder),
         ),
         _captions("precomp", ""),
         ("test_caps.txt", "test_ids.txt"),
@@ -389,7 +394,7 @@ READERS = {
     "captions, Karpathy": Reader(_karpathy, _captions("karpathy", "c.json"), ("c.json",)),
     "captions, csv": Reader(_csv, _captions("csv", "c.csv"), ("c.csv",)),
     "captions, records": Reader(
-        _json(
+        as_json(
             "c.json",
             [{"image": n, "caption": c, "split": "test"} for n, c in zip(NAMES, CAPTIONS, strict=True)],
         ),
@@ -397,26 +402,26 @@ READERS = {
         ("c.json",),
     ),
     "captions, object": Reader(
-        _json("test.json", {n: [c] for n, c in zip(NAMES, CAPTIONS, strict=True)}),
+        as_json("test.json", {n: [c] for n, c in zip(NAMES, CAPTIONS, strict=True)}),
         _captions("json", "{split}.json"),
         ("test.json",),
     ),
     "captions, COCO": Reader(_coco, _captions("json", "{split}.json", named=False), ("test.json",)),
     "captions, VinVL": Reader(
         lambda folder: (
-            _json("c.json", {n: [c] for n, c in zip(NAMES, CAPTIONS, strict=True)})(folder),
-            _text("k.tsv", "\n".join(NAMES))(folder),
+            as_json("c.json", {n: [c] for n, c in zip(NAMES, CAPTIONS, strict=True)})(folder),
+            as_text("k.tsv", "\n".join(NAMES))(folder),
         ),
         lambda folder: load_vinvl_captions(folder / "c.json", Named(NAMES), folder / "k.tsv"),
         ("c.json", "k.tsv"),
     ),
     "index of captions": Reader(
-        _json("i.json", {name: [[other, 0] for other in NAMES] for name in NAMES}),
+        as_json("i.json", {name: [[other, 0] for other in NAMES] for name in NAMES}),
         lambda folder: read_caption_index(folder / "i.json", SPLIT),
         ("i.json",),
     ),
     "swapped captions": Reader(
-        _text("test_swapped.jsonl", SWAPPED * 3), load_swapped, ("test_swapped.jsonl",)
+        as_text("test_swapped.jsonl", SWAPPED * 3), load_swapped, ("test_swapped.jsonl",)
     ),
     "pictures with captions": Reader(
         _with_pictures(_csv),
@@ -424,45 +429,55 @@ READERS = {
         ("c.csv",),
     ),
     "list of labels": Reader(
-        _with_pictures(_text("l.txt", "".join(f"{name} {row % 2}\n" for row, name in enumerate(NAMES)))),
+        _with_pictures(as_text("l.txt", "".join(f"{name} {row % 2}\n" for row, name in enumerate(NAMES)))),
         lambda folder: read_label_list(folder / "l.txt", PictureFiles(folder / "p")),
         ("l.txt",),
     ),
+    "list of In-Shop": Reader(
+        _with_pictures(as_text("l.txt", IN_SHOP)),
+        lambda folder: read_label_list(folder / "l.txt", PictureFiles(folder / "p"), "query"),
+        ("l.txt",),
+    ),
+    "list of labels, CSV": Reader(
+        _with_pictures(as_text("l.csv", LABELS)),
+        lambda folder: read_label_list(folder / "l.csv", PictureFiles(folder / "p"), "query"),
+        ("l.csv",),
+    ),
     "classes as tags": Reader(
-        _text("x_class.txt", "dog\ncat\ndog\na b\n"),
+        as_text("x_class.txt", "dog\ncat\ndog\na b\n"),
         lambda folder: list(tags_of_classes(folder / "x_class.txt", SPLIT)),
         ("x_class.txt",),
     ),
     "predictions": Reader(
-        _text("predictions.tsv", PREDICTIONS),
+        as_text("predictions.tsv", PREDICTIONS),
         lambda folder: list(tags_of_predictions(folder / "predictions.tsv", SPLIT)),
         ("predictions.tsv",),
     ),
     "vocabulary": Reader(
-        _text("v.json", VOCABULARY),
+        as_text("v.json", VOCABULARY),
         lambda folder: Vocabulary.load(folder / "v.json").encode("a dog"),
         ("v.json",),
     ),
     "vocabulary of the originals": Reader(
-        _json("v.json", ORIGINAL),
+        as_json("v.json", ORIGINAL),
         lambda folder: Vocabulary.load(folder / "v.json").encode("a dog"),
         ("v.json",),
     ),
     "word pieces": Reader(
-        _text("vocab.txt", PIECES),
+        as_text("vocab.txt", PIECES),
         lambda folder: WordPiece.load(folder / "vocab.txt").encode("a dog 黑"),
         ("vocab.txt",),
     ),
-    "task": Reader(_text("t.yaml", TASK), lambda folder: load_config(folder / "t.yaml"), ("t.yaml",)),
+    "task": Reader(as_text("t.yaml", TASK), lambda folder: load_config(folder / "t.yaml"), ("t.yaml",)),
     "backbone": Reader(
-        _text("b.yaml", BACKBONE), lambda folder: read_backbone(folder / "b.yaml"), ("b.yaml",)
+        as_text("b.yaml", BACKBONE), lambda folder: read_backbone(folder / "b.yaml"), ("b.yaml",)
     ),
     "detector": Reader(
-        _text("d.yaml", DETECTOR), lambda folder: read_detector(folder / "d.yaml"), ("d.yaml",)
+        as_text("d.yaml", DETECTOR), lambda folder: read_detector(folder / "d.yaml"), ("d.yaml",)
     ),
     "checkpoint": Reader(_checkpoint, _read_checkpoint, ("last/state.json", "last/model.safetensors")),
     "log of a run": Reader(
-        _text("log.jsonl", json.dumps({"event": "train", "step": 1}) * 3 + "\n"),
+        as_text("log.jsonl", json.dumps({"event": "train", "step": 1}) * 3 + "\n"),
         lambda folder: read_log(folder / "log.jsonl"),
         ("log.jsonl",),
     ),
@@ -470,7 +485,7 @@ READERS = {
         _result, _read_result, ("a/result.json", "a/ranks.npz", "a/lists.npz", "judgements.json")
     ),
     "sizes of a BERT": Reader(
-        _json("config.json", {"hidden_size": 8}),
+        as_json("config.json", {"hidden_size": 8}),
         lambda folder: read_bert_config(folder / "config.json"),
         ("config.json",),
     ),

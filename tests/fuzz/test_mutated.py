@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from config.errors import UserError
 from tests.fuzz.damage import changes, damaged
 from tests.fuzz.readers import READERS
+from tests.fuzz.written import WRITTEN
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONG = EXAMPLES > 1000  # outside of the tests, where the clock may decide
@@ -26,9 +27,12 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@pytest.mark.parametrize("name", READERS)
+ALL = READERS | WRITTEN
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_damage_is_one_line(name: str, tmp_path: Path) -> None:
-    reader = READERS[name]
+    reader = ALL[name]
     whole = tmp_path / "whole"
     whole.mkdir()
     reader.write(whole)

@@ -250,11 +250,13 @@ def load_half(folder: Path, saved: Saved, dimension: int, threads: int) -> HalfP
         return _check(memory)
 
     try:
-        shards, checks = _sharded(saved.rows, dimension, threads, read)
         size = path.stat().st_size
+        if size != saved.rows * width:  # before memory is asked for
+            raise damaged(path, f"it holds {size:,} bytes, expected {saved.rows * width:,}")
+        shards, checks = _sharded(saved.rows, dimension, threads, read)
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from error
-    if size != saved.rows * width or reduce(xor, checks, size) != saved.check:
+    if reduce(xor, checks, size) != saved.check:
         raise damaged(path, "its contents are not what was written")
     return HalfPrecision(shards, saved.parameters["rounding"], dimension)
 
@@ -334,7 +336,10 @@ def load_lists(folder: Path, saved: Saved) -> InvertedFile:
     faiss = faiss_package()
 
     check_file(folder / LISTS, saved)
-    return InvertedFile(faiss.read_index(str(folder / LISTS)), saved.parameters["probes"])
+    index = faiss.read_index(str(folder / LISTS))
+    if index.ntotal != saved.rows:
+        raise damaged(folder / LISTS, f"{index.ntotal:,} rows, expected {saved.rows:,}")
+    return InvertedFile(index, saved.parameters["probes"])
 
 
 def lists_for(count: int) -> int:

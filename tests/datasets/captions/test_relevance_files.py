@@ -1,6 +1,7 @@
 """Right pairs come from equal sentences, from JSON or from CSV; what does not fit is named in one line."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -85,3 +86,16 @@ def test_what_does_not_fit_is_named(tmp_path, name, content, message):
     with pytest.raises(UserError) as error:
         read_relevance(tmp_path / name, SPLIT)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("kind", ["r.json", "r.csv"])
+def test_names_may_be_in_another_form_of_unicode(tmp_path, forms, kind):
+    names = [[unicodedata.normalize(form, name) for name in ("café.jpg", "한강.jpg")] for form in forms]
+    split = CaptionSplit("test", names[0], np.arange(2), ["a", "b"], np.arange(2))
+    content = json.dumps({names[1][0]: [1], names[1][1]: [0]})
+    if kind == "r.csv":
+        content = f"image,caption\n{names[1][0]},1\n{names[1][1]},0\n"
+    (tmp_path / kind).write_text(content, encoding="utf-8")
+    found = read_relevance(tmp_path / kind, split)
+    assert sorted(zip(found.images.tolist(), found.captions.tolist(), strict=True)) == [(0, 1), (1, 0)]

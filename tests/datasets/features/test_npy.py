@@ -110,6 +110,10 @@ BROKEN = {
     "not an array": (text_instead, ["not a .npy file"]),
     "objects": (lambda path: np.save(path, np.array([[None]])), ["expected float16", "got object"]),
     "integers": (lambda path: np.save(path, np.ones((2, 2), int)), ["expected float16", "got int64"]),
+    "two bytes": (
+        lambda path: np.save(path, np.ones((2, 2), "V2")),
+        ["numbers without a type, as bfloat16 is saved"],
+    ),
     "columns first": (lambda path: np.save(path, np.asfortranarray(np.ones((3, 2)))), ["C order"]),
     "a vector": (lambda path: np.save(path, np.ones(4)), ["[images, features]", "got [4]"]),
     "no rows": (lambda path: np.save(path, np.ones((0, 4))), ["got [0, 4]"]),
@@ -269,3 +273,13 @@ def test_rows_that_are_not_there_are_no_rows(tmp_path, rows):
     write_regions(tmp_path)
     with pytest.raises(IndexError):
         NpyFeatures(tmp_path / "dev_ims.npy").gather(np.array(rows), pool=False)
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_big_endian_numbers_are_read(tmp_path, kind):
+    values = np.arange(24).reshape(4, 2, 3) / 3
+    np.save(tmp_path / "x.npy", values.astype(f">{kind}"))
+    store = NpyFeatures(tmp_path / "x.npy")
+    assert store.dtype == np.dtype(kind) and store.dtype.isnative
+    found = store.gather(np.array([3, 0]), pool=False)
+    np.testing.assert_array_equal(found, values[[3, 0]].astype(kind).astype(np.float32))

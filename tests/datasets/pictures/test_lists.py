@@ -87,6 +87,40 @@ def test_the_list_of_stanford_online_products(tmp_path):
     assert (found.names, found.labels.tolist(), found.class_names) == (names, [0, 0, 1], ["1", "5"])
 
 
+IN_SHOP = ["item_1/a.jpg", "item_1/b.jpg", "item_2/a.jpg", "item_3/a.jpg", "item_3/b.jpg"]
+
+
+def write_in_shop(path, count=5):
+    splits = ["train", "train", "train", "query", "gallery"]
+    rows = [f"{name:<20}{name[:6]:<12}{split}" for name, split in zip(IN_SHOP, splits, strict=True)]
+    path.write_text("\n".join([str(count), "image_name item_id evaluation_status", *rows, ""]))
+
+
+def write_csv_list(path):
+    rows = ["label,path,split,is_query,is_gallery"]
+    rows += [f'{name[5]},"{name}",train,,' for name in IN_SHOP[:3]]
+    rows += [f"3,{IN_SHOP[3]},validation,True,False", f"3,{IN_SHOP[4]},validation,False,1"]
+    path.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize(("write", "classes"), [(write_in_shop, "item_{}"), (write_csv_list, "{}")])
+def test_lists_that_name_splits(tmp_path, write, classes):
+    files = PictureFiles(write_folder(tmp_path / "shop", dict.fromkeys(IN_SHOP, PICTURE)))
+    write(tmp_path / "list.txt")
+    expected = {"train": (IN_SHOP[:3], "12"), "query": (IN_SHOP[3:4], "3"), "gallery": (IN_SHOP[4:], "3")}
+    for split, (names, items) in expected.items():
+        found = read_label_list(tmp_path / "list.txt", files, split)
+        assert (found.names, found.class_names) == (names, [classes.format(item) for item in items])
+    with pytest.raises(UserError, match=r"list.txt: no picture of the split 'dev', it has gallery, query"):
+        read_label_list(tmp_path / "list.txt", files, "dev")
+
+
+def test_a_list_of_in_shop_that_was_cut(files, tmp_path):
+    write_in_shop(tmp_path / "list.txt", count=6)
+    with pytest.raises(UserError, match="list.txt: its first line says 6 pictures, and 5 follow"):
+        read_label_list(tmp_path / "list.txt", files, "train")
+
+
 MISTAKES = {
     "a missing picture": ("dog/1.png 1\ndog/9.png 1\n", r"l.txt line 2: no picture for 'dog/9.png'"),
     "one missing behind a header": (
@@ -101,6 +135,8 @@ MISTAKES = {
     "a picture twice": ("dog/1.png 1\ndog/1.png 2\n", "l.txt line 2: dog/1.png again, also on line 1"),
     "an empty line": ("dog/1.png 1\n\ndog/1.png 2\n", "l.txt line 2: empty picture and label"),
     "nothing": ("", "l.txt: empty file"),
+    "a CSV with a row too short": ("label,path,split\n1,dog/1.png\n", "l.txt line 2: 2 columns, expected 3"),
+    "a CSV without a label": ("label,path\n,dog/1.png\n", "l.txt line 2: expected a path and a label"),
     "a header alone": ("image_id class_id super_class_id path\n", "l.txt: a header and no pictures"),
 }
 

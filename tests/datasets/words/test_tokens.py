@@ -26,10 +26,17 @@ CAPTIONS = sorted(Path(__file__).resolve().parents[4].glob("shared/data/*_precom
         ("3,000 croissants at 5:30, 2.5 m", ["3,000", "croissants", "at", "5", ":", "30", ",", "2.5", "m"]),
         ("ÉRIC et Zoë", ["éric", "et", "zoë"]),
         ("stray  spaces .", ["stray", "spaces", "."]),
+        ("snow\u2010covered, snow\u2011covered", ["snow-covered", ",", "snow-covered"]),
+        ("м\u02bcякий", ["м'який"]),  # an apostrophe that is a letter to Unicode
+        ("\U0001f1e9\U0001f1ea flag", ["\U0001f1e9\U0001f1ea", "flag"]),
     ],
 )
 def test_simple_tokens(caption, tokens):
     assert tokenize(caption, "simple") == tokens
+
+
+def test_a_half_width_mark_belongs_to_its_letter():
+    assert tokenize("\uff76\uff9e\uff9d", "characters") == ["\uff76\uff9e", "\uff9d"]
 
 
 def test_whitespace_keeps_what_stands_between_spaces():

@@ -89,6 +89,28 @@ def test_curves_equal_those_of_visualdls_own_writer(tmp_path, monkeypatch):
     assert ours.name == theirs.name and ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.parametrize("lost", [0, 1, 9])
+def test_a_resumed_run_shows_its_curves_from_the_beginning(tmp_path, monkeypatch, lost):
+    for start in range(3):
+        monkeypatch.setattr("time.time", lambda start=start: 1_700_000_000.0 + start)
+        curves = VisualDLCurves(tmp_path)
+        for step in range(3 * start, 3 * start + 3):
+            curves.add({"loss": float(step)}, step)
+        curves.close()
+        (path,) = tmp_path.iterdir()
+        path.write_bytes(path.read_bytes()[: -lost or None])  # as a kill within a record leaves it
+    curves = VisualDLCurves(tmp_path)
+    curves.close()
+    reader = LogReader(logdir=str(tmp_path))  # reads what VisualDL's page shows
+    reader.load_new_data()
+    (run,) = reader.runs()
+    points = [
+        (point.id, point.value)
+        for point in reader.data_manager.get_reservoir("scalar").get_items(run, "loss")
+    ]
+    assert points == [(step, step) for step in range(9) if not lost or step % 3 < 2]
+
+
 def test_a_log_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match="cannot write the log in .*missing: No such file.*--resume"):
         RunLog(tmp_path / "missing" / "log.jsonl", None, enabled=True).log_event("failed", 1, "")

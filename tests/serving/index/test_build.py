@@ -2,6 +2,7 @@
 
 import json
 import threading
+import unicodedata
 
 import numpy as np
 import pytest
@@ -314,3 +315,14 @@ def test_the_card_is_plain_json(captions, tmp_path):
     build.build(WordEncoder(), open_source(captions), tmp_path / "index")
     card = json.loads((tmp_path / "index" / "card.json").read_text())
     assert card["source"] == {"kind": "captions", "path": str(captions)} and card["format"] == 1
+
+
+def test_captions_name_items_in_another_form_of_unicode(tmp_path):
+    names = ["café.jpg", "한강.jpg", "plain.jpg"]
+    np.save(tmp_path / "f.npy", np.zeros((3, 4), np.float32))
+    ids = "".join(unicodedata.normalize("NFD", name) + "\n" for name in names)
+    (tmp_path / "f_ids.txt").write_text(ids, encoding="utf-8")
+    lines = "".join(f"{name}\ta dog\u2028at {place}\n" for place, name in enumerate(names))
+    (tmp_path / "captions.txt").write_text("\ufeff" + lines, encoding="utf-8")
+    source = open_source(tmp_path / "f.npy", tmp_path / "captions.txt")
+    assert [item.caption for item in source.items] == [f"a dog\u2028at {place}" for place in range(3)]

@@ -1,6 +1,7 @@
 """Items are added, updated and deleted; whoever has the index open finds what has been acknowledged."""
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -160,3 +161,12 @@ def test_a_folder_that_cannot_be_written_to_is_searched(make_index):
             assert ids(index.search(vectors[3:4], 1)[0]) == ["p3"]
     finally:
         data.chmod(0o700)
+
+
+def test_an_id_may_be_given_in_another_form_of_unicode(make_index):
+    names = [unicodedata.normalize("NFD", name) for name in ("café.jpg", "한강.jpg")]
+    vectors = unit_vectors(3)
+    with Index(make_index(vectors, items=[Item(name) for name in [*names, "plain"]]), writable=True) as index:
+        np.testing.assert_array_equal(index.vectors_of(["café.jpg"])[0], vectors[0])
+        index.delete(["한강.jpg", names[1]])
+        assert [item.id for item in index.items()] == [names[0], "plain"]
