@@ -63,12 +63,12 @@ def finish(
         )
     kind, known = "captions", queries
     if queries is None or not len(queries.vectors):
-        queries, kind = Queries(measured.perturbed(vectors, measured.QUERIES)), "perturbed items"
-    chosen = np.random.default_rng(2).permutation(len(queries.vectors))[: measured.QUERIES]
-    asked = queries.vectors[chosen]
+        queries, kind = Queries(measured.perturbed(vectors, measured.LIST_QUERIES)), "perturbed items"
+    chosen = np.random.default_rng(2).permutation(len(queries.vectors))
+    name, exact_ms = _choose(data, vectors, queries.vectors[chosen[:20]], options, show)
+    asked = queries.vectors[chosen[: measured.LIST_QUERIES if name == "lists" else measured.QUERIES]]
     show("exact search", 0, len(asked))
     true = measured.true_best(vectors, asked, 10)
-    name, exact_ms = _choose(data, vectors, asked[:20], options, show)
     engine, saved = _built(name, data, card, show)
     if name == "lists":
         half = len(asked) // 2  # one half chooses how many lists are looked into, the other measures

@@ -7,7 +7,8 @@ import numpy as np
 from serving.index.engines.exact import exact_scores
 from serving.index.vectors import blocks_of
 
-QUERIES = 400  # on which recall is measured
+QUERIES = 400  # on which the recall of an exact engine is measured
+LIST_QUERIES = 1600  # half of which choose how many lists are looked into, and the others measure
 CALIBRATION = 2000  # sentences of which the cut-off is made
 SAMPLE = 1024  # items that show how a query scores in general
 FALSE_ACCEPTS = 0.05

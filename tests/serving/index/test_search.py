@@ -107,7 +107,7 @@ def test_lists_lose_little_and_the_card_says_how_much(make_index):
             for hits, best in zip(found, true_best(vectors, queries, 10), strict=True)
         ]
         assert index.card.recall_at_10 >= 0.95 and np.mean(shares) >= 0.9
-        assert index.card.recall_queries == "200 perturbed items"
+        assert index.card.recall_queries == "800 perturbed items"
 
 
 @pytest.mark.parametrize("engine", EXACT)
