@@ -1,5 +1,6 @@
 """Features of pictures for bundles that read features, by the backbone that made those of the training."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def extract(
         from engine.extraction.recorded import extract_as_recorded, needs_paddle
         from engine.runtime import choose_threads, prepare_runtime
 
-        if needs_paddle(record):
+        if needs_paddle(record) and "paddle" not in sys.modules:  # it is prepared once, before its import
             prepare_runtime("cpu")
         files = NamedPictures(pictures)
         names, vectors, has_regions, _ = extract_as_recorded(record, source, files, True, choose_threads())
