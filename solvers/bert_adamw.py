@@ -6,10 +6,11 @@ from collections.abc import Callable
 import paddle
 from paddle import Tensor
 from paddle.nn import ClipGradByGlobalNorm, ClipGradByValue
-from paddle.optimizer import AdamW
+
+from solvers.threads import ThreadedAdamW
 
 
-class BertAdamW(AdamW):
+class BertAdamW(ThreadedAdamW):
     """Paddle's AdamW, but with epsilon outside the bias correction of the second moment.
 
         p <- p - rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon)

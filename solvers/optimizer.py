@@ -6,12 +6,13 @@ import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.nn import ClipGradByValue
-from paddle.optimizer import SGD, Adam, AdamW, Momentum, Optimizer
+from paddle.optimizer import SGD, Momentum, Optimizer
 from paddle.regularizer import L2Decay
 from yacs.config import CfgNode
 
 from solvers.bert_adamw import BertAdamW
 from solvers.clipping import ClipByGlobalNorm
+from solvers.threads import ThreadedAdam, ThreadedAdamW
 
 NamedParameters = Iterable[tuple[str, Tensor]]
 
@@ -60,8 +61,8 @@ def build_optimizer(cfg: CfgNode, named_parameters: NamedParameters) -> Optimize
     beta1, beta2 = options.BETAS
     clip = _clip(cfg)
     optimizers = {
-        "adam": lambda: Adam(options.LR, beta1, beta2, options.EPSILON, parameters, grad_clip=clip),
-        "adamw": lambda: AdamW(
+        "adam": lambda: ThreadedAdam(options.LR, beta1, beta2, options.EPSILON, parameters, grad_clip=clip),
+        "adamw": lambda: ThreadedAdamW(
             options.LR,
             beta1,
             beta2,

@@ -1,0 +1,43 @@
+"""Parameters that are updated on several threads become what Paddle makes of them on one, bit for bit."""
+
+import numpy as np
+import paddle
+import pytest
+from paddle.optimizer import Adam, AdamW
+
+from solvers.threads import ThreadedAdam, ThreadedAdamW
+
+
+def weights_after(optimizer_class, steps=4):
+    random = np.random.default_rng(0)
+    parameters = [paddle.create_parameter([size, 5], "float32") for size in (300, 2, 40, 7, 1)]
+    for parameter in parameters:
+        parameter.set_value(random.standard_normal(parameter.shape, dtype=np.float32))
+    parameters[2].optimize_attr["learning_rate"] = 0.1
+    optimizer = optimizer_class(0.01, parameters=parameters)
+    for step in range(steps):
+        for parameter in parameters[: 4 if step == 1 else 5]:  # once, one has no gradient
+            parameter.grad = paddle.to_tensor(random.standard_normal(parameter.shape, dtype=np.float32))
+        optimizer.set_lr(0.01 / (1 + step))
+        optimizer.step()
+        optimizer.clear_grad(set_to_zero=False)
+    return [parameter.numpy() for parameter in parameters]
+
+
+@pytest.mark.parametrize("threads", ["1", "3", "8"])
+@pytest.mark.parametrize(("theirs", "ours"), [(Adam, ThreadedAdam), (AdamW, ThreadedAdamW)])
+def test_the_weights_are_those_of_paddles_optimizer(monkeypatch, theirs, ours, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    for found, expected in zip(weights_after(ours), weights_after(theirs), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_error_in_an_update_is_raised(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Adam, "_append_optimize_op", fail)
+    with pytest.raises(MemoryError):
+        weights_after(ThreadedAdam)
