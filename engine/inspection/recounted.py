@@ -74,6 +74,9 @@ def _side(ranks: StoredRanks, lists: KeptLists, relevance: Relevance, direction:
         added = np.setdiff1d(items, old.captions[old.starts[query] : old.starts[query + 1]])
         best_of_old = _best(lists, direction, query)
         scores = np.array([_score(lists, direction, query, item) for item in added.tolist()])
+        if np.isneginf(scores).any() and max(best_of_old, scores.max()) <= listed.last:
+            # Judged on another model's lists: beyond this one, where it may be the best.
+            wrong += np.count_nonzero(~is_right) < deepest
         if scores.max() <= best_of_old and query in known:
             against[place] -= np.count_nonzero(scores == best_of_old)
             continue
