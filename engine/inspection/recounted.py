@@ -94,7 +94,7 @@ def _side(ranks: StoredRanks, lists: KeptLists, relevance: Relevance, direction:
         width = lists.lists(direction)[0].shape[1]
         raise UserError(
             f"lists of {width} items are too short to recount {wrong} queries: evaluate again with "
-            f"EVAL.LISTS={2 * width}"
+            f"EVAL.LIST_LENGTH={2 * width}"
         )
     precisions = {} if too_short else _precisions(precise, new.of_images[queries], ranks.tie_rule)
     owner = queries if by_image else lists.caption_image[queries]

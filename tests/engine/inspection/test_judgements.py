@@ -113,7 +113,7 @@ def test_a_list_that_is_too_short_is_said(tmp_path):
     assert unsure > 0
     kept = split.kept(42)
     everything = extended(kept, judged(split, kept, doubted_pairs(kept)))
-    with pytest.raises(UserError, match="EVAL.LISTS=4"):
+    with pytest.raises(UserError, match="EVAL.LIST_LENGTH=4"):
         recounted(ranks, lists, everything)
 
 
