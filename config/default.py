@@ -562,7 +562,7 @@ KEYS: dict[str, dict[str, Key]] = {
             "from MISC.SEED; 0: no intervals",
             minimum=0,
         ),
-        "LISTS": Key(
+        "LIST_LENGTH": Key(
             20,
             "number of items that lists.npz keeps of what each query found first, for "
             "tools/inspect_results.py and tools/judge_pairs.py; 0: no such file",

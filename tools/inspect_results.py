@@ -5,7 +5,7 @@
     python tools/inspect_results.py desk out/a/eval_test --count 200
 
 Each writes one page with its pictures embedded, from the result.json, ranks.npz and lists.npz that
-tools/eval_retrieval.py wrote (EVAL.LISTS items a query).
+tools/eval_retrieval.py wrote (EVAL.LIST_LENGTH items a query).
 
 misses         the queries of the highest ranks, with the right item, what beat it, and both scores; for
                models of regions also where each word looked, from the checkpoint and the data (--maps)

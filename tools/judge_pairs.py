@@ -165,7 +165,7 @@ def recount(result: "Inspected", relevance: "Relevance", resamples: int, seed: i
     if short:
         lines.append(
             f"no mAP@R and R-precision: {short:,} queries have more right items than the lists hold; "
-            "evaluate again with a larger EVAL.LISTS"
+            "evaluate again with a larger EVAL.LIST_LENGTH"
         )
     metrics = {
         name: {

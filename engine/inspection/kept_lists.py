@@ -21,7 +21,7 @@ from datasets.retrieval_dataset import RetrievalDataset
 from engine.ranking.short_lists import ShortLists
 
 LISTS_FILE = "lists.npz"
-REMEDY = "expected what tools/eval_retrieval.py keeps with EVAL.LISTS above 0: evaluate again"
+REMEDY = "expected what tools/eval_retrieval.py keeps with EVAL.LIST_LENGTH above 0: evaluate again"
 _NAMES = ("image_ids", "captions", "caption_ids")
 
 

@@ -74,6 +74,9 @@ def _side(ranks: StoredRanks, lists: KeptLists, relevance: Relevance, direction:
         added = np.setdiff1d(items, old.captions[old.starts[query] : old.starts[query + 1]])
         best_of_old = _best(lists, direction, query)
         scores = np.array([_score(lists, direction, query, item) for item in added.tolist()])
+        if np.isneginf(scores).any() and max(best_of_old, scores.max()) <= listed.last:
+            # Judged on another model's lists: beyond this one, where it may be the best.
+            wrong += np.count_nonzero(~is_right) < deepest
         if scores.max() <= best_of_old and query in known:
             against[place] -= np.count_nonzero(scores == best_of_old)
             continue
@@ -91,7 +94,7 @@ def _side(ranks: StoredRanks, lists: KeptLists, relevance: Relevance, direction:
         width = lists.lists(direction)[0].shape[1]
         raise UserError(
             f"lists of {width} items are too short to recount {wrong} queries: evaluate again with "
-            f"EVAL.LISTS={2 * width}"
+            f"EVAL.LIST_LENGTH={2 * width}"
         )
     precisions = {} if too_short else _precisions(precise, new.of_images[queries], ranks.tie_rule)
     owner = queries if by_image else lists.caption_image[queries]

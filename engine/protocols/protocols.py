@@ -7,6 +7,7 @@ code that papers ran has a quirk, ours is right, and `quirks` reproduces it.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ class Request:
     data: Path | None = None
     objects: Path | None = None
 
+    @cached_property
     def coco(self) -> CocoNames:
         """Return COCO's names of the pictures and captions; raise UserError without their folder."""
         if self.data is None:
@@ -111,7 +113,7 @@ def cxc(request: Request) -> Counting:
     Picture and caption: rated 3 or more, as `cxc_*.json` lists. Picture to picture: rated 2.5 or more.
     Caption to caption: the siblings, and captions rated 3 or more. A query is no item of its own.
     """
-    names, scored = request.coco(), request.scored
+    names, scored = request.coco, request.scored
     of_images, of_captions = names.positives("cxc")
     sides = yield from _both(request, of_images, of_captions)
     choices: dict[str, object] = {"picture_caption": of_images.rule}
@@ -135,7 +137,7 @@ def cxc(request: Request) -> Counting:
 
 def eccv(request: Request) -> Counting:
     """Count ECCV Caption: R@1, R-precision and mAP@R of its queries in COCO's whole 5K."""
-    names, scored = request.coco(), request.scored
+    names, scored = request.coco, request.scored
     _check_whole(scored)
     positives, found = names.positives("eccv"), {}
     asking = tuple(np.flatnonzero(relevance.of_images) for relevance in positives)

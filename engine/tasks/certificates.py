@@ -41,9 +41,9 @@ def certificate_entry(certificate: Certificate | None) -> dict[str, dict]:
 
 
 def keeper_of(cfg: CfgNode, dataset: RetrievalDataset | PairDataset) -> ListKeeper | None:
-    """Return what keeps the EVAL.LISTS first items of every query of `dataset`; None if that is 0."""
+    """Return what keeps the EVAL.LIST_LENGTH first items of every query of `dataset`; None if that is 0."""
     image_fold = folds_of_images(dataset.num_images, cfg.EVAL.FOLDS)
-    return ListKeeper(dataset, cfg.EVAL.LISTS, image_fold) if cfg.EVAL.LISTS else None
+    return ListKeeper(dataset, cfg.EVAL.LIST_LENGTH, image_fold) if cfg.EVAL.LIST_LENGTH else None
 
 
 def names_of(dataset: RetrievalDataset | PairDataset) -> dict[str, Sequence[str]]:

@@ -12,6 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EARLIER_NAMES = {"convert_cnn.py", "convert_oscar.py"}  # of convert_weights.py, whose help they show
 TOOLS = sorted({path.name for path in (ROOT / "tools").glob("[!_]*.py")} - EARLIER_NAMES)
 TYPOS = {
+    "audit_data.py": ("--imgaes", "--images"),
+    "inspect_results.py": ("--cuont", "--count"),
+    "judge_pairs.py": ("--judgments", "--judgements"),
     "build_index.py": ("--galery", "--gallery"),
     "change_index.py": ("--delte", "--delete"),
     "serve_retrieval.py": ("--prot", "--port"),
@@ -44,7 +47,15 @@ CONFIGURED = [
     name
     for name in TOOLS
     if ("retrieval" in name and name != "serve_retrieval.py")
-    or name in ("check_data.py", "encode.py", "export_model.py", "measure_floor.py", "visualize.py")
+    or name
+    in (
+        "audit_data.py",
+        "check_data.py",
+        "encode.py",
+        "export_model.py",
+        "measure_floor.py",
+        "visualize.py",
+    )
 ]
 
 
@@ -86,6 +97,8 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     query = {
         "compare_results.py": ["a", "b"],
         "recount.py": ["a.npz"],
+        "inspect_results.py": ["desk", "a"],
+        "judge_pairs.py": ["a"],
         "measure_results.py": ["--data", "a"],
         "build_index.py": ["--bundle", "a", "--out", "b"],
         "change_index.py": ["--index", "a", "--check"],

@@ -186,6 +186,7 @@ class Numbers(paddle.nn.Layer):
 
 class PlaceSplit(Split):
     name = "test"
+    caption_ids = None
     captions = [f"caption {number}" for number in range(len(CAPTION_IMAGE))]
     lengths = sentence_ids = np.arange(len(CAPTION_IMAGE))
 

@@ -84,6 +84,27 @@ def test_a_recount_is_that_of_the_whole_matrix(tmp_path, coarse, folds, k, tie_r
         np.testing.assert_allclose(found[prefix].precisions["r_precision"], share, atol=1e-12)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("k", [1, 4, 8, 12, 20])
+def test_pairs_of_another_models_desk_are_recounted_exactly_or_refused(tmp_path, k, coarse):
+    split, other = Split(seed=3, coarse=coarse), Split(seed=4)
+    folder = split.write(tmp_path / "a", k=k)
+    lists, ranks = split.kept(k), read_ranks(folder / "ranks.npz")
+    refused = 0
+    for start in range(12):
+        relevance = extended(lists, judged(other, lists, doubted_pairs(other.kept(6))[start::12]))
+        try:
+            found, _ = recounted(ranks, lists, relevance)
+        except UserError:
+            refused += 1
+            continue
+        for prefix, expected in split.sides(relevance).items():
+            for name in ("r1", "r5", "r10"):
+                numbers = found[prefix].numbers("against")[name], expected.numbers("against")[name]
+                np.testing.assert_array_equal(*numbers, name)
+    assert refused == 12 if k == 1 else refused == 0 if k == 20 else True
+
+
 def test_a_list_that_is_too_short_is_said(tmp_path):
     split = Split()
     folder = split.write(tmp_path / "a", k=2)
@@ -92,7 +113,7 @@ def test_a_list_that_is_too_short_is_said(tmp_path):
     assert unsure > 0
     kept = split.kept(42)
     everything = extended(kept, judged(split, kept, doubted_pairs(kept)))
-    with pytest.raises(UserError, match="EVAL.LISTS=4"):
+    with pytest.raises(UserError, match="EVAL.LIST_LENGTH=4"):
         recounted(ranks, lists, everything)
 
 

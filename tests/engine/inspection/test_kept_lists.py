@@ -86,5 +86,5 @@ def test_lists_that_do_not_fit_their_names_are_refused_in_one_line(tmp_path):
         with pytest.raises(UserError, match="evaluate again") as refusal:
             read_lists(tmp_path / "broken.npz")
         assert len(str(refusal.value).splitlines()) == 1
-    with pytest.raises(UserError, match="EVAL.LISTS"):
+    with pytest.raises(UserError, match="EVAL.LIST_LENGTH"):
         read_lists(tmp_path / "nothing.npz")
