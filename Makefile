@@ -53,6 +53,7 @@ faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print
 
 fuzz: $(runs) $(dev)  ## damage 10,000 files of each kind that is read, and tell what is not one line (over an hour)
 	FUZZ_EXAMPLES=10000 $(python) -m pytest -n auto tests/fuzz
+	SCHEMA_EXAMPLES=500 $(python) -m pytest -p no:xdist tests/serving/app/test_schema.py
 
 lint: $(dev)  ## check style, formatting and the layers
 	$(python) -m ruff check .

@@ -83,7 +83,7 @@ def main() -> None:
             server_header=False,
             timeout_keep_alive=10,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 5,
-            limit_concurrency=4 * settings.queue,
+            limit_concurrency=1024,  # connections, of which a page opens several
             h11_max_incomplete_event_size=64 << 10,
         )
     )

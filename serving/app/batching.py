@@ -42,7 +42,7 @@ class Batcher:
         answer: Callable[[Sequence], list],
         metrics: Metrics,
         most_together: int = 64,
-        room: int = 256,
+        room: int = 64,
     ) -> None:
         self._answer, self._metrics, self._most = answer, metrics, most_together
         self._jobs: queue.Queue[_Job | None] = queue.Queue(room)

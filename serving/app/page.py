@@ -124,7 +124,9 @@ class Asked:
                     weight,
                     self._with(place, None),
                     self._with(place, abs(weight) - STEP) if abs(weight) > STEP else None,
-                    self._with(place, abs(weight) + STEP) if abs(weight) < MOST_WEIGHT else None,
+                    self._with(place, min(MOST_WEIGHT, abs(weight) + STEP))
+                    if abs(weight) < MOST_WEIGHT
+                    else None,
                     sum(shares) / len(shares) if shares else None,
                 )
             )

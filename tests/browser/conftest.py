@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from serving.bundle.bundle import Bundle
 from serving.index import build
+from serving.index.finishing import Options
 from serving.index.sources import open_source
 from tests.bundle_files import COLOURS, write_pixel_bundle
 from tests.served import Served
@@ -88,7 +89,7 @@ def pair(folder, served) -> Iterator[Served]:
     """Return a service of the index of these pictures, and of another of the same pictures beside it."""
     bundle = write_pixel_bundle(folder / "other_bundle", seed=1)
     source = open_source(folder / "photos", folder / "about.jsonl")
-    build.build(Bundle.open(bundle), source, folder / "other.index", build.Options(bundle_folder=str(bundle)))
+    build.build(Bundle.open(bundle), source, folder / "other.index", Options(bundle_folder=str(bundle)))
     (folder / "pair").mkdir()
     both = ("--index", folder / "photos.index", "--index", folder / "other.index")
     service = Served(folder / "pair", *both)

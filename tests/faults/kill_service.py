@@ -23,6 +23,7 @@ import numpy as np
 from serving.app.client import Client
 from serving.bundle.bundle import Bundle
 from serving.index import build
+from serving.index.finishing import Options
 from serving.index.index import Index
 from serving.index.items import Item
 from serving.index.sources import open_source
@@ -66,7 +67,7 @@ def make(folder: Path) -> Path:
     (made / "captions.jsonl").write_text("\n".join(lines))
     np.savetxt(made / "test_ids.txt", [f"f{row}" for row in range(FIRST)], fmt="%s")
     source = open_source(made / "test_ims.npy", made / "captions.jsonl")
-    build.build(Bundle.open(bundle), source, made / "index", build.Options(bundle_folder=str(bundle)))
+    build.build(Bundle.open(bundle), source, made / "index", Options(bundle_folder=str(bundle)))
     (made / "key.txt").write_text(KEY)
     return made
 

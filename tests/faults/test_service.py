@@ -34,6 +34,14 @@ def served(made, tmp_path):
     service.end()
 
 
+@pytest.fixture(scope="module")
+def served_once(made, tmp_path_factory):
+    """Return a service of the index as it was made."""
+    service = Served(tmp_path_factory.mktemp("once"), "--index", made / "index")
+    yield service
+    service.end()
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_service_that_is_killed_loses_nothing_that_it_acknowledged(made, tmp_path, seed):
     kill_once(made, tmp_path / "killed", seed)
@@ -71,6 +79,30 @@ def test_clients_that_stall_or_leave_keep_nobody_waiting(served):
     while waiting(served) and time.monotonic() < ends:
         time.sleep(0.1)
     assert waiting(served) == 0 and client.search("red dog")["hits"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length: many\r\n\r\n",
+        b"Content-Length: 3\r\nContent-Length: 9\r\n\r\n{}}",
+        b"Content-Length: 99999999999999999999\r\n\r\n{",
+        b"Content-Length: 999999999999\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        b"X-Long: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"\x00\xff: broken\r\n\r\n",
+    ],
+)
+def test_wrong_lengths_and_heads_are_refused(served_once, head):
+    host, port = served_once.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        with contextlib.suppress(ConnectionError):  # refused before the whole head was sent
+            client.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\n" + head)
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(12)[9:10] == b"4"
+    assert Client(served_once.address).search("red dog", k=1)["hits"]
 
 
 def waiting(service: Served) -> float:

@@ -12,6 +12,7 @@ from serving.app.service import make_app
 from serving.app.settings import Settings, distinct_names, for_each
 from serving.bundle.bundle import Bundle
 from serving.index import build
+from serving.index.finishing import Options
 from serving.index.sources import open_source
 from tests.bundle_files import COLOURS, write_pixel_bundle
 from tests.serving.app.conftest import KEY, bearing
@@ -23,7 +24,7 @@ def other(photos, tmp_path):
     """Return the index of the same pictures by another model."""
     bundle = write_pixel_bundle(tmp_path / "other_bundle", seed=1)
     source = open_source(tmp_path / "photos", tmp_path / "about.jsonl")
-    options = build.Options(bundle_folder=str(bundle))
+    options = Options(bundle_folder=str(bundle))
     build.build(Bundle.open(bundle), source, tmp_path / "other.index", options)
     return tmp_path / "other.index"
 

@@ -59,6 +59,8 @@ def test_the_addresses_of_a_chip_change_its_weight_alone(photos, serve):
     chips = client.get(address).text.partition('class="chips"')[2].partition("</ul>")[0].split("<li ")[1:]
     links = [re.findall(r'href="([^"]+)"', html.unescape(chip)) for chip in chips]
     assert [len(each) for each in links] == [3, 3, 2], "the third cannot weigh more"
+    nearly = html.unescape(client.get("/?q=red&minus:3.9=blue").text)
+    assert "minus%3A4=blue" in nearly, "a step does not lead beyond the most"
     assert MOST_WEIGHT == 4 and STEP == 0.25
     less, more, without = links[1]
     for changed, expected in ((less, "0.25"), (more, "0.75"), (without, None)):
