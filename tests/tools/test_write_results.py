@@ -179,7 +179,8 @@ def test_a_second_stage_starts_from_the_first_which_is_trained_if_it_is_not_ther
 
 def test_lists_are_re_ranked_with_the_weight_that_is_best_on_dev(measuring, tmp_path):
     bench_of, commands = measuring
-    bench_of({"a": PAIRED, "b": PAIRED | {"lists_of": "a", "dual_weight": "dev"}}).measure("b", 3)
+    lists = {"lists_of": "a", "ranked_by": "c", "dual_weight": "dev"}
+    bench_of({"a": PAIRED, "b": lists, "c": PAIRED}).measure("b", 3)
     assert [words[0] for words in commands] == ["train_retrieval"] * 2 + ["eval_retrieval"] * 2
     assert "EVAL.SPLIT=dev" in commands[2] and "EVAL.RERANK_DUAL_WEIGHT=5" in commands[3]
     found = kept(tmp_path, "b")
@@ -221,6 +222,7 @@ def test_members_of_an_ensemble_are_kept_without_their_places():
 def test_every_recipe_of_the_project_names_files_and_recipes_that_exist(tool):
     recipes = json.loads((tool.RESULTS / "recipes.json").read_text(encoding="utf-8"))
     for name, recipe in recipes.items():
-        others = [recipe[key] for key in ("starts_from", "lists_of") if key in recipe]
+        others = [recipe[key] for key in ("starts_from", "lists_of", "ranked_by") if key in recipe]
         assert set(others + recipe.get("members", [])) <= recipes.keys(), name
-        assert "members" in recipe or (TOOLS.parent / recipe["config"]).is_file(), name
+        without_task_file = "members" in recipe or "lists_of" in recipe
+        assert without_task_file or (TOOLS.parent / recipe["config"]).is_file(), name
