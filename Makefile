@@ -63,10 +63,10 @@ lint: $(dev)  ## check style, formatting and the layers
 bench: $(runs) $(bench)  ## measure against the baselines, and write docs/performance.md
 	$(python) benchmarks/run_all.py
 
-results: $(runs)  ## write the tables of docs/results.md from docs/results
+results: $(runs)  ## write the tables of docs/results.md and README.md from docs/results
 	$(python) tools/write_results.py
 
-results-check: $(runs)  ## fail where docs/results.md differs from docs/results
+results-check: $(runs)  ## fail where docs/results.md or README.md differs from docs/results
 	$(python) tools/write_results.py --check
 
 clean:  ## remove the virtual environment and caches; runs in out/ stay

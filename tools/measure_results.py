@@ -4,12 +4,12 @@
     python tools/measure_results.py --all --data path/to/data --work out/results
 
 A recipe names a task file, a folder of --data, seeds and further settings. A seed that has its result in
-docs/results is not measured again, and a training that was stopped goes on, so that the same command goes on
-after an interruption. A recipe with "starts_from" goes on from another recipe's run of the same seed, one
-with "lists_of" trains a cross encoder and re-ranks the lists of such a run, and one with "members" evaluates
-such runs as an ensemble. A recipe with "floor" is measured by tools/measure_floor.py. With "split": "dev" a
-recipe is a trial, which test does not see. At the end the tables of docs/results.md are written
-(tools/write_results.py).
+docs/results is not measured again, a run in --work that has ended is not trained again, and a training that
+was stopped goes on, so that the same command goes on after an interruption. A recipe with "starts_from" goes
+on from another recipe's run of the same seed, one with "lists_of" has the lists of such a run re-ranked by
+that of "ranked_by", and one with "members" evaluates such runs as an ensemble. A recipe with "floor" is
+measured by tools/measure_floor.py. With "split": "dev" a recipe is a trial, which test does not see. At the
+end the tables of docs/results.md and README.md are written (tools/write_results.py).
 """
 
 import argparse
@@ -32,6 +32,7 @@ from engine.runs.run_status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+MINUTES_FILE = "minutes.json"
 KEPT = ("metrics", "certificate", "protocol", "lists", "versions")
 
 
@@ -74,20 +75,21 @@ class Bench:
         if target.is_file():
             print(f"{target.name} is there", flush=True)
             return
-        recipe, training = self.recipes[name], {}
-        split = recipe.get("split", "test")
-        folder = self.work / f"{name}_seed{seed}"
+        recipe, folder = self.recipes[name], self.work / f"{name}_seed{seed}"
+        split, trained = recipe.get("split", "test"), None
         if "members" in recipe:
             content = together([self.run_of(member, seed) for member in recipe["members"]], folder, split)
+        elif "lists_of" in recipe:
+            dual, trained = (self.run_of(recipe[key], seed) for key in ("lists_of", "ranked_by"))
+            content = rerank(dual, trained, folder, recipe["dual_weight"])
         elif recipe.get("floor"):
             settings = [*self.settings(name, seed), f"EVAL.SPLIT={split}"]
             tool("measure_floor", "--cfg_file", recipe["config"], *settings, "--out", str(folder))
             content = read(folder)
         else:
-            dual = self.run_of(recipe["lists_of"], seed) if "lists_of" in recipe else None
-            training = self.train(name, seed)
-            content = rerank(dual, folder, recipe["dual_weight"]) if dual else alone(folder, split)
-        keep(content, target, name, seed, training)
+            trained = self.run_of(name, seed)
+            content = alone(trained, split)
+        keep(content, target, name, seed, trained)
 
     def run_of(self, name: str, seed: int) -> Path:
         """Return the folder of a recipe's run, which is trained if it is not there."""
@@ -107,18 +109,20 @@ class Bench:
             f"MISC.SEED={seed}",
         ]
 
-    def train(self, name: str, seed: int) -> dict:
-        """Train one seed, or go on where it was stopped; return the minutes that a whole training took."""
+    def train(self, name: str, seed: int) -> None:
+        """Train one seed, or go on where it was stopped; the run keeps the minutes of a whole training."""
         recipe, settings = self.recipes[name], self.settings(name, seed)
+        folder = self.work / f"{name}_seed{seed}"
         if "starts_from" in recipe:
             settings.append(f"PRETRAINED.DIR={self.run_of(recipe['starts_from'], seed) / 'best'}")
-        goes_on = (self.work / f"{name}_seed{seed}" / "last").is_dir()
+        goes_on = (folder / "last").is_dir()
         before, start = processor_seconds(), time.monotonic()
         tool("train_retrieval", "--cfg_file", recipe["config"], *settings, *(["--resume"] if goes_on else []))
         if goes_on:  # what was trained before the stop was not timed
-            return {}
+            return
         minutes = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
-        return {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
+        timed = {"minutes": round(minutes[0], 1), "processor_minutes": round(minutes[1], 1)}
+        write_whole(folder / MINUTES_FILE, json.dumps(timed) + "\n")
 
 
 def processor_seconds() -> float:
@@ -140,16 +144,16 @@ def together(runs: list[Path], folder: Path, split: str) -> dict:
     return read(folder)
 
 
-def rerank(dual: Path, cross: Path, weight: float | str) -> dict:
+def rerank(dual: Path, cross: Path, folder: Path, weight: float | str) -> dict:
     """Re-rank the lists of the run `dual` with the run `cross`, and return the content of the result.
 
-    `weight` is that of the dual encoder's score; "dev" chooses the one of the best rsum on dev.
+    Results are written into `folder`. `weight` is that of the dual encoder's score; "dev" chooses the one of
+    the best rsum on dev.
     """
     command = ["--cfg_file", str(dual / "config.yaml"), f"EVAL.RERANK_DIR={cross / 'best'}"]
     if weight == "dev":
-        tool("eval_retrieval", *command, "EVAL.SPLIT=dev", "--out", str(cross / "reranked_dev"))
-        weight = best_weight(read(cross / "reranked_dev")["rerank"]["weighted"])
-    folder = cross / "reranked_test"
+        tool("eval_retrieval", *command, "EVAL.SPLIT=dev", "--out", str(folder / "dev"))
+        weight = best_weight(read(folder / "dev")["rerank"]["weighted"])
     tool("eval_retrieval", *command, f"EVAL.RERANK_DUAL_WEIGHT={weight}", "--out", str(folder))
     content = read(folder)
     reranked = content["rerank"]
@@ -182,12 +186,12 @@ def identity(checkpoint: dict) -> dict:
     return {key: checkpoint[key] for key in ("model", "step", "sha256", "penalty") if key in checkpoint}
 
 
-def keep(content: dict, target: Path, name: str, seed: int, training: dict | None = None) -> None:
-    """Keep what docs/results.md shows of a result, without the places of files."""
+def keep(content: dict, target: Path, name: str, seed: int, trained: Path | None) -> None:
+    """Keep what docs/results.md shows of a result of the run `trained`, without the places of files."""
     kept = {"recipe": name, "seed": seed, **{key: content[key] for key in KEPT if key in content}}
     kept["checkpoint"] = identity(content["checkpoint"])
-    if training:
-        kept["training"] = training
+    if trained and (trained / MINUTES_FILE).is_file():
+        kept["training"] = json.loads((trained / MINUTES_FILE).read_text(encoding="utf-8"))
     write_whole(target, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"written: {target}", flush=True)
 

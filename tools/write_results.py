@@ -1,11 +1,12 @@
-"""Write the tables of docs/results.md from the result files in docs/results.
+"""Write the tables of docs/results.md and README.md from the result files in docs/results.
 
     python tools/write_results.py
     python tools/write_results.py --check
 
 A table stands between the lines `<!-- results: RECIPE ... -->` and `<!-- end of results -->`, and has a row
-for each seed of the recipes that the first line names. With --check nothing is written, and the exit code is
-1 if a table differs from its result files. tools/measure_results.py makes these files.
+for each seed of the recipes that the first line names; after `<!-- means: RECIPE ... -->` it has a row for
+each recipe. With --check nothing is written, and the exit code is 1 if a table differs from its result files.
+tools/measure_results.py makes these files.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from config.errors import UserError
 from config.files.whole import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE, RESULTS = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
-BLOCK = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+PAGES, RESULTS = (ROOT / "docs" / "results.md", ROOT / "README.md"), ROOT / "docs" / "results"
+BLOCK = re.compile(r"(<!-- (results|means): ([\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -36,15 +37,17 @@ def main() -> int:
     report_errors_on_one_line(parser)
     check = parser.parse_args().check
     recipes = json.loads((RESULTS / "recipes.json").read_text(encoding="utf-8"))
-    before = PAGE.read_text(encoding="utf-8")
-    after = with_tables(before, recipes, read_results())
-    if check:
-        if after != before:
-            print(f"{PAGE.name} differs from its result files: run make results", file=sys.stderr)
-        return int(after != before)
-    write_whole(PAGE, after)
-    print(f"written: {PAGE}")
-    return 0
+    results, different = read_results(), 0
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = with_tables(before, recipes, results)
+        if not check:
+            write_whole(page, after)
+            print(f"written: {page}")
+        elif after != before:
+            print(f"{page.name} differs from its result files: run make results", file=sys.stderr)
+            different = 1
+    return different
 
 
 def read_results() -> dict[str, list[dict]]:
@@ -60,11 +63,12 @@ def with_tables(page: str, recipes: dict[str, dict], results: dict[str, list[dic
     """Return `page` with every table anew; raise UserError for a recipe that does not exist."""
 
     def write(block: re.Match) -> str:
-        names = block[2].split()
+        names = block[3].split()
         unknown = [name for name in names if name not in recipes]
         if unknown:
-            raise UserError(f"{PAGE}: no recipe {unknown[0]!r} in docs/results/recipes.json")
-        return f"{block[1]}{table(names, recipes, results)}\n{block[3]}"
+            raise UserError(f"{block[1].strip()}: no recipe {unknown[0]!r} in docs/results/recipes.json")
+        form = table if block[2] == "results" else table_of_means
+        return f"{block[1]}{form(names, recipes, results)}\n{block[4]}"
 
     return BLOCK.sub(write, page)
 
@@ -99,6 +103,34 @@ def table(names: list[str], recipes: dict[str, dict], results: dict[str, list[di
                 cells.append(f"**{statistics.mean(values):.1f}**, sd {statistics.stdev(values):.1f}")
             cells.append(processor_minutes(results[name]))
             lines.append(f"| | mean of {len(results[name])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table_of_means(names: list[str], recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
+    """Return a table with a row for each recipe: the mean of its seeds, and of half of their intervals.
+
+    The interval of a mean over seeds is at most about as wide as the mean of the seeds' intervals.
+    """
+    from engine.certificates.stored import certified_of, title_of
+
+    measured = [name for name in names if name in results]
+    if not measured:
+        return "Not measured yet."
+    metrics = recipes[measured[0]]["metrics"]
+    lines = [
+        "| | seeds | " + " | ".join(title_of(metric) for metric in metrics) + " |",
+        "|" + "---|" * (2 + len(metrics)),
+    ]
+    for name in measured:
+        certified = [certified_of(content) for content in results[name]]
+        cells = []
+        for metric in metrics:
+            value = statistics.mean(each[metric].value for each in certified)
+            ends = [each[metric].interval for each in certified]
+            half = statistics.mean((interval.high - interval.low) / 2 for interval in ends)
+            cells.append(f"{value:.1f} ± {half:.1f}")
+        seeds = "" if recipes[name].get("floor") else len(results[name])
+        lines.append(f"| {recipes[name]['title']} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -19,7 +19,8 @@ RECIPES = {
     "other": DUAL | {"settings": [*DUAL["settings"], "MODEL.TEXT_POOLING=max"], "split": "dev"},
     "floor": DUAL | {"floor": True},
     "both": {"members": ["dual", "other"]},
-    "reranked": CROSS | {"lists_of": "dual", "dual_weight": "dev"},
+    "cross": CROSS,
+    "reranked": {"lists_of": "dual", "ranked_by": "cross", "dual_weight": "dev"},
 }
 
 
@@ -55,9 +56,10 @@ def test_all_kinds_of_recipes_are_measured(bench, tmp_path):
     assert kept["floor_seed3"]["checkpoint"].keys() == {"model", "penalty"}
     lists = kept["reranked_seed3"]["lists"]
     assert lists["checkpoint"] == kept["dual_seed3"]["checkpoint"] and lists["pairs_scored"] > 0
-    weights = json.loads((tmp_path / "work" / "reranked_seed3" / "reranked_dev" / "result.json").read_text())
+    weights = json.loads((tmp_path / "work" / "reranked_seed3" / "dev" / "result.json").read_text())
     weighted = {one["dual_weight"]: one["metrics"]["rsum"] for one in weights["rerank"]["weighted"]}
     assert weighted[lists["dual_weight"]] == max(weighted.values())
+    assert kept["reranked_seed3"]["training"].keys() == {"minutes", "processor_minutes"}
     members = kept["both_seed3"]["checkpoint"]["members"]
     assert members[0] == kept["dual_seed3"]["checkpoint"] and members[1] == kept["other_seed3"]["checkpoint"]
     assert str(tmp_path) not in json.dumps(kept)

@@ -105,10 +105,34 @@ def test_a_recipe_that_does_not_exist_is_named(tool):
         tool.with_tables(PAGE, {"a": RECIPES["a"]}, {})
 
 
-def test_the_page_of_the_project_is_that_of_its_result_files(tool):
-    page = tool.PAGE.read_text(encoding="utf-8")
+def test_the_pages_of_the_project_are_those_of_its_result_files(tool):
     recipes = json.loads((tool.RESULTS / "recipes.json").read_text(encoding="utf-8"))
-    assert tool.with_tables(page, recipes, tool.read_results()) == page
+    for path in tool.PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert tool.with_tables(page, recipes, tool.read_results()) == page
+        assert tool.BLOCK.search(page), path
+
+
+def test_a_row_for_the_mean_of_each_recipe(tool):
+    results = {"a": [result("a", 1, 10.0), result("a", 2, 12.0)], "b": [result("b", 1, 5.0)]}
+    page = "<!-- means: a b -->\nold\n<!-- end of results -->"
+    assert tool.with_tables(page, RECIPES | {"b": RECIPES["a"] | {"floor": True}}, results) == (
+        "<!-- means: a b -->\n| | seeds | image to text R@1 | mean recall |\n|---|---|---|---|\n"
+        "| A | 2 | 11.0 ± 1.5 | 11.0 ± 1.5 |\n| A |  | 5.0 ± 1.5 | 5.0 ± 1.5 |\n<!-- end of results -->"
+    )
+
+
+def test_a_page_that_differs_is_told_and_left_alone(tool, monkeypatch, tmp_path, capsys):
+    (tmp_path / "page.md").write_text("<!-- results: rsicd_vsepp -->\nold\n<!-- end of results -->\n")
+    before = (tmp_path / "page.md").read_text()
+    monkeypatch.setattr(tool, "PAGES", (tmp_path / "page.md",))
+    monkeypatch.setattr(sys, "argv", ["write_results.py", "--check"])
+    assert tool.main() == 1 and (tmp_path / "page.md").read_text() == before
+    assert capsys.readouterr().err == "page.md differs from its result files: run make results\n"
+    monkeypatch.setattr(sys, "argv", ["write_results.py"])
+    assert tool.main() == 0 and "| VSE++ (" in (tmp_path / "page.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["write_results.py", "--check"])
+    assert tool.main() == 0
 
 
 def test_a_mean_of_minutes_needs_those_of_every_seed(tool):
@@ -155,7 +179,8 @@ def test_a_second_stage_starts_from_the_first_which_is_trained_if_it_is_not_ther
 
 def test_lists_are_re_ranked_with_the_weight_that_is_best_on_dev(measuring, tmp_path):
     bench_of, commands = measuring
-    bench_of({"a": PAIRED, "b": PAIRED | {"lists_of": "a", "dual_weight": "dev"}}).measure("b", 3)
+    lists = {"lists_of": "a", "ranked_by": "c", "dual_weight": "dev"}
+    bench_of({"a": PAIRED, "b": lists, "c": PAIRED}).measure("b", 3)
     assert [words[0] for words in commands] == ["train_retrieval"] * 2 + ["eval_retrieval"] * 2
     assert "EVAL.SPLIT=dev" in commands[2] and "EVAL.RERANK_DUAL_WEIGHT=5" in commands[3]
     found = kept(tmp_path, "b")
@@ -197,6 +222,7 @@ def test_members_of_an_ensemble_are_kept_without_their_places():
 def test_every_recipe_of_the_project_names_files_and_recipes_that_exist(tool):
     recipes = json.loads((tool.RESULTS / "recipes.json").read_text(encoding="utf-8"))
     for name, recipe in recipes.items():
-        others = [recipe[key] for key in ("starts_from", "lists_of") if key in recipe]
+        others = [recipe[key] for key in ("starts_from", "lists_of", "ranked_by") if key in recipe]
         assert set(others + recipe.get("members", [])) <= recipes.keys(), name
-        assert "members" in recipe or (TOOLS.parent / recipe["config"]).is_file(), name
+        without_task_file = "members" in recipe or "lists_of" in recipe
+        assert without_task_file or (TOOLS.parent / recipe["config"]).is_file(), name
