@@ -15,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 for version in 1.8.0 1.15.1; do
     "${PYTHON:-python3}" -m venv venv-$version
-    venv-$version/bin/pip install --quiet faiss-cpu==$version numpy==1.26.4
+    venv-$version/bin/pip install --quiet faiss-cpu==$version numpy==1.26.4 packaging==26.4
 done
 
 cat > vectors.py <<'END'
