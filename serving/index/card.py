@@ -121,8 +121,8 @@ def _has_parameters(card: Card) -> bool:
 def _has_cutoff(card: Card) -> bool:
     if card.cutoff is None:
         return True
-    numbers = ("deviations", "turned_away_rate")
-    return isinstance(card.cutoff, dict) and all(_is_number(card.cutoff.get(name)) for name in numbers)
+    cutoff = card.cutoff if isinstance(card.cutoff, dict) else {}
+    return _is_number(cutoff.get("deviations")) and _is_number(cutoff.get("turned_away_rate"), optional=True)
 
 
 def _is_number(value: object, optional: bool = False) -> bool:

@@ -48,7 +48,8 @@ def main() -> None:
         wanted, killed, lost = steps_of(whole), 0, 0
         while killed < times:
             saved = run.saved_step()
-            (printed := run.prints / "out").unlink(missing_ok=True)
+            (printed := run.prints / "out").write_text("")
+            (run.prints / "errors").write_text("")
             run.start(*(["--resume"] if saved else []))
             # Now and then before it has begun, otherwise when it has made one to four steps.
             until, started = saved + random.randint(0, 4), time.time()
@@ -60,8 +61,7 @@ def main() -> None:
                 break
             expect(run.end_by(signal.SIGKILL)[0] == -signal.SIGKILL, "it is killed")
             killed += 1
-            text = printed.read_text() if printed.exists() else ""
-            found = re.search(r"^resuming .* at step (\d+)", text, re.MULTILINE)
+            found = re.search(r"^resuming .* at step (\d+)", printed.read_text(), re.MULTILINE)
             expect(not found or int(found.group(1)) >= saved, f"resume {killed} goes on from step {saved}")
             differing = [step for step, record in steps_of(run).items() if record != wanted[step]]
             expect(

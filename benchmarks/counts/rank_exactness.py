@@ -1,20 +1,20 @@
 """How many ranks change between float64 scores and what a processor makes of them, on real embeddings.
 
-    python benchmarks/rank_exactness.py path/to/rsicd_precomp
+    python benchmarks/counts/rank_exactness.py path/to/rsicd_precomp
 
 The ranks of float64 scores, in which equal vectors tie exactly, are compared with those of float32 products
 in one piece, in blocks, a row at a time, and by this toolkit, and with vectors rounded to bfloat16, float16
-and 8 bits. Ties count against the model. The embeddings are those of `_ridge.py`; the table goes to
+and 8 bits. Ties count against the model. The embeddings are those of `ridge.py`; the table goes to
 docs/evaluation.md.
 """
 
 import sys
 from pathlib import Path
 
-from _report import ROOT  # noqa: F401  (puts the root on sys.path)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from _ridge import ridge_embeddings
+from ridge import ridge_embeddings
 
 BLOCK = 128
 

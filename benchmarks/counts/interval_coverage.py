@@ -1,9 +1,9 @@
 """How often 95% intervals of recall cover the recall of the population that the test images are drawn from.
 
-    python benchmarks/interval_coverage.py path/to/rsicd_precomp
+    python benchmarks/counts/interval_coverage.py path/to/rsicd_precomp
 
 The population are RSICD's 1,093 test images with the hits and misses of their queries against the whole
-gallery, by the embeddings of `_ridge.py`. A test set draws n of them, with all their captions, and gets an
+gallery, by the embeddings of `ridge.py`. A test set draws n of them, with all their captions, and gets an
 interval by three rules: this toolkit's (images are drawn, BCa, Clopper and Pearson at 0 and 100%), the same
 with captions drawn one by one, and percentiles of images. Of TRIALS test sets it is counted how many
 intervals hold the population's value. Coverage itself is uncertain by 2 points (two standard errors of 500
@@ -13,10 +13,10 @@ trials at 95%). The table goes to docs/evaluation.md.
 import sys
 from pathlib import Path
 
-from _report import ROOT  # noqa: F401  (puts the root on sys.path)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from _ridge import ridge_embeddings
+from ridge import ridge_embeddings
 from rank_exactness import ranks
 
 from engine.certificates.bootstrap import replicates

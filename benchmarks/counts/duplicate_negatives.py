@@ -1,18 +1,16 @@
 """How often a batch's hardest negative is no negative: the same sentence, or a caption of the same picture.
 
-    python benchmarks/duplicate_negatives.py path/to/rsicd_precomp
+    python benchmarks/counts/duplicate_negatives.py path/to/rsicd_precomp
 
 Random batches of RSICD's training captions, as VSE++ draws them, each with its picture; scores are cosines of
-the embeddings of `_ridge.py`. A negative is any other caption of the batch (LOSS.MASK_DUPLICATES=false).
+the embeddings of `ridge.py`. A negative is any other caption of the batch (LOSS.MASK_DUPLICATES=false).
 """
 
 import sys
 from pathlib import Path
 
-from _report import ROOT  # noqa: F401  (puts the root on sys.path)
-
 import numpy as np
-from _ridge import ridge_embeddings
+from ridge import ridge_embeddings
 
 BATCHES = 300
 
