@@ -5,14 +5,21 @@ from collections.abc import Callable
 
 import pytest
 
+from engine.ranking.coarse import Bfloat16Products, Int16Products, SingleProducts, SplitInt8Products
 from models.kernels import choice
 from models.kernels.mkl import library
+from models.kernels.onednn import has_bfloat16
 from models.kernels.row_blocks import uses_cpu_kernels
 
 
 def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be no MKL, as in Paddle's builds for aarch64: NumPy multiplies."""
     _replace(monkeypatch, library, lambda: None)
+
+
+def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor have no instructions for bfloat16, as when Paddle contains no oneDNN."""
+    _replace(monkeypatch, has_bfloat16, lambda: False)
 
 
 def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +32,22 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     if "onednn" not in choice.available():
         pytest.skip("this build of Paddle brings no oneDNN")
     monkeypatch.setattr(choice, "_chosen", choice.Choice("onednn", "onednn", "set by a test"))
+
+
+def products_of_each_kind() -> list:
+    """Return the kinds of coarse products, as parameters of a test; it skips those that are not here."""
+    kinds = {
+        Bfloat16Products: has_bfloat16(),
+        SplitInt8Products: has_bfloat16(),
+        Int16Products: library() is not None,
+        SingleProducts: True,
+    }
+    return [
+        pytest.param(
+            kind(), id=kind.__name__, marks=pytest.mark.skipif(not there, reason="not on this machine")
+        )
+        for kind, there in kinds.items()
+    ]
 
 
 WAYS = {

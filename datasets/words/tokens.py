@@ -1,6 +1,7 @@
 """Tokenizers: from a caption to its tokens."""
 
 import functools
+import importlib.util
 import re
 from collections.abc import Callable
 
@@ -74,17 +75,68 @@ def _whitespace(text: str) -> list[str]:
     return text.split()
 
 
+# Captions of these characters alone are split by some of NLTK's rules, which `_plain_nltk` takes together.
+_PLAIN = re.compile(r"[a-z0-9_ ,:.'?!;@#$%&()\[\]{}<>*-]*")
+_STANDS_ALONE = re.compile(r"[?!;@#$%&()\[\]{}<>*]|[,:](?!\d)")
+_AFTER_LAST_STOP = " ])}>'"  # with nothing else behind it, a full stop is the last one
+_APOSTROPHE = re.compile(
+    r"(?<=\w)(?:'(?:s|m|d|ll|re|ve)|n't)(?= )"  # the dog 's
+    r"|(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)"  # ' quoted
+    r"|(?<=\w)'(?= )"  # quoted '
+)
+# NLTK takes these words apart, within others too where a hyphen or comma stands between.
+_TAKEN_APART = ("cannot", "gimme", "gonna", "gotta", "lemme", "wanna")
+
+
 def _nltk(text: str) -> list[str]:
     # the originals lower-case bytes, so letters beyond ASCII keep their case
-    return _nltk_tokenizer().tokenize(text.strip().encode().lower().decode())
+    text = text.strip().encode().lower().decode()
+    check_nltk()
+    plain = _plain_nltk(text) if _PLAIN.fullmatch(text) else None
+    return _nltk_tokenizer().tokenize(text) if plain is None else plain
+
+
+def _plain_nltk(text: str) -> list[str] | None:
+    """Return NLTK's tokens of a stripped caption that is `_PLAIN`; None if other rules may come into play.
+
+    NLTK's tokenizer passes over a caption with some thirty patterns, most of which find nothing. It is also
+    slow to import, as it brings SciPy and scikit-learn.
+    """
+    for word in _TAKEN_APART:
+        if word in text:
+            return None
+    if "--" in text:
+        return None
+    if "." in text:
+        if ".." in text:
+            return None
+        if text[-1] == ".":
+            text = text[:-1] + " ."
+        elif not text[text.rindex(".") + 1 :].strip(_AFTER_LAST_STOP):
+            return None
+    if not text.replace(" ", "").isalnum():
+        if ",," in text or "::" in text or ",:" in text or ":," in text:
+            return None
+        text = _STANDS_ALONE.sub(r" \g<0> ", text)
+        if "'" in text:
+            parted, found = _APOSTROPHE.subn(r" \g<0> ", text + " ")
+            if found != text.count("'"):
+                return None
+            text = parted
+    return text.split()
+
+
+@functools.cache
+def check_nltk() -> None:
+    """Raise `UserError` if nltk is missing; it is not imported, which takes longer than most captions do."""
+    if importlib.util.find_spec("nltk") is None:
+        raise UserError("INPUT.TOKENIZER=nltk needs the package nltk: pip install nltk")
 
 
 @functools.cache
 def _nltk_tokenizer():
-    try:
-        from nltk.tokenize.destructive import NLTKWordTokenizer
-    except ImportError as error:
-        raise UserError("INPUT.TOKENIZER=nltk needs the package nltk: pip install nltk") from error
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
     return NLTKWordTokenizer()
 
 

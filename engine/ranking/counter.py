@@ -66,6 +66,13 @@ class RankCounter:
         """
         self.best[queries] = np.maximum(self.best[queries], scores.max(axis=1))
 
+    def add(self, queries: np.ndarray, ahead: np.ndarray) -> None:
+        """Count rivals that are `ahead` [2,n] of distinct `queries` [n], by both answers to ties.
+
+        The first answer is that rivals of an equal score are ahead.
+        """
+        self.counts[:, queries] += ahead
+
     def see_rivals(self, queries: np.ndarray, scores: np.ndarray) -> None:
         """Count the rivals ahead among irrelevant `scores` [n] of `queries` [n], which may repeat."""
         self._add(queries, scores, 1)

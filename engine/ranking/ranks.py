@@ -4,9 +4,14 @@ Scores are made in tiles of at most `block_size` by `block_size` vectors. A firs
 hold relevant pairs, finds the best relevant score of every image and caption. A second pass, over all tiles,
 counts the irrelevant items that are ahead of this score, for both directions at once.
 
-Ties are exact. A matrix product may round one pair of vectors differently in two places. So equal vectors (a
-sentence that describes several images, a picture that occurs twice) are multiplied once and share that score,
-and a tile that both passes need is kept, or made again from the same operands.
+Inner products of float32 vectors are screened (`screen`): coarse products tell for most pairs that they are
+ahead, or are not, and only the others are multiplied exactly. Where all scores are asked for, and for other
+similarities, whole tiles are made.
+
+Ties are exact. An inner product is rounded once (`rounded`), wherever it is made. Another similarity may
+round one pair of vectors differently in two places. So equal vectors (a sentence that describes several
+images, a picture that occurs twice) share one score, and a tile that both passes need is kept, or made again
+from the same operands.
 
 Processes of a job may share the tiles, and then all-reduce the best scores and the counts. The tiles do not
 depend on the number of processes.
@@ -14,19 +19,22 @@ depend on the number of processes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from datasets.prefetch import prefetched
 from datasets.relevance import Relevance
 from engine.parallel.processes import all_or_none, all_reduce
 from engine.ranking.counter import RankCounter
 from engine.ranking.metrics import Ids, check_every_group_occurs, group_numbers
-from engine.ranking.similarity import Similarity, check_magnitude, similarity_of
+from engine.ranking.screen import Screen, TileScores
+from engine.ranking.similarity import Similarity, check_magnitude, inner_products, similarity_of
 from engine.ranking.tiles import Tiles, cut_into_blocks
+from engine.runtime import choose_threads
 
-Step = TypeVar("Step")
+Ahead = tuple[RankCounter, np.ndarray, np.ndarray]  # counter, queries [n], rivals ahead of them [2,n]
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
 
@@ -128,33 +136,34 @@ class _Counting:
     def see_relevant(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
         """Update the best with the right ones among `scores` [I,T] of distinct images and captions."""
         row, column = self.relevance.among(images, captions)
-        right = scores[row, column]
-        self.counters[0].see_relevant(images[row], right)
-        self.counters[1].see_relevant(captions[column], right)
+        self.see_relevant_pairs(images[row], captions[column], scores[row, column])
 
-    def see_rivals(
-        self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray, both: bool = True
-    ) -> None:
-        """Count the rivals among `scores` [I,T] of distinct images and captions, for the images or `both`."""
+    def see_relevant_pairs(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
+        """Update the best with `scores` [n] of right pairs, `images` [n] and `captions` [n]."""
+        self.counters[0].see_relevant(images, scores)
+        self.counters[1].see_relevant(captions, scores)
+
+    def rivals_ahead(self, images: np.ndarray, captions: np.ndarray, scores: TileScores) -> list[Ahead]:
+        """Return how many rivals are ahead by the scores [I,T] of distinct images and captions.
+
+        Raises `TooManyOpenError` as `TileScores.ahead` does.
+        """
         rows, columns = self.image_fold[images], self.caption_fold[captions]
-        if (rows != rows[0]).any() or (columns != rows[0]).any():
-            for fold in np.intersect1d(rows, columns):
-                row, column = np.flatnonzero(rows == fold), np.flatnonzero(columns == fold)
-                self._see_competing(images[row], captions[column], scores[np.ix_(row, column)], both)
-        else:
-            self._see_competing(images, captions, scores, both)
+        if (rows == rows[0]).all() and (columns == rows[0]).all():
+            return self._competing_ahead(images, captions, scores)
+        found = []
+        for fold in np.intersect1d(rows, columns):
+            row, column = np.flatnonzero(rows == fold), np.flatnonzero(columns == fold)
+            found += self._competing_ahead(images[row], captions[column], scores.of_items(row, column))
+        return found
 
-    def _see_competing(
-        self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray, both: bool
-    ) -> None:
-        row, column = self.not_rivals.among(images, captions)
-        values = scores[row, column]
-        of_images, of_captions = self.counters
-        of_images.see_rival_rows(images, scores)
-        of_images.leave_out(images[row], values)
-        if both:
-            of_captions.see_rival_rows(captions, scores.T)
-            of_captions.leave_out(captions[column], values)
+    def _competing_ahead(self, images: np.ndarray, captions: np.ndarray, scores: TileScores) -> list[Ahead]:
+        sides = list(zip(self.counters, (images, captions), strict=True))
+        with scores.without(*self.not_rivals.among(images, captions)):
+            return [
+                (counter, queries, scores.ahead(side, counter.best[queries]))
+                for side, (counter, queries) in enumerate(sides)
+            ]
 
 
 def rank_counters(
@@ -196,7 +205,11 @@ def rank_counters(
     tiles = Tiles(image_blocks, caption_blocks, similarity)
     needs_all = scores_out is not None or len(asked) > 1
     needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
-    _count_over_tiles(tiles, needed, counting, scores_out, progress, part)
+    if similarity is inner_products and dtype == np.float32 and scores_out is None:
+        passes = _ScreenedTiles(tiles, Screen(image_blocks, caption_blocks), counting)
+    else:
+        passes = _WholeTiles(tiles, counting, scores_out)
+    _count_over_tiles(tiles, needed, counting, passes, progress, part)
     return [each.counters for each in counting]
 
 
@@ -211,8 +224,8 @@ def row_counter(scores: np.ndarray, question: Question, tie_rule: str = "against
     items = np.arange(scores.shape[1])
     step = max(1, (1 << 22) // max(1, scores.shape[1]))
     for start in range(0, len(scores), step):
-        block = np.ascontiguousarray(scores[start : start + step])
-        counting.see_rivals(np.arange(start, start + len(block)), items, block, both=False)
+        block = np.array(scores[start : start + step], order="C")
+        _add(counting.rivals_ahead(np.arange(start, start + len(block)), items, TileScores(block)))
     return counter
 
 
@@ -226,11 +239,90 @@ def _neighbours(relevance: Relevance) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(relevance.shape[0], dtype=np.int32), caption_group
 
 
+class _WholeTiles:
+    """The two passes over tiles whose scores are all made; `scores_out` receives them."""
+
+    def __init__(self, tiles: Tiles, counting: list[_Counting], scores_out: ScoreSink | None) -> None:
+        self._tiles, self._counting, self._scores_out = tiles, counting, scores_out
+
+    def find_best(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
+        """Show the counters the scores of the relevant pairs; yield after each tile."""
+        for scored in self._tiles.scores(tiles, keep=True):
+            for images, captions, scores in scored:
+                for each in self._counting:
+                    each.see_relevant(images.places, captions.places, scores)
+            yield
+
+    def count_rivals(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
+        """Count the rivals by the best scores of all processes; yield after each tile."""
+        for scored in self._tiles.scores(tiles, keep=False):
+            for images, captions, scores in scored:
+                for each in self._counting:
+                    _add(each.rivals_ahead(images.places, captions.places, TileScores(scores)))
+                if self._scores_out:
+                    self._scores_out.write(images.places, captions.places, scores)
+            yield
+
+
+class _ScreenedTiles:
+    """The two passes over tiles of which only those scores are made that a screen leaves open.
+
+    Threads share the tiles.
+    """
+
+    def __init__(self, tiles: Tiles, screen: Screen, counting: list[_Counting]) -> None:
+        self._tiles, self._screen, self._counting = tiles, screen, counting
+
+    def find_best(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
+        """Show the counters the scores of the relevant pairs; yield after each tile."""
+        for found in prefetched(self._relevant, tiles, choose_threads()):
+            for each, *pairs in found:
+                each.see_relevant_pairs(*pairs)
+            yield
+
+    def count_rivals(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
+        """Count the rivals by the best scores of all processes; yield after each tile."""
+        for found in prefetched(self._rivals, Screen.in_order(tiles), choose_threads()):
+            _add(found)
+            yield
+
+    def _relevant(self, tile: tuple[int, int]) -> list[tuple[_Counting, np.ndarray, np.ndarray, np.ndarray]]:
+        found = []
+        for images, captions in self._tiles.sides(tile):
+            for each in self._counting:
+                row, column = each.relevance.among(images.places, captions.places)
+                scores = self._screen.pairs(tile, images.vectors_of(row), captions.vectors_of(column))
+                found.append((each, images.places[row], captions.places[column], scores))
+        return found
+
+    def _rivals(self, tile: tuple[int, int]) -> list[Ahead]:
+        def of(each: _Counting) -> list[Ahead]:
+            return self._screen.sift(
+                tile,
+                lambda scores: [
+                    ahead
+                    for images, captions in self._tiles.sides(tile)
+                    for ahead in each.rivals_ahead(
+                        images.places,
+                        captions.places,
+                        scores.of_items(images.vector_of, captions.vector_of),
+                    )
+                ],
+            )
+
+        return [ahead for each in self._counting for ahead in of(each)]
+
+
+def _add(found: Iterable[Ahead]) -> None:
+    for counter, queries, ahead in found:
+        counter.add(queries, ahead)
+
+
 def _count_over_tiles(
     tiles: Tiles,
     needed: list[tuple[int, int]],
     counting: list[_Counting],
-    scores_out: ScoreSink | None,
+    passes: _WholeTiles | _ScreenedTiles,
     progress: Callable[[int, int], None] | None,
     part: tuple[int, int],
 ) -> None:
@@ -242,18 +334,10 @@ def _count_over_tiles(
     total = len(related) + len(needed)
 
     def find_best() -> None:
-        for scored in _with_progress(tiles.scores(related, keep=True), progress, 0, total):
-            for images, captions, scores in scored:
-                for each in counting:
-                    each.see_relevant(images.places, captions.places, scores)
+        _exhaust(passes.find_best(related), progress, 0, total)
 
     def count_rivals() -> None:
-        for scored in _with_progress(tiles.scores(needed, keep=False), progress, len(related), total):
-            for images, captions, scores in scored:
-                for each in counting:
-                    each.see_rivals(images.places, captions.places, scores)
-                if scores_out:
-                    scores_out.write(images.places, captions.places, scores)
+        _exhaust(passes.count_rivals(needed), progress, len(related), total)
 
     if part[1] == 1:
         find_best()
@@ -286,11 +370,10 @@ def _group_numbers_of_folds(
     return numbers[: len(image_ids)], numbers[len(image_ids) :]
 
 
-def _with_progress(
-    steps: Iterable[Step], progress: Callable[[int, int], None] | None, done: int, total: int
-) -> Iterator[Step]:
-    for number, step in enumerate(steps, start=done + 1):
-        yield step
+def _exhaust(
+    steps: Iterable[None], progress: Callable[[int, int], None] | None, done: int, total: int
+) -> None:
+    for number, _ in enumerate(steps, start=done + 1):
         if progress:
             progress(number, total)
 

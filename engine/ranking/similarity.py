@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from engine.ranking.rounded import rounded_products
 from engine.runtime import choose_threads
 from models.kernels.mkl import multiply_on_one_thread
 from models.kernels.row_blocks import for_each
@@ -26,8 +27,8 @@ def similarity_of(measure: str) -> Similarity:
 def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the inner products [I,T] of `images` [I,D] and `texts` [T,D]: cosines of normalised vectors.
 
-    Each piece of rows is multiplied on one thread, so that with Paddle's MKL the rounding does not depend on
-    the number of threads.
+    Those of float32 vectors are rounded once (`rounded`). Others are multiplied in pieces of rows on one
+    thread each, so that the rounding does not depend on the number of threads.
     """
     products = np.empty((len(images), len(texts)), np.result_type(images, texts))
     for_each(lambda rows: _multiply_piece(images, texts, products, rows), _pieces(len(images)))
@@ -51,7 +52,10 @@ def _pieces(rows: int) -> list[slice]:
 
 
 def _multiply_piece(images: np.ndarray, texts: np.ndarray, products: np.ndarray, rows: slice) -> None:
-    multiply_on_one_thread(images[rows], texts.T, products[rows])
+    if products.dtype == np.float32:
+        products[rows] = rounded_products(images[rows], texts)
+    else:
+        multiply_on_one_thread(images[rows], texts.T, products[rows])
 
 
 def order_similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:

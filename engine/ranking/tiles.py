@@ -26,6 +26,10 @@ class TileSide:
     groups: np.ndarray  # [n] items of equal groups are relevant to each other
     folds: np.ndarray  # [n] items of equal folds compete
 
+    def vectors_of(self, items: np.ndarray) -> np.ndarray:
+        """Return the index in the block of the vector of each of `items` [n], indices of `places`."""
+        return items if self.vector_of is None else self.vector_of[items]
+
 
 ScoredPortion = tuple[TileSide, TileSide, np.ndarray]  # items of rows and columns, and their scores
 
@@ -42,6 +46,9 @@ class VectorBlock:
     portions: list[TileSide]
     groups: np.ndarray
     folds: np.ndarray
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
 
     @property
     def vectors(self) -> np.ndarray:
@@ -162,6 +169,11 @@ class Tiles:
         """
         rows, columns = self._pair(tile)
         return (similarity or self._similarity)(rows.vectors, columns.vectors)
+
+    def sides(self, tile: tuple[int, int]) -> list[tuple[TileSide, TileSide]]:
+        """Return the items of rows and columns of each portion of a tile."""
+        images, captions = self._pair(tile)
+        return [(rows, columns) for columns in captions.portions for rows in images.portions]
 
     def portions(self, tile: tuple[int, int], scores: np.ndarray) -> Iterator[ScoredPortion]:
         """Yield the scores of a tile's items, which are taken from the `scores` [V,W] of its vectors."""

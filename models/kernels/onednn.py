@@ -9,6 +9,7 @@ Names and numbers are those of oneDNN's headers dnnl.h and dnnl_types.h, version
 import contextlib
 import ctypes
 import functools
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ SOURCE, WEIGHTS, DESTINATION, SCRATCHPAD = 1, 33, 17, 80
 _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
 _BFLOAT16_INSTRUCTIONS = 0x80  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_bf16 on has
 _MAJOR_VERSION = 3
+
+_one_at_a_time = threading.Lock()  # a cached function may run twice where two threads ask at once
 
 
 class Argument(ctypes.Structure):
@@ -64,6 +67,15 @@ def call(function: str, *arguments: object) -> None:
         raise UnsupportedError(function)
     if status != _SUCCESS:
         raise RuntimeError(f"{function} of oneDNN {version()} returned {status}")
+
+
+def call_on_one_thread(function: str, *arguments: object) -> None:
+    """Call a function of oneDNN's that works, on the calling thread alone; raises what `call` does."""
+    before = set_threads([1] * len(_openmp()))
+    try:
+        call(function, *arguments)
+    finally:
+        set_threads(before)
 
 
 def describe(shape: Sequence[int], kind: int, strides: Sequence[int] | None = None) -> Handle:
@@ -167,19 +179,29 @@ def version() -> str:
     return f"{found.major}.{found.minor}.{found.patch}"
 
 
-@functools.cache
 def engine() -> ctypes.c_void_p:
-    """Return oneDNN's processor."""
+    """Return oneDNN's processor: the same to all threads, or their objects would not go together."""
+    with _one_at_a_time:
+        return _engine()
+
+
+def stream() -> ctypes.c_void_p:
+    """Return oneDNN's queue, which on a processor runs each primitive at once."""
+    with _one_at_a_time:
+        return _stream()
+
+
+@functools.cache
+def _engine() -> ctypes.c_void_p:
     made = ctypes.c_void_p()
     call("dnnl_engine_create", ctypes.byref(made), _CPU, ctypes.c_size_t(0))
     return made
 
 
 @functools.cache
-def stream() -> ctypes.c_void_p:
-    """Return oneDNN's queue, which on a processor runs each primitive at once."""
+def _stream() -> ctypes.c_void_p:
     made = ctypes.c_void_p()
-    call("dnnl_stream_create", ctypes.byref(made), engine(), _IN_ORDER)
+    call("dnnl_stream_create", ctypes.byref(made), _engine(), _IN_ORDER)
     return made
 
 

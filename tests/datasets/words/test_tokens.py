@@ -1,14 +1,19 @@
 """Captions of any language become tokens."""
 
-import builtins
+import sys
 import unicodedata
+from pathlib import Path
+from random import Random
 
 import pytest
 
 from config.errors import UserError
+from datasets.names import composed
 from datasets.words import tokens as tokens_module
 from datasets.words.letters import runs_words_together
 from datasets.words.tokens import TOKENIZERS, tokenize
+
+CAPTIONS = sorted(Path(__file__).resolve().parents[4].glob("shared/data/*_precomp/*_caps.txt"))
 
 
 @pytest.mark.parametrize(
@@ -36,16 +41,94 @@ def test_nltk_lower_cases_ascii_letters_alone_as_the_originals_do():
 
 
 def test_missing_nltk_names_the_package(monkeypatch):
-    def refuse(name, *rest, **named):
-        if name.startswith("nltk"):
-            raise ImportError(name)
-        return original(name, *rest, **named)
+    tokens_module.check_nltk.cache_clear()
+    monkeypatch.setitem(sys.modules, "nltk", None)  # an import of it fails
+    for caption in ("a dog", "a dog (black)"):
+        with pytest.raises(UserError, match="pip install nltk"):
+            tokenize(caption, "nltk")
 
-    original = builtins.__import__
-    tokens_module._nltk_tokenizer.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match="pip install nltk"):
-        tokenize("a dog", "nltk")
+
+PIECES = (
+    *(
+        "a",
+        "b",
+        "dog",
+        "the",
+        "1",
+        "23",
+        ",",
+        ".",
+        "-",
+        "'",
+        "'s",
+        "s",
+        " ",
+        " ",
+        " ",
+        "can",
+        "not",
+        "n't",
+        "d'ye",
+    ),
+    *(
+        "cannot",
+        "gimme",
+        "gonna",
+        "wanna",
+        "lemme",
+        "gotta",
+        "more'n",
+        "'tis",
+        "''",
+        '"',
+        ":",
+        ";",
+        "?",
+        "(",
+        "\t",
+    ),
+    *("é", "’", "`", "_", "man's", "3,000", "e.g.", "--", "..."),
+)
+
+
+def test_tokens_by_few_rules_are_those_of_nltk_on_random_captions():
+    by_nltk = tokens_module._nltk_tokenizer().tokenize
+    random = Random(0)
+    by_few = 0
+    for _ in range(20_000):
+        caption = "".join(random.choices(PIECES[: random.choice((17, len(PIECES)))], k=random.randint(0, 12)))
+        stripped = caption.strip().encode().lower().decode()
+        assert tokenize(caption, "nltk") == by_nltk(composed(stripped)), caption
+        if tokens_module._PLAIN.fullmatch(stripped):
+            by_few += tokens_module._plain_nltk(stripped) is not None
+    assert by_few > 2000
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("A man, who can't, sits .", ["a", "man", ",", "who", "ca", "n't", ",", "sits", "."]),
+        (
+            "the dog's owner, 3,000 miles away.",
+            ["the", "dog", "'s", "owner", ",", "3,000", "miles", "away", "."],
+        ),
+        ("he cannot-stop", ["he", "can", "not", "-stop"]),
+        ("snow-covered roofs", ["snow-covered", "roofs"]),
+        ("dogs' x", ["dogs", "'", "x"]),
+        (".", ["."]),
+        ("", []),
+    ],
+)
+def test_nltk_tokens(caption, tokens):
+    assert tokenize(caption, "nltk") == tokens
+
+
+@pytest.mark.skipif(not CAPTIONS, reason="needs the shared caption files")
+def test_tokens_by_few_rules_are_those_of_nltk_on_real_captions():
+    by_nltk = tokens_module._nltk_tokenizer().tokenize
+    captions = [line for path in CAPTIONS for line in path.read_text("utf-8").splitlines()[::7]]
+    for caption in dict.fromkeys(captions):
+        assert tokenize(caption, "nltk") == by_nltk(composed(caption.strip()).encode().lower().decode())
 
 
 def test_unknown_tokenizer_lists_the_choices():

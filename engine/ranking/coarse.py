@@ -1,0 +1,199 @@
+"""Coarse products of vectors, which take a fraction of the time of float32 ones, and bounds on their errors.
+
+A vector a is taken as a' + r, where a' has numbers of 16 bits and r is what rounding leaves. With |r| known
+(it is measured for each vector, and far smaller than the worst case),
+
+    |a b - a' b'| <= |r_a| |b'| + |a| |r_b|    (Cauchy-Schwarz),    |b'| <= |b| + |r_b|,
+
+and adding up n products a'_k b'_k in float32, in any order, is off by at most n u |a'| |b'| with u = 2^-24
+(Higham 2002, section 3.1; products of two bfloat16 numbers are exact, and their instructions round sums to
+nearest). A processor may take subnormal numbers for zeros: as operands they count as part of r, as sums they
+are off by 2^-126 each. The score itself is rounded, by u |a| |b|. `margins` adds all of this up.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from models.kernels import onednn_products
+from models.kernels.int8 import multiply_int8_on_one_thread
+from models.kernels.mkl import library, multiply_integers_on_one_thread
+from models.kernels.onednn import has_bfloat16
+from models.kernels.products import multiply_on_one_thread
+
+_NARROWEST = 128  # dimensions; products of shorter vectors take too little time to matter
+_LONGEST = 46000  # length of a vector of whole numbers: sums of products then fit into 32 bits, in any order
+_LARGEST = 32767  # of int16
+_LONGEST_OF_8_BITS = 2800  # 256 times the square of this fits into 31 bits, with room for the second terms
+_UNIT = 2.0**-24  # of float32
+_SMALLEST = 2.0**-126  # the smallest normal number of float32
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Vectors [V,D] as a kind of products takes them.
+
+    A score is about `unit` times `other.unit` times a product of the two operands' `numbers` [V,...].
+    `length`, `second` and `error` (float64 [V]) are at least the length of each vector, of its second term (0
+    if there is none), and of what its numbers differ from it.
+    """
+
+    numbers: np.ndarray
+    length: np.ndarray
+    error: np.ndarray
+    second: np.ndarray
+    unit: float = 1.0
+
+
+class Products(Protocol):
+    """A kind of coarse products; if more than the share `few` of a tile is open, finer products cost less."""
+
+    few: float
+
+    def operand(self, vectors: np.ndarray) -> Operand:
+        """Return float32 `vectors` [V,D] as `multiply` takes them."""
+
+    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
+        """Return the products [V,W] float32 of the numbers of two operands, made on the calling thread."""
+
+
+class Bfloat16Products:
+    """Products of vectors of 8 significant bits, where the processor has instructions for them."""
+
+    few = 1 / 256
+
+    def operand(self, vectors: np.ndarray) -> Operand:
+        """Round the vectors."""
+        numbers, rest = _bfloat16(vectors)
+        return Operand(numbers, _lengths(vectors), _lengths(rest), np.zeros(len(vectors)))
+
+    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
+        """Multiply by oneDNN."""
+        return onednn_products.multiply(rows.numbers, columns.numbers.T)
+
+
+class SplitInt8Products:
+    """Products of whole numbers of 16 bits, as sums of 256 times one of 8 bits and another.
+
+    Instructions for 8 bits are twice as fast as those for bfloat16, and their sums are exact. The product of
+    both second terms is left out.
+    """
+
+    few = 1 / 64
+
+    def operand(self, vectors: np.ndarray) -> Operand:
+        """Scale the vectors so that no sum of products overflows, round and split them."""
+        numbers, unit, length, error = _whole_numbers(vectors, 127 * 256, 256 * _LONGEST_OF_8_BITS)
+        first = (numbers + np.int16(128)) >> np.int16(8)
+        second = numbers - (first << np.int16(8))
+        parts = np.concatenate([second, first, second], axis=1, dtype=np.int8, casting="unsafe")
+        return Operand(parts, length, error, unit * _lengths(second.astype(np.float32)), 16 * unit)
+
+    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
+        """Multiply by oneDNN."""
+        width = rows.numbers.shape[1] // 3
+        first, crossed = slice(width, 2 * width), slice(width, 3 * width)
+        high = multiply_int8_on_one_thread(rows.numbers[:, first], columns.numbers[:, first])
+        low = multiply_int8_on_one_thread(rows.numbers[:, crossed], columns.numbers[:, : 2 * width])
+        high <<= 8
+        high += low
+        return high.astype(np.float32)
+
+
+class Int16Products:
+    """Products of vectors of whole numbers, which are exact, and faster than float32 where AVX2 is."""
+
+    few = 1 / 64
+
+    def operand(self, vectors: np.ndarray) -> Operand:
+        """Scale the vectors so that no sum of products overflows, and round them."""
+        numbers, unit, length, error = _whole_numbers(vectors, _LARGEST, _LONGEST)
+        return Operand(numbers, length, error, np.zeros(len(vectors)), unit)
+
+    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
+        """Multiply by MKL."""
+        return multiply_integers_on_one_thread(rows.numbers, columns.numbers.T).astype(np.float32)
+
+
+class SingleProducts:
+    """Products in float32, which leave only the rounding of their sums open."""
+
+    few = 1 / 64
+
+    def operand(self, vectors: np.ndarray) -> Operand:
+        """Take the vectors as they are."""
+        nothing = np.zeros(len(vectors))
+        return Operand(vectors, _lengths(vectors), nothing, nothing)
+
+    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
+        """Multiply by the library that was chosen for products."""
+        return multiply_on_one_thread(rows.numbers, columns.numbers.T)
+
+
+def kinds_of_products(width: int) -> list[Products]:
+    """Return what to multiply vectors of `width` dimensions with, coarsest and quickest first."""
+    if width >= _NARROWEST and has_bfloat16():
+        return [Bfloat16Products(), SplitInt8Products(), SingleProducts()]
+    if width >= _NARROWEST and library() is not None:
+        return [Int16Products(), SingleProducts()]
+    return [SingleProducts()]
+
+
+def margins(queries: Operand, items: Operand) -> np.ndarray:
+    """Return how far the coarse score of each query [Q] may be from its score with any of the items."""
+    longest, largest_error = items.length.max(initial=0), items.error.max(initial=0)
+    terms = queries.numbers.shape[1]
+    sizes = (queries.length + queries.error) * (longest + largest_error)
+    return (
+        queries.error * (longest + largest_error)
+        + queries.length * largest_error
+        + queries.second * items.second.max(initial=0)
+        + rounding_margin(terms, sizes)
+    )
+
+
+def rounding_margin(terms: int, size: np.ndarray | float) -> np.ndarray | float:
+    """Return how far a float32 sum of `terms` products may be off, and a score by its rounding.
+
+    `size` is at least the product of the vectors' lengths.
+    """
+    return (terms + 8) * _UNIT * size + (2 * terms + 8) * _SMALLEST
+
+
+def _bfloat16(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `vectors` [V,D] in bfloat16 (as uint16), and what rounding left, float32.
+
+    They are rounded half up, which is one addition to the bits of a number.
+    """
+    bits = np.ascontiguousarray(vectors).view(np.uint32) + np.uint32(1 << 15)
+    numbers = (bits >> np.uint32(16)).astype(np.uint16)
+    return numbers, vectors - np.bitwise_and(bits, np.uint32(0xFFFF0000), out=bits).view(np.float32)
+
+
+def _whole_numbers(
+    vectors: np.ndarray, largest: int, longest: int
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """Return int16 numbers [V,D] of which `vectors` [V,D] are about `unit` times as large.
+
+    No number is larger than `largest`, and no vector much longer than `longest`. Then come the unit, and the
+    lengths of the vectors and of their errors [V].
+    """
+    length = _lengths(vectors)
+    size = max(float(vectors.max(initial=0)), -float(vectors.min(initial=0)))
+    unit = np.float32(max(length.max(initial=0) / longest, 1.0001 * size / largest, 2 * _SMALLEST))
+    scaled = vectors / unit
+    numbers = np.rint(scaled, out=scaled).astype(np.int16)
+    # A number times the unit is rounded once more before it is subtracted.
+    error = _lengths(vectors - numbers * unit) + 4 * _UNIT * length
+    return numbers, float(unit), length, error
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Return numbers of float64 [V] that are at least the lengths of float32 `vectors` [V,D], by little.
+
+    The squares are added up in float32, and those below its smallest number may be lost.
+    """
+    width = vectors.shape[1]
+    squares = np.einsum("vd,vd->v", vectors, vectors).astype(np.float64)
+    return np.sqrt(squares) * (1 + (width + 8) * 2 * _UNIT) + width**0.5 * 2.0**-62

@@ -1,0 +1,100 @@
+"""Inner products of float32 vectors, rounded to float32 once: a pair has one score, whoever computes it.
+
+A score is the float32 number nearest to the exact inner product, and 0 below the smallest normal number. It
+depends on its two vectors alone: not on the vectors beside them, the library, the processor or the threads.
+So whole blocks may be multiplied in one place and single pairs in another, and ties stay ties.
+
+Products of float32 numbers are exact in float64, and their sum has an error of at most n u |a| |b| for n
+terms in any order (Higham 2002, section 3.1; u is 2^-53). A score is known where rounding comes to the same
+at both ends of that interval, and where the numbers are so round that the sum is exact; the few that are left
+are added up without error.
+"""
+
+import math
+
+import numpy as np
+
+_UNIT = 2.0**-53  # of float64
+SMALLEST = float(np.finfo(np.float32).tiny)
+_BLOCK_BYTES = 1 << 20  # of vectors in float64: well inside the second-level cache of one core
+
+
+def rounded_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the inner products [M,N] float32 of `a` [M,D] and `b` [N,D] float32, rounded once."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    sums = wide_a @ wide_b.T
+    lengths = [_longest(x) for x in (wide_a, wide_b)]
+    error = 0.0 if _sums_are_exact(wide_a, wide_b, *lengths) else _error(a.shape[1], *lengths)
+    scores, doubtful = _round(sums, error)
+    row, column = np.divmod(doubtful, max(1, len(b)))
+    for start in range(0, len(doubtful), 4096):
+        part = slice(start, start + 4096)
+        scores.reshape(-1)[doubtful[part]] = rounded_pairs(a[row[part]], b[column[part]])
+    return scores
+
+
+def rounded_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the inner products [n] float32 of the pairs of rows of `a` [n,D] and `b` [n,D], rounded once."""
+    scores = np.empty(len(a), np.float32)
+    step = max(1, _BLOCK_BYTES // (16 * max(1, a.shape[1])))
+    for start in range(0, len(a), step):
+        part = slice(start, start + step)
+        wide_a, wide_b = a[part].astype(np.float64), b[part].astype(np.float64)
+        squares = np.einsum("nd,nd->n", wide_a, wide_a) * np.einsum("nd,nd->n", wide_b, wide_b)
+        error = _error(a.shape[1], np.sqrt(squares), 1.0)
+        scores[part], doubtful = _round(np.einsum("nd,nd->n", wide_a, wide_b), error)
+        for pair in doubtful:
+            scores[start + pair] = _added_without_error(wide_a[pair] * wide_b[pair])
+    return scores
+
+
+def _longest(vectors: np.ndarray) -> float:
+    """Return the length of the longest of the `vectors` [N,D] that are finite."""
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    return math.sqrt(squares[np.isfinite(squares)].max(initial=0))
+
+
+def _error(terms: int, length: np.ndarray | float, other: np.ndarray | float) -> np.ndarray | float:
+    """Return how far a sum of `terms` products may be off, for vectors of these lengths.
+
+    The factor 1.01 covers the errors of the lengths and of this product.
+    """
+    return 1.01 * (terms + 2) * _UNIT * length * other
+
+
+def _round(sums: np.ndarray, error: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Return `sums` in float32, and the indices [n] in order of memory of those that may round elsewhere."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores, high = (sums - error).astype(np.float32), (sums + error).astype(np.float32)
+    for each in (scores, high):
+        each[np.abs(each) < SMALLEST] = 0  # whether or not the thread flushes subnormal numbers
+    return scores, np.flatnonzero(scores < high)
+
+
+def _sums_are_exact(a: np.ndarray, b: np.ndarray, length: float, other: float) -> bool:
+    """Tell whether all numbers are multiples of a power of two that is large beside the vectors' lengths.
+
+    Then so are their products, and no sum of them needs more than the 53 bits of float64. This holds for
+    whole numbers, where many scores are zero, and an interval around zero holds many numbers.
+    """
+    size = length * other
+    if not 0 < size < np.inf:
+        return size == 0
+    grid = math.ldexp(1, (math.frexp(size)[1] - 51) // 2)
+    # The grid is at least 2^-104 of the lengths' product and at most 2^-25 of a length: no overflow.
+    return all(np.array_equal(np.rint(x * (1 / grid)), x * (1 / grid)) for x in (a[:1], b[:1], a, b))
+
+
+def _added_without_error(terms: np.ndarray) -> float:
+    """Return the sum of float64 `terms` [D], rounded to float32 as if it were exact."""
+    terms = terms.tolist()
+    total = math.fsum(terms)  # rounded to float64 once
+    if abs(total) < SMALLEST:
+        return 0.0
+    nearest = np.float32(total)
+    beyond = np.nextafter(nearest, np.float32(math.copysign(math.inf, total - float(nearest))))
+    if total != float(nearest) and 2 * total == float(nearest) + float(beyond):
+        rest = math.fsum([*terms, -total])  # halfway between two: what float64 lost decides
+        if rest:
+            return float(max(nearest, beyond) if rest > 0 else min(nearest, beyond))
+    return float(nearest)

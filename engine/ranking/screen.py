@@ -1,0 +1,263 @@
+"""Screens the scores of tiles: coarse products tell on which side of a bar most of them are.
+
+Each query has a bar that a score must reach to matter, such as that of its best relevant item. Where a coarse
+product is farther from the bar than its error may be (`coarse`), nothing more is computed. The pairs that are
+left open are multiplied one by one, the last ones rounded once (`rounded`). So what is counted are the scores
+themselves, whatever products were made on the way.
+
+If too many pairs of a tile are open, it is made again by finer products, and at last in whole. A kind of
+products that fails so on several tiles in a row is then not tried for a while.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+
+from engine.ranking.coarse import Operand, Products, kinds_of_products, margins, rounding_margin
+from engine.ranking.counter import true_in_rows
+from engine.ranking.rounded import rounded_pairs, rounded_products
+from engine.ranking.tiles import VectorBlock
+
+Tile = tuple[int, int]  # indices of a block of rows and a block of columns
+Found = TypeVar("Found")
+Settle = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], np.ndarray]
+
+_FEW = 1 / 64  # up to this share of a tile's pairs, rounding pair by pair is quicker
+_PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried
+_PIECE = 256 << 10  # bytes of scores: they and what is found in them stay in the cache of a core
+_SMALLEST = 2.0**-126
+_KEPT_BYTES = 96 << 20  # of operands: room for those of `_ROWS_TOGETHER` blocks of 1024 x 2048 numbers
+_ROWS_TOGETHER = 16
+
+
+class TooManyOpenError(Exception):
+    """More pairs are open than can be multiplied one by one."""
+
+
+class TileScores:
+    """Scores [V,W] of a tile: exact ones, or coarse ones with the means to settle what they leave open.
+
+    `scores` are in units of `unit`. With `margins`, those of the rows [V] and of the columns [W], they are
+    coarse: each may be off by the margin of its row, and by that of its column. `few` is the share of pairs
+    that may be left open. `settle` takes indices of rows and columns and bars, [n] each, and whether to be
+    exact; it returns scores [n] that compare with the bars as true scores do, or true ones if they exceed
+    them.
+    """
+
+    def __init__(
+        self,
+        scores: np.ndarray,
+        unit: float = 1.0,
+        margins: tuple[np.ndarray, np.ndarray] | None = None,
+        few: float = 1.0,
+        settle: Settle | None = None,
+    ) -> None:
+        self._scores, self._unit, self._margins = scores, unit, margins
+        self._few, self._settle = few, settle
+
+    def of_items(self, rows: np.ndarray | None, columns: np.ndarray | None) -> "TileScores":
+        """Return the scores of items whose vectors are `rows` [I] and `columns` [T]; None: as they are."""
+        scores, which = self._scores, (rows, columns)
+        for axis in (0, 1):
+            if which[axis] is not None:
+                scores = scores.take(which[axis], axis=axis)
+        if self._margins is None:
+            return TileScores(scores)
+
+        def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray, exactly: bool) -> np.ndarray:
+            return self._settle(_taken(row, rows), _taken(column, columns), bars, exactly)
+
+        margins = [each if of is None else each[of] for each, of in zip(self._margins, which, strict=True)]
+        return TileScores(scores, self._unit, tuple(margins), self._few, settle)
+
+    @contextmanager
+    def without(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[None]:
+        """Leave the pairs of `rows` [n] and `columns` [n] out for a while: they reach no bar."""
+        values = self._scores[rows, columns]
+        self._scores[rows, columns] = np.nan
+        try:
+            yield
+        finally:
+            self._scores[rows, columns] = values
+
+    def ahead(self, side: int, bars: np.ndarray) -> np.ndarray:
+        """Return how many scores are at least the bar of each query, and how many are higher: int64 [2,Q].
+
+        The queries are the rows (`side` 0) or the columns (1). Raises `TooManyOpenError`.
+        """
+        low, high = self._limits(side, bars)
+        found = np.zeros((2, len(bars)), np.int64)
+        open_pairs = []
+        for rows in _pieces(self._scores):
+            part = self._scores[rows]
+            above = part > (high if side else high[rows, None])
+            reach = self._reaching(part, low if side else low[rows, None])
+            queries = slice(None) if side else rows
+            found[1, queries] += true_in_rows(above.T if side else above)
+            if self._margins is None:
+                found[0, queries] += true_in_rows(reach.T if side else reach)
+            else:
+                open_pairs.append(_places(above != reach) + rows.start * part.shape[1])
+        if self._margins is not None:
+            found[0] = found[1]
+            row, column = self._pairs(open_pairs)
+            query = column if side else row
+            scores = self._settle(row, column, bars[query], False)
+            for count, ahead in zip(found, (scores >= bars[query], scores > bars[query]), strict=True):
+                count += np.bincount(query[ahead], minlength=len(bars))
+        return found
+
+    def exceeding(self, side: int, bars: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return row, column and score [n] of the pairs whose score exceeds their query's bar, row by row.
+
+        The queries are the rows (`side` 0) or the columns (1). Raises `TooManyOpenError`.
+        """
+        low, _ = self._limits(side, bars)
+        found = []
+        for rows in _pieces(self._scores):
+            reach = self._reaching(self._scores[rows], low if side else low[rows, None])
+            found.append(_places(reach) + rows.start * reach.shape[1])
+        row, column = self._pairs(found)
+        bars = bars[column if side else row]
+        scores = self._scores[row, column] if self._margins is None else self._settle(row, column, bars, True)
+        above = np.flatnonzero(scores > bars)
+        return row[above], column[above], scores[above]
+
+    def _reaching(self, scores: np.ndarray, low: np.ndarray) -> np.ndarray:
+        return scores >= low if self._margins is None else scores > low
+
+    def _limits(self, side: int, bars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return limits [Q] twice: coarse scores up to the first are below the bars.
+
+        Those above the second are above the bars.
+        """
+        if self._margins is None:
+            return bars, bars
+        limits = []
+        for sign in (-1, 1):
+            exact = (bars.astype(np.float64) + sign * self._margins[side]) / self._unit
+            with np.errstate(over="ignore"):
+                rounded = (exact + sign * _SMALLEST).astype(np.float32)  # subnormal numbers may become 0
+                limits.append(np.nextafter(rounded, np.float32(sign * np.inf)))
+        return tuple(limits)
+
+    def _pairs(self, places: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        found = np.concatenate(places) if places else np.empty(0, np.int64)
+        if len(found) > self._few * self._scores.size:
+            raise TooManyOpenError
+        return np.divmod(found, max(1, self._scores.shape[1]))
+
+
+class Screen:
+    """The coarse products of blocks of `rows` and `columns`, and the scores of what they leave open.
+
+    Several threads may use a screen at once.
+    """
+
+    def __init__(self, rows: list[VectorBlock], columns: list[VectorBlock]) -> None:
+        self._sides = rows, columns
+        self._kinds = kinds_of_products(rows[0].source.shape[1])
+        self._failures = [0] * len(self._kinds)
+        self._kept: OrderedDict[tuple[int, int], Operand] = OrderedDict()  # the last used comes last
+        self._kept_bytes = 0
+        self._lock = Lock()
+
+    @staticmethod
+    def in_order(tiles: Iterable[Tile]) -> list[Tile]:
+        """Return `tiles` in an order in which few operands have to be kept: some rows by all columns."""
+        return sorted(tiles, key=lambda tile: (tile[0] // _ROWS_TOGETHER, tile[1], tile[0]))
+
+    def sift(self, tile: Tile, look: Callable[[TileScores], Found]) -> Found:
+        """Return what `look` finds in the coarse scores of a tile.
+
+        If it raises `TooManyOpenError`, it is shown finer ones, at last exact ones.
+        """
+        for number, kind in enumerate(self._kinds):
+            if self._failures[number] % (_PATIENCE + _PAUSE) >= _PATIENCE:
+                self._failures[number] += 1
+                continue
+            try:
+                found = look(self._coarse(kind, tile))
+            except TooManyOpenError:
+                self._failures[number] += 1
+            else:
+                self._failures[number] = 0
+                return found
+        return look(TileScores(rounded_products(*(block.vectors for block in self._blocks(tile)))))
+
+    def pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the scores [n] of the vectors `rows` [n] and `columns` [n] of a tile."""
+        (first, second), scores = self._blocks(tile), np.empty(len(rows), np.float32)
+        if len(rows) > _FEW * len(first) * len(second):
+            return rounded_products(first.vectors, second.vectors)[rows, columns]
+        for part in _parts(len(rows), first):
+            scores[part] = rounded_pairs(first.take(rows[part]), second.take(columns[part]))
+        return scores
+
+    def _single_pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        (first, second), scores = self._blocks(tile), np.empty(len(rows), np.float32)
+        for part in _parts(len(rows), first):
+            np.einsum("nd,nd->n", first.take(rows[part]), second.take(columns[part]), out=scores[part])
+        return scores
+
+    def _blocks(self, tile: Tile) -> tuple[VectorBlock, VectorBlock]:
+        return self._sides[0][tile[0]], self._sides[1][tile[1]]
+
+    def _coarse(self, kind: Products, tile: Tile) -> TileScores:
+        rows, columns = (self._operand(kind, block) for block in self._blocks(tile))
+        limits = margins(rows, columns), margins(columns, rows)
+        margin = rounding_margin(rows.numbers.shape[1], float(rows.length.max() * columns.length.max()))
+
+        def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray, exactly: bool) -> np.ndarray:
+            scores = self._single_pairs(tile, row, column)
+            beyond = scores.astype(np.float64) - bars
+            near = np.flatnonzero(beyond >= -margin if exactly else np.abs(beyond) <= margin)
+            scores[near] = self.pairs(tile, row[near], column[near])
+            return scores
+
+        products = kind.multiply(rows, columns)
+        return TileScores(products, rows.unit * columns.unit, limits, kind.few, settle)
+
+    def _operand(self, kind: Products, block: VectorBlock) -> Operand:
+        key = id(kind), id(block)
+        with self._lock:  # another thread that needs the operand waits for it
+            if key not in self._kept:
+                self._kept[key] = kind.operand(block.vectors)
+                self._kept_bytes += self._kept[key].numbers.nbytes
+                while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+                    self._kept_bytes -= self._kept.popitem(last=False)[1].numbers.nbytes
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+def _pieces(scores: np.ndarray) -> Iterator[slice]:
+    step = max(1, _PIECE // max(1, scores.shape[1] * scores.itemsize))
+    for start in range(0, len(scores), step):
+        yield slice(start, min(start + step, len(scores)))
+
+
+def _places(flags: np.ndarray) -> np.ndarray:
+    """Return the places of the true ones among contiguous `flags`, ascending.
+
+    NumPy looks at one flag at a time; eight at a time are quicker where few are true.
+    """
+    flat = flags.reshape(-1)
+    whole = flat.size // 8 * 8
+    words = np.flatnonzero(flat[:whole].view(np.uint64))
+    word, place = np.nonzero(flat[:whole].reshape(-1, 8)[words])
+    return np.concatenate([words[word] * 8 + place, whole + np.flatnonzero(flat[whole:])])
+
+
+def _parts(pairs: int, block: VectorBlock) -> Iterator[slice]:
+    """Cut pairs of vectors so that the vectors of a part stay in the cache of a core."""
+    step = max(1, _PIECE // (block.source.shape[1] * block.source.itemsize))
+    for start in range(0, pairs, step):
+        yield slice(start, start + step)
+
+
+def _taken(items: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:
+    return items if vectors is None else vectors[items]
