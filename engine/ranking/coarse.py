@@ -36,13 +36,15 @@ class Operand:
 
     A score is about `unit` times `other.unit` times a product of the two operands' `numbers` [V,...].
     `length`, `second` and `error` (float64 [V]) are at least the length of each vector, of its second term (0
-    if there is none), and of what its numbers differ from it.
+    if there is none), and of what its numbers differ from it. `roundings` is how many roundings of float32 a
+    product passes through: one for each of its terms, or one in all if whole numbers are added up.
     """
 
     numbers: np.ndarray
     length: np.ndarray
     error: np.ndarray
     second: np.ndarray
+    roundings: int
     unit: float = 1.0
 
 
@@ -66,7 +68,8 @@ class Bfloat16Products:
     def operand(self, vectors: np.ndarray) -> Operand:
         """Round the vectors."""
         numbers, rest = _bfloat16(vectors)
-        return Operand(numbers, _lengths(vectors), _lengths(rest), np.zeros(len(vectors)))
+        lengths = _lengths(vectors), _lengths(rest), np.zeros(len(vectors))
+        return Operand(numbers, *lengths, roundings=vectors.shape[1])
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by oneDNN."""
@@ -88,7 +91,7 @@ class SplitInt8Products:
         first = (numbers + np.int16(128)) >> np.int16(8)
         second = numbers - (first << np.int16(8))
         parts = np.concatenate([second, first, second], axis=1, dtype=np.int8, casting="unsafe")
-        return Operand(parts, length, error, unit * _lengths(second.astype(np.float32)), 16 * unit)
+        return Operand(parts, length, error, unit * _lengths(second.astype(np.float32)), 1, 16 * unit)
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by oneDNN."""
@@ -109,7 +112,7 @@ class Int16Products:
     def operand(self, vectors: np.ndarray) -> Operand:
         """Scale the vectors so that no sum of products overflows, and round them."""
         numbers, unit, length, error = _whole_numbers(vectors, _LARGEST, _LONGEST)
-        return Operand(numbers, length, error, np.zeros(len(vectors)), unit)
+        return Operand(numbers, length, error, np.zeros(len(vectors)), 1, unit)
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by MKL."""
@@ -124,7 +127,7 @@ class SingleProducts:
     def operand(self, vectors: np.ndarray) -> Operand:
         """Take the vectors as they are."""
         nothing = np.zeros(len(vectors))
-        return Operand(vectors, _lengths(vectors), nothing, nothing)
+        return Operand(vectors, _lengths(vectors), nothing, nothing, vectors.shape[1])
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by the library that was chosen for products."""
@@ -143,13 +146,12 @@ def kinds_of_products(width: int) -> list[Products]:
 def margins(queries: Operand, items: Operand) -> np.ndarray:
     """Return how far the coarse score of each query [Q] may be from its score with any of the items."""
     longest, largest_error = items.length.max(initial=0), items.error.max(initial=0)
-    terms = queries.numbers.shape[1]
     sizes = (queries.length + queries.error) * (longest + largest_error)
     return (
         queries.error * (longest + largest_error)
         + queries.length * largest_error
         + queries.second * items.second.max(initial=0)
-        + rounding_margin(terms, sizes)
+        + rounding_margin(queries.roundings, sizes)
     )
 
 

@@ -38,7 +38,7 @@ class ImageCounter:
         self._leading_threshold = np.full(len(relevant), np.inf, np.float32)
 
     def add_relevant(self, places: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
-        """Store `scores` [n] of relevant pairs of queries at `places` [n] and gallery `items` [n], each once."""
+        """Store `scores` [n] of relevant pairs: queries at `places` [n], gallery `items` [n]; each once."""
         others = self._others(places, items)
         others = others[np.argsort(places[others], kind="stable")]
         places, scores = places[others], scores[others]

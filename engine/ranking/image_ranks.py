@@ -210,7 +210,7 @@ class _Search:
         self._related = set(self._tiles.related())
 
     def run(self, show: Callable[[float], None]) -> None:
-        """Go through the tiles with relevant pairs, then through all; `show` is told the share that is done."""
+        """Go through the tiles with relevant pairs, then through all; `show` is told the share done."""
         needed = Screen.in_order(tile for tile in self._tiles.all() if self._sides(tile))
         related = [tile for tile in needed if tile in self._related]
         for found in prefetched(self._relevant, related, choose_threads()):

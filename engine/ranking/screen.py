@@ -102,6 +102,7 @@ class TileScores:
                 found[0, queries] += true_in_rows(reach.T if side else reach)
             else:
                 open_pairs.append(_places(above != reach) + rows.start * part.shape[1])
+                self._check_few(open_pairs)
         if self._margins is not None:
             found[0] = found[1]
             row, column = self._pairs(open_pairs)
@@ -121,6 +122,7 @@ class TileScores:
         for rows in _pieces(self._scores):
             reach = self._reaching(self._scores[rows], low if side else low[rows, None])
             found.append(_places(reach) + rows.start * reach.shape[1])
+            self._check_few(found)
         row, column = self._pairs(found)
         bars = bars[column if side else row]
         scores = self._scores[row, column] if self._margins is None else self._settle(row, column, bars, True)
@@ -145,10 +147,12 @@ class TileScores:
                 limits.append(np.nextafter(rounded, np.float32(sign * np.inf)))
         return tuple(limits)
 
+    def _check_few(self, places: list[np.ndarray]) -> None:
+        if sum(map(len, places)) > self._few * self._scores.size:
+            raise TooManyOpenError
+
     def _pairs(self, places: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         found = np.concatenate(places) if places else np.empty(0, np.int64)
-        if len(found) > self._few * self._scores.size:
-            raise TooManyOpenError
         return np.divmod(found, max(1, self._scores.shape[1]))
 
 
@@ -210,7 +214,8 @@ class Screen:
     def _coarse(self, kind: Products, tile: Tile) -> TileScores:
         rows, columns = (self._operand(kind, block) for block in self._blocks(tile))
         limits = margins(rows, columns), margins(columns, rows)
-        margin = rounding_margin(rows.numbers.shape[1], float(rows.length.max() * columns.length.max()))
+        width = self._sides[0][0].source.shape[1]
+        margin = rounding_margin(width, float(rows.length.max() * columns.length.max()))
 
         def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray, exactly: bool) -> np.ndarray:
             scores = self._single_pairs(tile, row, column)
