@@ -68,8 +68,8 @@ class Bfloat16Products:
     def operand(self, vectors: np.ndarray) -> Operand:
         """Round the vectors."""
         numbers, rest = _bfloat16(vectors)
-        lengths = _lengths(vectors), _lengths(rest), np.zeros(len(vectors))
-        return Operand(numbers, *lengths, roundings=vectors.shape[1])
+        known = lengths(vectors), lengths(rest), np.zeros(len(vectors))
+        return Operand(numbers, *known, roundings=vectors.shape[1])
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by oneDNN."""
@@ -91,7 +91,7 @@ class SplitInt8Products:
         first = (numbers + np.int16(128)) >> np.int16(8)
         second = numbers - (first << np.int16(8))
         parts = np.concatenate([second, first, second], axis=1, dtype=np.int8, casting="unsafe")
-        return Operand(parts, length, error, unit * _lengths(second.astype(np.float32)), 1, 16 * unit)
+        return Operand(parts, length, error, unit * lengths(second.astype(np.float32)), 1, 16 * unit)
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by oneDNN."""
@@ -127,7 +127,7 @@ class SingleProducts:
     def operand(self, vectors: np.ndarray) -> Operand:
         """Take the vectors as they are."""
         nothing = np.zeros(len(vectors))
-        return Operand(vectors, _lengths(vectors), nothing, nothing, vectors.shape[1])
+        return Operand(vectors, lengths(vectors), nothing, nothing, vectors.shape[1])
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by the library that was chosen for products."""
@@ -181,17 +181,17 @@ def _whole_numbers(
     No number is larger than `largest`, and no vector much longer than `longest`. Then come the unit, and the
     lengths of the vectors and of their errors [V].
     """
-    length = _lengths(vectors)
+    length = lengths(vectors)
     size = max(float(vectors.max(initial=0)), -float(vectors.min(initial=0)))
     unit = np.float32(max(length.max(initial=0) / longest, 1.0001 * size / largest, 2 * _SMALLEST))
     scaled = vectors / unit
     numbers = np.rint(scaled, out=scaled).astype(np.int16)
     # A number times the unit is rounded once more before it is subtracted.
-    error = _lengths(vectors - numbers * unit) + 4 * _UNIT * length
+    error = lengths(vectors - numbers * unit) + 4 * _UNIT * length
     return numbers, float(unit), length, error
 
 
-def _lengths(vectors: np.ndarray) -> np.ndarray:
+def lengths(vectors: np.ndarray) -> np.ndarray:
     """Return numbers of float64 [V] that are at least the lengths of float32 `vectors` [V,D], by little.
 
     The squares are added up in float32, and those below its smallest number may be lost.

@@ -56,15 +56,25 @@ class ImageCounter:
         lowest = np.where(np.isinf(scores), np.float32(np.inf), scores).min(axis=1, initial=np.inf)
         self._leading_threshold[places] = np.nextafter(lowest, np.float32(-np.inf))
 
-    def thresholds(self, places: np.ndarray) -> np.ndarray:
-        """Return what a rival's score must exceed to change anything for the queries at `places`.
+    def others(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return which `queries` [Q] and gallery `items` [G] are different pictures: bool [Q,G]."""
+        return self._query_files[queries, None] != self._gallery_files[items]
+
+    def most_relevant(self, places: np.ndarray) -> int:
+        """Return the largest R of the queries at `places`."""
+        return int(self._relevant[places].max(initial=0))
+
+    def thresholds(self, places: np.ndarray, passed: np.ndarray | float = -np.inf) -> np.ndarray:
+        """Return what a rival's score must exceed to change anything for the queries at `places` [q].
 
         A rival counts for the rank if it scores at least the best relevant score, unless enough are ahead.
+        `passed` [q] are numbers that R rivals of each query are known to exceed.
         """
         enough = np.maximum(self._relevant[places], DEEPEST)
         beyond = self._counter.fewest_ahead(places) >= enough
         below_best = np.nextafter(self._counter.best[places], np.float32(-np.inf))
-        return np.where(beyond, np.float32(np.inf), np.minimum(below_best, self._leading_threshold[places]))
+        leading = np.maximum(self._leading_threshold[places], np.float32(passed))
+        return np.where(beyond, np.float32(np.inf), np.minimum(below_best, leading))
 
     def add_rivals(self, places: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Count the rivals that are ahead, and keep the leading ones.

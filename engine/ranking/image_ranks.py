@@ -29,6 +29,7 @@ from engine.runtime import choose_threads
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # places of queries and of gallery items, and scores, [n]
 
 _KEPT_SCORES = 16 << 20  # relevant scores, and as many leading ones, of the queries that are ranked together
+_MOST_SOUGHT = 64  # leading rivals of a query in a tile
 _NO_PAIRS = np.empty((2, 0), np.int64)
 
 
@@ -218,6 +219,8 @@ class _Search:
                 self._counter.add_relevant(*pairs)
         for number in self._own:
             self._counter.close_relevant(_places(self._blocks[number]))
+        # Thresholds start low. The tiles with relevant pairs, one or two of each block, raise all of them.
+        needed.sort(key=lambda tile: tile not in self._related)
         # A block sees its tiles in the same order, whatever other blocks this process ranks.
         for done, found in enumerate(prefetched(self._rivals, needed, choose_threads()), start=1):
             for pairs in found:
@@ -257,15 +260,30 @@ class _Search:
         found = []
         for sides in self._tiles.sides(tile):
             part = scores.of_items(sides[0].vector_of, sides[1].vector_of)
-            relevant = _same_group(*sides) if tile in self._related else _NO_PAIRS
-            with part.without(*relevant):
+            left_out = self._not_rivals(*sides) if tile in self._related else _NO_PAIRS
+            with part.without(*left_out):
                 for side in self._sides(tile):
                     queries, items = sides[side], sides[1 - side]
-                    *pairs, values = part.exceeding(side, self._counter.thresholds(queries.places))
+                    passed = self._passed(part, side, queries) if tile in self._related else -np.inf
+                    *pairs, values = part.exceeding(side, self._counter.thresholds(queries.places, passed))
                     places = queries.places[pairs[side]]
                     order = np.argsort(places, kind="stable")
                     found.append((places[order], items.places[pairs[1 - side]][order], values[order]))
         return found
+
+    def _not_rivals(self, queries: TileSide, items: TileSide) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and column [n] of the pairs that are relevant or one picture."""
+        rivals = self._counter.others(queries.places, items.places)
+        rivals[_same_group(queries, items)] = False
+        return np.nonzero(~rivals)
+
+    def _passed(self, scores: TileScores, side: int, queries: TileSide) -> np.ndarray | float:
+        """Return numbers [Q] that enough rivals of a tile exceed, or -infinity if these are too many to find.
+
+        They spare the first tiles, when thresholds are low, many pairs.
+        """
+        count = self._counter.most_relevant(queries.places)
+        return scores.passed(side, count) if 0 < count <= _MOST_SOUGHT else -np.inf
 
 
 def _same_group(queries: TileSide, items: TileSide) -> tuple[np.ndarray, np.ndarray]:

@@ -33,15 +33,19 @@ def rounded_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return scores
 
 
-def rounded_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the inner products [n] float32 of the pairs of rows of `a` [n,D] and `b` [n,D], rounded once."""
+def rounded_pairs(a: np.ndarray, b: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
+    """Return the inner products [n] float32 of the pairs of rows of `a` [n,D] and `b` [n,D], rounded once.
+
+    `sizes` [n] float64 are at least the products of the vectors' lengths, if these are known.
+    """
     scores = np.empty(len(a), np.float32)
     step = max(1, _BLOCK_BYTES // (16 * max(1, a.shape[1])))
     for start in range(0, len(a), step):
         part = slice(start, start + step)
         wide_a, wide_b = a[part].astype(np.float64), b[part].astype(np.float64)
-        squares = np.einsum("nd,nd->n", wide_a, wide_a) * np.einsum("nd,nd->n", wide_b, wide_b)
-        error = _error(a.shape[1], np.sqrt(squares), 1.0)
+        if sizes is None:
+            squares = np.einsum("nd,nd->n", wide_a, wide_a) * np.einsum("nd,nd->n", wide_b, wide_b)
+        error = _error(a.shape[1], np.sqrt(squares) if sizes is None else sizes[part], 1.0)
         scores[part], doubtful = _round(np.einsum("nd,nd->n", wide_a, wide_b), error)
         for pair in doubtful:
             scores[start + pair] = _added_without_error(wide_a[pair] * wide_b[pair])

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from engine.ranking.coarse import Operand, Products, kinds_of_products, margins, rounding_margin
+from engine.ranking.coarse import Operand, Products, kinds_of_products, lengths, margins, rounding_margin
 from engine.ranking.counter import true_in_rows
 from engine.ranking.rounded import rounded_pairs, rounded_products
 from engine.ranking.tiles import VectorBlock
@@ -129,6 +129,21 @@ class TileScores:
         above = np.flatnonzero(scores > bars)
         return row[above], column[above], scores[above]
 
+    def passed(self, side: int, count: int) -> np.ndarray:
+        """Return float32 [Q]: a number for each query that at least `count` of its scores exceed.
+
+        The queries are the rows (`side` 0) or the columns (1).
+        """
+        scores = self._scores.T if side else self._scores
+        if scores.shape[1] < count:
+            return np.full(len(scores), -np.inf, np.float32)
+        known = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+        least = np.partition(known, -count, axis=1)[:, -count]
+        if self._margins is not None:
+            exact = least.astype(np.float64) * self._unit - self._margins[side]
+            least = (exact - _SMALLEST).astype(np.float32)
+        return np.nextafter(least, np.float32(-np.inf))
+
     def _reaching(self, scores: np.ndarray, low: np.ndarray) -> np.ndarray:
         return scores >= low if self._margins is None else scores > low
 
@@ -168,6 +183,7 @@ class Screen:
         self._failures = [0] * len(self._kinds)
         self._kept: OrderedDict[tuple[int, int], Operand] = OrderedDict()  # the last used comes last
         self._kept_bytes = 0
+        self._lengths_of: dict[int, np.ndarray] = {}
         self._lock = Lock()
 
     @staticmethod
@@ -198,9 +214,16 @@ class Screen:
         (first, second), scores = self._blocks(tile), np.empty(len(rows), np.float32)
         if len(rows) > _FEW * len(first) * len(second):
             return rounded_products(first.vectors, second.vectors)[rows, columns]
+        sizes = self._lengths(first)[rows] * self._lengths(second)[columns]
         for part in _parts(len(rows), first):
-            scores[part] = rounded_pairs(first.take(rows[part]), second.take(columns[part]))
+            vectors = first.take(rows[part]), second.take(columns[part])
+            scores[part] = rounded_pairs(*vectors, sizes[part])
         return scores
+
+    def _lengths(self, block: VectorBlock) -> np.ndarray:
+        if id(block) not in self._lengths_of:
+            self._lengths_of[id(block)] = lengths(block.vectors)
+        return self._lengths_of[id(block)]
 
     def _single_pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         (first, second), scores = self._blocks(tile), np.empty(len(rows), np.float32)
