@@ -47,7 +47,10 @@ def test_no_request_that_the_description_makes_is_an_error_inside(photos, client
             answer = sent(client, case)
             asked = f"{case.method} {case.formatted_path} {case.query} {str(case.body)[:200]}"
             said = f"{asked}: {answer.text[:300]}"
-            assert answer.status_code < 500, said
+            own = isinstance(case.body, dict) and case.body.get(
+                "deadline"
+            )  # it may be too soon for any answer
+            assert answer.status_code < 500 or (own and answer.status_code == 504), said
             if answer.status_code >= 400:
                 message = answer.json()["error"]["message"]
                 assert message and "\n" not in message and "Traceback" not in message, said
