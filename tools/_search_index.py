@@ -241,11 +241,10 @@ class Encoding:
 
 def read_queries(path: Path) -> list[dict]:
     """Return the queries in a file; raise UserError that names a line which is none."""
-    try:
+    if not path.is_file():
+        raise UserError(f"--queries: {path} cannot be read as text: no such file")
+    with blaming("--queries"):
         text = read_text(path)
-    except UserError as error:
-        found = str(error).removeprefix(f"{path}").lstrip(" :").partition(": check DATASET")[0]
-        raise UserError(f"--queries: {path} cannot be read as text ({found})") from error
     read = _json_query if path.suffix == ".jsonl" else lambda path, number, line: {"text": line.strip()}
     queries = [read(path, number, line) for number, line in numbered_lines(text)]
     if not queries:
