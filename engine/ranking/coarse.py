@@ -34,8 +34,8 @@ class Operand:
 
     A score is about `unit` times `other.unit` times a product of the two operands' `numbers` [V,D].
     `length` and `error` (float64 [V]) are at least the length of each vector, and of what its numbers differ
-    from it. `roundings` is how many roundings of float32 a
-    product passes through: one for each of its terms, or one in all if whole numbers are added up.
+    from it. `roundings` is how many roundings of float32 a product passes through: one for each of its terms,
+    or one in all if whole numbers are added up.
     """
 
     numbers: np.ndarray
@@ -46,9 +46,7 @@ class Operand:
 
 
 class Products(Protocol):
-    """A kind of coarse products; if more than the share `few` of a tile is open, finer products cost less."""
-
-    few: float
+    """A kind of coarse products."""
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Return float32 `vectors` [V,D] as `multiply` takes them."""
@@ -59,8 +57,6 @@ class Products(Protocol):
 
 class Bfloat16Products:
     """Products of vectors of 8 significant bits, where the processor has instructions for them."""
-
-    few = 1 / 64
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Round the vectors."""
@@ -75,8 +71,6 @@ class Bfloat16Products:
 class Int16Products:
     """Products of vectors of whole numbers, which are exact, and faster than float32 where AVX2 is."""
 
-    few = 1 / 64
-
     def operand(self, vectors: np.ndarray) -> Operand:
         """Scale the vectors so that no sum of products overflows, and round them."""
         numbers, unit, length, error = _whole_numbers(vectors, _LARGEST, _LONGEST)
@@ -89,8 +83,6 @@ class Int16Products:
 
 class SingleProducts:
     """Products in float32, which leave only the rounding of their sums open."""
-
-    few = 1 / 64
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Take the vectors as they are."""
