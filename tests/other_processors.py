@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.ranking.coarse import Bfloat16Products, Int16Products, SingleProducts, SplitInt8Products
+from engine.ranking.coarse import Bfloat16Products, Int16Products, SingleProducts
 from models.kernels import choice
 from models.kernels.mkl import library
 from models.kernels.onednn import has_bfloat16
@@ -38,7 +38,6 @@ def products_of_each_kind() -> list:
     """Return the kinds of coarse products, as parameters of a test; it skips those that are not here."""
     kinds = {
         Bfloat16Products: has_bfloat16(),
-        SplitInt8Products: has_bfloat16(),
         Int16Products: library() is not None,
         SingleProducts: True,
     }

@@ -17,7 +17,6 @@ from typing import Protocol
 import numpy as np
 
 from models.kernels import onednn_products
-from models.kernels.int8 import multiply_int8_on_one_thread
 from models.kernels.mkl import library, multiply_integers_on_one_thread
 from models.kernels.onednn import has_bfloat16
 from models.kernels.products import multiply_on_one_thread
@@ -25,7 +24,6 @@ from models.kernels.products import multiply_on_one_thread
 _NARROWEST = 128  # dimensions; products of shorter vectors take too little time to matter
 _LONGEST = 46000  # length of a vector of whole numbers: sums of products then fit into 32 bits, in any order
 _LARGEST = 32767  # of int16
-_LONGEST_OF_8_BITS = 2800  # 256 times the square of this fits into 31 bits, with room for the second terms
 _UNIT = 2.0**-24  # of float32
 _SMALLEST = 2.0**-126  # the smallest normal number of float32
 
@@ -34,24 +32,21 @@ _SMALLEST = 2.0**-126  # the smallest normal number of float32
 class Operand:
     """Vectors [V,D] as a kind of products takes them.
 
-    A score is about `unit` times `other.unit` times a product of the two operands' `numbers` [V,...].
-    `length`, `second` and `error` (float64 [V]) are at least the length of each vector, of its second term (0
-    if there is none), and of what its numbers differ from it. `roundings` is how many roundings of float32 a
-    product passes through: one for each of its terms, or one in all if whole numbers are added up.
+    A score is about `unit` times `other.unit` times a product of the two operands' `numbers` [V,D].
+    `length` and `error` (float64 [V]) are at least the length of each vector, and of what its numbers differ
+    from it. `roundings` is how many roundings of float32 a product passes through: one for each of its terms,
+    or one in all if whole numbers are added up.
     """
 
     numbers: np.ndarray
     length: np.ndarray
     error: np.ndarray
-    second: np.ndarray
     roundings: int
     unit: float = 1.0
 
 
 class Products(Protocol):
-    """A kind of coarse products; if more than the share `few` of a tile is open, finer products cost less."""
-
-    few: float
+    """A kind of coarse products."""
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Return float32 `vectors` [V,D] as `multiply` takes them."""
@@ -63,56 +58,23 @@ class Products(Protocol):
 class Bfloat16Products:
     """Products of vectors of 8 significant bits, where the processor has instructions for them."""
 
-    few = 1 / 256
-
     def operand(self, vectors: np.ndarray) -> Operand:
         """Round the vectors."""
         numbers, rest = _bfloat16(vectors)
-        known = lengths(vectors), lengths(rest), np.zeros(len(vectors))
-        return Operand(numbers, *known, roundings=vectors.shape[1])
+        return Operand(numbers, lengths(vectors), lengths(rest), roundings=vectors.shape[1])
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by oneDNN."""
         return onednn_products.multiply(rows.numbers, columns.numbers.T)
 
 
-class SplitInt8Products:
-    """Products of whole numbers of 16 bits, as sums of 256 times one of 8 bits and another.
-
-    Instructions for 8 bits are twice as fast as those for bfloat16, and their sums are exact. The product of
-    both second terms is left out.
-    """
-
-    few = 1 / 64
-
-    def operand(self, vectors: np.ndarray) -> Operand:
-        """Scale the vectors so that no sum of products overflows, round and split them."""
-        numbers, unit, length, error = _whole_numbers(vectors, 127 * 256, 256 * _LONGEST_OF_8_BITS)
-        first = (numbers + np.int16(128)) >> np.int16(8)
-        second = numbers - (first << np.int16(8))
-        parts = np.concatenate([second, first, second], axis=1, dtype=np.int8, casting="unsafe")
-        return Operand(parts, length, error, unit * lengths(second.astype(np.float32)), 1, 16 * unit)
-
-    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
-        """Multiply by oneDNN."""
-        width = rows.numbers.shape[1] // 3
-        first, crossed = slice(width, 2 * width), slice(width, 3 * width)
-        high = multiply_int8_on_one_thread(rows.numbers[:, first], columns.numbers[:, first])
-        low = multiply_int8_on_one_thread(rows.numbers[:, crossed], columns.numbers[:, : 2 * width])
-        high <<= 8
-        high += low
-        return high.astype(np.float32)
-
-
 class Int16Products:
     """Products of vectors of whole numbers, which are exact, and faster than float32 where AVX2 is."""
-
-    few = 1 / 64
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Scale the vectors so that no sum of products overflows, and round them."""
         numbers, unit, length, error = _whole_numbers(vectors, _LARGEST, _LONGEST)
-        return Operand(numbers, length, error, np.zeros(len(vectors)), 1, unit)
+        return Operand(numbers, length, error, 1, unit)
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by MKL."""
@@ -122,12 +84,9 @@ class Int16Products:
 class SingleProducts:
     """Products in float32, which leave only the rounding of their sums open."""
 
-    few = 1 / 64
-
     def operand(self, vectors: np.ndarray) -> Operand:
         """Take the vectors as they are."""
-        nothing = np.zeros(len(vectors))
-        return Operand(vectors, lengths(vectors), nothing, nothing, vectors.shape[1])
+        return Operand(vectors, lengths(vectors), np.zeros(len(vectors)), vectors.shape[1])
 
     def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
         """Multiply by the library that was chosen for products."""
@@ -137,7 +96,7 @@ class SingleProducts:
 def kinds_of_products(width: int) -> list[Products]:
     """Return what to multiply vectors of `width` dimensions with, coarsest and quickest first."""
     if width >= _NARROWEST and has_bfloat16():
-        return [Bfloat16Products(), SplitInt8Products(), SingleProducts()]
+        return [Bfloat16Products(), SingleProducts()]
     if width >= _NARROWEST and library() is not None:
         return [Int16Products(), SingleProducts()]
     return [SingleProducts()]
@@ -150,7 +109,6 @@ def margins(queries: Operand, items: Operand) -> np.ndarray:
     return (
         queries.error * (longest + largest_error)
         + queries.length * largest_error
-        + queries.second * items.second.max(initial=0)
         + rounding_margin(queries.roundings, sizes)
     )
 

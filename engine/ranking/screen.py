@@ -26,7 +26,7 @@ Tile = tuple[int, int]  # indices of a block of rows and a block of columns
 Found = TypeVar("Found")
 Settle = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], np.ndarray]
 
-_FEW = 1 / 64  # up to this share of a tile's pairs, rounding pair by pair is quicker
+_FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
 _PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried
 _PIECE = 256 << 10  # bytes of scores: they and what is found in them stay in the cache of a core
 _SMALLEST = 2.0**-126
@@ -42,10 +42,9 @@ class TileScores:
     """Scores [V,W] of a tile: exact ones, or coarse ones with the means to settle what they leave open.
 
     `scores` are in units of `unit`. With `margins`, those of the rows [V] and of the columns [W], they are
-    coarse: each may be off by the margin of its row, and by that of its column. `few` is the share of pairs
-    that may be left open. `settle` takes indices of rows and columns and bars, [n] each, and whether to be
-    exact; it returns scores [n] that compare with the bars as true scores do, or true ones if they exceed
-    them.
+    coarse: each may be off by the margin of its row, and by that of its column. `settle` takes indices of
+    rows and columns and bars, [n] each, and whether to be exact; it returns scores [n] that compare with the
+    bars as true scores do, or true ones if they exceed them.
     """
 
     def __init__(
@@ -53,11 +52,9 @@ class TileScores:
         scores: np.ndarray,
         unit: float = 1.0,
         margins: tuple[np.ndarray, np.ndarray] | None = None,
-        few: float = 1.0,
         settle: Settle | None = None,
     ) -> None:
-        self._scores, self._unit, self._margins = scores, unit, margins
-        self._few, self._settle = few, settle
+        self._scores, self._unit, self._margins, self._settle = scores, unit, margins, settle
 
     def of_items(self, rows: np.ndarray | None, columns: np.ndarray | None) -> "TileScores":
         """Return the scores of items whose vectors are `rows` [I] and `columns` [T]; None: as they are."""
@@ -72,7 +69,7 @@ class TileScores:
             return self._settle(_taken(row, rows), _taken(column, columns), bars, exactly)
 
         margins = [each if of is None else each[of] for each, of in zip(self._margins, which, strict=True)]
-        return TileScores(scores, self._unit, tuple(margins), self._few, settle)
+        return TileScores(scores, self._unit, tuple(margins), settle)
 
     @contextmanager
     def without(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[None]:
@@ -122,7 +119,8 @@ class TileScores:
         for rows in _pieces(self._scores):
             reach = self._reaching(self._scores[rows], low if side else low[rows, None])
             found.append(_places(reach) + rows.start * reach.shape[1])
-            self._check_few(found)
+            if self._margins is not None:
+                self._check_few(found)
         row, column = self._pairs(found)
         bars = bars[column if side else row]
         scores = self._scores[row, column] if self._margins is None else self._settle(row, column, bars, True)
@@ -163,7 +161,7 @@ class TileScores:
         return tuple(limits)
 
     def _check_few(self, places: list[np.ndarray]) -> None:
-        if sum(map(len, places)) > self._few * self._scores.size:
+        if sum(map(len, places)) > _FEW * self._scores.size:
             raise TooManyOpenError
 
     def _pairs(self, places: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +246,7 @@ class Screen:
             return scores
 
         products = kind.multiply(rows, columns)
-        return TileScores(products, rows.unit * columns.unit, limits, kind.few, settle)
+        return TileScores(products, rows.unit * columns.unit, limits, settle)
 
     def _operand(self, kind: Products, block: VectorBlock) -> Operand:
         key = id(kind), id(block)

@@ -69,15 +69,6 @@ def call(function: str, *arguments: object) -> None:
         raise RuntimeError(f"{function} of oneDNN {version()} returned {status}")
 
 
-def call_on_one_thread(function: str, *arguments: object) -> None:
-    """Call a function of oneDNN's that works, on the calling thread alone; raises what `call` does."""
-    before = set_threads([1] * len(_openmp()))
-    try:
-        call(function, *arguments)
-    finally:
-        set_threads(before)
-
-
 def describe(shape: Sequence[int], kind: int, strides: Sequence[int] | None = None) -> Handle:
     """Return the description of a matrix of `shape`; `strides` count numbers, None lets oneDNN choose."""
     sizes, destroyer = (ctypes.c_int64 * len(shape))(*shape), "dnnl_memory_desc_destroy"

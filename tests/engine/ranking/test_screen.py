@@ -70,7 +70,7 @@ def test_a_coarse_score_is_as_near_as_its_margins_say(kind, case: str) -> None:
 @pytest.mark.parametrize("kind", products_of_each_kind())
 @pytest.mark.parametrize("side", [0, 1], ids=["rows ask", "columns ask"])
 def test_what_is_ahead_of_bars_is_what_plain_comparison_says(monkeypatch, kind, case: str, side: int) -> None:
-    monkeypatch.setattr(type(kind), "few", 1.0)
+    monkeypatch.setattr(screen, "_FEW", 1.0)
     monkeypatch.setattr(screen, "kinds_of_products", lambda width: [kind])
     monkeypatch.setattr(screen, "_PIECE", 4000)
     rows, columns = block(VECTORS[case][:70]), block(VECTORS[case][70:])

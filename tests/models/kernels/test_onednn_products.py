@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -166,3 +167,21 @@ def test_a_build_of_paddle_without_onednn_has_no_library(monkeypatch, tmp_path):
 
 def test_half_a_unit_of_bfloat16_is_that_of_eight_bits():
     assert from_bfloat16(np.array([0x3F81], np.uint16))[0] == 1 + 2 * BFLOAT16_UNIT > 1 + SINGLE
+
+
+def test_threads_that_start_at_once_share_one_engine(monkeypatch):
+    for made in (onednn._engine, onednn._stream):
+        made.cache_clear()
+    made, create = [], onednn.call
+
+    def slow(function: str, *arguments: object) -> None:
+        if function == "dnnl_engine_create":
+            made.append(function)
+            time.sleep(0.05)  # long enough for the other threads to ask
+        create(function, *arguments)
+
+    monkeypatch.setattr(onednn, "call", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: (onednn.engine().value, onednn.stream().value), range(4)))
+    assert len(set(found)) == 1
+    assert len(made) == 1
