@@ -23,7 +23,8 @@ from engine.evaluation.result import Result
 from engine.evaluation.score_file import ScoreFile, names_in_file, open_scores
 from engine.parallel.processes import all_or_none, process_number, world_size
 from engine.parallel.shared_rows import share_rows
-from engine.ranking.ranks import Question, ScoreSink, rank_counters
+from engine.ranking.ranks import Question, rank_counters
+from engine.ranking.short_lists import ListSink
 from engine.ranking.similarity import Similarity, similarity_of
 from models.kernels.precision import BFLOAT16, FLOAT32, computing_in
 
@@ -88,12 +89,12 @@ def rank_encoded(
     block_size: int = 1024,
     scores: ScoreFile | None = None,
     progress: ShowProgress | None = None,
-    lists: Sequence[ScoreSink] = (),
+    lists: Sequence[ListSink] = (),
     part: tuple[int, int] = (0, 1),
 ) -> Result:
     """Measure retrieval between the embeddings of `dataset`; the arguments are those of `evaluate`.
 
-    `scores` receives all scores, and each of `lists` those of all pairs that compete, tile by tile; `part`,
+    `scores` receives all scores, and each of `lists` those that lead among pairs that compete; `part`,
     which is explained at `rank_counters`, is the share of this process.
     """
     image_fold = folds_of_images(dataset.num_images, folds)
@@ -106,7 +107,7 @@ def rank_encoded(
         block_size=block_size,
         tie_rule=tie_rule,
         caption_sentence=encoded.sentence,
-        scores_out=scores,
+        scores_out=[scores] if scores else [],
         lists_out=lists,
         progress=_stage(progress, "rank"),
         part=part,

@@ -6,6 +6,7 @@ kept too.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from datasets.array_files import read_npz
 from datasets.pair_dataset import PairDataset
 from datasets.relevance import Relevance
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.ranking.short_lists import ShortLists
+from engine.ranking.screen import TileScores
+from engine.ranking.short_lists import ScoresOf, ShortLists
 
 LISTS_FILE = "lists.npz"
 REMEDY = "expected what tools/eval_retrieval.py keeps with EVAL.LIST_LENGTH above 0: evaluate again"
@@ -26,7 +28,7 @@ _NAMES = ("image_ids", "captions", "caption_ids")
 
 
 class ListKeeper:
-    """A `ScoreSink` that keeps the `k` first items of every query, and the scores of all right pairs.
+    """A `ListSink` that keeps the `k` first items of every query, and the scores of all right pairs.
 
     Images and captions compete if `image_fold` [images] is equal for the image and for the caption's own.
     """
@@ -44,6 +46,15 @@ class ListKeeper:
         row, column = self._relevance.among(images, captions)
         number = self._relevance.numbers_of(images[row], captions[column])
         self._right_scores[number] = scores[row, column]
+
+    def screen(self, images: np.ndarray, captions: np.ndarray, scores: TileScores) -> Callable[[], None]:
+        """Choose what may lead by `scores` [I,T], as `ListSink` says."""
+        return self._lists.screen(images, captions, scores)
+
+    def settle(self, scores_of: ScoresOf) -> None:
+        """Make the scores of what leads, and of all right pairs."""
+        self._lists.settle(scores_of)
+        self._right_scores = scores_of(self._relevance.images, self._relevance.captions)
 
     def write_pairs(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
         """Keep what leads among the `scores` [P] of P different pairs at these places."""

@@ -56,10 +56,7 @@ class Scored:
     ) -> list[tuple[RankCounter, RankCounter]]:
         """Return the counters of both directions of each question; embeddings also fill the `wanted` rows."""
         if self.i2t is None:
-            first, others = (wanted[0], wanted[1:]) if wanted else (None, ())
-            return rank_counters(
-                self.image, self.text, questions, tie_rule=tie_rule, scores_out=first, lists_out=others
-            )
+            return rank_counters(self.image, self.text, questions, tie_rule=tie_rule, scores_out=wanted)
         return [
             (row_counter(self.i2t, each, tie_rule), row_counter(self.t2i, each.turned(), tie_rule))
             for each in questions

@@ -5,8 +5,8 @@ hold relevant pairs, finds the best relevant score of every image and caption. A
 counts the irrelevant items that are ahead of this score, for both directions at once.
 
 Inner products of float32 vectors are screened (`screen`): coarse products tell for most pairs that they are
-ahead, or are not, and only the others are multiplied exactly. Where all scores are asked for, and for other
-similarities, whole tiles are made.
+ahead, or are not, and only the others are multiplied exactly; short lists are filled on the way
+(`short_lists`). Where all scores are asked for, and for other similarities, whole tiles are made.
 
 Ties are exact. An inner product is rounded once (`rounded`), wherever it is made. Another similarity may
 round one pair of vectors differently in two places. So equal vectors (a sentence that describes several
@@ -19,7 +19,6 @@ depend on the number of processes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,7 +28,9 @@ from datasets.relevance import Relevance
 from engine.parallel.processes import all_or_none, all_reduce
 from engine.ranking.counter import RankCounter
 from engine.ranking.metrics import Ids, check_every_group_occurs, group_numbers
+from engine.ranking.rounded import PairScores
 from engine.ranking.screen import Screen, TileScores
+from engine.ranking.short_lists import ListSink, ScoreSink
 from engine.ranking.similarity import Similarity, check_magnitude, inner_products, similarity_of
 from engine.ranking.tiles import Tiles, cut_into_blocks
 from engine.runtime import choose_threads
@@ -38,13 +39,6 @@ from engine.runtime import choose_threads
 SEVERAL_KEEP = 512 << 20
 Ahead = tuple[RankCounter, np.ndarray, np.ndarray]  # counter, queries [n], rivals ahead of them [2,n]
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
-
-
-class ScoreSink(Protocol):
-    """A receiver of the scores, tile by tile."""
-
-    def write(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
-        """Receive the `scores` [I,T] of the images and captions at these places."""
 
 
 def retrieval_ranks(
@@ -58,7 +52,7 @@ def retrieval_ranks(
     caption_sentence: np.ndarray | None = None,
     image_fold: np.ndarray | None = None,
     caption_fold: np.ndarray | None = None,
-    scores_out: ScoreSink | None = None,
+    scores_out: Sequence[ScoreSink] = (),
     progress: Callable[[int, int], None] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> RanksBothWays:
@@ -176,10 +170,10 @@ def rank_counters(
     block_size: int = 1024,
     tie_rule: str = "against",
     caption_sentence: np.ndarray | None = None,
-    scores_out: ScoreSink | None = None,
+    scores_out: Sequence[ScoreSink] = (),
     progress: Callable[[int, int], None] | None = None,
     part: tuple[int, int] = (0, 1),
-    lists_out: Sequence[ScoreSink] = (),
+    lists_out: Sequence[ListSink] = (),
 ) -> list[tuple[RankCounter, RankCounter]]:
     """Return, for each question, the counters of the N images among captions and of the M captions.
 
@@ -189,8 +183,8 @@ def rank_counters(
     1511.06361, eq. 2); a function takes images [I,D] and texts [T,D] and returns scores [I,T]. `tie_rule` is
     a key of `engine.ranking.counter.TIE_RULES`.
 
-    `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from, and
-    `lists_out` those of all pairs that compete; with `part`, of this process's tiles.
+    Each of `scores_out` receives the scores of all pairs, the very numbers that the ranks are counted from,
+    and each of `lists_out` those that lead among pairs that compete; with `part`, of this process's tiles.
     `progress` is called with the tiles done and their total. `part` holds the number of this process and the
     number of processes that share the tiles; all of them call this function, and get all ranks. Raises
     ValueError for an embedding that is not finite (or too large to multiply).
@@ -208,13 +202,16 @@ def rank_counters(
     caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
     kept = SEVERAL_KEEP if len(asked) > 1 else None
     tiles = Tiles(image_blocks, caption_blocks, similarity, kept)
-    needs_all = scores_out is not None or len(asked) > 1
+    needs_all = bool(scores_out) or len(asked) > 1
     needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
-    sinks = [*([scores_out] if scores_out else []), *lists_out]
-    if similarity is inner_products and dtype == np.float32 and not sinks:
-        passes = _ScreenedTiles(tiles, Screen(image_blocks, caption_blocks), counting)
+    if similarity is inner_products and dtype == np.float32 and not scores_out:
+        screen, pairs = (
+            Screen(image_blocks, caption_blocks),
+            PairScores(image_emb, text_emb, caption_sentence),
+        )
+        passes = _ScreenedTiles(tiles, screen, counting, lists_out, pairs)
     else:
-        passes = _WholeTiles(tiles, counting, sinks)
+        passes = _WholeTiles(tiles, counting, [*scores_out, *lists_out])
     _count_over_tiles(tiles, needed, counting, passes, progress, part)
     return [each.counters for each in counting]
 
@@ -248,7 +245,9 @@ def _neighbours(relevance: Relevance) -> tuple[np.ndarray, np.ndarray]:
 class _WholeTiles:
     """The two passes over tiles whose scores are all made; `sinks` receive them."""
 
-    def __init__(self, tiles: Tiles, counting: list[_Counting], sinks: Sequence[ScoreSink]) -> None:
+    def __init__(
+        self, tiles: Tiles, counting: list[_Counting], sinks: Sequence[ScoreSink | ListSink]
+    ) -> None:
         self._tiles, self._counting, self._sinks = tiles, counting, sinks
 
     def find_best(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
@@ -273,11 +272,19 @@ class _WholeTiles:
 class _ScreenedTiles:
     """The two passes over tiles of which only those scores are made that a screen leaves open.
 
-    Threads share the tiles.
+    `lists` receive what leads. Threads share the tiles.
     """
 
-    def __init__(self, tiles: Tiles, screen: Screen, counting: list[_Counting]) -> None:
+    def __init__(
+        self,
+        tiles: Tiles,
+        screen: Screen,
+        counting: list[_Counting],
+        lists: Sequence[ListSink],
+        pair_scores: PairScores,
+    ) -> None:
         self._tiles, self._screen, self._counting = tiles, screen, counting
+        self._lists, self._pair_scores = lists, pair_scores
 
     def find_best(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
         """Show the counters the scores of the relevant pairs; yield after each tile."""
@@ -291,6 +298,8 @@ class _ScreenedTiles:
         for found in prefetched(self._rivals, Screen.in_order(tiles), choose_threads()):
             _add(found)
             yield
+        for each in self._lists:
+            each.settle(self._pair_scores)
 
     def _relevant(self, tile: tuple[int, int]) -> list[tuple[_Counting, np.ndarray, np.ndarray, np.ndarray]]:
         found = []
@@ -302,21 +311,28 @@ class _ScreenedTiles:
         return found
 
     def _rivals(self, tile: tuple[int, int]) -> list[Ahead]:
-        def of(each: _Counting) -> list[Ahead]:
-            return self._screen.sift(
-                tile,
-                lambda scores: [
-                    ahead
-                    for images, captions in self._tiles.sides(tile)
-                    for ahead in each.rivals_ahead(
-                        images.places,
-                        captions.places,
-                        scores.of_items(images.vector_of, captions.vector_of),
-                    )
-                ],
-            )
+        first, *others = self._counting
+        ahead, receive = self._screen.sift(
+            tile, lambda scores: (self._ahead(tile, scores, first), self._leading(tile, scores))
+        )
+        for each in receive:
+            each()
+        for other in others:
+            ahead += self._screen.sift(tile, lambda scores, other=other: self._ahead(tile, scores, other))
+        return ahead
 
-        return [ahead for each in self._counting for ahead in of(each)]
+    def _ahead(self, tile: tuple[int, int], scores: TileScores, counting: _Counting) -> list[Ahead]:
+        parts = self._parts(tile, scores)
+        return [ahead for part in parts for ahead in counting.rivals_ahead(*part)]
+
+    def _leading(self, tile: tuple[int, int], scores: TileScores) -> list[Callable[[], None]]:
+        return [each.screen(*part) for each in self._lists for part in self._parts(tile, scores)]
+
+    def _parts(
+        self, tile: tuple[int, int], scores: TileScores
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, TileScores]]:
+        for images, captions in self._tiles.sides(tile):
+            yield images.places, captions.places, scores.of_items(images.vector_of, captions.vector_of)
 
 
 def _add(found: Iterable[Ahead]) -> None:

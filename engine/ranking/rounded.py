@@ -11,12 +11,17 @@ are added up without error.
 """
 
 import math
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
+
+from engine.ranking.coarse import lengths
 
 _UNIT = 2.0**-53  # of float64
 SMALLEST = float(np.finfo(np.float32).tiny)
 _BLOCK_BYTES = 1 << 20  # of vectors in float64: well inside the second-level cache of one core
+_TOGETHER = 64  # vectors of which one is multiplied with the others
 
 
 def rounded_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -44,12 +49,53 @@ def rounded_pairs(a: np.ndarray, b: np.ndarray, sizes: np.ndarray | None = None)
         part = slice(start, start + step)
         wide_a, wide_b = a[part].astype(np.float64), b[part].astype(np.float64)
         if sizes is None:
-            squares = np.einsum("nd,nd->n", wide_a, wide_a) * np.einsum("nd,nd->n", wide_b, wide_b)
+            squares = _dots(wide_a, wide_a) * _dots(wide_b, wide_b)
         error = _error(a.shape[1], np.sqrt(squares) if sizes is None else sizes[part], 1.0)
-        scores[part], doubtful = _round(np.einsum("nd,nd->n", wide_a, wide_b), error)
+        scores[part], doubtful = _round(_dots(wide_a, wide_b), error)
         for pair in doubtful:
             scores[start + pair] = _added_without_error(wide_a[pair] * wide_b[pair])
     return scores
+
+
+class PairScores:
+    """The inner products of pairs of rows of `a` [M,D] and items, rounded once.
+
+    Item i has the vector `b[vector_of[i]]`; `b` is [N,D], and all are float32.
+    """
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, vector_of: np.ndarray) -> None:
+        self._sides, self._vector_of = (a, b), vector_of
+
+    def __call__(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return the products [n] float32 of `rows` [n] and `items` [n].
+
+        Pairs of the same row, or of the same item, are quicker where they come one after another.
+        """
+        columns = self._vector_of[items]
+        sums = np.empty(len(rows))
+        sides = zip(self._sides, (rows, columns), strict=True)
+        (a, one), (b, other) = sorted(sides, key=lambda side: np.count_nonzero(np.diff(side[1])))
+        starts = np.diff(one, prepend=-1) != 0
+        starts[::_TOGETHER] = True
+        for start, end in pairwise([*np.flatnonzero(starts).tolist(), len(one)]):
+            vector, others = a[one[start]], b[other[start:end]]
+            sums[start:end] = _dots(others.astype(np.float64), vector.astype(np.float64)[None])
+        sizes = self._lengths[0][rows] * self._lengths[1][columns]
+        scores, doubtful = _round(sums, _error(a.shape[1], sizes, 1.0))
+        scores[doubtful] = rounded_pairs(a[one[doubtful]], b[other[doubtful]])
+        return scores
+
+    @cached_property
+    def _lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        return lengths(self._sides[0]), lengths(self._sides[1])
+
+
+def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the inner products [n] of the pairs of rows of `a` [n,D] and `b` [n,D] or [1,D].
+
+    They are products of single rows: quicker than `einsum`, and made on the calling thread.
+    """
+    return (a[:, None, :] @ b[:, :, None])[:, 0, 0]
 
 
 def _longest(vectors: np.ndarray) -> float:

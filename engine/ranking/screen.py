@@ -142,6 +142,44 @@ class TileScores:
             least = (exact - _SMALLEST).astype(np.float32)
         return np.nextafter(least, np.float32(-np.inf))
 
+    @property
+    def exact(self) -> np.ndarray | None:
+        """Return the scores [V,W], or None if they are coarse."""
+        return self._scores if self._margins is None else None
+
+    def kth_at_least(self, side: int, k: int) -> np.ndarray:
+        """Return numbers [Q] that are at most the k-th highest score of each query, by coarse scores.
+
+        The queries are the rows (`side` 0) or the columns (1). -infinity stands where there are too few.
+        """
+        bounds = lower_bounds(self._scores.T if side else self._scores, k)
+        return self._bounds(bounds, self._margins[side])[0]
+
+    def may_reach(
+        self, side: int, bars: np.ndarray, most: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the pairs whose score may be at least their query's bar, by coarse scores: query, item [n].
+
+        Then come numbers [n] that their scores are at least and at most. Nothing is multiplied. The queries
+        are the rows (`side` 0) or the columns (1), in ascending order. Raises `TooManyOpenError` for more
+        than `most` pairs.
+        """
+        low, _ = self._limits(side, bars)
+        found, count = [], 0
+        for rows in _pieces(self._scores):
+            reach = self._reaching(self._scores[rows], low if side else low[rows, None])
+            found.append(_places(reach) + rows.start * reach.shape[1])
+            count += len(found[-1])
+            if count > most:
+                raise TooManyOpenError
+        pair = self._pairs(found)
+        query, item = pair[side], pair[1 - side]
+        found = query, item, *self._bounds(self._scores[pair], self._margins[side][query])
+        if side:
+            order = np.argsort(query.astype(np.min_scalar_type(len(bars))), kind="stable")  # 16 bits: radix
+            found = tuple(each[order] for each in found)
+        return found
+
     def _reaching(self, scores: np.ndarray, low: np.ndarray) -> np.ndarray:
         return scores >= low if self._margins is None else scores > low
 
@@ -152,13 +190,13 @@ class TileScores:
         """
         if self._margins is None:
             return bars, bars
-        limits = []
-        for sign in (-1, 1):
-            exact = (bars.astype(np.float64) + sign * self._margins[side]) / self._unit
-            with np.errstate(over="ignore"):
-                rounded = (exact + sign * _SMALLEST).astype(np.float32)  # subnormal numbers may become 0
-                limits.append(np.nextafter(rounded, np.float32(sign * np.inf)))
-        return tuple(limits)
+        bars = bars.astype(np.float64)
+        return tuple(_outward((bars + sign * self._margins[side]) / self._unit, sign) for sign in (-1, 1))
+
+    def _bounds(self, coarse: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what scores [n] are at least and at most, for `coarse` ones with these `margins` [n]."""
+        middle = coarse.astype(np.float64) * self._unit
+        return tuple(_outward(middle + sign * margins, sign) for sign in (-1, 1))
 
     def _check_few(self, places: list[np.ndarray]) -> None:
         if sum(map(len, places)) > _FEW * self._scores.size:
@@ -258,6 +296,30 @@ class Screen:
                     self._kept_bytes -= self._kept.popitem(last=False)[1].numbers.nbytes
             self._kept.move_to_end(key)
             return self._kept[key]
+
+
+def _outward(numbers: np.ndarray, sign: int) -> np.ndarray:
+    """Round float64 numbers [n] to float32 ones below (`sign` -1) or above them (1)."""
+    with np.errstate(over="ignore"):
+        rounded = (numbers + sign * _SMALLEST).astype(np.float32)  # subnormal numbers may become 0
+    return np.nextafter(rounded, np.float32(sign * np.inf))
+
+
+def lower_bounds(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return numbers [Q] that are at most the k-th highest of each row of `scores` [Q,G].
+
+    The k-th highest of the maxima of chunks is one; -infinity where there are too few.
+    """
+    queries, items = scores.shape
+    chunks = min(4 * k, items)
+    if chunks < k:
+        return np.full(queries, -np.inf, scores.dtype)
+    width = items // chunks
+    if scores.flags.c_contiguous:
+        maxima = scores[:, : chunks * width].reshape(queries, width, chunks).max(axis=1)
+    else:
+        maxima = scores.T[: chunks * width].reshape(width, chunks, queries).max(axis=0).T
+    return np.partition(maxima, chunks - k, axis=1)[:, chunks - k]
 
 
 def _pieces(scores: np.ndarray) -> Iterator[slice]:

@@ -56,7 +56,7 @@ def test_order_similarity_and_its_ranks(block_size):
             scores[np.ix_(images, captions)] = block
 
     embeddings = golden["images"], golden["captions"]
-    found = retrieval_ranks(*embeddings, *five_captions_each(60), "order", block_size, scores_out=Keep())
+    found = retrieval_ranks(*embeddings, *five_captions_each(60), "order", block_size, scores_out=[Keep()])
     np.testing.assert_allclose(scores, golden["sim"], atol=1e-6)
     assert found[0].tolist() == golden["i2t_ranks"].tolist()
     assert found[1].tolist() == golden["t2i_ranks"].tolist()

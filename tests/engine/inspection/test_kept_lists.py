@@ -1,10 +1,13 @@
 """Lists hold what a sort of the whole matrix puts first, and come back from their file as they were."""
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 
 from config.errors import UserError
 from engine.inspection.kept_lists import KeptLists, ListKeeper, read_lists, write_lists
+from engine.ranking.ranks import Question, rank_counters
 from tests.engine.inspection.evaluated import IMAGES, Split
 
 
@@ -42,6 +45,23 @@ def test_pairs_one_by_one_fill_the_same_lists_as_tiles():
         images, captions = np.divmod(part, split.num_captions)
         keeper.write_pairs(images, captions, split.scores[images, captions])
     found, expected = keeper.close(), split.kept(6)
+    for name in ("i2t", "t2i", "i2t_scores", "t2i_scores", "right_scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_screened_tiles_keep_what_whole_ones_do(folds):
+    split = Split(folds=folds)
+    random = np.random.default_rng(0)
+    images, texts = (random.standard_normal((size, 200)).astype("f4") for size in (IMAGES, 30))
+    texts[split.sentence_ids] += images[split.caption_image]
+    question = Question(split.relevance, split.image_fold, split.caption_fold)
+    screened, whole, sink = *(ListKeeper(split, 4, split.image_fold) for _ in range(2)), MagicMock()
+    for keeper, scores_out in ((screened, []), (whole, [sink])):
+        arguments = {"block_size": 10, "caption_sentence": split.sentence_ids, "scores_out": scores_out}
+        rank_counters(images, texts, question, **arguments, lists_out=[keeper])
+    found, expected = screened.close(), whole.close()
+    assert sink.write.called and np.isfinite(found.right_scores).all()
     for name in ("i2t", "t2i", "i2t_scores", "t2i_scores", "right_scores"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 

@@ -51,7 +51,7 @@ def test_ranks_are_those_of_the_scores_that_are_written(measure, tie_rule, label
         image_emb, text_emb, image_ids, caption_ids, sentence = random_case(random, label_type=label_type)
         recorder = Recorder(len(image_ids), len(caption_ids))
         arguments = (image_emb, text_emb, image_ids, caption_ids, measure, block_size, tie_rule, sentence)
-        i2t, t2i = retrieval_ranks(*arguments, scores_out=recorder)
+        i2t, t2i = retrieval_ranks(*arguments, scores_out=[recorder])
         assert i2t.tolist() == ranks(recorder.scores, image_ids, caption_ids, tie_rule).tolist()
         assert t2i.tolist() == ranks(recorder.scores.T, caption_ids, image_ids, tie_rule).tolist()
         unwritten = retrieval_ranks(*arguments)
@@ -63,7 +63,7 @@ def test_scores_are_the_measure_by_plain_loops(measure):
     image_emb, text_emb, image_ids, caption_ids, sentence = random_case(np.random.default_rng(1))
     recorder = Recorder(len(image_ids), len(caption_ids))
     retrieval_ranks(
-        image_emb, text_emb, image_ids, caption_ids, measure, 5, "against", sentence, scores_out=recorder
+        image_emb, text_emb, image_ids, caption_ids, measure, 5, "against", sentence, scores_out=[recorder]
     )
     texts = text_emb[sentence].astype(np.float64)
     expected = (
@@ -89,7 +89,9 @@ def test_pairs_compete_within_their_fold_alone():
         "image_fold": image_fold,
         "caption_fold": caption_fold,
     }
-    i2t, t2i = retrieval_ranks(image_emb, text_emb, image_ids, caption_ids, scores_out=recorder, **arguments)
+    i2t, t2i = retrieval_ranks(
+        image_emb, text_emb, image_ids, caption_ids, scores_out=[recorder], **arguments
+    )
     assert not np.isnan(recorder.scores).any()  # pairs across folds are written all the same
     for fold in range(3):
         rows, columns = np.flatnonzero(image_fold == fold), np.flatnonzero(caption_fold == fold)
@@ -144,7 +146,7 @@ def test_no_piece_of_scores_is_larger_than_a_block():
             Sizes.largest = max(Sizes.largest, *scores.shape)
 
     alike = np.ones((100, 3), np.float32)
-    retrieval_ranks(alike, alike, range(100), range(100), block_size=9, scores_out=Sizes())
+    retrieval_ranks(alike, alike, range(100), range(100), block_size=9, scores_out=[Sizes()])
     assert Sizes.largest == 9
 
 

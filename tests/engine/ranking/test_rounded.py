@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from engine.ranking.rounded import rounded_pairs, rounded_products
+from engine.ranking.rounded import PairScores, rounded_pairs, rounded_products
 from engine.runtime import flush_subnormals
 
 RANDOM = np.random.default_rng(0)
@@ -47,11 +47,16 @@ def test_scores_are_the_nearest_numbers(case: str, flushed: bool) -> None:
         vectors = CASES[case].astype(np.float32)
     expected = np.array([[nearest(a, b) for b in vectors] for a in vectors], np.float32)
     row, column = np.divmod(np.arange(expected.size), len(vectors))
+    backwards = np.arange(len(vectors))[::-1]
+    scores = PairScores(vectors, vectors[::-1], backwards)
     with ThreadPoolExecutor(1, initializer=flush_subnormals if flushed else None) as pool:
         whole = pool.submit(rounded_products, vectors, vectors).result()
         pairs = pool.submit(rounded_pairs, vectors[row], vectors[column]).result()
+        by_row, by_item = (pool.submit(scores, *each).result() for each in ((row, column), (column, row)))
     np.testing.assert_array_equal(whole, expected)
     np.testing.assert_array_equal(pairs.reshape(expected.shape), expected)
+    np.testing.assert_array_equal(by_row.reshape(expected.shape), expected)
+    np.testing.assert_array_equal(by_item.reshape(expected.shape), expected.T)
 
 
 def test_what_is_not_finite_stays_so() -> None:

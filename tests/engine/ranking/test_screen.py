@@ -121,7 +121,7 @@ def test_ranks_are_those_of_whole_tiles_and_of_plain_loops(
     )
     arguments = {"block_size": 32, "caption_sentence": sentence}
     screened = rank_counters(images, texts, [question, question], **arguments)
-    whole = rank_counters(images, texts, [question, question], **arguments, scores_out=Sink())
+    whole = rank_counters(images, texts, [question, question], **arguments, scores_out=[Sink()])
     scores = rounded_products(images, texts)[:, sentence]
     right, ignored = (
         each.are_right(np.arange(60)[:, None], np.arange(130))
