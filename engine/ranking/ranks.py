@@ -245,9 +245,7 @@ def _neighbours(relevance: Relevance) -> tuple[np.ndarray, np.ndarray]:
 class _WholeTiles:
     """The two passes over tiles whose scores are all made; `sinks` receive them."""
 
-    def __init__(
-        self, tiles: Tiles, counting: list[_Counting], sinks: Sequence[ScoreSink | ListSink]
-    ) -> None:
+    def __init__(self, tiles: Tiles, counting: list[_Counting], sinks: Sequence[ScoreSink]) -> None:
         self._tiles, self._counting, self._sinks = tiles, counting, sinks
 
     def find_best(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
