@@ -9,8 +9,10 @@ from datasets.relevance import Relevance
 from engine.ranking import screen, short_lists
 from engine.ranking.ranks import Question, rank_counters
 from engine.ranking.rounded import rounded_products
+from engine.ranking.screen import TileScores, TooManyOpenError
 from engine.ranking.short_lists import ShortLists
 from engine.ranking.similarity import inner_products
+from engine.ranking.tiles import cut_into_blocks
 from tests.other_processors import without_bfloat16, without_mkl
 
 RANDOM = np.random.default_rng(0)
@@ -168,3 +170,31 @@ def test_all_pairs_of_a_query_are_settled_together(monkeypatch) -> None:
     assert [part.start for part in parts][1:] == [part.stop for part in parts][:-1]
     assert parts[0].start == 0 and parts[-1].stop == len(queries)
     assert all(queries[a.stop - 1] < queries[b.start] for a, b in pairwise(parts))
+
+
+@pytest.mark.parametrize("case", VECTORS)
+@pytest.mark.parametrize("side", [0, 1], ids=["rows ask", "columns ask"])
+def test_bounds_by_coarse_scores_hold(case: str, side: int) -> None:
+    vectors, nothing = VECTORS[case][:160], np.zeros(100, np.int8)
+    rows, columns = (
+        cut_into_blocks(part, np.arange(len(part)), nothing[: len(part)], nothing[: len(part)], 100)
+        for part in (vectors[:60], vectors[60:])
+    )
+    scores = rounded_products(rows[0].vectors, columns[0].vectors)
+    seen, k = scores.T if side else scores, min(scores.shape)  # so many that the first bound is the lowest
+    kth = np.sort(seen, axis=1)[:, -k]
+
+    def look(coarse: TileScores) -> bool:
+        if coarse.exact is not None:
+            return False
+        assert (coarse.kth_at_least(side, k) <= kth).all()
+        query, item, low, high = coarse.may_reach(side, kth, scores.size)
+        found = np.zeros(seen.shape, bool)
+        found[query, item] = True
+        assert found[seen >= kth[:, None]].all() and (np.diff(query) >= 0).all()
+        assert (low <= seen[query, item]).all() and (seen[query, item] <= high).all()
+        with pytest.raises(TooManyOpenError):
+            coarse.may_reach(side, kth, k - 1)
+        return True
+
+    assert screen.Screen(rows, columns).sift((0, 0), look)
