@@ -302,7 +302,7 @@ def _outward(numbers: np.ndarray, sign: int) -> np.ndarray:
     """Round float64 numbers [n] to float32 ones below (`sign` -1) or above them (1)."""
     with np.errstate(over="ignore"):
         rounded = (numbers + sign * _SMALLEST).astype(np.float32)  # subnormal numbers may become 0
-    return np.nextafter(rounded, np.float32(sign * np.inf))
+        return np.nextafter(rounded, np.float32(sign * np.inf))
 
 
 def lower_bounds(scores: np.ndarray, k: int) -> np.ndarray:
