@@ -115,8 +115,6 @@ def test_no_whole_tile_is_made_where_coarse_products_suffice(monkeypatch) -> Non
     monkeypatch.setattr(screen, "_FEW", 1.0)
     monkeypatch.setattr(screen, "rounded_products", lambda *sides: made.append(1) or rounded_products(*sides))
     vectors = unit(normal(400, WIDTH) * np.linspace(2, 0.1, WIDTH))
-    for kind in screen.kinds_of_products(WIDTH):
-        monkeypatch.setattr(type(kind), "few", 1.0)
     Asked(vectors, 1).lists(5)
     assert not made
 
