@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,8 +20,10 @@ from datasets.array_files import read_npz
 from datasets.pair_dataset import PairDataset
 from datasets.relevance import Relevance
 from datasets.retrieval_dataset import RetrievalDataset
-from engine.ranking.screen import TileScores
-from engine.ranking.short_lists import ScoresOf, ShortLists
+
+if TYPE_CHECKING:
+    from engine.ranking.screen import TileScores
+    from engine.ranking.short_lists import ScoresOf
 
 LISTS_FILE = "lists.npz"
 REMEDY = "expected what tools/eval_retrieval.py keeps with EVAL.LIST_LENGTH above 0: evaluate again"
@@ -34,6 +37,8 @@ class ListKeeper:
     """
 
     def __init__(self, dataset: RetrievalDataset | PairDataset, k: int, image_fold: np.ndarray) -> None:
+        from engine.ranking.short_lists import ShortLists  # Paddle, which reading does without
+
         caption_fold = image_fold[dataset.caption_image]
         self._dataset, self._image_fold = dataset, image_fold
         self._relevance = dataset.relevance.within(image_fold, caption_fold)
@@ -47,11 +52,11 @@ class ListKeeper:
         number = self._relevance.numbers_of(images[row], captions[column])
         self._right_scores[number] = scores[row, column]
 
-    def screen(self, images: np.ndarray, captions: np.ndarray, scores: TileScores) -> Callable[[], None]:
+    def screen(self, images: np.ndarray, captions: np.ndarray, scores: "TileScores") -> Callable[[], None]:
         """Choose what may lead by `scores` [I,T], as `ListSink` says."""
         return self._lists.screen(images, captions, scores)
 
-    def settle(self, scores_of: ScoresOf) -> None:
+    def settle(self, scores_of: "ScoresOf") -> None:
         """Make the scores of what leads, and of all right pairs."""
         self._lists.settle(scores_of)
         self._right_scores = scores_of(self._relevance.images, self._relevance.captions)
