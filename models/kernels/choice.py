@@ -156,7 +156,7 @@ def read_choice(path: Path, names: list[str]) -> Choice | None:
         libraries = {kind: content["libraries"][kind] for kind in KINDS}
         if content["of"] != _machine() or not set(libraries.values()) <= set(names):
             return None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return Choice(**libraries, origin="measured before")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.kernels.products import PackedMatrices, multiply
+from models.kernels.recurrent_steps import GRUSteps, LSTMSteps, Steps
 from models.kernels.row_blocks import for_each, row_blocks
 
 Rows = np.ndarray | None  # row numbers; None stands for 0, 1, 2, ...
@@ -20,157 +21,6 @@ Rows = np.ndarray | None  # row numbers; None stands for 0, 1, 2, ...
 # Gradients of rows with the same input are summed before they are multiplied if there are fewer distinct
 # inputs than this share of the rows.
 _SUM_FIRST_BELOW = 0.7
-
-
-class GRUSteps:
-    """The element-wise part of a GRU for n rows of a level; the gates are in the order r, z, n.
-
-    `forward` stores what `backward` needs: r, z and n in `gates` [3,n,D], U_n h + c_n in `hidden_n` [n,D].
-    """
-
-    num_gates, has_cell = 3, False
-    adds_products = False  # the products U h may be added to W x before `forward`
-    passes_state = True  # a gradient reaches h past the product U h
-    separate_biases = (2,)  # gates whose input and hidden bias have different gradients
-    scales = 0.5, 0.5, 1.0  # of a gate's input before tanh, as the logistic function is (1 + tanh(x/2)) / 2
-
-    @staticmethod
-    def input_bias(bias_ih: np.ndarray, bias_hh: np.ndarray) -> np.ndarray:
-        """Return the bias [3,D] of W x: the sum of both, but for n its own alone, as r scales the other."""
-        return np.stack([bias_ih[0] + bias_hh[0], bias_ih[1] + bias_hh[1], bias_ih[2]])
-
-    def forward(
-        self,
-        inputs: np.ndarray,
-        hidden: np.ndarray,
-        bias_hh: np.ndarray,
-        previous: np.ndarray,
-        cell: None,
-        state: np.ndarray,
-        new_cell: None,
-    ) -> None:
-        """Write the next state to `state` [n,D].
-
-        `inputs` [3,n,D] are the scaled W x with their biases, `hidden` [3,n or 1,D] is the scaled U h, and
-        `previous` [n,D] is h. A GRU has no cell: `cell` and `new_cell` are None.
-        """
-        self.gates, self.hidden_n = np.empty(inputs.shape, inputs.dtype), np.empty(state.shape, state.dtype)
-        np.add(hidden[2], bias_hh[2], out=self.hidden_n)
-        r, z, n = self.gates
-        reset_update = np.add(inputs[:2], hidden[:2], out=self.gates[:2])
-        _to_logistic(np.tanh(reset_update, out=reset_update))
-        np.multiply(r, self.hidden_n, out=n)
-        n += inputs[2]
-        np.tanh(n, out=n)
-        np.subtract(previous, n, out=state)
-        state *= z
-        state += n
-
-    def backward(
-        self, previous: np.ndarray, cell: None, d_state: np.ndarray, d_cell: None, d_gates: np.ndarray
-    ) -> None:
-        """Write the gradients of U h + c to `d_gates` [3,n,D].
-
-        `d_state` [n,D] is overwritten by the gradient that reaches h past the product, `hidden_n` by the
-        gradient of n's W x. For r and z, W x and U h have the same gradient.
-        """
-        (r, z, n), hidden_n = self.gates, self.hidden_n
-        d_r, d_z, d_n = d_gates
-        fresh = 1 - z
-        _tanh_slope(n, out=d_n)
-        d_n *= d_state
-        d_n *= fresh
-        d_state *= z
-        np.subtract(previous, n, out=d_z)
-        d_z *= d_state
-        d_z *= fresh
-        np.subtract(1, r, out=d_r)
-        d_r *= hidden_n
-        hidden_n[:] = d_n
-        d_n *= r
-        d_r *= d_n
-
-    def to_input_gradients(self, d_hidden: np.ndarray) -> None:
-        """Turn the gradients of U h + c [3,n,D] into those of W x, in place."""
-        d_hidden[2] = self.hidden_n
-
-
-class LSTMSteps:
-    """The element-wise part of an LSTM for n rows of a level; the gates are in the order i, f, g, o.
-
-    `forward` stores what `backward` needs: `gates` [4,n,D], h in `state` [n,D], tanh(c) in `tanh_cell` [n,D].
-    The class attributes mean what they do in `GRUSteps`.
-    """
-
-    num_gates, has_cell, adds_products, passes_state = 4, True, True, False
-    separate_biases = ()
-    scales = 0.5, 0.5, 1.0, 0.5
-
-    @staticmethod
-    def input_bias(bias_ih: np.ndarray, bias_hh: np.ndarray) -> np.ndarray:
-        """Return the bias [4,D] of W x: the sum of both biases."""
-        return bias_ih + bias_hh
-
-    def forward(
-        self,
-        inputs: np.ndarray,
-        hidden: np.ndarray | None,
-        bias_hh: np.ndarray,
-        previous: np.ndarray,
-        cell: np.ndarray,
-        state: np.ndarray,
-        new_cell: np.ndarray,
-    ) -> None:
-        """Write the next state to `state` [n,D] and the next cell to `new_cell` [n,D].
-
-        `inputs` [4,n,D] are the scaled W x with their biases; the gates overwrite them. `hidden` [4,n or 1,D]
-        is the scaled U h, or None if `inputs` contain it already.
-        """
-        self.gates = gates = inputs if hidden is None else np.add(inputs, hidden, out=inputs)
-        np.tanh(gates, out=gates)
-        _to_logistic(gates[:2])
-        _to_logistic(gates[3])
-        i, f, g, o = gates
-        np.multiply(f, cell, out=new_cell)
-        new_cell += np.multiply(i, g, out=state)
-        self.state, self.tanh_cell = state, np.tanh(new_cell)
-        np.multiply(o, self.tanh_cell, out=state)
-
-    def backward(
-        self,
-        previous: np.ndarray,
-        cell: np.ndarray,
-        d_state: np.ndarray,
-        d_cell: np.ndarray,
-        d_gates: np.ndarray,
-    ) -> None:
-        """Write the gradients of W x + U h to `d_gates` [4,n,D].
-
-        `d_cell` [n,D], the gradient of the cell, is overwritten by the gradient of the previous cell. No
-        gradient reaches h past the product.
-        """
-        i, f, g, o = self.gates
-        np.subtract(1, self.gates, out=d_gates)
-        d_i, d_f, d_g, d_o = d_gates
-        slope = self.state * self.tanh_cell
-        np.subtract(o, slope, out=slope)  # o (1 - tanh(c)^2)
-        slope *= d_state
-        d_cell += slope
-        d_o *= self.state
-        d_o *= d_state
-        d_g *= np.add(1, g, out=slope)
-        for d_gate, slope_left, factor in ((d_i, i, g), (d_f, f, cell), (d_g, i, None)):
-            d_gate *= slope_left
-            if factor is not None:
-                d_gate *= factor
-            d_gate *= d_cell
-        d_cell *= f
-
-    def to_input_gradients(self, d_hidden: np.ndarray) -> None:
-        """Do nothing: W x and U h are added, so their gradients are equal."""
-
-
-Steps = type[GRUSteps] | type[LSTMSteps]
 
 
 class Groups:
@@ -470,18 +320,6 @@ class Recurrence:
     def _gates(self, x: np.ndarray) -> np.ndarray:
         """Return a view [G,D,...] of a weight or bias [G*D,...]."""
         return x.reshape(self._kind.num_gates, -1, *x.shape[1:])
-
-
-def _to_logistic(x: np.ndarray) -> None:
-    """Turn tanh(x / 2) into the logistic function of x, in place."""
-    x *= 0.5
-    x += 0.5
-
-
-def _tanh_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Write the derivative 1 - y^2 of tanh, where its value is `y`, to `out`; return `out`."""
-    np.multiply(y, y, out=out)
-    return np.subtract(1, out, out=out)
 
 
 def _with_column(x: np.ndarray, column: np.ndarray | float) -> np.ndarray:

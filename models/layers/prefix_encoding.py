@@ -16,7 +16,8 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from models.kernels.precision import is_lowered
-from models.kernels.recurrence import GRUSteps, LSTMSteps, Recurrence
+from models.kernels.recurrence import Recurrence
+from models.kernels.recurrent_steps import GRUSteps, LSTMSteps
 from models.kernels.row_blocks import array_of
 
 

@@ -42,6 +42,7 @@ from engine.weights.bert_folder import read_bert_config
 from engine.weights.stored import stored_tensors
 from engine.weights.tensor_files import open_safetensors, read_safetensors, save_safetensors
 from engine.weights.weight_files import open_weights
+from models.kernels.choice import Choice, keep_choice, read_choice
 from serving.search.embeddings import Embeddings, read_embeddings, write_embeddings
 from tests.engine.inspection.evaluated import Split
 from tests.onnx_networks import write_means
@@ -348,6 +349,11 @@ def _read_result(folder: Path) -> None:
 
 
 READERS = {
+    "choice of a library": Reader(
+        lambda folder: keep_choice(folder / "products.json", Choice("numpy", "numpy", "measured"), ["numpy"]),
+        lambda folder: read_choice(folder / "products.json", ["numpy"]),
+        ("products.json",),
+    ),
     "npy": Reader(
         _npy,
         lambda folder: read_all(open_features(folder / "x_ims.npy")),

@@ -117,6 +117,14 @@ def test_subnormal_factors_are_read_as_they_are():
     assert_close(PackedMatrix(np.full((5, 6), 2**30, np.float32)).multiply(tiny), expected, 5)
 
 
+@needs_bfloat16
+def test_the_instructions_for_bfloat16_read_a_subnormal_factor_as_zero():
+    tiny = np.full((4, 5), 0x10, np.uint16)  # 1.5e-39
+    large = to_bfloat16(np.full((5, 6), 2.0**100, np.float32))
+    assert (multiply(tiny, large) == 0).all()
+    assert (PackedMatrix(large).multiply(tiny) == 0).all()
+
+
 @needs_onednn
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_product_is_the_same_in_every_run_and_on_every_thread(kind):
