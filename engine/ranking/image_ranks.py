@@ -2,9 +2,9 @@
 
 The idea: a query's rank is the number of irrelevant items ahead of its best relevant one, and its precisions
 need only its R relevant scores and its R highest irrelevant ones, so that most irrelevant scores, those below
-a threshold of the query, change nothing (`image_counter`). The relevant pairs come first and set the
-thresholds. Then coarse products find the few pairs of all tiles that may exceed a threshold, and only these
-are multiplied exactly (`screen`).
+a threshold of the query, change nothing (`image_counter`). The tiles that hold relevant pairs come first and
+set the thresholds. In all other tiles, cheap bounds find the few pairs that may exceed a threshold, and only
+these are multiplied in float32 (`score_bounds`).
 
 A query does not find itself: pairs of equal file numbers are left out, which the counter does.
 
@@ -13,24 +13,22 @@ columns. Processes of a job share the blocks of queries. The scores of a block, 
 them, do not depend on the number of processes, and so neither do ranks and precisions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 import numpy as np
 
 from datasets.prefetch import prefetched
 from engine.ranking.image_counter import ImageCounter
 from engine.ranking.metrics import group_numbers
-from engine.ranking.screen import Screen, TileScores
-from engine.ranking.similarity import check_magnitude, inner_products
-from engine.ranking.tiles import Tiles, TileSide, VectorBlock, cut_into_blocks
+from engine.ranking.score_bounds import Bounds
+from engine.ranking.similarity import check_magnitude, summed_products, summed_products_on_one_thread
+from engine.ranking.tiles import ScoredPortion, Tiles, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
 
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # places of queries and of gallery items, and scores, [n]
-
+_RUN = 16  # tiles of one block of queries that threads prefetch
 _KEPT_SCORES = 16 << 20  # relevant scores, and as many leading ones, of the queries that are ranked together
-_MOST_SOUGHT = 64  # leading rivals of a query in a tile
-_NO_PAIRS = np.empty((2, 0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,7 @@ class _Items:
         self.relevant, self.files = relevant, files
         self._block_size = block_size
         self.gallery_blocks = self._cut(gallery, np.arange(len(gallery)), gallery_group)
+        self.have_bounds = Bounds.are_worthwhile(gallery)
 
     def blocks_of_queries(self, rows: np.ndarray) -> list[VectorBlock]:
         """Return blocks of the queries in these `rows`; the places of their items are indices into `rows`."""
@@ -180,7 +179,8 @@ def _rank_chunk(
     if not own:
         return rows[:0], rows[:0], *np.empty((2, 0)), rows[:0], rows[:0]
     counter = ImageCounter(items.files[0][rows], items.files[1], items.relevant[rows], tie_rule)
-    _Search(blocks, items.gallery_blocks, counter, own, mirrored).run(show)
+    search = _Search(blocks, items.gallery_blocks, counter, own, mirrored, items.have_bounds)
+    search.run(show)
     places = np.concatenate([_places(blocks[number]) for number in own])
     places = np.sort(places[items.relevant[rows[places]] > 0])
     return rows[places], *counter.result(places)
@@ -194,7 +194,7 @@ class _Search:
     """Shows the counter all scores that can matter to the queries of the blocks `own`.
 
     `own` holds indices into `blocks`. With `mirrored`, `blocks` are those of the gallery, and a tile is
-    multiplied once for the queries on both its sides. Threads share the tiles.
+    multiplied once for the queries on both its sides.
     """
 
     def __init__(
@@ -204,27 +204,25 @@ class _Search:
         counter: ImageCounter,
         own: range,
         mirrored: bool,
+        have_bounds: bool,
     ) -> None:
-        self._blocks, self._counter, self._own, self._mirrored = blocks, counter, own, mirrored
-        self._tiles = Tiles(blocks, gallery_blocks, inner_products)
-        self._screen = Screen(blocks, gallery_blocks)
-        self._related = set(self._tiles.related())
+        self._blocks, self._gallery_blocks = blocks, gallery_blocks
+        self._counter, self._own, self._mirrored = counter, own, mirrored
+        self._tiles = Tiles(blocks, gallery_blocks, summed_products)
+        self._bounds = Bounds(blocks, gallery_blocks) if have_bounds else None
 
     def run(self, show: Callable[[float], None]) -> None:
-        """Go through the tiles with relevant pairs, then through all; `show` is told the share done."""
-        needed = Screen.in_order(tile for tile in self._tiles.all() if self._sides(tile))
-        related = [tile for tile in needed if tile in self._related]
-        for found in prefetched(self._relevant, related, choose_threads()):
-            for pairs in found:
-                self._counter.add_relevant(*pairs)
-        for number in self._own:
-            self._counter.close_relevant(_places(self._blocks[number]))
-        # Thresholds start low. The tiles with relevant pairs, one or two of each block, raise all of them.
-        needed.sort(key=lambda tile: tile not in self._related)
-        # A block sees its tiles in the same order, whatever other blocks this process ranks.
-        for done, found in enumerate(prefetched(self._rivals, needed, choose_threads()), start=1):
-            for pairs in found:
-                self._counter.add_rivals(*pairs)
+        """Go through all tiles, those with relevant pairs first; `show` is called with the share done."""
+        needed = [tile for tile in self._tiles.all() if self._sides(tile)]
+        related = sorted(set(self._tiles.related()).intersection(needed))
+        rest = sorted(set(needed).difference(related))
+        # A block sees its tiles in the same runs, whatever other blocks this process ranks.
+        runs = groupby(rest, lambda tile: (tile[0], tile[1] // _RUN))
+        steps = chain(
+            chain.from_iterable(map(self._count_related, _clusters(related, self._mirrored))),
+            chain.from_iterable(self._count_unrelated(list(run)) for _, run in runs),
+        )
+        for done, _ in enumerate(steps, start=1):
             show(done / len(needed))
 
     def _sides(self, tile: tuple[int, int]) -> list[int]:
@@ -238,58 +236,75 @@ class _Search:
             return [0] if tile[0] == tile[1] and tile[0] in self._own else []
         return [side for side in (0, 1) if tile[side] in self._own]
 
-    def _relevant(self, tile: tuple[int, int]) -> list[Pairs]:
-        """Return the relevant pairs of a tile as seen from each side."""
-        found = []
-        for sides in self._tiles.sides(tile):
-            pairs = _same_group(*sides)
-            vectors = [side.vectors_of(which) for side, which in zip(sides, pairs, strict=True)]
-            scores = self._screen.pairs(tile, *vectors)
-            places = [side.places[which] for side, which in zip(sides, pairs, strict=True)]
-            found += [(places[side], places[1 - side], scores) for side in self._sides(tile)]
-        return found
+    def _seen_from(self, sides: Iterable[int], portions: Iterable[ScoredPortion]) -> Iterator[ScoredPortion]:
+        """Yield queries, items and scores [Q,G] for each of the `sides` of a tile."""
+        for rows, columns, scores in portions:
+            for side in sides:
+                yield (columns, rows, scores.T) if side else (rows, columns, scores)
 
-    def _rivals(self, tile: tuple[int, int]) -> list[Pairs]:
-        """Return the irrelevant pairs of a tile that exceed a threshold, as seen from each side.
+    def _count_related(self, cluster: list[tuple[int, int]]) -> Iterator[None]:
+        """Count the tiles of a cluster, which hold all relevant pairs of its queries; yield after each."""
+        for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=True), strict=True):
+            for seen in self._seen_from(self._sides(tile), scored):
+                self._counter.add_relevant(*seen)
+        for number in {tile[side] for tile in cluster for side in self._sides(tile)}:
+            self._counter.close_relevant(_places(self._blocks[number]))
+        for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=False), strict=True):
+            for seen in self._seen_from(self._sides(tile), scored):
+                self._counter.add_rivals(*seen, related=True)
+            yield
 
-        The thresholds are those of now; they only rise.
-        """
-        return self._screen.sift(tile, lambda scores: self._exceeding(tile, scores))
+    def _count_unrelated(self, run: list[tuple[int, int]]) -> Iterator[None]:
+        """Count a run of tiles without relevant pairs, which threads prefetch; yield after each."""
+        bounds = self._bounds
+        numbers = {tile[side] for tile in run for side in self._sides(tile)}
+        promising = {number for number in numbers if bounds and bounds.are_promising(number)}
+        bounded = {tile for tile in run if any(tile[side] in promising for side in self._sides(tile))}
 
-    def _exceeding(self, tile: tuple[int, int], scores: TileScores) -> list[Pairs]:
-        found = []
-        for sides in self._tiles.sides(tile):
-            part = scores.of_items(sides[0].vector_of, sides[1].vector_of)
-            left_out = self._not_rivals(*sides) if tile in self._related else _NO_PAIRS
-            with part.without(*left_out):
-                for side in self._sides(tile):
-                    queries, items = sides[side], sides[1 - side]
-                    passed = self._passed(part, side, queries) if tile in self._related else -np.inf
-                    *pairs, values = part.exceeding(side, self._counter.thresholds(queries.places, passed))
-                    places = queries.places[pairs[side]]
-                    order = np.argsort(places, kind="stable")
-                    found.append((places[order], items.places[pairs[1 - side]][order], values[order]))
-        return found
+        def multiply(tile: tuple[int, int]) -> np.ndarray | None:
+            if tile in bounded:
+                return bounds.products(tile)
+            return self._tiles.multiply(tile, summed_products_on_one_thread)
 
-    def _not_rivals(self, queries: TileSide, items: TileSide) -> tuple[np.ndarray, np.ndarray]:
-        """Return row and column [n] of the pairs that are relevant or one picture."""
-        rivals = self._counter.others(queries.places, items.places)
-        rivals[_same_group(queries, items)] = False
-        return np.nonzero(~rivals)
+        for tile, made in zip(run, prefetched(multiply, run, choose_threads()), strict=True):
+            left = self._sides(tile)
+            if bounds:
+                products = made if tile in bounded else None
+                left = [side for side in left if not self._add_pairs(tile, side, products, promising)]
+            if left:
+                scores = self._tiles.multiply(tile) if tile in bounded else made
+                for seen in self._seen_from(left, self._tiles.portions(tile, scores)):
+                    self._counter.add_rivals(*seen, related=False)
+            yield
 
-    def _passed(self, scores: TileScores, side: int, queries: TileSide) -> np.ndarray | float:
-        """Return numbers [Q] that enough rivals of a tile exceed, or -infinity if these are too many to find.
+    def _add_pairs(
+        self, tile: tuple[int, int], side: int, products: np.ndarray | None, promising: set[int]
+    ) -> bool:
+        """Show the counter the pairs of one side that can matter; return False if bounds do not find them."""
+        if tile[side] not in promising:
+            products = None
+        pairs = self._bounds.pairs(tile, side, products, self._counter.thresholds)
+        if pairs is None:
+            return False
+        row, column, scores = pairs
+        places = _places(self._blocks[tile[side]])
+        items = _places(self._block_of_items(tile, side))
+        above = np.flatnonzero(scores > self._counter.thresholds(places)[row])
+        self._counter.add_pairs(places, row[above], items[column[above]], scores[above])
+        return True
 
-        They spare the first tiles, when thresholds are low, many pairs.
-        """
-        count = self._counter.most_relevant(queries.places)
-        return scores.passed(side, count) if 0 < count <= _MOST_SOUGHT else -np.inf
+    def _block_of_items(self, tile: tuple[int, int], side: int) -> VectorBlock:
+        """Return the block that the queries on a `side` of a tile search."""
+        return self._blocks[tile[0]] if side else self._gallery_blocks[tile[1]]
 
 
-def _same_group(queries: TileSide, items: TileSide) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column [n] of all pairs of a query and an item of its group, row by row."""
-    order = np.argsort(items.groups, kind="stable")
-    low, high = (np.searchsorted(items.groups[order], queries.groups, side) for side in ("left", "right"))
-    row = np.repeat(np.arange(len(low)), high - low)
-    first = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
-    return row, order[first + np.arange(len(row))]
+def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:
+    """Group the tiles `related`, which hold relevant pairs, so that all tiles of a query are in one list."""
+    clusters: list[list[tuple[int, int]]] = []
+    reach = -1  # the last block of queries in the list
+    for tile in related:
+        if tile[0] > reach:
+            clusters.append([])
+        clusters[-1].append(tile)
+        reach = max(reach, tile[1] if mirrored else tile[0])
+    return clusters

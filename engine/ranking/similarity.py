@@ -27,35 +27,57 @@ def similarity_of(measure: str) -> Similarity:
 def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the inner products [I,T] of `images` [I,D] and `texts` [T,D]: cosines of normalised vectors.
 
-    Those of float32 vectors are rounded once (`rounded`). Others are multiplied in pieces of rows on one
-    thread each, so that the rounding does not depend on the number of threads.
+    Those of float32 vectors are rounded once (`rounded`); others are added up as in `summed_products`.
     """
-    products = np.empty((len(images), len(texts)), np.result_type(images, texts))
-    for_each(lambda rows: _multiply_piece(images, texts, products, rows), _pieces(len(images)))
-    return products
+    rounded = np.result_type(images, texts) == np.float32
+    return _in_pieces(images, texts, _round_piece if rounded else _sum_piece, for_each)
 
 
 def inner_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the same numbers as `inner_products`, computed on the calling thread alone."""
-    products = np.empty((len(images), len(texts)), np.result_type(images, texts))
-    for rows in _pieces(len(images)):
-        _multiply_piece(images, texts, products, rows)
-    return products
+    rounded = np.result_type(images, texts) == np.float32
+    return _in_pieces(images, texts, _round_piece if rounded else _sum_piece, _one_by_one)
+
+
+def summed_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the inner products [I,T] as they are added up in the precision of the vectors.
+
+    Each piece of rows is multiplied on one thread, so that with Paddle's MKL the rounding does not depend on
+    the number of threads.
+    """
+    return _in_pieces(images, texts, _sum_piece, for_each)
+
+
+def summed_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the same numbers as `summed_products`, computed on the calling thread alone."""
+    return _in_pieces(images, texts, _sum_piece, _one_by_one)
 
 
 # For a similarity, the function that returns the same numbers on the calling thread alone.
-ON_ONE_THREAD: dict[Similarity, Similarity] = {inner_products: inner_products_on_one_thread}
+ON_ONE_THREAD: dict[Similarity, Similarity] = {
+    inner_products: inner_products_on_one_thread,
+    summed_products: summed_products_on_one_thread,
+}
 
 
-def _pieces(rows: int) -> list[slice]:
-    return [slice(start, start + _PIECE_ROWS) for start in range(0, rows, _PIECE_ROWS)]
+def _in_pieces(images: np.ndarray, texts: np.ndarray, multiply: Callable, each: Callable) -> np.ndarray:
+    products = np.empty((len(images), len(texts)), np.result_type(images, texts))
+    pieces = [slice(start, start + _PIECE_ROWS) for start in range(0, len(images), _PIECE_ROWS)]
+    each(lambda rows: multiply(images[rows], texts, products[rows]), pieces)
+    return products
 
 
-def _multiply_piece(images: np.ndarray, texts: np.ndarray, products: np.ndarray, rows: slice) -> None:
-    if products.dtype == np.float32:
-        products[rows] = rounded_products(images[rows], texts)
-    else:
-        multiply_on_one_thread(images[rows], texts.T, products[rows])
+def _one_by_one(work: Callable[[slice], None], pieces: list[slice]) -> None:
+    for piece in pieces:
+        work(piece)
+
+
+def _round_piece(images: np.ndarray, texts: np.ndarray, out: np.ndarray) -> None:
+    out[:] = rounded_products(images, texts)
+
+
+def _sum_piece(images: np.ndarray, texts: np.ndarray, out: np.ndarray) -> None:
+    multiply_on_one_thread(images, texts.T, out)
 
 
 def order_similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:

@@ -5,23 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from engine.ranking import screen
+from engine.ranking import score_bounds
 from engine.ranking.image_metrics import summarize_images
 from engine.ranking.image_ranks import ImageRanks, image_ranks
-from engine.ranking.rounded import rounded_products
-from engine.ranking.similarity import inner_products
 from engine.runtime import flush_subnormals
-from tests.other_processors import WAYS, products_of_each_kind
+from tests.other_processors import WAYS
 
 
 def looped(
     query, query_labels, gallery, gallery_labels, own: bool, tie_rule: str, files: tuple | None = None
 ) -> list[tuple]:
-    """Return query, rank, average precision at R and R-precision of the queries with a relevant item.
-
-    float32 vectors have their inner products, which are tested elsewhere.
-    """
-    scores = inner_products(query, gallery)
+    """Return query, rank, average precision at R and R-precision of the queries with a relevant item."""
     if tie_rule == "average":
         against, favour = (
             looped(query, query_labels, gallery, gallery_labels, own, rule, files)
@@ -29,14 +23,10 @@ def looped(
         )
         return [tuple(np.mean(pair, axis=0)) for pair in zip(against, favour, strict=True)]
     found = []
-    for number, label in enumerate(query_labels):
+    for number, (vector, label) in enumerate(zip(query, query_labels, strict=True)):
         items = [
-            (
-                -float(scores[number, place]),
-                (other_label == label) == (tie_rule == "against"),
-                other_label == label,
-            )
-            for place, other_label in enumerate(gallery_labels)
+            (-float(vector @ other), (other_label == label) == (tie_rule == "against"), other_label == label)
+            for place, (other, other_label) in enumerate(zip(gallery, gallery_labels, strict=True))
             if not (own and place == number) and not (files and files[0][number] == files[1][place])
         ]
         hits = [relevant for _, _, relevant in sorted(items)]
@@ -142,11 +132,16 @@ def test_real_numbers_of_many_classes() -> None:
     check(found, looped(vectors.astype(float), labels, vectors.astype(float), labels, True, "against"))
 
 
-@pytest.mark.parametrize("kind", products_of_each_kind())
+def bounded(monkeypatch) -> None:
+    """Let few narrow embeddings in small blocks have bounds."""
+    for name, value in (("_FEWEST", 50), ("_NARROWEST", 16), ("_FEW", 0.25)):
+        monkeypatch.setattr(f"engine.ranking.score_bounds.{name}", value)
+
+
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
 @pytest.mark.parametrize("searched", ["each other", "gallery", "gallery with copies"])
-def test_coarse_products_change_nothing(monkeypatch, spread: float, searched: str, kind) -> None:
-    monkeypatch.setattr(screen, "kinds_of_products", lambda width: [kind])
+def test_bounds_change_nothing(monkeypatch, spread: float, searched: str) -> None:
+    bounded(monkeypatch)
     random = np.random.default_rng(3)
     scale = np.arange(1, 65) ** -1.0
     labels = random.permutation(np.arange(400) % 60)
@@ -161,29 +156,60 @@ def test_coarse_products_change_nothing(monkeypatch, spread: float, searched: st
     queries = slice(None) if own else slice(0, 150)
     gallery = () if own else (vectors[150:], labels[150:])
     found = image_ranks(vectors[queries], labels[queries], *gallery, block_size=24, files=files)
-    items = (vectors, labels) if own else (vectors[150:], labels[150:])
-    check(found, looped(vectors[queries], labels[queries], *items, own, "against", files))
+    exact = vectors.astype(float)
+    items = (exact, labels) if own else (exact[150:], labels[150:])
+    expected = looped(exact[queries], labels[queries], *items, own, "against", files)
+    _, ranks, average, share = map(np.array, zip(*expected, strict=True))
+    # A pair is not multiplied as a tile is: a score may pass another that was as good as equal.
+    assert np.abs(found.ranks - ranks).max() <= 1
+    assert np.count_nonzero(found.ranks != ranks) <= 2
+    np.testing.assert_allclose(found.average_precision.mean(), average.mean(), rtol=1e-3)
+    np.testing.assert_allclose(found.r_precision.mean(), share.mean(), rtol=1e-3)
+
+
+def count_products(monkeypatch, products: list) -> None:
+    """Note each product of a tile of at most 256 rows."""
+
+    def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        products.append(1)
+        np.matmul(a, b, out=out)
+
+    monkeypatch.setattr("engine.ranking.similarity.multiply_on_one_thread", multiply)
 
 
 @pytest.mark.parametrize("way", ["as here", "without MKL"])
-def test_few_tiles_are_made_exactly_where_classes_are_apart(monkeypatch, way: str) -> None:
+def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch, way: str) -> None:
+    bounded(monkeypatch)
     WAYS[way](monkeypatch)
-    made = []
-
-    def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        made.append(1)
-        return rounded_products(a, b)
-
+    products = []
+    count_products(monkeypatch, products)
     random = np.random.default_rng(4)
     labels = np.arange(600) // 6
-    vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 152])], axis=1)
+    vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    vectors[:, 150] = random.normal(0, 1e-3, 600)
-    monkeypatch.setattr(screen, "rounded_products", products)
-    found = image_ranks(vectors, labels, block_size=96)
+    vectors[:, 60] = random.normal(0, 1e-3, 600)
+    found = image_ranks(vectors, labels, block_size=24)
     assert not found.ranks.any()
     assert found.average_precision.min() == 1
-    assert len(made) == 7, "once for each of the 28 tiles that holds classes, for their own scores"
+    if score_bounds.library() is not None:
+        assert len(products) < 60  # of 325 tiles, once for those that hold a class
+    else:
+        assert len(products) >= 325
+
+
+@pytest.mark.parametrize(("each", "blocks", "again"), [(5, 30, 0), (7, 29, 0), (40, 30, 30)])
+def test_classes_that_fit_into_a_block_are_multiplied_once(
+    monkeypatch, each: int, blocks: int, again: int
+) -> None:
+    monkeypatch.setattr("engine.ranking.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
+    products = []
+    count_products(monkeypatch, products)
+    random = np.random.default_rng(6)
+    labels = random.permutation(np.arange(600) // each)
+    vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
+    found = image_ranks(vectors, labels, block_size=24)
+    check(found, looped(vectors, labels, vectors, labels, True, "against"))
+    assert len(products) == blocks * (blocks + 1) // 2 + again
 
 
 def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
@@ -247,10 +273,9 @@ def test_summary_in_percent() -> None:
 @pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
 @pytest.mark.parametrize("kept", [1 << 20, 700], ids=["at once", "few at a time"])
 def test_parts_have_the_ranks_of_the_whole_to_the_last_digit(monkeypatch, processes, own, kept) -> None:
-    monkeypatch.setattr("engine.ranking.coarse._NARROWEST", 16)
+    bounded(monkeypatch)
     monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
-    monkeypatch.setattr(screen, "_PAUSE", 3)
-    monkeypatch.setattr(screen, "_KEPT_BYTES", 30_000)  # some of the operands
+    monkeypatch.setattr("engine.ranking.score_bounds._PAUSE", 3)
     random = np.random.default_rng(3)
     labels = random.permutation(np.arange(500) % 60)
     vectors = random.standard_normal([60, 64])[labels] + 2 * random.standard_normal([500, 64]) + 0.3
