@@ -127,6 +127,44 @@ class TileScores:
         above = np.flatnonzero(scores > bars)
         return row[above], column[above], scores[above]
 
+    @property
+    def exact(self) -> np.ndarray | None:
+        """Return the scores [V,W], or None if they are coarse."""
+        return self._scores if self._margins is None else None
+
+    def kth_at_least(self, side: int, k: int) -> np.ndarray:
+        """Return numbers [Q] that are at most the k-th highest score of each query, by coarse scores.
+
+        The queries are the rows (`side` 0) or the columns (1). -infinity stands where there are too few.
+        """
+        bounds = lower_bounds(self._scores.T if side else self._scores, k)
+        return self._bounds(bounds, self._margins[side])[0]
+
+    def may_reach(
+        self, side: int, bars: np.ndarray, most: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the pairs whose score may be at least their query's bar, by coarse scores: query, item [n].
+
+        Then come numbers [n] that their scores are at least and at most. Nothing is multiplied. The queries
+        are the rows (`side` 0) or the columns (1), in ascending order. Raises `TooManyOpenError` for more
+        than `most` pairs.
+        """
+        low, _ = self._limits(side, bars)
+        found, count = [], 0
+        for rows in _pieces(self._scores):
+            reach = self._reaching(self._scores[rows], low if side else low[rows, None])
+            found.append(_places(reach) + rows.start * reach.shape[1])
+            count += len(found[-1])
+            if count > most:
+                raise TooManyOpenError
+        pair = self._pairs(found)
+        query, item = pair[side], pair[1 - side]
+        found = query, item, *self._bounds(self._scores[pair], self._margins[side][query])
+        if side:
+            order = np.argsort(query.astype(np.min_scalar_type(len(bars))), kind="stable")  # 16 bits: radix
+            found = tuple(each[order] for each in found)
+        return found
+
     def _reaching(self, scores: np.ndarray, low: np.ndarray) -> np.ndarray:
         return scores >= low if self._margins is None else scores > low
 
