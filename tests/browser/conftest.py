@@ -24,9 +24,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 AXE = Path(os.environ.get("AXE", ROOT / ".venv" / "axe" / "node_modules" / "axe-core" / "axe.min.js"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Return Chromium without a window."""
+    """Return Chromium without a window, for one module: beside Playwright's event loop no other runs."""
     pytest.importorskip("fastapi", reason=MISSING.format("FastAPI"))
     playwright = pytest.importorskip("playwright.sync_api", reason=MISSING.format("Playwright"))
     if CHROMIUM is None:
@@ -39,7 +39,7 @@ def browser() -> Iterator:
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def axe() -> str:
     """Return the source of axe-core."""
     if not AXE.is_file():
@@ -47,7 +47,7 @@ def axe() -> str:
     return AXE.read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(browser, tmp_path_factory) -> Path:
     """Return a folder with forty pictures of six colours, their captions, a bundle and a key."""
     folder = tmp_path_factory.mktemp("browser")
@@ -67,7 +67,7 @@ def folder(browser, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(folder) -> Iterator[Served]:
     """Return a service of these pictures."""
     photos = (
@@ -84,7 +84,7 @@ def served(folder) -> Iterator[Served]:
         service.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pair(folder, served) -> Iterator[Served]:
     """Return a service of the index of these pictures, and of another of the same pictures beside it."""
     bundle = write_pixel_bundle(folder / "other_bundle", seed=1)
