@@ -9,7 +9,8 @@
 --photos makes an index of a folder beside it, or goes on with one, and serves that. Several --index are shown
 side by side; --bundle and --pictures then count for all, or are given once for each. Only this machine is
 served unless --host says otherwise; others need the key in --read_key_file or --key_file. Whoever has the
-latter may add, update and delete items. --pictures is where the pictures of an index of features lie.
+latter may add, update and delete items. --pictures is where the pictures of an index of features lie, unless
+tools/prepare_data.py made the features, which the index remembers.
 It needs requirements-service.txt besides. It is ready when it says so, and SIGTERM lets it end what it began.
 """
 
@@ -72,6 +73,8 @@ def main() -> None:
                 picture_folder(shown, collection.card.source),
                 folder / "pictures" if folder.is_dir() else None,
             )
+        if collection.card.holds == "pictures" and not thumbnails.shown:
+            print(f"{name}: no pictures are shown: name their folder with --pictures FOLDER", flush=True)
         opened.append((collection, thumbnails))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     app = make_app(*opened[0], settings, metrics, opened[1:])

@@ -142,8 +142,11 @@ class Thumbnails:
 
 
 def picture_folder(given: str | None, source: dict) -> Path | None:
-    """Return the folder of the collection's pictures: the one that is given, else where the index is from."""
+    """Return the folder of the collection's pictures: the one that is given, else what the index is made of.
+
+    `source` is that of the card. The pictures of features may be in a zip file.
+    """
     if given:
         return Path(given)
-    path = source.get("path", "") if source.get("kind") == "pictures" else ""
-    return Path(path) if path and os.path.isdir(path) else None
+    path = source.get("path" if source.get("kind") == "pictures" else "pictures")
+    return Path(path) if path and isinstance(path, str) and os.path.exists(path) else None

@@ -48,6 +48,7 @@ class Source:
     captions: Path | None = None  # the file of these sentences
     outside: list[str] = field(default_factory=list)  # sentences about nothing that the gallery holds
     dev_captions: Path | None = None  # the file of these sentences
+    pictures: Path | None = None  # of which the features are, where that is known
 
     @property
     def holds(self) -> str:
@@ -82,7 +83,7 @@ class Source:
 
     def describe(self) -> dict[str, str]:
         """Return the kind and the files, for the card."""
-        named = {"path": self.path, "captions": self.captions, "dev_captions": self.dev_captions}
+        named = {name: getattr(self, name) for name in ("path", "captions", "dev_captions", "pictures")}
         files = {name: path for name, path in named.items() if path}
         return {"kind": self.kind, **{name: str(path.resolve()) for name, path in files.items()}}
 
@@ -114,11 +115,13 @@ def open_source(
         raise UserError(f"{gallery}: no such file or folder, expected pictures, features or captions")
     else:
         from datasets.features.formats import open_features
+        from datasets.preparation.state import pictures_of
 
         store = open_features(gallery)
         ids = store.image_ids or [str(row) for row in range(len(store))]
         items = checked_items(map(Item, map(str, ids)), str(gallery))
-        source = Source("features", gallery, items, np.arange(len(ids)), store)
+        pictures = pictures_of(gallery.parent)
+        source = Source("features", gallery, items, np.arange(len(ids)), store, pictures=pictures)
     if dev_captions:
         sentences = list(dict.fromkeys(each.caption for each in read_sentences(Path(dev_captions))))
         if None in sentences:

@@ -11,12 +11,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from serving.app.client import Client, RefusedError
-from tests.bundle_files import COLOURS, write_pixel_bundle
+from tests.bundle_files import COLOURS, features_of, write_bundle, write_pixel_bundle
 from tests.forks import run_forked
+from tests.picture_files import encoded, noisy, write_folder
 from tests.served import Served
 
 pytest.importorskip("fastapi", reason="the service needs requirements-service.txt")
@@ -57,6 +59,28 @@ def test_photos_and_a_bundle_are_enough_and_the_second_start_indexes_nothing(mad
     assert not any("indexing" in line for line in again.lines)
     assert Client(again.address).info()["count"] == 6
     again.end()
+
+
+def test_features_show_the_photos_that_were_prepared_and_a_line_says_where_none_are_known(tmp_path):
+    write_bundle(tmp_path / "bundle")
+    write_folder(
+        tmp_path / "photos", {f"{row}.jpg": encoded(noisy(60, 40, seed=row), "JPEG") for row in (0, 1)}
+    )
+    for name in ("prepared", "plain"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "test_ims.npy", features_of(["red dog", "blue cat"]))
+        if name == "prepared":
+            (tmp_path / name / "prepared.json").write_text(json.dumps({"images": str(tmp_path / "photos")}))
+        gallery = "--gallery", tmp_path / name / "test_ims.npy", "--out", tmp_path / f"{name}.index"
+        done = run_forked(ROOT / "tools" / "build_index.py", "--bundle", tmp_path / "bundle", *gallery)
+        assert done.returncode == 0, done.stderr
+    service = Served(tmp_path, "--index", tmp_path / "prepared.index", "--index", tmp_path / "plain.index")
+    told = [line for line in service.lines if "no pictures are shown" in line]
+    assert told == ["plain.index: no pictures are shown: name their folder with --pictures FOLDER\n"]
+    client = Client(service.address)
+    first = client.search("red dog", k=1)["hits"][0]
+    assert first["id"] == "0" and first["thumbnail"] and client.thumbnail("0").startswith(b"\xff\xd8")
+    service.end()
 
 
 def test_the_lines_of_the_docs_run(made, served, tmp_path):
