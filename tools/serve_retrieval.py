@@ -20,6 +20,7 @@ import socket
 from pathlib import Path
 
 import _init_paths  # noqa: F401
+from _backbone import extract
 from _command import blaming, run
 from _progress import progress_display
 
@@ -66,7 +67,7 @@ def main() -> None:
         addresses, distinct_names(addresses), bundles, pictures, strict=True
     ):
         reranking = (arguments.rerank, arguments.rerank_features, arguments.rerank_k)
-        collection = Collection(address, metrics, bundle, settings.upload_pixels, *reranking, name)
+        collection = Collection(address, metrics, bundle, settings.upload_pixels, *reranking, name, extract)
         folder = Path(address)
         with blaming("--pictures"):
             thumbnails = Thumbnails(
@@ -130,7 +131,7 @@ def indexed(arguments: argparse.Namespace) -> str:
     photos = Path(arguments.photos)
     out = Path(arguments.index[0] if arguments.index else photos.with_name(photos.name + ".index"))
     if not (out / "card.json").exists():
-        bundle = Bundle.open(arguments.bundle[0])
+        bundle = Bundle.open(arguments.bundle[0], extract=extract)
         with blaming("--photos"):
             source = open_source(photos, arguments.captions)
         options = Options(bundle_folder=str(Path(arguments.bundle[0]).resolve()))

@@ -287,6 +287,7 @@ def add_search(router: APIRouter, service: Service) -> None:
             "model": card.bundle[:12],
             "family": bundle.description["family"],
             "image_reads": reads,
+            "reads_pictures": bundle.reads_pictures,
             "cutoff": card.cutoff,
             "reranks": chosen.collection.reranker is not None,
         }

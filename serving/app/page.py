@@ -304,14 +304,13 @@ class View:
         service = self._service.of(name)
         collection = service.collection
         card, bundle = collection.card, collection.bundle
-        image = bundle.description.get("image") or {}
         return {
             "card": card,
             "index": collection.name,
             "model": card.bundle[:12],
             "family": bundle.description["family"],
             "date": collection.changed().strftime("%Y-%m-%d") if collection.changed() else "–",
-            "reads_pictures": image.get("reads") == "pixels",
+            "reads_pictures": bundle.reads_pictures,
             "reads_text": "text" in bundle.description["graphs"],
             "reranks": collection.reranker is not None,
             "thumbnail": service.thumbnail,

@@ -54,6 +54,13 @@ def shrunk(picture: Picture, size: int) -> bytes:
     return written.getvalue()
 
 
+def grey() -> bytes:
+    """Return the file of a small grey picture."""
+    written = io.BytesIO()
+    Image.new("RGB", (64, 48), "grey").save(written, "PNG")
+    return written.getvalue()
+
+
 class Thumbnails:
     """Thumbnails of items, from a folder of pictures and from pictures that were uploaded; threads share it.
 

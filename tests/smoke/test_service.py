@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config.files.networks import read_backbone
+from engine.extraction.recorded import record_of_backbone
 from serving.app.client import Client, RefusedError
-from tests.bundle_files import COLOURS, features_of, write_bundle, write_pixel_bundle
+from tests.bundle_files import COLOURS, FEATURES, features_of, write_bundle, write_pixel_bundle
 from tests.forks import run_forked
+from tests.onnx_networks import backbone_yaml, write_many_means
 from tests.picture_files import encoded, noisy, write_folder
 from tests.served import Served
 
@@ -81,6 +84,41 @@ def test_features_show_the_photos_that_were_prepared_and_a_line_says_where_none_
     first = client.search("red dog", k=1)["hits"][0]
     assert first["id"] == "0" and first["thumbnail"] and client.thumbnail("0").startswith(b"\xff\xd8")
     service.end()
+
+
+def test_photos_go_through_the_backbone_that_the_bundle_names(tmp_path):
+    """Photos are indexed, looked for and added; where the network has gone, the service goes on without."""
+    network = write_many_means(tmp_path / "means.onnx", 8, FEATURES)
+    backbone = read_backbone(backbone_yaml(tmp_path / "means.yaml", network))
+    write_bundle(tmp_path / "bundle", extraction=record_of_backbone(backbone))
+    write_folder(tmp_path / "few", {f"{n}.jpg": encoded(noisy(60, 40, seed=n), "JPEG") for n in range(5)})
+    (tmp_path / "key.txt").write_text(KEY)
+    photos = "--photos", tmp_path / "few", "--bundle", tmp_path / "bundle"
+    away = network.rename(tmp_path / "away.onnx")
+    done = run_forked(ROOT / "tools" / "serve_retrieval.py", *photos, "--port", "0")
+    assert done.returncode == 2 and "means.onnx: no such file, expected a network" in done.stderr
+    assert not (tmp_path / "few.index").exists()
+    away.rename(network)
+    service = Served(tmp_path, *photos, "--key_file", tmp_path / "key.txt")
+    client, other = Client(service.address, KEY), tmp_path / "other.jpg"
+    other.write_bytes(encoded(noisy(60, 40, seed=99), "JPEG"))
+    assert client.info()["reads_pictures"]
+    first = client.search_picture(tmp_path / "few" / "3.jpg", k=1)["hits"][0]
+    assert first["id"] == "3.jpg" and first["score"] == pytest.approx(1, abs=1e-5)
+    assert client.put("other", other)["done"] == "added"
+    assert client.search_picture(other, k=1)["hits"][0]["id"] == "other"
+    other.write_bytes(other.read_bytes()[:300])
+    with pytest.raises(RefusedError, match="unreadable picture"):
+        client.search_picture(other)
+    service.end()
+    network.rename(away)
+    service = Served(tmp_path, "--index", tmp_path / "few.index")
+    client = Client(service.address)
+    assert not client.info()["reads_pictures"] and client.search("red", k=1)["hits"]
+    with pytest.raises(RefusedError, match="which means.yaml made: extract them"):
+        client.search_picture(tmp_path / "few" / "3.jpg")
+    service.end()
+    assert "few.index: no pictures are taken, as queries or items: " in (tmp_path / "log.txt").read_text()
 
 
 def test_the_lines_of_the_docs_run(made, served, tmp_path):
