@@ -279,7 +279,9 @@ def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:
             del hit["before"]
         if shares:
             hit["shares"] = dict(zip((term.label for term in terms), shares, strict=True))
-    verdict = {} if answer.fits is None else {"fits": answer.fits, "deviations": round(answer.deviations, 3)}
+    verdict = {}
+    if answer.deviations is not None:
+        verdict = {"fits": answer.fits, "deviations": round(answer.deviations, 3)}
     return {"query": query, **verdict, "hits": hits}
 
 

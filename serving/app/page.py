@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from pydantic import ValidationError
 
 from config.errors import UnavailableError, UserError
-from serving.app.api import Service, usable_cutoff
+from serving.app.api import Service
 from serving.app.batching import FullError, LateError
 from serving.app.collection import BusyError, UnknownError, Wanted
 from serving.app.language import LANGUAGES, preferred, words_of
@@ -290,7 +290,7 @@ class View:
 
     def _side(self, name: str, found: AnswerMessage | Exception, words: dict) -> Side:
         service, about = self._service.of(name), self._about(name)
-        cutoff = usable_cutoff(service.collection.card)
+        cutoff = service.collection.card.usable_cutoff
         if isinstance(found, AnswerMessage):
             return Side(name, about, found, "", cutoff, _bars(found, cutoff))
         if isinstance(found, UserError):

@@ -237,7 +237,8 @@ def test_sentences_about_other_pictures_decide_when_nothing_fits(described, tmp_
     assert second.cutoff["deviations"] == card.cutoff["deviations"]
     with Index(tmp_path / "both") as index:
         right = [[Term("", vector)] for vector in encoder.encode_texts(words)]
-        fits = np.mean([answer.fits for answer in Asker(index).answers(right, 1)])
+        found = [answer.deviations for answer in Asker(index).answers(right, 1)]
+    fits = np.mean(np.array(found) >= second.cutoff["deviations"])
     assert fits == pytest.approx(1 - second.cutoff["turned_away_rate"], abs=0.1) and 0.1 < fits < 1
     (tmp_path / "dev_caps.txt").write_text("\n".join(absent[:39]))
     few = open_source(with_captions.path, None, tmp_path / "dev_caps.txt")
