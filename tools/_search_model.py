@@ -89,7 +89,7 @@ def main() -> int:
         metavar="FILE",
         type=Path,
         help="sentences about the gallery, which pictures find: a line each of id, tab and sentence; .jsonl; "
-        "or .npz of tools/encode.py",
+        ".csv with columns such as image and caption; or .npz of tools/encode.py",
     )
     parser.add_argument(
         "--index",

@@ -133,16 +133,36 @@ def open_source(
 def read_sentences(path: Path) -> list[Item]:
     """Return a line's id, sentence and metadata for each line of a file, which may repeat ids.
 
-    `.jsonl`: objects with "id", and perhaps "caption" and "metadata". Others: an id, a tab and a
+    `.jsonl`: objects with "id", and perhaps "caption" and "metadata". `.csv`: a table with a header, which
+    tells the columns of pictures and captions (datasets/preparation/columns.py). Others: an id, a tab and a
     sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
     is a sentence, whose id is its number. Raises UserError that names a line which is neither.
     """
+    if path.suffix.lower() == ".csv":
+        return _table_rows(path)
     text = read_text(path, "give the file of captions")
     read = _json_line if path.suffix == ".jsonl" else _plain_line
     found = [read(path, number, line) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
     return found
+
+
+def _table_rows(path: Path) -> list[Item]:
+    from datasets.preparation.columns import Columns
+    from datasets.preparation.problems import EMPTY, Problems
+    from datasets.preparation.tables import read_table
+
+    problems = Problems()
+    rows = read_table(path, Columns(has_options=False), problems).rows
+    for row in rows:
+        if not row.caption.strip():
+            problems.add(EMPTY, f"{row.place}: {row.picture}")
+    for kind, lines in problems.found.items():
+        raise UserError(f"{path} {lines[0]} ({len(lines)} {kind.name}): {kind.mend}")
+    if not rows:
+        raise UserError(f"{path}: empty, expected a caption a row")
+    return [Item(row.picture, row.caption.strip()) for row in rows]
 
 
 def _plain_line(path: Path, number: int, line: str) -> Item:

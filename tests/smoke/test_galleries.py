@@ -146,6 +146,9 @@ def test_a_picture_finds_the_sentences_about_a_gallery(galleries, hits, project,
     assert said[0]["id"] == sentences["blue"] and not any("own" in hit for hit in said)
     own = hits(*asked, "--captions", "said.txt", "--image", "red_1.jpg")
     assert [hit["id"] for hit in own if hit.get("own")] == [sentences["red"]]
+    lines = (project / "said.txt").read_text().replace("\t", ",")
+    (project / "said.csv").write_text("image,caption\n" + lines)
+    assert hits(*asked, "--captions", "said.csv", "--image", "red_1.jpg") == own
     stored = hits(*asked, "--captions", "said.npz", "--image", tmp_path / "holiday.jpg")
     assert stored[0]["kind"] == "caption" and stored[0]["id"].startswith("a blue field")
     with_texts = hits("--gallery", "photos.h5", "--captions", "said.txt", "--text", sentences["blue"])
