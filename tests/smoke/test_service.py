@@ -1,7 +1,6 @@
 """The service as a process: started with photos alone, called by curl and a client, switched, and ended."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -128,15 +127,15 @@ def test_the_lines_of_the_docs_run(made, served, tmp_path):
     lines = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1].splitlines()
     assert len(lines) > 10
     Image.new("RGB", (30, 20), COLOURS["blue"]).save(tmp_path / "my.jpg")
-    environment = {**os.environ, "ADDRESS": served.address, "KEY": KEY}
+    shutil.copy(made / "key.txt", tmp_path)
     version = subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]
     if tuple(map(int, version.split(".")[:2])) < (7, 82):
         pytest.skip("curl knows --json from 7.82 on")
-    for line in lines:
-        done = subprocess.run(
-            ["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    variables = re.search(r"^ADDRESS=\S+ KEY=.*$", text, re.MULTILINE)[0]
+    variables = re.sub(r"ADDRESS=\S+", f"ADDRESS={served.address}", variables)
+    script = ["set -euo pipefail", variables, *lines]
+    done = subprocess.run(["bash", "-xc", "\n".join(script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-1000:]
     assert Image.open(tmp_path / "small.jpg").size == (60, 40)
 
 
