@@ -174,6 +174,16 @@ def test_a_picture_of_the_gallery_does_not_find_itself(galleries, hits):
         assert len(found) == 11 and "blue_1" not in found
 
 
+def test_a_picture_that_is_not_there_is_said_to_be_no_file(galleries, run_quickly, project):
+    words = "search_retrieval", "--cfg_file", "out/mine", "--gallery", "photos.h5", "--image"
+    done = run_quickly(*words, "holidays/lake.jpg", cwd=project)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(
+        "error: --image: holidays/lake.jpg: no such file, and 'holidays/lake.jpg' is not"
+    )
+    assert "no such file" not in run_quickly(*words, "red_99", cwd=project).stderr
+
+
 def test_features_that_do_not_tell_their_network_need_it_named(galleries, hits, run_quickly, project):
     query = "--gallery", "single", "--image", "photos/green_0.jpg"
     folder = project / "data"

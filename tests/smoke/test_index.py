@@ -184,6 +184,8 @@ def test_the_model_is_changed(made, index):
     [
         (["--text", "zebra"], "no word of 'zebra' is in the vocabulary"),
         (["--text", ""], "expected a sentence, got none"),
+        (["--text", "a dog", "two dogs"], "--text: expected one sentence in quotes, got 2"),
+        (["--text", "dog", "--minus", "a", "red", "car"], "--minus: expected one sentence in quotes, got 3"),
         ([], "expected --text, --image, --id, --minus or a sum of them"),
         (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
         (["--id", "nothing"], "there is no item 'nothing'"),
