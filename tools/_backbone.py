@@ -1,6 +1,7 @@
 """Features of pictures for bundles that read features, by the backbone that made those of the training."""
 
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,10 @@ def extract(
         from engine.runtime import choose_threads, prepare_runtime
 
         if needs_paddle(record) and "paddle" not in sys.modules:  # it is prepared once, before its import
+            if threading.current_thread() is not threading.main_thread():  # its import takes SIGTERM over
+                raise UserError(
+                    f"{source}: its network needs Paddle, which is imported at a start: start again"
+                )
             prepare_runtime("cpu")
         files = HeldPictures(pictures) if held else NamedPictures(pictures)
         names, vectors, has_regions, _ = extract_as_recorded(record, source, files, True, choose_threads())
