@@ -14,9 +14,10 @@ from config.files.whole import write_whole
 from config.load import config_as_dict, load_config
 from config.task_files import to_yaml
 from datasets.preparation.checks import SPLITS, Captioned
+from datasets.preparation.state import STATE
 
 FEATURES, CAPTIONS, VOCABULARY, TASK = "features.h5", "captions_by_split.csv", "vocabulary.json", "task.yaml"
-LOOKED, STATE = "photos.json", "prepared.json"
+LOOKED = "photos.json"
 _RECIPE = Path(__file__).resolve().parent.parent / "configs" / "own_photos.yaml"
 _RARE = 1000  # training captions from which a word has to occur twice to enter the vocabulary
 _LARGEST_BATCH = 128

@@ -135,10 +135,10 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--index", metavar="INDEX", required=True, help="a folder, or the address of a Milvus")
     add("--bundle", metavar="DIR", help="(default: the one that the index names)")
-    add("--text", metavar="SENTENCE", help="what is looked for")
+    add("--text", metavar="SENTENCE", nargs="+", help="what is looked for: one sentence, in quotes")
     add("--image", metavar="FILE", help="a picture, or a .npy file with its features")
     add("--id", metavar="ID", help="an item of the index")
-    add("--minus", metavar="SENTENCE", help="what is not looked for")
+    add("--minus", metavar="SENTENCE", nargs="+", help="what is not looked for: one sentence, in quotes")
     for option in ("--text_weight", "--image_weight", "--id_weight", "--minus_weight"):
         add(option, type=float, default=1.0, metavar="W", help="(default 1)")
     add("--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line")
@@ -150,6 +150,7 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--json", action="store_true", help="print the answer as a line of JSON")
     add("--serve", action="store_true", help="stay, and answer other searches of this index from memory")
     arguments = parser.parse_args(words)
+    arguments.text, arguments.minus = one_sentence(arguments, "text"), one_sentence(arguments, "minus")
     if min(arguments.top_k, arguments.rerank_k) < 1:
         raise UserError("--top_k and --rerank_k: expected at least 1")
     if [bool(arguments.queries), bool(asked_by(arguments)), arguments.serve].count(True) != 1:
@@ -158,6 +159,17 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     if arguments.rerank and not (arguments.queries or arguments.text):
         raise UserError("--rerank: expected a sentence, which that model reads: add --text")
     return arguments
+
+
+def one_sentence(arguments: argparse.Namespace, option: str) -> str | None:
+    """Return the sentence of an option, None without any; raise UserError for several."""
+    given = getattr(arguments, option) or [None]
+    if len(given) > 1:
+        raise UserError(
+            f"--{option}: expected one sentence in quotes, got {len(given)} words or sentences "
+            f"({cut(', '.join(map(repr, given)), 80)}): several are a file of --queries, one a line"
+        )
+    return given[0]
 
 
 def asked_by(arguments: argparse.Namespace) -> dict:
@@ -279,7 +291,9 @@ def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:
             del hit["before"]
         if shares:
             hit["shares"] = dict(zip((term.label for term in terms), shares, strict=True))
-    verdict = {} if answer.fits is None else {"fits": answer.fits, "deviations": round(answer.deviations, 3)}
+    verdict = {}
+    if answer.deviations is not None:
+        verdict = {"fits": answer.fits, "deviations": round(answer.deviations, 3)}
     return {"query": query, **verdict, "hits": hits}
 
 

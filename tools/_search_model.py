@@ -66,6 +66,7 @@ class Search:
     pictures: "PictureFolder"
     reranker: "Reranker | None" = None
     second: str = ""  # a phrase about the re-ranker
+    among: str = ""  # a phrase about the pictures of a split, for the heading of hits
 
 
 def main() -> int:
@@ -89,7 +90,7 @@ def main() -> int:
         metavar="FILE",
         type=Path,
         help="sentences about the gallery, which pictures find: a line each of id, tab and sentence; .jsonl; "
-        "or .npz of tools/encode.py",
+        ".csv with columns such as image and caption; or .npz of tools/encode.py",
     )
     parser.add_argument(
         "--index",
@@ -134,7 +135,7 @@ def search(cfg: CfgNode, arguments: argparse.Namespace, texts: list[str]) -> int
     if unknown:
         say(arguments, f"not in the model's vocabulary: {unknown}")
     for answer in answers:
-        print_json(answer) if arguments.json else print_answer(answer)
+        print_json(answer) if arguments.json else print_answer(answer, opened.among)
     if arguments.out or (len(answers) == 1 and not arguments.json):
         if not any(opened.pictures.find(hit.name) for answer in answers for hit in answer.images):
             where = f" in {opened.pictures.folder}" if opened.pictures.folder else ""
@@ -172,7 +173,8 @@ def open_split(cfg: CfgNode, backbone: str | None) -> Search:
     reader.use(dataset.features)
     reranker, second = build_reranker(cfg, dataset)
     searcher = SplitSearcher(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
-    return Search(searcher, reader, trained, pictures, reranker, second)
+    among = f" (of {len(searcher.image_ids):,}, split {split_name(cfg)})"
+    return Search(searcher, reader, trained, pictures, reranker, second, among)
 
 
 def open_gallery(cfg: CfgNode, arguments: argparse.Namespace) -> Search:
@@ -290,7 +292,9 @@ def answer_image(cfg: CfgNode, opened: Search, name: str, top_k: int) -> Answer:
             try:
                 embedding, image_id = searcher.embedding_of(name)
             except UserError as error:
-                raise UserError(f"{error}, or the path of a picture") from error
+                missing = (is_picture(name) or "/" in name) and not os.path.exists(name)
+                there = f"{name}: no such file, and " if missing else ""
+                raise UserError(f"{there}{error}, or the path of a picture") from error
         captions = searcher.captions_for_image(embedding, count, image_id)
         if reranker:
             captions = reranker.captions_for_image(image_id, captions)[:top_k]
@@ -314,10 +318,10 @@ def is_elsewhere(opened: Search, name: str) -> bool:
     return own is None or not own.samefile(path)
 
 
-def print_answer(answer: Answer) -> None:
-    """Print the hits of a query for people."""
+def print_answer(answer: Answer, among: str) -> None:
+    """Print the hits of a query for people; `among` says how many pictures of which split were searched."""
     print_hits(f"captions for: {answer.title}", answer.captions)
-    print_hits(f"pictures for: {answer.title}", answer.images)
+    print_hits(f"pictures for: {answer.title}{among}", answer.images)
 
 
 def print_hits(heading: str, hits: list["Hit"]) -> None:

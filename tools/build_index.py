@@ -6,10 +6,10 @@
     python tools/build_index.py --bundle out/new_bundle --from out/photos.index
 
 The gallery is a folder of pictures, a file of features (.npy, .h5 or .tsv) or of captions (.txt, a
-sentence a line, or .jsonl of "id", "caption" and "metadata"). --captions adds sentences, and with .jsonl
-metadata, to the items of a gallery; with them recall is measured, and the cut-off of "nothing here fits"
-is made. The same command goes on with a build that was interrupted; the processes of a launched job share
-the encoding.
+sentence a line, or .jsonl of "id", "caption" and "metadata"). --captions adds sentences (also from a .csv
+with columns such as image and caption), and with .jsonl metadata, to the items of a gallery; with them recall
+is measured, and the cut-off of "nothing here fits" is made. The same command goes on with a build that was
+interrupted; the processes of a launched job share the encoding.
 
 --from encodes the items of an index with another bundle, beside it, and switches to that in one step. What it
 held before stays until `tools/change_index.py --index INDEX --drop_previous`.

@@ -1,12 +1,12 @@
-"""Export a trained model as a bundle, which encodes and scores without Paddle and without this repository.
+"""Export a trained model as a bundle, which encodes and scores without Paddle.
 
     python tools/export_model.py --cfg_file F --out bundles/vsepp
     python tools/export_model.py --cfg_file F --out bundles/vsepp_int8 --precision int8 --max_loss 1
 
 A bundle is a folder with the graphs (ONNX), the vocabulary and model.json, which says all that a program
-needs to run them. The graphs are compared with the model on the dev split first: in float32 no rank may
-change, and in other precisions the mean recall may fall by at most --max_loss points. Otherwise nothing is
-written.
+needs to run them. Of this repository, config/, datasets/ and serving/ read it. The graphs are compared with
+the model on the dev split first: in float32 no rank may change, and in other precisions the mean recall may
+fall by at most --max_loss points. Otherwise nothing is written.
 """
 
 import argparse

@@ -9,7 +9,8 @@
 --photos makes an index of a folder beside it, or goes on with one, and serves that. Several --index are shown
 side by side; --bundle and --pictures then count for all, or are given once for each. Only this machine is
 served unless --host says otherwise; others need the key in --read_key_file or --key_file. Whoever has the
-latter may add, update and delete items. --pictures is where the pictures of an index of features lie.
+latter may add, update and delete items. --pictures is where the pictures of an index of features lie, unless
+tools/prepare_data.py made the features, which the index remembers.
 It needs requirements-service.txt besides. It is ready when it says so, and SIGTERM lets it end what it began.
 """
 
@@ -19,6 +20,7 @@ import socket
 from pathlib import Path
 
 import _init_paths  # noqa: F401
+from _backbone import extract
 from _command import blaming, run
 from _progress import progress_display
 
@@ -65,13 +67,15 @@ def main() -> None:
         addresses, distinct_names(addresses), bundles, pictures, strict=True
     ):
         reranking = (arguments.rerank, arguments.rerank_features, arguments.rerank_k)
-        collection = Collection(address, metrics, bundle, settings.upload_pixels, *reranking, name)
+        collection = Collection(address, metrics, bundle, settings.upload_pixels, *reranking, name, extract)
         folder = Path(address)
         with blaming("--pictures"):
             thumbnails = Thumbnails(
                 picture_folder(shown, collection.card.source),
                 folder / "pictures" if folder.is_dir() else None,
             )
+        if collection.card.holds == "pictures" and not thumbnails.shown:
+            print(f"{name}: no pictures are shown: name their folder with --pictures FOLDER", flush=True)
         opened.append((collection, thumbnails))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     app = make_app(*opened[0], settings, metrics, opened[1:])
@@ -127,7 +131,7 @@ def indexed(arguments: argparse.Namespace) -> str:
     photos = Path(arguments.photos)
     out = Path(arguments.index[0] if arguments.index else photos.with_name(photos.name + ".index"))
     if not (out / "card.json").exists():
-        bundle = Bundle.open(arguments.bundle[0])
+        bundle = Bundle.open(arguments.bundle[0], extract=extract)
         with blaming("--photos"):
             source = open_source(photos, arguments.captions)
         options = Options(bundle_folder=str(Path(arguments.bundle[0]).resolve()))

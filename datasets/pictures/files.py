@@ -170,6 +170,20 @@ class NamedPictures(PictureFiles):
             raise UserError(f"{missing}: no such file, expected a picture")
 
 
+class HeldPictures(PictureFiles):
+    """Pictures in memory, such as those that came over a network: `held` has the bytes of each file."""
+
+    def __init__(self, held: Sequence[bytes]) -> None:
+        self.path, self._zip, self._held = Path(), None, {}
+        for number, data in enumerate(held, 1):
+            self._held[f"picture {number}" if len(held) > 1 else "picture"] = data
+        self.names, self.others, self._by_file = list(self._held), [], {}
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a picture's file."""
+        return self._held[name]
+
+
 def _by_file(names: list[str]) -> dict[str, list[str]]:
     """Return the paths by the name of their file, with and without its ending."""
     found: dict[str, list[str]] = {}

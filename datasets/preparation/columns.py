@@ -14,11 +14,15 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of columns or keys; what is empty is still to be guessed, or not there."""
+    """The names of columns or keys; what is empty is still to be guessed, or not there.
+
+    `has_options` tells whether the user can name them on the command line.
+    """
 
     picture: str = ""
     captions: tuple[str, ...] = ()
     split: str = ""
+    has_options: bool = True
 
     def describe(self) -> str:
         """Return the columns and what they are taken for."""
@@ -43,18 +47,18 @@ def choose_columns(where: str, header: Sequence[str], wanted: Columns) -> Column
     if not captions:
         families = _families(rest)
         if len(families) != 1:
-            raise _undecided(where, header, "captions", "--caption_column", [*families])
+            raise _undecided(where, header, "captions", "caption", [*families], wanted)
         captions = tuple(next(iter(families.values())))
     rest = [name for name in rest if name not in captions]
     if not picture:
         fitting = [name for name in rest if _plain(name) and _PICTURE.fullmatch(_plain(name))]
         if len(fitting) != 1:
-            raise _undecided(where, header, "the pictures' names", "--image_column", fitting)
+            raise _undecided(where, header, "the pictures' names", "image", fitting, wanted)
         picture = fitting[0]
     if not split:
         fitting = [name for name in rest if _SPLIT.fullmatch(_plain(name))]
         if len(fitting) > 1:
-            raise _undecided(where, header, "the splits", "--split_column", fitting)
+            raise _undecided(where, header, "the splits", "split", fitting, wanted)
         split = fitting[0] if fitting else ""
     return Columns(picture, captions, split)
 
@@ -76,12 +80,15 @@ def _named(where: str, there: dict[str, str], name: str, option: str) -> str:
     return there[_plain(name)]
 
 
-def _undecided(where: str, header: Sequence[str], what: str, option: str, fitting: list[str]) -> UserError:
+def _undecided(
+    where: str, header: Sequence[str], what: str, name: str, fitting: list[str], wanted: Columns
+) -> UserError:
     found = (
         f"several columns may hold {what} ({', '.join(fitting)})" if fitting else f"no column holds {what}"
     )
     shown = ", ".join(header[:_SHOWN])
-    return UserError(f"{where}: {found} among its {len(header)}: {shown}: name it with {option}")
+    remedy = f"name it with --{name}_column" if wanted.has_options else f"expected one such as {name}"
+    return UserError(f"{where}: {found} among its {len(header)}: {shown}: {remedy}")
 
 
 def _plain(name: str) -> str:

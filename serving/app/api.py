@@ -42,7 +42,6 @@ from serving.index.items import Item
 REFUSALS = {
     code: {"model": Refusal} for code in (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 }
-MOST_TURNED_AWAY = 0.5
 NO_ITEM = "there is no such item, or it has no picture"
 _WHERE = "a condition on metadata"
 _DAY = "private, max-age=86400"
@@ -125,7 +124,7 @@ class Service:
 
     def _message(self, query: Query, wanted, found: Found, hits, seconds: float) -> AnswerMessage:
         card, answer = self.collection.card, found.answer
-        scale, cutoff = answer.scale, None if query.where else usable_cutoff(card)
+        scale, cutoff = answer.scale, None if query.where else card.usable_cutoff
         page = hits[query.offset : query.offset + query.k]
         end = query.offset + len(page)
         made = []
@@ -153,7 +152,7 @@ class Service:
             hits=made,
             offset=query.offset,
             next_offset=end if len(hits) > end and end < MOST_DEPTH else None,
-            fits=answer.fits if cutoff else None,
+            fits=answer.fits,
             reason=_reason(answer, cutoff, hits),
             unknown_words=found.unknown,
             items=card.count,
@@ -168,11 +167,6 @@ class Service:
         asked |= {"size": str(size)} if size else {}
         address = f"/v1/thumbnails/{quote(identity, safe='')}" + (f"?{urlencode(asked)}" if asked else "")
         return address if self.thumbnails.shown else None
-
-
-def usable_cutoff(card) -> dict | None:
-    """Return the cut-off of an index, None where it would turn away most right answers, too."""
-    return card.cutoff if card.cutoff and (card.cutoff["turned_away_rate"] or 0) <= MOST_TURNED_AWAY else None
 
 
 def _reason(answer, cutoff: dict | None, hits: list) -> str | None:
@@ -287,6 +281,7 @@ def add_search(router: APIRouter, service: Service) -> None:
             "model": card.bundle[:12],
             "family": bundle.description["family"],
             "image_reads": reads,
+            "reads_pictures": bundle.reads_pictures,
             "cutoff": card.cutoff,
             "reranks": chosen.collection.reranker is not None,
         }

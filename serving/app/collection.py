@@ -16,13 +16,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from config.errors import UnavailableError, UserError
 from datasets.pictures.picture import UnreadableError
 from serving.app.metrics import Metrics
-from serving.app.pictures import opened
-from serving.bundle.bundle import Bundle
+from serving.app.pictures import grey, opened
+from serving.bundle.bundle import Bundle, Extract
 from serving.index.address import milvus_address, open_index
 from serving.index.index import Hit
 from serving.index.items import Item
@@ -32,6 +31,7 @@ from serving.index.reranking import Reranker
 LOG = logging.getLogger("retrieval")
 _ATTEMPTS = 5
 _EXAMPLES_AMONG = 300
+_NETWORK_FILES = ("path", "model", "weights")  # of a network in the record of an extraction
 
 
 class BusyError(Exception):
@@ -88,6 +88,7 @@ class _Model:
 class Collection:
     """The index at an address, with its bundle; `bundle` is a folder, by default the one that the card names.
 
+    `extract` makes features of pictures where the bundle tells how its own were made (`Bundle.open`).
     `rerank` is the folder of a bundle that scores pairs, from the features in `rerank_features`, and
     `rerank_k` is how many hits it puts in order. `name` is how answers call the index, by default its
     folder's name. Raises UserError where one of these cannot be opened.
@@ -103,8 +104,10 @@ class Collection:
         rerank_features: str | None = None,
         rerank_k: int = 50,
         name: str | None = None,
+        extract: Extract | None = None,
     ) -> None:
         self.address, self.name = str(address), name or Path(str(address)).name
+        self._extract = extract
         self._metrics, self._bundle_folder, self._pixels = metrics, bundle, pixels
         self._index = open_index(address)
         self._card = self._index.card
@@ -134,8 +137,11 @@ class Collection:
     @property
     def places(self) -> list[str]:
         """Return where index and bundle lie, which clients are not told."""
-        milvus = milvus_address(self.address)
-        return [str(self._model.bundle.folder), self.address, *([milvus[0]] if milvus else [])]
+        milvus, bundle = milvus_address(self.address), self._model.bundle
+        networks = (bundle.description.get("extraction") or {}).values()
+        files = [each.get(name) for each in networks if isinstance(each, dict) for name in _NETWORK_FILES]
+        files = [file for file in files if isinstance(file, str) and "/" in file]
+        return [*files, str(bundle.folder), self.address, *([milvus[0]] if milvus else [])]
 
     @property
     def bundle(self) -> Bundle:
@@ -176,7 +182,7 @@ class Collection:
             return
         image = bundle.description["image"]
         if image["reads"] == "pixels":
-            bundle.encode_pictures([Image.new("RGB", (64, 48), "grey")])
+            bundle.encode_pixels(bundle.picture_preparation.read_bytes(grey())[None])
         else:
             shape = (1, 2, image["width"]) if image["reads"] == "regions" else (1, image["width"])
             bundle.encode_features(np.ones(shape, np.float32))
@@ -273,10 +279,16 @@ class Collection:
         folders = [folder for folder in (self._bundle_folder, card.bundle_folder) if folder]
         if not folders:
             raise UserError("--bundle: expected the folder of the bundle, since the index names none")
-        bundle = Bundle.open(folders[0])
+        bundle = Bundle.open(folders[0], extract=self._extract)
         if bundle.identity != card.bundle and len(folders) > 1 and hasattr(self, "_model"):
-            bundle = Bundle.open(folders[1])  # the index has changed its model since the service began
+            bundle = Bundle.open(folders[1], extract=self._extract)  # the index has changed its model since
         self._index.check_bundle(bundle.identity)
+        if bundle.extracts:
+            try:
+                bundle.encode_pictures([grey()])
+            except UserError as error:
+                LOG.warning("%s: no pictures are taken, as queries or items: %s", self.name, error)
+                bundle = Bundle.open(bundle.folder)
         return _Model(bundle, Asker(self._index))
 
     def _knows(self, text: str) -> bool:
@@ -344,6 +356,9 @@ class Collection:
         if wanted.kind == "features":
             features = np.asarray(wanted.value, np.float32)[None]
             return Term("features", bundle.encode_features(features)[0], wanted.weight, True)
+        if bundle.extracts:
+            opened(wanted.value, self._pixels)
+            return Term("picture", bundle.encode_pictures([wanted.value])[0], wanted.weight, True)
         preparation = bundle.picture_preparation
         opened(wanted.value, self._pixels)
         try:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from pydantic import ValidationError
 
 from config.errors import UnavailableError, UserError
-from serving.app.api import Service, usable_cutoff
+from serving.app.api import Service
 from serving.app.batching import FullError, LateError
 from serving.app.collection import BusyError, UnknownError, Wanted
 from serving.app.language import LANGUAGES, preferred, words_of
@@ -290,7 +290,7 @@ class View:
 
     def _side(self, name: str, found: AnswerMessage | Exception, words: dict) -> Side:
         service, about = self._service.of(name), self._about(name)
-        cutoff = usable_cutoff(service.collection.card)
+        cutoff = service.collection.card.usable_cutoff
         if isinstance(found, AnswerMessage):
             return Side(name, about, found, "", cutoff, _bars(found, cutoff))
         if isinstance(found, UserError):
@@ -304,14 +304,13 @@ class View:
         service = self._service.of(name)
         collection = service.collection
         card, bundle = collection.card, collection.bundle
-        image = bundle.description.get("image") or {}
         return {
             "card": card,
             "index": collection.name,
             "model": card.bundle[:12],
             "family": bundle.description["family"],
             "date": collection.changed().strftime("%Y-%m-%d") if collection.changed() else "–",
-            "reads_pictures": image.get("reads") == "pixels",
+            "reads_pictures": bundle.reads_pictures,
             "reads_text": "text" in bundle.description["graphs"],
             "reranks": collection.reranker is not None,
             "thumbnail": service.thumbnail,

@@ -54,6 +54,13 @@ def shrunk(picture: Picture, size: int) -> bytes:
     return written.getvalue()
 
 
+def grey() -> bytes:
+    """Return the file of a small grey picture."""
+    written = io.BytesIO()
+    Image.new("RGB", (64, 48), "grey").save(written, "PNG")
+    return written.getvalue()
+
+
 class Thumbnails:
     """Thumbnails of items, from a folder of pictures and from pictures that were uploaded; threads share it.
 
@@ -142,8 +149,11 @@ class Thumbnails:
 
 
 def picture_folder(given: str | None, source: dict) -> Path | None:
-    """Return the folder of the collection's pictures: the one that is given, else where the index is from."""
+    """Return the folder of the collection's pictures: the one that is given, else what the index is made of.
+
+    `source` is that of the card. The pictures of features may be in a zip file.
+    """
     if given:
         return Path(given)
-    path = source.get("path", "") if source.get("kind") == "pictures" else ""
-    return Path(path) if path and os.path.isdir(path) else None
+    path = source.get("path" if source.get("kind") == "pictures" else "pictures")
+    return Path(path) if path and isinstance(path, str) and os.path.exists(path) else None

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 RunGraph = Callable[..., np.ndarray]  # takes arrays by the names of the graph's inputs
 LoadGraph = Callable[[Path], RunGraph]
-# Takes the record of an extraction, the file that tells it, and pictures; returns their features [N,F], or
-# regions [N,R,F] with the number [N] of each.
-Extract = Callable[[dict, Path, Sequence[str | Path]], tuple[np.ndarray, np.ndarray | None]]
+# Takes the record of an extraction, the file that tells it, and pictures (paths, or the bytes of files);
+# returns their features [N,F], or regions [N,R,F] with the number [N] of each.
+Extract = Callable[[dict, Path, Sequence[str | Path | bytes]], tuple[np.ndarray, np.ndarray | None]]
 
 TEXTS_TOGETHER, IMAGES_TOGETHER, PICTURES_TOGETHER, PAIRS_TOGETHER = 256, 64, 16, 32
 
@@ -149,16 +149,26 @@ class Bundle:
         """Return the width F of the features that the model reads; raise UserError for one of pictures."""
         return self._feature_side()["width"]
 
-    def encode_pictures(self, pictures: "Sequence[str | Path | Image.Image]") -> np.ndarray:
-        """Return the embeddings of picture files, float32 [N,D]; a model of pixels takes Pillow's images too.
+    @property
+    def extracts(self) -> bool:
+        """Return whether pictures become features first, by the network that made those of the training."""
+        return bool(self.description.get("extraction") and self._extract)
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Return whether it encodes pictures, by pixels or by extracting features first."""
+        return self.extracts or (self.description["image"] or {}).get("reads") == "pixels"
+
+    def encode_pictures(self, pictures: "Sequence[str | Path | bytes | Image.Image]") -> np.ndarray:
+        """Return the embeddings of picture files, float32 [N,D].
+
+        A model of pixels takes Pillow's images too; one of features takes paths, or else the bytes of files.
         Raises UserError for a picture that cannot be read, and for a model of features where it is not known
         how they are extracted.
         """
-        extraction = self.description.get("extraction")
-        if extraction and self._extract:
+        if self.extracts:
             source = self.folder / DESCRIPTION_FILE
-            return self.encode_features(*self._extract(extraction, source, pictures))
+            return self.encode_features(*self._extract(self.description["extraction"], source, pictures))
         preparation = self.picture_preparation
         embeddings = np.empty((len(pictures), self.dimension), np.float32)
         for start in range(0, len(pictures), PICTURES_TOGETHER):

@@ -60,13 +60,14 @@ def build(
 
     `previous` is the data of the index that it replaces (tools/build_index.py --from). Raises UserError where
     `out` holds an index otherwise, where another build was begun, and for a full disk; what has been encoded
-    stays there.
+    stays there, and nothing does where that is nothing.
     """
     draft = out / _DRAFT
     plan = _plan(encoder, source)
     if job.number:
         _help(encoder, source, draft, plan, job)
         return None
+    new, unbegun = not out.exists(), not draft.exists()
     with writer_lock(out):
         if (out / CARD).exists():
             if previous is None:
@@ -93,6 +94,10 @@ def build(
             return publish(out, draft, card)
         except OSError as error:
             raise cannot_write(draft, error) from error
+        except UserError:
+            if unbegun and job.processes == 1:
+                _leave_nothing(out, draft, new)
+            raise
 
 
 def publish(out: Path, draft: Path, card: Card) -> Card:
@@ -232,6 +237,16 @@ def _encoded(encoder: Encoder, source: Source, part: slice, path: Path, own: boo
     vectors = source.encode(encoder, part)
     where = f"{source.path}: items {part.start + 1} to {part.stop}"
     return check_vectors(where, vectors, encoder.dimension, encoder.measure)
+
+
+def _leave_nothing(out: Path, draft: Path, new: bool) -> None:
+    """Remove a build that failed at its first block, and the folder `out` that it was to fill, if `new`."""
+    with contextlib.closing(Items(draft)) as items:
+        if items.state().rows:
+            return
+    shutil.rmtree(draft)
+    if new:
+        shutil.rmtree(out)
 
 
 def _help(encoder: Encoder, source: Source, draft: Path, plan: dict, job: Job) -> None:

@@ -13,6 +13,7 @@ FILE = "card.json"
 FORMAT = 1
 MEASURES = ("cosine", "order")
 HOLDS = ("pictures", "captions")
+MOST_TURNED_AWAY = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Card:
     versions: dict = field(default_factory=dict)
     previous: str | None = None
     format: int = FORMAT
+
+    @property
+    def usable_cutoff(self) -> dict | None:
+        """Return the cut-off, None where it would turn away most right answers, too."""
+        return (
+            self.cutoff
+            if self.cutoff and (self.cutoff["turned_away_rate"] or 0) <= MOST_TURNED_AWAY
+            else None
+        )
 
     def describe(self) -> str:
         """Return one line about the index."""

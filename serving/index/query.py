@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError
+from serving.index.card import Card
 from serving.index.engines import measured
 from serving.index.engines.exact import exact_scores
 from serving.index.index import Hit, Index
@@ -34,8 +35,8 @@ class Term:
 class Answer:
     """The hits of a query. `deviations` tells how far the best stands above the query's own scores.
 
-    `fits` is false where that is below the cut-off of the card, and None where the card has none. `usual` are
-    mean and standard deviation of the query's scores with a sample of items.
+    `fits` is false where that is below the cut-off of the card, and None where the card has no usable one.
+    `usual` are mean and standard deviation of the query's scores with a sample of items.
     """
 
     hits: list[Hit]
@@ -74,7 +75,7 @@ class Asker:
         ):
             hits = [hit for hit in hits if hit.id not in _own(terms)][:k]
             hits = self._with_shares(hits, terms) if len(terms) > 1 else hits
-            answers.append(self._judged(hits, vector, None if where else card.cutoff))
+            answers.append(Answer(hits) if where else self._judged(hits, vector, card))
         return answers
 
     def _by_order(self, terms: Sequence[Term], k: int, where: str | None) -> Answer:
@@ -93,15 +94,16 @@ class Asker:
         rows = np.stack(shares, axis=1).tolist()
         return [replace(hit, shares=tuple(row)) for hit, row in zip(hits, rows, strict=True)]
 
-    def _judged(self, hits: list[Hit], query: np.ndarray, cutoff: dict | None) -> Answer:
-        if cutoff is None or not hits:
+    def _judged(self, hits: list[Hit], query: np.ndarray, card: Card) -> Answer:
+        if card.cutoff is None or not hits:
             return Answer(hits)
         if self._sample is None:
             self._sample = self._index.sample(measured.SAMPLE)
         general = measured.sample_scores(self._sample, query[None])
         deviations = float(measured.normalised(np.float32([hits[0].score]), general)[0])
         usual = float(general.mean()), float(general.std())
-        return Answer(hits, deviations, deviations >= cutoff["deviations"], usual)
+        cutoff = card.usable_cutoff
+        return Answer(hits, deviations, deviations >= cutoff["deviations"] if cutoff else None, usual)
 
 
 def _own(terms: Sequence[Term]) -> set[str]:

@@ -48,6 +48,7 @@ class Source:
     captions: Path | None = None  # the file of these sentences
     outside: list[str] = field(default_factory=list)  # sentences about nothing that the gallery holds
     dev_captions: Path | None = None  # the file of these sentences
+    pictures: Path | None = None  # of which the features are, where that is known
 
     @property
     def holds(self) -> str:
@@ -82,7 +83,7 @@ class Source:
 
     def describe(self) -> dict[str, str]:
         """Return the kind and the files, for the card."""
-        named = {"path": self.path, "captions": self.captions, "dev_captions": self.dev_captions}
+        named = {name: getattr(self, name) for name in ("path", "captions", "dev_captions", "pictures")}
         files = {name: path for name, path in named.items() if path}
         return {"kind": self.kind, **{name: str(path.resolve()) for name, path in files.items()}}
 
@@ -114,11 +115,13 @@ def open_source(
         raise UserError(f"{gallery}: no such file or folder, expected pictures, features or captions")
     else:
         from datasets.features.formats import open_features
+        from datasets.preparation.state import pictures_of
 
         store = open_features(gallery)
         ids = store.image_ids or [str(row) for row in range(len(store))]
         items = checked_items(map(Item, map(str, ids)), str(gallery))
-        source = Source("features", gallery, items, np.arange(len(ids)), store)
+        pictures = pictures_of(gallery.parent)
+        source = Source("features", gallery, items, np.arange(len(ids)), store, pictures=pictures)
     if dev_captions:
         sentences = list(dict.fromkeys(each.caption for each in read_sentences(Path(dev_captions))))
         if None in sentences:
@@ -130,16 +133,36 @@ def open_source(
 def read_sentences(path: Path) -> list[Item]:
     """Return a line's id, sentence and metadata for each line of a file, which may repeat ids.
 
-    `.jsonl`: objects with "id", and perhaps "caption" and "metadata". Others: an id, a tab and a
+    `.jsonl`: objects with "id", and perhaps "caption" and "metadata". `.csv`: a table with a header, which
+    tells the columns of pictures and captions (datasets/preparation/columns.py). Others: an id, a tab and a
     sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
     is a sentence, whose id is its number. Raises UserError that names a line which is neither.
     """
+    if path.suffix.lower() == ".csv":
+        return _table_rows(path)
     text = read_text(path, "give the file of captions")
     read = _json_line if path.suffix == ".jsonl" else _plain_line
     found = [read(path, number, line) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
     return found
+
+
+def _table_rows(path: Path) -> list[Item]:
+    from datasets.preparation.columns import Columns
+    from datasets.preparation.problems import EMPTY, Problems
+    from datasets.preparation.tables import read_table
+
+    problems = Problems()
+    rows = read_table(path, Columns(has_options=False), problems).rows
+    for row in rows:
+        if not row.caption.strip():
+            problems.add(EMPTY, f"{row.place}: {row.picture}")
+    for kind, lines in problems.found.items():
+        raise UserError(f"{path} {lines[0]} ({len(lines)} {kind.name}): {kind.mend}")
+    if not rows:
+        raise UserError(f"{path}: empty, expected a caption a row")
+    return [Item(row.picture, row.caption.strip()) for row in rows]
 
 
 def _plain_line(path: Path, number: int, line: str) -> Item:

@@ -233,6 +233,11 @@ WRITTEN = {
     "captions of a gallery": Reader(
         as_text("g.txt", TEXTS), lambda folder: read_sentences(folder / "g.txt"), ("g.txt",)
     ),
+    "captions of a gallery, CSV": Reader(
+        as_text("g.csv", "image,caption\n" + "".join(f'{name},"{text}"\n' for name, text in PAIRS)),
+        lambda folder: read_sentences(folder / "g.csv"),
+        ("g.csv",),
+    ),
     "items of a gallery": Reader(
         as_text("g.jsonl", ITEMS), lambda folder: read_sentences(folder / "g.jsonl"), ("g.jsonl",)
     ),

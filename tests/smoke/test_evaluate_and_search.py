@@ -145,7 +145,8 @@ def test_every_tool_takes_the_config_of_a_run(runs, use):
     assert shown == yaml.safe_load((runs / "run" / "config.yaml").read_text())
     assert "nothing left to train" in use("train_retrieval", "--resume")
     assert "image to text" in use("eval_retrieval", "--out", "here")
-    assert "pictures for: a circle" in use("search_retrieval", "--text", "a circle", "--out", "here")
+    printed = use("search_retrieval", "--text", "a circle", "--out", "here")
+    assert re.search(r"^pictures for: a circle \(of \d+, split test\)$", printed, re.MULTILINE)
 
 
 def found(printed: str, heading: str) -> list[tuple[str, float]]:

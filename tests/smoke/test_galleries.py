@@ -146,6 +146,9 @@ def test_a_picture_finds_the_sentences_about_a_gallery(galleries, hits, project,
     assert said[0]["id"] == sentences["blue"] and not any("own" in hit for hit in said)
     own = hits(*asked, "--captions", "said.txt", "--image", "red_1.jpg")
     assert [hit["id"] for hit in own if hit.get("own")] == [sentences["red"]]
+    lines = (project / "said.txt").read_text().replace("\t", ",")
+    (project / "said.csv").write_text("image,caption\n" + lines)
+    assert hits(*asked, "--captions", "said.csv", "--image", "red_1.jpg") == own
     stored = hits(*asked, "--captions", "said.npz", "--image", tmp_path / "holiday.jpg")
     assert stored[0]["kind"] == "caption" and stored[0]["id"].startswith("a blue field")
     with_texts = hits("--gallery", "photos.h5", "--captions", "said.txt", "--text", sentences["blue"])
@@ -169,6 +172,16 @@ def test_a_picture_of_the_gallery_does_not_find_itself(galleries, hits):
     for name in ("photos/blue_1.jpg", "blue_1.jpg"):
         found = names(hits("--gallery", "photos", "--image", name, "--top_k", 11))
         assert len(found) == 11 and "blue_1" not in found
+
+
+def test_a_picture_that_is_not_there_is_said_to_be_no_file(galleries, run_quickly, project):
+    words = "search_retrieval", "--cfg_file", "out/mine", "--gallery", "photos.h5", "--image"
+    done = run_quickly(*words, "holidays/lake.jpg", cwd=project)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(
+        "error: --image: holidays/lake.jpg: no such file, and 'holidays/lake.jpg' is not"
+    )
+    assert "no such file" not in run_quickly(*words, "red_99", cwd=project).stderr
 
 
 def test_features_that_do_not_tell_their_network_need_it_named(galleries, hits, run_quickly, project):

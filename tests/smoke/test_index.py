@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from config.files.networks import read_backbone
 from datasets.features.formats import open_features
 from engine.extraction.recorded import record_of_backbone
 from serving.bundle.bundle import Bundle
+from serving.index.card import read_card, write_card
 from serving.index.index import Index
 from tests.bundle_files import FEATURES, features_of, sentences_of, write_bundle
 from tests.forks import Fork, run_forked
@@ -74,6 +76,17 @@ def test_terms_with_weights_and_shares(made):
         assert hit["id"] != "7.jpg"
         assert sum(hit["shares"].values()) == pytest.approx(hit["score"], abs=1e-5)
         assert list(hit["shares"]) == ["red dog", "7.jpg", "minus boat"]
+
+
+def test_a_cut_off_that_turns_right_answers_away_is_not_applied(index):
+    card = read_card(index)
+    write_card(index, replace(card, cutoff=card.cutoff | {"deviations": 99.0, "turned_away_rate": 0.4}))
+    search = ["search_retrieval", "--index", index, "--text", sentences_of(300)[7]]
+    assert run(*search).startswith("nothing here fits")
+    assert json.loads(run(*search, "--json"))["fits"] is False
+    write_card(index, replace(card, cutoff=card.cutoff | {"deviations": 99.0, "turned_away_rate": 0.706}))
+    assert run(*search).startswith("  1  1.0000  7.jpg")
+    assert json.loads(run(*search, "--json"))["fits"] is None
 
 
 def test_queries_of_a_file_are_answered_as_lines(made, tmp_path):
@@ -171,6 +184,8 @@ def test_the_model_is_changed(made, index):
     [
         (["--text", "zebra"], "no word of 'zebra' is in the vocabulary"),
         (["--text", ""], "expected a sentence, got none"),
+        (["--text", "a dog", "two dogs"], "--text: expected one sentence in quotes, got 2"),
+        (["--text", "dog", "--minus", "a", "red", "car"], "--minus: expected one sentence in quotes, got 3"),
         ([], "expected --text, --image, --id, --minus or a sum of them"),
         (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
         (["--id", "nothing"], "there is no item 'nothing'"),

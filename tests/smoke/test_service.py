@@ -1,7 +1,6 @@
 """The service as a process: started with photos alone, called by curl and a client, switched, and ended."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -11,12 +10,17 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from config.files.networks import read_backbone
+from engine.extraction.recorded import record_of_backbone
 from serving.app.client import Client, RefusedError
-from tests.bundle_files import COLOURS, write_pixel_bundle
+from tests.bundle_files import COLOURS, FEATURES, features_of, write_bundle, write_pixel_bundle
 from tests.forks import run_forked
+from tests.onnx_networks import backbone_yaml, write_many_means
+from tests.picture_files import encoded, noisy, write_folder
 from tests.served import Served
 
 pytest.importorskip("fastapi", reason="the service needs requirements-service.txt")
@@ -59,6 +63,63 @@ def test_photos_and_a_bundle_are_enough_and_the_second_start_indexes_nothing(mad
     again.end()
 
 
+def test_features_show_the_photos_that_were_prepared_and_a_line_says_where_none_are_known(tmp_path):
+    write_bundle(tmp_path / "bundle")
+    write_folder(
+        tmp_path / "photos", {f"{row}.jpg": encoded(noisy(60, 40, seed=row), "JPEG") for row in (0, 1)}
+    )
+    for name in ("prepared", "plain"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "test_ims.npy", features_of(["red dog", "blue cat"]))
+        if name == "prepared":
+            (tmp_path / name / "prepared.json").write_text(json.dumps({"images": str(tmp_path / "photos")}))
+        gallery = "--gallery", tmp_path / name / "test_ims.npy", "--out", tmp_path / f"{name}.index"
+        done = run_forked(ROOT / "tools" / "build_index.py", "--bundle", tmp_path / "bundle", *gallery)
+        assert done.returncode == 0, done.stderr
+    service = Served(tmp_path, "--index", tmp_path / "prepared.index", "--index", tmp_path / "plain.index")
+    told = [line for line in service.lines if "no pictures are shown" in line]
+    assert told == ["plain.index: no pictures are shown: name their folder with --pictures FOLDER\n"]
+    client = Client(service.address)
+    first = client.search("red dog", k=1)["hits"][0]
+    assert first["id"] == "0" and first["thumbnail"] and client.thumbnail("0").startswith(b"\xff\xd8")
+    service.end()
+
+
+def test_photos_go_through_the_backbone_that_the_bundle_names(tmp_path):
+    """Photos are indexed, looked for and added; where the network has gone, the service goes on without."""
+    network = write_many_means(tmp_path / "means.onnx", 8, FEATURES)
+    backbone = read_backbone(backbone_yaml(tmp_path / "means.yaml", network))
+    write_bundle(tmp_path / "bundle", extraction=record_of_backbone(backbone))
+    write_folder(tmp_path / "few", {f"{n}.jpg": encoded(noisy(60, 40, seed=n), "JPEG") for n in range(5)})
+    (tmp_path / "key.txt").write_text(KEY)
+    photos = "--photos", tmp_path / "few", "--bundle", tmp_path / "bundle"
+    away = network.rename(tmp_path / "away.onnx")
+    done = run_forked(ROOT / "tools" / "serve_retrieval.py", *photos, "--port", "0")
+    assert done.returncode == 2 and "means.onnx: no such file, expected a network" in done.stderr
+    assert not (tmp_path / "few.index").exists()
+    away.rename(network)
+    service = Served(tmp_path, *photos, "--key_file", tmp_path / "key.txt")
+    client, other = Client(service.address, KEY), tmp_path / "other.jpg"
+    other.write_bytes(encoded(noisy(60, 40, seed=99), "JPEG"))
+    assert client.info()["reads_pictures"]
+    first = client.search_picture(tmp_path / "few" / "3.jpg", k=1)["hits"][0]
+    assert first["id"] == "3.jpg" and first["score"] == pytest.approx(1, abs=1e-5)
+    assert client.put("other", other)["done"] == "added"
+    assert client.search_picture(other, k=1)["hits"][0]["id"] == "other"
+    other.write_bytes(other.read_bytes()[:300])
+    with pytest.raises(RefusedError, match="unreadable picture"):
+        client.search_picture(other)
+    service.end()
+    network.rename(away)
+    service = Served(tmp_path, "--index", tmp_path / "few.index")
+    client = Client(service.address)
+    assert not client.info()["reads_pictures"] and client.search("red", k=1)["hits"]
+    with pytest.raises(RefusedError, match="which means.yaml made: extract them"):
+        client.search_picture(tmp_path / "few" / "3.jpg")
+    service.end()
+    assert "few.index: no pictures are taken, as queries or items: " in (tmp_path / "log.txt").read_text()
+
+
 def test_the_lines_of_the_docs_run(made, served, tmp_path):
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
@@ -66,15 +127,15 @@ def test_the_lines_of_the_docs_run(made, served, tmp_path):
     lines = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1].splitlines()
     assert len(lines) > 10
     Image.new("RGB", (30, 20), COLOURS["blue"]).save(tmp_path / "my.jpg")
-    environment = {**os.environ, "ADDRESS": served.address, "KEY": KEY}
+    shutil.copy(made / "key.txt", tmp_path)
     version = subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]
     if tuple(map(int, version.split(".")[:2])) < (7, 82):
         pytest.skip("curl knows --json from 7.82 on")
-    for line in lines:
-        done = subprocess.run(
-            ["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    variables = re.search(r"^ADDRESS=\S+ KEY=.*$", text, re.MULTILINE)[0]
+    variables = re.sub(r"ADDRESS=\S+", f"ADDRESS={served.address}", variables)
+    script = ["set -euo pipefail", variables, *lines]
+    done = subprocess.run(["bash", "-xc", "\n".join(script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-1000:]
     assert Image.open(tmp_path / "small.jpg").size == (60, 40)
 
 

@@ -237,7 +237,8 @@ def test_sentences_about_other_pictures_decide_when_nothing_fits(described, tmp_
     assert second.cutoff["deviations"] == card.cutoff["deviations"]
     with Index(tmp_path / "both") as index:
         right = [[Term("", vector)] for vector in encoder.encode_texts(words)]
-        fits = np.mean([answer.fits for answer in Asker(index).answers(right, 1)])
+        found = [answer.deviations for answer in Asker(index).answers(right, 1)]
+    fits = np.mean(np.array(found) >= second.cutoff["deviations"])
     assert fits == pytest.approx(1 - second.cutoff["turned_away_rate"], abs=0.1) and 0.1 < fits < 1
     (tmp_path / "dev_caps.txt").write_text("\n".join(absent[:39]))
     few = open_source(with_captions.path, None, tmp_path / "dev_caps.txt")
@@ -295,6 +296,33 @@ def test_galleries_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         open_source(tmp_path / name)
+
+
+def test_captions_come_from_a_table_with_a_header(tmp_path, described):
+    _, source, words = described
+    table = tmp_path / "captions_by_split.csv"
+    table.write_text(
+        "image,caption,split\n" + "".join(f'{n},"{text}",test\n' for n, text in enumerate(words))
+    )
+    read = open_source(tmp_path / "test_ims.npy", table)
+    assert read.queries == source.queries and read.items == source.items
+    table.write_text('Photo;Description\n3;"a dog; wet"\n')
+    assert open_source(tmp_path / "test_ims.npy", table).queries == [("3", "a dog; wet")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("3,a dog\n4,a cat\n", "csv line 1: no column holds captions .* expected one such as caption$"),
+        ("image,caption\n3,a dog\n4,a,cat\n", "csv line 3: 3 columns, expected 2: 4,a,cat .1 rows of"),
+        ("image,caption\n3,\n4,a cat\n", "csv line 2: 3 .1 empty captions"),
+        ("image,caption\n", "empty, expected a caption a row"),
+    ],
+)
+def test_a_table_of_captions_that_cannot_be_read(tmp_path, described, content, message):
+    (tmp_path / "test.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_source(tmp_path / "test_ims.npy", tmp_path / "test.csv")
 
 
 def test_sentences_of_items_that_are_not_there(tmp_path, described):
