@@ -23,7 +23,7 @@ import contextlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,9 @@ def main() -> int:
     parser.add_argument(
         "--protocol", nargs="+", metavar="NAME", help="also count these protocols (docs/protocols.md)"
     )
-    parser.add_argument("--protocol_data", type=Path, metavar="DIR", help="--data of tools/recount.py")
+    parser.add_argument(
+        "--protocol_data", type=Path, metavar="DIR", help="--data of tools/recount.py, for cxc and eccv"
+    )
     parser.add_argument("--objects", type=Path, metavar="F.json", help="--objects of tools/recount.py")
     parser.add_argument(
         "--check_precision",
@@ -150,15 +152,16 @@ def evaluate(
     arguments: argparse.Namespace,
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
-    from engine.certificates.stored import RANKS_FILE, write_ranks
-    from engine.evaluation.result import versions, write_result_json
-    from engine.inspection.kept_lists import LISTS_FILE, write_lists
     from engine.parallel.processes import is_main, start_process_group
+    from engine.protocols.measure import check_protocols
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import run_folder
     from engine.tasks.task import EvaluationOptions
 
     cfg, tune, scores_path = cfgs[0], arguments.tune_weights, arguments.save_scores
+    if arguments.protocol:
+        data, objects = arguments.protocol_data, arguments.objects
+        check_protocols(arguments.protocol, data, objects, data_option="--protocol_data")
     path = Path(arguments.out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,15 +177,24 @@ def evaluate(
         found = kind_of(cfg).measure(cfgs, options)
     if found is None:  # the first process alone has the result
         return 0
-    if arguments.protocol:
-        entry, lines = count_protocols(cfg, Path(scores_path), arguments)
-        found.further["protocols"] = entry
-        found.lines.extend(lines)
     if arguments.check_precision:
         checked = precision_of(cfg, arguments.check_precision)
         found.further["precision_check"] = asdict(checked)
         found.lines.append(checked.describe())
-    write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
+    write_files(path, found, cfg)
+    print("\n".join(found.lines), flush=True)
+    if arguments.protocol:  # last, so that what does not fit a protocol loses no result
+        add_protocols(path, found, cfg, Path(scores_path), arguments)
+    print(f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else ""))
+    return 0
+
+
+def write_files(path: Path, found: "Measured", cfg: CfgNode) -> None:
+    """Write result.json to `path`, the ranks and lists beside it, and the checkpoint's card."""
+    from engine.certificates.stored import RANKS_FILE, write_ranks
+    from engine.inspection.kept_lists import LISTS_FILE, write_lists
+
+    write_result(path, found, cfg)
     if found.result.sides:
         write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
     if found.lists:
@@ -192,9 +204,13 @@ def evaluate(
     write_card(path, found.checkpoint)
     if found.pair_scores:
         found.pair_scores.delete()
-    written = f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else "")
-    print("\n".join([*found.lines, written]))
-    return 0
+
+
+def write_result(path: Path, found: "Measured", cfg: CfgNode) -> None:
+    """Write result.json to `path`."""
+    from engine.evaluation.result import versions, write_result_json
+
+    write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
 
 
 def write_reranked(folder: Path, found: "Measured", cfg: CfgNode) -> None:
@@ -235,20 +251,32 @@ def write_card(path: Path, checkpoint: dict) -> None:
         write_whole(card, model_card(content))
 
 
-def count_protocols(cfg: CfgNode, scores: Path, arguments: argparse.Namespace) -> tuple[dict, list[str]]:
-    """Return the entry `protocols` of result.json, and lines; delete `scores` unless the user wants them."""
+def add_protocols(
+    path: Path, found: "Measured", cfg: CfgNode, scores: Path, arguments: argparse.Namespace
+) -> None:
+    """Count the protocols from the file `scores`, print them, and add them to the result.json at `path`.
+
+    `scores` is deleted then unless the user wants it. Raises UserError for a protocol that does not fit.
+    """
     from engine.protocols.measure import measure_protocols
     from engine.protocols.protocols import Request
     from engine.protocols.scored import read_scores
 
     try:
+        scored = replace(read_scores(scores), path=Path(f"split {cfg.EVAL.SPLIT}"))  # as messages name it
         data, objects = arguments.protocol_data, arguments.objects
-        request = Request(read_scores(scores), cfg.EVAL.TIE_RULE, data=data, objects=objects)
-        found = measure_protocols(request, arguments.protocol, cfg.EVAL.RESAMPLES, cfg.MISC.SEED)
-    finally:
-        if not arguments.save_scores:
-            scores.unlink(missing_ok=True)
-    return {each.name: each.as_dict() for each in found}, [line for each in found for line in each.lines()]
+        request = Request(scored, cfg.EVAL.TIE_RULE, data=data, objects=objects)
+        counted = measure_protocols(request, arguments.protocol, cfg.EVAL.RESAMPLES, cfg.MISC.SEED)
+    except UserError as error:
+        raise UserError(
+            f"--protocol: {error}; {path} has the result without protocols, and {scores} the scores, from "
+            "which tools/recount.py counts others"
+        ) from error
+    found.further["protocols"] = {each.name: each.as_dict() for each in counted}
+    write_result(path, found, cfg)
+    print("\n".join(line for each in counted for line in each.lines()))
+    if not arguments.save_scores:
+        scores.unlink(missing_ok=True)
 
 
 def print_line(line: str) -> None:
