@@ -86,7 +86,6 @@ def main() -> int:
     parser.add_argument(
         "--check_precision",
         type=int,
-        default=0,
         metavar="N",
         help="also encode N captions and the images in float32 and in bfloat16, and say what differs",
     )
@@ -119,7 +118,7 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
         raise user_error(WHERE, "--weights and --tune_weights: expected several --checkpoints, got one")
     if len(cfgs) > 1 and arguments.out is None:
         raise user_error(WHERE, "expected --out DIR for the result.json of several checkpoints, got none")
-    if arguments.check_precision:
+    if arguments.check_precision is not None:
         check_lone_dual(cfgs, arguments.check_precision)
     return cfgs, None if arguments.weights is None else read_weights(words, len(cfgs))
 
@@ -127,7 +126,7 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
 def check_lone_dual(cfgs: Sequence[CfgNode], count: int) -> None:
     """Raise UserError unless `--check_precision` has a number, and one dual encoder to check."""
     if count < 1:
-        raise user_error(WHERE, f"--check_precision: expected a number of captions, got {count}")
+        raise user_error(WHERE, f"--check_precision: expected at least 1 caption, got {count}")
     if len(cfgs) > 1 or FAMILIES[cfgs[0].MODEL.NAME].kind != "dual":
         came = "several checkpoints" if len(cfgs) > 1 else cfgs[0].MODEL.NAME
         raise user_error(WHERE, f"--check_precision: expected one dual encoder, got {came}")
@@ -157,6 +156,7 @@ def evaluate(
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import run_folder
     from engine.tasks.task import EvaluationOptions
+    from models.kernels.precision import check_bfloat16
 
     cfg, tune, scores_path = cfgs[0], arguments.tune_weights, arguments.save_scores
     if arguments.protocol:
@@ -168,6 +168,8 @@ def evaluate(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     say = print_line if is_main() else ignore
+    if arguments.check_precision is not None:
+        check_bfloat16("--check_precision")  # here, so that it loses no evaluation
     say(runtime.describe())
     start_process_group()
     if arguments.protocol and not scores_path:
@@ -177,7 +179,7 @@ def evaluate(
         found = kind_of(cfg).measure(cfgs, options)
     if found is None:  # the first process alone has the result
         return 0
-    if arguments.check_precision:
+    if arguments.check_precision is not None:
         checked = precision_of(cfg, arguments.check_precision)
         found.further["precision_check"] = asdict(checked)
         found.lines.append(checked.describe())
@@ -231,9 +233,7 @@ def precision_of(cfg: CfgNode, count: int) -> "PrecisionCheck":
     from datasets.build.dual import build_dataset
     from engine.evaluation.dual import check_precision
     from engine.tasks.loading import load_trained, split_name
-    from models.kernels.precision import check_bfloat16
 
-    check_bfloat16("--check_precision")
     trained = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     return check_precision(trained.model, dataset, count, cfg.EVAL.BATCH_SIZE)
