@@ -559,3 +559,16 @@ def test_a_reference_that_does_not_fit_is_one_line(run_quickly, tmp_path, messag
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert done.stderr.startswith("error: r.npz: ") and message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_takes_no_vocabulary(run_quickly, tmp_path):
+    words, options = tmp_path / "words.json", tmp_path / "options.json"
+    words.write_text(json.dumps({"the": 2, "dog": 3}))
+    options.write_text(json.dumps({"dim_image": 48, "dim": 64, "dim_word": 32, "n_words": 40}))
+    for source, message in (
+        (words, "--vocabulary: expected weights with it"),
+        (options, "the options of Kiros"),
+    ):
+        done = run_quickly("convert_weights", source, tmp_path / "out", "--vocabulary", words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
+        assert not (tmp_path / "out").exists()
