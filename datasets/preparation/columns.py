@@ -81,7 +81,8 @@ def _undecided(where: str, header: Sequence[str], what: str, option: str, fittin
         f"several columns may hold {what} ({', '.join(fitting)})" if fitting else f"no column holds {what}"
     )
     shown = ", ".join(header[:_SHOWN])
-    return UserError(f"{where}: {found} among its {len(header)}: {shown}: name it with {option}")
+    first = "" if fitting else "; the first line of a table must name its columns, such as image,caption"
+    return UserError(f"{where}: {found} among its {len(header)}: {shown}: name it with {option}{first}")
 
 
 def _plain(name: str) -> str:
