@@ -74,8 +74,8 @@ def read_status(folder: Path, now: datetime) -> dict:
     """Return the values of a run's `status.json`, and under `seconds_ago` its age at the time `now`.
 
     The state `running` becomes `died` if the run's process is gone from this machine, and `silent` if the
-    last heartbeat is ten minutes old. Without a readable file, the only value is the state: `converted` beside
-    the sheet of a conversion, else `unknown`.
+    last heartbeat is ten minutes old. Without a readable file, the only value is the state: `converted`
+    beside the sheet of a conversion, else `unknown`.
     """
     try:
         status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
