@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import sys
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -12,6 +14,9 @@ def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
     """Make `parser` raise UserError for wrong arguments, and suggest the option that was probably meant."""
 
     def error(message: str) -> NoReturn:
+        if "required" in message:  # which a mistyped option explains; argparse would tell of it only later
+            unknown = _unknown_options(sys.argv[1:], _known_options(parser.format_usage()))
+            message = f"unrecognized arguments: {' '.join(unknown)}" if unknown else message
         raise UserError(" ".join(f"command line: {message}{_advice(message, parser)}".split()))
 
     # The method is replaced on the object, not in a subclass, so that a tool may use any kind of parser.
@@ -20,7 +25,7 @@ def report_errors_on_one_line(parser: argparse.ArgumentParser) -> None:
 
 def _advice(message: str, parser: argparse.ArgumentParser) -> str:
     usage = parser.format_usage()
-    known = {"help", *re.findall(r"--([\w-]+)", usage)}
+    known = _known_options(usage)
     for name in re.findall(r"(?<!\S)--?([\w.-]+)", message):
         if name in known:
             continue
@@ -33,6 +38,16 @@ def _advice(message: str, parser: argparse.ArgumentParser) -> str:
         if keys:
             return f"; write {' or '.join(f'{key}=VALUE' for key in keys)} without the dashes"
     return f"; see {parser.prog} --help"
+
+
+def _known_options(usage: str) -> set[str]:
+    return {"help", *re.findall(r"--([\w-]+)", usage)}
+
+
+def _unknown_options(words: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Return the options among `words` that are neither `known` nor begin one that is, without values."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+    return [option for option in options if not any(name.startswith(option[2:]) for name in known)]
 
 
 def _similar_keys(name: str) -> list[str]:

@@ -47,7 +47,7 @@ def main() -> int:
 def compare_results(arguments: argparse.Namespace) -> int:
     """Print the entries and their differences; return 1 if --fail_below says so."""
     from engine.certificates.stored import title_of
-    from engine.certificates.comparison import compare, entries_of, read_result
+    from engine.certificates.comparison import compare, entries_of, precision_note, read_result
 
     entries = entries_of([read_result(Path(folder)) for folder in arguments.results])
     if len(entries) < 2:
@@ -56,6 +56,9 @@ def compare_results(arguments: argparse.Namespace) -> int:
             "alone: seeds of one recipe are one entry"
         )
     found = compare(entries, arguments.metrics, arguments.resamples, arguments.seed)
+    note = precision_note(entries)
+    if note:
+        print(note)
     metrics = list(dict.fromkeys(each.metric for each in found))
     width = max(len(entry.name) for entry in entries) + 2
     for metric in metrics:

@@ -83,7 +83,7 @@ def convert(arguments: argparse.Namespace) -> int:
     from engine.conversion.lists import convert_lists
     from engine.conversion.origins.cnn import download
     from engine.conversion.recognise import holds_cnn, kind_of_content, open_source, recognise
-    from engine.conversion.vocabularies import convert_vocabulary
+    from engine.conversion.vocabularies import convert_vocabulary, refuse_options
     from engine.runs.checkpoint import cnn_of_checkpoint, is_checkpoint
 
     source, output = Path(arguments.source), arguments.output
@@ -101,6 +101,12 @@ def convert(arguments: argparse.Namespace) -> int:
     content = None if source.is_dir() else open_source(source)
     kind = "weights" if content is None else kind_of_content(content)
     if kind != "weights":
+        if arguments.vocabulary:
+            refuse_options(content, source)
+            raise UserError(
+                f"--vocabulary: expected weights with it, got {source}, which holds "
+                f"{'a vocabulary' if kind == 'vocabulary' else 'none'}: leave the option out"
+            )
         to_json = convert_vocabulary if kind == "vocabulary" else convert_lists
         print(to_json(source, content, output))
         return 0

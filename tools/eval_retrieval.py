@@ -23,7 +23,7 @@ import contextlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,12 +79,13 @@ def main() -> int:
     parser.add_argument(
         "--protocol", nargs="+", metavar="NAME", help="also count these protocols (docs/protocols.md)"
     )
-    parser.add_argument("--protocol_data", type=Path, metavar="DIR", help="--data of tools/recount.py")
+    parser.add_argument(
+        "--protocol_data", type=Path, metavar="DIR", help="--data of tools/recount.py, for cxc and eccv"
+    )
     parser.add_argument("--objects", type=Path, metavar="F.json", help="--objects of tools/recount.py")
     parser.add_argument(
         "--check_precision",
         type=int,
-        default=0,
         metavar="N",
         help="also encode N captions and the images in float32 and in bfloat16, and say what differs",
     )
@@ -117,7 +118,7 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
         raise user_error(WHERE, "--weights and --tune_weights: expected several --checkpoints, got one")
     if len(cfgs) > 1 and arguments.out is None:
         raise user_error(WHERE, "expected --out DIR for the result.json of several checkpoints, got none")
-    if arguments.check_precision:
+    if arguments.check_precision is not None:
         check_lone_dual(cfgs, arguments.check_precision)
     return cfgs, None if arguments.weights is None else read_weights(words, len(cfgs))
 
@@ -125,7 +126,7 @@ def read_members(arguments: argparse.Namespace) -> tuple[list[FrozenConfig], lis
 def check_lone_dual(cfgs: Sequence[CfgNode], count: int) -> None:
     """Raise UserError unless `--check_precision` has a number, and one dual encoder to check."""
     if count < 1:
-        raise user_error(WHERE, f"--check_precision: expected a number of captions, got {count}")
+        raise user_error(WHERE, f"--check_precision: expected at least 1 caption, got {count}")
     if len(cfgs) > 1 or FAMILIES[cfgs[0].MODEL.NAME].kind != "dual":
         came = "several checkpoints" if len(cfgs) > 1 else cfgs[0].MODEL.NAME
         raise user_error(WHERE, f"--check_precision: expected one dual encoder, got {came}")
@@ -150,21 +151,25 @@ def evaluate(
     arguments: argparse.Namespace,
 ) -> int:
     """Evaluate the checkpoints that `cfgs` name; print the table and write result.json."""
-    from engine.certificates.stored import RANKS_FILE, write_ranks
-    from engine.evaluation.result import versions, write_result_json
-    from engine.inspection.kept_lists import LISTS_FILE, write_lists
     from engine.parallel.processes import is_main, start_process_group
+    from engine.protocols.measure import check_protocols
     from engine.tasks.kinds import kind_of
     from engine.tasks.loading import run_folder
     from engine.tasks.task import EvaluationOptions
+    from models.kernels.precision import check_bfloat16
 
     cfg, tune, scores_path = cfgs[0], arguments.tune_weights, arguments.save_scores
+    if arguments.protocol:
+        data, objects = arguments.protocol_data, arguments.objects
+        check_protocols(arguments.protocol, data, objects, data_option="--protocol_data")
     path = Path(arguments.out or run_folder(cfg).path / f"eval_{cfg.EVAL.SPLIT}") / "result.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     say = print_line if is_main() else ignore
+    if arguments.check_precision is not None:
+        check_bfloat16("--check_precision")  # here, so that it loses no evaluation
     say(runtime.describe())
     start_process_group()
     if arguments.protocol and not scores_path:
@@ -174,15 +179,24 @@ def evaluate(
         found = kind_of(cfg).measure(cfgs, options)
     if found is None:  # the first process alone has the result
         return 0
-    if arguments.protocol:
-        entry, lines = count_protocols(cfg, Path(scores_path), arguments)
-        found.further["protocols"] = entry
-        found.lines.extend(lines)
-    if arguments.check_precision:
+    if arguments.check_precision is not None:
         checked = precision_of(cfg, arguments.check_precision)
         found.further["precision_check"] = asdict(checked)
         found.lines.append(checked.describe())
-    write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
+    write_files(path, found, cfg)
+    print("\n".join(found.lines), flush=True)
+    if arguments.protocol:  # last, so that what does not fit a protocol loses no result
+        add_protocols(path, found, cfg, Path(scores_path), arguments)
+    print(f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else ""))
+    return 0
+
+
+def write_files(path: Path, found: "Measured", cfg: CfgNode) -> None:
+    """Write result.json to `path`, the ranks and lists beside it, and the checkpoint's card."""
+    from engine.certificates.stored import RANKS_FILE, write_ranks
+    from engine.inspection.kept_lists import LISTS_FILE, write_lists
+
+    write_result(path, found, cfg)
     if found.result.sides:
         write_ranks(path.parent / RANKS_FILE, found.result.sides, cfg.EVAL.TIE_RULE, found.names)
     if found.lists:
@@ -192,9 +206,13 @@ def evaluate(
     write_card(path, found.checkpoint)
     if found.pair_scores:
         found.pair_scores.delete()
-    written = f"written: {path}" + (f" and {scores_path}" if arguments.save_scores else "")
-    print("\n".join([*found.lines, written]))
-    return 0
+
+
+def write_result(path: Path, found: "Measured", cfg: CfgNode) -> None:
+    """Write result.json to `path`."""
+    from engine.evaluation.result import versions, write_result_json
+
+    write_result_json(path, found.result, found.checkpoint, config_as_dict(cfg), versions(), found.further)
 
 
 def write_reranked(folder: Path, found: "Measured", cfg: CfgNode) -> None:
@@ -215,9 +233,7 @@ def precision_of(cfg: CfgNode, count: int) -> "PrecisionCheck":
     from datasets.build.dual import build_dataset
     from engine.evaluation.dual import check_precision
     from engine.tasks.loading import load_trained, split_name
-    from models.kernels.precision import check_bfloat16
 
-    check_bfloat16("--check_precision")
     trained = load_trained(cfg)
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     return check_precision(trained.model, dataset, count, cfg.EVAL.BATCH_SIZE)
@@ -235,20 +251,32 @@ def write_card(path: Path, checkpoint: dict) -> None:
         write_whole(card, model_card(content))
 
 
-def count_protocols(cfg: CfgNode, scores: Path, arguments: argparse.Namespace) -> tuple[dict, list[str]]:
-    """Return the entry `protocols` of result.json, and lines; delete `scores` unless the user wants them."""
+def add_protocols(
+    path: Path, found: "Measured", cfg: CfgNode, scores: Path, arguments: argparse.Namespace
+) -> None:
+    """Count the protocols from the file `scores`, print them, and add them to the result.json at `path`.
+
+    `scores` is deleted then unless the user wants it. Raises UserError for a protocol that does not fit.
+    """
     from engine.protocols.measure import measure_protocols
     from engine.protocols.protocols import Request
     from engine.protocols.scored import read_scores
 
     try:
+        scored = replace(read_scores(scores), path=Path(f"split {cfg.EVAL.SPLIT}"))  # as messages name it
         data, objects = arguments.protocol_data, arguments.objects
-        request = Request(read_scores(scores), cfg.EVAL.TIE_RULE, data=data, objects=objects)
-        found = measure_protocols(request, arguments.protocol, cfg.EVAL.RESAMPLES, cfg.MISC.SEED)
-    finally:
-        if not arguments.save_scores:
-            scores.unlink(missing_ok=True)
-    return {each.name: each.as_dict() for each in found}, [line for each in found for line in each.lines()]
+        request = Request(scored, cfg.EVAL.TIE_RULE, data=data, objects=objects)
+        counted = measure_protocols(request, arguments.protocol, cfg.EVAL.RESAMPLES, cfg.MISC.SEED)
+    except UserError as error:
+        raise UserError(
+            f"--protocol: {error}; {path} has the result without protocols, and {scores} the scores, from "
+            "which tools/recount.py counts others"
+        ) from error
+    found.further["protocols"] = {each.name: each.as_dict() for each in counted}
+    write_result(path, found, cfg)
+    print("\n".join(line for each in counted for line in each.lines()))
+    if not arguments.save_scores:
+        scores.unlink(missing_ok=True)
 
 
 def print_line(line: str) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import run, start_runtime
+from _result_pictures import pictures_of_result
 
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError
@@ -108,16 +109,12 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def pictures_of(result: "Inspected", images: str | None) -> "PictureFolder":
     """Return the pictures of a result; say where they were expected if there are none."""
-    from serving.reports.pictures import PictureFolder, image_folder
+    from serving.reports.pictures import PictureFolder
 
-    content = result.stored.content
-    dataset, split = content["config"].get("DATASET", {}), str(content["protocol"].get("split", ""))
     if images:
-        return PictureFolder(image_folder("", images, split))
+        return pictures_of_result(result, images)
     try:
-        pictures = PictureFolder(
-            image_folder(dataset.get("DATA_DIR", ""), dataset.get("IMAGE_DIR", ""), split)
-        )
+        pictures = pictures_of_result(result)
     except UserError as error:
         print(f"note: {error}")
         pictures = PictureFolder(None)

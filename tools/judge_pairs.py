@@ -18,12 +18,14 @@ judged: judge the pairs of all models that you compare.
 """
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _init_paths  # noqa: F401
 from _command import run
+from _result_pictures import pictures_of_result
 
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError
@@ -121,11 +123,14 @@ def ask(result: "Inspected", pairs: list["DoubtedPair"]) -> list["Judgement"]:
     """Ask about each pair in the terminal until there are no more, or q is typed."""
     from engine.inspection.judgements import Judgement
 
-    lists, found = result.lists, []
+    lists, found, pictures = result.lists, [], None
+    with contextlib.suppress(UserError):  # a folder of pictures that is not there: names are shown
+        pictures = pictures_of_result(result)
     for number, pair in enumerate(pairs, 1):
         image, sentence = lists.image_ids[pair.image], lists.captions[pair.caption]
         own, _ = lists.right("i2t", pair.image)
-        print(f"\n{number} of {len(pairs)}: picture {image}")
+        path = pictures.find(image) if pictures else None
+        print(f"\n{number} of {len(pairs)}: picture {path or image}")
         print(
             "\n".join(f"   the file says: {text}" for text in dict.fromkeys(lists.captions[c] for c in own))
         )

@@ -263,7 +263,9 @@ def tell_next(out: Path, captioned: Captioned) -> None:
     run_folder = f"out/{folder_name(out.name, 'photos')}" if captioned.captions else "RUN"
     sentence = next(iter(captioned.captions.values()), ["a sentence"])[0]
     if captioned.captions:
-        print(f"train:  python tools/train_retrieval.py --cfg_file {shlex.quote(str(out / TASK))}")
+        task = shlex.quote(str(out / TASK))
+        print(f"train:  python tools/train_retrieval.py --cfg_file {task}")
+        print(f"floor:  python tools/measure_floor.py --cfg_file {task}")
     query = f"--gallery {shlex.quote(str(out / FEATURES))} --text {shlex.quote(sentence)}"
     print(f"search: python tools/search_retrieval.py --cfg_file {run_folder} {query}")
 

@@ -67,11 +67,12 @@ def recount(arguments: argparse.Namespace) -> int:
     from engine.runtime import prepare_runtime
 
     prepare_runtime("cpu")  # scores of embeddings are multiplied by the library that Paddle brings
-    from engine.protocols.measure import measure_protocols
+    from engine.protocols.measure import check_protocols, measure_protocols
     from engine.protocols.protocols import Request
     from engine.protocols.recount import conventions, format_rows, share_of_ties
     from engine.protocols.scored import read_scores, with_relevance
 
+    check_protocols(arguments.protocol, arguments.data, arguments.objects, arguments.quirk)
     scored = read_scores(Path(arguments.scores), "cut_lists" in arguments.quirk)
     if arguments.relevance:
         scored = with_relevance(scored, arguments.relevance)

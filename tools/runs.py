@@ -11,6 +11,7 @@ FOLDER (default: that of OUTPUT.CHECKPOINT_DIR) is searched for run folders. The
     failed     by an error, which the run printed
     died       the process is gone from this machine, as after a kill; --resume continues the run
     silent     no sign of life for ten minutes: the run hangs, or its machine is down
+    converted  made by tools/convert_weights.py, and not trained since
     unknown    no readable status.json: the run has not begun, or is of an earlier version
 """
 

@@ -103,7 +103,8 @@ def _read_captions(path: Path) -> dict[str, object]:
     if not path.is_file() and pickled.is_file():
         raise UserError(
             f"{path}: no such file, but {pickled.name} is there: convert it with "
-            f"python tools/convert_weights.py {pickled} {path}"
+            f"python tools/convert_weights.py {pickled} {path}, or into another folder, and "
+            "name the new file with DATASET.CAPTION_FILE"
         )
     return _read_object(path, "image keys to lists of captions")
 

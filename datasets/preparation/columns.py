@@ -87,8 +87,9 @@ def _undecided(
         f"several columns may hold {what} ({', '.join(fitting)})" if fitting else f"no column holds {what}"
     )
     shown = ", ".join(header[:_SHOWN])
+    first = "" if fitting else "; the first line of a table must name its columns, such as image,caption"
     remedy = f"name it with --{name}_column" if wanted.has_options else f"expected one such as {name}"
-    return UserError(f"{where}: {found} among its {len(header)}: {shown}: {remedy}")
+    return UserError(f"{where}: {found} among its {len(header)}: {shown}: {remedy}{first}")
 
 
 def _plain(name: str) -> str:

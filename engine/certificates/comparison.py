@@ -282,12 +282,31 @@ def _seed(result: StoredResult) -> object:
 
 
 def _name(results: Sequence[StoredResult]) -> str:
-    """Return a short name: the run's, or what the names of several seeds have in common."""
+    """Return a short name: the run's, or what the names of several seeds have in common.
+
+    The folder follows where it is not that of the run's evaluation, such as floor_test.
+    """
     names = [each.content["config"].get("OUTPUT", {}).get("SAVE_NAME", str(each.folder)) for each in results]
     common = (
         names[0] if len(names) == 1 else _common_start(names).rstrip("_-.0123456789").removesuffix("_seed")
     )
-    return common or str(results[0].folder)
+    if not common:
+        return str(results[0].folder)
+    folders = {each.folder.resolve().name for each in results}
+    usual = f"eval_{results[0].content['protocol'].get('split')}"
+    return common if len(folders) > 1 or folders == {usual} else f"{common} ({folders.pop()})"
+
+
+def precision_note(entries: Sequence[Entry]) -> str:
+    """Return a line about results that were computed in other precisions; empty where all are of one."""
+    found = {
+        entry.name: sorted({each.content["protocol"].get("precision", "float32") for each in entry.results})
+        for entry in entries
+    }
+    if len({each for names in found.values() for each in names}) < 2:
+        return ""
+    each = ", ".join(f"{name} in {' and '.join(names)}" for name, names in found.items())
+    return f"note: {each}: their differences hold what the precision changes (docs/precision.md)"
 
 
 def _common_start(names: Sequence[str]) -> str:

@@ -12,9 +12,9 @@ from config.files.whole import refuse_existing, writing
 from config.load import config_of_checkpoint
 from engine.conversion.native import native_layout
 from engine.conversion.rules import Rule, original
-from engine.conversion.sheet import SHEET_FILE
 from engine.conversion.torch_writer import emit_pickle, write_torch_file
 from engine.runs.checkpoint import MODEL_FILE, read_state, resolve_checkpoint, verify_files
+from engine.runs.run_status import SHEET_FILE
 from engine.weights.bert_folder import CONFIG_FILE, VOCABULARY_FILE
 from engine.weights.plain_pickle import PlainObject
 from engine.weights.state_dicts import Tensors

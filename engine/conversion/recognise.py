@@ -94,6 +94,11 @@ def _refuse_parts(path: Path, names: list[str]) -> None:
             "--caption_model"
         )
     if any("word_embeddings" in name for name in names):
+        if path.with_name(CONFIG_FILE).is_file():
+            raise UserError(
+                f"{path}: a BERT's weights beside {CONFIG_FILE}: rename the file to pytorch_model.bin, and "
+                f"give the folder, {path.parent}"
+            )
         raise UserError(
             f"{path}: a BERT's weights: put {CONFIG_FILE} and vocab.txt beside them, under one of the names "
             f"{', '.join(WEIGHTS)}, and give the folder"

@@ -10,9 +10,10 @@ from config.load import FrozenConfig, config_as_dict, load_config, save_config
 from config.progress import ShowProgress
 from engine.conversion.conversion import Conversion, Given
 from engine.conversion.rules import converted
-from engine.conversion.sheet import SHEET_FILE, sheet_of
+from engine.conversion.sheet import sheet_of
 from engine.runs.checkpoint import MODEL_FILE, write_state
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_status import SHEET_FILE
 from engine.weights.tensor_files import stream_safetensors
 
 Compare = Callable[[Path, FrozenConfig], dict]

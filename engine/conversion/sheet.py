@@ -1,9 +1,9 @@
 """The parity sheet: each tensor's name, shape and layout on both sides, what was left out, what differs."""
 
 from engine.conversion.conversion import Conversion
+from engine.runs.run_status import SHEET_FILE
 from engine.weights.state_dicts import Tensors
 
-SHEET_FILE = "conversion.json"
 _SHOWN = 60  # rows of the printed table
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config.errors import UserError, cut
+from config.errors import UserError, cut, some
 from config.files.kinds import refusal
 from config.files.whole import write_whole
 from datasets.words.vocabulary import Vocabulary
@@ -16,6 +16,7 @@ from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, wit
 # What str(bytes) of Python 3 makes of a caption: b'a dog', and \xc3\xa9 for a letter beyond ASCII.
 DAMAGED = re.compile(r"^b['\"]|\\x[0-9a-f]{2}")
 _MOST_WORDS = 10_000_000
+_OPTIONS = {"dim_image", "dim", "dim_word", "n_words"}  # of Kiros' VSE, in *_params_lstm.pkl
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,21 @@ def read_content(path: Path) -> object:
         raise UserError(f"{path}: not a vocabulary in JSON: {cut(error, 80)}") from error
 
 
+def refuse_options(content: object, path: Path) -> None:
+    """Raise UserError for options of Kiros' VSE, whose names and sizes look like words and ids."""
+    if isinstance(content, dict) and content.keys() >= _OPTIONS:
+        raise UserError(
+            f"{path}: the options of Kiros' VSE ({some(content)}), no vocabulary: convert the weights beside "
+            "them (*_model_lstm.pkl) with --vocabulary, their dictionary; the options are read then"
+        )
+
+
 def words_of(content: object, path: Path) -> WordList:
     """Return the words of a vocabulary of VSE++, SCAN or VSRN, or of a dictionary of Kiros.
 
     Raises UserError for entries that are no words with ids, and for two words of one id.
     """
+    refuse_options(content, path)
     if not is_vocabulary(content):
         raise UserError(f"{path}: not a vocabulary: expected word2idx, worddict, or a dict from words to ids")
     entries = content.get("word2idx", content.get("worddict", content))
@@ -126,6 +137,7 @@ def dictionary_of(words: WordList, path: Path, rows: int | None = None) -> Vocab
     """Return a dictionary of Kiros, whose ids begin at 2, behind the end of a sentence and the unknown word.
 
     Of a model with `rows` word vectors, words of higher ids are unknown, and ids beyond the words are free.
+    Raises UserError where most of the ids up to the highest one have no word.
     """
     clash = next((word for word, number in words.ids.items() if number < 2), None)
     if clash is not None and words.ids.get("<eos>", words.ids.get("<end>")) != 0:
@@ -134,6 +146,11 @@ def dictionary_of(words: WordList, path: Path, rows: int | None = None) -> Vocab
             "at 2"
         )
     by_id = {number: word for word, number in words.ids.items() if number > 1}
+    if len(by_id) < (max(by_id, default=1) - 1) / 2:
+        raise UserError(
+            f"{path}: {len(by_id)} words with ids up to {max(by_id)}, such as {some(by_id.values(), 3)}: "
+            "expected a dictionary of Kiros, whose ids leave hardly a gap"
+        )
     count = rows or max(by_id, default=1) + 1
     by_id = {number: word for number, word in by_id.items() if number < count} | {0: "<end>", 1: "<unk>"}
     for number in range(count):

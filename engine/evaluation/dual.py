@@ -216,11 +216,14 @@ class PrecisionCheck:
 
     def describe(self) -> str:
         """Return the check in a line."""
-        recalls = ", ".join(f"{name} {low:.2f} ({full:.2f})" for name, (full, low) in self.recall.items())
+        recalls = (
+            f"{name} {full:.2f} in float32, {low:.2f} in bfloat16"
+            for name, (full, low) in self.recall.items()
+        )
         return (
             f"bfloat16 against float32 for {self.captions} captions: an embedding differs by at most "
-            f"{self.embedding:.2g}, a score by {self.score:.2g}; the own image has the same rank for "
-            f"{self.same_rank}; {recalls}"
+            f"{self.embedding:.2g}, a score by {self.score:.2g}; text to image, "
+            f"the own image has the same rank for {self.same_rank}; {'; '.join(recalls)}"
         )
 
 

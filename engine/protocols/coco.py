@@ -20,7 +20,7 @@ from datasets.array_files import read_npy
 from datasets.relevance import Relevance
 from engine.protocols.scored import Scored
 
-WHERE = "name the folder of eccv-caption's data with --data (docs/protocols.md)"
+WHERE = "expected a file of eccv-caption's data (docs/protocols.md)"
 
 
 class CocoNames:

@@ -20,6 +20,7 @@ from engine.certificates.sides import Side, Sides
 from engine.protocols.scored import Scored
 from engine.ranking.precisions import r_precision_of_rows
 
+OBJECTS = "COCO's instances JSON, or JSON from image ids to categories"
 LISTS_END = 50
 THRESHOLDS = {"pcme": (0, 1, 2), "eccv": (2,), "cut": (2,)}
 _BLOCK = 128  # queries at a time
@@ -33,7 +34,7 @@ def pmrp_sides(
     `objects` is COCO's instances JSON, or JSON from image ids to lists of categories.
     """
     if objects is None:
-        raise UserError("--objects: expected COCO's instances JSON, or JSON from image ids to categories")
+        raise UserError(f"expected {OBJECTS}, got none")
     codes = read_codes(objects, scored)  # [I,C]
     sizes = codes.sum(axis=1)
     apart = sizes[:, None] + sizes - 2 * (codes @ codes.T)  # [I,I]

@@ -26,6 +26,7 @@ from engine.ranking.ranks import Question, rank_counters, row_counter
 Counters = tuple[RankCounter, RankCounter]  # of the images, of the captions
 
 RECALLS = (1, 5, 10)
+DATA = "the folder of eccv-caption's data, which names COCO's captions (docs/protocols.md)"
 CUT = 50  # the length of the lists in the example of eccv-caption
 
 QUIRKS = {
@@ -61,7 +62,7 @@ class Request:
     def coco(self) -> CocoNames:
         """Return COCO's names of the pictures and captions; raise UserError without their folder."""
         if self.data is None:
-            raise UserError("--data: expected the folder of eccv-caption's data, which names COCO's captions")
+            raise UserError(f"expected {DATA}, got none")
         return CocoNames(self.scored, self.data)
 
 
@@ -167,8 +168,8 @@ def graded(request: Request) -> Counting:
     relevance, found = request.scored.relevance, {}
     if relevance.grades is None:
         raise UserError(
-            f"{request.scored.path}: its right pairs have no grades: name them with --relevance, a CSV of "
-            "image,caption,grade"
+            f"{request.scored.path}: its right pairs have no grades: name a CSV of image,caption,grade "
+            "with --relevance (tools/recount.py) or DATASET.RELEVANCE (an evaluation)"
         )
     sides = yield from _both(request, relevance, relevance.turned, recalls=(1,))
     for direction, own in (("i2t", relevance), ("t2i", relevance.turned)):
@@ -190,21 +191,24 @@ def _pmrp(variant: str) -> Callable[[Request], Counting]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol: its title, and what counts it."""
+    """A protocol: its title, what counts it, and the file of the `Request` that it needs, data or objects."""
 
     title: str
     count: Callable[[Request], Counting]
+    needs: str = ""
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "one_list": Protocol("all in one list (Flickr30K, COCO 5K, RSICD, UCM)", one_list),
     "coco_1k": Protocol("COCO 1K, mean of five folds", five_folds),
     "coco_1k_first": Protocol("COCO 1K, the first 1,000 pictures in one list", first_thousand),
-    "cxc": Protocol("Crisscrossed Captions", cxc),
-    "eccv": Protocol("ECCV Caption", eccv),
-    "pmrp_pcme": Protocol("PMRP as in PCME: thresholds 0, 1, 2", _pmrp("pcme")),
-    "pmrp_eccv": Protocol("PMRP as in eccv-caption: threshold 2, own picture left out", _pmrp("eccv")),
-    "pmrp_cut": Protocol("PMRP as in ECCV Caption's table: lists cut at 50", _pmrp("cut")),
+    "cxc": Protocol("Crisscrossed Captions", cxc, "data"),
+    "eccv": Protocol("ECCV Caption", eccv, "data"),
+    "pmrp_pcme": Protocol("PMRP as in PCME: thresholds 0, 1, 2", _pmrp("pcme"), "objects"),
+    "pmrp_eccv": Protocol(
+        "PMRP as in eccv-caption: threshold 2, own picture left out", _pmrp("eccv"), "objects"
+    ),
+    "pmrp_cut": Protocol("PMRP as in ECCV Caption's table: lists cut at 50", _pmrp("cut"), "objects"),
     "ndcg": Protocol("nDCG of graded pairs", graded),
 }
 

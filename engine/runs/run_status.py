@@ -11,6 +11,7 @@ from pathlib import Path
 from config.files.whole import replacing
 
 STATUS_FILE = "status.json"
+SHEET_FILE = "conversion.json"  # what became of each tensor of a run that was converted
 SECONDS_BETWEEN = 5.0
 SILENT_SECONDS = 600.0
 """A run whose state is `running` but whose last heartbeat is older than this is `silent`."""
@@ -73,14 +74,15 @@ def read_status(folder: Path, now: datetime) -> dict:
     """Return the values of a run's `status.json`, and under `seconds_ago` its age at the time `now`.
 
     The state `running` becomes `died` if the run's process is gone from this machine, and `silent` if the
-    last heartbeat is ten minutes old. Without a readable file, the only value is the state `unknown`.
+    last heartbeat is ten minutes old. Without a readable file, the only value is the state: `converted`
+    beside the sheet of a conversion, else `unknown`.
     """
     try:
         status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
         age = (now - datetime.fromisoformat(status["updated"])).total_seconds()
         state, host, pid = status["state"], status["host"], int(status["pid"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return {"state": "unknown"}
+        return {"state": "converted" if (folder / SHEET_FILE).is_file() else "unknown"}
     if state == "running":
         if host == socket.gethostname() and not _is_alive(pid):
             state = "died"

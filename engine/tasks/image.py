@@ -75,9 +75,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     Processes of a launched job share the work; all but the first return None.
     """
     if len(cfgs) > 1 or options.scores_path:
-        problem = "--save_scores" if options.scores_path else f"{len(cfgs)} --checkpoints"
+        problem = "--save_scores or --protocol" if options.scores_path else f"{len(cfgs)} --checkpoints"
         raise UserError(
-            "command line: expected one checkpoint and no --save_scores with an image encoder, got " + problem
+            "command line: expected one checkpoint and no --save_scores with an image encoder (nor "
+            f"--protocol), got {problem}"
         )
     cfg = cfgs[0]
     trained = load(cfg)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.errors import UserError, cut
+from config.errors import UserError, cut, some
 from config.files.kinds import refusal
 from config.files.whole import refuse_existing, writing
 from engine.weights.bert_names import original_depth
@@ -64,7 +64,9 @@ def open_bert_folder(source: Path, vocabulary: Path | None = None) -> BertFolder
     words = _read_bytes(vocabulary or source / VOCABULARY_FILE)
     path = next((source / name for name in WEIGHTS if (source / name).is_file()), None)
     if path is None:
-        raise UserError(f"{source}: no file of weights: expected one of {', '.join(WEIGHTS)}")
+        others = sorted(each.name for each in source.glob("pytorch_model*"))
+        advice = f"; if {some(others)} holds them, rename it to pytorch_model.bin" if others else ""
+        raise UserError(f"{source}: no file of weights: expected one of {', '.join(WEIGHTS)}{advice}")
     tensors = state_dict_of(open_weights(path), path)
     folder = _to_original(path, tensors, config, words)
     _check(folder, vocabulary or source / VOCABULARY_FILE)

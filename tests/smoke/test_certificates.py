@@ -186,3 +186,32 @@ def test_saved_scores_are_recounted_and_counted_by_protocols(runs, run_quickly, 
     for name in ("cxc", "pmrp_pcme", "ndcg", "nothing"):
         done = run_quickly("recount", tmp_path / "s.npz", "--protocol", name)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_protocol_that_does_not_fit_loses_no_result(runs, run_quickly, tmp_path):
+    """Names and files are checked before the evaluation; a misfit of the data comes after the result."""
+    config, folder = runs / "a_seed1" / "config.yaml", tmp_path / "out"
+    command = "eval_retrieval", "--cfg_file", config, "--out", folder, "EVAL.RESAMPLES=50"
+    for words, message in (
+        (["onelist"], "--protocol: expected some of one_list, "),
+        (["onelist"], "got onelist; did you mean one_list?"),
+        (["eccv"], "--protocol_data: --protocol eccv: expected the folder"),
+        (["eccv", "--protocol_data", "gone"], "--protocol_data: gone: no such file or folder"),
+        (["pmrp_cut"], "--objects: --protocol pmrp_cut: expected COCO's instances"),
+    ):
+        done = run_quickly(*command, "--protocol", *words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert message in done.stderr and not folder.exists()
+    done = run_quickly(*command, "--protocol", "one_list", "ndcg")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: --protocol: split test: its right pairs have no grades")
+    assert f"{folder / 'result.json'} has the result" in done.stderr and "rsum" in done.stdout
+    result = json.loads((folder / "result.json").read_text())
+    assert result["metrics"]["rsum"] and "protocols" not in result
+    assert {"ranks.npz", "lists.npz"} < {file.name for file in folder.iterdir()}
+    done = run_quickly(
+        "recount", folder / "protocol_scores.npz", "--protocol", "one_list", "--resamples", "9"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "protocols" in evaluated(run_quickly, runs, folder, "--protocol", "one_list")[0]
+    assert not (folder / "protocol_scores.npz").exists()

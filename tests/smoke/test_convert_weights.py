@@ -377,6 +377,9 @@ FOLDERS = {
     "layer_norm_eps: expected a number in [0, 1), got 'small'": edit(layer_norm_eps="small"),
     "vocab.txt: 75 words, but the weights know 74": append("vocab.txt", "more\n"),
     "no file of weights: expected one of model.safetensors, pytorch_model.bin": without("pytorch_model.bin"),
+    "paddle_model.bin; if pytorch_model.legacy.bin holds them, rename it to pytorch_model.bin": (
+        lambda folder: (folder / "pytorch_model.bin").rename(folder / "pytorch_model.legacy.bin")
+    ),
     "expected a state dict, names to tensors, got a dict of model": weights({"model": [1]}),
     "no tensor embeddings.word_embeddings.weight: not the weights of a BERT": weights(
         tensors({"a": np.zeros(2, "f4")})
@@ -559,3 +562,25 @@ def test_a_reference_that_does_not_fit_is_one_line(run_quickly, tmp_path, messag
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert done.stderr.startswith("error: r.npz: ") and message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_berts_weights_of_another_name_are_renamed(run_quickly, oscar, tmp_path):
+    path = (oscar / "pytorch_model.bin").rename(oscar / "pytorch_model.legacy.bin")
+    done = run_quickly("convert_weights", path, tmp_path / "out")
+    assert (
+        done.returncode == 2
+        and f"rename the file to pytorch_model.bin, and give the folder, {oscar}\n" in (done.stderr)
+    )
+
+
+def test_a_vocabulary_takes_no_vocabulary(run_quickly, tmp_path):
+    words, options = tmp_path / "words.json", tmp_path / "options.json"
+    words.write_text(json.dumps({"the": 2, "dog": 3}))
+    options.write_text(json.dumps({"dim_image": 48, "dim": 64, "dim_word": 32, "n_words": 40}))
+    for source, message in (
+        (words, "--vocabulary: expected weights with it"),
+        (options, "the options of Kiros"),
+    ):
+        done = run_quickly("convert_weights", source, tmp_path / "out", "--vocabulary", words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
+        assert not (tmp_path / "out").exists()

@@ -118,9 +118,15 @@ def test_an_evaluation_in_bfloat16_says_so_and_what_it_changes(runs, scores, use
     assert check["captions"] == 20 >= check["same_rank"]
     assert 0 < check["embedding"] < 2**-6  # of vectors of length 1
     line = f"the own image has the same rank for {check['same_rank']}"
-    assert line in printed
+    assert f"text to image, {line}; R@1 {check['recall']['R@1'][0]:.2f} in float32, " in printed
     use("eval_retrieval", "--out", "plain")
     assert "precision" not in read_result(tmp_path / "plain")["protocol"]
+
+
+def test_a_check_of_no_captions_is_refused(runs, run_tool):
+    done = run_tool("eval_retrieval", "--cfg_file", runs / "run", "--check_precision", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: command line: --check_precision: expected at least 1 caption, got 0\n"
 
 
 def test_another_checkpoint_split_and_place_are_evaluated(runs, scores, use, tmp_path):

@@ -122,6 +122,25 @@ def test_a_mistyped_option_is_one_line_with_the_right_one(tool):
     assert "paddle" not in modules
 
 
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (
+            ["search_retrieval.py", "--cfg_file", "configs/f8k/vse.yaml", "--txt", "a dog"],
+            "--txt; did you mean --text?",
+        ),
+        (["prepare_data.py", "--images", "a", "--outt=b"], "--outt; did you mean --out?"),
+        (["convert_weights.py", "--vocabluary", "a"], "--vocabluary; did you mean --vocabulary?"),
+    ],
+)
+def test_a_mistyped_option_is_told_before_what_is_missing(command, meant):
+    done, _ = start(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: command line: unrecognized arguments: {meant}\n"
+    done, _ = start("prepare_data.py", "--ou", "a")  # argparse takes the beginning of an option for it
+    assert "the following arguments are required: --images; see" in done.stderr
+
+
 @pytest.mark.parametrize("tool", [*CONFIGURED, "show_config.py"])
 def test_every_key_is_described_on_request(tool):
     done, modules = start(tool, "--help-config")

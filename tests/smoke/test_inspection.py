@@ -121,6 +121,8 @@ def test_pairs_are_judged_in_the_terminal_and_the_next_call_goes_on(runs, run_to
         list(map(str, command)), input="y\nmaybe\nn\nq\n", capture_output=True, text=True, check=False
     )
     assert "2 pairs judged: 1 right, 1 not" in done_well(done)
+    asked = re.findall(r"of \d+: picture (.*)", done.stdout)
+    assert len(asked) == 3 and all(Path(path).is_file() for path in asked), asked
     first = json.loads((tmp_path / "test_judgements.json").read_text())["judgements"]
     assert [each["right"] for each in first] == [True, False]
     done = subprocess.run(list(map(str, command)), input="y\n", capture_output=True, text=True, check=False)

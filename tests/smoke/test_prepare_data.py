@@ -77,7 +77,9 @@ def test_one_command_prepares_one_trains_and_one_searches(run_tool, run_quickly,
         "train_retrieval", *lines[6].split()[3:], "OPTIMIZATION.EPOCHS=1", "MODEL.EMBED_DIM=8", cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    search = ["search_retrieval", *shlex.split(lines[7])[3:]]
+    done = run_quickly("measure_floor", *lines[7].split()[3:], cwd=folder)
+    assert done.returncode == 0 and (folder / "out/mine/floor_test/result.json").is_file(), done.stderr
+    search = ["search_retrieval", *shlex.split(lines[8])[3:]]
     done = run_quickly(*search, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert ".jpg" in done.stdout

@@ -30,6 +30,8 @@ def out(tmp_path) -> Path:
     )
     write_run(folder / "gone", "vsepp", 300, state="running", **at, pid=2**22 + 1)
     write_run(folder / "old", "oscar")
+    write_run(folder / "theirs", "vse")
+    (folder / "theirs" / "conversion.json").write_text("{}")
     (folder / "notes").mkdir()
     return folder
 
@@ -38,12 +40,13 @@ def test_runs_are_a_table(run_quickly, out):
     done = run_quickly("runs", out)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        "run         model  state     step     best        last sign of life\n"
-        "demo/vsepp  vsepp  finished  120/120  -           2 days ago\n"
-        "demo/vsrn   vsrn   silent    5/120    rsum 312.3  2 h ago\n"
-        "gone        vsepp  died      5/120    rsum 312.3  5 min ago\n"
-        "old         oscar  unknown   -        -           -\n"
-        "vse         vse    running   5/120    rsum 312.3  3 min ago\n"
+        "run         model  state      step     best        last sign of life\n"
+        "demo/vsepp  vsepp  finished   120/120  -           2 days ago\n"
+        "demo/vsrn   vsrn   silent     5/120    rsum 312.3  2 h ago\n"
+        "gone        vsepp  died       5/120    rsum 312.3  5 min ago\n"
+        "old         oscar  unknown    -        -           -\n"
+        "theirs      vse    converted  -        -           -\n"
+        "vse         vse    running    5/120    rsum 312.3  3 min ago\n"
     )
 
 
@@ -54,7 +57,7 @@ def test_one_run_and_none(run_quickly, out):
 
 def test_runs_are_json_for_programs(run_quickly, out):
     runs = {run["run"]: run for run in json.loads(run_quickly("runs", out, "--json").stdout)}
-    assert list(runs) == ["demo/vsepp", "demo/vsrn", "gone", "old", "vse"]
+    assert list(runs) == ["demo/vsepp", "demo/vsrn", "gone", "old", "theirs", "vse"]
     assert runs["gone"]["state"] == "died" and runs["gone"]["pid"] == 2**22 + 1
     assert runs["old"] == {"run": "old", "model": "oscar", "best_metric": "rsum", "state": "unknown"}
 

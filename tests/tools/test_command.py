@@ -1,5 +1,10 @@
 """What the tools share."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tools._command import folder_name
@@ -18,3 +23,16 @@ from tools._command import folder_name
 )
 def test_any_text_becomes_the_name_of_one_folder(text, expected):
     assert folder_name(text, "query") == expected
+
+
+@pytest.mark.parametrize("tool", ["eval_retrieval", "recount"])
+def test_a_missing_package_is_one_line(tool):
+    """-S leaves out what is installed, as a Python outside the environment does."""
+    command = [sys.executable, "-S", Path(__file__).resolve().parents[2] / "tools" / f"{tool}.py"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, "a.npz"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+    assert " is not installed here: source .venv/bin/activate (make demo makes it), or " in done.stderr

@@ -167,7 +167,10 @@ def test_what_does_not_fit_is_one_line(precomp_pairs, settings, fragments):
 
 def test_pickled_captions_name_the_tool_that_converts_them(vinvl, tmp_path):
     (tmp_path / "test_captions.pt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"test_captions.json: no such file.*tools/convert_weights.py .*\.pt"):
+    with pytest.raises(
+        UserError,
+        match=r"test_captions.json: no such file.*tools/convert_weights.py .*\.pt .*DATASET.CAPTION_FILE",
+    ):
         open_pair_split(vinvl(), "test", training=False)
 
 

@@ -106,6 +106,10 @@ UNDECIDED = {
         ["image", "file_name", "caption"],
         r"the pictures' names \(image, file_name\).*--image_column",
     ),
+    "no header": (
+        ["a.jpg", "Three guys posing"],
+        "Three guys posing: .*; the first line of a table must name its columns, such as image,caption",
+    ),
     "no picture": (["id", "caption"], "no column holds the pictures' names"),
 }
 

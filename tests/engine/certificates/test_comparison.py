@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from engine.certificates.comparison import compare, entries_of, holm, read_result, sign_flip
+from engine.certificates.comparison import (
+    compare,
+    entries_of,
+    holm,
+    precision_note,
+    read_result,
+    sign_flip,
+)
 from engine.certificates.sides import Side
 from engine.certificates.stored import RANKS_FILE, read_ranks, write_ranks
 from engine.ranking.counter import TiedRanks
@@ -17,8 +24,12 @@ IMAGES = 60
 
 
 def store(folder, name, seed=1, quality=0.0, order=1, luck=0, **protocol):
-    """Write a result of `IMAGES` images with two captions each; `quality` lowers all ranks."""
-    folder.mkdir()
+    """Write a result of `IMAGES` images with two captions each; `quality` lowers all ranks.
+
+    It lies in `folder`/eval_test, as an evaluation's does, or in `folder` itself if that is a floor's.
+    """
+    folder = folder if folder.name.startswith("floor") else folder / "eval_test"
+    folder.mkdir(parents=True)
     hard = np.random.default_rng(0).normal(size=IMAGES)
     random = np.random.default_rng([seed, luck])
     sides = {}
@@ -108,6 +119,22 @@ def test_a_floor_of_the_same_task_file_is_no_seed(tmp_path):
         (folder / "result.json").write_text(json.dumps(content | {"checkpoint": {"model": model}}))
     entries = entries_of([read_result(folder) for folder in folders])
     assert [len(entry.results) for entry in entries] == [1, 1]
+
+
+def test_a_result_that_is_not_the_evaluation_is_named_by_its_folder(tmp_path):
+    folders = [store(tmp_path / "run", "a"), store(tmp_path / "run" / "floor_test", "b")]
+    names = [entry.name for entry in entries_of([read_result(folder) for folder in folders])]
+    assert names == ["a_seed1", "b_seed1 (floor_test)"]
+
+
+def test_other_precisions_are_said(tmp_path):
+    results = [
+        read_result(store(tmp_path / name, name, **protocol))
+        for name, protocol in (("a", {}), ("b", {}), ("c", {"precision": "bfloat16"}))
+    ]
+    assert precision_note(entries_of(results[:2])) == ""
+    note = precision_note(entries_of(results))
+    assert note.startswith("note: a_seed1 in float32, b_seed1 in float32, c_seed1 in bfloat16: ")
 
 
 def test_sign_flips_approach_all_of_them():

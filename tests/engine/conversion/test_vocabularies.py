@@ -86,6 +86,24 @@ def test_dictionaries_of_kiros(tmp_path, write, wrap):
     assert more.words[6:] == ["<free 6>", "<free 7>"] and len(more) == 8
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"dim_image": 48, "dim": 64, "dim_word": 32, "n_words": 40},
+            r"the options of Kiros' VSE \(dim_image, dim, dim_word, n_words\), no vocabulary",
+        ),
+        ({"width": 48, "height": 64, "depth": 6}, "3 words with ids up to 64, such as width, height, depth"),
+    ],
+)
+def test_options_and_other_numbers_are_no_dictionary(tmp_path, content, message):
+    path, output = tmp_path / "p.pkl", tmp_path / "vocabulary.json"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=message) as raised:
+        convert_vocabulary(path, read_content(path), output)
+    assert "\n" not in str(raised.value) and not output.exists()
+
+
 def test_words_that_python_3_damaged_are_counted(tmp_path):
     words = ["<pad>", "<start>", "<end>", "<unk>", "b'a", 'b"the', "caf\\xc3\\xa9", "dog", "b", "tab"]
     (tmp_path / "v.json").write_text(json.dumps({"word2idx": {word: i for i, word in enumerate(words)}}))
