@@ -293,8 +293,8 @@ def answer_image(cfg: CfgNode, opened: Search, name: str, top_k: int) -> Answer:
                 embedding, image_id = searcher.embedding_of(name)
             except UserError as error:
                 missing = (is_picture(name) or "/" in name) and not os.path.exists(name)
-                there = f"{name}: no such file, and " if missing else ""
-                raise UserError(f"{there}{error}, or the path of a picture") from error
+                nowhere = f"; {name}: no such file" if missing else ""
+                raise UserError(f"{error}, or the path of a picture{nowhere}") from error
         captions = searcher.captions_for_image(embedding, count, image_id)
         if reranker:
             captions = reranker.captions_for_image(image_id, captions)[:top_k]

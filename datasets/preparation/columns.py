@@ -88,8 +88,8 @@ def _undecided(
     )
     shown = ", ".join(header[:_SHOWN])
     first = "" if fitting else "; the first line of a table must name its columns, such as image,caption"
-    remedy = f"name it with --{name}_column" if wanted.has_options else f"expected one such as {name}"
-    return UserError(f"{where}: {found} among its {len(header)}: {shown}: {remedy}{first}")
+    remedy = f"name it with --{name}_column{first}" if wanted.has_options else f"expected one such as {name}"
+    return UserError(f"{where}: {found} among its {len(header)}: {shown}: {remedy}")
 
 
 def _plain(name: str) -> str:

@@ -178,9 +178,8 @@ def test_a_picture_that_is_not_there_is_said_to_be_no_file(galleries, run_quickl
     words = "search_retrieval", "--cfg_file", "out/mine", "--gallery", "photos.h5", "--image"
     done = run_quickly(*words, "holidays/lake.jpg", cwd=project)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        "error: --image: holidays/lake.jpg: no such file, and 'holidays/lake.jpg' is not"
-    )
+    assert done.stderr.startswith("error: --image: 'holidays/lake.jpg' is not an image of ")
+    assert done.stderr.endswith("; holidays/lake.jpg: no such file\n")
     assert "no such file" not in run_quickly(*words, "red_99", cwd=project).stderr
 
 
