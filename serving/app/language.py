@@ -35,6 +35,10 @@ _WORDS = {
         "最佳结果高出该查询通常得分 {deviations} 个标准差；符合的结果应达到 {cutoff} 以上。下面仍列出最接近的内容。",
     ),
     "unknown": ("The model does not know these words: {words}", "模型不认识这些词：{words}"),
+    "knows_none": (
+        "The model has never seen these words: {words}. It was trained on other captions, such as those below.",
+        "模型从未见过这些词：{words}。请使用与训练描述相近的词句，例如下面的例子。",
+    ),
     "rank": ("Place {rank}", "第 {rank} 位"),
     "score": ("score", "得分"),
     "fits": ("fits", "符合"),

@@ -4,6 +4,7 @@ What is asked stands in the address: q and plus (sentences), minus, like and unl
 as in `plus:0.5=a dog`; where, offset, k; and, where several are served, index and the one `beside` it.
 """
 
+import hashlib
 import math
 import mimetypes
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from fastapi.concurrency import run_in_threadpool
 from jinja2 import Environment, FileSystemLoader
 from pydantic import ValidationError
 
-from config.errors import UnavailableError, UserError
+from config.errors import UnavailableError, UserError, cut
 from serving.app.api import Service
 from serving.app.batching import FullError, LateError
 from serving.app.collection import BusyError, UnknownError, Wanted
 from serving.app.language import LANGUAGES, preferred, words_of
 from serving.app.messages import AnswerMessage, Query, Term
+from serving.bundle.bundle import UnknownWordsError
 from serving.look import LOOK
 
 HERE = Path(__file__).parent
@@ -31,6 +33,9 @@ _TEMPLATES = Environment(
 )
 _STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir() if path.is_file()}
 _STATIC["look.css"] = LOOK.encode()
+# Their address changes with what is in them, so that a browser keeps them and never asks for them again.
+STATIC = "/static/" + hashlib.sha256(b"".join(_STATIC[name] for name in sorted(_STATIC))).hexdigest()[:12]
+MODULES = sorted(name for name in _STATIC if name.endswith(".js"))
 _KINDS = {  # of the address: kind of the term, and its weight unless the name says another, as in plus:0.5
     "q": ("text", 1.0),
     "plus": ("text", 1.0),
@@ -213,12 +218,13 @@ def page_routes(service: Service) -> APIRouter:
     async def docs(request: Request) -> Response:
         return view.docs(request)
 
-    @router.get("/static/{name}")
+    @router.get(STATIC + "/{name}")
     async def static(name: str) -> Response:
         if name not in _STATIC:
             raise HTTPException(404, "there is no such file")
         kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
-        return Response(_STATIC[name], media_type=kind, headers={"cache-control": "no-cache"})
+        kept = {"cache-control": "private, max-age=31536000, immutable"}
+        return Response(_STATIC[name], media_type=kind, headers=kept)
 
     @router.get("/favicon.ico")
     async def icon() -> Response:
@@ -273,7 +279,7 @@ class View:
             "chips": asked.chips(sides[0].answer if sides else None),
             "sides": sides,
             "answered": bool(answer),
-            "problem": problem or (sides[0].problem if len(sides) == 1 else ""),
+            "problem": problem or ("" if answer else " ".join(dict.fromkeys(each.problem for each in sides))),
             "say": _spoken(sides, words),
             "names": names,
             "shown": shown,
@@ -293,6 +299,9 @@ class View:
         cutoff = service.collection.card.usable_cutoff
         if isinstance(found, AnswerMessage):
             return Side(name, about, found, "", cutoff, _bars(found, cutoff))
+        if isinstance(found, UnknownWordsError):
+            told = words["knows_none"].format(words=", ".join(map(cut, found.words[:5])))
+            return Side(name, about, None, told, cutoff, [])
         if isinstance(found, UserError):
             return Side(name, about, None, service.told(found), cutoff, [])
         told = {UnknownError: "no_such", FullError: "full", LateError: "failed", BusyError: "failed"}
@@ -331,7 +340,7 @@ class View:
             return {"examples": [], "begin": [], "keys": []}
 
     def _written(self, template: str, values: dict) -> Response:
-        values = {**values, "found_words": found_words}
+        values = {**values, "found_words": found_words, "static": STATIC, "modules": MODULES}
         with self._service.metrics.timed("render"):
             text = _TEMPLATES.get_template(template).render(values)
         return Response(text, media_type="text/html; charset=utf-8")

@@ -30,6 +30,14 @@ Extract = Callable[[dict, Path, Sequence[str | Path | bytes]], tuple[np.ndarray,
 TEXTS_TOGETHER, IMAGES_TOGETHER, PICTURES_TOGETHER, PAIRS_TOGETHER = 256, 64, 16, 32
 
 
+class UnknownWordsError(UserError):
+    """A sentence of which the model knows no word; `words` are those."""
+
+    def __init__(self, text: str, words: list[str]) -> None:
+        super().__init__(f"no word of {text!r} is in the vocabulary; use words of the training captions")
+        self.words = words
+
+
 class Bundle:
     """An exported model; `open` makes one.
 
@@ -86,7 +94,7 @@ class Bundle:
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of a sentence that the model has not learned, each once.
 
-        Raises UserError for a sentence without a word, and for one of which it knows none.
+        Raises UserError for a sentence without a word, and UnknownWordsError for one of which it knows none.
         """
         words = list(dict.fromkeys(self.words.tokens(text)))
         if not words:
@@ -95,7 +103,7 @@ class Bundle:
             return []
         unknown = [word for word in words if not self.words.knows(word)]
         if len(unknown) == len(words):
-            raise UserError(f"no word of {text!r} is in the vocabulary; use words of the training captions")
+            raise UnknownWordsError(text, unknown)
         return unknown
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:

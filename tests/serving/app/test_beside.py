@@ -78,6 +78,11 @@ def test_what_one_index_lacks_does_not_keep_the_other_from_answering(photos, oth
     assert "There is no such item." in page and 'data-index="other.index"' in page
 
 
+def test_a_page_says_why_neither_of_two_indexes_answers(photos, other, serve):
+    page = serve(photos, other).get("/", params={"q": "zebra", "beside": "other.index"}).text
+    assert page.count('class="notice"') == 1 and "never seen these words: zebra" in page
+
+
 def test_a_server_that_is_away_is_told_and_the_index_beside_it_is_served(features, serve, tmp_path):
     pytest.importorskip("milvus_lite")
     from pymilvus.exceptions import MilvusException

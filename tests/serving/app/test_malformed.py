@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving.app.page import STATIC
 from tests.serving.app.conftest import KEY, bearing
 
 UPLOADS = 1000
@@ -123,7 +124,7 @@ def test_wrong_bodies_are_refused_in_one_sentence(client, body):
         "/v1/thumbnails/",
         "/v1/thumbnails/red_0.png?size=7",
         "/v1/thumbnails/red_0.png?size=99999999999",
-        "/static/none.js",
+        f"{STATIC}/none.js",
         "/none",
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.app.page import MOST_WEIGHT, STEP, Asked
+from serving.app.page import MODULES, MOST_WEIGHT, STATIC, STEP, Asked
 
 
 class Backwards:
@@ -84,3 +84,24 @@ def test_a_chip_shows_its_share_of_the_scores_on_average(photos, serve):
         mean = sum(hit["shares"][place]["share"] for hit in hits) / len(hits)
         assert float(text) == pytest.approx(mean, abs=0.0051)
     assert len(shown) == 2
+
+
+def test_what_never_changes_is_kept_by_browsers_and_asked_for_at_once(photos, serve):
+    client = serve(photos)
+    page = client.get("/").text
+    for name in MODULES:
+        assert f'<link rel="modulepreload" href="{STATIC}/{name}">' in page, "no module waits for another"
+    assert len(MODULES) > 3 and f'src="{STATIC}/app.js"' in page and f"{STATIC}/look.css" in page
+    for name in (*MODULES, "style.css", "look.css"):
+        assert "immutable" in client.get(f"{STATIC}/{name}").headers["cache-control"]
+    assert client.get("/static/0123456789ab/app.js").status_code == 404, "that of another version is not ours"
+    assert client.get("/").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [("en", "The model has never seen these words: zebra, gnu."), ("zh", "模型从未见过这些词：zebra, gnu")],
+)
+def test_words_that_the_model_never_saw_are_told_beside_examples(photos, serve, language, expected):
+    page = serve(photos).get("/", params={"q": "zebra gnu", "lang": language}).text
+    assert expected in page and 'class="examples"' in page

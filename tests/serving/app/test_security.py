@@ -12,6 +12,7 @@ from PIL import Image
 from config.errors import UserError
 from serving.app.guard import Guard
 from serving.app.metrics import Metrics
+from serving.app.page import STATIC
 from serving.app.settings import Settings, read_key_file
 from tests.bundle_files import COLOURS
 from tests.serving.app.conftest import KEY, READ_KEY, bearing
@@ -97,7 +98,7 @@ def test_every_answer_has_the_headers_and_no_cookie(photos, serve):
     for path in (
         "/",
         "/docs",
-        "/static/app.js",
+        f"{STATIC}/app.js",
         "/v1/search?q=red",
         "/none",
         "/v1/search",
@@ -113,7 +114,7 @@ def test_every_answer_has_the_headers_and_no_cookie(photos, serve):
 
 def test_the_page_loads_nothing_from_elsewhere(photos, serve):
     client = serve(photos)
-    for path in ("/?q=red", "/docs", "/static/style.css", "/static/app.js", "/static/dialog.js"):
+    for path in ("/?q=red", "/docs", f"{STATIC}/style.css", f"{STATIC}/app.js", f"{STATIC}/dialog.js"):
         text = client.get(path).text.replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text and "https://" not in text and "//cdn" not in text
 
@@ -142,7 +143,7 @@ def test_an_id_is_never_a_path(photos, serve):
     new = [path for path in sorted(photos.parent.rglob("*")) if path not in before]
     assert all(photos in path.parents for path in new)
     assert client.get("/v1/thumbnails/..%2F..%2Fescaped.png").status_code == 200
-    assert client.get("/static/..%2Fpage.py").status_code == 404
+    assert client.get(f"{STATIC}/..%2Fpage.py").status_code == 404
 
 
 def test_pictures_lose_what_the_camera_wrote(photos, serve):
