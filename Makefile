@@ -27,15 +27,18 @@ demo: $(runs)  ## draw a data set, train on it, and write out/demo/report.html
 test: $(runs) $(dev)  ## run the tests on all cores, and name the slowest
 	$(python) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
 
-serve: $(runs) $(service)  ## export the demo's VSRN, index its test pictures, and search them in a browser
+serve: $(runs) $(service)  ## export the demo's VSRN and VSE++, index its test pictures, and search them in a browser
 	@test -f out/demo/vsrn/config.yaml || { echo "run make demo first"; exit 1; }
-	$(python) tools/export_model.py --cfg_file out/demo/vsrn --out out/demo/bundle --overwrite
 	awk 'NR == FNR {id[NR] = $$0; next} {print id[int((FNR + 4) / 5)] "\t" $$0}' \
 	    data/scenes/test_ids.txt data/scenes/test_caps.txt > out/demo/captions.txt
-	rm -rf out/demo/index
-	$(python) tools/build_index.py --bundle out/demo/bundle --gallery data/scenes/test_ims.npy \
-	    --captions out/demo/captions.txt --out out/demo/index
-	$(python) tools/serve_retrieval.py --index out/demo/index --pictures data/scenes/images
+	rm -rf out/demo/indexes
+	for model in vsrn vsepp; do \
+	    $(python) tools/export_model.py --cfg_file out/demo/$$model --out out/demo/bundles/$$model --overwrite && \
+	    $(python) tools/build_index.py --bundle out/demo/bundles/$$model --gallery data/scenes/test_ims.npy \
+	        --captions out/demo/captions.txt --out out/demo/indexes/$$model || exit; \
+	done
+	$(python) tools/serve_retrieval.py --index out/demo/indexes/vsrn --index out/demo/indexes/vsepp \
+	    --pictures data/scenes/images
 
 browser: $(runs) $(dev) $(browser)  ## install Chromium (as root, with apt-get), and what drives and checks it
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \

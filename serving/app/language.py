@@ -18,6 +18,7 @@ _WORDS = {
         'such as year >= 2010 and tags contains "dog"',
         '例如 year >= 2010 and tags contains "dog"',
     ),
+    "where_caption": ('such as caption contains "dog"', '例如 caption contains "dog"'),
     "keys": ("Keys:", "可用的键："),
     "rerank": ("Let the pair model put the best in order", "由配对模型重新排序"),
     "examples": ("Try one of these:", "试试这些："),
@@ -36,8 +37,8 @@ _WORDS = {
     ),
     "unknown": ("The model does not know these words: {words}", "模型不认识这些词：{words}"),
     "knows_none": (
-        "The model has never seen these words: {words}. It was trained on other captions, such as those below.",
-        "模型从未见过这些词：{words}。请使用与训练描述相近的词句，例如下面的例子。",
+        "The model has never seen these words: {words}. Try words as in the captions of the pictures.",
+        "模型从未见过这些词：{words}。请使用与图片描述相近的词句。",
     ),
     "rank": ("Place {rank}", "第 {rank} 位"),
     "score": ("score", "得分"),

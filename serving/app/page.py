@@ -34,7 +34,8 @@ _TEMPLATES = Environment(
 _STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir() if path.is_file()}
 _STATIC["look.css"] = LOOK.encode()
 # Their address changes with what is in them, so that a browser keeps them and never asks for them again.
-STATIC = "/static/" + hashlib.sha256(b"".join(_STATIC[name] for name in sorted(_STATIC))).hexdigest()[:12]
+_VERSION = hashlib.sha256(b"".join(_STATIC[name] for name in sorted(_STATIC))).hexdigest()[:12]
+STATIC = f"/static/{_VERSION}"
 MODULES = sorted(name for name in _STATIC if name.endswith(".js"))
 _KINDS = {  # of the address: kind of the term, and its weight unless the name says another, as in plus:0.5
     "q": ("text", 1.0),
@@ -45,6 +46,7 @@ _KINDS = {  # of the address: kind of the term, and its weight unless the name s
     "picture": ("picture", 1.0),
 }
 _KEPT = (*_KINDS, "where", "rerank", "k", "offset", "lang", "index", "beside")
+_IN_DIALOG = {"rank", "id", "caption", "metadata", "thumbnail", "shares"}  # what its script reads of a hit
 STEP, MOST_WEIGHT = 0.25, 4.0
 
 
@@ -218,9 +220,9 @@ def page_routes(service: Service) -> APIRouter:
     async def docs(request: Request) -> Response:
         return view.docs(request)
 
-    @router.get(STATIC + "/{name}")
-    async def static(name: str) -> Response:
-        if name not in _STATIC:
+    @router.get("/static/{version}/{name}")
+    async def static(version: str, name: str) -> Response:
+        if name not in _STATIC or version != _VERSION:
             raise HTTPException(404, "there is no such file")
         kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
         kept = {"cache-control": "private, max-age=31536000, immutable"}
@@ -340,7 +342,8 @@ class View:
             return {"examples": [], "begin": [], "keys": []}
 
     def _written(self, template: str, values: dict) -> Response:
-        values = {**values, "found_words": found_words, "static": STATIC, "modules": MODULES}
+        values = {**values, "found_words": found_words, "in_dialog": _IN_DIALOG}
+        values |= {"static": STATIC, "modules": MODULES}
         with self._service.metrics.timed("render"):
             text = _TEMPLATES.get_template(template).render(values)
         return Response(text, media_type="text/html; charset=utf-8")

@@ -72,6 +72,22 @@ def test_typing_finds_and_tells_by_voice(page):
     until(page, "document.getElementById('status').textContent.includes('of 40')")
 
 
+def test_a_slow_answer_is_waited_for_in_sight_and_by_voice_until_the_last_is_there(page):
+    page.goto("/")
+    held = []
+    page.route("**/results?**", held.append)
+    for text in ("red", "blue"):  # the second takes the place of the first
+        page.get_by_role("searchbox").fill(text)
+        page.keyboard.press("Enter")
+        until(page, "document.getElementById('status').textContent === 'Searching …'")
+    assert page.evaluate("document.getElementById('results').ariaBusy") == "true"
+    assert page.evaluate("getComputedStyle(document.body, '::before').animationName") == "waiting"
+    held[-1].continue_()
+    page.wait_for_selector(SETTLED)
+    assert captions(page)[0] == "blue"
+    assert page.evaluate("getComputedStyle(document.body, '::before').animationName") == "none"
+
+
 def test_an_example_is_a_link_that_asks(page):
     page.goto("/")
     link = page.locator(".examples a").first
@@ -359,7 +375,12 @@ def test_the_page_is_small_and_nothing_moves_when_thumbnails_come(page):
     page.goto("/?q=red")
     page.wait_for_load_state("networkidle")
     assert sum(size for url, size in sizes if "/v1/thumbnails/" not in url) < 100_000
-    assert page.evaluate("window.moved") == 0
+    page.mouse.move(500, 400)
+    for _ in range(30):  # thumbnails further down come late
+        page.mouse.wheel(0, 120)
+        page.wait_for_timeout(16)
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("scrollY") > 1000 and page.evaluate("window.moved") == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

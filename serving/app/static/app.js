@@ -13,9 +13,10 @@ let running = null;
 async function go(address, { push = true, stay = false } = {}) {
   const url = new URL(address, location.href);
   running?.abort();
-  running = new AbortController();
+  const mine = (running = new AbortController());
   results.classList.add("waiting");
   results.setAttribute("aria-busy", "true");
+  const slow = setTimeout(() => say(words.searching), 700);
   const name = first(url.searchParams, "picture");
   const bytes = name ? picture(name) : null;
   if (push) history.pushState(null, "", url.pathname + url.search);
@@ -24,7 +25,7 @@ async function go(address, { push = true, stay = false } = {}) {
       method: bytes ? "POST" : "GET",
       body: bytes,
       headers: bytes ? { "content-type": "application/octet-stream" } : {},
-      signal: running.signal,
+      signal: mine.signal,
     });
     if (answer.status === 413) return tell(words.big);
     if (!answer.ok) return tell(words.failed);
@@ -37,8 +38,11 @@ async function go(address, { push = true, stay = false } = {}) {
     if (error.name === "AbortError") return;
     tell(words.failed);
   } finally {
-    results.classList.remove("waiting");
-    results.removeAttribute("aria-busy");
+    clearTimeout(slow);
+    if (running === mine) { // else a later query is still waited for
+      results.classList.remove("waiting");
+      results.removeAttribute("aria-busy");
+    }
   }
 }
 
