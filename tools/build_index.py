@@ -16,6 +16,7 @@ held before stays until `tools/change_index.py --index INDEX --drop_previous`.
 """
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def main() -> None:
     card = rebuild(bundle, arguments, options) if arguments.old else build_new(bundle, arguments, options)
     if card:
         print(f"{arguments.old or arguments.out}: {card.describe()}")
+    if card and arguments.out:
+        print(f"next: python tools/serve_retrieval.py --index {shlex.quote(str(arguments.out))}")
 
 
 def build_new(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> Card | None:

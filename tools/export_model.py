@@ -10,6 +10,7 @@ fall by at most --max_loss points. Otherwise nothing is written.
 """
 
 import argparse
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def main() -> int:
         print(line)
     size = sum(each["bytes"] for each in description["files"].values()) / 1e6
     print(f"written: {arguments.out}, {model} for {arguments.format} in {arguments.precision}, {size:.1f} MB")
+    image = description["image"]
+    if image and arguments.format == "onnx":
+        takes_photos = image["reads"] == "pixels" or description["extraction"]
+        building = "build_index.py --gallery FEATURES --out INDEX"
+        tool = "serve_retrieval.py --photos PHOTOS" if takes_photos else building
+        print(f"next: python tools/{tool} --bundle {shlex.quote(str(arguments.out))}")
     return 0
 
 

@@ -75,7 +75,7 @@ def test_typing_finds_and_tells_by_voice(page):
 def test_a_slow_answer_is_waited_for_in_sight_and_by_voice_until_the_last_is_there(page):
     page.goto("/")
     held = []
-    page.route("**/results?**", held.append)
+    page.route("**/results?**", lambda route: held.append(route))
     for text in ("red", "blue"):  # the second takes the place of the first
         page.get_by_role("searchbox").fill(text)
         page.keyboard.press("Enter")

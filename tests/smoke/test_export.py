@@ -143,10 +143,12 @@ def test_the_bundle_tells_how_the_features_were_extracted(trained, scenes, tmp_p
     told = {"backbone": {"path": "configs/backbones/some.yaml"}, "detector": None, "options": []}
     record.write_text(json.dumps(told))
     try:
-        good(export(run, tmp_path / "told"))
+        told_next = good(export(run, tmp_path / "told")).splitlines()[-1]
     finally:
         record.unlink()
-    good(export(run, tmp_path / "untold"))
+    untold_next = good(export(run, tmp_path / "untold")).splitlines()[-1]
+    assert told_next == f"next: python tools/serve_retrieval.py --photos PHOTOS --bundle {tmp_path / 'told'}"
+    assert untold_next.startswith("next: python tools/build_index.py --gallery FEATURES --out INDEX")
     bundles = [Bundle.open(tmp_path / name) for name in ("told", "untold")]
     assert [bundle.description["extraction"] for bundle in bundles] == [told, None]
     assert bundles[0].identity == bundles[1].identity, "it changes no embedding"

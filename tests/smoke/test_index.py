@@ -132,7 +132,9 @@ def test_pictures_go_through_the_backbone_that_the_bundle_names(tmp_path):
         tmp_path / "photos", {f"{n}.jpg": encoded(noisy(60, 40, seed=n), "JPEG") for n in range(150)}
     )
     build = ["--bundle", tmp_path / "bundle", "--gallery", tmp_path / "photos", "--out", tmp_path / "index"]
-    assert "150 pictures of 16 numbers" in run("build_index", *build)
+    built = run("build_index", *build)
+    assert "150 pictures of 16 numbers" in built
+    assert built.splitlines()[-1] == f"next: python tools/serve_retrieval.py --index {tmp_path / 'index'}"
     query = tmp_path / "query.jpg"
     query.write_bytes((tmp_path / "photos" / "77.jpg").read_bytes())
     printed = run("search_retrieval", "--index", tmp_path / "index", "--image", query)
