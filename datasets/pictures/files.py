@@ -121,9 +121,9 @@ class PictureFiles:
                 absent.append((place, name))
         if absent:
             place, name = absent[0]
-            others = [cut(other) for _, other in absent[1:5]]
+            others = [cut(other) for other in dict.fromkeys(other for _, other in absent)][1:5]
             more = f", nor for {', '.join(map(repr, others))}" if others else ""
-            count = f" ({len(absent)} of {len(wanted)} are missing)" if others else ""
+            count = f" ({len(absent)} of {len(wanted)} are missing)" if len(absent) > 1 else ""
             raise UserError(
                 f"{place}: no picture for {cut(name)!r} in {self.path}{more}{count}: add it, or remove "
                 "the line"

@@ -122,6 +122,7 @@ def test_a_picture_is_dropped_pasted_or_chosen_and_back_finds_it_again(page, way
         hand_over(page, way, png(COLOURS["green"]))
     page.wait_for_selector(SETTLED)
     assert captions(page)[0] == "green" and "picture=" in page.url
+    until(page, "document.querySelector('.chips img')?.naturalWidth === 90")
     page.get_by_role("searchbox").fill("red")
     page.get_by_role("link", name="Remove your picture").click()
     page.wait_for_selector(".examples")

@@ -66,6 +66,13 @@ function prepareResults() {
     image.addEventListener("error", gone);
     if (image.complete && image.naturalWidth === 0 && image.src && image.loading !== "lazy") gone();
   }
+  const own = results.querySelector("img[data-own]"); // the picture that is looked for, which this tab alone has
+  const bytes = own && picture(first(new URL(location.href).searchParams, "picture") ?? "");
+  if (bytes) {
+    own.src = URL.createObjectURL(new Blob([bytes]));
+    own.hidden = false;
+    own.addEventListener("load", () => URL.revokeObjectURL(own.src));
+  }
 }
 
 function fillForm(url) {

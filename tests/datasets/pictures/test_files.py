@@ -96,6 +96,12 @@ def test_absent_pictures_are_counted_and_five_are_named(tmp_path):
     )
 
 
+def test_an_absent_picture_of_several_captions_is_named_once(tmp_path):
+    files = PictureFiles(write_folder(tmp_path, {"a.jpg": PICTURE}))
+    with pytest.raises(UserError, match=r"no picture for 'b.jpg' in [^,]* \(5 of 6 are missing\): add it"):
+        files.find(["a.jpg", *["b.jpg"] * 5], [f"c.csv line {number}" for number in range(2, 8)])
+
+
 def test_no_folder_and_no_pictures_are_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="none: no such folder"):
