@@ -42,7 +42,8 @@ serve: $(runs) $(service)  ## export the demo's VSRN and VSE++, index its test p
 
 browser: $(runs) $(dev) $(browser)  ## install Chromium (as root, with apt-get), and what drives and checks it
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-droid-fallback; } || \
 	    { echo "install Chromium: apt-get install chromium"; exit 1; }
 	@test -f $(axe) || npm install --silent --no-save --prefix $(venv)/axe axe-core@4.14.1
 

@@ -27,8 +27,12 @@ ROUTES = 14  # of the description; one that it loses would not be tried
 
 @pytest.fixture
 def client(photos, features, serve):
-    """Return a client of two indexes: one of pictures, one of features, which has a cut-off."""
-    return serve(photos, features, raised=False, write_key=KEY)
+    """Return a client of two indexes: one of pictures, one of features, which has a cut-off.
+
+    Its limits of time are an hour, so that a process that stands still on a busy machine is no error inside.
+    """
+    patient = {"deadline_seconds": 3600.0, "upload_seconds": 3600.0}
+    return serve(photos, features, raised=False, write_key=KEY, **patient)
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
