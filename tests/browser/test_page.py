@@ -76,10 +76,14 @@ def test_a_slow_answer_is_waited_for_in_sight_and_by_voice_until_the_last_is_the
     page.goto("/")
     held = []
     page.route("**/results?**", lambda route: held.append(route))
-    for text in ("red", "blue"):  # the second takes the place of the first
+    for number, text in enumerate(("red", "blue"), start=1):  # the second takes the place of the first
         page.get_by_role("searchbox").fill(text)
         page.keyboard.press("Enter")
         until(page, "document.getElementById('status').textContent === 'Searching …'")
+        ends = time.monotonic() + 15
+        while len(held) < number and time.monotonic() < ends:
+            page.wait_for_timeout(30)
+    assert len(held) == 2
     assert page.evaluate("document.getElementById('results').ariaBusy") == "true"
     assert page.evaluate("getComputedStyle(document.body, '::before').animationName") == "waiting"
     held[-1].continue_()
