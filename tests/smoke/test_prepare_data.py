@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from datasets.features.formats import open_features
+from models.kernels.onednn import has_bfloat16
 from tests.forks import run_forked
-from tests.onnx_networks import backbone_yaml, write_means
+from tests.onnx_networks import backbone_yaml, write_convolutions, write_means
 from tests.picture_files import encoded, noisy, write_folder
 
 INTERRUPT = Path(__file__).with_name("interrupt_extraction.py")
@@ -151,6 +152,21 @@ def test_added_photos_keep_old_features_and_splits(run_quickly, folder) -> None:
     assert {name: new_splits[name] for name in splits} == splits and len(new_splits) == 26
     done = run_quickly(*with_captions("--add"), cwd=folder)
     assert done.returncode == 0 and "extracting" not in done.stdout
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="no instructions for bfloat16 here")
+def test_added_photos_have_the_precision_of_the_others(run_quickly, folder) -> None:
+    backbone_yaml(folder / "means.yaml", write_convolutions(folder / "convolutions.onnx"))
+    done = run_quickly(*with_captions("--precision", "bfloat16"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert open_features(folder / "data" / "mine" / "features.h5").extraction["precision"] == "bfloat16"
+    write_folder(folder / "photos", {"20.jpg": photo(20)})
+    write_captions(folder / "captions.csv", range(21))
+    done = run_quickly(*with_captions("--add"), cwd=folder)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "give --backbone means.yaml --precision bfloat16, or --overwrite" in done.stderr
+    done = run_quickly(*with_captions("--add", "--precision", "auto"), cwd=folder)
+    assert done.returncode == 0 and "extracting: 1 photos" in done.stdout
 
 
 def test_without_captions_there_is_a_gallery(run_quickly, folder) -> None:
