@@ -81,7 +81,7 @@ def compare(name: str, photos: Path, count: int, model: Path, build: Path, folde
     sides = {"before": (build, []), **{each: (ROOT, ["--precision", each]) for each in precisions}}
     turns = [
         {
-            side: extract(code, photos, model, folder / f"{side}.h5", *more)
+            side: extract(side, code, photos, model, folder / f"{side}.h5", *more)
             for side, (code, more) in sides.items()
         }
         for _ in range(ROUNDS)
@@ -116,8 +116,10 @@ def compare_features(files: dict[str, Path]) -> None:
             raise RuntimeError("both sides made other features: there is nothing to compare")
 
 
-def extract(code: Path, photos: Path, model: Path, output: Path, *more: str) -> tuple[float, float]:
-    """Run the tool of one side; return its seconds, and those of all cores together."""
+def extract(
+    side: str, code: Path, photos: Path, model: Path, output: Path, *more: str
+) -> tuple[float, float]:
+    """Run the tool of one side; return its seconds, and those of all cores together, and print them."""
     command = [sys.executable, str(code / "tools" / "extract_features.py"), "--images", str(photos)]
     command += [
         "--backbone",
@@ -133,7 +135,9 @@ def extract(code: Path, photos: Path, model: Path, output: Path, *more: str) -> 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     taken = seconds(lambda: subprocess.run(command, env=environment, check=True, capture_output=True))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    of_cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{side}: {taken:.1f} s, {of_cores:.1f} s of the cores", flush=True)
+    return taken, of_cores
 
 
 def limits(photos: Path, model: Path, precisions: list[str]) -> dict[str, float]:
