@@ -75,8 +75,8 @@ def main() -> None:
     launched = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
     if launched and arguments.precision == "auto":
         raise UserError(
-            "--precision: expected float32 or bfloat16 for several processes, whose processors may differ, got "
-            "auto"
+            "--precision: expected float32 or bfloat16 for several processes, whose processors may differ, "
+            "got auto"
         )
     if launched or backbone.weights:
         prepare_runtime(threads=threads)
