@@ -107,7 +107,7 @@ def write_convolutions(path: Path, size: int = 8, batch: str | int = "n", damage
 
     `damage` is one of: "late" (a map is read after it was added to another), "twice" (what a ReLU takes is
     read elsewhere, too), "width" (weights of another width), "short" (a weight lacks bytes), "pool" (an
-    operator that has no place there).
+    operator that has no place there), "alias" (a map has two names, of which one is limited).
     """
     random = np.random.default_rng(0)
     weights = {
@@ -128,7 +128,13 @@ def write_convolutions(path: Path, size: int = 8, batch: str | int = "n", damage
         make("Conv", ["a", "w1"], ["c1"], group=4, pads=[1, 1, 1, 1]),
         make("Relu", ["c1"], ["b"]),
         make("Conv", ["b", "w2", "b2"], ["c2"]),
-        make("Add", ["c1" if damage == "twice" else "a", "c2"], ["sum"]),
+        *(
+            [make("Identity", ["c2"], ["alias"]), make("Relu", ["alias"], ["positive"])]
+            if damage == "alias"
+            else []
+        ),
+        make("Add", ["c1" if damage == "twice" else "a", "c2"], ["sum" if damage != "alias" else "half"]),
+        *([make("Add", ["half", "positive"], ["sum"])] if damage == "alias" else []),
         *([make("MaxPool", ["sum"], ["most"], kernel_shape=[1, 1])] if damage == "pool" else []),
         make("Conv", ["most" if damage == "pool" else "sum", "w3"], ["map"]),
         *(

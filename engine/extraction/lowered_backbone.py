@@ -81,7 +81,6 @@ class _Reader:
         nodes = self._needed(graph.node)
         self._refuse_others({node.op_type for node in nodes})
         self._readers = {name: [n for n in nodes if name in n.input] for n in nodes for name in n.output}
-        self._size = size
         self._maps = {self._input: INPUT}  # value of the graph -> name of its map
         self._sides = {INPUT: (size, size)}
         self._drafts: dict[str, Convolution] = {}  # by the name of the map, in order
@@ -167,13 +166,16 @@ class _Reader:
 
     def rename(self, node: object) -> None:
         """Give a map, or its mean, another name."""
-        self._maps[node.output[0]] = self._map(node.input[0])
-        if node.input[0] in self._means:
-            self._means.add(node.output[0])
+        name, renamed = node.input[0], node.output[0]
+        if len(self._readers.get(name, [node])) != 1:  # a step of one name would reach the other
+            raise self._unlike(f"{node.op_type} of what is read elsewhere, too")
+        self._maps[renamed] = self._maps[name] if name in self._means else self._map(name)
+        if name in self._means:
+            self._means.add(renamed)
 
     def pool(self, node: object) -> None:
         """Take the mean of the map, as the output."""
-        self.rename(node)
+        self._maps[node.output[0]] = self._map(node.input[0])
         self._means.add(node.output[0])
 
     def _needed(self, nodes: list) -> list:
@@ -205,8 +207,8 @@ class _Reader:
         self._maps[node.output[0]] = draft.name
 
     def _map(self, name: str) -> str:
-        if name not in self._maps:
-            raise self._unlike(f"{name} is no map")
+        if name not in self._maps or name in self._means:
+            raise self._unlike(f"{name} is no map of its pictures")
         return self._maps[name]
 
     def _constant(self, node: object, number: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from engine.extraction.build import choose_precision
 from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from models.kernels.onednn import has_bfloat16
-from tests.onnx_networks import backbone_yaml, write_convolutions, write_means
+from tests.onnx_networks import backbone_yaml, write_convolutions, write_many_means, write_means
 from tests.other_processors import without_bfloat16
 
 here = pytest.mark.skipif(not has_bfloat16(), reason="no instructions for bfloat16 here")
@@ -58,6 +58,8 @@ MISTAKES = {
     "no convolutions": ("means.onnx", "pool", 8, "its output is not the map of its last convolution"),
     "a map that is read later": ("late.onnx", "pool", SIZE, "a map is read after it was added to another"),
     "a sum of what is read twice": ("twice.onnx", "pool", SIZE, "Relu of what is read elsewhere, too"),
+    "a map of two names": ("alias.onnx", "pool", SIZE, "Identity of what is read elsewhere, too"),
+    "a convolution of a mean": ("many.onnx", "pool", 8, "means is no map of its pictures"),
     "weights of another width": (
         "width.onnx",
         "pool",
@@ -73,7 +75,8 @@ MISTAKES = {
 def test_what_does_not_fit_is_one_line(tmp_path, name):
     (tmp_path / "text.onnx").write_text("hello")
     write_means(tmp_path / "means.onnx")
-    for damage in ("", "pool", "late", "twice", "width", "short"):
+    write_many_means(tmp_path / "many.onnx", 8, 5)
+    for damage in ("", "pool", "late", "twice", "width", "short", "alias"):
         write_convolutions(tmp_path / f"{damage or 'a'}.onnx", SIZE, damage=damage)
     file, output, size, message = MISTAKES[name]
     with pytest.raises(UserError) as caught:
