@@ -39,6 +39,8 @@ def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite:
     Raises UserError for a folder with files that would be replaced unasked, and for one of other photos or
     another network.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: a file, expected a folder to write: give another --out")
     if add:
         earlier = _read_state(folder / STATE)
         if _essence(network) != _essence(earlier.network):

@@ -76,9 +76,13 @@ def main() -> None:
     if captioned.captions:
         before = earlier.splits if earlier else {}
         given = {name: own or before.get(name, "") for name, own in captioned.split.items()}
-        split, groups = split_photos(
-            list(captioned.captions), seen, given, tuple(arguments.shares), arguments.seed, problems
-        )
+        try:
+            split, groups = split_photos(
+                list(captioned.captions), seen, given, tuple(arguments.shares), arguments.seed, problems
+            )
+        except UserError:
+            tell_problems(problems, arguments)  # they may be why
+            raise
         check_repeated(captioned.captions, split, problems)
         print(f"near-duplicates: {groups:,} groups of photos stay together")
     tell_problems(problems, arguments)

@@ -111,6 +111,17 @@ def test_all_problems_come_together_and_nothing_is_written(run_quickly, folder) 
     assert len(open_features(folder / "data" / "mine" / "features.h5")) == 20
 
 
+def test_a_split_that_cannot_be_drawn_hides_no_other_problem(run_quickly, folder) -> None:
+    (folder / "lines.jsonl").write_text('{"image": "1.jpg", "caption": "a dog"}\n{"image": "2.jpg"\n')
+    lines = "--captions", "lines.jsonl", "--out", "data/mine"
+    done = run_quickly(*command(*lines), cwd=folder)
+    assert done.returncode == 2 and "problem: 1 rows" in done.stdout and "  line 2: " in done.stdout
+    assert done.stderr.startswith("error: 1 problems, listed above")
+    done = run_quickly(*command(*lines, "--leave_out"), cwd=folder)
+    assert done.returncode == 2 and "problem: 1 rows" in done.stdout
+    assert done.stderr.startswith("error: 1 pictures with captions, expected at least one for each of")
+
+
 def test_a_stopped_preparation_goes_on_and_a_finished_one_is_not_replaced(run_quickly, folder) -> None:
     done = run_quickly(*with_captions(), cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -195,6 +206,7 @@ MISTAKES = {
         "a/prepared.json: No such file or directory: --add expects",
     ),
     "shares": (["--out", "a", "--shares", "0.5", "0.4"], "--shares: expected 0.8 together at most"),
+    "a file to write into": (["--out", "captions.csv"], "--out captions.csv: a file, expected a folder"),
     "two ways": (["--out", "a", "--add", "--overwrite"], "expected one of --add and --overwrite, got both"),
 }
 
