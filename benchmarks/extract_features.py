@@ -1,21 +1,24 @@
-"""Extracting features of 2,000 photos with MobileNetV2, images/s: ours against our code before (466a294).
+"""Extracting features of 2,000 photos with MobileNetV2, images/s: ours against our code before (79f190b).
 
-The whole command is measured, from its start to the written file, by turns. Before, a thread read pictures
-ahead and all cores shared each picture of a batch of 32 in the network; now each core takes pictures of its
-own through reading and network. Both sides decode JPEGs at a part of their size, and make the same features
-bit for bit, which is checked. Photos are drawn at 500 x 375 pixels, as in COCO and Flickr30k, and 250 at
-4000 x 3000, as phones take them. What limits the speed is printed: decoding alone and the network alone, on
-all cores.
+The whole command is measured, from its start to the written file, by turns, and so is its processor time.
+Before, a thread read pictures ahead and all cores shared each picture of a batch of 32 in the network; now
+each core takes pictures of its own through reading and network. In float32 both sides make the same features
+but for rounding; bfloat16 is measured where the processor has it, and its differences are printed. Photos are
+drawn at 500 x 375 pixels, as in COCO and Flickr30k, and 250 at 4000 x 3000, as phones take them. What limits
+the speed is printed: decoding alone and the network alone, on all cores.
 
 The network is `data/models/mnv2.onnx` in `../shared` (or RETRIEVAL_SHARED). Preparing 10,000 captions with
 all checks is measured beside it, against a limit of 2 s.
 """
 
+from _builds import BFLOAT16, EARLIER, FLOAT32, earlier_build, has_bfloat16
 from _photos import write_pictures
-from _report import ROOT, TUNING, alternate, report, seconds
+from _report import ROOT, TUNING, report, seconds
 
 import csv
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,10 +41,10 @@ from datasets.preparation.problems import Problems
 from datasets.preparation.splits import split_photos
 from datasets.preparation.tables import read_table
 from engine.extraction.build import build_transform, normalization_of
+from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.runtime import choose_threads
 
-BEFORE = "466a294"
 SIZES = {"500 x 375": (500, 375, 2000), "4000 x 3000": (4000, 3000, 250)}  # width, height, photos
 BACKBONE = ROOT / "configs" / "backbones" / "mobilenetv2.yaml"
 BATCH, ROUNDS = 32, 3
@@ -64,45 +67,80 @@ def main() -> None:
         if not model.is_file():
             print(f"{model} is missing: extraction is not measured")
             return
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(folder / "before"), BEFORE], check=True)
-        try:
+        with earlier_build(folder / "build") as build:
             for name, (width, height, count) in SIZES.items():
                 write_pictures(folder / name, width, height, count)
-                compare(name, folder / name, count, model, folder)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(folder / "before")], check=True)
+                compare(name, folder / name, count, model, build, folder)
 
 
-def compare(name: str, photos: Path, count: int, model: Path, folder: Path) -> None:
-    """Measure both sides in turns on the photos in a folder, report, and print what limits the speed."""
-    ours = partial(extract, ROOT, photos, model, folder / "ours.h5")
-    before = partial(extract, folder / "before", photos, model, folder / "before.h5")
-    times = alternate(partial(seconds, ours), partial(seconds, before), ROUNDS)
-    stores = [open_features(folder / name) for name in ("ours.h5", "before.h5")]
-    found = [store.gather(np.arange(count), pool=False) for store in stores]
-    if not np.array_equal(*found) or stores[0].image_ids != stores[1].image_ids:
-        raise RuntimeError("both sides made other features: there is nothing to compare")
-    report(
-        f"extracting {count:,} photos of {name} with MobileNetV2, against the code of {BEFORE}",
-        *(count / each for each in times),
-        goal=2,
-        unit="images/s",
-        higher_is_better=True,
-    )
-    for part, rate in limits(photos, model).items():
+def compare(name: str, photos: Path, count: int, model: Path, build: Path, folder: Path) -> None:
+    """Measure all sides in turns on the photos in a folder, report, and print what limits the speed."""
+    precisions = [FLOAT32, *([BFLOAT16] if has_bfloat16() else [])]
+    if BFLOAT16 not in precisions:
+        print("bfloat16: not here, since the processor has no instructions for it", flush=True)
+    sides = {"before": (build, []), **{each: (ROOT, ["--precision", each]) for each in precisions}}
+    turns = [
+        {
+            side: extract(side, code, photos, model, folder / f"{side}.h5", *more)
+            for side, (code, more) in sides.items()
+        }
+        for _ in range(ROUNDS)
+    ]
+    compare_features({side: folder / f"{side}.h5" for side in sides})
+    for number, what in enumerate(("", ", of a second of one core")):
+        rates = {side: count / statistics.median(turn[side][number] for turn in turns) for side in sides}
+        for precision in precisions:
+            report(
+                f"extracting {count:,} photos of {name}, MobileNetV2 in {precision}{what}, against {EARLIER}",
+                rates[precision],
+                rates["before"],
+                goal=2,
+                unit="images/s",
+                higher_is_better=True,
+            )
+    for part, rate in limits(photos, model, precisions).items():
         print(f"{name}, {part} alone on {choose_threads()} threads: {rate:.0f} images/s", flush=True)
 
 
-def extract(code: Path, photos: Path, model: Path, output: Path) -> None:
-    """Run the tool of one side."""
+def compare_features(files: dict[str, Path]) -> None:
+    """Print how far features are from those before; raise RuntimeError if that is more than rounding."""
+    stores = {side: open_features(file) for side, file in files.items()}
+    found = {side: store.gather(np.arange(len(store)), pool=False) for side, store in stores.items()}
+    for side, features in found.items():
+        difference = np.abs(features - found["before"]).max()
+        print(
+            f"{side}: largest difference {difference:.2g} of features of up to {features.max():.2g}",
+            flush=True,
+        )
+        if side == FLOAT32 and difference > 1e-4 * features.max():
+            raise RuntimeError("both sides made other features: there is nothing to compare")
+
+
+def extract(
+    side: str, code: Path, photos: Path, model: Path, output: Path, *more: str
+) -> tuple[float, float]:
+    """Run the tool of one side; return its seconds, and those of all cores together, and print them."""
     command = [sys.executable, str(code / "tools" / "extract_features.py"), "--images", str(photos)]
-    command += ["--backbone", str(BACKBONE), "--model", str(model), "--out", str(output), "--overwrite"]
+    command += [
+        "--backbone",
+        str(BACKBONE),
+        "--model",
+        str(model),
+        "--out",
+        str(output),
+        "--overwrite",
+        *more,
+    ]
     environment = {name: value for name, value in os.environ.items() if name not in TUNING}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    taken = seconds(lambda: subprocess.run(command, env=environment, check=True, capture_output=True))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    of_cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{side}: {taken:.1f} s, {of_cores:.1f} s of the cores", flush=True)
+    return taken, of_cores
 
 
-def limits(photos: Path, model: Path) -> dict[str, float]:
+def limits(photos: Path, model: Path, precisions: list[str]) -> dict[str, float]:
     """Return the images/s of decoding without a network, and of the network on pictures that are there."""
     backbone = read_backbone(BACKBONE)
     files = PictureFiles(photos)
@@ -111,10 +149,13 @@ def limits(photos: Path, model: Path) -> dict[str, float]:
         files, names, build_transform(backbone, False), normalization_of(backbone), Unreadables(refuse=True)
     )
     batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
-    network = OnnxNetwork(model, backbone.input, backbone.pooled, backbone.size)
     images = loader.read(batches[0]).images[:, 0]
-    network(images[:1])
-    parts = {"decoding": loader.read, "the network": lambda batch: network(images[: len(batch)])}
+    kinds = {FLOAT32: OnnxNetwork, BFLOAT16: LoweredNetwork}
+    parts = {"decoding": loader.read}
+    for precision in precisions:
+        network = kinds[precision](model, backbone.input, backbone.pooled, backbone.size)
+        network(images[:1])
+        parts[f"the network in {precision}"] = lambda batch, run=network: run(images[: len(batch)])
     return {
         part: len(names) / seconds(lambda work=work: list(prefetched(work, batches, choose_threads())))
         for part, work in parts.items()

@@ -28,14 +28,20 @@ def read_lines(path: Path, kind: str) -> list[str]:
 def read_text(path: Path, remedy: str = "check DATASET.DATA_DIR and the names of its splits") -> str:
     """Return the content of a file in UTF-8, with or without a byte order mark.
 
-    Raises `UserError` for a file that is missing, unreadable or not UTF-8, and for a page of HTML or a
-    pointer of Git LFS in its place.
+    Raises `UserError` for a file that is missing, unreadable, not UTF-8 or with bytes of zero, and for a page
+    of HTML or a pointer of Git LFS in its place.
     """
     try:
         content = path.read_bytes()
         if kind := mistaken_text(content):
             raise UserError(f"{path}: {kind}")
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
+        if "\0" in text:
+            line = text.count("\n", 0, text.index("\0")) + 1
+            raise UserError(
+                f"{path} line {line}: a byte of zero, as UTF-16 has: save the file as text in UTF-8"
+            )
+        return text
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such file: {remedy}") from error
     except OSError as error:

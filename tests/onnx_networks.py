@@ -100,3 +100,61 @@ def write_many_means(path: Path, size: int, width: int) -> Path:
     ]
     outputs = [_value("pool", ["n", width, 1, 1]), _value("grid", ["n", width, 2, 2])]
     return _save(path, nodes, [_value("image", ["n", 3, size, size])], outputs, {"weights": weights})
+
+
+def write_convolutions(path: Path, size: int = 8, batch: str | int = "n", damage: str = "") -> Path:
+    """Write a network of convolutions as exporters do, with outputs `pool` [n,6,1,1], `grid` and `classes`.
+
+    `damage` is one of: "late" (a map is read after it was added to another), "twice" (what a ReLU takes is
+    read elsewhere, too), "width" (weights of another width), "short" (a weight lacks bytes), "pool" (an
+    operator that has no place there), "alias" (a map has two names, of which one is limited).
+    """
+    random = np.random.default_rng(0)
+    weights = {
+        name: random.standard_normal(shape).astype(np.float32) / 2
+        for name, shape in {
+            **{"w0": (4, 3, 3, 3), "b0": (4,), "w1": (4, 1, 3, 3), "w2": (4, 4, 1, 1), "b2": (4,)},
+            **{"w3": (6, 5 if damage == "width" else 4, 1, 1), "w4": (2, 6)},
+            **{"scale": (4,), "shift": (4,), "mean": (4,)},
+        }.items()
+    }
+    weights |= {"variance": np.full(4, 0.7, np.float32)}
+    weights |= {"low": np.array(0, np.float32), "high": np.array(2, np.float32)}
+    make = helper.make_node
+    nodes = [
+        make("Conv", ["image", "w0", "b0"], ["c0"], strides=[2, 2], auto_pad="SAME_UPPER"),
+        make("BatchNormalization", ["c0", "scale", "shift", "mean", "variance"], ["n0"], epsilon=1e-3),
+        make("Clip", ["n0", "low", "high"], ["a"]),
+        make("Conv", ["a", "w1"], ["c1"], group=4, pads=[1, 1, 1, 1]),
+        make("Relu", ["c1"], ["b"]),
+        make("Conv", ["b", "w2", "b2"], ["c2"]),
+        *(
+            [make("Identity", ["c2"], ["alias"]), make("Relu", ["alias"], ["positive"])]
+            if damage == "alias"
+            else []
+        ),
+        make("Add", ["c1" if damage == "twice" else "a", "c2"], ["sum" if damage != "alias" else "half"]),
+        *([make("Add", ["half", "positive"], ["sum"])] if damage == "alias" else []),
+        *([make("MaxPool", ["sum"], ["most"], kernel_shape=[1, 1])] if damage == "pool" else []),
+        make("Conv", ["most" if damage == "pool" else "sum", "w3"], ["map"]),
+        *(
+            [make("Conv", ["a", "w3"], ["again"]), make("Add", ["map", "again"], ["end"])]
+            if damage == "late"
+            else []
+        ),
+        make("Identity", ["end" if damage == "late" else "map"], ["grid"]),
+        make("GlobalAveragePool", ["grid"], ["pool"]),
+        make("Flatten", ["pool"], ["flat"]),
+        make("Gemm", ["flat", "w4"], ["classes"], transB=1),
+    ]
+    side = -(-size // 2)
+    outputs = [
+        *(_value("pool", [batch, 6, 1, 1]), _value("grid", [batch, 6, side, side])),
+        _value("classes", [batch, 2]),
+    ]
+    _save(path, nodes, [_value("image", [batch, 3, size, size])], outputs, weights)
+    if damage == "short":
+        model = onnx.load(str(path))
+        next(each for each in model.graph.initializer if each.name == "w0").raw_data = b"\0" * 8
+        onnx.save(model, str(path))
+    return path

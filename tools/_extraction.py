@@ -1,5 +1,6 @@
 """Shared by the tools that extract features: what an extraction depends on, and writing its file."""
 
+import argparse
 import hashlib
 import os
 from dataclasses import asdict, replace
@@ -15,6 +16,17 @@ from datasets.features.store import FeatureStore
 from engine.extraction.extractors import FeatureExtractor
 from engine.runtime import choose_threads
 from engine.weights.published_cnn import locate_weights
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add the option of what the network multiplies."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "auto"),
+        default="float32",
+        help="what an ONNX network multiplies: bfloat16 is faster and less exact (docs/precision.md); auto: "
+        "bfloat16 where processor and network allow it (default %(default)s)",
+    )
 
 
 def describe_network(network: Backbone | Detector) -> dict[str, object]:

@@ -39,12 +39,17 @@ def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite:
     Raises UserError for a folder with files that would be replaced unasked, and for one of other photos or
     another network.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: a file, expected a folder to write: give another --out")
     if add:
         earlier = _read_state(folder / STATE)
         if _essence(network) != _essence(earlier.network):
+            own = f"--backbone {earlier.network.get('path')}"
+            if network.get("precision") != earlier.network.get("precision"):
+                own += f" --precision {earlier.network.get('precision', 'float32')}"
             raise UserError(
-                f"{folder}: prepared with another --backbone, {earlier.network.get('path')}: give that one, "
-                "or --overwrite to begin anew"
+                f"{folder}: prepared with another --backbone or --precision: give {own}, or --overwrite to "
+                "begin anew"
             )
         if earlier.images != str(images.resolve()):
             raise UserError(

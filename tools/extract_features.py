@@ -24,7 +24,7 @@ from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import leave_on_sigterm, run
-from _extraction import describe_network, workers_of, write_features
+from _extraction import add_precision, describe_network, workers_of, write_features
 from _progress import progress_display
 
 from config.arguments import report_errors_on_one_line
@@ -39,9 +39,16 @@ from datasets.pictures.lists import read_captioned
 from datasets.pictures.picture import Unreadables, describe_unreadable
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
-from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
+from engine.extraction.build import (
+    build_grid,
+    build_pooled,
+    build_regions,
+    build_transform,
+    choose_precision,
+    normalization_of,
+)
 from engine.extraction.extractors import FeatureExtractor, extract_all
-from engine.extraction.recorded import record_of
+from engine.extraction.recorded import record_of, record_of_precision
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _PICTURES_WITH_REGIONS = 8  # in a batch: each picture stays decoded in memory until its regions are cut
@@ -66,6 +73,11 @@ def main() -> None:
     keep_freed_memory()
     flush_subnormals()
     launched = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    if launched and arguments.precision == "auto":
+        raise UserError(
+            "--precision: expected float32 or bfloat16 for several processes, whose processors may differ, "
+            "got auto"
+        )
     if launched or backbone.weights:
         prepare_runtime(threads=threads)
     loader = PictureLoader(
@@ -76,7 +88,10 @@ def main() -> None:
         Unreadables(refuse=arguments.unreadable == "refuse"),
     )
     batch_size = _PICTURES_WITH_REGIONS if detector else arguments.batch_size
-    job = describe_job(arguments, backbone, detector, ids, names, batch_size)
+    precision = choose_precision(arguments.precision, "--precision", backbone, bool(arguments.grid))
+    job = describe_job(arguments, backbone, detector, ids, names, batch_size) | record_of_precision(precision)
+    if arguments.precision != precision:
+        print(f"--precision {arguments.precision}: {precision}", flush=True)
     is_first, extract = join_processes(launched)
     with contextlib.ExitStack() as opened:
         folder = None
@@ -86,7 +101,7 @@ def main() -> None:
             if folder.done:
                 print(f"{folder.path}: going on after {folder.done} of {len(ids)} pictures", flush=True)
         if launched or folder.done < len(ids):
-            extractor = build_extractor(arguments, loader, backbone, detector)
+            extractor = build_extractor(arguments, loader, backbone, detector, precision)
             with progress_display() if folder else contextlib.nullcontext(no_progress) as show:
                 extract(extractor, ids, folder, batch_size, workers_of(extractor, arguments.workers), show)
         if folder:
@@ -165,6 +180,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add("--regions", metavar="N", type=positive, nargs=2, default=[10, 36], help=_REGIONS)
     add("--min_score", metavar="P", type=probability, default=0.1, help=_MIN_SCORE)
     add("--batch_size", metavar="N", type=positive, default=32, help="pictures in a batch (default 32)")
+    add_precision(parser)
     add("--workers", metavar="N", type=natural, help=_WORKERS)
 
 
@@ -233,14 +249,15 @@ def build_extractor(
     loader: PictureLoader,
     backbone: Backbone,
     detector: Detector | None,
+    precision: str,
 ) -> FeatureExtractor:
     """Return the extractor that the command line asks for: of detected regions, of a grid, or of vectors."""
     if detector:
         fewest, most = arguments.regions
-        return build_regions(loader, backbone, detector, arguments.min_score, fewest, most)
+        return build_regions(loader, backbone, detector, arguments.min_score, fewest, most, precision)
     if arguments.grid:
-        return build_grid(loader, backbone, arguments.grid)
-    return build_pooled(loader, backbone)
+        return build_grid(loader, backbone, arguments.grid, precision)
+    return build_pooled(loader, backbone, precision)
 
 
 def write_store(folder: ExtractionFolder, output: Path, dtype: str, record: dict) -> None:

@@ -15,13 +15,14 @@ import contextlib
 import hashlib
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import _init_paths  # noqa: F401
 from _command import folder_name, leave_on_sigterm, run
-from _extraction import describe_network, workers_of, write_features
+from _extraction import add_precision, describe_network, workers_of, write_features
 from _prepared_folder import CAPTIONS, FEATURES, LOOKED, TASK, Earlier, open_folder, write_state, write_task
 from _progress import progress_display
 
@@ -43,9 +44,9 @@ from datasets.preparation.photos import look_at_photos, write_record
 from datasets.preparation.problems import Problems
 from datasets.preparation.splits import split_photos
 from datasets.preparation.tables import Row, read_table
-from engine.extraction.build import build_pooled, build_transform, normalization_of
+from engine.extraction.build import build_pooled, build_transform, choose_precision, normalization_of
 from engine.extraction.extractors import PooledExtractor, extract_all
-from engine.extraction.recorded import record_of_backbone
+from engine.extraction.recorded import record_of_backbone, record_of_precision
 from engine.runtime import choose_threads, flush_subnormals, keep_freed_memory, prepare_runtime
 
 _BACKBONE = Path(__file__).resolve().parent.parent / "configs" / "backbones" / "efficientnet_lite2.yaml"
@@ -60,7 +61,8 @@ def main() -> None:
     leave_on_sigterm()
     out: Path = arguments.out
     backbone = read_backbone(arguments.backbone)
-    network = describe_network(backbone)
+    precision = precision_of(arguments, backbone)
+    network = describe_network(backbone) | record_of_precision(precision)
     earlier = open_folder(out, arguments.images, network, arguments.add, arguments.overwrite)
     files = PictureFiles(arguments.images)
     problems = Problems()
@@ -74,16 +76,20 @@ def main() -> None:
     if captioned.captions:
         before = earlier.splits if earlier else {}
         given = {name: own or before.get(name, "") for name, own in captioned.split.items()}
-        split, groups = split_photos(
-            list(captioned.captions), seen, given, tuple(arguments.shares), arguments.seed, problems
-        )
+        try:
+            split, groups = split_photos(
+                list(captioned.captions), seen, given, tuple(arguments.shares), arguments.seed, problems
+            )
+        except UserError:
+            tell_problems(problems, arguments)  # they may be why
+            raise
         check_repeated(captioned.captions, split, problems)
         print(f"near-duplicates: {groups:,} groups of photos stay together")
     tell_problems(problems, arguments)
     if arguments.captions and not captioned.captions:
         raise UserError(f"{arguments.captions}: no caption is left of {len(rows):,}")
     fingerprints = {name: list(seen[name].fingerprint) for name in usable}
-    with extracted(arguments, backbone, network, files, fingerprints, earlier) as dim:
+    with extracted(arguments, backbone, network, precision, files, fingerprints, earlier) as dim:
         if split:
             for line in write_task(out, arguments.images, captioned, split, dim):
                 print(line)
@@ -117,6 +123,7 @@ def parse_arguments() -> argparse.Namespace:
         default=str(_BACKBONE),
         help="YAML file of the network that sees the photos",
     )
+    add_precision(parser)
     arguments = parser.parse_args()
     if arguments.add and arguments.overwrite:
         parser.error("expected one of --add and --overwrite, got both")
@@ -125,6 +132,23 @@ def parse_arguments() -> argparse.Namespace:
     if sum(arguments.shares) > 0.8:
         parser.error("--shares: expected 0.8 together at most, so that there is something to train on")
     return arguments
+
+
+def precision_of(arguments: argparse.Namespace, backbone: Backbone) -> str:
+    """Return float32 or bfloat16, as --precision asks for it; raise UserError where it cannot be had."""
+    if arguments.precision == "float32":
+        return arguments.precision
+    start_paddle(backbone)
+    precision = choose_precision(arguments.precision, "--precision", backbone, as_map=False)
+    if precision != arguments.precision:
+        print(f"--precision {arguments.precision}: {precision}", flush=True)
+    return precision
+
+
+def start_paddle(backbone: Backbone) -> None:
+    """Prepare Paddle, once, if it reads the backbone's weights."""
+    if backbone.weights and "paddle" not in sys.modules:
+        prepare_runtime(threads=choose_threads())
 
 
 def share(text: str) -> float:
@@ -179,6 +203,7 @@ def extracted(
     arguments: argparse.Namespace,
     backbone: Backbone,
     network: dict,
+    precision: str,
     files: PictureFiles,
     fingerprints: dict[str, list[int]],
     earlier: Earlier | None,
@@ -196,7 +221,7 @@ def extracted(
     if not todo and len(kept) == len(known):
         yield open_features(target).dim
         return
-    record = record_of_backbone(backbone) | {"backbone": network}
+    record = record_of_backbone(backbone, precision) | {"backbone": network}
     marks = repr([(name, fingerprints[name]) for name in todo])
     job = {"pictures": hashlib.sha256(marks.encode()).hexdigest(), **record}
     folder = ExtractionFolder(target, job, arguments.overwrite)
@@ -204,7 +229,7 @@ def extracted(
         if folder.done:
             print(f"{folder.path}: going on after {folder.done:,} of {len(todo):,} photos", flush=True)
         if folder.done < len(todo):
-            extract(backbone, files, todo, folder)
+            extract(backbone, precision, files, todo, folder)
         parts = [(folder.store(), np.arange(len(folder.entries)))] if todo else []
         if kept:
             before = open_features(target)
@@ -215,13 +240,13 @@ def extracted(
         folder.remove()
 
 
-def extract(backbone: Backbone, files: PictureFiles, names: list[str], folder: ExtractionFolder) -> None:
+def extract(
+    backbone: Backbone, precision: str, files: PictureFiles, names: list[str], folder: ExtractionFolder
+) -> None:
     """Extract the features of the photos that `folder` does not hold yet; say first what that will take."""
-    threads = choose_threads()
     keep_freed_memory()
     flush_subnormals()
-    if backbone.weights:
-        prepare_runtime(threads=threads)
+    start_paddle(backbone)
     loader = PictureLoader(
         files,
         names,
@@ -229,7 +254,7 @@ def extract(backbone: Backbone, files: PictureFiles, names: list[str], folder: E
         normalization_of(backbone),
         Unreadables(refuse=True),  # those that cannot be read were found before
     )
-    extractor = build_pooled(loader, backbone)
+    extractor = build_pooled(loader, backbone, precision)
     workers = workers_of(extractor, None)
     seconds, width = try_some(extractor, names)
     seconds /= max(1, workers) if extractor.in_threads else 1

@@ -17,6 +17,7 @@ from config.errors import UserError
 MAX_PIXELS = 100_000_000  # of width x height: what decodes to more than 300 MB is taken for a bomb
 _GAP = 2.0  # times the final size: down to that, pictures are shrunk by integer factors, which are faster
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"  # the brands of its first box
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError, OverflowError),
@@ -64,6 +65,8 @@ class Picture:
                 self._image, orientation = _read_header(_without_text(data))
             width, height = self._image.size
         except Image.UnidentifiedImageError as error:
+            if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+                raise UnreadableError("a HEIC, whatever its name: save it as JPEG") from error
             raise UnreadableError("not a picture of a known format") from error
         except _BROKEN as error:
             raise _unreadable(error) from error

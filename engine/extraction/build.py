@@ -1,4 +1,4 @@
-"""Builds feature extractors from the YAML files of a backbone and a detector."""
+"""Builds feature extractors from the YAML files of a backbone and a detector, in float32 or bfloat16."""
 
 from functools import lru_cache
 
@@ -7,8 +7,10 @@ from config.files.networks import Backbone, Detector
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop, Transform
 from engine.extraction.extractors import GridExtractor, Network, PooledExtractor, RegionExtractor
+from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
+from models.kernels.precision import AUTO, BFLOAT16, FLOAT32, resolve
 
 
 def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
@@ -20,10 +22,37 @@ def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
     return ResizeCentreCrop(backbone.resize, backbone.size)
 
 
+def choose_precision(name: str, key: str, backbone: Backbone, as_map: bool) -> str:
+    """Return float32 or bfloat16 for `name`, the value of `key`: one of these or auto.
+
+    With auto it is bfloat16 where the processor has instructions for it and the network can be run so. Raises
+    `UserError` for bfloat16 where it is not so.
+    """
+    precision = resolve(name, key)
+    if precision == BFLOAT16:
+        try:
+            build_network(backbone, as_map, precision)
+        except UserError:
+            if name != AUTO:
+                raise
+            precision = FLOAT32
+    return precision
+
+
 @lru_cache(maxsize=1)  # pictures that come in parts are extracted by one network
-def build_network(backbone: Backbone, as_map: bool) -> Network:
-    """Return the network of a backbone; its output is a map [B,F,h,w] with `as_map`, otherwise vectors."""
+def build_network(backbone: Backbone, as_map: bool, precision: str = FLOAT32) -> Network:
+    """Return the network of a backbone; its output is a map [B,F,h,w] with `as_map`, otherwise vectors.
+
+    Raises `UserError` for a network that is missing, or that cannot run in bfloat16 if that is its
+    `precision`.
+    """
+    run_by = LoweredNetwork if precision == BFLOAT16 else OnnxNetwork
     if backbone.kind == "paddle":
+        if precision == BFLOAT16:
+            raise UserError(
+                f"{backbone.path}: bfloat16 is for networks with KIND: onnx, and this one has KIND: paddle: "
+                "extract in float32"
+            )
         from engine.extraction.paddle_backbone import PaddleNetwork
 
         return PaddleNetwork(backbone.model, backbone.weights, as_map)
@@ -33,11 +62,11 @@ def build_network(backbone: Backbone, as_map: bool) -> Network:
 
         network = load_backbone(backbone.model, backbone.weights).network
         content = write_onnx(network, backbone.size, pooled=not as_map)
-        return OnnxNetwork(backbone.path, "", "", backbone.size, content)
+        return run_by(backbone.path, "", "", backbone.size, content)
     if as_map and not backbone.grid:
         raise UserError(f"{backbone.path}: GRID: expected the output of a map for --grid, got none")
     output = backbone.grid if as_map else backbone.pooled or backbone.grid
-    return OnnxNetwork(backbone.model, backbone.input, output, backbone.size)
+    return run_by(backbone.model, backbone.input, output, backbone.size)
 
 
 def normalization_of(network: Backbone | Detector) -> Normalization:
@@ -45,14 +74,16 @@ def normalization_of(network: Backbone | Detector) -> Normalization:
     return Normalization(network.mean, network.scale, network.bgr)
 
 
-def build_pooled(loader: PictureLoader, backbone: Backbone) -> PooledExtractor:
+def build_pooled(loader: PictureLoader, backbone: Backbone, precision: str = FLOAT32) -> PooledExtractor:
     """Return an extractor of one vector for each picture."""
-    return PooledExtractor(loader, build_network(backbone, as_map=False))
+    return PooledExtractor(loader, build_network(backbone, False, precision))
 
 
-def build_grid(loader: PictureLoader, backbone: Backbone, side: int) -> GridExtractor:
+def build_grid(
+    loader: PictureLoader, backbone: Backbone, side: int, precision: str = FLOAT32
+) -> GridExtractor:
     """Return an extractor of side x side regions for each picture."""
-    return GridExtractor(loader, build_network(backbone, as_map=True), side)
+    return GridExtractor(loader, build_network(backbone, True, precision), side)
 
 
 def build_regions(
@@ -62,8 +93,9 @@ def build_regions(
     least_score: float,
     fewest: int,
     most: int,
+    precision: str = FLOAT32,
 ) -> RegionExtractor:
-    """Return an extractor of the regions that a detector finds.
+    """Return an extractor of the regions that a detector finds; the detector runs in float32.
 
     `least_score`, `fewest` and `most` are those of `find_regions`.
     """
@@ -76,5 +108,5 @@ def build_regions(
         detector.classes,
         detector.overlap,
     )
-    network = build_network(backbone, as_map=False)
+    network = build_network(backbone, False, precision)
     return RegionExtractor(loader, network, backbone.size, finder, least_score, fewest, most)

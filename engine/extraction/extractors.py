@@ -12,11 +12,13 @@ from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
 from datasets.pictures.loader import PictureBatch, PictureLoader
 from datasets.pictures.picture import CropBox, Picture, UnreadableError
 from datasets.prefetch import prefetched
+from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
 
+_IN_THREADS = OnnxNetwork, LoweredNetwork  # which run on the calling thread alone
 _DETAIL = 800  # pixels that the shorter side of a picture keeps before regions are cut from it
 
 
@@ -103,8 +105,8 @@ class PooledExtractor:
 
     @property
     def in_threads(self) -> bool:
-        """Tell whether ONNX Runtime runs the network."""
-        return isinstance(self.network, OnnxNetwork)
+        """Tell whether a call of the network runs on one thread."""
+        return isinstance(self.network, _IN_THREADS)
 
     def prepare(self, indices: Sequence[int]) -> PictureBatch:
         """Read and transform pictures."""
@@ -135,8 +137,8 @@ class GridExtractor:
 
     @property
     def in_threads(self) -> bool:
-        """Tell whether ONNX Runtime runs the network."""
-        return isinstance(self.network, OnnxNetwork)
+        """Tell whether a call of the network runs on one thread."""
+        return isinstance(self.network, _IN_THREADS)
 
     def prepare(self, indices: Sequence[int]) -> PictureBatch:
         """Read and transform pictures."""
@@ -182,8 +184,8 @@ class RegionExtractor:
 
     @property
     def in_threads(self) -> bool:
-        """Tell whether ONNX Runtime runs both networks."""
-        return isinstance(self.network, OnnxNetwork) and isinstance(self.yolox.network, OnnxNetwork)
+        """Tell whether calls of both networks run on one thread."""
+        return isinstance(self.network, _IN_THREADS) and isinstance(self.yolox.network, _IN_THREADS)
 
     def prepare(self, indices: Sequence[int]) -> list[tuple[int, Picture, np.ndarray]]:
         """Return for each readable picture its place, the decoded picture, and the detector's input."""

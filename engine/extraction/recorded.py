@@ -15,9 +15,17 @@ from config.values import check_value
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.picture import Unreadables
-from engine.extraction.build import build_grid, build_pooled, build_regions, build_transform, normalization_of
+from engine.extraction.build import (
+    build_grid,
+    build_pooled,
+    build_regions,
+    build_transform,
+    choose_precision,
+    normalization_of,
+)
 from engine.extraction.extractors import FeatureExtractor, batches_of, extract_batches
 from engine.weights.published_cnn import locate_weights
+from models.kernels.precision import AUTO, BFLOAT16, FLOAT32
 
 _BATCH = 32
 
@@ -27,9 +35,20 @@ def record_of(job: dict) -> dict:
     return {name: value for name, value in job.items() if name != "pictures"}
 
 
-def record_of_backbone(backbone: Backbone) -> dict:
+def record_of_backbone(backbone: Backbone, precision: str = FLOAT32) -> dict:
     """Return the record of an extraction of one vector for each picture by `backbone`."""
-    return {"backbone": asdict(backbone), "detector": None, "options": [False, None, 0, 0, 0.0, _BATCH]}
+    options = [False, None, 0, 0, 0.0, _BATCH]
+    return {
+        "backbone": asdict(backbone),
+        "detector": None,
+        "options": options,
+        **record_of_precision(precision),
+    }
+
+
+def record_of_precision(precision: str) -> dict:
+    """Return what a record says of float32 or bfloat16: nothing of float32, as records did before."""
+    return {} if precision == FLOAT32 else {"precision": precision}
 
 
 def needs_paddle(record: dict) -> bool:
@@ -47,6 +66,12 @@ class _Recorded:
     fewest: int
     most: int
     least_score: float
+    wanted: str
+
+    @property
+    def precision(self) -> str:
+        """Float32, or bfloat16 where that was taken and is to be had here."""
+        return choose_precision(self.wanted, "precision", self.backbone, bool(self.grid))
 
     @property
     def has_regions(self) -> bool:
@@ -63,6 +88,7 @@ def extract_as_recorded(
 ) -> tuple[list[str], list[np.ndarray], bool, dict[str, str]]:
     """Extract the features of all pictures of `files` as the `record` in the file `source` says.
 
+    Where features were made in bfloat16 and this processor has none, they are made in float32.
     Returns the names of the readable pictures, their vectors (float32 [R,F] each), whether they are regions,
     and the unreadable pictures with the reasons. With `refuse`, an unreadable picture is an error. Raises
     `UserError` for a record of another version, and for a network that is missing or another one now.
@@ -87,10 +113,10 @@ def extract_as_recorded(
 def _extractor(recorded: _Recorded, loader: PictureLoader) -> FeatureExtractor:
     if recorded.detector:
         bounds = recorded.least_score, recorded.fewest, recorded.most
-        return build_regions(loader, recorded.backbone, recorded.detector, *bounds)
+        return build_regions(loader, recorded.backbone, recorded.detector, *bounds, recorded.precision)
     if recorded.grid:
-        return build_grid(loader, recorded.backbone, recorded.grid)
-    return build_pooled(loader, recorded.backbone)
+        return build_grid(loader, recorded.backbone, recorded.grid, recorded.precision)
+    return build_pooled(loader, recorded.backbone, recorded.precision)
 
 
 def _read(record: dict, source: Path) -> _Recorded:
@@ -98,9 +124,9 @@ def _read(record: dict, source: Path) -> _Recorded:
         backbone = _network(Backbone, BACKBONE_KEYS, record["backbone"], source)
         detector = record["detector"] and _network(Detector, DETECTOR_KEYS, record["detector"], source)
         ten_crop, grid, fewest, most, least_score, _ = record["options"]
-        return _Recorded(
-            backbone, detector, bool(ten_crop), grid and int(grid), int(fewest), int(most), float(least_score)
-        )
+        bounds = int(fewest), int(most), float(least_score)
+        precision = {FLOAT32: FLOAT32, BFLOAT16: AUTO}[record.get("precision", FLOAT32)]
+        return _Recorded(backbone, detector, bool(ten_crop), grid and int(grid), *bounds, precision)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{source}: its record of the extraction is damaged or of another version: extract it again, or "

@@ -25,6 +25,7 @@ from engine.runtime import choose_threads
 from engine.tasks import dual
 from engine.tasks.loading import split_name
 from engine.tasks.task import Say, Trained
+from models.kernels.precision import of_inference
 
 STORES = (".h5", ".hdf5", ".npy", ".tsv")
 
@@ -122,7 +123,8 @@ class GalleryReader:
                     f"--backbone: MODEL.NAME={cfg.MODEL.NAME} needs regions, and a backbone makes one vector "
                     "a picture: take a gallery that tools/extract_features.py made with --grid or --detector"
                 )
-            return record_of_backbone(read_backbone(self._backbone)), Path(self._backbone)
+            backbone = read_backbone(self._backbone)
+            return record_of_backbone(backbone, of_inference()), Path(self._backbone)
         store = self._store or build_features(cfg, split_name(cfg))
         if store.extraction is None:
             raise UserError(

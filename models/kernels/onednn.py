@@ -1,28 +1,32 @@
-"""The part of oneDNN's C interface that matrix products need, and how long what it returns lives.
+"""The part of oneDNN's C interface that products and convolutions need, and how long what it returns lives.
 
 Paddle's wheels for x86-64 contain oneDNN, which writes its code for the processor at hand while it runs, with
 AVX2, AVX-512, or the instructions for bfloat16 of AVX-512 and AMX. Here each call runs on the calling thread
-alone, as those of `models/kernels/mkl.py` do; `models/kernels/onednn_products.py` makes products of it.
+alone, as those of `models/kernels/mkl.py` do; `onednn_products.py` beside this file makes products of it, and
+`onednn_convolutions.py` networks. Paddle is not imported, which takes longer than many an extraction.
 Names and numbers are those of oneDNN's headers dnnl.h and dnnl_types.h, version 3.
 """
 
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import paddle
+import numpy as np
 
 # dnnl_data_type_t, dnnl_format_tag_t, dnnl_query_t, and the arguments of a primitive.
 BFLOAT16, FLOAT32, UNDEFINED = 2, 3, 0
-_ANY_LAYOUT, _WEIGHTS_LAYOUT, _SCRATCHPAD_LAYOUT = 1, 131, 136
-SOURCE, WEIGHTS, DESTINATION, SCRATCHPAD = 1, 33, 17, 80
+_ANY_LAYOUT = 1
+SOURCE_LAYOUT, WEIGHTS_LAYOUT, DESTINATION_LAYOUT, SCRATCHPAD_LAYOUT = 129, 131, 133, 136
+SOURCE, WEIGHTS, BIAS, DESTINATION, SCRATCHPAD = 1, 33, 41, 17, 80
 _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
 _BFLOAT16_INSTRUCTIONS = 0x80  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_bf16 on has
 _MAJOR_VERSION = 3
+_ALIGNMENT = 64  # bytes
 
 _one_at_a_time = threading.Lock()  # a cached function may run twice where two threads ask at once
 
@@ -89,8 +93,66 @@ def bytes_of(description: Layout) -> int:
     return library().dnnl_memory_desc_get_size(description)
 
 
-class Primitive:
-    """An operation for certain shapes and layouts, compiled for this processor and one thread.
+def are_equal(description: Layout, other: Layout) -> bool:
+    """Tell whether two descriptions are of the same shape, kind and layout."""
+    return bool(library().dnnl_memory_desc_equal(description, other))
+
+
+def aligned(size: int) -> tuple[np.ndarray, int]:
+    """Return memory for `size` bytes, and the address at which they start on a cache line."""
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    return room, -(-room.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+
+
+class Compiled:
+    """What oneDNN compiled for this processor and one thread, of `arguments` to its function `maker`.
+
+    `steps` are the operations that follow within it, None for none; `scratchpad` describes the memory that it
+    needs beside its arguments. Raises UnsupportedError.
+    """
+
+    def __init__(self, maker: str, arguments: Sequence[object], steps: Handle | None = None) -> None:
+        attributes = Handle("dnnl_primitive_attr_create", "dnnl_primitive_attr_destroy")
+        call("dnnl_primitive_attr_set_scratchpad_mode", attributes, _USER_SCRATCHPAD)
+        if steps is not None:
+            call("dnnl_primitive_attr_set_post_ops", attributes, steps)
+        before = set_one_thread()
+        try:
+            self._description = Handle(maker, "dnnl_primitive_desc_destroy", *arguments, attributes)
+            self._primitive = Handle("dnnl_primitive_create", "dnnl_primitive_destroy", self._description)
+        finally:
+            set_threads(before)
+        self.scratchpad = self.layout(SCRATCHPAD_LAYOUT)
+
+    def layout(self, which: int) -> ctypes.c_void_p:
+        """Return how an argument has to lie, such as WEIGHTS_LAYOUT: oneDNN may have chosen."""
+        found = library().dnnl_primitive_desc_query_md(self._description, which, 0)
+        return ctypes.c_void_p(found)
+
+    def on(self, arguments: ctypes.Array) -> Callable[[], int]:
+        """Return a function that runs on the memory that each `Argument` names, and returns its status.
+
+        It is for threads that start no others (`set_one_thread`); `check` reads the status.
+        """
+        execute = library().dnnl_primitive_execute
+        return functools.partial(execute, self._primitive, stream(), len(arguments), arguments)
+
+    def run(self, arguments: ctypes.Array) -> None:
+        """Run on the memory that each `Argument` names, on the calling thread."""
+        before = set_one_thread()
+        status = library().dnnl_primitive_execute(self._primitive, stream(), len(arguments), arguments)
+        set_threads(before)
+        check(status)
+
+
+def check(status: int) -> None:
+    """Raise RuntimeError unless a primitive has run."""
+    if status != _SUCCESS:
+        raise RuntimeError(f"oneDNN {version()} returned {status} for a primitive that it had made")
+
+
+class Primitive(Compiled):
+    """A product, or a copy into another layout.
 
     `source`, `weights` and `destination` are descriptions. A product has all three, and adds to its
     destination with `add`; without `weights` the source is copied into the layout of the destination.
@@ -103,49 +165,38 @@ class Primitive:
         weights: Layout | None = None,
         add: bool = False,
     ) -> None:
-        attributes = Handle("dnnl_primitive_attr_create", "dnnl_primitive_attr_destroy")
-        call("dnnl_primitive_attr_set_scratchpad_mode", attributes, _USER_SCRATCHPAD)
+        steps = None
         if add:
             steps = Handle("dnnl_post_ops_create", "dnnl_post_ops_destroy")
-            call("dnnl_post_ops_append_sum", steps, ctypes.c_float(1), 0, UNDEFINED)
-            call("dnnl_primitive_attr_set_post_ops", attributes, steps)
-        destroyer = "dnnl_primitive_desc_destroy"
-        before = set_threads([1] * len(_openmp()))
-        try:
-            if weights is None:
-                maker, shapes = (
-                    "dnnl_reorder_primitive_desc_create",
-                    (source, engine(), destination, engine()),
-                )
-            else:
-                maker, shapes = (
-                    "dnnl_matmul_primitive_desc_create",
-                    (engine(), source, weights, None, destination),
-                )
-            self._description = Handle(maker, destroyer, *shapes, attributes)
-            self._primitive = Handle("dnnl_primitive_create", "dnnl_primitive_destroy", self._description)
-        finally:
-            set_threads(before)
-        self.scratchpad = self._layout(_SCRATCHPAD_LAYOUT)
-        self.weights = self._layout(_WEIGHTS_LAYOUT)  # how the weights have to lie: oneDNN may have chosen
+            append_sum(steps)
+        if weights is None:
+            maker, shapes = (
+                "dnnl_reorder_primitive_desc_create",
+                (source, engine(), destination, engine()),
+            )
+        else:
+            maker, shapes = (
+                "dnnl_matmul_primitive_desc_create",
+                (engine(), source, weights, None, destination),
+            )
+        super().__init__(maker, shapes, steps)
+        self.weights = self.layout(WEIGHTS_LAYOUT)
 
-    def _layout(self, which: int) -> ctypes.c_void_p:
-        found = library().dnnl_primitive_desc_query_md(self._description, which, 0)
-        return ctypes.c_void_p(found)
 
-    def run(self, arguments: ctypes.Array) -> None:
-        """Run on the memory that each `Argument` names, on the calling thread."""
-        before = set_threads([1] * len(_openmp()))
-        status = library().dnnl_primitive_execute(self._primitive, stream(), len(arguments), arguments)
-        set_threads(before)
-        if status != _SUCCESS:
-            raise RuntimeError(f"oneDNN {version()} returned {status} for a primitive that it had made")
+def append_sum(steps: Handle) -> None:
+    """Append to the steps of a primitive that what its destination holds is added."""
+    call("dnnl_post_ops_append_sum", steps, ctypes.c_float(1), 0, UNDEFINED)
 
 
 def memory(description: Layout, address: int = 0) -> Handle:
     """Return the memory object of the numbers at `address`, which lie as the description says."""
     arguments = description, engine(), ctypes.c_void_p(address)
     return Handle("dnnl_memory_create", "dnnl_memory_destroy", *arguments)
+
+
+def set_one_thread() -> list[int]:
+    """Keep the calling thread from starting others; return what `set_threads` does."""
+    return set_threads([1] * len(_openmp()))
 
 
 def set_threads(numbers: Sequence[int]) -> list[int]:
@@ -212,14 +263,14 @@ def _openmp() -> list[tuple[ctypes._CFuncPtr, ctypes._CFuncPtr]]:
 
 
 def _libraries() -> Path:
-    return Path(paddle.__file__).parent / "libs"
+    return Path(importlib.util.find_spec("paddle").origin).parent / "libs"  # found without importing it
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the oneDNN that Paddle contains, or None if this build has none, or another major version."""
-    path = _libraries() / "libdnnl.so.3"
-    if not path.exists():
+    path = _libraries() / "libdnnl.so.3" if importlib.util.find_spec("paddle") else None
+    if path is None or not path.exists():
         return None
     found = ctypes.CDLL(str(path))
     found.dnnl_version.restype = ctypes.POINTER(_Version)
@@ -230,6 +281,7 @@ def library() -> ctypes.CDLL | None:
     found.dnnl_primitive_desc_query_md.argtypes = [pointer, integer, integer]
     found.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
     found.dnnl_memory_desc_get_size.argtypes = [pointer]
+    found.dnnl_memory_desc_equal.argtypes = [pointer, pointer]
     found.dnnl_memory_set_data_handle.argtypes = [pointer, pointer]
     found.dnnl_primitive_execute.argtypes = [pointer, pointer, integer, pointer]
     return found

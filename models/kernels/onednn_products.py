@@ -20,7 +20,6 @@ _KINDS = {np.dtype(np.float32): onednn.FLOAT32, np.dtype(np.uint16): onednn.BFLO
 _ROWS = 64
 _EXACT_ROWS = 2 * _ROWS
 _MOST_SHAPES = 1024  # that a thread keeps
-_ALIGNMENT = 64  # bytes
 
 
 def fits(*matrices: np.ndarray) -> bool:
@@ -75,7 +74,7 @@ class PackedMatrix:
         self.shape = matrix.shape
         self.dtype = np.dtype(np.uint16 if bfloat16 else matrix.dtype)
         self._layout = _packed_layout(self.shape, _KINDS[self.dtype])
-        self._room, self._address = _aligned(onednn.bytes_of(self._layout))
+        self._room, self._address = onednn.aligned(onednn.bytes_of(self._layout))
         matrix = _readable(matrix)
         packing = _prepared("pack", [_shape(matrix)], packed=self._layout, packed_kind=self.dtype)
         packing.run(matrix.ctypes.data, self._address)
@@ -120,7 +119,7 @@ class _Prepared:
         weights: onednn.Layout | None = None,
     ) -> None:
         self._primitive = primitive
-        self._room, scratch = _aligned(onednn.bytes_of(primitive.scratchpad))
+        self._room, scratch = onednn.aligned(onednn.bytes_of(primitive.scratchpad))
         parts = {onednn.SOURCE: source, onednn.DESTINATION: destination, onednn.WEIGHTS: weights}
         self._memories = [onednn.memory(layout) for layout in parts.values() if layout is not None]
         numbers = [number for number, layout in parts.items() if layout is not None]
@@ -182,9 +181,3 @@ def _readable(matrix: np.ndarray) -> np.ndarray:
 def _parts(count: int) -> list[slice]:
     whole = count if count <= _EXACT_ROWS else count // _ROWS * _ROWS
     return [part for part in (slice(0, whole), slice(whole, count)) if part.start < part.stop]
-
-
-def _aligned(size: int) -> tuple[np.ndarray, int]:
-    """Return memory for `size` bytes, and the address at which they start on a cache line."""
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    return room, -(-room.ctypes.data // _ALIGNMENT) * _ALIGNMENT

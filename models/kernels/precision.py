@@ -7,8 +7,6 @@ never ask, and stay in float32.
 import contextlib
 from collections.abc import Iterator
 
-import paddle
-
 from config.errors import UserError
 from models.kernels import onednn
 
@@ -25,11 +23,16 @@ def set_precision(name: str) -> str:
     for bfloat16 where it has none.
     """
     global _of_inference
-    if name == BFLOAT16:
-        check_bfloat16("RUNTIME.PRECISION")
-    here = BFLOAT16 if onednn.has_bfloat16() else FLOAT32
-    _of_inference = here if name == AUTO else name
+    _of_inference = resolve(name, "RUNTIME.PRECISION")
     return _of_inference
+
+
+def resolve(name: str, key: str) -> str:
+    """Return float32 or bfloat16 for the value `name` of `key`, float32, bfloat16 or auto; raise as above."""
+    if name == BFLOAT16:
+        check_bfloat16(key)
+    here = BFLOAT16 if onednn.has_bfloat16() else FLOAT32
+    return here if name == AUTO else name
 
 
 def check_bfloat16(key: str) -> None:
@@ -59,6 +62,8 @@ def computing_in(name: str) -> Iterator[None]:
 
 def is_lowered() -> bool:
     """Tell whether a layer that computes now multiplies in bfloat16."""
+    import paddle  # here, since extraction does without Paddle
+
     if _of_block is not None:
         return _of_block == BFLOAT16
     return _of_inference == BFLOAT16 and not paddle.is_grad_enabled()

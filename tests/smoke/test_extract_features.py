@@ -10,8 +10,16 @@ import pytest
 
 from datasets.features.box_terms import open_regions
 from datasets.features.formats import open_features
+from models.kernels.onednn import has_bfloat16
 from tests.forks import run_forked
-from tests.onnx_networks import backbone_yaml, detector_yaml, write_detector, write_means, yolox_output
+from tests.onnx_networks import (
+    backbone_yaml,
+    detector_yaml,
+    write_convolutions,
+    write_detector,
+    write_means,
+    yolox_output,
+)
 from tests.picture_files import encoded, noisy, write_folder, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,6 +279,24 @@ def test_mistakes_are_one_line_and_leave_what_is_there(run_quickly, photos, name
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert (photos / "kept.h5").read_text() == "mine"
     assert not list(photos.glob("a.h5*"))
+
+
+def test_the_file_tells_the_precision_of_its_features(run_quickly, photos):
+    backbone_yaml(photos / "means.yaml", write_convolutions(photos / "convolutions.onnx"))
+    found = {}
+    for name in ("float32", "auto", "bfloat16") if has_bfloat16() else ("float32", "auto"):
+        done = run_quickly(*command("--out", f"{name}.h5", "--precision", name), cwd=photos)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stdout.splitlines() if line.startswith("--precision")]
+        taken = "bfloat16" if has_bfloat16() and name != "float32" else "float32"
+        assert said == ([f"--precision auto: {taken}"] if name == "auto" else [])
+        found[name] = store = open_features(photos / f"{name}.h5")
+        assert store.extraction.get("precision", "float32") == taken
+    vectors = {name: store.gather(np.arange(6), pool=False) for name, store in found.items()}
+    if has_bfloat16():
+        np.testing.assert_array_equal(vectors["auto"], vectors["bfloat16"])
+        np.testing.assert_allclose(vectors["auto"], vectors["float32"], atol=0.05)
+        assert (vectors["auto"] != vectors["float32"]).any()
 
 
 def test_an_extraction_with_other_settings_is_not_mixed_in(run_quickly, photos):

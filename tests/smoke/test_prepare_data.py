@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from datasets.features.formats import open_features
+from models.kernels.onednn import has_bfloat16
 from tests.forks import run_forked
-from tests.onnx_networks import backbone_yaml, write_means
+from tests.onnx_networks import backbone_yaml, write_convolutions, write_means
 from tests.picture_files import encoded, noisy, write_folder
 
 INTERRUPT = Path(__file__).with_name("interrupt_extraction.py")
@@ -110,6 +111,17 @@ def test_all_problems_come_together_and_nothing_is_written(run_quickly, folder) 
     assert len(open_features(folder / "data" / "mine" / "features.h5")) == 20
 
 
+def test_a_split_that_cannot_be_drawn_hides_no_other_problem(run_quickly, folder) -> None:
+    (folder / "lines.jsonl").write_text('{"image": "1.jpg", "caption": "a dog"}\n{"image": "2.jpg"\n')
+    lines = "--captions", "lines.jsonl", "--out", "data/mine"
+    done = run_quickly(*command(*lines), cwd=folder)
+    assert done.returncode == 2 and "problem: 1 rows" in done.stdout and "  line 2: " in done.stdout
+    assert done.stderr.startswith("error: 1 problems, listed above")
+    done = run_quickly(*command(*lines, "--leave_out"), cwd=folder)
+    assert done.returncode == 2 and "problem: 1 rows" in done.stdout
+    assert done.stderr.startswith("error: 1 pictures with captions, expected at least one for each of")
+
+
 def test_a_stopped_preparation_goes_on_and_a_finished_one_is_not_replaced(run_quickly, folder) -> None:
     done = run_quickly(*with_captions(), cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -153,6 +165,21 @@ def test_added_photos_keep_old_features_and_splits(run_quickly, folder) -> None:
     assert done.returncode == 0 and "extracting" not in done.stdout
 
 
+@pytest.mark.skipif(not has_bfloat16(), reason="no instructions for bfloat16 here")
+def test_added_photos_have_the_precision_of_the_others(run_quickly, folder) -> None:
+    backbone_yaml(folder / "means.yaml", write_convolutions(folder / "convolutions.onnx"))
+    done = run_quickly(*with_captions("--precision", "bfloat16"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert open_features(folder / "data" / "mine" / "features.h5").extraction["precision"] == "bfloat16"
+    write_folder(folder / "photos", {"20.jpg": photo(20)})
+    write_captions(folder / "captions.csv", range(21))
+    done = run_quickly(*with_captions("--add"), cwd=folder)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "give --backbone means.yaml --precision bfloat16, or --overwrite" in done.stderr
+    done = run_quickly(*with_captions("--add", "--precision", "auto"), cwd=folder)
+    assert done.returncode == 0 and "extracting: 1 photos" in done.stdout
+
+
 def test_without_captions_there_is_a_gallery(run_quickly, folder) -> None:
     done = run_quickly(*command("--out", "gallery"), cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -179,6 +206,7 @@ MISTAKES = {
         "a/prepared.json: No such file or directory: --add expects",
     ),
     "shares": (["--out", "a", "--shares", "0.5", "0.4"], "--shares: expected 0.8 together at most"),
+    "a file to write into": (["--out", "captions.csv"], "--out captions.csv: a file, expected a folder"),
     "two ways": (["--out", "a", "--add", "--overwrite"], "expected one of --add and --overwrite, got both"),
 }
 

@@ -146,6 +146,10 @@ def test_the_pictures_of_telephones_are_jpegs_too():
 
 BROKEN = {
     "empty": (b"", "zero bytes"),
+    "a HEIC of another name": (
+        b"\0\0\0\x18ftypheic" + bytes(90),
+        "a HEIC, whatever its name: save it as JPEG",
+    ),
     "text": (b"<html>404 not found</html>", "not a picture"),
     "half a jpeg": (encoded(noisy(300, 200), "JPEG")[:2000], "truncated"),
     "half a png": (encoded(noisy(300, 200))[:2000], "truncated"),

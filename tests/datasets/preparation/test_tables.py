@@ -194,3 +194,15 @@ def test_another_encoding_names_the_line(tmp_path) -> None:
     (tmp_path / "a.csv").write_bytes("image,caption\na.jpg,Straße\n".encode("cp1252"))
     with pytest.raises(UserError, match="a.csv line 2: byte 0xdf is not UTF-8"):
         read_table(tmp_path / "a.csv", Columns(), Problems())
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [("image,caption\na.jpg,a dog\n".encode("utf-16-le"), 1), (b"image,caption\na.jpg,a \0 dog\n", 2)],
+)
+def test_a_table_in_utf_16_and_one_with_bytes_of_zero_are_told(tmp_path, content, line):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(
+        UserError, match=f"a.csv line {line}: a byte of zero, as UTF-16 has: save the file as text"
+    ):
+        read_table(tmp_path / "a.csv", Columns(), Problems())

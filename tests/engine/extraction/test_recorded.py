@@ -10,7 +10,9 @@ from config.errors import UserError
 from config.files.networks import read_backbone
 from datasets.pictures.files import NamedPictures
 from engine.extraction.recorded import extract_as_recorded, record_of, record_of_backbone
-from tests.onnx_networks import write_means
+from models.kernels.onednn import has_bfloat16
+from tests.onnx_networks import backbone_yaml, write_convolutions, write_means
+from tests.other_processors import without_bfloat16
 
 
 @pytest.fixture
@@ -57,6 +59,32 @@ def test_a_backbone_that_is_named_serves_as_a_record(tmp_path, record, picture):
     np.testing.assert_array_equal(extract(named, tmp_path, picture)[1], extract(record, tmp_path, picture)[1])
 
 
+@pytest.fixture
+def lowered(tmp_path) -> dict:
+    """Return the record of a network of convolutions in bfloat16."""
+    backbone = backbone_yaml(tmp_path / "a.yaml", write_convolutions(tmp_path / "a.onnx"))
+    return json.loads(json.dumps(record_of_backbone(read_backbone(backbone), "bfloat16")))
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="no instructions for bfloat16 here")
+def test_features_in_bfloat16_are_made_so_again(tmp_path, lowered, picture):
+    _, [vector], *_ = extract(lowered, tmp_path, picture)
+    _, [single], *_ = extract(without_precision(lowered), tmp_path, picture)
+    assert 0 < np.abs(vector - single).max() < 0.05 * np.abs(single).max()
+
+
+def test_where_bfloat16_is_not_to_be_had_they_are_made_in_float32(tmp_path, lowered, picture, monkeypatch):
+    without_bfloat16(monkeypatch)
+    _, [vector], *_ = extract(lowered, tmp_path, picture)
+    _, [single], *_ = extract(without_precision(lowered), tmp_path, picture)
+    np.testing.assert_array_equal(vector, single)
+
+
+def without_precision(record: dict) -> dict:
+    assert record["precision"] == "bfloat16"
+    return {name: value for name, value in record.items() if name != "precision"}
+
+
 def test_a_record_keeps_all_but_which_pictures_these_were():
     assert record_of({"pictures": "x", "backbone": {}, "options": []}) == {"backbone": {}, "options": []}
 
@@ -71,6 +99,8 @@ DAMAGES = {
     "a mean short": lambda record: record["backbone"].update(mean=[0, 0]),
     "a kind that is none": lambda record: record["backbone"].update(kind="torch"),
     "a detector that is a list": lambda record: record.update(detector=[1]),
+    "a precision that is none": lambda record: record.update(precision="int8"),
+    "a precision that is a list": lambda record: record.update(precision=["float32"]),
     "a grid that is text": lambda record: record["options"].__setitem__(1, "two"),
 }
 
