@@ -7,8 +7,8 @@ draws a hundredth of the resamples, whose time is multiplied by a hundred; the j
 each image out once, is run once and counted once. Each measurement has its own process.
 
 The baseline is a fair one: its sums over each image's captions are made beforehand, as ours are. What ours
-saves is that all metrics share one draw, and that a draw becomes a product of matrices. Half of our time
-draws 50 million images and counts them; no interval from 10,000 resamples of 5,000 images can do without.
+saves is that all metrics share one draw, that counts of a draw are made without drawing each image
+(engine/certificates/resampling.py), that a draw becomes a product of matrices, and that all cores work.
 """
 
 from _report import peak_memory, report, run_child, seconds

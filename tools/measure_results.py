@@ -76,19 +76,20 @@ class Bench:
             print(f"{target.name} is there", flush=True)
             return
         recipe, folder = self.recipes[name], self.work / f"{name}_seed{seed}"
-        split, trained = recipe.get("split", "test"), None
+        split, trained = recipe.get("split", "test"), []
         if "members" in recipe:
-            content = together([self.run_of(member, seed) for member in recipe["members"]], folder, split)
+            trained = [self.run_of(member, seed) for member in recipe["members"]]
+            content = together(trained, folder, split)
         elif "lists_of" in recipe:
-            dual, trained = (self.run_of(recipe[key], seed) for key in ("lists_of", "ranked_by"))
-            content = rerank(dual, trained, folder, recipe["dual_weight"])
+            dual, cross = (self.run_of(recipe[key], seed) for key in ("lists_of", "ranked_by"))
+            trained, content = [cross], rerank(dual, cross, folder, recipe["dual_weight"])
         elif recipe.get("floor"):
             settings = [*self.settings(name, seed), f"EVAL.SPLIT={split}"]
             tool("measure_floor", "--cfg_file", recipe["config"], *settings, "--out", str(folder))
             content = read(folder)
         else:
-            trained = self.run_of(name, seed)
-            content = alone(trained, split)
+            trained = [self.run_of(name, seed)]
+            content = alone(trained[0], split)
         keep(content, target, name, seed, trained)
 
     def run_of(self, name: str, seed: int) -> Path:
@@ -186,14 +187,20 @@ def identity(checkpoint: dict) -> dict:
     return {key: checkpoint[key] for key in ("model", "step", "sha256", "penalty") if key in checkpoint}
 
 
-def keep(content: dict, target: Path, name: str, seed: int, trained: Path | None) -> None:
-    """Keep what docs/results.md shows of a result of the run `trained`, without the places of files."""
+def keep(content: dict, target: Path, name: str, seed: int, trained: list[Path]) -> None:
+    """Keep what docs/results.md shows of a result of the runs `trained`, without the places of files."""
     kept = {"recipe": name, "seed": seed, **{key: content[key] for key in KEPT if key in content}}
     kept["checkpoint"] = identity(content["checkpoint"])
-    if trained and (trained / MINUTES_FILE).is_file():
-        kept["training"] = json.loads((trained / MINUTES_FILE).read_text(encoding="utf-8"))
+    if trained and all((run / MINUTES_FILE).is_file() for run in trained):
+        kept["training"] = minutes_of(trained)
     write_whole(target, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"written: {target}", flush=True)
+
+
+def minutes_of(runs: list[Path]) -> dict[str, float]:
+    """Return the minutes that the trainings of `runs` took in all."""
+    timed = [json.loads((run / MINUTES_FILE).read_text(encoding="utf-8")) for run in runs]
+    return {name: round(sum(each[name] for each in timed), 1) for name in timed[0]}
 
 
 if __name__ == "__main__":

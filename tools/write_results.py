@@ -14,6 +14,8 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -67,71 +69,84 @@ def with_tables(page: str, recipes: dict[str, dict], results: dict[str, list[dic
         unknown = [name for name in names if name not in recipes]
         if unknown:
             raise UserError(f"{block[1].strip()}: no recipe {unknown[0]!r} in docs/results/recipes.json")
-        form = table if block[2] == "results" else table_of_means
-        return f"{block[1]}{form(names, recipes, results)}\n{block[4]}"
+        return f"{block[1]}{table(FORMS[block[2]], names, recipes, results)}\n{block[4]}"
 
     return BLOCK.sub(write, page)
 
 
-def table(names: list[str], recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
-    """Return a table with a row for each seed of each recipe, and one for the mean of several seeds.
+@dataclass(frozen=True)
+class Form:
+    """What a table has besides its metrics: the `first` cells and the `last` ones of its head, and its rows.
+
+    `rows` returns the lines of a recipe from its entry, its seeds' results, and the names of the metrics.
+    """
+
+    first: str
+    last: str
+    rows: Callable[[dict, list[dict], list[str]], list[str]]
+
+
+def table(form: Form, names: list[str], recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
+    """Return a table of those recipes among `names` that have results, with the metrics of the first."""
+    from engine.certificates.stored import title_of
+
+    measured = [name for name in names if name in results]
+    if not measured:
+        return "Not measured yet."
+    metrics = recipes[measured[0]]["metrics"]
+    head = f"|{form.first} | {' | '.join(title_of(metric) for metric in metrics)} |{form.last}"
+    lines = [head, "|" + "---|" * (head.count("|") - 1)]
+    for name in measured:
+        lines += form.rows(recipes[name], results[name], metrics)
+    return "\n".join(lines)
+
+
+def rows_of_seeds(recipe: dict, results: list[dict], metrics: list[str]) -> list[str]:
+    """Return a row for each seed, and one for the mean of several.
 
     The last column is the processor time of the training, where it was measured.
     """
     from engine.certificates.sides import describe
-    from engine.certificates.stored import certified_of, title_of
+    from engine.certificates.stored import certified_of
 
-    measured = [name for name in names if name in results]
-    if not measured:
-        return "Not measured yet."
-    metrics = recipes[measured[0]]["metrics"]
-    lines = [
-        "| model | seed | " + " | ".join(title_of(metric) for metric in metrics) + " | processor minutes |",
-        "|" + "---|" * (3 + len(metrics)),
-    ]
-    for name in measured:
-        title = recipes[name]["title"]
-        for number, content in enumerate(results[name]):
-            certified = certified_of(content)
-            cells = [*(describe(certified[metric]) for metric in metrics), processor_minutes([content])]
-            seed = "" if recipes[name].get("floor") else content["seed"]
-            lines.append(f"| {title if not number else ''} | {seed} | {' | '.join(cells)} |")
-        if len(results[name]) > 1:
-            cells = []
-            for metric in metrics:
-                values = [content["metrics"][metric] for content in results[name]]
-                cells.append(f"**{statistics.mean(values):.1f}**, sd {statistics.stdev(values):.1f}")
-            cells.append(processor_minutes(results[name]))
-            lines.append(f"| | mean of {len(results[name])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = []
+    for number, content in enumerate(results):
+        certified = certified_of(content)
+        cells = [*(describe(certified[metric]) for metric in metrics), processor_minutes([content])]
+        seed = "" if recipe.get("floor") else content["seed"]
+        lines.append(f"| {recipe['title'] if not number else ''} | {seed} | {' | '.join(cells)} |")
+    if len(results) > 1:
+        cells = []
+        for metric in metrics:
+            values = [content["metrics"][metric] for content in results]
+            cells.append(f"**{statistics.mean(values):.1f}**, sd {statistics.stdev(values):.1f}")
+        cells.append(processor_minutes(results))
+        lines.append(f"| | mean of {len(results)} | {' | '.join(cells)} |")
+    return lines
 
 
-def table_of_means(names: list[str], recipes: dict[str, dict], results: dict[str, list[dict]]) -> str:
-    """Return a table with a row for each recipe: the mean of its seeds, and of half of their intervals.
+def row_of_mean(recipe: dict, results: list[dict], metrics: list[str]) -> list[str]:
+    """Return one row: the mean of the seeds, and of half of their intervals.
 
     The interval of a mean over seeds is at most about as wide as the mean of the seeds' intervals.
     """
-    from engine.certificates.stored import certified_of, title_of
+    from engine.certificates.stored import certified_of
 
-    measured = [name for name in names if name in results]
-    if not measured:
-        return "Not measured yet."
-    metrics = recipes[measured[0]]["metrics"]
-    lines = [
-        "| | seeds | " + " | ".join(title_of(metric) for metric in metrics) + " |",
-        "|" + "---|" * (2 + len(metrics)),
-    ]
-    for name in measured:
-        certified = [certified_of(content) for content in results[name]]
-        cells = []
-        for metric in metrics:
-            value = statistics.mean(each[metric].value for each in certified)
-            ends = [each[metric].interval for each in certified]
-            half = statistics.mean((interval.high - interval.low) / 2 for interval in ends)
-            cells.append(f"{value:.1f} ± {half:.1f}")
-        seeds = "" if recipes[name].get("floor") else len(results[name])
-        lines.append(f"| {recipes[name]['title']} | {seeds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    certified = [certified_of(content) for content in results]
+    cells = []
+    for metric in metrics:
+        value = statistics.mean(each[metric].value for each in certified)
+        ends = [each[metric].interval for each in certified]
+        half = statistics.mean((interval.high - interval.low) / 2 for interval in ends)
+        cells.append(f"{value:.1f} ± {half:.1f}")
+    seeds = "" if recipe.get("floor") else len(results)
+    return [f"| {recipe['title']} | {seeds} | {' | '.join(cells)} |"]
+
+
+FORMS = {
+    "results": Form(" model | seed", " processor minutes |", rows_of_seeds),
+    "means": Form(" | seeds", "", row_of_mean),
+}
 
 
 def processor_minutes(results: list[dict]) -> str:

@@ -3,23 +3,28 @@
 Queries of one image (its five captions) are not independent, so images are drawn, with replacement, and each
 brings all its queries. A mean over queries is then a ratio of two sums over images, weighted by how often
 each image was drawn: a product of the matrix of weights [resamples, images] with a narrow matrix of sums. The
-weights are made and used block by block. A median needs the weights of those queries alone whose rank can be
-the median of a resample; they lie close to the median of all.
+weights are made and used block by block (resampling.py). A median needs the weights of those queries alone
+whose rank can be the median of a resample; they lie close to the median of all.
 
 Intervals are BCa (Efron 1987, J. Am. Stat. Assoc. 82(397)): percentiles that are corrected for bias and for
 acceleration, which for a ratio of sums has a closed form: each image left out once.
 """
 
 import math
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 
+from engine.certificates.resampling import resampled_counts
+from engine.runtime import choose_threads
+
 RESAMPLES = 10_000
 LEVEL = 0.95
-_BLOCK_DRAWS = 1 << 18  # images drawn at a time
+_PART = 500  # resamples that share a sequence of random numbers, and a thread
+_BLOCK_DRAWS = 1 << 18  # images drawn at a time: their weights, 1 MB, stay in the cache
 _FEW_VALUES = 128
 _DEVIATIONS = 7  # how far from the median of all, in standard errors, that of a resample may lie
 
@@ -56,67 +61,88 @@ def replicates(
     strata: list[Stratum], resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the means [B,M] and the medians [B,K] of `resamples` draws of images within each stratum."""
-    random = np.random.default_rng(seed)
-    columns, medians = strata[0].sums.shape[1], len(strata[0].medians)
-    found, middles = np.zeros((resamples, columns)), np.zeros((resamples, medians))
-    for stratum in strata:
-        both = np.concatenate([stratum.sums, stratum.counts], axis=1).astype(np.float32)
-        whole = stratum.sums.sum(axis=0) / stratum.counts.sum(axis=0)
-        searches = [_MedianSearch(*each, len(stratum.sums)) for each in stratum.medians]
-        for rows, weights in _draws(len(stratum.sums), resamples, random):
-            total = (weights @ both).astype(np.float64)
-            drawn = total[:, columns:]  # none, where all images that were drawn have no query
-            found[rows] += np.where(drawn > 0, total[:, :columns] / np.maximum(drawn, 1), whole)
-            for column, search in enumerate(searches):
-                middles[rows, column] += search.of(weights)
+    found = np.zeros((resamples, strata[0].sums.shape[1]))
+    middles = np.zeros((resamples, len(strata[0].medians)))
+    with ThreadPoolExecutor(choose_threads()) as pool:
+        for number, stratum in enumerate(strata):
+            add = partial(_add_rows, _Resampling(stratum), found, middles, (seed, number))
+            parts = [slice(start, start + _PART) for start in range(0, resamples, _PART)]
+            list(pool.map(add, parts))
     return found / len(strata), middles / len(strata)
 
 
-def _draws(images: int, resamples: int, random: np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield the rows of a block of resamples, and how often each drew each image, float32 [b,images]."""
-    step = max(1, _BLOCK_DRAWS // images)
-    narrow = np.uint16 if images < 1 << 16 else np.int64
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        weights = np.empty((rows, images), np.float32)
-        drawn = random.integers(images, size=(rows, images), dtype=narrow)
-        for row, own in zip(weights, drawn, strict=True):  # the counts of one row stay in the nearest cache
-            row[:] = np.bincount(own, minlength=images)
-        yield slice(start, start + rows), weights
+def _add_rows(
+    resampling: "_Resampling", found: np.ndarray, middles: np.ndarray, seed: tuple[int, int], rows: slice
+) -> None:
+    """Add a stratum's replicates to `rows` of `found` and `middles`, from random numbers of their own."""
+    random = np.random.default_rng((*seed, rows.start))
+    step = max(1, _BLOCK_DRAWS // resampling.images)
+    found, middles = found[rows], middles[rows]
+    for start in range(0, len(found), step):
+        block = slice(start, start + step)
+        weights = resampled_counts(len(found[block]), resampling.images, random)
+        means, medians = resampling.of(weights)
+        found[block] += means
+        middles[block] += medians
+
+
+class _Resampling:
+    """What is asked of the resamples of a `stratum`, as one product with their weights."""
+
+    def __init__(self, stratum: Stratum) -> None:
+        self.images = len(stratum.sums)
+        self._whole = stratum.sums.sum(axis=0) / stratum.counts.sum(axis=0)
+        different = {column.tobytes(): column for column in stratum.counts.T}  # few: one for each direction
+        self._of_column = [list(different).index(column.tobytes()) for column in stratum.counts.T]
+        self._searches = [_MedianSearch(*each, self.images) for each in stratum.medians]
+        counts = np.stack(list(different.values()), axis=1)
+        added = [stratum.sums, counts, *(search.added for search in self._searches)]
+        self._ends = np.cumsum([each.shape[1] for each in added])[:-1]
+        self._added = np.concatenate(added, axis=1, dtype=np.float32)
+
+    def of(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the means [b,M] and medians [b,K] of resamples with the `weights` float32 [b,n]."""
+        sums, drawn, *reached = np.split(weights @ self._added, self._ends, axis=1)
+        drawn = drawn[:, self._of_column]  # none, where all images that were drawn have no query
+        means = np.where(drawn > 0, sums / np.maximum(drawn, 1).astype(np.float64), self._whole)
+        medians = [search.of(weights, own) for search, own in zip(self._searches, reached, strict=True)]
+        return means, np.reshape(medians, (-1, len(weights))).T
 
 
 class _MedianSearch:
-    """Finds the median of resampled `values` [Q], whose images are `owner` [Q], of n images."""
+    """Finds the median of resampled `values` [Q], whose images are `owner` [Q], of n images.
+
+    `added` [n,S] is what an image adds to the sums, over a resample, that `of` asks for.
+    """
 
     def __init__(self, values: np.ndarray, owner: np.ndarray, images: int) -> None:
         order = np.argsort(values, kind="stable")
         self._values, self._owner = values[order], owner[order]
-        self._counts = np.bincount(owner, minlength=images).astype(np.float32)
         middle = self._values[(len(values) - 1) // 2]
         below = values <= middle
         spread = np.bincount(owner, below - below.mean(), images)  # linearised, of each image
         margin = _DEVIATIONS * math.sqrt((spread**2).sum()) + 2
         self._low = max(0, math.floor(len(values) / 2 - margin))
         self._high = min(len(values), math.ceil(len(values) / 2 + margin))
-        self._before = np.bincount(self._owner[: self._low], minlength=images).astype(np.float32)
         window = slice(self._low, self._high)
         self._steps, step = np.unique(self._values[window], return_inverse=True)
-        # Few different values: how many queries of each image have at most each of them, [images,steps].
-        self._reached: np.ndarray | None = None
-        if len(self._steps) <= _FEW_VALUES:
+        self._few = len(self._steps) <= _FEW_VALUES
+        counts = np.bincount(owner, minlength=images)
+        before = np.bincount(self._owner[: self._low], minlength=images)
+        self.added = np.stack([counts, before], axis=1)
+        if self._few:  # how many queries of each image have at most each value
             pairs = self._owner[window] * len(self._steps) + step.reshape(-1)
-            reached = np.bincount(pairs, minlength=images * len(self._steps)).reshape(images, -1)
-            self._reached = reached.cumsum(axis=1).astype(np.float32)
+            equal = np.bincount(pairs, minlength=images * len(self._steps)).reshape(images, -1)
+            self.added = np.concatenate([self.added, before[:, None] + equal.cumsum(axis=1)], axis=1)
 
-    def of(self, weights: np.ndarray) -> np.ndarray:
-        """Return the median [b] of each row of `weights` [b,images]."""
-        total = (weights @ self._counts).astype(np.int64)
-        first = (weights @ self._before).astype(np.int64)
+    def of(self, weights: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """Return the median [b] of each row of `weights` [b,n]; `sums` [b,S] is `weights` times `added`."""
+        total, first = sums[:, :2].T.astype(np.int64)
         places = np.stack([np.maximum(total - 1, 0) // 2, total // 2])  # [2,b]
-        if self._reached is None:
-            found, inside = self._at(weights, slice(self._low, self._high), first, places)
+        if self._few:
+            found, inside = _first_beyond(sums[:, 2:], self._steps, first, places)
         else:
-            found, inside = _first_beyond(weights @ self._reached, self._steps, first, places)
+            found, inside = self._at(weights, slice(self._low, self._high), first, places)
         if not inside.all():
             outside = np.flatnonzero(~inside)
             nothing = np.zeros(len(outside), np.int64)
@@ -127,7 +153,7 @@ class _MedianSearch:
         self, weights: np.ndarray, window: slice, first: np.ndarray, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the values [2,b] at `places` [2,b] of the sorted resample, and whether both were seen."""
-        reached = np.cumsum(weights[:, self._owner[window]], axis=1)
+        reached = np.cumsum(weights[:, self._owner[window]], axis=1) + first[:, None].astype(np.float32)
         return _first_beyond(reached, self._values[window], first, places)
 
 
@@ -138,8 +164,7 @@ def _first_beyond(
 
     `first` [b] queries come before the first of `values`, and `reached` [b,h] up to each of them.
     """
-    ends = reached + first[:, None].astype(np.float32)
-    index = np.stack([(ends <= place[:, None]).sum(axis=1) for place in places])
+    index = np.stack([(reached <= place[:, None]).sum(axis=1) for place in places])
     inside = (first <= places[0]) & (index[1] < len(values))
     return values[np.minimum(index, len(values) - 1)], inside
 

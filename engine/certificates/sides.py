@@ -178,21 +178,21 @@ def with_sums(values: np.ndarray, names: list[str], sides: Sides) -> tuple[np.nd
 
 def _ties(sides: Sides, tie_rule: str) -> dict[str, tuple[tuple[float, float], int]]:
     """Return the recalls under the harshest and the friendliest rule, and how many queries differ."""
-    ends = []
-    for rule in ("against", "favour"):
-        strata, names, _ = strata_of(sides, rule)
-        values, all_names = with_sums(bootstrap.means_of(strata)[None], names, sides)
-        ends.append(dict(zip(all_names, values[0].tolist(), strict=True)))
-    found, differing = {}, {}
+    by_rule = [
+        {prefix: side.numbers(rule) for prefix, side in sides.items()} for rule in ("against", "favour")
+    ]
+    found: dict[str, tuple[tuple[float, float], int]] = {}
     for prefix, side in sides.items():
-        by_rule = [side.numbers(rule) for rule in ("against", "favour")]
-        for k in side.recalls:
-            differing[f"{prefix}r{k}"] = int((by_rule[0][f"r{k}"] != by_rule[1][f"r{k}"]).sum())
-    for name in ends[0]:
-        if name in differing:
-            found[name] = (ends[0][name], ends[1][name]), differing[name]
-        elif name in ("rsum", "mean_recall"):
-            found[name] = (ends[0][name], ends[1][name]), sum(differing.values())
+        folds = [side.fold == fold for fold in np.unique(side.fold)]
+        for name in (f"r{k}" for k in side.recalls):
+            harsh, friendly = (numbers[prefix][name] for numbers in by_rule)
+            ends = [float(np.mean([each[fold].mean() for fold in folds])) for each in (harsh, friendly)]
+            found[prefix + name] = (ends[0], ends[1]), int((harsh != friendly).sum())
+    if have_sums(sides):
+        low, high = (sum(ends[place] for ends, _ in found.values()) for place in (0, 1))
+        count, tied = len(found), sum(differing for _, differing in found.values())
+        found["rsum"] = (low, high), tied
+        found["mean_recall"] = (low / count, high / count), tied
     return found
 
 
@@ -200,23 +200,22 @@ def _chances(sides: Sides) -> dict[str, float]:
     """Return the recalls that random scores without ties are expected to have."""
     found = {}
     for prefix, side in sides.items():
-        pairs = np.stack([side.fold, side.relevant, side.gallery], axis=1)
-        distinct, counts = np.unique(pairs, axis=0, return_counts=True)
-        folds = np.unique(side.fold)
+        shape = [int(each.max()) + 1 for each in (side.fold, side.relevant, side.gallery)]
+        alike = np.ravel_multi_index((side.fold, side.relevant, side.gallery), shape)
+        _, first, counts = np.unique(alike, return_index=True, return_counts=True)
+        fold = side.fold[first]
         for k in side.recalls:
-            hit = chance_of_hit(distinct[:, 1], distinct[:, 2], k)
-            of_folds = [
-                np.average(hit[distinct[:, 0] == fold], weights=counts[distinct[:, 0] == fold])
-                for fold in folds
-            ]
+            hit = chance_of_hit(side.relevant[first], side.gallery[first], k)
+            of_folds = [np.average(hit[fold == one], weights=counts[fold == one]) for one in np.unique(fold)]
             found[f"{prefix}r{k}"] = 100.0 * float(np.mean(of_folds))
     if have_sums(sides):
         found["rsum"] = sum(found.values())
         found["mean_recall"] = found["rsum"] / (len(found) - 1)
     for prefix, side in sides.items():
-        chances = {"r_precision": side.relevant / side.gallery, "map_at_r": chance_of_precision(side)}
-        for name in set(chances).intersection(side.precisions):
-            found[f"{prefix}{name}"] = 100.0 * float(np.mean(chances[name]))
+        if "r_precision" in side.precisions:
+            found[f"{prefix}r_precision"] = 100.0 * float(np.mean(side.relevant / side.gallery))
+        if "map_at_r" in side.precisions:
+            found[f"{prefix}map_at_r"] = 100.0 * float(np.mean(chance_of_precision(side)))
     return found
 
 

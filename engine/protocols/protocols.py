@@ -18,7 +18,7 @@ from datasets.relevance import Relevance
 from engine.certificates.sides import Side, Sides
 from engine.protocols.coco import CocoNames
 from engine.protocols.pmrp import pmrp_sides
-from engine.protocols.scored import Scored, WantedRows
+from engine.protocols.scored import Scored
 from engine.ranking.counter import RankCounter, TiedRanks
 from engine.ranking.precisions import discounted_gains, precisions_of_rows
 from engine.ranking.ranks import Question, rank_counters, row_counter
@@ -66,22 +66,21 @@ class Request:
         return CocoNames(self.scored, self.data)
 
 
-# A protocol yields its questions and the rows that it wants once, is sent the counters of the questions, and
-# returns what it counted: so the scores are made once for all protocols.
-Counting = Generator[list[Question | WantedRows], list[Counters], Counted]
+# A protocol yields its questions once, is sent their counters, and returns what it counted: so the ranks of
+# all protocols are counted together.
+Counting = Generator[list[Question], list[Counters], Counted]
 
 
 def count_protocols(request: Request, names: Sequence[str]) -> list[Counted]:
     """Return what each of the protocols `names`, keys of `PROTOCOLS`, counts."""
     protocols = [PROTOCOLS[name].count(request) for name in names]
     asked = [next(protocol) for protocol in protocols]
-    questions = [item for each in asked for item in each if isinstance(item, Question)]
-    wanted = [item for each in asked for item in each if isinstance(item, WantedRows)]
-    counters = iter(request.scored.counters(questions, request.tie_rule, wanted) if questions else [])
+    questions = [question for each in asked for question in each]
+    counters = iter(request.scored.counters(questions, request.tie_rule) if questions else [])
     found = []
     for protocol, own in zip(protocols, asked, strict=True):
         try:
-            protocol.send([next(counters) for item in own if isinstance(item, Question)])
+            protocol.send([next(counters) for _ in own])
         except StopIteration as end:
             found.append(end.value)
     return found
@@ -142,13 +141,12 @@ def eccv(request: Request) -> Counting:
     _check_whole(scored)
     positives, found = names.positives("eccv"), {}
     asking = tuple(np.flatnonzero(relevance.of_images) for relevance in positives)
-    wanted = WantedRows(scored.shape, asking)
-    yield [wanted]
+    yield []
     owners = np.arange(scored.shape[0]), scored.caption_image
     for direction, relevance, queries, owner, absent in zip(
         ("i2t", "t2i"), positives, asking, owners, names.absent["eccv"], strict=True
     ):
-        rows, own = wanted.take(scored, direction), _rows_of(relevance, queries)
+        rows, own = scored.rows(direction, queries), _rows_of(relevance, queries)
         ranks = row_counter(rows, Question(own), request.tie_rule).tied()
         more = absent[queries] if "absent_positives" in request.quirks else 0
         listed = _cut(rows) if "cut_lists" in request.quirks else rows

@@ -51,12 +51,10 @@ class Scored:
         """Return the numbers of images and captions."""
         return len(self.image_ids), len(self.caption_image)
 
-    def counters(
-        self, questions: Sequence[Question], tie_rule: str, wanted: Sequence["WantedRows"] = ()
-    ) -> list[tuple[RankCounter, RankCounter]]:
-        """Return the counters of both directions of each question; embeddings also fill the `wanted` rows."""
+    def counters(self, questions: Sequence[Question], tie_rule: str) -> list[tuple[RankCounter, RankCounter]]:
+        """Return the counters of both directions of each question."""
         if self.i2t is None:
-            return rank_counters(self.image, self.text, questions, tie_rule=tie_rule, scores_out=wanted)
+            return rank_counters(self.image, self.text, questions, tie_rule=tie_rule)
         return [
             (row_counter(self.i2t, each, tie_rule), row_counter(self.t2i, each.turned(), tie_rule))
             for each in questions
@@ -93,42 +91,6 @@ class Scored:
                     f"COCO_val2014_000000391895.jpg or 391895, got {name!r}"
                 )
         return found
-
-
-class WantedRows:
-    """A `ScoreSink` that keeps the whole rows of some queries of both directions, so that they are made once.
-
-    `queries` are the places of some images and of some captions, of `shape` in all.
-    """
-
-    def __init__(self, shape: tuple[int, int], queries: tuple[np.ndarray, np.ndarray]) -> None:
-        self._shape, self._queries = shape, dict(zip(("i2t", "t2i"), queries, strict=True))
-        self._rows: dict[str, np.ndarray] = {}
-        self._place = {
-            direction: np.full(size, -1, np.int64)
-            for direction, size in zip(("i2t", "t2i"), shape, strict=True)
-        }
-        for direction, own in self._queries.items():
-            self._place[direction][own] = np.arange(len(own))
-
-    def write(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
-        """Keep what belongs to the rows among the `scores` [I,T] of images and captions at these places."""
-        for direction, queries, items, block in (
-            ("i2t", images, captions, scores),
-            ("t2i", captions, images, scores.T),
-        ):
-            place = self._place[direction][queries]
-            own = np.flatnonzero(place >= 0)
-            if direction not in self._rows:
-                size = self._shape[1 if direction == "i2t" else 0]
-                self._rows[direction] = np.empty((len(self._queries[direction]), size), scores.dtype)
-            if len(own):
-                self._rows[direction][np.ix_(place[own], items)] = block[own]
-
-    def take(self, scored: Scored, direction: str) -> np.ndarray:
-        """Return the rows [q,G] of a direction, i2t or t2i, from `scored` where no tiles came by."""
-        found = self._rows.pop(direction, None)
-        return scored.rows(direction, self._queries[direction]) if found is None else found
 
 
 def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

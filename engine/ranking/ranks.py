@@ -32,11 +32,9 @@ from engine.ranking.rounded import PairScores
 from engine.ranking.screen import Screen, TileScores
 from engine.ranking.short_lists import ListSink, ScoreSink
 from engine.ranking.similarity import Similarity, check_magnitude, inner_products, similarity_of
-from engine.ranking.tiles import Tiles, cut_into_blocks
+from engine.ranking.tiles import Tiles, TileSide, cut_into_blocks
 from engine.runtime import choose_threads
 
-# Right pairs of several questions are in all tiles, such as those of CxC: room for all scores of COCO 5K.
-SEVERAL_KEEP = 512 << 20
 Ahead = tuple[RankCounter, np.ndarray, np.ndarray]  # counter, queries [n], rivals ahead of them [2,n]
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
@@ -118,11 +116,9 @@ class _Counting:
             np.zeros(captions, np.int32) if question.caption_fold is None else question.caption_fold
         )
         self.relevance = question.relevance.within(self.image_fold, self.caption_fold)
-        left_out = (
-            [self.relevance, question.ignored.within(self.image_fold, self.caption_fold)]
-            if (question.ignored)
-            else [self.relevance]
-        )
+        left_out = [self.relevance]
+        if question.ignored:
+            left_out.append(question.ignored.within(self.image_fold, self.caption_fold))
         pairs = [
             np.concatenate([getattr(each, name) for each in left_out]) for name in ("images", "captions")
         ]
@@ -138,6 +134,11 @@ class _Counting:
         """Update the best with `scores` [n] of right pairs, `images` [n] and `captions` [n]."""
         self.counters[0].see_relevant(images, scores)
         self.counters[1].see_relevant(captions, scores)
+
+    def compete(self, images: TileSide, captions: TileSide) -> bool:
+        """Tell whether any of `images` and `captions` are of one fold."""
+        folds = self.image_fold[images.places], self.caption_fold[captions.places]
+        return len(np.intersect1d(*folds)) > 0
 
     def rivals_ahead(self, images: np.ndarray, captions: np.ndarray, scores: TileScores) -> list[Ahead]:
         """Return how many rivals are ahead by the scores [I,T] of distinct images and captions.
@@ -200,15 +201,12 @@ def rank_counters(
     image_fold, caption_fold = counting[0].image_fold, counting[0].caption_fold
     image_blocks = cut_into_blocks(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
     caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
-    kept = SEVERAL_KEEP if len(asked) > 1 else None
-    tiles = Tiles(image_blocks, caption_blocks, similarity, kept)
+    tiles = Tiles(image_blocks, caption_blocks, similarity)
     needs_all = bool(scores_out) or len(asked) > 1
     needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
     if similarity is inner_products and dtype == np.float32 and not scores_out:
-        screen, pairs = (
-            Screen(image_blocks, caption_blocks),
-            PairScores(image_emb, text_emb, caption_sentence),
-        )
+        screen = Screen(image_blocks, caption_blocks)
+        pairs = PairScores(image_emb, text_emb, caption_sentence)
         passes = _ScreenedTiles(tiles, screen, counting, lists_out, pairs)
     else:
         passes = _WholeTiles(tiles, counting, [*scores_out, *lists_out])
@@ -316,7 +314,8 @@ class _ScreenedTiles:
         for each in receive:
             each()
         for other in others:
-            ahead += self._screen.sift(tile, lambda scores, other=other: self._ahead(tile, scores, other))
+            if any(other.compete(*sides) for sides in self._tiles.sides(tile)):
+                ahead += self._screen.sift(tile, lambda scores, other=other: self._ahead(tile, scores, other))
         return ahead
 
     def _ahead(self, tile: tuple[int, int], scores: TileScores, counting: _Counting) -> list[Ahead]:

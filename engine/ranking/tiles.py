@@ -119,19 +119,13 @@ def _cuts(groups: np.ndarray, size: int) -> list[int]:
 class Tiles:
     """The scores of blocks of images with blocks of captions; a tile is (image block, caption block).
 
-    Up to `kept_bytes` (default 128 MB) of scores that are asked for twice are made once.
+    Up to 128 MB of scores that are asked for twice are made once.
     """
 
-    def __init__(
-        self,
-        images: list[VectorBlock],
-        captions: list[VectorBlock],
-        similarity: Similarity,
-        kept_bytes: int | None = None,
-    ):
+    def __init__(self, images: list[VectorBlock], captions: list[VectorBlock], similarity: Similarity):
         self._images, self._captions, self._similarity = images, captions, similarity
         self._kept: dict[tuple[int, int], np.ndarray] = {}
-        self._free_bytes = _KEPT_BYTES if kept_bytes is None else kept_bytes
+        self._free_bytes = _KEPT_BYTES
 
     def all(self) -> list[tuple[int, int]]:
         """Return all tiles, row by row."""

@@ -203,6 +203,19 @@ def test_an_ensemble_is_evaluated_from_the_runs_of_its_members(measuring, tmp_pa
     assert kept(tmp_path, "both")["metrics"]["i2t_r1"] == 10.0
 
 
+def test_the_minutes_of_an_ensemble_are_those_of_all_members(measuring, tmp_path):
+    bench_of, _ = measuring
+    bench = bench_of({"a": PAIRED, "b": PAIRED, "both": {"members": ["a", "b"]}, "again": {"members": ["a"]}})
+    for name, minutes in (("a", 2.5), ("b", 4.0)):
+        timed = {"minutes": minutes, "processor_minutes": minutes / 2}
+        (bench.run_of(name, 3) / "minutes.json").write_text(json.dumps(timed))
+    bench.measure("both", 3)
+    assert kept(tmp_path, "both")["training"] == {"minutes": 6.5, "processor_minutes": 3.2}
+    (bench.run_of("a", 3) / "minutes.json").unlink()
+    bench.measure("again", 3)
+    assert "training" not in kept(tmp_path, "again")
+
+
 def test_what_is_tried_is_evaluated_on_dev_alone(measuring):
     bench_of, commands = measuring
     tried = {"split": "dev"}

@@ -8,6 +8,7 @@ import pytest
 
 from engine.certificates import bootstrap
 from engine.certificates.bootstrap import Stratum, bca, left_out, means_of, replicates
+from engine.certificates.resampling import resampled_counts
 from engine.certificates.sides import Side, certify, chance_of_hit, contributions, describe, strata_of
 from engine.ranking.counter import TiedRanks
 from engine.ranking.metrics import summarize
@@ -51,18 +52,23 @@ def test_values_are_those_of_the_metrics(tie_rule, folds):
 @pytest.mark.parametrize("few_values", [0, 128])
 def test_resamples_are_those_of_a_loop(few_values, monkeypatch):
     monkeypatch.setattr(bootstrap, "_FEW_VALUES", few_values)
+    monkeypatch.setattr(bootstrap, "_BLOCK_DRAWS", 200)
+    monkeypatch.setattr(bootstrap, "_PART", 15)
     sides = sides_of(folds=2)
     strata, names, medians = strata_of(sides, "against")
     found, middles = replicates(strata, 30, seed=5)
     drawn = [
-        [weights.astype(int) for _, weights in bootstrap._draws(20, 30, random)]
-        for random in [np.random.default_rng(5)]
-        for _ in range(2)
+        resampled_counts(count, 20, random).astype(int)
+        for fold in range(2)
+        for start in (0, 15)
+        for random in [np.random.default_rng((5, fold, start))]
+        for count in (10, 5)
     ]
+    drawn = np.concatenate(drawn).reshape(2, 30, 20)
     for resample in range(30):
         values, medians_of = [], []
         for fold in range(2):
-            weights = np.concatenate(drawn[fold])[resample]
+            weights = drawn[fold, resample]
             assert weights.sum() == 20
             chosen = np.repeat(np.arange(20), weights) + 20 * fold
             row, middle = [], []
@@ -85,7 +91,7 @@ def test_a_median_outside_the_window_is_found(monkeypatch):
     values, owner = np.arange(30), np.arange(30)
     strata = [Stratum(np.ones((30, 1)), np.ones((30, 1)), ((values, owner),))]
     _, middles = replicates(strata, 200, seed=1)
-    weights = np.concatenate([each for _, each in bootstrap._draws(30, 200, np.random.default_rng(1))])
+    weights = resampled_counts(200, 30, np.random.default_rng((1, 0, 0)))
     expected = [np.median(np.repeat(values, row.astype(int))) for row in weights]
     assert middles[:, 0].tolist() == expected
 

@@ -144,7 +144,7 @@ def test_cxc_in_four_directions(tmp_path, cxc_folder, quirks):
 
 @pytest.mark.parametrize("beside", [[], ["coco_1k"], ["one_list", "eccv"]])
 def test_eccv_caption_alone_and_beside_other_protocols(tmp_path, cxc_folder, beside):
-    """Its rows are those that the other protocols' tiles brought by, and its numbers those of loops."""
+    """Its numbers are those of loops, whatever is counted beside it."""
     folder = cxc_folder[0]
     random = np.random.default_rng(6)
     numbers = [1000 + place for place in range(IMAGES)]

@@ -47,6 +47,7 @@ def test_any_map(tie_rule, folds, block_size):
         ),
     ]
     embedded = rank_counters(image, text, questions, "cosine", block_size, tie_rule, sentence)
+    turned = rank_counters(image, text, questions[::-1], "cosine", block_size, tie_rule, sentence)
     alone = rank_counters(image, text, questions[0], "cosine", block_size, tie_rule, sentence)
     stored = [
         (row_counter(scores, each, tie_rule), row_counter(scores.T, each.turned(), tie_rule))
@@ -54,9 +55,11 @@ def test_any_map(tie_rule, folds, block_size):
     ]
     for found, there in (
         (embedded[0], competing),
+        (turned[1], competing),
         (alone[0], competing),
         (stored[0], competing),
         (embedded[1], ~ignored),
+        (turned[0], ~ignored),
         (stored[1], ~ignored),
     ):
         assert found[0].ranks().tolist() == rank_by_loops(scores, right, there, tie_rule)
