@@ -144,7 +144,7 @@ class _Worker:
         self.printed = os.open(folder / "printed", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(self.printed, stream)
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", append=True)  # the library may silence some
 
     def work(self, first: int) -> int:
         """Try inputs from `first` on; return the exit code of the process."""
