@@ -2,6 +2,7 @@
 
 import math
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -18,6 +19,11 @@ BROKEN_NPY = (
     *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError),
     tokenize.TokenError,
 )
+# NumPy advises to save files of Python 2 again, such as VSE++'s features; nothing is wrong with them.
+warnings.filterwarnings(
+    "ignore", message=r"Reading `\.npy` or `\.npz` file required additional header parsing"
+)
+
 _DEFLATE = 1032  # the most that deflate packs into a byte
 
 

@@ -1,11 +1,11 @@
-"""Whether anything drifts in half an hour of training on 1,000,000 pairs: memory, step time, handles, log size.
+"""Whether half an hour of training on 1,000,000 pairs drifts: memory, step time, handles, size of the log.
 
     python benchmarks/counts/long_training.py path/to/folder [--minutes 30] [--images 200000]
 
 Draws images as features of 16 numbers, with five captions each of words that the features decide, trains a
 small VSE++ on them by the command line with one thread, and looks at the process through /proc (Linux) every
-ten seconds. Validations and checkpoints take place as in any run. Step time is the process's own processor time, since
-others may use the machine. Then it stops the run as Ctrl-C would. The table goes to docs/evaluation.md.
+ten seconds. Validations and checkpoints take place as in any run. Step time is the process's own processor
+time, since others may use the machine. In the end it stops the run as Ctrl-C would.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def draw(data: Path, split: str, images: int, seed: int) -> None:
-    """Write features [images,16] and captions of five to eleven words, each near the image on a map of words."""
+    """Write features [images,16], and captions of five to eleven words that lie near the image."""
     data.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     words = np.random.default_rng(99).normal(size=(WORDS, WIDTH)).astype(np.float32)
@@ -123,7 +123,8 @@ def show(samples: list[dict], steps: np.ndarray) -> None:
         rates = [(last[key] - first[key]) / done for key in ("seconds", "log", "curves")]
         print(
             f"| {last['minute']:.0f} | {last['step']:.0f} | {1000 * rates[0]:.2f} | {last['anonymous']:.0f} "
-            f"| {last['mapped']:.0f} | {last['handles']} | {last['threads']} | {rates[1]:.1f} | {rates[2]:.1f} |"
+            f"| {last['mapped']:.0f} | {last['handles']} | {last['threads']} "
+            f"| {rates[1]:.1f} | {rates[2]:.1f} |"
         )
 
 

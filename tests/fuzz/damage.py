@@ -1,4 +1,4 @@
-"""Ways to damage a file, drawn by hypothesis or by a generator: what disks, transfers and other programs do to it.
+"""Ways to damage a file, drawn by hypothesis or by a generator: what disks and other programs do to it.
 
 A change is a name, a share of the file's length at which it happens, and what happens there. Two look into
 what a file holds, where damage to its bytes would seldom get past a checksum or a parser: a value of JSON
@@ -163,7 +163,7 @@ def _changed(data: bytes, kind: str, where: float, what: object) -> bytes:
 
 
 def _other_value(data: bytes, where: float, value: object) -> bytes:
-    """Return data whose JSON has another value: the file's, a line's, or that of the header of safetensors."""
+    """Return data whose JSON has another value: the file's, a line's, or that of safetensors' header."""
     size = int.from_bytes(data[:8], "little")
     if 0 < size <= len(data) - 8:
         header = _other_json(data[8 : 8 + size], where, value)
