@@ -1,12 +1,13 @@
 """Region features in the TSV files of VinVL, bottom-up attention and LXMERT, read line by line."""
 
 import binascii
+import json
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.kinds import mistaken_text
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
@@ -169,11 +170,11 @@ class TsvFeatures(FeatureStore):
         if len(wrong):
             row = int(wrong[0])
             self._lines.line(row)  # raises if the .lineidx is at fault, not the line
-            cut = "the file is cut short" if row == len(self) - 1 else "the line is cut short"
+            short = "the file is cut short" if row == len(self) - 1 else "the line is cut short"
             raise self._malformed(
                 row,
                 f"{self._counts[row]} boxes, but {self._chars[row]} characters in the column features",
-                f"{expected[row]} for {width} values a box: num_boxes is wrong, or {cut}",
+                f"{expected[row]} for {width} values a box: num_boxes is wrong, or {short}",
             )
         return width
 
@@ -193,8 +194,8 @@ class TsvFeatures(FeatureStore):
                 found = self.row_of.get(image_id)
                 where = "no line" if found is None else f"line {found + 1}"
                 raise UserError(
-                    f"{path}: {image_id!r} is row {row!r} (from 0), but {where} of {self.path} has that id: "
-                    "delete it if the lines are right, it is not needed"
+                    f"{path}: {cut(image_id)!r} is row {cut(json.dumps(row))} (from 0), but {where} of "
+                    f"{self.path} has that id: delete it if the lines are right, it is not needed"
                 )
 
     @cached_property

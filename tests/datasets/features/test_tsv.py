@@ -306,6 +306,16 @@ BROKEN_ROWS = {
         beside("predictions.tsv", 'image 2\t[{"rect": [0, 0, 1, 1]}]\n'),
         ["predictions.tsv line 1", "each with a class"],
     ),
+    "predictions of an endless image": (
+        "vinvl",
+        beside("predictions.tsv", 'image 2\t{"image_w": 4294967297, "image_h": 5, "objects": []}\n'),
+        ["predictions.tsv line 1", "4294967297"],
+    ),
+    "predictions of a class that is a list": (
+        "vinvl",
+        beside("predictions.tsv", 'image 2\t[{"class": ["dog"]}]\n'),
+        ["predictions.tsv line 1"],
+    ),
     "predictions twice": (
         "vinvl",
         beside("predictions.tsv", "image 2\t[]\nimage 2\t[]\n"),
