@@ -50,7 +50,9 @@ def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def not_npy(path: str | Path, error: Exception) -> UserError:
-    """Return what a user is told of a file that is no .npy file."""
+    """Return what a user is told of a file that is no .npy file: what it is, if that is plain."""
+    if kind := mistaken_kind(path):
+        return UserError(f"{path}: {kind}")
     return UserError(f"{path} is not a .npy file ({cut(error, 80)}); write it with numpy.save")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut
-from config.files.kinds import mistaken_text
+from config.files.kinds import mistaken_kind, mistaken_text
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
 from datasets.features.store import Annotations, FeatureStore
@@ -224,7 +224,8 @@ def _read_first_line(file: PositionalFile | GzipContent) -> tuple[tuple[str, ...
     line = line[: line.find(b"\n") + 1] or line
     columns = line.count(b"\t") + 1
     if columns not in _KINDS:
-        if kind := mistaken_text(file.read(0, min(file.size(), 1024))):
+        inside = mistaken_text(file.read(0, min(file.size(), 1024)))  # a .gz is what its name says
+        if kind := inside or (not line or isinstance(file, PositionalFile)) and mistaken_kind(file.path):
             raise UserError(f"{file.path}: {kind}")
         raise UserError(
             f"{file.path} line 1: {columns} column{'s' if columns > 1 else ''} between tabs, expected "

@@ -41,7 +41,7 @@ def test_every_cut_and_every_other_file_is_one_line(tmp_path):
     whole = (tmp_path / "a.npy").read_bytes()
     for content in (b"PK\x03\x04", *(whole[:end] for end in range(0, len(whole), 7))):
         (tmp_path / "a.npy").write_bytes(content)
-        with pytest.raises(UserError, match="a.npy is not a .npy file"):
+        with pytest.raises(UserError, match="a.npy( is not a .npy file|: an empty file|: a zip that is cut)"):
             read_npy(tmp_path / "a.npy")
 
 
