@@ -211,7 +211,7 @@ def beside(name, text):
 
 
 BROKEN = {
-    "empty": ("vinvl", lambda path: path.write_text(""), ["features.tsv line 1", "1 column", "expected 3"]),
+    "empty": ("vinvl", lambda path: path.write_text(""), ["features.tsv: an empty file"]),
     "no such columns": ("vinvl", with_line(1, "a\tb\n"), ["line 1: 2 columns", "6 (image_id, image_w"]),
     "cut short": ("vinvl", cut, ["features.tsv line 4", "characters in the column features", "cut short"]),
     "cut before the features": ("lxmert", lambda path: cut(path, 300), ["line 4", "columns, expected 10"]),
