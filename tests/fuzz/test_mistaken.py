@@ -1,4 +1,4 @@
-"""What comes in place of a downloaded file, a page of HTML or a pointer of Git LFS, is told by every reader."""
+"""A page of HTML, a pointer of Git LFS or nothing in place of a downloaded file is told by every reader."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.fuzz.readers import READERS
 from tests.fuzz.written import WRITTEN
 
 ALL = READERS | WRITTEN
-# What this toolkit writes and reads again says which part is damaged; pictures are named by who asks for them.
+# What this toolkit writes and reads again says which part is damaged; who asks for pictures names them.
 OWN = ("choice of", "checkpoint", "log of", "result", "index", "bundle", "picture, ", "judgements")
 BESIDE = ("x_tags.txt", "features.lineidx")  # text that may hold anything, and is made here
 CAME = {"a page of HTML": "<!DOCTYPE", "a pointer of Git LFS": "version https"}
