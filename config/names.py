@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 from config.default import KEYS, Key
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.values import user_error
 
 VINVL_NAMES = {  # keys of VinVL-Paddle that have another name here
@@ -30,7 +30,7 @@ def unknown_name(name: str, kind: str, where: str) -> UserError:
     """Return the error for a `name` that is no `kind` (a key or a section), with similar names."""
     meant = suggest(name)
     advice = f"did you mean {' or '.join(meant)}?" if meant else LIST_OF_KEYS
-    return user_error(where, f"{name}: there is no such {kind}; {advice}")
+    return user_error(where, f"{cut(name, 80)}: there is no such {kind}; {advice}")
 
 
 def suggest(name: str) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import yaml
 
 from config.default import KEYS
+from config.errors import cut
 from config.files.kinds import mistaken_text
 from config.names import find_key, suggest, unknown_name
 from config.values import check_value, parse_plain, show, user_error
@@ -93,7 +94,9 @@ def compose_yaml(text: str, shown: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         problem = f"{error.context or ''} {error.problem or ''}"
         advice = "; indent with spaces, not tabs" if r"'\t'" in problem else ""
-        raise user_error(f"{shown}, line {mark.line + 1}", f"expected YAML: {problem}{advice}") from None
+        raise user_error(
+            f"{shown}, line {mark.line + 1}", f"expected YAML: {cut(problem, 160)}{advice}"
+        ) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         code = f"U+{ord(text[error.position]):04X}"
@@ -123,7 +126,7 @@ def _mapping_entries(
         name = name_node.value
         if name in entries:
             first = entries[name][0]
-            raise user_error(where, f"{prefix}{name}: expected once, got it again after line {first}")
+            raise user_error(where, f"{prefix}{cut(name)}: expected once, got it again after line {first}")
         entries[name] = (line, value_node)
     return entries
 
@@ -143,14 +146,15 @@ def _bases(entry: tuple[int, yaml.Node] | None, path: str, shown: str) -> list[s
     paths = [os.path.join(os.path.dirname(path), name) for name in names]
     for base in paths:
         if not os.path.isfile(base):
-            raise user_error(where, f"{BASE}: there is no task file {os.path.normpath(base)}")
+            raise user_error(where, f"{BASE}: there is no task file {cut(os.path.normpath(base), 160)}")
     return paths
 
 
 def _section_settings(section: str, node: yaml.Node, line: int, shown: str) -> list[Setting]:
     if "." in section and section in suggest(section):
         of, _, key = section.partition(".")
-        raise user_error(f"{shown}, line {line}", f"{section}: expected {key}: indented under {of}:")
+        problem = f"{cut(section)}: expected {cut(key)}: indented under {of}:"
+        raise user_error(f"{shown}, line {line}", problem)
     if section not in KEYS:
         kind = "section" if isinstance(node, yaml.MappingNode) else "key"
         raise unknown_name(section, kind, f"{shown}, line {line}")
@@ -171,7 +175,7 @@ def plain_value(node: yaml.Node, shown: str) -> object:
     """
     if node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
         where = f"{shown}, line {node.start_mark.line + 1}"
-        raise user_error(where, f"expected plain text, numbers and lists, got the YAML tag {node.tag}")
+        raise user_error(where, f"expected plain text, numbers and lists, got the YAML tag {cut(node.tag)}")
     if isinstance(node, yaml.ScalarNode):
         return parse_plain(node.value) if node.style is None else node.value
     if isinstance(node, yaml.SequenceNode):

@@ -2,6 +2,7 @@
 
 import math
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -18,6 +19,11 @@ BROKEN_NPY = (
     *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError),
     tokenize.TokenError,
 )
+# NumPy advises to save files of Python 2 again, such as VSE++'s features; nothing is wrong with them.
+warnings.filterwarnings(
+    "ignore", message=r"Reading `\.npy` or `\.npz` file required additional header parsing"
+)
+
 _DEFLATE = 1032  # the most that deflate packs into a byte
 
 
@@ -44,7 +50,9 @@ def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def not_npy(path: str | Path, error: Exception) -> UserError:
-    """Return what a user is told of a file that is no .npy file."""
+    """Return what a user is told of a file that is no .npy file: what it is, if that is plain."""
+    if kind := mistaken_kind(path):
+        return UserError(f"{path}: {kind}")
     return UserError(f"{path} is not a .npy file ({cut(error, 80)}); write it with numpy.save")
 
 

@@ -73,8 +73,10 @@ def parse_json(path: Path, text: str | bytes, place: str = "", **hooks: Callable
     """Return what JSON text holds; `place` says where in the file it stands, and `hooks` are json.loads's.
 
     Raises `UserError` that names the line of a syntax error, and for lists that are nested too deeply,
-    numbers that are too long and text that is not UTF-8.
+    numbers that are too long, text that is not UTF-8, and nothing at all.
     """
+    if not text.strip():
+        raise UserError(f"{path}{place}: an empty file: download it again")
     try:
         return json.loads(text, **hooks)
     except json.JSONDecodeError as error:

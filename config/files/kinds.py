@@ -4,6 +4,8 @@ import os
 import zipfile
 from pathlib import Path
 
+from config.errors import cut
+
 _LFS = b"version https://git-lfs.github.com/spec"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")
 _ARCHIVES = {
@@ -75,6 +77,6 @@ def _kind_of_zip(path: str | Path) -> str:
         return "a zip that is cut short or damaged: download it again"
     if any(name.endswith("data.pkl") for name in names):
         return ""
-    shown = ", ".join(os.path.basename(name) or name for name in names[:3])
+    shown = ", ".join(cut(os.path.basename(name) or name, 24) for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"a zip of something else ({shown or 'nothing'}{more}): unpack it, or download the file itself"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import yaml
 
 from config.default import Key
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.kinds import mistaken_text, refusal
 from config.task_files import compose_yaml, plain_value
 from config.values import check_value, user_error
@@ -147,7 +147,7 @@ def _read_keys(path: str, keys: dict[str, Key]) -> dict[str, object]:
         name, line = str(name_node.value), name_node.start_mark.line + 1
         where = f"{path}, line {line}"
         if name not in keys:
-            raise user_error(where, f"{name}: there is no such key, expected one of {', '.join(keys)}")
+            raise user_error(where, f"{cut(name)}: there is no such key, expected one of {', '.join(keys)}")
         if lines.setdefault(name, line) != line:
             raise user_error(where, f"{name}: expected once, got it again after line {lines[name]}")
         values[name] = check_value(name, keys[name], plain_value(value_node, path), where)

@@ -180,7 +180,10 @@ def no_such_split(path: Path, split: str, others: set[str]) -> UserError:
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the number of its last line."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: an empty file, expected image,caption or image,caption,split in line 1")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             if row:

@@ -98,7 +98,10 @@ def _read_map(path: Path) -> Iterator[Pair]:
 
 
 def _read_pairs(path: Path) -> Iterator[Pair]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: an empty file, expected the columns image, caption in line 1")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: Sequence[str] = ()
     try:
         for row in reader:

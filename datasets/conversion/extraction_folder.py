@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import replacing
-from datasets.features.store import Annotations, FeatureStore
+from datasets.features.store import Annotations, FeatureStore, image_size
 
 _JOB, _JOURNAL, _VECTORS, _BOXES = "job.json", "journal.jsonl", "vectors.float32", "boxes.float32"
 
@@ -42,6 +42,16 @@ class _Entry:
     size: tuple[int, int]
     tags: list[str] | None
     confidences: list[float] | None
+
+
+def _entry(image_id: str, count: int, size: list, tags: list | None, confidences: list | None) -> _Entry:
+    """Return the entry of a line of the journal; raise ValueError or TypeError for another."""
+    known = isinstance(image_id, str) and type(count) is int and count >= 0
+    if not known or not (tags is None or all(isinstance(tag, str) for tag in tags)):
+        raise ValueError("not an entry")
+    if confidences is not None and np.array(confidences, np.float32).shape != (len(tags or []),):
+        raise ValueError("not a confidence for each tag")
+    return _Entry(image_id, count, image_size(*size), tags, confidences)
 
 
 class ExtractionFolder:
@@ -106,13 +116,19 @@ class ExtractionFolder:
     def store(self) -> "ExtractedFeatures":
         """Return the extracted features.
 
-        If no picture could be read, removes the folder and raises `UserError`.
+        If no picture could be read, or none has a region, removes the folder and raises `UserError`.
         """
         if not self.entries:
             self.remove()
             name, problem = next(iter(self.problems.items()))
             raise UserError(
                 f"{name}: {problem}; none of {self.done} pictures could be read: mend or convert them"
+            )
+        if not any(entry.count for entry in self.entries):
+            self.remove()
+            raise UserError(
+                f"no region was found in any of {len(self.entries)} pictures, such as "
+                f"{cut(self.entries[0].image_id)}: use another detector, or lower its SCORE"
             )
         return ExtractedFeatures(self.path, self.entries)
 
@@ -157,24 +173,43 @@ class ExtractionFolder:
         path = self.path / _JOB
         if not path.exists():
             return None
-        found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(job))
+        wanted = json.loads(json.dumps(job))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            return f"settings ({_JOB} is damaged)"
         return next((name for name in wanted if found.get(name) != wanted[name]), None)
 
     def _read_journal(self) -> None:
-        """Read the complete lines of the journal, and truncate the files to what those lines count."""
+        """Read the complete lines of the journal, and truncate the files to what those lines count.
+
+        Raises UserError for a line that `add` did not write, and for a file that lacks what the lines count.
+        """
         journal = self.path / _JOURNAL
         text = journal.read_bytes() if journal.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            record = json.loads(line)
-            self.entries += [
-                _Entry(image_id, count, tuple(size), tags, confidences)
-                for image_id, count, size, tags, confidences in record["pictures"]
-            ]
-            self.problems |= record["problems"]
-            self._bytes = record["bytes"]
+        vectors = width = 0
+        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+            try:
+                record = json.loads(line)
+                entries = [_entry(*values) for values in record["pictures"]]
+                problems = {str(name): str(problem) for name, problem in record["problems"].items()}
+                self._bytes = {name: int(record["bytes"][name]) for name in self._bytes}
+                vectors += sum(entry.count for entry in entries)
+                width = int(record["width"]) if entries else width
+                stored = self._bytes[_VECTORS], self._bytes[_BOXES]
+                if stored[0] != 4 * vectors * width or stored[1] not in (0, 16 * vectors):
+                    raise ValueError("another number of vectors")
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                raise self._damaged(f"{_JOURNAL} line {number}") from error
+            self.entries += entries
+            self.problems |= problems
         for name, size in {**self._bytes, _JOURNAL: len(whole)}.items():
             with open(self.path / name, "ab") as file:
+                if os.fstat(file.fileno()).st_size < size:
+                    raise self._damaged(name)
                 file.truncate(size)
 
     def _append(self, name: str, data: bytes) -> None:
@@ -182,6 +217,9 @@ class ExtractionFolder:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+    def _damaged(self, part: str) -> UserError:
+        return UserError(f"{self.path}: {part} is damaged: delete that folder to begin anew")
 
     def _disk_error(self, error: OSError) -> UserError:
         return UserError(

@@ -10,14 +10,14 @@ import numpy as np
 
 from config.errors import UserError, cut, some
 from config.files.kinds import mistaken_kind
+from datasets.features.hdf5_claims import can_hold
 from datasets.features.positional import PackedArray, PositionalFile, ShortReadError, unreadable
-from datasets.features.store import FLOATS, Annotations, FeatureStore, read_extraction
+from datasets.features.store import FLOATS, Annotations, FeatureStore, image_size, read_extraction
 
 if TYPE_CHECKING:
     import h5py
 
 INT8 = np.dtype("int8")
-_MOST_PACKED = 1032  # bytes that a byte of deflate can hold
 # What h5py raises for damaged files.
 BROKEN_HDF5 = (
     *(OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError),
@@ -90,7 +90,11 @@ class Hdf5Features(FeatureStore):
             boxes = self._read_of(rows, self._boxes, *self._runs(rows)).astype(np.float32)
         if self._sizes:
             width, height = self._read_of(rows, self._sizes, rows, one)[0].tolist()
-            size = (width, height)
+            try:
+                size = image_size(width, height)
+            except (ValueError, OverflowError) as error:
+                found = f"image_sizes of row {row + 1} are {width} x {height}"
+                raise self._refused(found, "width and height in pixels") from error
         if self._tags:
             run = self._tag_offsets[rows], self._tag_offsets[rows + 1] - self._tag_offsets[rows]
             codes = self._read_of(rows, self._tags, *run)[:, 0]
@@ -142,8 +146,6 @@ class Hdf5Features(FeatureStore):
             if offset + data.nbytes > self._file.size():
                 raise self._refused(f"{name} is cut short", f"{offset + data.nbytes} bytes")
             return PackedArray(self._file, offset, shape, data.dtype)
-        if data.nbytes > _MOST_PACKED * self._file.size():
-            raise self._refused(f"{name} is {list(data.shape)}", "no more than the file can hold")
         return ChunkedArray(self.path, name, shape, data.dtype.newbyteorder("="))
 
     def _read_offsets(self, file: "h5py.File", name: str, end: int) -> np.ndarray | None:
@@ -184,7 +186,7 @@ class Hdf5Features(FeatureStore):
         if data.ndim != 1 or length not in (None, len(data)):
             raise self._refused(f"{name} is {list(data.shape)}", f"{length or 'one line of'} texts")
         try:
-            texts = data[()] if data.dtype.kind in "iu" else data.asstr()[()]
+            texts = data[()] if data.dtype.kind in "iu" else data.asstr("utf-8")[()]
         except (TypeError, UnicodeDecodeError) as error:
             raise self._refused(f"{name} is {data.dtype} ({error})", "text in UTF-8") from error
         return [str(text) for text in texts]
@@ -195,6 +197,8 @@ class Hdf5Features(FeatureStore):
         data = file.get(name)
         if not isinstance(data, h5py.Dataset) or data.shape is None:
             raise self._refused(f"no data set {name!r} among {some(file) or 'none'}", "our layout")
+        if not can_hold(self._file, data):
+            raise self._refused(f"{name} is {list(data.shape)}", "no more than the file can hold")
         return data
 
     def _refused(self, found: str, expected: str) -> UserError:

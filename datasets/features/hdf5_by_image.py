@@ -8,6 +8,8 @@ import numpy as np
 
 from config.errors import UserError, cut
 from datasets.features.hdf5 import BROKEN_HDF5, open_hdf5
+from datasets.features.hdf5_claims import can_hold
+from datasets.features.positional import PositionalFile
 from datasets.features.store import FLOATS, Annotations, FeatureStore
 
 if TYPE_CHECKING:
@@ -94,8 +96,11 @@ class Hdf5ByImage(FeatureStore):
 
     def _values(self, name: str) -> np.ndarray:
         try:
+            data = self._file[name]
+            if not can_hold(PositionalFile(self.path), data):
+                raise ValueError(f"{list(data.shape)} is more than the file can hold")
             with np.errstate(over="ignore"):  # what becomes infinite is refused
-                return np.asarray(self._file[name][()], dtype=np.float32)
+                return np.asarray(data[()], dtype=np.float32)
         except BROKEN_HDF5 as error:
             raise UserError(f"{self.path}: {name} cannot be read: copy the file again") from error
 

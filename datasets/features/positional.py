@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.files.kinds import mistaken_text
 from config.files.whole import replacing
 
 _SCAN_BYTES = 8 << 20  # bytes per read in a search for line starts
 _BLOCK_BYTES = 1 << 20  # bytes that are decompressed at a time
+_HEAD_BYTES = 1024  # that tell what a file is
 _WINDOW_BYTES = 32 << 20  # of decompressed content that is kept; it grows to twice that before it is cut
 
 
@@ -92,9 +94,9 @@ class GzipContent:
                     del self._window[:unneeded]
                     self._start += unneeded
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(
-                f"{self.path}: cut short or damaged ({error}): copy or download it again"
-            ) from error
+            kind = mistaken_text(PositionalFile(self.path).read(0, _HEAD_BYTES))
+            problem = kind or f"cut short or damaged ({error}): copy or download it again"
+            raise UserError(f"{self.path}: {problem}") from error
         return bytes(memoryview(self._window)[offset - self._start : offset - self._start + length])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from config.errors import UserError, cut
 from config.files.kinds import mistaken_kind
 from datasets.features.positional import LineFile, PositionalFile
-from datasets.features.store import Annotations
+from datasets.features.store import Annotations, image_size
 from datasets.names import same_name
 from datasets.text_files import refuse_duplicates
 
@@ -55,11 +55,13 @@ class Predictions:
             whole = content if isinstance(content, dict) else {"objects": content}
             objects = whole["objects"]
             named = [item for item in objects if item["class"] is not None]
+            if any(isinstance(item["class"], dict | list) for item in named):
+                raise TypeError("a class that is no name")
             tags = [str(item["class"]) for item in named]
             boxes = [item["rect"] for item in objects if "rect" in item]
             boxes = np.array(boxes, dtype=np.float32).reshape(len(boxes), 4)
             confidences = np.array([item["conf"] for item in named if "conf" in item], dtype=np.float32)
-            size = (int(whole["image_w"]), int(whole["image_h"])) if "image_w" in whole else None
+            size = image_size(whole["image_w"], whole["image_h"]) if "image_w" in whole else None
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise self._malformed(line, repr(text[:60])) from error
         if not np.isfinite(boxes).all() or not np.isfinite(confidences).all():

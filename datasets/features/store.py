@@ -225,11 +225,19 @@ class FeatureStore(ABC):
             )
 
 
+def image_size(width: float | str | bytes, height: float | str | bytes) -> tuple[int, int]:
+    """Return an image's width and height as whole numbers; raise ValueError below 0 and from 2^31 on."""
+    size = int(width), int(height)
+    if not 0 <= min(size) <= max(size) < 1 << 31:
+        raise ValueError("no width and height")
+    return size
+
+
 def read_extraction(text: str, path: Path) -> dict:
     """Return the record of an extraction that JSON `text` in `path` holds; raise `UserError` for another."""
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected the record of an extraction in JSON: extract the features again")

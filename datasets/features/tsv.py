@@ -1,13 +1,14 @@
 """Region features in the TSV files of VinVL, bottom-up attention and LXMERT, read line by line."""
 
 import binascii
+import json
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
-from config.files.kinds import mistaken_text
+from config.errors import UserError, cut
+from config.files.kinds import mistaken_kind, mistaken_text
 from datasets.features.positional import GzipContent, LineFile, PositionalFile
 from datasets.features.predictions import Predictions
 from datasets.features.store import Annotations, FeatureStore
@@ -169,11 +170,11 @@ class TsvFeatures(FeatureStore):
         if len(wrong):
             row = int(wrong[0])
             self._lines.line(row)  # raises if the .lineidx is at fault, not the line
-            cut = "the file is cut short" if row == len(self) - 1 else "the line is cut short"
+            short = "the file is cut short" if row == len(self) - 1 else "the line is cut short"
             raise self._malformed(
                 row,
                 f"{self._counts[row]} boxes, but {self._chars[row]} characters in the column features",
-                f"{expected[row]} for {width} values a box: num_boxes is wrong, or {cut}",
+                f"{expected[row]} for {width} values a box: num_boxes is wrong, or {short}",
             )
         return width
 
@@ -193,8 +194,8 @@ class TsvFeatures(FeatureStore):
                 found = self.row_of.get(image_id)
                 where = "no line" if found is None else f"line {found + 1}"
                 raise UserError(
-                    f"{path}: {image_id!r} is row {row!r} (from 0), but {where} of {self.path} has that id: "
-                    "delete it if the lines are right, it is not needed"
+                    f"{path}: {cut(image_id)!r} is row {cut(json.dumps(row))} (from 0), but {where} of "
+                    f"{self.path} has that id: delete it if the lines are right, it is not needed"
                 )
 
     @cached_property
@@ -223,7 +224,8 @@ def _read_first_line(file: PositionalFile | GzipContent) -> tuple[tuple[str, ...
     line = line[: line.find(b"\n") + 1] or line
     columns = line.count(b"\t") + 1
     if columns not in _KINDS:
-        if kind := mistaken_text(file.read(0, min(file.size(), 1024))):
+        inside = mistaken_text(file.read(0, min(file.size(), 1024)))  # a .gz is what its name says
+        if kind := inside or (not line or isinstance(file, PositionalFile)) and mistaken_kind(file.path):
             raise UserError(f"{file.path}: {kind}")
         raise UserError(
             f"{file.path} line 1: {columns} column{'s' if columns > 1 else ''} between tabs, expected "

@@ -9,6 +9,7 @@ import numpy as np
 from config.errors import UserError, cut, some
 from datasets.captions.json_files import has_splits, is_karpathy, list_captions, load_json
 from datasets.captions.listing import Listing, csv_rows, read_csv, read_karpathy
+from datasets.names import composed
 from datasets.pictures.files import ENDINGS, PictureFiles
 from datasets.text_files import read_lines, refuse_duplicates
 
@@ -178,6 +179,7 @@ def _refuse_repeated(path: Path, names: list[str], lines: list[int]) -> None:
 
 
 def _labelled(names: list[str], classes: list[str]) -> LabelledPictures:
+    classes = [composed(name) for name in classes]  # a name from a Mac is that of others
     different = set(classes)
     numbers = all(name.isascii() and name.isdigit() for name in different)
     class_names = sorted(different, key=int if numbers else None)

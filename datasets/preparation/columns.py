@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from config.errors import UserError
+from config.errors import UserError, cut
 
 _PICTURE = re.compile(r"(image|img|picture|photo|file|pic)?[ _-]?(name|path|file|filename)?")
 _CAPTION = re.compile(r"(caption|comment|sentence|description|text)s?")
 _SPLIT = re.compile(r"split|subset|partition|set")
-_SHOWN = 5
+_SHOWN, _LONGEST = 5, 24  # names in a message, and letters of one: a row may stand where the header should
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,22 @@ def _families(names: Sequence[str]) -> dict[str, list[str]]:
 
 def _named(where: str, there: dict[str, str], name: str, option: str) -> str:
     if _plain(name) not in there:
-        shown = ", ".join([*there.values()][::-1][:_SHOWN])
-        raise UserError(f"{where}: {option}: no column {name!r} among its {len(there)}: {shown}")
+        shown = _shown([*there.values()][::-1])
+        raise UserError(f"{where}: {option}: no column {cut(name)!r} among its {len(there)}: {shown}")
     return there[_plain(name)]
 
 
 def _undecided(
     where: str, header: Sequence[str], what: str, name: str, fitting: list[str], wanted: Columns
 ) -> UserError:
-    found = (
-        f"several columns may hold {what} ({', '.join(fitting)})" if fitting else f"no column holds {what}"
-    )
-    shown = ", ".join(header[:_SHOWN])
+    found = f"several columns may hold {what} ({_shown(fitting)})" if fitting else f"no column holds {what}"
     first = "" if fitting else "; the first line of a table must name its columns, such as image,caption"
     remedy = f"name it with --{name}_column{first}" if wanted.has_options else f"expected one such as {name}"
-    return UserError(f"{where}: {found} among its {len(header)}: {shown}: {remedy}")
+    return UserError(f"{where}: {found} among its {len(header)}: {_shown(header)}: {remedy}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(cut(name, _LONGEST) for name in names[:_SHOWN])
 
 
 def _plain(name: str) -> str:

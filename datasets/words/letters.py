@@ -10,6 +10,7 @@ from statistics import median
 from datasets.names import composed
 
 JOINERS = "\u200c\u200d"  # inside words of Persian and of Indian scripts, and inside emoji
+INNER = "\u00b7\u05f3\u05f4\u2027"  # inside words of Catalan and of Hebrew, by Unicode's rules for words
 SKIN_TONES = "\U0001f3fb-\U0001f3ff"
 FLAGS = "\U0001f1e6-\U0001f1ff"  # two of these letters are the flag of a country
 _HALF_WIDTH_MARKS = "\uff9e\uff9f"  # voiced sounds of half-width Japanese, letters to Unicode

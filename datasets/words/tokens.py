@@ -9,6 +9,7 @@ from config.errors import UserError
 from datasets.names import composed
 from datasets.words.letters import (
     FLAGS,
+    INNER,
     JOINERS,
     SKIN_TONES,
     UNSPACED,
@@ -70,10 +71,15 @@ def _characters_and_words() -> re.Pattern[str]:
 
 
 def _pattern(letter: str, first: str = "") -> re.Pattern[str]:
-    """Return the pattern of `_ASCII` for all scripts: marks and joiners go on with a word."""
+    """Return the pattern of `_ASCII` for all scripts: marks and joiners go on with a word.
+
+    So do the dot of Catalan (col·legi) and the marks of Hebrew abbreviations (צה״ל) between letters.
+    """
     word = rf"{letter}(?:{letter}|[{marks()}{JOINERS}])*"
     sign = rf"(?:[{FLAGS}]{{2}}|[^\w\s{JOINERS}])[{marks()}{SKIN_TONES}]*"
-    return re.compile(rf"\d+(?:[.,]\d+)+|{first}{word}(?:(?:-|'(?!s\b)){word})*|'s\b|{sign}(?:\u200d{sign})*")
+    return re.compile(
+        rf"\d+(?:[.,]\d+)+|{first}{word}(?:(?:[-{INNER}]|'(?!s\b)){word})*|'s\b|{sign}(?:\u200d{sign})*"
+    )
 
 
 def _whitespace(text: str) -> list[str]:

@@ -115,15 +115,28 @@ def read_result(path: Path) -> StoredResult:
     file = folder / "result.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not all(isinstance(content[key], dict) for key in ("metrics", "protocol", "config")):
-            raise KeyError("metrics")
+        if not _is_result(content):
+            raise ValueError("of another layout")
     except OSError as error:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}), expected a result of tools/eval_retrieval.py"
         ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: not a result of tools/eval_retrieval.py: evaluate again") from error
     return StoredResult(folder, content, read_ranks(folder / RANKS_FILE))
+
+
+def _is_result(content: dict) -> bool:
+    """Return whether JSON has the parts that evaluation writes, each of its own type."""
+    checkpoint = content.get("checkpoint", {})
+    members = checkpoint.get("members", []) if isinstance(checkpoint, dict) else None
+    return (
+        all(type(value) in (int, float) for value in content["metrics"].values())
+        and isinstance(content["protocol"], dict)
+        and all(isinstance(keys, dict) for keys in content["config"].values())
+        and isinstance(members, list)
+        and all(isinstance(member, dict) for member in members)
+    )
 
 
 def entries_of(results: Sequence[StoredResult]) -> list[Entry]:

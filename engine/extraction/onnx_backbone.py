@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut, some
 from config.files.kinds import refusal
 
 
@@ -36,13 +36,15 @@ class OnnxNetwork:
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         try:
             self._session = runtime.InferenceSession(
-                content or str(self.path), options, providers=["CPUExecutionProvider"]
+                content or str(self.path), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
+            inputs = {value.name: value for value in self._session.get_inputs()}
+            outputs = {value.name: value for value in self._session.get_outputs()}
+            for value in (*inputs.values(), *outputs.values()):
+                list(value.shape)  # names of axes that are no text raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             otherwise = f"not a network that ONNX Runtime can run ({_short(error)})"
             raise UserError(refusal(self.path, otherwise)) from error
-        inputs = {value.name: value for value in self._session.get_inputs()}
-        outputs = {value.name: value for value in self._session.get_outputs()}
         self._input = _choose(self.path, "input", "INPUT", input_name, inputs)
         self._output = _choose(self.path, "output", "POOLED, GRID or OUTPUT", output_name, outputs)
         self._batch = self._check_input(inputs[self._input])
@@ -97,7 +99,7 @@ def _choose(path: Path, kind: str, key: str, name: str, there: dict[str, object]
     if not name and len(there) == 1:
         return next(iter(there))
     if name not in there:
-        shapes = ", ".join(f"{known} {list(value.shape)}" for known, value in there.items())
+        shapes = some(f"{cut(known, 24)} {list(value.shape)}" for known, value in there.items())
         problem = f"there is no {kind} {name!r}" if name else f"several {kind}s"
         raise UserError(f"{path}: {problem}, it has {shapes}: set {key} of its YAML file")
     return name

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut
+from config.files.kinds import mistaken_text, refusal
 from datasets.array_files import read_npy
 from datasets.relevance import Relevance
 from engine.protocols.scored import Scored
@@ -71,7 +72,7 @@ class CocoNames:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}): {WHERE}") from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not JSON: {WHERE}") from error
+            raise UserError(refusal(path, f"not JSON: {WHERE}")) from error
         numbers = isinstance(content, dict) and all(
             key.isdecimal()
             and len(key) < 20
@@ -164,6 +165,7 @@ def _ratings(folder: Path, name: str) -> Iterator[tuple[str, str, str, float]]:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"{paths[0]}: no such file, expected the ratings of Crisscrossed-Captions: {WHERE}")
+    data = b""
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
@@ -173,9 +175,8 @@ def _ratings(folder: Path, name: str) -> Iterator[tuple[str, str, str, float]]:
         for number, row in enumerate(rows, 2):
             yield f"{path} line {number}", row[0], row[1], float(row[2])
     except (OSError, EOFError, ValueError, IndexError, csv.Error, zlib.error) as error:
-        raise UserError(
-            f"{path}: not ratings of Crisscrossed-Captions ({cut(error, 80)}): {WHERE}"
-        ) from error
+        problem = mistaken_text(data) or f"not ratings of Crisscrossed-Captions ({cut(error, 80)}): {WHERE}"
+        raise UserError(f"{path}: {problem}") from error
 
 
 def _load_numbers(path: Path) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.files.kinds import refusal
 from engine.certificates.sides import Side, Sides
 from engine.protocols.scored import Scored
 from engine.ranking.precisions import r_precision_of_rows
@@ -93,7 +94,7 @@ def read_codes(path: Path, scored: Scored) -> np.ndarray:
             f"{path}: cannot be read ({error.strerror}), expected the pictures' objects"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON, expected the pictures' objects") from error
+        raise UserError(refusal(path, "not JSON, expected the pictures' objects")) from error
     try:
         if "annotations" in content:
             number = scored.image_of_number

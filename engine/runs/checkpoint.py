@@ -192,16 +192,17 @@ def read_state(folder: str | Path) -> dict:
 def _read_state(folder: Path) -> dict:
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        state["files"][MODEL_FILE]["sha256"], state["progress"]["step"]
+        state["files"][MODEL_FILE], state["progress"]["step"]
+        [(each["bytes"], each["sha256"]) for each in state["files"].values()]
         version = state["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{folder / STATE_FILE}: not the state of a checkpoint ({cut(error, 80)}); use another checkpoint"
         ) from error
     if version != FORMAT:
         raise UserError(
-            f"{folder / STATE_FILE}: expected a checkpoint of format {FORMAT}, got {version}; use the "
-            f"version of the toolkit that wrote it"
+            f"{folder / STATE_FILE}: expected a checkpoint of format {FORMAT}, got {cut(repr(version))}; use "
+            f"the version of the toolkit that wrote it"
         )
     checksum = state.pop("checksum", None)  # earlier versions wrote none
     if checksum is not None and checksum != _state_checksum(state):

@@ -7,6 +7,7 @@ UTF-8, and stay bytes where they are none.
 """
 
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -60,6 +61,9 @@ class Marker:
     name: str
 
 
+_TYPE_CODE = re.compile(r"[<>=|]?[a-zA-Z]\d{0,3}")
+
+
 @dataclass
 class NumberType:
     """NumPy's type of numbers, whose state sets the byte order."""
@@ -75,6 +79,8 @@ class PlainArray:
 
 
 def _number_type(code: str, *_: object) -> NumberType:
+    if not isinstance(code, str) or not _TYPE_CODE.fullmatch(code):  # NumPy parses other texts as Python
+        raise pickle.UnpicklingError("numbers of a type that is none")
     found = np.dtype(code)
     if found.kind not in "fiub":
         raise pickle.UnpicklingError(f"numbers of type {found}")

@@ -30,7 +30,7 @@ class Graph:
         self.path = path
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             reason = " ".join(str(error).split())[:160]

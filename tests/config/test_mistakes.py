@@ -283,3 +283,27 @@ def test_bytes_that_are_not_utf_8_are_named_with_their_line(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_bytes("MODEL:\n  # größer\n".encode("latin-1"))
     assert message_of(path) == f"{path}, line 2: expected UTF-8 text, got the byte 0xf6"
+
+
+LONG = "N" * 400
+LONG_MISTAKES = {
+    "section": f"{LONG}:\n  A: 1\n",
+    "key": f"MODEL:\n  {LONG}: 1\n",
+    "key with a dot": f"{LONG}.{LONG}: 1\n",
+    "key twice": f"MODEL:\n  {LONG}: 1\n  {LONG}: 1\n",
+    "text": f"OPTIMIZATION:\n  LR: {LONG}\n",
+    "list": f"OPTIMIZATION:\n  LR: [{LONG}, {LONG}]\n",
+    "tag": f"MODEL:\n  NAME: !{LONG} vse\n",
+    "alias": f"MODEL:\n  NAME: *{LONG}\n",
+    "base": f"_BASE_: {LONG}\n",
+    "bases": f"_BASE_: [[{LONG}]]\n",
+}
+
+
+@pytest.mark.parametrize("mistake", LONG_MISTAKES)
+def test_a_long_name_or_value_is_cut(tmp_path, monkeypatch, mistake):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.yaml").write_text(LONG_MISTAKES[mistake])
+    with pytest.raises(UserError) as error:
+        load_config("t.yaml")
+    assert "\n" not in str(error.value) and len(str(error.value)) <= 300

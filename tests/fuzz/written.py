@@ -31,7 +31,6 @@ from serving.index.index import Index
 from serving.index.items import Items
 from serving.index.sources import read_sentences
 from serving.index.vectors import VectorFile
-from serving.search.embeddings import Embeddings, read_embeddings, write_embeddings
 from tests.bundle_files import FEATURES, write_bundle
 from tests.fuzz.readers import CAPTIONS, NAMES, ORIGINAL, SPLIT, Reader, as_json, as_text
 from tests.vector_makers import items_named, unit_vectors
@@ -132,12 +131,6 @@ def _read_codes(folder: Path) -> None:
     read_codes(folder / "o.json", read_scores(folder / "s.npz"))
 
 
-def _embeddings(folder: Path) -> None:
-    write_embeddings(
-        folder / "e.npz", Embeddings(unit_vectors(4).astype(np.float32), NAMES, CAPTIONS, "a" * 64, "cosine")
-    )
-
-
 def _shards(folder: Path) -> None:
     shards = ScoreShards(folder / "scores", dict.fromkeys(IDENTITY, "x"), 2)
     for block in range(2):
@@ -217,7 +210,6 @@ WRITTEN = {
         _read_codes,
         ("o.json",),
     ),
-    "embeddings": Reader(_embeddings, lambda folder: read_embeddings(folder / "e.npz"), ("e.npz",)),
     "reference of a conversion": Reader(
         lambda folder: np.savez_compressed(folder / "r.npz", images=np.zeros((2, 3)), lengths=np.arange(2)),
         lambda folder: read_reference(folder / "r.npz"),

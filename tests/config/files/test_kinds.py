@@ -97,3 +97,12 @@ def test_what_is_right_is_no_mistake(tmp_path: Path):
     (tmp_path / "a.txt").write_text("a dog\n")
     assert mistaken_kind(tmp_path / "a.npy") == mistaken_kind(tmp_path / "a.txt") == ""
     assert mistaken_kind(tmp_path / "none") == ""
+
+
+def test_names_in_a_zip_are_cut_to_a_short_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        for name in ("n" * 400, "two\nlines", "c", "d"):
+            archive.writestr(name, "")
+    kind = mistaken_kind(tmp_path / "w.pth")
+    assert kind.startswith("a zip of something else (nnn") and "two lines" in kind and "1 more" in kind
+    assert "\n" not in kind and len(kind) < 200

@@ -1,5 +1,6 @@
 """Extraction stores batch by batch: an interruption loses no complete batch, and leaves no half one."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -119,3 +120,58 @@ def test_what_a_job_without_a_record_left_is_not_taken(tmp_path):
     folder.close()
     folder = open_folder(tmp_path)
     assert folder.done == 0 and json.loads((folder.path / "job.json").read_text()) == JOB
+
+
+def test_pictures_without_any_region_are_one_line(tmp_path):
+    nothing = np.zeros((0, 5), np.float32)
+    with contextlib.closing(open_folder(tmp_path)) as folder:
+        folder.add([Extracted("0.jpg", nothing, (64, 48), np.zeros((0, 4), np.float32), [], [])], {})
+    with contextlib.closing(open_folder(tmp_path)) as folder:
+        with pytest.raises(UserError, match="no region was found in any of 1 pictures, such as 0.jpg"):
+            folder.store()
+    assert list(tmp_path.iterdir()) == []
+
+
+JOURNAL = {
+    "no JSON": lambda line: line[:-5],
+    "a number": lambda line: b"3",
+    "another width": lambda line: line.replace(b'"width": 5', b'"width": 6'),
+    "no width": lambda line: line.replace(b'"width": 5', b'"width": null'),
+    "another count": lambda line: line.replace(b'"0.jpg", 2', b'"0.jpg", 3'),
+    "a size of one": lambda line: line.replace(b"[64, 48]", b"[64]"),
+    "a tag that is none": lambda line: line.replace(b'"dog"', b"7", 1),
+    "a confidence too few": lambda line: line.replace(b"[0.5, 0.5]", b"[0.5]"),
+    "another file": lambda line: line.replace(b"vectors.float32", b"../b.txt"),
+}
+
+
+@pytest.mark.parametrize("damage", JOURNAL)
+def test_a_damaged_journal_is_named_and_nothing_else_is_touched(tmp_path, damage):
+    with contextlib.closing(open_folder(tmp_path)) as folder:
+        folder.add([picture(0, 2)], {})
+    (tmp_path / "b.txt").write_text("mine")
+    journal = tmp_path / "a.h5.extraction" / "journal.jsonl"
+    line = journal.read_bytes().removesuffix(b"\n")
+    assert JOURNAL[damage](line) != line
+    journal.write_bytes(JOURNAL[damage](line) + b"\n")
+    with pytest.raises(UserError, match="journal.jsonl line 1 is damaged: delete that folder"):
+        open_folder(tmp_path)
+    assert (tmp_path / "b.txt").read_text() == "mine"
+
+
+def test_vectors_that_are_lost_are_no_zeros(tmp_path):
+    with contextlib.closing(open_folder(tmp_path)) as folder:
+        folder.add([picture(0)], {})
+    vectors = tmp_path / "a.h5.extraction" / "vectors.float32"
+    vectors.write_bytes(vectors.read_bytes()[:-4])
+    with pytest.raises(UserError, match="vectors.float32 is damaged: delete that folder"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000])
+def test_a_damaged_job_is_said(tmp_path, content):
+    with contextlib.closing(open_folder(tmp_path)) as folder:
+        folder.add([picture(0)], {})
+    (tmp_path / "a.h5.extraction" / "job.json").write_text(content)
+    with pytest.raises(UserError, match="job.json is damaged"):
+        open_folder(tmp_path)

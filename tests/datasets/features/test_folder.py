@@ -59,7 +59,8 @@ def test_features_that_do_not_fit_are_refused(tmp_path, fault):
 @pytest.mark.parametrize("content", [b"", b"features", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x76\x00{"])
 def test_a_file_that_holds_no_array_is_refused(tmp_path, content):
     (tmp_path / "query.npy").write_bytes(content)
-    with pytest.raises(UserError, match="query.npy is not a .npy file"):
+    expected = "query.npy( is not a .npy file|: an empty file|: a zip that is cut)"
+    with pytest.raises(UserError, match=expected):
         read_one(tmp_path / "query.npy", 8)
 
 
@@ -85,6 +86,7 @@ def test_a_file_that_is_no_array_is_named_by_both_readers(tmp_path, damage):
         }
         path.write_bytes(broken[damage])
     for read in (lambda: FolderFeatures(tmp_path), lambda: read_one(path, 4)):
-        with pytest.raises(UserError, match="b.npy is not a .npy file") as refused:
+        expected = {"a zip file": "b.npy: a zip of something else", "no header": "b.npy: an empty file"}
+        with pytest.raises(UserError, match=expected.get(damage, "b.npy is not a .npy file")) as refused:
             read()
         assert "\n" not in str(refused.value)

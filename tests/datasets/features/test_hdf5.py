@@ -225,6 +225,70 @@ def test_a_broken_file_is_refused_when_it_is_opened(stored, fault):
     check_refused(lambda: Hdf5Features(path), expected)
 
 
+@pytest.mark.parametrize(("name", "hold"), [("ids", "whole"), ("ids", "parts"), ("tag_names", "whole")])
+@pytest.mark.parametrize("damage", ["length", "free space", "a size", "another heap"])
+def test_texts_whose_notes_lie_are_refused_before_hdf5_believes_them(tmp_path, images, name, hold, damage):
+    path = write_plain(tmp_path / "a.h5", images)
+    with h5py.File(path, "r+") as file:
+        texts = {"ids": list(images), "tag_names": ["dog", "a cat"]}
+        if "ids" in file:
+            del file["ids"]
+        data = file.create_dataset(name, data=texts[name], chunks=(2,) if hold == "parts" else None)
+        if name == "tag_names":
+            file["tags"], file["tag_offsets"] = [0, 1], [0, 1, 1, 2, 2]
+        place = data.id.get_chunk_info(1).byte_offset if hold == "parts" else data.id.get_offset()
+    content = bytearray(path.read_bytes())
+    heap = int.from_bytes(content[place + 4 : place + 12], "little")
+    assert content[heap : heap + 4] == b"GCOL"
+    first = heap + 16
+    size = int.from_bytes(content[first + 8 : first + 16], "little")
+    if damage == "length":
+        content[place : place + 4] = (2**31).to_bytes(4, "little")
+    elif damage == "a size":
+        content[first + 8 : first + 16] = (2**64 - 17).to_bytes(8, "little")
+    elif damage == "another heap":
+        content[place + 4 : place + 12] = len(content).to_bytes(8, "little")
+    else:
+        free = first
+        while content[free : free + 2] != b"\0\0":
+            free += 16 + (int.from_bytes(content[free + 8 : free + 16], "little") + 7) // 8 * 8
+        content[free + 8 : free + 16] = bytes(8)
+    path.write_bytes(content)
+    assert 0 < size < 100
+    check_refused(lambda: Hdf5Features(path), [f"{name} is [", "no more than the file can hold"])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"chunks": (7,)}, {"compression": "gzip"}, {"dtype": "S40"}], ids=str
+)
+def test_ids_of_many_heaps_are_read(tmp_path, options):
+    ids = [f"é{row}" * (row % 7) + str(row) for row in range(3000)]
+    ids[5] = ""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["features"] = np.ones((len(ids), 2), np.float32)
+        stored = [text.encode() for text in ids] if "dtype" in options else ids
+        file.create_dataset("ids", data=stored, **options)
+    assert Hdf5Features(tmp_path / "a.h5").image_ids == ids
+
+
+def test_a_shape_that_lies_is_refused_before_memory_is_taken(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["1_features"] = np.ones((2, 3), np.float32)
+        file.create_dataset("1_boxes", shape=(1 << 40, 4), chunks=(1024, 4), dtype=np.float32)
+    store = open_features(tmp_path / "a.h5")
+    check_refused(lambda: store[0], ["1_boxes cannot be read"])
+
+
+@pytest.mark.parametrize("size", [(1 << 32, 5), (-1, 5)])
+def test_sizes_that_no_image_has_are_refused(tmp_path, images, size):
+    path = write_plain(tmp_path / "a.h5", images)
+    with h5py.File(path, "r+") as file:
+        file["image_sizes"] = [(640, 480), size, (640, 480), (640, 480)]
+    store = Hdf5Features(path)
+    assert store.annotations(0).image_size == (640, 480)
+    check_refused(lambda: store.annotations(1), ["image_sizes of row 2 are"])
+
+
 def test_another_width_than_configured_is_refused(stored):
     path = stored()
     check_refused(lambda: Hdf5Features(path, expected_dim=2048), ["6 wide", "IMG_FEATURE_DIM is 2048"])

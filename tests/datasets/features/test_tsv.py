@@ -211,7 +211,7 @@ def beside(name, text):
 
 
 BROKEN = {
-    "empty": ("vinvl", lambda path: path.write_text(""), ["features.tsv line 1", "1 column", "expected 3"]),
+    "empty": ("vinvl", lambda path: path.write_text(""), ["features.tsv: an empty file"]),
     "no such columns": ("vinvl", with_line(1, "a\tb\n"), ["line 1: 2 columns", "6 (image_id, image_w"]),
     "cut short": ("vinvl", cut, ["features.tsv line 4", "characters in the column features", "cut short"]),
     "cut before the features": ("lxmert", lambda path: cut(path, 300), ["line 4", "columns, expected 10"]),
@@ -305,6 +305,16 @@ BROKEN_ROWS = {
         "vinvl",
         beside("predictions.tsv", 'image 2\t[{"rect": [0, 0, 1, 1]}]\n'),
         ["predictions.tsv line 1", "each with a class"],
+    ),
+    "predictions of an endless image": (
+        "vinvl",
+        beside("predictions.tsv", 'image 2\t{"image_w": 4294967297, "image_h": 5, "objects": []}\n'),
+        ["predictions.tsv line 1", "4294967297"],
+    ),
+    "predictions of a class that is a list": (
+        "vinvl",
+        beside("predictions.tsv", 'image 2\t[{"class": ["dog"]}]\n'),
+        ["predictions.tsv line 1"],
     ),
     "predictions twice": (
         "vinvl",

@@ -1,6 +1,7 @@
 """Pictures get their classes and captions from folders and lists, and a mistake is named with its line."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from config.errors import UserError
 from datasets.pictures.files import PictureFiles
 from datasets.pictures.lists import class_folders, read_captioned, read_label_list
-from tests.picture_files import encoded, quarters, write_folder, write_zip
+from tests.picture_files import encoded, noisy, quarters, write_folder, write_zip
 
 PICTURE = encoded(quarters(8, 8))
 NAMES = ["Greek/beta/2.png", "Greek/alpha/1.png", "cat dir/a b.jpg", "dog/1.png"]
@@ -240,7 +241,18 @@ def test_mistakes_of_caption_files_are_named(files, tmp_path):
     ):
         read_captioned(files, tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(UserError, match=r"a.csv line 1: no column 'image'"):
+    with pytest.raises(UserError, match=r"a.csv: an empty file, expected image,caption"):
         read_captioned(files, tmp_path / "a.csv")
     with pytest.raises(UserError, match="ends with .csv or .json"):
         read_captioned(files, tmp_path / "a.txt")
+
+
+def test_a_class_has_one_name_whatever_its_letters_are_made_of(tmp_path):
+    forms = [unicodedata.normalize(form, "größe") for form in ("NFC", "NFD")]
+    for row, form in enumerate(forms):
+        (tmp_path / "p" / form).mkdir(parents=True)
+        (tmp_path / "p" / form / f"{row}.png").write_bytes(encoded(noisy(4, 4)))
+    (tmp_path / "l.txt").write_text("".join(f"{row}.png {form}\n" for row, form in enumerate(forms)))
+    files = PictureFiles(tmp_path / "p")
+    for found in (read_label_list(tmp_path / "l.txt", files), class_folders(files)):
+        assert (found.labels.tolist(), found.class_names) == ([0, 0], [forms[0]])

@@ -121,6 +121,13 @@ def test_a_header_that_does_not_decide_asks_for_the_column(case) -> None:
         choose_columns("a.csv line 1", header, Columns())
 
 
+@pytest.mark.parametrize("header", [["Three guys " * 30] * 9, [f"image {'x' * 90} {n}" for n in range(9)]])
+def test_a_long_row_in_place_of_the_header_is_one_short_line(header) -> None:
+    with pytest.raises(UserError) as error:
+        choose_columns("a.csv line 1", header, Columns())
+    assert len(str(error.value)) <= 300
+
+
 def test_a_named_column_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(UserError, match="--caption_column: no column 'Satz' among its 2: image, caption"):
         choose_columns("a.csv line 1", ["image", "caption"], Columns(captions=("Satz",)))

@@ -153,6 +153,8 @@ def test_unknown_tokenizer_lists_the_choices():
         "كَلْبٌ يَجْرِي فِي الثَّلْجِ",  # Arabic with its points
         "כֶּלֶב רָץ",  # Hebrew with its points
         "می‌خواهم بروم",  # Persian: a joiner stands inside the word
+        "col·legi il·lusió",  # Catalan: a dot stands inside the word
+        "צה״ל ג׳ירפה",  # Hebrew: so do marks of abbreviations and foreign sounds
         "검은 개가 눈 위를 달린다",  # Korean
         "ё й щётка",  # Cyrillic
         "x̂ y̆",  # letters that have no composed form

@@ -176,3 +176,18 @@ def test_ranks_that_are_none_are_named(tmp_path, damage):
     with pytest.raises(UserError, match=r"ranks\.npz.*evaluate again") as error:
         read_result(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("metrics", 1), ("metrics", {"rsum": "high"}), ("metrics", {"rsum": True})),
+        *(("protocol", []), ("config", {"MODEL": float("nan")}), ("config", {"OUTPUT": None})),
+        *(("checkpoint", []), ("checkpoint", {"members": 3}), ("checkpoint", {"members": [None]})),
+    ],
+)
+def test_a_result_that_is_none_is_named(tmp_path, key, value):
+    path = store(tmp_path / "a", "a") / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=r"result\.json: not a result of .*evaluate again"):
+        read_result(path)

@@ -3,6 +3,7 @@
 import builtins
 
 import numpy as np
+import onnx
 import pytest
 
 from config.errors import UserError
@@ -65,3 +66,28 @@ def test_without_onnx_runtime_the_requirements_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match="pip install -r requirements-onnx.txt"):
         OnnxNetwork(write_means(tmp_path / "a.onnx"), "image", "pool", 8)
+
+
+@pytest.mark.parametrize("name", [b"pool", b"grid", b"image", b"\x01n"])
+def test_a_name_that_is_no_text_is_one_line_and_nothing_is_printed(tmp_path, capfd, name):
+    content = write_means(tmp_path / "net.onnx").read_bytes()
+    assert name in content
+    (tmp_path / "net.onnx").write_bytes(content.replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(UserError, match=r"net.onnx: not a network that ONNX Runtime can run \(") as error:
+        OnnxNetwork(tmp_path / "net.onnx", "image", "pool", 8)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_of_many_outputs_five_are_named(tmp_path):
+    write_means(tmp_path / "net.onnx")
+    network = onnx.load(tmp_path / "net.onnx")
+    pool = network.graph.output[0]
+    for number in range(40):
+        node = onnx.helper.make_node("Identity", ["pool"], [f"{'long' * 20}_{number}"])
+        network.graph.node.append(node)
+        network.graph.output.append(onnx.ValueInfoProto(name=node.output[0], type=pool.type))
+    onnx.save(network, tmp_path / "net.onnx")
+    with pytest.raises(UserError, match="several outputs, it has .*42 in all") as error:
+        OnnxNetwork(tmp_path / "net.onnx", "", "", 8)
+    assert len(str(error.value).replace(str(tmp_path), "")) <= 300

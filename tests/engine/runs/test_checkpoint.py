@@ -196,6 +196,17 @@ def test_a_missing_file_is_named(tmp_path, layer):
         verify_files(tmp_path / "last", read_state(tmp_path / "last"))
 
 
+@pytest.mark.parametrize("files", [{}, [], {"model.safetensors": "x"}, {"model.safetensors": {"bytes": 1}}])
+def test_state_of_another_form_is_named(tmp_path, layer, files):
+    save(tmp_path / "last", layer)
+    path = tmp_path / "last" / "state.json"
+    state = json.loads(path.read_text()) | {"files": files}
+    del state["checksum"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"state\.json: not the state of a checkpoint"):
+        read_state(tmp_path / "last")
+
+
 def test_state_that_is_not_json_is_named(tmp_path, layer):
     save(tmp_path / "last", layer)
     path = tmp_path / "last" / "state.json"

@@ -178,6 +178,15 @@ def test_a_pickle_of_paddle_is_not_run_either(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("code", [b"(,", b"1f", b", "])
+def test_a_type_of_numbers_that_numpy_parses_as_python_is_one_line(tmp_path, code):
+    content = pickle.dumps({"a": SIX}, 2)
+    assert content.count(b"X\x02\x00\x00\x00f4") == 1
+    (tmp_path / "bad").write_bytes(content.replace(b"X\x02\x00\x00\x00f4", b"X\x02\x00\x00\x00" + code))
+    with pytest.raises(UserError, match="numbers of a type that is none"):
+        open_paddle_file(tmp_path / "bad")
+
+
 BROKEN = {
     "beyond its 6 numbers": (tensor((2, 2), (1, 3), 3), SIX.tobytes()),
     "size (-1,) and stride (1,) at 0": (tensor((-1,), (1,)), SIX.tobytes()),
