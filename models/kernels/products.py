@@ -113,8 +113,8 @@ class PackedMatrices:
             self._multiply_part(x, *task, out)
         return out
 
-    def add_on_one_thread(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Add the products of `multiply` to `out` [G,M,N], on the calling thread alone."""
+    def add_on_one_thread(self, x: np.ndarray, out: Sequence[np.ndarray]) -> None:
+        """Add the products of `multiply` to the G arrays `out`, [M,N] each, on the calling thread alone."""
         x = self._ready(x)
         for task in self._tasks():
             self._multiply_part(x, *task, out, add=True)
@@ -140,7 +140,9 @@ class PackedMatrices:
     def _empty(self, count: int, x: np.ndarray) -> np.ndarray:
         return np.empty((count, len(x), self._width), x.dtype)
 
-    def _multiply_part(self, x: np.ndarray, g: int, part: int, out: np.ndarray, add: bool = False) -> None:
+    def _multiply_part(
+        self, x: np.ndarray, g: int, part: int, out: Sequence[np.ndarray], add: bool = False
+    ) -> None:
         self._packed[g][part].multiply(x, out[g][:, self._columns[part]], add)
 
     def _sum_part(self, xs: Sequence[np.ndarray], part: int, out: np.ndarray) -> None:

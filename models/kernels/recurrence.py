@@ -88,13 +88,19 @@ class Level:
         """True if no two rows have the same parent."""
         return self.num_products == self.size
 
-    def multiply(self, part: slice, previous: np.ndarray, packed: PackedMatrices) -> np.ndarray:
-        """Return the products [G,n,D] of the parents of a part's n rows, on the calling thread alone."""
+    def add_products(
+        self, part: slice, previous: np.ndarray, packed: PackedMatrices, out: Sequence[np.ndarray]
+    ) -> None:
+        """Add the products of the parents of a part's n rows to `out`, [n,D] each, on the calling thread."""
         if self.all_distinct:
-            return packed.multiply_on_one_thread(previous[self.parent_of(part)])
+            packed.add_on_one_thread(previous[self.parent_of(part)], out)
+            return
         distinct, product_of = np.unique(self.parents.member[part], return_inverse=True)
-        products = packed.multiply_on_one_thread(previous[self.parents.distinct[distinct]])
-        return products if len(distinct) == len(product_of) else products[:, product_of.reshape(-1)]
+        parents = previous[self.parents.distinct[distinct]]
+        if len(distinct) == len(product_of):
+            packed.add_on_one_thread(parents, out)
+        else:
+            add_rows(out, packed.multiply_on_one_thread(parents), product_of.reshape(-1))
 
     def sum(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return `x` [n,D] summed over the rows of each parent, [m,D], written to `out` if given."""
@@ -143,7 +149,6 @@ class Recurrence:
         projected = self._project(x)
         states = np.empty((self._levels[-1].end, weight_hh.shape[2]), x.dtype)
         previous = cell = np.zeros((self._levels[0].size, weight_hh.shape[2]), x.dtype)
-        no_products = np.zeros((len(bias_hh), 1, 1), x.dtype)  # level 0 starts from a state of zeros
         steps, cells = [], []
         row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 2)  # without `backward` less is stored
         for level in self._levels:
@@ -164,17 +169,13 @@ class Recurrence:
                 part, kind = task
                 rows, parent = _shifted(part, level.start), level.parent_of(part)
                 inputs = projected[:, rows if self._input_row is None else self._input_row[rows]]
-                hidden = None
-                if not level.start:
-                    hidden = no_products
-                elif products is not None:
-                    hidden = products[:, level.product_of(part)]
-                elif kind.adds_products and level.all_distinct:
-                    packed.add_on_one_thread(previous[parent], inputs)
-                else:
-                    hidden = level.multiply(part, previous, packed)
+                receivers = kind.receivers(inputs, bias_hh)
+                if products is not None:
+                    add_rows(receivers, products, level.product_of(part))
+                elif level.start:
+                    level.add_products(part, previous, packed, receivers)
                 old, new = (cell[parent], new_cell[part]) if kind.has_cell else (None, None)
-                kind.forward(inputs, hidden, bias_hh, previous[parent], old, states[rows], new)
+                kind.forward(previous[parent], old, states[rows], new)
 
             for_each(step, tasks)
             previous, cell = states[level.start : level.end], new_cell
@@ -328,6 +329,12 @@ def _with_column(x: np.ndarray, column: np.ndarray | float) -> np.ndarray:
     wider = np.zeros((count, -(-(width + 1) // 16) * 16), x.dtype)
     wider[:, :width], wider[:, width] = x, column
     return wider
+
+
+def add_rows(receivers: Sequence[np.ndarray], products: np.ndarray, rows: slice | np.ndarray) -> None:
+    """Add the rows `rows` of `products` [G,m,D] to the receivers, [n,D] each."""
+    for receiver, product in zip(receivers, products, strict=True):
+        receiver += product[rows]
 
 
 def _shifted(part: slice, start: int) -> slice:

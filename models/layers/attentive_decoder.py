@@ -102,9 +102,10 @@ class _Decoding:
                 attend(query, *of_captions, self._key_weight, self._attention[at], context)
                 if self._keep_context is not None:
                     context *= self._keep_context[at]
+                kind = GRUSteps()
                 of_context.add_on_one_thread(context, inputs[:, at])
-                hidden, kind = of_state.multiply_on_one_thread(previous), GRUSteps()
-                kind.forward(inputs[:, at], hidden, bias_hh, previous, None, self._states[at], None)
+                of_state.add_on_one_thread(previous, kind.receivers(inputs[:, at], bias_hh))
+                kind.forward(previous, None, self._states[at], None)
                 if needs_grad:
                     self._steps[part.start, number] = kind
 
