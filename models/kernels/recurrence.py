@@ -21,6 +21,10 @@ Rows = np.ndarray | None  # row numbers; None stands for 0, 1, 2, ...
 # Gradients of rows with the same input are summed before they are multiplied if there are fewer distinct
 # inputs than this share of the rows.
 _SUM_FIRST_BELOW = 0.7
+# Rows with the same parent share its product if there are fewer distinct parents than this share of the rows:
+# to gather products costs a tenth of a product.
+_SHARE_BELOW = 0.9
+_ROWS_TOGETHER = 64  # blocks are multiples of it, for which oneDNN has compiled its code
 
 
 class Groups:
@@ -89,18 +93,24 @@ class Level:
         return self.num_products == self.size
 
     def add_products(
-        self, part: slice, previous: np.ndarray, packed: PackedMatrices, out: Sequence[np.ndarray]
+        self,
+        part: slice,
+        previous: np.ndarray,
+        before: np.ndarray,
+        packed: PackedMatrices,
+        out: Sequence[np.ndarray],
     ) -> None:
-        """Add the products of the parents of a part's n rows to `out`, [n,D] each, on the calling thread."""
-        if self.all_distinct:
-            packed.add_on_one_thread(previous[self.parent_of(part)], out)
-            return
-        distinct, product_of = np.unique(self.parents.member[part], return_inverse=True)
-        parents = previous[self.parents.distinct[distinct]]
-        if len(distinct) == len(product_of):
-            packed.add_on_one_thread(parents, out)
-        else:
-            add_rows(out, packed.multiply_on_one_thread(parents), product_of.reshape(-1))
+        """Add the products of the parents of a part's n rows to `out`, [n,D] each, on the calling thread.
+
+        `before` [n,D] are the parents of the rows, among the rows `previous` of the previous level.
+        """
+        if not self.all_distinct:
+            distinct, product_of = np.unique(self.parents.member[part], return_inverse=True)
+            if len(distinct) < _SHARE_BELOW * len(before):
+                products = packed.multiply_on_one_thread(previous[self.parents.distinct[distinct]])
+                add_rows(out, products, product_of.reshape(-1))
+                return
+        packed.add_on_one_thread(before, out)
 
     def sum(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return `x` [n,D] summed over the rows of each parent, [m,D], written to `out` if given."""
@@ -152,35 +162,40 @@ class Recurrence:
         steps, cells = [], []
         row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 2)  # without `backward` less is stored
         for level in self._levels:
-            tasks = [(part, self._kind()) for part in row_blocks(level.size, row_bytes)]
+            parts = row_blocks(level.size, row_bytes, _ROWS_TOGETHER)
             products = None  # each block of a large level computes its own, which stay in the cache
-            if level.start and len(tasks) == 1:
+            if level.start and len(parts) == 1:
                 products = packed.multiply(level.parent_rows(previous))
             new_cell = np.empty((level.size, states.shape[1]), x.dtype) if self._kind.has_cell else None
+            kinds: dict[int, GRUSteps | LSTMSteps] = {}  # none without `backward`: blocks reuse their memory
 
             def step(
-                task: tuple[slice, GRUSteps | LSTMSteps],
+                part: slice,
                 level: Level = level,
                 products: np.ndarray | None = products,
                 previous: np.ndarray = previous,
                 cell: np.ndarray | None = cell,
                 new_cell: np.ndarray | None = new_cell,
+                kinds: dict[int, GRUSteps | LSTMSteps] = kinds,
             ) -> None:
-                part, kind = task
-                rows, parent = _shifted(part, level.start), level.parent_of(part)
-                inputs = projected[:, rows if self._input_row is None else self._input_row[rows]]
-                receivers = kind.receivers(inputs, bias_hh)
+                kind, rows, parent = self._kind(), _shifted(part, level.start), level.parent_of(part)
+                inputs = projected[:, rows]
+                if self._input_row is not None:  # indices would leave the gates of a row side by side
+                    inputs = np.take(projected, self._input_row[rows], axis=1)
+                receivers, before = kind.receivers(inputs, bias_hh), previous[parent]
                 if products is not None:
                     add_rows(receivers, products, level.product_of(part))
                 elif level.start:
-                    level.add_products(part, previous, packed, receivers)
+                    level.add_products(part, previous, before, packed, receivers)
                 old, new = (cell[parent], new_cell[part]) if kind.has_cell else (None, None)
-                kind.forward(previous[parent], old, states[rows], new)
+                kind.forward(before, old, states[rows], new)
+                if needs_grad:
+                    kinds[part.start] = kind
 
-            for_each(step, tasks)
+            for_each(step, parts)
             previous, cell = states[level.start : level.end], new_cell
             if needs_grad:
-                steps.append(tasks)
+                steps.append([(part, kinds[part.start]) for part in parts])
                 cells.append(cell)
         if needs_grad:
             self._x, self._states, self._steps, self._cells = x, states, steps, cells
