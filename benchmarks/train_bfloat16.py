@@ -1,4 +1,4 @@
-"""VSE++ training in bfloat16 against its twin under `torch.autocast(bfloat16)`; sizes as in train_vsepp.py."""
+"""VSE++ training in bfloat16 against its twin under `torch.autocast(bfloat16)`, as train_vsepp.py trains."""
 
 from _race import BFLOAT16, race
 
