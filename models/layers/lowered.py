@@ -27,13 +27,23 @@ def lowers(rows: Tensor) -> bool:
     return uses_cpu_kernels(rows) and is_lowered()
 
 
-def product(rows: Tensor, weight: Tensor, transposed: bool = False, bias: Tensor | None = None) -> Tensor:
-    """Return `rows` [...,I] times `weight` [I,O], or [O,I] if it is to be `transposed`, plus `bias` [O]."""
+def product(
+    rows: Tensor,
+    weight: Tensor,
+    transposed: bool = False,
+    bias: Tensor | None = None,
+    outer: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return `rows` [...,I] times `weight` [I,O], or [O,I] if it is to be `transposed`, plus `bias` [O].
+
+    With a bias, `outer`, a column [N,1] and a vector [O], adds the product of both to the N rows.
+    """
     if not uses_cpu_kernels(rows):
         mapped = paddle.matmul(rows, weight, transpose_y=transposed)
-        return mapped if bias is None else mapped + bias
-    tensors = rows.reshape([-1, rows.shape[-1]]), weight, bias
-    mapped = _Product.apply(*tensors[: 2 if bias is None else 3], transposed=transposed)
+        mapped = mapped if bias is None else mapped + bias
+        return mapped if outer is None else mapped + outer[0] * outer[1]
+    added = [] if bias is None else [bias, *(outer or ())]
+    mapped = _Product.apply(rows.reshape([-1, rows.shape[-1]]), weight, *added, transposed=transposed)
     return mapped if rows.ndim == 2 else mapped.reshape([*rows.shape[:-1], mapped.shape[1]])
 
 
@@ -41,26 +51,34 @@ class _Product(PyLayer):
     @staticmethod
     def forward(ctx, *tensors, transposed):
         ctx.frozen, ctx.bfloat16 = [tensor.stop_gradient for tensor in tensors], is_lowered()
-        rows, weight, *bias = map(array_of, tensors)
+        rows, weight, *added = map(array_of, tensors)
         weight = weight.T if transposed else weight
-        ctx.transposed, ctx.arrays = transposed, (rows, weight)
+        ctx.transposed, ctx.arrays = transposed, (rows, weight, *added[1:])
         mapped = np.empty((len(rows), weight.shape[1]), rows.dtype)
-        if bias:
-            for_each_block(lambda block: np.copyto(mapped[block], bias[0]), len(rows), mapped[:1].nbytes)
-        return paddle.from_dlpack(multiply(rows, weight, mapped, add=bool(bias), bfloat16=ctx.bfloat16))
+
+        def begin(block: slice) -> None:
+            if len(added) == 1:
+                mapped[block] = added[0]
+            else:
+                np.multiply(added[1][block], added[2], out=mapped[block])
+                mapped[block] += added[0]
+
+        if added:
+            for_each_block(begin, len(rows), mapped[:1].nbytes)
+        return paddle.from_dlpack(multiply(rows, weight, mapped, add=bool(added), bfloat16=ctx.bfloat16))
 
     @staticmethod
     def backward(ctx, d_mapped):
-        (rows, weight), d_mapped = ctx.arrays, array_of(d_mapped)
+        (rows, weight, *outer), d_mapped = ctx.arrays, array_of(d_mapped)
+        factors = (d_mapped.T, rows) if ctx.transposed else (rows.T, d_mapped)
+        # Sums of gradients are products, since `sum` adds row after row and rounds more. They are ones of
+        # float32, as is what they are gradients of.
         gradients = [
             lambda: multiply(d_mapped, weight.T, bfloat16=ctx.bfloat16),
-            lambda: (
-                multiply(d_mapped.T, rows, bfloat16=ctx.bfloat16)
-                if ctx.transposed
-                else multiply(rows.T, d_mapped, bfloat16=ctx.bfloat16)
-            ),
-            # A product, since `sum` adds row after row and rounds more; it is one of float32.
+            lambda: multiply(*factors, bfloat16=ctx.bfloat16),
             lambda: multiply(np.ones((1, len(rows)), d_mapped.dtype), d_mapped)[0],
+            lambda: multiply(d_mapped, outer[1][:, None]),
+            lambda: multiply(outer[0].T, d_mapped)[0],
         ]
         return tuple(
             None if frozen else paddle.from_dlpack(gradient())

@@ -81,3 +81,18 @@ def test_what_is_frozen_gets_no_gradient():
     product(rows, weight, bias=bias).sum().backward()
     assert rows.grad is None and bias.grad is None
     assert weight.grad.shape == weight.shape
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_a_column_times_a_vector_is_added_with_its_gradients(count):
+    rows, weight, bias = inputs(count)
+    column, vector = np.linspace(-1, 1, count, dtype=np.float32)[:, None], np.flip(bias).copy()
+    tensors = [paddle.to_tensor(x, stop_gradient=False) for x in (rows, weight, bias, column, vector)]
+    mapped = product(tensors[0], tensors[1], bias=tensors[2], outer=(tensors[3], tensors[4]))
+    (mapped * paddle.arange(1, 34, dtype="float32")).sum().backward()
+    exact, *d_exact = expected(rows, weight, bias)
+    assert_close(mapped.numpy(), exact + column * vector, 73, scale=120.0, unit=SINGLE)
+    d_mapped = np.tile(np.arange(1.0, 34), (count, 1))
+    d_exact += [d_mapped @ vector[:, None].astype(np.float64), (column.astype(np.float64).T @ d_mapped)[0]]
+    for tensor, right, terms in zip(tensors, d_exact, (33, count, count, 33, count), strict=True):
+        assert_close(tensor.grad.numpy(), right, terms, scale=np.abs(right).max() + 40 * terms, unit=SINGLE)
