@@ -5,7 +5,7 @@ removes. All sides run their own `_ours.py` on copies of one corpus, and measure
 """
 
 from _oscar_corpus import pad_vocabulary
-from _race import OURS, SETTINGS, Side, corpora, show, write_corpus
+from _race import OURS, SETTINGS, Side, can_race, corpora, show, write_corpus
 from _report import ROOT, report
 from prepare_pairs import CAPTIONS, IMAGES, write_corpus as write_pairs
 
@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 EARLIER = "79f190b"  # the commit that the goals speak of
-FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 
 def race_builds(task: str, model: str, images: int, goals: dict[str, float], claim: str) -> None:
@@ -61,10 +60,7 @@ def _race(task: str, model: str, write: Callable[[Path], None], goals: dict[str,
         places = {"earlier": earlier / "benchmarks", **dict.fromkeys(goals, here)}
         sides = {}
         for name, place in places.items():
-            if name == BFLOAT16 and not has_bfloat16():
-                print(
-                    f"{claim}, bfloat16: not here, since the processor has no instructions for it", flush=True
-                )
+            if not can_race((name,), f"{claim}, {name}"):
                 continue
             folder = shutil.copytree(room / "corpus", room / name)
             precision = [] if name == "earlier" else [name]
@@ -105,9 +101,3 @@ def _git(*arguments: str) -> None:
         raise RuntimeError(
             f"git {' '.join(arguments)}: {done.stderr.strip()}; a clone with its history is needed"
         )
-
-
-def has_bfloat16() -> bool:
-    from models.kernels import onednn
-
-    return onednn.has_bfloat16()

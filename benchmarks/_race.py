@@ -46,6 +46,9 @@ class Setting:
     ours: str = "_ours.py"  # script of our side
 
 
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+
+
 SETTINGS = {
     "vse": Setting("_twins.py", "vse", (4096,), 1024, 128),
     "vsepp": Setting("_twins.py", "vsepp", (4096,), 1024, 128),
@@ -98,41 +101,73 @@ class Side:
         return json.loads(line)
 
 
-def race(task: str, model: str, images: int, goal: float, claim: str) -> None:
+def race(
+    task: str,
+    model: str,
+    images: int,
+    goal: float,
+    claim: str,
+    precisions: tuple[str, str] = (FLOAT32, FLOAT32),
+) -> None:
     """Race both sides on each corpus, real captions last, and report their pairs/s.
 
     `task` is train or encode, `model` is vsepp or vse, and `claim` begins the name of each report.
+    `precisions` are ours and the twin's: float32, or bfloat16, the twin's under `torch.autocast`.
     """
+    if not can_race(precisions, claim):
+        return
     for corpus, captions in corpora(task, images * SETTINGS[model].captions_per_image).items():
         print(f"{corpus}:", flush=True)
-        measured = race_on(captions, images, task, model)
+        measured = race_on(captions, images, task, model, precisions)
         report(f"{claim}, {corpus}", *measured, goal=goal, unit="pairs/s", higher_is_better=True)
 
 
-def race_on(captions: list[str], images: int, task: str, model: str) -> tuple[float, float]:
+def race_on(
+    captions: list[str],
+    images: int,
+    task: str,
+    model: str,
+    precisions: tuple[str, str] = (FLOAT32, FLOAT32),
+) -> tuple[float, float]:
     """Return the median pairs/s of ours and of the twin on `images` images and the first of the captions.
 
     The vocabulary has the words of all `captions`.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder), captions, images, model)
-        return take_turns(task, model, Path(folder))
+        return take_turns(task, model, Path(folder), precisions)
 
 
-def take_turns(task: str, model: str, folder: Path) -> tuple[float, float]:
+def take_turns(
+    task: str, model: str, folder: Path, precisions: tuple[str, str] = (FLOAT32, FLOAT32)
+) -> tuple[float, float]:
     """Return the median speeds of ours and of the twin.
 
     Raises RuntimeError if their results differ by more than 1e-5.
     """
     setting = SETTINGS[model]
     # The twin starts after the first turn of ours, which has written the weights.
-    with Side(setting.ours, task, model, folder) as ours, Side(setting.twin, task, model, folder) as twin:
+    of_ours, of_twin = ([] if each == FLOAT32 else [each] for each in precisions)
+    with (
+        Side(setting.ours, task, model, str(folder), *of_ours) as ours,
+        Side(setting.twin, task, model, str(folder), *of_twin) as twin,
+    ):
         if task != "train":
             difference = np.abs(np.load(folder / OURS) - np.load(folder / TWIN)).max()
             print(f"largest difference of the results: {difference:.1e}", flush=True)
             if difference > 1e-5:
                 raise RuntimeError("ours and the twin disagree: there is nothing to compare")
         return alternate(lambda: show("ours", ours.turn()), lambda: show("twin", twin.turn()), setting.rounds)
+
+
+def can_race(precisions: tuple[str, ...], claim: str) -> bool:
+    """Tell whether this machine has the `precisions`; print why not."""
+    from models.kernels import onednn
+
+    if BFLOAT16 not in precisions or onednn.has_bfloat16():
+        return True
+    print(f"{claim}: not here, since the processor has no instructions for bfloat16", flush=True)
+    return False
 
 
 def show(side: str, measured: dict) -> float:

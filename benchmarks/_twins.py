@@ -3,10 +3,11 @@
 VSE++ (fartashf/vsepp) sorts the captions of a batch by length, and has a packed GRU and the hardest
 negatives. VSE (linxd5/VSE_Pytorch) has batches of captions of one length, an LSTM and the sum of hinges. Both
 use Adam and clip gradients to a global norm of 2, and an evaluation encodes an image once for each of its
-captions. `python _twins.py TASK MODEL FOLDER` is the twin's side of a race.
+captions. `python _twins.py TASK MODEL FOLDER` is the twin's side of a race; with a further argument
+bfloat16, it trains under `torch.autocast`, as who has these originals would.
 """
 
-from _race import SETTINGS, TWIN, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
+from _race import BFLOAT16, SETTINGS, TWIN, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 
 import sys
 from collections.abc import Callable
@@ -129,7 +130,8 @@ class Twin:
         mean_length = float(self.lengths.mean())
         batches = [batches[index] for index in order]
         for batch in measure_steps(batches, self.setting, lambda rows: self.lengths[rows], mean_length):
-            loss = self.model.loss(*self.collate(batch))
+            with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16 in sys.argv[4:]):
+                loss = self.model.loss(*self.collate(batch))
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_NORM)

@@ -1,12 +1,16 @@
 """VSRN's caption decoder, which generates an image's caption from the regions (S2VT with attention)."""
 
+from itertools import pairwise
+
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
 from models.encoders import recurrent_states
+from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.additive_attention import additive_attention
+from models.layers.attentive_decoder import attentive_states
 from models.layers.lowered import Linear
 
 PAD, START, END = 0, 1, 2  # their ids in the vocabulary layout vsepp
@@ -59,20 +63,15 @@ class Captioner(nn.Layer):
         caption b is `image_row[b]`, or b without `image_row`. The targets are the words after `<start>` and,
         as in the original, one padding token after `<end>` unless the caption has `max_len` tokens.
         """
-        inputs, targets, step_of, row_of = self._teacher_forcing(token_ids.numpy(), text_len.numpy())
+        order, starts, inputs, targets, batch_order = self._teacher_forcing(
+            token_ids.numpy(), text_len.numpy()
+        )
         memory = self._encode_regions(regions, num_regions)
-        if image_row is not None:
-            memory = tuple(_rows_of(part, image_row) for part in memory)
-        words = self.embed(paddle.to_tensor(inputs))  # [B,S,E]
-        *constant, state = memory
-        states = []
-        for step in range(inputs.shape[1]):
-            state = self._step(words[:, step], state, *constant)
-            states.append(state)
-        # The states of the steps that have a target, step by step.
-        rows = paddle.to_tensor(step_of * len(inputs) + row_of)
-        logits = self.out(paddle.concat(states).gather(rows))  # [W,V]
-        return logits, paddle.to_tensor(targets[row_of, step_of])
+        image = order if image_row is None else image_row.numpy()[order]
+        memory = [_rows_of(part, paddle.to_tensor(image)) for part in memory]
+        states = self._states(self.embed(paddle.to_tensor(inputs)), starts, *memory)  # [W,H]
+        batch_order = paddle.to_tensor(batch_order)
+        return self.out(states.gather(batch_order)), paddle.to_tensor(targets).gather(batch_order)
 
     def write(self, regions: Tensor, num_regions: Tensor, max_len: int) -> Tensor:
         """Return captions by greedy decoding: int64 [B,L] with L <= `max_len` - 2, padded after `<end>`."""
@@ -91,8 +90,12 @@ class Captioner(nn.Layer):
 
     def _teacher_forcing(
         self, token_ids: np.ndarray, text_len: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return the decoder's inputs and targets, [B,S] each, and step [W] and row [W] of each target."""
+    ) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray, np.ndarray]:
+        """Return what the decoder reads and writes, step by step, with the longest captions first.
+
+        These are the captions [B] in that order, the rows at which each step starts, its inputs and its
+        targets, [W] each, and the order [W] of the rows in which each step has the batch's own.
+        """
         length = np.minimum(text_len, self.max_len)
         labels = np.full((len(length), length.max() + 1), PAD, token_ids.dtype)  # [B,S+1]
         present = np.arange(labels.shape[1]) < length[:, None]
@@ -100,9 +103,29 @@ class Captioner(nn.Layer):
         cut = text_len > self.max_len
         labels[cut, length[cut] - 1] = END
         steps = np.minimum(length, self.max_len - 1)
-        labels = labels[:, : steps.max() + 1]
-        step_of, row_of = (np.arange(steps.max())[:, None] < steps).nonzero()
-        return labels[:, :-1], labels[:, 1:], step_of, row_of
+        order = np.argsort(-steps, kind="stable")
+        step_of, place = (np.arange(steps.max())[:, None] < steps[order]).nonzero()
+        starts = [0, *np.bincount(step_of).cumsum().tolist()]
+        caption = order[place]
+        inputs, targets = labels[caption, step_of], labels[caption, step_of + 1]
+        return order, starts, inputs, targets, np.lexsort((caption, step_of))
+
+    def _states(
+        self, words: Tensor, starts: list[int], memory: Tensor, attended: Tensor, mask: Tensor, state: Tensor
+    ) -> Tensor:
+        """Return the states [W,H] after each of the embedded `words` [W,E]; step s begins at `starts[s]`."""
+        if uses_cpu_kernels(words):
+            weights = self.attend_state.weight, self.attend.weight.squeeze(1)
+            keep = None
+            if self.training and self.dropout.p > 0:
+                keep = self.dropout(paddle.ones([len(words), words.shape[1] + memory.shape[2]]))
+            return attentive_states(self.cell, words, state, (memory, attended, mask), weights, starts, keep)
+        states = []
+        for start, end in pairwise(starts):
+            of_captions = [part[: end - start] for part in (state, memory, attended, mask)]
+            state = self._step(words[start:end], *of_captions)
+            states.append(state)
+        return paddle.concat(states)
 
     def _encode_regions(self, regions: Tensor, num_regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what the decoder attends to in I images, and its first state.

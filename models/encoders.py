@@ -10,6 +10,7 @@ from paddle.nn import functional
 from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.lowered import Linear
 from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
+from models.layers.unit_columns import unit_columns
 from models.layers.word_windows import WordWindows, mean_of_windows
 
 SMALLEST_NORM = 1e-8  # keeps the gradient finite at a zero vector; far below any trained norm
@@ -19,6 +20,8 @@ def l2norm(x: Tensor, axis: int = -1) -> Tensor:
     """Return `x` divided by its l2 norm along `axis`; a zero vector stays zero."""
     if x.dtype in (paddle.float16, paddle.bfloat16):
         x = x.astype("float32")  # squares underflow in half precision
+    if axis == 1 and x.ndim == 3 and uses_cpu_kernels(x):
+        return unit_columns(x, SMALLEST_NORM)
     squares = (x * x).sum(axis=axis, keepdim=True)
     return x / paddle.sqrt(squares.clip(min=SMALLEST_NORM**2))
 

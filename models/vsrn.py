@@ -90,7 +90,7 @@ class GraphBlock(nn.Layer):
             heard = layout.pack(affinity @ padded)  # [P,D]
             total = layout.pack(affinity.sum(axis=2, keepdim=True))  # [P,1]
             weight, bias = product(self.g.weight, self.out.weight), self.g.bias @ self.out.weight
-            message = product(heard, weight) + (total * bias + self.out.bias)
+            message = product(heard, weight, bias=self.out.bias, outer=(total, bias))
         else:
             message = self.out(layout.pack(affinity @ layout.pad(self.g(regions))))
         return regions + self.norm(message), affinity
@@ -101,7 +101,7 @@ class GraphBlock(nn.Layer):
 
     def _merged_affinity(self, regions: Tensor, layout: RegionLayout) -> Tensor:
         both = product(self.theta.weight, self.phi.weight, transposed=True)  # [D,D]
-        query = layout.pad(product(regions, both) + self.phi.weight @ self.theta.bias)
+        query = layout.pad(product(regions, both, bias=self.phi.weight @ self.theta.bias))
         own = layout.pad((regions @ (self.theta.weight @ self.phi.bias)).unsqueeze(1))  # [B,R,1]
         constant = (self.theta.bias * self.phi.bias).sum()
         return paddle.matmul(query, layout.pad(regions), transpose_y=True) + own + constant

@@ -36,7 +36,7 @@ def multiply(
     if _lowers(bfloat16, (a, b), out):
         # Each depth K is compiled for. Where K counts the rows of a batch, zeros make its values few.
         depth = len(b) if a.strides[1] == a.itemsize else -(-len(b) // _DEPTHS) * _DEPTHS
-        a, b = _rounded(a.T, depth).T if depth > len(b) else _rounded(a), _rounded(b, depth)
+        a, b = _rounded(a, depth), _rounded(b.T, depth).T
     elif _provider(chosen().plain, (a, b), out) == "numpy":
         return numpy_products.multiply(a, b, out, scale, add)
     if len(out) >= out.shape[1]:
@@ -113,8 +113,8 @@ class PackedMatrices:
             self._multiply_part(x, *task, out)
         return out
 
-    def add_on_one_thread(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Add the products of `multiply` to `out` [G,M,N], on the calling thread alone."""
+    def add_on_one_thread(self, x: np.ndarray, out: Sequence[np.ndarray]) -> None:
+        """Add the products of `multiply` to the G arrays `out`, [M,N] each, on the calling thread alone."""
         x = self._ready(x)
         for task in self._tasks():
             self._multiply_part(x, *task, out, add=True)
@@ -140,7 +140,9 @@ class PackedMatrices:
     def _empty(self, count: int, x: np.ndarray) -> np.ndarray:
         return np.empty((count, len(x), self._width), x.dtype)
 
-    def _multiply_part(self, x: np.ndarray, g: int, part: int, out: np.ndarray, add: bool = False) -> None:
+    def _multiply_part(
+        self, x: np.ndarray, g: int, part: int, out: Sequence[np.ndarray], add: bool = False
+    ) -> None:
         self._packed[g][part].multiply(x, out[g][:, self._columns[part]], add)
 
     def _sum_part(self, xs: Sequence[np.ndarray], part: int, out: np.ndarray) -> None:
@@ -167,15 +169,14 @@ def _provider(wanted: str, matrices: Sequence[np.ndarray], out: np.ndarray | Non
     return wanted if out is None or (fits(out) and out.strides[1] == out.itemsize) else "numpy"
 
 
-def _rounded(x: np.ndarray, count: int | None = None) -> np.ndarray:
-    """Return `x` [M,N] as bfloat16, with rows of zeros up to `count`; the threads share the rows.
+def _rounded(x: np.ndarray, width: int) -> np.ndarray:
+    """Return `x` [M,N] as bfloat16 [M,width], with zeros behind it; the threads share the rows.
 
-    Rows stay in one piece, or columns, as they are in `x`.
+    Rows are in one piece: where the depth of a product is, in both factors, oneDNN is up to 1.7 times as fast
+    as otherwise, since the instructions multiply pairs of neighbours.
     """
-    if x.strides[1] != x.itemsize and count in (None, len(x)):
-        return _rounded(x.T).T
-    rounded = np.empty((count or len(x), x.shape[1]), np.uint16)
-    rounded[len(x) :] = 0
-    parts = equal_parts(len(x))
-    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], rounded[rows]), parts)
+    rounded = np.empty((len(x), width), np.uint16)
+    rounded[:, x.shape[1] :] = 0
+    of_x = rounded[:, : x.shape[1]]
+    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], of_x[rows]), equal_parts(len(x)))
     return rounded

@@ -21,6 +21,10 @@ Rows = np.ndarray | None  # row numbers; None stands for 0, 1, 2, ...
 # Gradients of rows with the same input are summed before they are multiplied if there are fewer distinct
 # inputs than this share of the rows.
 _SUM_FIRST_BELOW = 0.7
+# Rows with the same parent share its product if there are fewer distinct parents than this share of the rows:
+# to gather products costs a tenth of a product.
+_SHARE_BELOW = 0.9
+_ROWS_TOGETHER = 64  # blocks are multiples of it, for which oneDNN has compiled its code
 
 
 class Groups:
@@ -88,13 +92,25 @@ class Level:
         """True if no two rows have the same parent."""
         return self.num_products == self.size
 
-    def multiply(self, part: slice, previous: np.ndarray, packed: PackedMatrices) -> np.ndarray:
-        """Return the products [G,n,D] of the parents of a part's n rows, on the calling thread alone."""
-        if self.all_distinct:
-            return packed.multiply_on_one_thread(previous[self.parent_of(part)])
-        distinct, product_of = np.unique(self.parents.member[part], return_inverse=True)
-        products = packed.multiply_on_one_thread(previous[self.parents.distinct[distinct]])
-        return products if len(distinct) == len(product_of) else products[:, product_of.reshape(-1)]
+    def add_products(
+        self,
+        part: slice,
+        previous: np.ndarray,
+        before: np.ndarray,
+        packed: PackedMatrices,
+        out: Sequence[np.ndarray],
+    ) -> None:
+        """Add the products of the parents of a part's n rows to `out`, [n,D] each, on the calling thread.
+
+        `before` [n,D] are the parents of the rows, among the rows `previous` of the previous level.
+        """
+        if not self.all_distinct:
+            distinct, product_of = np.unique(self.parents.member[part], return_inverse=True)
+            if len(distinct) < _SHARE_BELOW * len(before):
+                products = packed.multiply_on_one_thread(previous[self.parents.distinct[distinct]])
+                add_rows(out, products, product_of.reshape(-1))
+                return
+        packed.add_on_one_thread(before, out)
 
     def sum(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return `x` [n,D] summed over the rows of each parent, [m,D], written to `out` if given."""
@@ -143,43 +159,43 @@ class Recurrence:
         projected = self._project(x)
         states = np.empty((self._levels[-1].end, weight_hh.shape[2]), x.dtype)
         previous = cell = np.zeros((self._levels[0].size, weight_hh.shape[2]), x.dtype)
-        no_products = np.zeros((len(bias_hh), 1, 1), x.dtype)  # level 0 starts from a state of zeros
         steps, cells = [], []
         row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 2)  # without `backward` less is stored
         for level in self._levels:
-            tasks = [(part, self._kind()) for part in row_blocks(level.size, row_bytes)]
+            parts = row_blocks(level.size, row_bytes, _ROWS_TOGETHER)
             products = None  # each block of a large level computes its own, which stay in the cache
-            if level.start and len(tasks) == 1:
+            if level.start and len(parts) == 1:
                 products = packed.multiply(level.parent_rows(previous))
             new_cell = np.empty((level.size, states.shape[1]), x.dtype) if self._kind.has_cell else None
+            kinds: dict[int, GRUSteps | LSTMSteps] = {}  # none without `backward`: blocks reuse their memory
 
             def step(
-                task: tuple[slice, GRUSteps | LSTMSteps],
+                part: slice,
                 level: Level = level,
                 products: np.ndarray | None = products,
                 previous: np.ndarray = previous,
                 cell: np.ndarray | None = cell,
                 new_cell: np.ndarray | None = new_cell,
+                kinds: dict[int, GRUSteps | LSTMSteps] = kinds,
             ) -> None:
-                part, kind = task
-                rows, parent = _shifted(part, level.start), level.parent_of(part)
-                inputs = projected[:, rows if self._input_row is None else self._input_row[rows]]
-                hidden = None
-                if not level.start:
-                    hidden = no_products
-                elif products is not None:
-                    hidden = products[:, level.product_of(part)]
-                elif kind.adds_products and level.all_distinct:
-                    packed.add_on_one_thread(previous[parent], inputs)
-                else:
-                    hidden = level.multiply(part, previous, packed)
+                kind, rows, parent = self._kind(), _shifted(part, level.start), level.parent_of(part)
+                inputs = projected[:, rows]
+                if self._input_row is not None:  # indices would leave the gates of a row side by side
+                    inputs = np.take(projected, self._input_row[rows], axis=1)
+                receivers, before = kind.receivers(inputs, bias_hh), previous[parent]
+                if products is not None:
+                    add_rows(receivers, products, level.product_of(part))
+                elif level.start:
+                    level.add_products(part, previous, before, packed, receivers)
                 old, new = (cell[parent], new_cell[part]) if kind.has_cell else (None, None)
-                kind.forward(inputs, hidden, bias_hh, previous[parent], old, states[rows], new)
+                kind.forward(before, old, states[rows], new)
+                if needs_grad:
+                    kinds[part.start] = kind
 
-            for_each(step, tasks)
+            for_each(step, parts)
             previous, cell = states[level.start : level.end], new_cell
             if needs_grad:
-                steps.append(tasks)
+                steps.append([(part, kinds[part.start]) for part in parts])
                 cells.append(cell)
         if needs_grad:
             self._x, self._states, self._steps, self._cells = x, states, steps, cells
@@ -328,6 +344,12 @@ def _with_column(x: np.ndarray, column: np.ndarray | float) -> np.ndarray:
     wider = np.zeros((count, -(-(width + 1) // 16) * 16), x.dtype)
     wider[:, :width], wider[:, width] = x, column
     return wider
+
+
+def add_rows(receivers: Sequence[np.ndarray], products: np.ndarray, rows: slice | np.ndarray) -> None:
+    """Add the rows `rows` of `products` [G,m,D] to the receivers, [n,D] each."""
+    for receiver, product in zip(receivers, products, strict=True):
+        receiver += product[rows]
 
 
 def _shifted(part: slice, start: int) -> slice:

@@ -3,17 +3,19 @@
 `models/kernels/recurrence.py` calls them for a block of rows that stays in the cache, and multiplies.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
 class GRUSteps:
     """The element-wise part of a GRU for n rows of a level; the gates are in the order r, z, n.
 
-    `forward` stores what `backward` needs: r, z and n in `gates` [3,n,D], U_n h + c_n in `hidden_n` [n,D].
+    What `backward` needs stays in this object: r, z and n in `gates` [3,n,D], U_n h + c_n in `hidden_n`
+    [n,D]. These are the arrays that `receivers` gave out, so that a step allocates nothing else.
     """
 
     num_gates, has_cell = 3, False
-    adds_products = False  # the products U h may be added to W x before `forward`
     passes_state = True  # a gradient reaches h past the product U h
     separate_biases = (2,)  # gates whose input and hidden bias have different gradients
     scales = 0.5, 0.5, 1.0  # of a gate's input before tanh, as the logistic function is (1 + tanh(x/2)) / 2
@@ -23,28 +25,24 @@ class GRUSteps:
         """Return the bias [3,D] of W x: the sum of both, but for n its own alone, as r scales the other."""
         return np.stack([bias_ih[0] + bias_hh[0], bias_ih[1] + bias_hh[1], bias_ih[2]])
 
-    def forward(
-        self,
-        inputs: np.ndarray,
-        hidden: np.ndarray,
-        bias_hh: np.ndarray,
-        previous: np.ndarray,
-        cell: None,
-        state: np.ndarray,
-        new_cell: None,
-    ) -> None:
-        """Write the next state to `state` [n,D].
+    def receivers(self, inputs: np.ndarray, bias_hh: np.ndarray) -> Sequence[np.ndarray]:
+        """Return the arrays [n,D] to which the scaled products U h of the gates are to be added.
 
-        `inputs` [3,n,D] are the scaled W x with their biases, `hidden` [3,n or 1,D] is the scaled U h, and
+        `inputs` [3,n,D] are the scaled W x with their biases; they are overwritten from here on.
+        """
+        self.gates, self.hidden_n = inputs, np.empty(inputs.shape[1:], inputs.dtype)
+        self.hidden_n[:] = bias_hh[2]
+        return inputs[0], inputs[1], self.hidden_n
+
+    def forward(self, previous: np.ndarray, cell: None, state: np.ndarray, new_cell: None) -> None:
+        """Write the next state to `state` [n,D], once the receivers have the products.
+
         `previous` [n,D] is h. A GRU has no cell: `cell` and `new_cell` are None.
         """
-        self.gates, self.hidden_n = np.empty(inputs.shape, inputs.dtype), np.empty(state.shape, state.dtype)
-        np.add(hidden[2], bias_hh[2], out=self.hidden_n)
         r, z, n = self.gates
-        reset_update = np.add(inputs[:2], hidden[:2], out=self.gates[:2])
+        reset_update = self.gates[:2]
         _to_logistic(np.tanh(reset_update, out=reset_update))
-        np.multiply(r, self.hidden_n, out=n)
-        n += inputs[2]
+        n += np.multiply(r, self.hidden_n, out=state)
         np.tanh(n, out=n)
         np.subtract(previous, n, out=state)
         state *= z
@@ -86,7 +84,7 @@ class LSTMSteps:
     The class attributes mean what they do in `GRUSteps`.
     """
 
-    num_gates, has_cell, adds_products, passes_state = 4, True, True, False
+    num_gates, has_cell, passes_state = 4, True, False
     separate_biases = ()
     scales = 0.5, 0.5, 1.0, 0.5
 
@@ -95,26 +93,19 @@ class LSTMSteps:
         """Return the bias [4,D] of W x: the sum of both biases."""
         return bias_ih + bias_hh
 
-    def forward(
-        self,
-        inputs: np.ndarray,
-        hidden: np.ndarray | None,
-        bias_hh: np.ndarray,
-        previous: np.ndarray,
-        cell: np.ndarray,
-        state: np.ndarray,
-        new_cell: np.ndarray,
-    ) -> None:
-        """Write the next state to `state` [n,D] and the next cell to `new_cell` [n,D].
+    def receivers(self, inputs: np.ndarray, bias_hh: np.ndarray) -> Sequence[np.ndarray]:
+        """Return `inputs` [4,n,D], to which the scaled products U h are to be added."""
+        self.gates = inputs
+        return inputs
 
-        `inputs` [4,n,D] are the scaled W x with their biases; the gates overwrite them. `hidden` [4,n or 1,D]
-        is the scaled U h, or None if `inputs` contain it already.
-        """
-        self.gates = gates = inputs if hidden is None else np.add(inputs, hidden, out=inputs)
-        np.tanh(gates, out=gates)
-        _to_logistic(gates[:2])
-        _to_logistic(gates[3])
-        i, f, g, o = gates
+    def forward(
+        self, previous: np.ndarray, cell: np.ndarray, state: np.ndarray, new_cell: np.ndarray
+    ) -> None:
+        """Write the next state to `state` [n,D] and the next cell to `new_cell` [n,D]."""
+        np.tanh(self.gates, out=self.gates)
+        _to_logistic(self.gates[:2])
+        _to_logistic(self.gates[3])
+        i, f, g, o = self.gates
         np.multiply(f, cell, out=new_cell)
         new_cell += np.multiply(i, g, out=state)
         self.state, self.tanh_cell = state, np.tanh(new_cell)

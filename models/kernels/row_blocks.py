@@ -26,13 +26,16 @@ def array_of(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def row_blocks(count: int, row_bytes: int) -> list[slice]:
-    """Return blocks of `count` rows of `row_bytes` each; large rows give every thread equally many."""
+def row_blocks(count: int, row_bytes: int, multiple: int = 1) -> list[slice]:
+    """Return blocks of `count` rows of `row_bytes` each; large rows give every thread equally many.
+
+    Each block but the last has a `multiple` of rows.
+    """
     threads = _threads()
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
         blocks = -(-blocks // threads) * threads
-    return _cut(count, min(blocks, max(1, count)))
+    return _cut(count, min(blocks, max(1, count // multiple)), multiple)
 
 
 def for_each_block(work: Callable[[slice], None], count: int, row_bytes: int) -> None:
@@ -60,8 +63,8 @@ def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
         other.result()
 
 
-def _cut(count: int, parts: int) -> list[slice]:
-    edges = [count * number // parts for number in range(parts + 1)]
+def _cut(count: int, parts: int, multiple: int = 1) -> list[slice]:
+    edges = [count * number // parts // multiple * multiple for number in range(parts)] + [count]
     return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
 
 

@@ -6,7 +6,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional
 
-from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
+from models.kernels.row_blocks import array_of, for_each_block, row_blocks, uses_cpu_kernels
 
 
 def additive_attention(query: Tensor, keys: Tensor, values: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
@@ -30,46 +30,86 @@ class _Attention(PyLayer):
         arrays = query, keys, values, weight, mask = tuple(map(array_of, (query, keys, values, weight, mask)))
         attention, context = np.empty_like(mask), np.empty((len(query), values.shape[2]), values.dtype)
 
-        def attend(rows: slice) -> None:
-            energy = _activation(query, keys, rows) @ weight  # [b,R]
-            energy += mask[rows]
-            energy -= energy.max(axis=1, keepdims=True)
-            np.exp(energy, out=energy)
-            energy /= energy.sum(axis=1, keepdims=True)
-            attention[rows] = energy
-            context[rows] = (energy[:, None] @ values[rows])[:, 0]
+        def work(rows: slice) -> None:
+            attend(*(x[rows] for x in (query, keys, values, mask)), weight, attention[rows], context[rows])
 
-        for_each_block(attend, len(query), keys[0].nbytes)
+        for_each_block(work, len(query), keys[0].nbytes)
         ctx.saved = *arrays, attention
         return paddle.from_dlpack(context)
 
     @staticmethod
     def backward(ctx, d_context):
         query, keys, values, weight, _, attention = ctx.saved
-        d_context = array_of(d_context)
-        d_query, d_keys, d_values = map(np.empty_like, (query, keys, values))
+        d_query, d_keys, d_values = np.empty_like(query), np.zeros_like(keys), np.zeros_like(values)
+        rows_of = query, keys, values, attention, array_of(d_context), d_query, d_keys, d_values
         d_weights: dict[int, np.ndarray] = {}
 
-        def step_back(rows: slice) -> None:
-            attn, d_out = attention[rows], d_context[rows]
-            np.multiply(attn[:, :, None], d_out[:, None], out=d_values[rows])
-            d_energy = (values[rows] @ d_out[:, :, None])[:, :, 0]  # [b,R]
-            d_energy -= (attn * d_energy).sum(axis=1, keepdims=True)
-            d_energy *= attn
-            active = _activation(query, keys, rows)  # cheaper to recompute than to store
-            d_weights[rows.start] = d_energy.reshape(-1) @ active.reshape(-1, active.shape[2])
-            np.multiply(active, active, out=active)
-            d_active = np.subtract(1, active, out=d_keys[rows])
-            d_active *= d_energy[:, :, None]
-            d_active *= weight
-            d_active.sum(axis=1, out=d_query[rows])
+        def work(rows: slice) -> None:
+            d_weights[rows.start] = attend_back(weight, *(x[rows] for x in rows_of))
 
-        for_each_block(step_back, len(query), keys[0].nbytes)
+        for_each_block(work, len(query), keys[0].nbytes)
         d_weight = np.sum([d_weights[start] for start in sorted(d_weights)], axis=0)
         return (*map(paddle.from_dlpack, (d_query, d_keys, d_values, d_weight)), None)
 
 
-def _activation(query: np.ndarray, keys: np.ndarray, rows: slice) -> np.ndarray:
-    """Return tanh(keys + query) [b,R,K] of a block of rows."""
-    active = keys[rows] + query[rows, None]
+def attend(
+    query: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    mask: np.ndarray,
+    weight: np.ndarray,
+    attention: np.ndarray,
+    context: np.ndarray,
+) -> None:
+    """Write the a [B,R] of `additive_attention` to `attention`, and its result [B,H] to `context`.
+
+    The calling thread takes blocks of rows that stay in the cache.
+    """
+    for rows in row_blocks(len(query), keys[0].nbytes):
+        energy = _activation(query[rows], keys[rows]) @ weight  # [b,R]
+        energy += mask[rows]
+        energy -= energy.max(axis=1, keepdims=True)
+        np.exp(energy, out=energy)
+        energy /= energy.sum(axis=1, keepdims=True)
+        attention[rows] = energy
+        context[rows] = (energy[:, None] @ values[rows])[:, 0]
+
+
+def attend_back(
+    weight: np.ndarray,
+    query: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    attention: np.ndarray,
+    d_context: np.ndarray,
+    d_query: np.ndarray,
+    d_keys: np.ndarray,
+    d_values: np.ndarray,
+) -> np.ndarray:
+    """Return the gradient [K] of `weight`, given `d_context` [B,H], that of `attend`'s result.
+
+    The gradient of `query` [B,K] is written to `d_query`; those of `keys` and `values` are added to `d_keys`
+    [B,R,K] and `d_values` [B,R,H], since a decoder attends to the same regions at each step.
+    """
+    d_weight = np.zeros_like(weight)
+    for rows in row_blocks(len(query), keys[0].nbytes):
+        attn, d_out = attention[rows], d_context[rows]
+        d_values[rows] += attn[:, :, None] * d_out[:, None]
+        d_energy = (values[rows] @ d_out[:, :, None])[:, :, 0]  # [b,R]
+        d_energy -= (attn * d_energy).sum(axis=1, keepdims=True)
+        d_energy *= attn
+        active = _activation(query[rows], keys[rows])  # cheaper to recompute than to store
+        d_weight += d_energy.reshape(-1) @ active.reshape(-1, active.shape[2])
+        np.multiply(active, active, out=active)
+        np.subtract(1, active, out=active)
+        active *= d_energy[:, :, None]
+        active *= weight
+        active.sum(axis=1, out=d_query[rows])
+        d_keys[rows] += active
+    return d_weight
+
+
+def _activation(query: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return tanh(keys + query) [b,R,K]."""
+    active = keys + query[:, None]
     return np.tanh(active, out=active)

@@ -1,25 +1,25 @@
-"""Linear maps whose products, and those of their gradients, may be ones of bfloat16 on the CPU.
+"""Linear maps on the CPU, whose products go through the one door (`models/kernels/products.py`).
 
-`models/kernels/precision.py` says when. Otherwise they are Paddle's own.
+There the bias is where the product is added up, instead of a further pass of Paddle's, which takes 3 ns a
+number. Products, and those of their gradients, may be ones of bfloat16; `models/kernels/precision.py` says
+when. Elsewhere these maps are Paddle's own.
 """
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from models.kernels.precision import is_lowered
 from models.kernels.products import multiply
-from models.kernels.row_blocks import array_of, uses_cpu_kernels
+from models.kernels.row_blocks import array_of, for_each_block, uses_cpu_kernels
 
 
 class Linear(nn.Linear):
     """A linear map of rows [...,I] to [...,O]; the bias is added in float32."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        if not lowers(rows):
-            return super().forward(rows)
-        mapped = product(rows, self.weight)
-        return mapped if self.bias is None else mapped + self.bias
+        return product(rows, self.weight, bias=self.bias)
 
 
 def lowers(rows: Tensor) -> bool:
@@ -27,29 +27,60 @@ def lowers(rows: Tensor) -> bool:
     return uses_cpu_kernels(rows) and is_lowered()
 
 
-def product(rows: Tensor, weight: Tensor, transposed: bool = False) -> Tensor:
-    """Return `rows` [...,I] times `weight` [I,O], or [O,I] if it is to be `transposed`, as float32."""
-    if not lowers(rows):
-        return paddle.matmul(rows, weight, transpose_y=transposed)
-    weight = weight.t() if transposed else weight
-    shape = [*rows.shape[:-1], weight.shape[1]]
-    return _LoweredProduct.apply(rows.reshape([-1, rows.shape[-1]]), weight).reshape(shape)
+def product(
+    rows: Tensor,
+    weight: Tensor,
+    transposed: bool = False,
+    bias: Tensor | None = None,
+    outer: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return `rows` [...,I] times `weight` [I,O], or [O,I] if it is to be `transposed`, plus `bias` [O].
+
+    With a bias, `outer`, a column [N,1] and a vector [O], adds the product of both to the N rows.
+    """
+    if not uses_cpu_kernels(rows):
+        mapped = paddle.matmul(rows, weight, transpose_y=transposed)
+        mapped = mapped if bias is None else mapped + bias
+        return mapped if outer is None else mapped + outer[0] * outer[1]
+    added = [] if bias is None else [bias, *(outer or ())]
+    mapped = _Product.apply(rows.reshape([-1, rows.shape[-1]]), weight, *added, transposed=transposed)
+    return mapped if rows.ndim == 2 else mapped.reshape([*rows.shape[:-1], mapped.shape[1]])
 
 
-class _LoweredProduct(PyLayer):
+class _Product(PyLayer):
     @staticmethod
-    def forward(ctx, rows, weight):
-        ctx.frozen, ctx.arrays = (
-            (rows.stop_gradient, weight.stop_gradient),
-            (array_of(rows), array_of(weight)),
-        )
-        return paddle.from_dlpack(multiply(*ctx.arrays, bfloat16=True))
+    def forward(ctx, *tensors, transposed):
+        ctx.frozen, ctx.bfloat16 = [tensor.stop_gradient for tensor in tensors], is_lowered()
+        rows, weight, *added = map(array_of, tensors)
+        weight = weight.T if transposed else weight
+        ctx.transposed, ctx.arrays = transposed, (rows, weight, *added[1:])
+        mapped = np.empty((len(rows), weight.shape[1]), rows.dtype)
+
+        def begin(block: slice) -> None:
+            if len(added) == 1:
+                mapped[block] = added[0]
+            else:
+                np.multiply(added[1][block], added[2], out=mapped[block])
+                mapped[block] += added[0]
+
+        if added:
+            for_each_block(begin, len(rows), mapped[:1].nbytes)
+        return paddle.from_dlpack(multiply(rows, weight, mapped, add=bool(added), bfloat16=ctx.bfloat16))
 
     @staticmethod
-    def backward(ctx, d_product):
-        (rows, weight), d_product = ctx.arrays, array_of(d_product)
-        frozen_rows, frozen_weight = ctx.frozen
-        return (
-            None if frozen_rows else paddle.from_dlpack(multiply(d_product, weight.T, bfloat16=True)),
-            None if frozen_weight else paddle.from_dlpack(multiply(rows.T, d_product, bfloat16=True)),
+    def backward(ctx, d_mapped):
+        (rows, weight, *outer), d_mapped = ctx.arrays, array_of(d_mapped)
+        factors = (d_mapped.T, rows) if ctx.transposed else (rows.T, d_mapped)
+        # Sums of gradients are products, since `sum` adds row after row and rounds more. They are ones of
+        # float32, as is what they are gradients of.
+        gradients = [
+            lambda: multiply(d_mapped, weight.T, bfloat16=ctx.bfloat16),
+            lambda: multiply(*factors, bfloat16=ctx.bfloat16),
+            lambda: multiply(np.ones((1, len(rows)), d_mapped.dtype), d_mapped)[0],
+            lambda: multiply(d_mapped, outer[1][:, None]),
+            lambda: multiply(outer[0].T, d_mapped)[0],
+        ]
+        return tuple(
+            None if frozen else paddle.from_dlpack(gradient())
+            for frozen, gradient in zip(ctx.frozen, gradients, strict=False)
         )
