@@ -55,7 +55,10 @@ def measure(folder: Path) -> dict:
     """Build the index and return recalls, queries per second and the card."""
     import faiss
 
-    from serving.index.engines import exact, quantised
+    from serving.index.engines import quantised
+    from serving.index.engines.codes import codes_of
+    from serving.index.engines.int8 import Int8
+    from serving.index.engines.saved import Saved
     from serving.index.build import publish
     from serving.index.finishing import Options, finish
     from serving.index.card import Card
@@ -86,13 +89,12 @@ def measure(folder: Path) -> dict:
     index = Index(folder / "index")
     vectors, _ = VectorFile(folder / "index" / card.data, WIDTH).open(COUNT)
     queries = points(QUERIES)
-    lists = quantised.load_lists(
-        folder / "index" / card.data, quantised.Saved("lists", COUNT, card.check, card.parameters)
-    )
+    saved = Saved("lists", COUNT, card.check, card.parameters)
+    lists = quantised.load_lists(folder / "index" / card.data, saved)
     lists._index.nprobe = card.parameters["probes"]
     refined = faiss.IndexRefineFlat(lists._index, faiss.swig_ptr(np.ascontiguousarray(vectors)))
     refined.k_factor = 4
-    half = quantised.half_precision(np.asarray(vectors), 2)
+    exact = Int8(codes_of(vectors), 2)
     turn = 0
 
     def next_queries(count: int) -> np.ndarray:
@@ -108,7 +110,7 @@ def measure(folder: Path) -> dict:
 
     def exactly() -> float:
         def search(query: np.ndarray) -> None:
-            exact.search(half, lambda rows: vectors[rows], query[None], 10, None, None)
+            exact.search(lambda rows: vectors[rows], query[None], 10, None, None)
 
         return per_second(search, next_queries(20))
 

@@ -6,7 +6,7 @@ import pytest
 
 from config.errors import UserError
 from serving.index.engines import int8, integers
-from serving.index.engines.codes import build_codes, codes_of
+from serving.index.engines.codes import Codes, build_codes, codes_of
 from serving.index.engines.exact import Scan, exact_scores
 from serving.index.engines.integers import LARGEST, ZERO
 from serving.index.index import Index
@@ -111,6 +111,21 @@ def test_no_score_is_further_off_than_the_codes_say(maker):
         length = np.linalg.norm(query)
         off = np.abs(exact_scores(vectors, query.astype(np.float32)) - decoded @ query)
         assert (off <= codes.errors.astype(np.float64) * length * (1 + 1e-6)).all()
+
+
+def test_what_rounding_a_query_loses_is_counted_too():
+    """Vectors of whole numbers lose nothing themselves."""
+    numbers = np.random.default_rng(0).integers(1, 256, (1200, WIDTH)).astype(np.uint8)
+    vectors = numbers.astype(np.float32) - ZERO
+    errors = (WIDTH + 32) * 2.0**-24 * np.linalg.norm(vectors, axis=1).astype(np.float32)
+    ones = np.ones(1200, np.float32)
+    codes = Codes(np.zeros(WIDTH, np.float32), ones[:WIDTH], ones, errors, numbers)
+    engine, queries = int8.Int8(codes, 1), unit_vectors(50, seed=4)
+    asked = int8._asked(queries, codes)
+    shortlist = engine._read(0, 1200, asked, 1200, None)
+    for query, base, (highest, rows) in zip(queries, asked.bases, shortlist.of_each(), strict=True):
+        assert sorted(rows) == list(range(1200))
+        assert (highest + base >= exact_scores(vectors[rows], query)).all()
 
 
 def test_random_vectors_leave_few_rows_to_score():
