@@ -55,10 +55,7 @@ def measure(folder: Path) -> dict:
     """Build the index and return recalls, queries per second and the card."""
     import faiss
 
-    from serving.index.engines import quantised
-    from serving.index.engines.codes import codes_of
-    from serving.index.engines.int8 import Int8
-    from serving.index.engines.saved import Saved
+    from serving.index.engines import codes, int8, quantised, saved
     from serving.index.build import publish
     from serving.index.finishing import Options, finish
     from serving.index.card import Card
@@ -89,12 +86,13 @@ def measure(folder: Path) -> dict:
     index = Index(folder / "index")
     vectors, _ = VectorFile(folder / "index" / card.data, WIDTH).open(COUNT)
     queries = points(QUERIES)
-    saved = Saved("lists", COUNT, card.check, card.parameters)
-    lists = quantised.load_lists(folder / "index" / card.data, saved)
+    lists = quantised.load_lists(
+        folder / "index" / card.data, saved.Saved("lists", COUNT, card.check, card.parameters)
+    )
     lists._index.nprobe = card.parameters["probes"]
     refined = faiss.IndexRefineFlat(lists._index, faiss.swig_ptr(np.ascontiguousarray(vectors)))
     refined.k_factor = 4
-    exact = Int8(codes_of(vectors), 2)
+    exact = int8.Int8(codes.codes_of(vectors), 2)
     turn = 0
 
     def next_queries(count: int) -> np.ndarray:
