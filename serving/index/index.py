@@ -50,7 +50,7 @@ class Index:
     """The index in `folder`, opened to search or, if `writable`, to change it too.
 
     With `resident`, an engine is loaded into memory that answers many queries quickly; without, the vectors
-    are read for each query, and nothing is loaded, except for engines whose codes are smaller (int8, lists).
+    are read for each query, and nothing is loaded, except lists, and to search alone int8, which is small.
     Threads may share an index. Raises UserError for a folder that holds no index, or a damaged one, and where
     another process writes.
     """
@@ -257,7 +257,8 @@ class Index:
         card, data = self._card, self.folder / self._card.data
         if card.rows > len(vectors):
             raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {len(vectors)}")
-        if card.engine in kinds.FILES and (self._resident or card.engine != "float16"):
+        searches_by = kinds.FILES if self._resident else ("lists",) if self._writable else ("lists", "int8")
+        if card.engine in searches_by:
             engine = kinds.load_engine(data, saved_engine(card), card.dimension, THREADS)
             return [Part(0, card.rows, engine)]
         return []
