@@ -157,7 +157,8 @@ def test_vectors_that_are_no_numbers_are_refused_before(make_index, number):
 
 
 def test_numbers_that_are_too_large_for_codes_are_told(tmp_path):
-    vectors = unit_vectors(10) * np.float32(3e38)
+    vectors = unit_vectors(10)
+    vectors[7] *= np.float32(3e38)
     assert codes_of(vectors) is None
     with pytest.raises(UserError, match="too large for codes: build with --engine scan"):
         build_codes(tmp_path, vectors)
