@@ -87,7 +87,7 @@ def make(folder: Path) -> None:
         items.insert([Item(f"p{row}.jpg", None, {}) for row in range(start, start + 10_000)])
     items.close()
     card = Card("", "pictures", COUNT, WIDTH, "cosine", Bundle.open(bundle).identity)
-    publish(folder / "index", draft, finish(draft, card, Options("float16"), None))
+    publish(folder / "index", draft, finish(draft, card, Options("int8"), None))
     print(json.dumps({"made": COUNT}))
 
 

@@ -55,7 +55,7 @@ def measure(folder: Path) -> dict:
     """Build the index and return recalls, queries per second and the card."""
     import faiss
 
-    from serving.index.engines import exact, quantised
+    from serving.index.engines import codes, int8, quantised, saved
     from serving.index.build import publish
     from serving.index.finishing import Options, finish
     from serving.index.card import Card
@@ -87,12 +87,12 @@ def measure(folder: Path) -> dict:
     vectors, _ = VectorFile(folder / "index" / card.data, WIDTH).open(COUNT)
     queries = points(QUERIES)
     lists = quantised.load_lists(
-        folder / "index" / card.data, quantised.Saved("lists", COUNT, card.check, card.parameters)
+        folder / "index" / card.data, saved.Saved("lists", COUNT, card.check, card.parameters)
     )
     lists._index.nprobe = card.parameters["probes"]
     refined = faiss.IndexRefineFlat(lists._index, faiss.swig_ptr(np.ascontiguousarray(vectors)))
     refined.k_factor = 4
-    half = quantised.half_precision(np.asarray(vectors), 2)
+    exact = int8.Int8(codes.codes_of(vectors), 2)
     turn = 0
 
     def next_queries(count: int) -> np.ndarray:
@@ -108,7 +108,7 @@ def measure(folder: Path) -> dict:
 
     def exactly() -> float:
         def search(query: np.ndarray) -> None:
-            exact.search(half, lambda rows: vectors[rows], query[None], 10, None, None)
+            exact.search(lambda rows: vectors[rows], query[None], 10, None, None)
 
         return per_second(search, next_queries(20))
 

@@ -120,7 +120,7 @@ def make(folder: Path) -> None:
             vectors = random.standard_normal((count, WIDTH), np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             opened.add([Item(f"r{start + row}", f"item {start + row}") for row in range(count)], vectors)
-    print(compact(index, Options("float16", bundle_folder=str(bundle))).describe(), flush=True)
+    print(compact(index, Options("int8", bundle_folder=str(bundle))).describe(), flush=True)
 
 
 def run(tool: str, *arguments: object) -> None:

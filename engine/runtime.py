@@ -11,7 +11,9 @@ import io
 import os
 import platform
 import random
+import signal
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,8 +267,11 @@ def _set_device(device: str) -> str:
 
 
 def _import_paddle_quietly() -> None:
-    """Import Paddle, and drop the known notices from what it prints."""
-    printed = io.StringIO()
+    """Import Paddle, and drop the known notices from what it prints.
+
+    Its import takes SIGTERM over, which is given back to a handler of this process.
+    """
+    printed, handler = io.StringIO(), signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.redirect_stderr(printed):
             import paddle  # noqa: F401
@@ -274,6 +279,8 @@ def _import_paddle_quietly() -> None:
         for line in printed.getvalue().splitlines():
             if not any(notice in line for notice in _KNOWN_NOTICES):
                 print(line, file=sys.stderr)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _read_text(path: Path) -> str:

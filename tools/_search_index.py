@@ -37,6 +37,7 @@ from serving.index.query import Answer, Asker, Term
 
 TERMS = ("text", "image", "id", "minus")
 TOGETHER = 256  # queries that are encoded together
+_LONGEST = 1 << 20  # bytes of a request
 
 
 def main() -> None:
@@ -87,7 +88,7 @@ def serve(searcher: IndexSearcher, folder: Path) -> None:
     path = folder / SOCKET
     if not folder.is_dir() or len(os.fsencode(path)) > 100:
         raise UserError(f"--serve: {path}: a socket needs a folder, and a path of at most 100 bytes")
-    if ask(str(folder), {"words": [], "folder": "/"}) is not None:
+    if ask(str(folder), "/", []) is not None:
         raise UserError(f"--serve: another process serves {folder} already")
     path.unlink(missing_ok=True)
     searcher.encoding.bundle.encode_texts(["warm"])
@@ -107,21 +108,20 @@ def _handler(searcher: IndexSearcher) -> type[socketserver.StreamRequestHandler]
 
         def handle(self) -> None:
             try:
-                request = json.loads(self.rfile.readline(1 << 20))
-                words, place = request["words"], request["folder"]
-            except (OSError, ValueError, KeyError, TypeError):
+                place, *words = self.rfile.read(_LONGEST).split(b"\0")[:-1]
+            except (OSError, ValueError):
                 return
             out, errors, code = io.StringIO(), io.StringIO(), 0
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
                 try:
                     os.chdir(place)
-                    searcher.search(read_arguments(words))
+                    searcher.search(read_arguments(list(map(os.fsdecode, words))))
                 except UserError as error:
                     print(f"error: {error}", file=errors)
                     code = 2
-            answer = {"out": out.getvalue(), "errors": errors.getvalue(), "code": code}
+            told, found = (text.getvalue().encode(errors="surrogatepass") for text in (errors, out))
             with contextlib.suppress(OSError):
-                self.wfile.write(json.dumps(answer).encode() + b"\n")
+                self.wfile.write(b"%d\0%d\0" % (code, len(told)) + told + found)
 
     return Handler
 

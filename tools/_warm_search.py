@@ -1,12 +1,17 @@
 """Hand a search of an index to the process that keeps it in memory (--serve), if there is one.
 
-This module imports next to nothing: starting Python is most of what such a search takes.
+This module imports next to nothing: starting Python is most of what such a search takes, and `json` and
+`socket` would double it. A request is the folder and the words of the command line, each with a zero byte
+behind it. An answer is the exit code and the length of the errors, likewise, then errors and output in UTF-8.
 """
 
-import json
 import os
-import socket
 import sys
+
+try:
+    import _socket as socket  # what `socket` is made of, without the modules that it imports
+except ModuleNotFoundError:
+    import socket
 
 SOCKET = "search.sock"
 OWN_WORDS = (
@@ -38,11 +43,12 @@ def served(words: list[str]) -> int | None:
     if any(name.startswith(own) for name in names for own in OWN_WORDS):
         return None
     try:
-        answer = ask(index_of(words), {"words": words, "folder": os.getcwd()})
+        answer = ask(index_of(words), os.getcwd(), words)
         if answer is None:
             return None
-        sys.stderr.write(answer["errors"])
-        sys.stdout.write(answer["out"])
+        code, errors, out = answer
+        sys.stderr.write(errors)
+        sys.stdout.write(out)
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -50,7 +56,7 @@ def served(words: list[str]) -> int | None:
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return answer["code"]
+    return code
 
 
 def index_of(words: list[str]) -> str:
@@ -62,17 +68,27 @@ def index_of(words: list[str]) -> str:
     return ""
 
 
-def ask(index: str, request: dict) -> dict | None:
-    """Return the answer of the process that serves an index; None if there is none."""
+def ask(index: str, folder: str, words: list[str]) -> tuple[int, str, str] | None:
+    """Return exit code, errors and output of a search in `folder`, by the process that serves an index.
+
+    None: there is none.
+    """
     path = os.path.join(index, SOCKET)
     if not os.path.exists(path):
         return None
-    with socket.socket(socket.AF_UNIX) as connection:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         connection.settimeout(_PATIENCE)
-        try:
-            connection.connect(path)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as answer:
-                return json.loads(answer.readline())
-        except (OSError, ValueError):  # it has ended, or its address is too long: then this process searches
-            return None
+        connection.connect(path)
+        connection.sendall(b"".join(os.fsencode(word) + b"\0" for word in (folder, *words)))
+        connection.shutdown(socket.SHUT_WR)
+        parts = []
+        while part := connection.recv(1 << 20):
+            parts.append(part)
+        code, length, texts = b"".join(parts).split(b"\0", 2)
+        errors, out = texts[: int(length)], texts[int(length) :]
+        return int(code), errors.decode(errors="surrogatepass"), out.decode(errors="surrogatepass")
+    except (OSError, ValueError):  # it has ended, or its address is too long: then this process searches
+        return None
+    finally:
+        connection.close()

@@ -163,10 +163,11 @@ class Service:
 
     def thumbnail(self, identity: str, size: int | None = None) -> str | None:
         """Return the address of an item's thumbnail, None where the collection has no pictures."""
+        if not self.thumbnails.shown:
+            return None
         asked = {"index": self.collection.name} if self.beside else {}
         asked |= {"size": str(size)} if size else {}
-        address = f"/v1/thumbnails/{quote(identity, safe='')}" + (f"?{urlencode(asked)}" if asked else "")
-        return address if self.thumbnails.shown else None
+        return f"/v1/thumbnails/{quote(identity, safe='')}" + (f"?{urlencode(asked)}" if asked else "")
 
 
 def _reason(answer, cutoff: dict | None, hits: list) -> str | None:

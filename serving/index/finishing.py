@@ -1,5 +1,6 @@
 """Finish an index: choose and build its engine, measure what that loses, and when nothing fits."""
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,14 +9,15 @@ import numpy as np
 from config.errors import UserError
 from config.progress import ShowProgress, no_progress
 from serving.index.card import Card, present_versions
-from serving.index.engines import exact, measured, quantised
-from serving.index.engines.quantised import Saved
+from serving.index.engines import exact, kinds, measured, quantised
+from serving.index.engines.saved import Saved
 from serving.index.sources import Encoder, Source
 from serving.index.vectors import VectorFile
 from serving.index.view import THREADS
 
-ENGINES = ("auto", "scan", "float16", "lists")
+ENGINES = ("auto", "scan", "int8", "float16", "lists")
 WANTED_RECALL = 0.95
+ENOUGH_MS = 20.0  # an exact query may take so long before the approximate engine is chosen
 _LEAST_SENTENCES = 40  # of which a cut-off is made
 _SCANNED_BYTES = 32 << 20  # so few vectors are searched without an engine
 
@@ -83,7 +85,7 @@ def finish(
         rows=saved.rows,
         check=saved.check,
         parameters=saved.parameters,
-        precision={"scan": "float32", "float16": "float16", "lists": "8 bits"}[name],
+        precision=kinds.PRECISIONS[name],
         recall_at_10=round(measured.recall(found, true, 10), 4),
         recall_queries=f"{len(asked)} {kind}",
         exact_query_ms=None if exact_ms is None else round(exact_ms, 2),
@@ -95,16 +97,13 @@ def finish(
 def _built(name: str, data: Path, card: Card, show: ShowProgress) -> tuple[exact.Engine, Saved]:
     """Return an engine for all vectors in `data`, and what is saved of it; files of others are removed."""
     vectors, checks = VectorFile(data, card.dimension).open(card.count)
-    for other, file in (("lists", quantised.LISTS), ("float16", quantised.CODES)):
+    for other, file in kinds.FILES.items():
         if other != name:
             (data / file).unlink(missing_ok=True)
     if name == "scan":
         return exact.Scan(vectors, checks, data), Saved("scan", 0, 0, {})
-    if name == "float16":
-        saved = quantised.build_half(data, vectors, show)
-        return quantised.load_half(data, saved, card.dimension, THREADS), saved
-    saved = quantised.build_lists(data, vectors, show)
-    return quantised.load_lists(data, saved), saved
+    saved = kinds.build_engine(name, data, vectors, show)
+    return kinds.load_engine(data, saved, card.dimension, THREADS), saved
 
 
 def encoded_queries(encoder: Encoder, source: Source) -> Queries | None:
@@ -141,11 +140,27 @@ def _choose(
         return options.engine, None
     if vectors.nbytes <= _SCANNED_BYTES:
         return "scan", None
-    if vectors.nbytes // 2 > options.memory:
-        return quantised.choose(*vectors.shape, options.memory, np.inf), None
-    saved = quantised.build_half(data, vectors, show)
-    exact_ms = quantised.milliseconds(quantised.load_half(data, saved, vectors.shape[1], THREADS), asked)
-    return quantised.choose(*vectors.shape, options.memory, exact_ms), exact_ms
+    count, dimension = vectors.shape
+    exact_ms = None
+    for name, needed in (("int8", count * (dimension + 8)), ("float16", 2 * count * dimension)):
+        if needed <= options.memory:
+            saved = kinds.build_engine(name, data, vectors, show)
+            engine = kinds.load_engine(data, saved, dimension, THREADS)
+            exact_ms = _milliseconds(engine, vectors, asked)
+            if exact_ms <= ENOUGH_MS:
+                return name, exact_ms
+    quantised.check_memory(count, dimension, options.memory)
+    return "lists", exact_ms
+
+
+def _milliseconds(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> float:
+    """Return the shortest time that a search for one of `queries` [Q,D] takes: other work counts least."""
+    times = []
+    for query in queries:
+        start = time.perf_counter()
+        _search(engine, vectors, query[None])
+        times.append(time.perf_counter() - start)
+    return min(times) * 1e3
 
 
 def _probes(
@@ -169,7 +184,7 @@ def _search(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> l
         return exact.best_first(exact.exact_scores(vectors, query), np.arange(len(vectors)), k)
 
     k = min(10, len(vectors))
-    found = exact.search(engine, lambda rows: vectors[rows], queries, k, None, everything)
+    found = engine.search(lambda rows: vectors[rows], queries, k, None, everything)
     return [rows for _, rows in found]
 
 

@@ -19,8 +19,10 @@ import numpy as np
 from config.errors import UnavailableError, UserError
 from serving.index.card import FILE as CARD
 from serving.index.card import Card, check_bundle, read_card, write_card
-from serving.index.engines import exact, quantised
-from serving.index.engines.quantised import Saved
+from serving.index.engines import exact, kinds
+from serving.index.engines.codes import codes_of
+from serving.index.engines.int8 import Int8
+from serving.index.engines.saved import Saved, check_file
 from serving.index.items import Item, Items, State, checked_items, refuse_unknown
 from serving.index.vectors import VectorFile, blocks_of, check_vectors, damaged, take_rows
 from serving.index.view import THREADS, Part, View, allowed_rows, search_view
@@ -48,9 +50,9 @@ class Index:
     """The index in `folder`, opened to search or, if `writable`, to change it too.
 
     With `resident`, an engine is loaded into memory that answers many queries quickly; without, the vectors
-    are read for each query, and nothing is loaded (an approximate engine always is). Threads may share an
-    index. Raises UserError for a folder that holds no index, or a damaged one, and where another process
-    writes.
+    are read for each query, and nothing is loaded, except lists, and to search alone int8, which is small.
+    Threads may share an index. Raises UserError for a folder that holds no index, or a damaged one, and where
+    another process writes.
     """
 
     def __init__(self, folder: str | Path, writable: bool = False, resident: bool = True) -> None:
@@ -184,9 +186,8 @@ class Index:
         for part in blocks_of(*view.vectors.shape):
             take_rows(folder, view.vectors, view.checks, np.arange(part.start, part.stop))
         items.verify()
-        names = {"float16": quantised.CODES, "lists": quantised.LISTS}
-        if card.engine in names:
-            quantised.check_file(folder / names[card.engine], saved_engine(card))
+        if card.engine in kinds.FILES:
+            check_file(folder / kinds.FILES[card.engine], saved_engine(card))
 
     def _now(self) -> tuple[View, Items, Card, Path]:
         with self._lock:
@@ -242,9 +243,9 @@ class Index:
         parts = [part for part in parts if not (isinstance(part.engine, exact.Scan))]
         covered = parts[-1].end if parts else 0
         if self._resident and self._card.engine != "scan" and state.rows - covered > _SCANNED_ROWS:
-            engine = quantised.half_precision(vectors[covered:], THREADS)
-            if engine is not None:
-                parts.append(Part(covered, state.rows, engine))
+            codes = codes_of(vectors[covered:])
+            if codes is not None:
+                parts.append(Part(covered, state.rows, Int8(codes, THREADS)))
                 covered = state.rows
         if covered < state.rows:
             data = self.folder / self._card.data
@@ -256,12 +257,10 @@ class Index:
         card, data = self._card, self.folder / self._card.data
         if card.rows > len(vectors):
             raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {len(vectors)}")
-        if card.engine == "lists":
-            return [Part(0, card.rows, quantised.load_lists(data, saved_engine(card)))]
-        if card.engine == "float16" and self._resident:
-            return [
-                Part(0, card.rows, quantised.load_half(data, saved_engine(card), card.dimension, THREADS))
-            ]
+        searches_by = kinds.FILES if self._resident else ("lists",) if self._writable else ("lists", "int8")
+        if card.engine in searches_by:
+            engine = kinds.load_engine(data, saved_engine(card), card.dimension, THREADS)
+            return [Part(0, card.rows, engine)]
         return []
 
 

@@ -14,6 +14,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 
 import numpy as np
@@ -303,7 +304,10 @@ def _as_columns(item: Item) -> tuple[str, str | None, str | None, int]:
 
 
 def _crc(identity: str, caption: str | None, metadata: str | None) -> int:
-    return zlib.crc32(json.dumps([identity, caption, metadata]).encode())
+    columns = (
+        "null" if text is None else encode_basestring_ascii(text) for text in (identity, caption, metadata)
+    )
+    return zlib.crc32(f"[{', '.join(columns)}]".encode())
 
 
 def _marks(values: Sequence) -> str:

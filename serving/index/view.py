@@ -76,8 +76,7 @@ def search_view(
         scan = exact.Scan(
             view.vectors[part.start : part.end], view.checks[part.start : part.end], folder / "vectors.f32"
         )
-        bests = exact.search(
-            part.engine,
+        bests = part.engine.search(
             lambda rows, start=part.start: take(rows + start),
             queries,
             k,

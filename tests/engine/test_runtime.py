@@ -265,6 +265,19 @@ print(prepare_runtime("cpu", threads=2, seed=0, deterministic=False).describe())
     assert "cpu x 2 threads, MKL as MKL_DEBUG_CPU_TYPE says, seed 0, nondeterministic" in result.stdout
 
 
+def test_a_process_keeps_its_own_handler_of_sigterm():
+    """Paddle's import takes SIGTERM over, and a process that serves may import it late."""
+    code = """
+import os, signal, sys
+from engine.runtime import prepare_runtime
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+prepare_runtime("cpu")
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ended = run_code(code)
+    assert (ended.returncode, ended.stderr) == (143, "")
+
+
 def test_a_gpu_that_is_not_there_is_the_users_mistake():
     code = """
 from config.errors import UserError

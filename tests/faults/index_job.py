@@ -22,7 +22,7 @@ from tests.vector_makers import WordEncoder
 
 DIMENSION, FIRST = 24, 120
 KINDS = ["add", "add", "update", "delete", "describe", "compact"]
-OPTIONS = Options("float16")
+OPTIONS = Options("int8")
 
 
 @dataclass(frozen=True)

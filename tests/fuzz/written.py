@@ -27,6 +27,7 @@ from serving.bundle.bundle import Bundle
 from serving.bundle.graph import Graph
 from serving.index.build import Options, finish, publish
 from serving.index.card import Card
+from serving.index.engines.kinds import FILES
 from serving.index.index import Index
 from serving.index.items import Items
 from serving.index.sources import read_sentences
@@ -56,9 +57,8 @@ def _index(engine: str) -> Reader:
             index.search(unit_vectors(2), 3)
             list(index.items())
 
-    engines = {"scan": (), "float16": ("0001/codes.f16",), "lists": ("0001/lists.faiss",)}
     data = ("card.json", "0001/items.sqlite", "0001/vectors.f32", "0001/checks.u32")
-    return Reader(write, read, (*data, *engines[engine]))
+    return Reader(write, read, (*data, *([f"0001/{FILES[engine]}"] if engine in FILES else [])))
 
 
 def _read_bundle(folder: Path) -> None:
@@ -171,7 +171,7 @@ RELEVANT = {name: [str(row), (row + 1) % 4] for row, name in enumerate(NAMES)}
 GRADES = "image,caption,grade\n" + "".join(f"{name},{row},{row + 1}\n" for row, name in enumerate(NAMES))
 
 WRITTEN = {
-    **{f"index, {engine}": _index(engine) for engine in ("scan", "float16", "lists")},
+    **{f"index, {engine}": _index(engine) for engine in ("scan", *FILES)},
     "bundle": Reader(
         lambda folder: write_bundle(folder / "b"),
         _read_bundle,

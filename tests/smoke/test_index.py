@@ -239,6 +239,7 @@ def test_a_process_that_serves_the_index_answers_the_same(index, made, tmp_path)
         for arguments, code in (
             (["--text", "red dog", "--top_k", 3], 0),
             (["--text", "zebra"], 2),
+            (["--text", "grün 斑马"], 2),
             (["--id", "3.jpg", "--where", "year >= 2005", "--json"], 0),
             (["--where", "x"], 2),
         ):

@@ -1,12 +1,13 @@
 """Exact search: what a full sort of all float32 scores finds, in its order.
 
-An engine proposes rows by approximate scores whose error it knows. The proposed rows are scored again in
+An engine chooses rows by approximate scores whose error it knows. The chosen rows are scored again in
 float32, and the search goes on with more rows until none that was left out can be among the best.
 
 Equal scores are listed in the order of rows, as the evaluator lists them in the order of the split. So that
 equal vectors have equal scores, `exact_scores` sums every row alike, wherever it stands.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,8 @@ from serving.index.vectors import blocks_of, damaged, forget, row_checks
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows [n,D] and a query [D] -> scores [n]
 TakeRows = Callable[[np.ndarray], np.ndarray]  # rows [n] -> vectors [n,D], whose checks have been compared
+# A query [D], k, and the allowed rows -> scores [<=k] and rows [<=k] of the best of all rows, best first.
+Everything = Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
 
 _SINGLE = 2.0**-24  # unit roundoff of float32
 _MOST_PROPOSED = 4096
@@ -25,20 +28,16 @@ _KEPT_BYTES = 64 << 20  # that are kept in memory after they were read for a que
 
 
 class Engine(Protocol):
-    """What proposes rows.
+    """What searches rows."""
 
-    `error` bounds by how much a proposed score differs from the exact one, for a query of length 1; None: the
-    engine may leave out a row whatever its score is.
-    """
+    def search(
+        self, take: TakeRows, queries: np.ndarray, k: int, allowed: np.ndarray | None, everything: Everything
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D], best first.
 
-    error: float | None
-
-    def propose(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores [Q,k] and rows [Q,k] for `queries` [Q,D], best first, and row -1 behind the last.
-
-        `allowed`, bool [N]: the rows to choose from; None: all.
+        `take` gives vectors by row. `allowed`, bool [N], are the rows to choose from; None: all. `everything`
+        scores all rows for a query: the last resort where more than some thousand rows are too alike to be
+        told apart by what the engine knows of them.
         """
 
 
@@ -53,39 +52,48 @@ def best_first(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray
     return scores[order], rows[order]
 
 
-def search(
-    engine: Engine,
-    take: TakeRows,
-    queries: np.ndarray,
-    k: int,
-    allowed: np.ndarray | None,
-    everything: Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np.ndarray]],
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return scores [<=k] and rows [<=k] of each of `queries` [Q,D], best first.
+class Proposing(ABC):
+    """An engine that proposes rows, in the order of approximate scores.
 
-    `take` gives vectors by row, and `everything` scores all rows for a query: the last resort where more than
-    some thousand rows are too alike to be told apart by what the engine proposes.
+    `error` bounds by how much a proposed score differs from the exact one, for a query of length 1; None: the
+    engine may leave out a row whatever its score is.
     """
-    lengths = np.linalg.norm(queries, axis=1)
-    found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
-    left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if engine.error else 4 * k
-    while len(left):
-        proposed, rows = engine.propose(queries[left], wanted, allowed)
-        unsure = []
-        for place, query in enumerate(left):
-            there = rows[place][rows[place] >= 0]
-            scores, best = best_first(exact_scores(take(there), queries[query]), there, k)
-            found[query] = scores, best
-            if engine.error is None or len(there) < wanted:
-                continue
-            if proposed[place, -1] + engine.error * lengths[query] >= scores[-1]:
-                unsure.append(query)
-        left, wanted = np.array(unsure, np.int64), wanted * 4
-        if wanted > _MOST_PROPOSED:
-            for query in left:
-                found[query] = everything(queries[query], k, allowed)
-            break
-    return found
+
+    error: float | None
+
+    @abstractmethod
+    def propose(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores [Q,k] and rows [Q,k] for `queries` [Q,D], best first, and row -1 behind the last.
+
+        `allowed`, bool [N]: the rows to choose from; None: all.
+        """
+
+    def search(
+        self, take: TakeRows, queries: np.ndarray, k: int, allowed: np.ndarray | None, everything: Everything
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D] (`Engine`)."""
+        lengths = np.linalg.norm(queries, axis=1)
+        found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
+        left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if self.error else 4 * k
+        while len(left):
+            proposed, rows = self.propose(queries[left], wanted, allowed)
+            unsure = []
+            for place, query in enumerate(left):
+                there = rows[place][rows[place] >= 0]
+                scores, best = best_first(exact_scores(take(there), queries[query]), there, k)
+                found[query] = scores, best
+                if self.error is None or len(there) < wanted:
+                    continue
+                if proposed[place, -1] + self.error * lengths[query] >= scores[-1]:
+                    unsure.append(query)
+            left, wanted = np.array(unsure, np.int64), wanted * 4
+            if wanted > _MOST_PROPOSED:
+                for query in left:
+                    found[query] = everything(queries[query], k, allowed)
+                break
+        return found
 
 
 def compare(path: Path, rows: np.ndarray, checks: np.ndarray) -> None:
@@ -94,7 +102,7 @@ def compare(path: Path, rows: np.ndarray, checks: np.ndarray) -> None:
         raise damaged(path, "a vector is not what was written")
 
 
-class Scan:
+class Scan(Proposing):
     """An engine that reads the float32 `vectors` [N,D] of the file, and holds nothing in memory.
 
     Every block is compared with its `checks` [N] when it is read for the first time; UserError, which names

@@ -6,12 +6,8 @@ graphs cannot remove a row, and `IndexIDMap2` over an inverted file gives wrong 
 without an error.)
 """
 
-import mmap
-import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import xor
@@ -23,12 +19,12 @@ import numpy as np
 from config.errors import UserError
 from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
+from serving.index.engines.exact import Proposing
+from serving.index.engines.saved import Saved, check_file, contents_check, file_check
 from serving.index.vectors import blocks_of, damaged
 
 CODES = "codes.f16"
 LISTS = "lists.faiss"
-ENOUGH_MS = 20.0  # an exact query may take so long before the approximate engine is chosen
-_WORD = np.uint64
 _MULTIPLIED = 8  # from so many queries on, a product of matrices takes less time than a scan for each
 _DECODED_ROWS = 512  # that are decoded and multiplied at a time: two megabytes stay in a core's cache
 _BELOW_SIGN = np.int32(0b111 << 28)  # where the sign of an int16, shifted by 13, is repeated
@@ -48,17 +44,7 @@ def faiss_package() -> ModuleType:
     return faiss
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What is saved of an engine: its name, its file's check, how many rows it holds, and its parameters."""
-
-    name: str
-    rows: int
-    check: int
-    parameters: dict
-
-
-class HalfPrecision:
+class HalfPrecision(Proposing):
     """An engine that holds all rows as float16 in memory, half of what they take as float32 (FAISS, SQfp16).
 
     The rows are shared among threads. `error` is measured: the length of what rounding took off a row,
@@ -185,7 +171,7 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.
     return np.take_along_axis(scores, places, axis=1), np.take_along_axis(rows, places, axis=1)
 
 
-class InvertedFile:
+class InvertedFile(Proposing):
     """An approximate engine: rows in lists around centres, 8 bits a number (FAISS, IVF with SQ8).
 
     A query looks into the `probes` lists whose centres are nearest. Where few rows are allowed, it looks into
@@ -247,7 +233,7 @@ def load_half(folder: Path, saved: Saved, dimension: int, threads: int) -> HalfP
             file.seek(rows.start * width)
             if file.readinto(memory) != memory.size:
                 raise damaged(path, "it is cut short")
-        return _check(memory)
+        return contents_check(memory)
 
     try:
         size = path.stat().st_size
@@ -259,19 +245,6 @@ def load_half(folder: Path, saved: Saved, dimension: int, threads: int) -> HalfP
     if reduce(xor, checks, size) != saved.check:
         raise damaged(path, "its contents are not what was written")
     return HalfPrecision(shards, saved.parameters["rounding"], dimension)
-
-
-def half_precision(vectors: np.ndarray, threads: int) -> HalfPrecision | None:
-    """Return the engine of float32 `vectors` [N,D]; None where float16 cannot hold their numbers."""
-    codes, rounding = _as_half(vectors)
-    if not np.isfinite(rounding):
-        return None
-
-    def copy(rows: slice, memory: np.ndarray) -> None:
-        memory.reshape(-1, 2 * vectors.shape[1])[:] = codes[rows].view(np.uint8)
-
-    shards, _ = _sharded(len(codes), vectors.shape[1], threads, copy)
-    return HalfPrecision(shards, rounding, vectors.shape[1])
 
 
 def _as_half(vectors: np.ndarray) -> tuple[np.ndarray, float]:
@@ -350,53 +323,11 @@ def lists_for(count: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(max(count, 1)) / 2 + 1), 2, 16))
 
 
-def choose(count: int, dimension: int, memory: int, exact_ms: float) -> str:
-    """Return "float16" or "lists", the engine for `count` rows of D numbers compared by inner products.
-
-    It is exact as long as a query, measured, takes no more than ENOUGH_MS and the codes fit into `memory`
-    bytes. Raises UserError where the lists do not fit either: then one machine is not enough.
-    """
-    if exact_ms <= ENOUGH_MS and count * dimension * 2 <= memory:
-        return "float16"
+def check_memory(count: int, dimension: int, memory: int) -> None:
+    """Raise UserError where lists of `count` rows of D numbers do not fit into `memory` bytes."""
     needed = count * (dimension + 8) + lists_for(count) * dimension * 4
     if needed > memory:
         raise UserError(
             f"{count:,} vectors of {dimension} numbers need {needed / 1e9:.3g} GB even with 8 bits a number, "
             f"and {memory / 1e9:.3g} GB are allowed: allow more by --memory, or name a Milvus by its address"
         )
-    return "lists"
-
-
-def milliseconds(engine, queries: np.ndarray, k: int = 10) -> float:
-    """Return the shortest time that `engine` takes for one of `queries` [Q,D]: other work counts least."""
-    times = []
-    for query in queries:
-        start = time.perf_counter()
-        engine.propose(query[None], k, None)
-        times.append(time.perf_counter() - start)
-    return min(times) * 1e3
-
-
-def file_check(path: Path) -> int:
-    """Return a check of a file: the exclusive or of its words of 64 bits and of its size."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        contents = np.frombuffer(content, np.uint8)
-        check = _check(contents) ^ contents.size
-        del contents  # before what it reads is closed
-        return check
-
-
-def _check(contents: np.ndarray) -> int:
-    """Return the exclusive or of words of 64 bits in bytes [n]; fewer bytes at the end count as a word."""
-    whole = contents.size // 8 * 8
-    check = int(np.bitwise_xor.reduce(contents[:whole].view(_WORD)))
-    return check ^ int.from_bytes(contents[whole:].tobytes(), "little")
-
-
-def check_file(path: Path, saved: Saved) -> None:
-    """Raise UserError unless the file is what `saved` says."""
-    try:
-        if not os.path.getsize(path) or file_check(path) != saved.check:
-            raise damaged(path, "its contents are not what was written")
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from error

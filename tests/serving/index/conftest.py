@@ -25,6 +25,7 @@ def make_index(tmp_path) -> Callable[..., Path]:
         measure: str = "cosine",
         holds: str = "pictures",
         name: str = "index",
+        options: Options | None = None,
     ) -> Path:
         folder = tmp_path / name
         draft = folder / "building"
@@ -34,7 +35,7 @@ def make_index(tmp_path) -> Callable[..., Path]:
         database.insert(items or items_named(len(vectors)))
         database.close()
         card = Card("", holds, len(vectors), vectors.shape[1], measure, "a" * 64)
-        publish(folder, draft, finish(draft, card, Options(engine), None))
+        publish(folder, draft, finish(draft, card, options or Options(engine), None))
         return folder
 
     return make_index

@@ -13,7 +13,7 @@ from serving.index.index import Index
 from serving.index.items import Item
 from tests.vector_makers import items_named, unit_vectors
 
-ENGINES = ["scan", "float16", "lists"]
+ENGINES = ["scan", "int8", "float16", "lists"]
 
 
 def ids(hits) -> list[str]:

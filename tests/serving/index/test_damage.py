@@ -16,6 +16,7 @@ from tests.vector_makers import items_named, unit_vectors
 
 FILES = {
     "scan": ["vectors.f32", "checks.u32", "items.sqlite"],
+    "int8": ["codes.i8", "vectors.f32"],
     "float16": ["codes.f16", "vectors.f32"],
     "lists": ["lists.faiss"],
 }
@@ -132,7 +133,7 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, before)
 
 
-@pytest.mark.parametrize("engine", ["scan", "float16", "lists"])
+@pytest.mark.parametrize("engine", ["scan", "int8", "float16", "lists"])
 def test_a_full_disk_loses_nothing(make_index, engine, full_disk):
     vectors = unit_vectors(3000)
     folder = make_index(vectors[:1000], engine, items_named(1000))

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from serving.index import view
+from serving.index import finishing, view
 from serving.index.engines import exact, quantised
+from serving.index.engines.int8 import Int8
 from serving.index.engines.measured import true_best
+from serving.index.finishing import Options
 from serving.index.index import Index
 from serving.index.vectors import forget
 from tests.closeness import assert_close
 from tests.vector_makers import items_named, unit_vectors
 
-EXACT = ["scan", "float16"]
+EXACT = ["scan", "int8", "float16"]
 
 
 def best_by_hand(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
@@ -72,10 +74,10 @@ def test_a_query_has_the_same_hits_alone_and_in_a_batch(make_index, engine):
 
 
 @pytest.mark.parametrize("allowed", [1.0, 0.5, 0.005])
-def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes(allowed):
+def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes(allowed, tmp_path):
     vectors, queries = unit_vectors(3000), unit_vectors(40, seed=1)
     chosen = None if allowed == 1 else np.random.default_rng(0).random(3000) < allowed
-    engine = quantised.half_precision(vectors, 2)
+    engine = quantised.load_half(tmp_path, quantised.build_half(tmp_path, vectors), 24, 2)
     scores, rows = engine.propose(queries, 30, chosen)  # so many are multiplied
     for place, query in enumerate(queries):
         (alone,), (expected,) = engine.propose(query[None], 30, chosen)
@@ -210,18 +212,34 @@ def test_threads_search_while_another_adds_and_deletes(make_index):
     assert not problems
 
 
-def test_the_rule_that_chooses_an_engine():
-    assert quantised.choose(100_000, 1024, 1 << 30, 13.0) == "float16"
-    assert quantised.choose(100_000, 1024, 1 << 30, 21.0) == "lists"
-    assert quantised.choose(100_000, 1024, 150 << 20, 13.0) == "lists"
+@pytest.mark.parametrize(
+    ("enough", "memory", "engine"),
+    [
+        ({"int8": 13.0, "float16": 9.0}, 1 << 20, "int8"),
+        ({"int8": 21.0, "float16": 9.0}, 1 << 20, "float16"),
+        ({"int8": 21.0, "float16": 21.0}, 1 << 20, "lists"),
+        ({"int8": 21.0, "float16": 9.0}, 40_000, "lists"),  # so much as lists need, and not float16
+    ],
+)
+def test_the_rule_that_chooses_an_engine(make_index, monkeypatch, enough, memory, engine):
+    names = {Int8: "int8", quantised.HalfPrecision: "float16"}
+    monkeypatch.setattr(finishing, "_SCANNED_BYTES", 0)
+    monkeypatch.setattr(finishing, "_milliseconds", lambda engine, *_: enough[names[type(engine)]])
+    with Index(make_index(unit_vectors(1000), options=Options(memory=memory))) as index:
+        assert index.card.engine == engine
+
+
+def test_what_no_engine_can_hold_is_refused_with_what_it_needs():
     with pytest.raises(UserError, match="need 0.105 GB even with 8 bits a number, and 0.1 GB are allowed"):
-        quantised.choose(100_000, 1024, 100_000_000, 13.0)
+        quantised.check_memory(100_000, 1024, 100_000_000)
 
 
-def test_without_faiss_a_search_reads_the_vectors_and_lists_say_what_is_missing(make_index, monkeypatch):
+def test_without_faiss_a_search_is_exact_and_lists_say_what_is_missing(make_index, monkeypatch):
     vectors = unit_vectors(100)
     half, lists = make_index(vectors, "float16"), make_index(vectors, "lists", name="lists")
     monkeypatch.setitem(sys.modules, "faiss", None)
+    with Index(make_index(vectors, "int8", name="int8")) as index:
+        assert index.search(vectors[7:8], 1)[0][0].id == "p7"
     with Index(half, resident=False) as index:
         assert index.search(vectors[7:8], 1)[0][0].id == "p7"
     with pytest.raises(UserError, match="needs the package faiss-cpu: pip install -r requirements-index.txt"):

@@ -1,0 +1,197 @@
+"""The engine of 8 bits a number finds what all float32 scores find, whatever the vectors are."""
+
+import numpy as np
+import onnx
+import pytest
+
+from config.errors import UserError
+from serving.index.engines import int8, integers
+from serving.index.engines.codes import Codes, build_codes, codes_of
+from serving.index.engines.exact import Scan, exact_scores
+from serving.index.engines.integers import LARGEST, ZERO
+from serving.index.index import Index
+from serving.index.vectors import row_checks
+from tests.vector_makers import items_named, unit_vectors
+
+WIDTH = 24
+
+
+def _duplicates() -> np.ndarray:
+    return np.repeat(unit_vectors(40), 30, axis=0)[np.random.default_rng(0).permutation(1200)]
+
+
+def _near_ties() -> np.ndarray:
+    """Return rows that differ in the last bits, so that their codes are the same."""
+    rows = np.tile(unit_vectors(1), (1200, 1))
+    rows.view(np.int32)[:] += np.random.default_rng(0).integers(-2, 3, rows.shape, dtype=np.int32)
+    return rows
+
+
+def _lengths() -> np.ndarray:
+    """Return rows of lengths from 1e-30 to 1e15, and some of zeros."""
+    vectors = unit_vectors(1200) * (10.0 ** np.random.default_rng(0).uniform(-30, 15, (1200, 1)))
+    vectors[::50] = 0
+    return vectors.astype(np.float32)
+
+
+def _columns() -> np.ndarray:
+    """Return rows whose columns are constant, far apart in width, or of one number that differs."""
+    vectors = unit_vectors(1200) * np.geomspace(1e-6, 1e3, WIDTH)
+    vectors[:, 3], vectors[:, 4] = 0.0, 7.0
+    vectors[600, 5] = 1e4
+    return vectors.astype(np.float32)
+
+
+MAKERS = {
+    "random": lambda: unit_vectors(1200),
+    "far from zero": lambda: unit_vectors(1200) + np.float32(3),
+    "sparse": lambda: unit_vectors(1200) * (np.random.default_rng(0).random((1200, WIDTH)) < 0.1),
+    "duplicates": _duplicates,
+    "near ties": _near_ties,
+    "lengths": _lengths,
+    "columns": _columns,
+    "zeros": lambda: np.zeros((1200, WIDTH), np.float32),
+    "one": lambda: unit_vectors(1),
+}
+
+
+def engine_of(vectors: np.ndarray, threads: int = 2) -> int8.Int8:
+    return int8.Int8(codes_of(vectors), threads)
+
+
+def found_by(engine: int8.Int8, vectors: np.ndarray, queries: np.ndarray, k: int, allowed=None) -> list:
+    scan = Scan(vectors, row_checks(vectors), None)
+    return engine.search(lambda rows: vectors[rows], queries, k, allowed, scan.everything)
+
+
+def found_by_hand(vectors: np.ndarray, query: np.ndarray, k: int, allowed=None) -> list[tuple[float, int]]:
+    """Return scores and rows of the k best by a plain loop; equal scores in the order of rows."""
+    rows = range(len(vectors)) if allowed is None else np.flatnonzero(allowed).tolist()
+    scored = [(float(exact_scores(vectors[row : row + 1], query)[0]), row) for row in rows]
+    return sorted(scored, key=lambda each: (-each[0], each[1]))[:k]
+
+
+@pytest.fixture(params=["at once", "in small blocks"])
+def blocks(request, monkeypatch):
+    """Let 1,200 rows be read in one block, or in many by two threads, as a hundred thousand are."""
+    if request.param == "in small blocks":
+        monkeypatch.setattr(int8, "_FIRST_ROWS", 64)
+        monkeypatch.setattr(int8, "_BLOCK_PRODUCTS", 128)
+
+
+@pytest.mark.parametrize("most", [1 << 30, 20])  # rows that are taken one by one
+@pytest.mark.parametrize("maker", MAKERS)
+def test_it_finds_what_a_plain_loop_finds_with_the_same_scores(maker, most, blocks, monkeypatch):
+    vectors = np.ascontiguousarray(MAKERS[maker](), np.float32)
+    near = vectors[:: max(1, len(vectors) // 3)] + 0.1 * unit_vectors(1, seed=1)
+    queries = np.concatenate([unit_vectors(3, seed=2), near]).astype(np.float32)
+    queries /= np.maximum(np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True), 1e-12)
+    queries = queries.astype(np.float32)
+    engine = engine_of(vectors)
+    monkeypatch.setattr(engine, "_most_taken", most)
+    for allowed in (None, np.random.default_rng(1).random(len(vectors)) < 0.3):
+        for query in queries:
+            expected = found_by_hand(vectors, query, 7, allowed)
+            for together in (query[None], queries):
+                found = found_by(engine, vectors, together, 7, allowed)
+                place = 0 if len(together) == 1 else int(np.flatnonzero((queries == query).all(axis=1))[0])
+                scores, rows = found[place]
+                assert list(zip(scores.tolist(), rows.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_no_score_is_further_off_than_the_codes_say(maker):
+    vectors = np.ascontiguousarray(MAKERS[maker](), np.float32)
+    codes = codes_of(vectors)
+    steps = codes.steps[:, None].astype(np.float64) * codes.widths
+    decoded = codes.centre + steps * (codes.numbers.astype(np.float64) - ZERO)
+    worst = vectors - decoded  # the query for which a code is off most
+    queries = np.concatenate([unit_vectors(20, seed=3), worst[:20]]).astype(np.float64)
+    for query in queries:
+        length = np.linalg.norm(query)
+        off = np.abs(exact_scores(vectors, query.astype(np.float32)) - decoded @ query)
+        assert (off <= codes.errors.astype(np.float64) * length * (1 + 1e-6)).all()
+
+
+def test_what_rounding_a_query_loses_is_counted_too():
+    """Vectors of whole numbers lose nothing themselves."""
+    numbers = np.random.default_rng(0).integers(1, 256, (1200, WIDTH)).astype(np.uint8)
+    vectors = numbers.astype(np.float32) - ZERO
+    errors = (WIDTH + 32) * 2.0**-24 * np.linalg.norm(vectors, axis=1).astype(np.float32)
+    ones = np.ones(1200, np.float32)
+    codes = Codes(np.zeros(WIDTH, np.float32), ones[:WIDTH], ones, errors, numbers)
+    engine, queries = int8.Int8(codes, 1), unit_vectors(50, seed=4)
+    asked = int8._asked(queries, codes)
+    shortlist = engine._read(0, 1200, asked, 1200, None)
+    for query, base, (highest, rows) in zip(queries, asked.bases, shortlist.of_each(), strict=True):
+        assert sorted(rows) == list(range(1200))
+        assert (highest + base >= exact_scores(vectors[rows], query)).all()
+
+
+def test_random_vectors_leave_few_rows_to_score():
+    vectors, taken = unit_vectors(20_000, 256), []
+    engine = engine_of(vectors)
+
+    def take(rows: np.ndarray) -> np.ndarray:
+        taken.append(len(rows))
+        return vectors[rows]
+
+    engine.search(take, unit_vectors(10, 256, seed=1), 10, None, None)
+    assert sum(taken) < 10 * 100
+
+
+def test_it_uses_as_many_threads_as_it_may_and_finds_the_same():
+    vectors, queries = unit_vectors(9000), unit_vectors(3, seed=1)
+    one, three = (found_by(engine_of(vectors, threads), vectors, queries, 9) for threads in (1, 3))
+    for (scores, rows), (others, other_rows) in zip(one, three, strict=True):
+        assert scores.tolist() == others.tolist() and rows.tolist() == other_rows.tolist()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_vectors_that_are_no_numbers_are_refused_before(make_index, number):
+    vectors = unit_vectors(10)
+    with Index(make_index(vectors, "int8"), writable=True) as index:
+        vectors[3, 2] = number
+        with pytest.raises(UserError, match="row 4 holds NaN or infinity"):
+            index.add(items_named(10, 10), vectors)
+
+
+def test_numbers_that_are_too_large_for_codes_are_told(tmp_path):
+    vectors = unit_vectors(10)
+    vectors[7] *= np.float32(3e38)
+    assert codes_of(vectors) is None
+    with pytest.raises(UserError, match="too large for codes: build with --engine scan"):
+        build_codes(tmp_path, vectors)
+
+
+def test_rows_that_come_later_are_searched_by_codes_too(make_index):
+    vectors, query = unit_vectors(9000), unit_vectors(1, seed=1)
+    with Index(make_index(vectors[:1000], "int8", items_named(1000)), writable=True) as index:
+        index.add(items_named(8000, 1000), vectors[1000:])
+        hits = index.search(query, 20)[0]
+    assert [(hit.score, int(hit.id[1:])) for hit in hits] == found_by_hand(vectors, query[0], 20)
+
+
+def test_products_are_exact_at_the_ends_of_what_their_numbers_may_be():
+    """Where processors add two products up in 16 bits, larger numbers would be cut off."""
+    random = np.random.default_rng(0)
+    rows = random.choice(np.uint8([0, 1, 127, 128, 254, 255]), (40, 1000))
+    columns = random.choice(np.int8([-LARGEST, -1, 0, LARGEST]), (1000, 5))
+    rows[0], columns[:, 0], columns[:, 1] = 255, LARGEST, -LARGEST
+    expected = (rows.astype(np.int64) - ZERO) @ columns.astype(np.int64)
+    assert np.array_equal(integers.multiply(rows, columns), expected)
+
+
+def test_the_graph_is_the_one_that_onnx_itself_would_write():
+    graph = onnx.load_from_string(integers.graph())
+    onnx.checker.check_model(graph, full_check=True)
+    helper, kinds = onnx.helper, onnx.TensorProto
+    inputs = [
+        helper.make_tensor_value_info(name, kind, (None, None))
+        for name, kind in (("rows", kinds.UINT8), ("columns", kinds.INT8))
+    ]
+    output = helper.make_tensor_value_info("products", kinds.INT32, (None, None))
+    node = helper.make_node("MatMulInteger", ["rows", "columns", "zero"], ["products"])
+    zero = helper.make_tensor("zero", kinds.UINT8, (), bytes([ZERO]), raw=True)
+    expected = helper.make_graph([node], "products", inputs, [output], [zero])
+    assert graph.graph == expected
