@@ -17,11 +17,12 @@ from pathlib import Path
 import paddle
 
 # dnnl_data_type_t, dnnl_format_tag_t, dnnl_query_t, and the arguments of a primitive.
-BFLOAT16, FLOAT32, UNDEFINED = 2, 3, 0
+BFLOAT16, FLOAT32, INT8, UNDEFINED = 2, 3, 5, 0
 _ANY_LAYOUT, _WEIGHTS_LAYOUT, _SCRATCHPAD_LAYOUT = 1, 131, 136
 SOURCE, WEIGHTS, DESTINATION, SCRATCHPAD = 1, 33, 17, 80
 _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
 _BFLOAT16_INSTRUCTIONS = 0x80  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_bf16 on has
+_MATRIX_TILES = 0xE00  # those that every kind from avx512_core_amx on has
 _MAJOR_VERSION = 3
 
 _one_at_a_time = threading.Lock()  # a cached function may run twice where two threads ask at once
@@ -92,8 +93,8 @@ def bytes_of(description: Layout) -> int:
 class Primitive:
     """An operation for certain shapes and layouts, compiled for this processor and one thread.
 
-    `source`, `weights` and `destination` are descriptions. A product has all three, and adds to its
-    destination with `add`; without `weights` the source is copied into the layout of the destination.
+    `source`, `weights` and `destination` are descriptions. A product has all three, and is added to `add`
+    times its destination; without `weights` the source is copied into the layout of the destination.
     """
 
     def __init__(
@@ -101,13 +102,13 @@ class Primitive:
         source: Layout,
         destination: Layout,
         weights: Layout | None = None,
-        add: bool = False,
+        add: float = 0,
     ) -> None:
         attributes = Handle("dnnl_primitive_attr_create", "dnnl_primitive_attr_destroy")
         call("dnnl_primitive_attr_set_scratchpad_mode", attributes, _USER_SCRATCHPAD)
         if add:
             steps = Handle("dnnl_post_ops_create", "dnnl_post_ops_destroy")
-            call("dnnl_post_ops_append_sum", steps, ctypes.c_float(1), 0, UNDEFINED)
+            call("dnnl_post_ops_append_sum", steps, ctypes.c_float(add), 0, UNDEFINED)
             call("dnnl_primitive_attr_set_post_ops", attributes, steps)
         destroyer = "dnnl_primitive_desc_destroy"
         before = set_threads([1] * len(_openmp()))
@@ -162,6 +163,13 @@ def set_threads(numbers: Sequence[int]) -> list[int]:
 def has_bfloat16() -> bool:
     """Tell whether oneDNN is there and this processor multiplies bfloat16 by instructions of its own."""
     return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _BFLOAT16_INSTRUCTIONS)
+
+
+def has_matrix_tiles() -> bool:
+    """Tell whether oneDNN is there and this processor multiplies tiles of bytes and bfloat16 (AMX)."""
+    if library() is None:
+        return False
+    return library().dnnl_get_effective_cpu_isa() & _MATRIX_TILES == _MATRIX_TILES
 
 
 def version() -> str:
