@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from laws import LARGEST, LAWS, SIZES, TOLERANCE, Law, exponent, grows_too_fast
+from laws import LARGEST, LAWS, SIZES, TOLERANCE, Law, exponent, grows_too_fast, stored_sizes
 from paper import ASSUMPTIONS, CARDS, IMAGES, TIMES, VECTORS, index_needs, training_needs
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -49,7 +49,7 @@ def page(stored: dict, laws: list[Law]) -> str:
         "\n".join(table),
         NOTES.format(machine=stored["machine"], busy=busy(stored, laws)),
     ]
-    if all(str(SIZES[part][-1]) in stored["points"].get(part, {}) for part in SIZES):
+    if all(stored_sizes(stored, part) for part in SIZES):
         sections.append(on_paper(stored))
     return "\n\n".join(sections) + "\n"
 

@@ -41,13 +41,17 @@ class Law:
 
     def points(self, stored: dict) -> tuple[np.ndarray, np.ndarray, bool]:
         """Return sizes and values [n] of the stored points, and whether other programs ran beside any."""
-        of_part = stored["points"].get(self.part, {})
-        sizes = [size for size in SIZES[self.part] if str(size) in of_part]
-        found = [of_part[str(size)] for size in sizes]
+        sizes = stored_sizes(stored, self.part)
+        found = [stored["points"][self.part][str(size)] for size in sizes]
         busy = any(each["busy"] for each in found)
         clock = ("processor" if busy else "wall") if self.is_time else ""
         name = "_".join(part for part in (self.number, clock) if part)
         return np.array(sizes, float), np.array([each[name] for each in found]), busy
+
+
+def stored_sizes(stored: dict, part: str) -> list[int]:
+    """Return the sizes of a part that are measured, ascending."""
+    return [size for size in SIZES[part] if str(size) in stored["points"].get(part, {})]
 
 
 LAWS = (

@@ -5,7 +5,7 @@ Nothing here was run on cards. The assumptions are constants, and the page print
 
 from dataclasses import dataclass
 
-from laws import SIZES
+from laws import stored_sizes
 
 IMAGES, CAPTIONS, VECTORS = 113_287, 5, 1_000_000  # COCO, and the largest index that was measured
 TIMES, CARDS = (1, 10, 100), (1, 8, 64)
@@ -53,7 +53,7 @@ def training_needs(stored: dict, times: int, cards: int) -> dict[str, Need]:
     step = wall_seconds(stored["points"]["train_vsepp"][str(BATCH)]) / CARD_SPEED
     global_batch = BATCH * cards
     gradients_gb = 2 * 4 * WEIGHTS / 1e9 * (machines - 1) / machines
-    largest = SIZES["encode"][-1]
+    largest = stored_sizes(stored, "encode")[-1]
     caption_gb = stored["points"]["encode"][str(largest)]["read_memory"] / (largest * CAPTIONS)
     return {
         "disk": Need(images * image_gb, DISK_GB, "GB"),
@@ -70,7 +70,7 @@ def ranking_seconds(stored: dict, images: int, cores: int) -> float:
     """Return the seconds of ranking: the time of the largest point, by pairs and by dimensions."""
     from measure import EMBEDDING as MEASURED
 
-    largest = SIZES["rank"][-1]
+    largest = stored_sizes(stored, "rank")[-1]
     core_seconds = stored["points"]["rank"][str(largest)]["processor"]
     return core_seconds * (images / largest) ** 2 * EMBEDDING / MEASURED / cores
 
@@ -87,7 +87,8 @@ def index_needs(stored: dict, times: int) -> dict[str, tuple[float, float]]:
     """
     found = {}
     for engine, power in (("index_scan", 1.0), ("index_lists", 0.5)):
-        point = stored["points"][engine][str(VECTORS)]
+        largest = stored_sizes(stored, engine)[-1]
+        point, times_larger = stored["points"][engine][str(largest)], VECTORS / largest * times
         seconds = point["query_processor" if point["busy"] else "query_wall"]
-        found[engine] = point["memory"] * times, 1 / (seconds * times**power)
+        found[engine] = point["memory"] * times_larger, 1 / (seconds * times_larger**power)
     return found

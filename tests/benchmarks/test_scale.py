@@ -10,6 +10,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "scale"
 
 import law_page
 import laws
+import paper
 from laws import Law, exponent, grows_too_fast
 
 SIZES = np.array([10.0, 100, 1000, 10_000])
@@ -39,3 +40,45 @@ def test_a_row_takes_processor_time_if_other_programs_ran(busy: bool, power: str
     line = law_page.row({"points": {"start": points(busy)}}, law)
     assert f"| {power} | 1 |" in line
     assert ("*" in line) == busy
+
+
+def stored_everywhere() -> dict:
+    """Return points of every part, of which every number is in proportion to the size."""
+    names = {
+        name for law in laws.LAWS for name in (law.number, f"{law.number}_wall", f"{law.number}_processor")
+    }
+    names |= {"wall", "processor", "read_memory"}
+    return {
+        "machine": "Machine: none.",
+        "points": {
+            part: {str(size): dict.fromkeys(names, size / 1e6) | {"busy": False} for size in sizes}
+            for part, sizes in laws.SIZES.items()
+        },
+    }
+
+
+def test_ranking_on_paper_grows_with_all_pairs_and_is_shared_by_cores() -> None:
+    stored = stored_everywhere()
+    once = paper.ranking_seconds(stored, 1000, 1)
+    assert paper.ranking_seconds(stored, 10_000, 1) == pytest.approx(100 * once)
+    assert paper.ranking_seconds(stored, 1000, 4) == pytest.approx(once / 4)
+
+
+def test_a_loss_of_the_whole_batch_grows_with_the_square_of_the_cards() -> None:
+    of_one, of_eight = (
+        paper.training_needs(stored_everywhere(), 1, cards)["scores of a batch on a card"].need
+        for cards in (1, 8)
+    )
+    assert of_eight == pytest.approx(64 * of_one)
+
+
+def test_the_page_marks_what_breaks_first() -> None:
+    stored = stored_everywhere()
+    text = law_page.page(stored, list(laws.LAWS))
+    needs = paper.training_needs(stored, 100, 64)
+    first = max(needs, key=lambda name: needs[name].share)
+    line = next(line for line in text.splitlines() if line.startswith(f"| 100 x | {first} |"))
+    assert line.split(" | ")[-1].startswith("**")
+    assert sum(line.count("**") // 2 for line in text.splitlines() if " x | " in line) == 9, (
+        "one of each column"
+    )
