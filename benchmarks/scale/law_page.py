@@ -29,7 +29,7 @@ X_TITLES = ("pairs in a batch", "images", "vectors", "pairs, images or vectors")
 
 def write_page(stored: dict) -> None:
     """Write the page and its picture from what is stored; parts that are not measured are left out."""
-    laws = [law for law in LAWS if stored["points"].get(law.part)]
+    laws = [law for law in LAWS if len(law.points(stored)[0])]
     (DOCS / "scale.md").write_text(page(stored, laws))
     draw(stored).savefig(DOCS / "images" / "scale.png", dpi=110)
     too_fast = [law.title for law in laws if grows_too_fast(law, *law.points(stored)[:2])]
@@ -47,7 +47,7 @@ def page(stored: dict, laws: list[Law]) -> str:
     sections = [
         INTRODUCTION,
         "\n".join(table),
-        NOTES.format(machine=stored["machine"], busy=busy(stored, laws)),
+        NOTES.format(machine=stored["machine"], busy=busy(stored, laws) + missing(stored)),
     ]
     if all(stored_sizes(stored, part) for part in SIZES):
         sections.append(on_paper(stored))
@@ -88,6 +88,13 @@ def busy(stored: dict, laws: list[Law]) -> str:
     )
 
 
+def missing(stored: dict) -> str:
+    """Say which points are not measured yet."""
+    left = {part: len(SIZES[part]) - len(stored_sizes(stored, part)) for part in SIZES}
+    parts = ", ".join(f"{part} {count}" for part, count in left.items() if count)
+    return f" Points that are not measured yet: {parts}; `make scale` measures them." if parts else ""
+
+
 def on_paper(stored: dict) -> str:
     """Return the section about 10 and 100 times the size."""
     lines = []
@@ -99,12 +106,13 @@ def on_paper(stored: dict) -> str:
             for cards in CARDS:
                 need = needs[cards][name]
                 mark = "**" if name == first[cards] else ""
-                cells.append(f"{mark}{need.need:.3g} of {need.limit:g} {need.unit}{mark}")
+                amount = f"{need.need:,.0f}" if need.need >= 100 else f"{need.need:.2g}"
+                cells.append(f"{mark}{amount} of {need.limit:,g} {need.unit}{mark}")
             lines.append(f"| {times} x | {name} | {' | '.join(cells)} |")
     index = []
     for times in TIMES:
         of_engine = index_needs(stored, times)
-        cells = [f"{memory:.3g} GB | {rate:.3g}" for memory, rate in of_engine.values()]
+        cells = [f"{disk:.3g} GB | {rate:.3g}" for disk, rate in of_engine.values()]
         index.append(f"| {VECTORS * times:,} | {' | '.join(cells)} |")
     of_cards = " | ".join(f"{cards} card{'s' * (cards > 1)}" for cards in CARDS)
     head = f"| COCO ({IMAGES:,} images) | need | {of_cards} |"
@@ -124,9 +132,9 @@ def draw(stored: dict):
     for axes, (title, names), below in zip(figure.subplots(2, 2).flat, PANELS.items(), X_TITLES, strict=True):
         for name, colour in zip(names, COLOURS, strict=False):
             law = by_title[name]
-            if not stored["points"].get(law.part):
-                continue
             sizes, values, _ = law.points(stored)
+            if not len(sizes):
+                continue
             power = exponent(sizes[-LARGEST:], values[-LARGEST:])
             axes.loglog(sizes, values, "o-", color=colour, markersize=4, label=f"{name}: {power:.2f}")
         axes.set(title=title, xlabel=below, ylabel="GB" if title == "memory" else "seconds")
@@ -168,7 +176,7 @@ Bold is what takes the largest share of its limit; above the limit, it breaks.
 
 {table}
 
-- *Reading regions* counts all regions of a step from the disk. What fits into the memory of a machine is
+- *Reading features* counts all images of a step from the disk. What fits into the memory of a machine is
   read from there after the first epoch.
 - *Captions in memory* are those of all processes of a machine, each of which reads all captions.
 - *Network* is a ring: each machine sends and receives the gradients almost twice a step, and nothing
@@ -177,8 +185,8 @@ Bold is what takes the largest share of its limit; above the limit, it breaks.
   whole batch ([distributed.md](distributed.md)); `LOSS.CROSS_RANK_NEGATIVES=false` keeps to a card's own.
 - *Ranking* compares every image with every caption. `EVAL.FOLDS` divides the work by the number of folds.
 
-An index on one machine as measured, one query at a time, beside the memory of its build:
+An index on one machine as measured, one query at a time; the exact one reads all vectors for each query:
 
-| vectors | exact: memory | queries/s | inverted file: memory | queries/s |
+| vectors | exact: on the disk | queries/s | inverted file: on the disk | queries/s |
 |---|---|---|---|---|
 {index}"""

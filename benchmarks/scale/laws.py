@@ -41,17 +41,17 @@ class Law:
 
     def points(self, stored: dict) -> tuple[np.ndarray, np.ndarray, bool]:
         """Return sizes and values [n] of the stored points, and whether other programs ran beside any."""
-        sizes = stored_sizes(stored, self.part)
-        found = [stored["points"][self.part][str(size)] for size in sizes]
-        busy = any(each["busy"] for each in found)
+        of_part = stored["points"].get(self.part, {})
+        busy = any(each["busy"] for each in of_part.values())
         clock = ("processor" if busy else "wall") if self.is_time else ""
         name = "_".join(part for part in (self.number, clock) if part)
-        return np.array(sizes, float), np.array([each[name] for each in found]), busy
+        sizes = stored_sizes(stored, self.part, name)
+        return np.array(sizes, float), np.array([of_part[str(size)][name] for size in sizes]), busy
 
 
-def stored_sizes(stored: dict, part: str) -> list[int]:
-    """Return the sizes of a part that are measured, ascending."""
-    return [size for size in SIZES[part] if str(size) in stored["points"].get(part, {})]
+def stored_sizes(stored: dict, part: str, name: str = "date") -> list[int]:
+    """Return the sizes of a part of which the number `name` is stored, ascending."""
+    return [size for size in SIZES[part] if name in stored["points"].get(part, {}).get(str(size), {})]
 
 
 LAWS = (

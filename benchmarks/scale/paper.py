@@ -5,11 +5,13 @@ Nothing here was run on cards. The assumptions are constants, and the page print
 
 from dataclasses import dataclass
 
+import measure
 from laws import stored_sizes
 
 IMAGES, CAPTIONS, VECTORS = 113_287, 5, 1_000_000  # COCO, and the largest index that was measured
 TIMES, CARDS = (1, 10, 100), (1, 8, 64)
-REGIONS, REGION_WIDTH, EMBEDDING, WEIGHTS = 36, 2048, 1024, 11_000_000  # of COCO's features and of VSE++
+EMBEDDING, WORD, WEIGHTS, FEATURES = 1024, 300, 11_000_000, 4096  # of VSE++
+REGIONS, REGION_WIDTH = 36, 2048  # of VSRN
 BATCH = 128  # pairs a card
 CARD_SPEED, CORES_A_CARD, CARDS_A_MACHINE = 50, 16, 8  # a card is so many times as fast as the cores measured
 CARD_GB, MACHINE_GB, DISK_GB = 24, 512, 4000
@@ -19,10 +21,11 @@ SCORE_COPIES = 4  # scores, their gradient, and two masks
 CORES = 2  # of the machine that was measured
 
 ASSUMPTIONS = f"""\
-- The data is COCO: {IMAGES:,} images with {CAPTIONS} captions each, {REGIONS} x {REGION_WIDTH} regions in
-  float16.
-- The model is VSE++ with {WEIGHTS // 10**6} million weights and embeddings of {EMBEDDING} numbers. A card
-  takes {BATCH} pairs a step.
+- The data is COCO: {IMAGES:,} images with {CAPTIONS} captions each.
+- The model is VSE++ with {WEIGHTS // 10**6} million weights, embeddings of {EMBEDDING} numbers, words of
+  {WORD} and image features of {FEATURES}. Its step takes as many times the measured one as its recurrent
+  products are larger. A card takes {BATCH} pairs a step.
+- The regions of VSRN are {REGIONS} x {REGION_WIDTH} numbers in float16.
 - A card has {CARD_GB} GB, and computes {CARD_SPEED} times as fast as the two cores that were measured.
 - A machine has {CARDS_A_MACHINE} cards, {CORES_A_CARD} cores a card, {MACHINE_GB} GB of memory,
   {DISK_GB // 1000} TB on a disk of {DISK_RATE:g} GB/s, and {8 * NETWORK_RATE:g} Gbit/s to the others. One
@@ -49,15 +52,16 @@ def training_needs(stored: dict, times: int, cards: int) -> dict[str, Need]:
     images = IMAGES * times
     of_machine = min(cards, CARDS_A_MACHINE)
     machines = cards // of_machine
-    image_gb = REGIONS * REGION_WIDTH * 2 / 1e9
-    step = wall_seconds(stored["points"]["train_vsepp"][str(BATCH)]) / CARD_SPEED
+    image_gb = FEATURES * 4 / 1e9
+    step = step_seconds(stored) / CARD_SPEED
     global_batch = BATCH * cards
     gradients_gb = 2 * 4 * WEIGHTS / 1e9 * (machines - 1) / machines
-    largest = stored_sizes(stored, "encode")[-1]
+    largest = stored_sizes(stored, "encode", "read_memory")[-1]
     caption_gb = stored["points"]["encode"][str(largest)]["read_memory"] / (largest * CAPTIONS)
     return {
-        "disk": Need(images * image_gb, DISK_GB, "GB"),
-        "reading regions": Need(of_machine * BATCH * image_gb / step, DISK_RATE, "GB/s"),
+        "image features on the disk": Need(images * image_gb, DISK_GB, "GB"),
+        "regions of VSRN on the disk": Need(images * REGIONS * REGION_WIDTH * 2 / 1e9, DISK_GB, "GB"),
+        "reading features": Need(of_machine * BATCH * image_gb / step, DISK_RATE, "GB/s"),
         "captions in memory": Need(of_machine * images * CAPTIONS * caption_gb, MACHINE_GB, "GB"),
         "network": Need(gradients_gb / step, NETWORK_RATE, "GB/s"),
         "scores of a batch on a card": Need(SCORE_COPIES * 4 * global_batch**2 / 1e9, CARD_GB, "GB"),
@@ -66,13 +70,17 @@ def training_needs(stored: dict, times: int, cards: int) -> dict[str, Need]:
     }
 
 
+def step_seconds(stored: dict) -> float:
+    """Return the seconds of a step of the whole VSE++: the small one's, by the recurrent products."""
+    larger = EMBEDDING * (EMBEDDING + WORD) / (measure.EMBEDDING * (measure.EMBEDDING + measure.WORD))
+    return larger * wall_seconds(stored["points"]["train_vsepp"][str(BATCH)])
+
+
 def ranking_seconds(stored: dict, images: int, cores: int) -> float:
     """Return the seconds of ranking: the time of the largest point, by pairs and by dimensions."""
-    from measure import EMBEDDING as MEASURED
-
     largest = stored_sizes(stored, "rank")[-1]
     core_seconds = stored["points"]["rank"][str(largest)]["processor"]
-    return core_seconds * (images / largest) ** 2 * EMBEDDING / MEASURED / cores
+    return core_seconds * (images / largest) ** 2 * EMBEDDING / measure.EMBEDDING / cores
 
 
 def wall_seconds(point: dict) -> float:
@@ -81,14 +89,14 @@ def wall_seconds(point: dict) -> float:
 
 
 def index_needs(stored: dict, times: int) -> dict[str, tuple[float, float]]:
-    """Return memory in GB and queries a second of each engine at so many times the largest index.
+    """Return GB on the disk and queries a second of each engine at so many times the largest index.
 
     Both are extended from the largest point in proportion; a query of the inverted file by the root.
     """
     found = {}
     for engine, power in (("index_scan", 1.0), ("index_lists", 0.5)):
         largest = stored_sizes(stored, engine)[-1]
-        point, times_larger = stored["points"][engine][str(largest)], VECTORS / largest * times
+        point, larger = stored["points"][engine][str(largest)], VECTORS / largest * times
         seconds = point["query_processor" if point["busy"] else "query_wall"]
-        found[engine] = point["memory"] * times_larger, 1 / (seconds * times_larger**power)
+        found[engine] = point["disk"] * larger, 1 / (seconds * larger**power)
     return found

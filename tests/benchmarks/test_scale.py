@@ -51,7 +51,10 @@ def stored_everywhere() -> dict:
     return {
         "machine": "Machine: none.",
         "points": {
-            part: {str(size): dict.fromkeys(names, size / 1e6) | {"busy": False} for size in sizes}
+            part: {
+                str(size): dict.fromkeys(names, size / 1e6) | {"busy": False, "date": "2026-01-01"}
+                for size in sizes
+            }
             for part, sizes in laws.SIZES.items()
         },
     }
