@@ -7,7 +7,8 @@ items that are ahead of this score, for both directions at once, in tiles of at 
 Inner products of float32 vectors are screened (`screen`): coarse products tell for most pairs that they are
 ahead, or are not, and only the others are multiplied exactly; short lists are filled on the way
 (`short_lists`). Where all scores are asked for, and for other similarities, whole tiles are made. The first
-pass multiplies the relevant pairs one by one, or for other similarities makes the tiles that hold them.
+pass multiplies the relevant pairs one by one, or, if they are many and for other similarities, makes the
+tiles that hold them.
 
 Ties are exact. An inner product is rounded once (`rounded`), wherever it is made. Another similarity may
 round one pair of vectors differently in two places. So equal vectors (a sentence that describes several
@@ -39,6 +40,7 @@ from engine.runtime import choose_threads
 # Right pairs of several questions are in all tiles, such as those of CxC: room for all scores of COCO 5K.
 SEVERAL_KEEP = 512 << 20
 _TOGETHER = 1024  # relevant pairs that one thread multiplies at a time
+_SPARSE = 512  # with one pair in so many relevant, or fewer, whole tiles would take longer than these pairs
 Ahead = tuple[RankCounter, np.ndarray, np.ndarray]  # counter, queries [n], rivals ahead of them [2,n]
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
@@ -115,13 +117,13 @@ class _Counting:
 
     def __init__(self, question: Question, tie_rule: str, dtype: DTypeLike) -> None:
         images, captions = question.relevance.shape
-        self.image_fold = np.zeros(images, np.int32) if question.image_fold is None else question.image_fold
-        self.caption_fold = (
-            np.zeros(captions, np.int32) if question.caption_fold is None else question.caption_fold
+        folds = (question.image_fold, images), (question.caption_fold, captions)
+        self.image_fold, self.caption_fold = (
+            np.zeros(count, np.int32) if fold is None else fold for fold, count in folds
         )
         self.relevance = question.relevance.within(self.image_fold, self.caption_fold)
-        left_out = [each for each in (question.relevance, question.ignored) if each]
-        left_out = [each.within(self.image_fold, self.caption_fold) for each in left_out]
+        ignored = [question.ignored.within(self.image_fold, self.caption_fold)] if question.ignored else []
+        left_out = [self.relevance, *ignored]
         rows, columns = ([getattr(each, side) for each in left_out] for side in ("images", "captions"))
         self.not_rivals = Relevance.of((images, captions), np.concatenate(rows), np.concatenate(columns))
         self.counters = RankCounter(images, tie_rule, dtype), RankCounter(captions, tie_rule, dtype)
@@ -199,19 +201,18 @@ def rank_counters(
     caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
     kept = SEVERAL_KEEP if len(asked) > 1 else None
     tiles = Tiles(image_blocks, caption_blocks, similarity, kept)
-    needs_all = bool(scores_out) or len(asked) > 1
-    needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
+    needed = (tiles.all() if scores_out or len(asked) > 1 else tiles.competing())[part[0] :: part[1]]
     whole = _WholeTiles(tiles, counting, [*scores_out, *lists_out])
     rounded = similarity is inner_products and dtype == np.float32
-    if rounded:
+    right = sum(len(each.relevance.images) for each in counting)
+    if rounded and right * _SPARSE <= len(image_emb) * len(caption_sentence):
         best = _relevant_pairs(counting, image_emb, text_emb, caption_sentence, part)
     else:
         held = [tiles.holding(each.relevance.images, each.relevance.captions) for each in counting]
         related = sorted(set(needed).intersection(set().union(*held)))
         best = len(related), whole.find_best(related)
     if rounded and not scores_out:
-        screen = Screen(image_blocks, caption_blocks)
-        screened = _ScreenedTiles(tiles, screen, counting, lists_out)
+        screened = _ScreenedTiles(tiles, Screen(image_blocks, caption_blocks), counting, lists_out)
         rivals = screened.count_rivals(needed, PairScores(image_emb, text_emb, caption_sentence))
     else:
         rivals = whole.count_rivals(needed)
@@ -331,8 +332,7 @@ class _ScreenedTiles:
         return ahead
 
     def _ahead(self, tile: tuple[int, int], scores: TileScores, counting: _Counting) -> list[Ahead]:
-        parts = self._parts(tile, scores)
-        return [ahead for part in parts for ahead in counting.rivals_ahead(*part)]
+        return [ahead for part in self._parts(tile, scores) for ahead in counting.rivals_ahead(*part)]
 
     def _leading(self, tile: tuple[int, int], scores: TileScores) -> list[Callable[[], None]]:
         return [each.screen(*part) for each in self._lists for part in self._parts(tile, scores)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.relevance import Relevance
-from engine.ranking import screen
+from engine.ranking import ranks, screen
 from engine.ranking.coarse import kinds_of_products, margins
 from engine.ranking.ranks import Question, rank_counters
 from engine.ranking.rounded import rounded_products
@@ -118,7 +118,10 @@ def test_ranks_are_those_of_whole_tiles_and_of_plain_loops(
         Relevance.of((60, 130), RANDOM.integers(60, size=50), RANDOM.integers(130, size=50)),
     )
     arguments = {"block_size": 32, "caption_sentence": sentence}
-    screened = rank_counters(images, texts, [question, question], **arguments)
+    screened = []
+    for sparse in (1, 10**6):  # relevant pairs one by one, and whole tiles of them
+        monkeypatch.setattr(ranks, "_SPARSE", sparse)
+        screened += rank_counters(images, texts, [question, question], **arguments)
     whole = rank_counters(images, texts, [question, question], **arguments, scores_out=[Sink()])
     scores = rounded_products(images, texts)[:, sentence]
     right, ignored = (
