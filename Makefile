@@ -15,7 +15,7 @@ browser := $(venv)/requirements-browser.installed
 axe := $(venv)/axe/node_modules/axe-core/axe.min.js
 bench := $(venv)/requirements-bench.installed
 
-.PHONY: help demo serve test browser test-browser faults fuzz lint bench results results-check clean
+.PHONY: help demo serve test browser test-browser faults fuzz lint bench scale results results-check clean
 .DELETE_ON_ERROR:
 
 help:  ## say what can be made
@@ -72,6 +72,9 @@ results: $(runs)  ## write the tables of docs/results.md and README.md from docs
 
 results-check: $(runs)  ## fail where docs/results.md or README.md differs from docs/results
 	$(python) tools/write_results.py --check
+
+scale: $(runs) $(venv)/requirements-index.installed  ## measure how costs grow, and write docs/scale.md (some 15 minutes)
+	$(python) benchmarks/scale/run.py
 
 clean:  ## remove the virtual environment and caches; runs in out/ stay
 	rm -rf $(venv) .pytest_cache .ruff_cache .import_linter_cache

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.ranking.coarse import Bfloat16Products, Int16Products, SingleProducts
+from engine.ranking.coarse import Bfloat16Products, DigitProducts, Int16Products, SingleProducts
 from models.kernels import choice
 from models.kernels.mkl import library
-from models.kernels.onednn import has_bfloat16
+from models.kernels.onednn import has_bfloat16, has_matrix_tiles
 from models.kernels.row_blocks import uses_cpu_kernels
 
 
@@ -17,8 +17,14 @@ def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     _replace(monkeypatch, library, lambda: None)
 
 
+def without_matrix_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor have no AMX."""
+    _replace(monkeypatch, has_matrix_tiles, lambda: False)
+
+
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processor have no instructions for bfloat16, as when Paddle contains no oneDNN."""
+    without_matrix_tiles(monkeypatch)
     _replace(monkeypatch, has_bfloat16, lambda: False)
 
 
@@ -38,6 +44,7 @@ def products_of_each_kind() -> list:
     """Return the kinds of coarse products, as parameters of a test; it skips those that are not here."""
     kinds = {
         Bfloat16Products: has_bfloat16(),
+        DigitProducts: has_matrix_tiles(),
         Int16Products: library() is not None,
         SingleProducts: True,
     }

@@ -18,12 +18,14 @@ import numpy as np
 
 from models.kernels import onednn_products
 from models.kernels.mkl import library, multiply_integers_on_one_thread
-from models.kernels.onednn import has_bfloat16
+from models.kernels.onednn import has_bfloat16, has_matrix_tiles
 from models.kernels.products import multiply_on_one_thread
 
 _NARROWEST = 128  # dimensions; products of shorter vectors take too little time to matter
 _LONGEST = 46000  # length of a vector of whole numbers: sums of products then fit into 32 bits, in any order
 _LARGEST = 32767  # of int16
+_LARGEST_OF_DIGITS = 127 * 256 + 127
+_ROWS = 64  # of vectors that are rounded together: they stay in the cache of a core
 _UNIT = 2.0**-24  # of float32
 _SMALLEST = 2.0**-126  # the smallest normal number of float32
 
@@ -35,7 +37,8 @@ class Operand:
     A score is about `unit` times `other.unit` times a product of the two operands' `numbers` [V,D].
     `length` and `error` (float64 [V]) are at least the length of each vector, and of what its numbers differ
     from it. `roundings` is how many roundings of float32 a product passes through: one for each of its terms,
-    or one in all if whole numbers are added up.
+    or one in all if whole numbers are added up. A product leaves out that of two parts of the numbers, of
+    which `rest` [V] is at least the length, in the vectors' units.
     """
 
     numbers: np.ndarray
@@ -43,6 +46,7 @@ class Operand:
     error: np.ndarray
     roundings: int
     unit: float = 1.0
+    rest: np.ndarray | None = None
 
 
 class Products(Protocol):
@@ -81,6 +85,35 @@ class Int16Products:
         return multiply_integers_on_one_thread(rows.numbers, columns.numbers.T).astype(np.float32)
 
 
+class DigitProducts:
+    """Products of vectors of whole numbers, by products of their two digits: where the processor has AMX.
+
+    A number of 16 bits is 256 h + l, where h and l are bytes. Of the product of two vectors,
+    256 (256 h h' + h l' + l h') + l l', the last part is left out: it is at most |l| |l'|. Sums of bytes are
+    exact. Two numbers of float32 are added up, neither of which is larger than 4 |a'| |b'|, since
+    |256 h| and |l| are at most 2 |a'|.
+    """
+
+    def operand(self, vectors: np.ndarray) -> Operand:
+        """Scale the vectors, and write the digits h, l and h of the numbers beside each other."""
+        numbers, unit, length, error = _whole_numbers(vectors, _LARGEST_OF_DIGITS, np.inf)
+        digits, rest = np.empty((len(vectors), 3, vectors.shape[1]), np.int8), np.empty(len(vectors))
+        for start in range(0, len(vectors), _ROWS):
+            part = slice(start, start + _ROWS)
+            low = numbers[part].astype(np.int8)  # the low byte, from -128 to 127
+            high = ((numbers[part] + 128) >> 8).astype(np.int8)
+            digits[part, 0], digits[part, 1], digits[part, 2] = high, low, high
+            rest[part] = unit * lengths(low.astype(np.float32))
+        return Operand(digits.reshape(len(digits), -1), length, error, 16, 256 * unit, rest)
+
+    def multiply(self, rows: Operand, columns: Operand) -> np.ndarray:
+        """Multiply by oneDNN."""
+        width = rows.numbers.shape[1] // 3
+        high_low, low_high, high = slice(0, 2 * width), slice(width, 3 * width), slice(0, width)
+        products = onednn_products.multiply(rows.numbers[:, high_low], columns.numbers[:, low_high].T)
+        return onednn_products.multiply(rows.numbers[:, high], columns.numbers[:, high].T, products, 1 / 256)
+
+
 class SingleProducts:
     """Products in float32, which leave only the rounding of their sums open."""
 
@@ -95,6 +128,8 @@ class SingleProducts:
 
 def kinds_of_products(width: int) -> list[Products]:
     """Return what to multiply vectors of `width` dimensions with, coarsest and quickest first."""
+    if width >= _NARROWEST and has_matrix_tiles():
+        return [DigitProducts(), SingleProducts()]
     if width >= _NARROWEST and has_bfloat16():
         return [Bfloat16Products(), SingleProducts()]
     if width >= _NARROWEST and library() is not None:
@@ -106,9 +141,11 @@ def margins(queries: Operand, items: Operand) -> np.ndarray:
     """Return how far the coarse score of each query [Q] may be from its score with any of the items."""
     longest, largest_error = items.length.max(initial=0), items.error.max(initial=0)
     sizes = (queries.length + queries.error) * (longest + largest_error)
+    left_out = 0.0 if queries.rest is None else queries.rest * items.rest.max(initial=0)
     return (
         queries.error * (longest + largest_error)
         + queries.length * largest_error
+        + left_out
         + rounding_margin(queries.roundings, sizes)
     )
 
@@ -142,11 +179,15 @@ def _whole_numbers(
     length = lengths(vectors)
     size = max(float(vectors.max(initial=0)), -float(vectors.min(initial=0)))
     unit = np.float32(max(length.max(initial=0) / longest, 1.0001 * size / largest, 2 * _SMALLEST))
-    scaled = vectors / unit
-    numbers = np.rint(scaled, out=scaled).astype(np.int16)
-    # A number times the unit is rounded once more before it is subtracted.
-    error = lengths(vectors - numbers * unit) + 4 * _UNIT * length
-    return numbers, float(unit), length, error
+    numbers, error = np.empty(vectors.shape, np.int16), np.empty(len(vectors))
+    for start in range(0, len(vectors), _ROWS):
+        part = slice(start, start + _ROWS)
+        scaled = vectors[part] / unit
+        numbers[part] = np.rint(scaled, out=scaled)
+        # A number times the unit is rounded once more before it is subtracted.
+        scaled *= unit
+        error[part] = lengths(np.subtract(vectors[part], scaled, out=scaled))
+    return numbers, float(unit), length, error + 4 * _UNIT * length
 
 
 def lengths(vectors: np.ndarray) -> np.ndarray:

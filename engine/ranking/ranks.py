@@ -1,12 +1,14 @@
 """Computes ranks in both directions from embeddings, without the whole score matrix in memory.
 
-Scores are made in tiles of at most `block_size` by `block_size` vectors. A first pass, over the tiles that
-hold relevant pairs, finds the best relevant score of every image and caption. A second pass, over all tiles,
-counts the irrelevant items that are ahead of this score, for both directions at once.
+A first pass finds the best relevant score of every image and caption. A second pass counts the irrelevant
+items that are ahead of this score, for both directions at once, in tiles of at most `block_size` by
+`block_size` vectors.
 
 Inner products of float32 vectors are screened (`screen`): coarse products tell for most pairs that they are
 ahead, or are not, and only the others are multiplied exactly; short lists are filled on the way
-(`short_lists`). Where all scores are asked for, and for other similarities, whole tiles are made.
+(`short_lists`). Where all scores are asked for, and for other similarities, whole tiles are made. The first
+pass multiplies the relevant pairs one by one, or, if they are many and for other similarities, makes the
+tiles that hold them.
 
 Ties are exact. An inner product is rounded once (`rounded`), wherever it is made. Another similarity may
 round one pair of vectors differently in two places. So equal vectors (a sentence that describes several
@@ -28,13 +30,15 @@ from datasets.relevance import Relevance
 from engine.parallel.processes import all_or_none, all_reduce
 from engine.ranking.counter import RankCounter
 from engine.ranking.metrics import Ids, check_every_group_occurs, group_numbers
-from engine.ranking.rounded import PairScores
+from engine.ranking.rounded import PairScores, rounded_pairs
 from engine.ranking.screen import Screen, TileScores
 from engine.ranking.short_lists import ListSink, ScoreSink
 from engine.ranking.similarity import Similarity, check_magnitude, inner_products, similarity_of
 from engine.ranking.tiles import Tiles, TileSide, cut_into_blocks
 from engine.runtime import choose_threads
 
+_TOGETHER = 1024  # relevant pairs that one thread multiplies at a time
+_SPARSE = 512  # with one pair in so many relevant, or fewer, whole tiles would take longer than these pairs
 Ahead = tuple[RankCounter, np.ndarray, np.ndarray]  # counter, queries [n], rivals ahead of them [2,n]
 RanksBothWays = tuple[np.ndarray, np.ndarray]  # of the images [N], of the captions [M]
 
@@ -111,18 +115,15 @@ class _Counting:
 
     def __init__(self, question: Question, tie_rule: str, dtype: DTypeLike) -> None:
         images, captions = question.relevance.shape
-        self.image_fold = np.zeros(images, np.int32) if question.image_fold is None else question.image_fold
-        self.caption_fold = (
-            np.zeros(captions, np.int32) if question.caption_fold is None else question.caption_fold
+        folds = (question.image_fold, images), (question.caption_fold, captions)
+        self.image_fold, self.caption_fold = (
+            np.zeros(count, np.int32) if fold is None else fold for fold, count in folds
         )
         self.relevance = question.relevance.within(self.image_fold, self.caption_fold)
-        left_out = [self.relevance]
-        if question.ignored:
-            left_out.append(question.ignored.within(self.image_fold, self.caption_fold))
-        pairs = [
-            np.concatenate([getattr(each, name) for each in left_out]) for name in ("images", "captions")
-        ]
-        self.not_rivals = Relevance.of((images, captions), *pairs)
+        ignored = [question.ignored.within(self.image_fold, self.caption_fold)] if question.ignored else []
+        left_out = [self.relevance, *ignored]
+        rows, columns = ([getattr(each, side) for each in left_out] for side in ("images", "captions"))
+        self.not_rivals = Relevance.of((images, captions), np.concatenate(rows), np.concatenate(columns))
         self.counters = RankCounter(images, tie_rule, dtype), RankCounter(captions, tie_rule, dtype)
 
     def see_relevant(self, images: np.ndarray, captions: np.ndarray, scores: np.ndarray) -> None:
@@ -202,15 +203,22 @@ def rank_counters(
     image_blocks = cut_into_blocks(image_emb, np.arange(len(image_emb)), image_group, image_fold, block_size)
     caption_blocks = cut_into_blocks(text_emb, caption_sentence, caption_group, caption_fold, block_size)
     tiles = Tiles(image_blocks, caption_blocks, similarity)
-    needs_all = bool(scores_out) or len(asked) > 1
-    needed = (tiles.all() if needs_all else tiles.competing())[part[0] :: part[1]]
-    if similarity is inner_products and dtype == np.float32 and not scores_out:
-        screen = Screen(image_blocks, caption_blocks)
-        pairs = PairScores(image_emb, text_emb, caption_sentence)
-        passes = _ScreenedTiles(tiles, screen, counting, lists_out, pairs)
+    needed = (tiles.all() if scores_out or len(asked) > 1 else tiles.competing())[part[0] :: part[1]]
+    whole = _WholeTiles(tiles, counting, [*scores_out, *lists_out])
+    rounded = similarity is inner_products and dtype == np.float32
+    right = sum(len(each.relevance.images) for each in counting)
+    if rounded and right * _SPARSE <= len(image_emb) * len(caption_sentence):
+        best = _relevant_pairs(counting, image_emb, text_emb, caption_sentence, part)
     else:
-        passes = _WholeTiles(tiles, counting, [*scores_out, *lists_out])
-    _count_over_tiles(tiles, needed, counting, passes, progress, part)
+        held = [tiles.holding(each.relevance.images, each.relevance.captions) for each in counting]
+        related = sorted(set(needed).intersection(set().union(*held)))
+        best = len(related), whole.find_best(related)
+    if rounded and not scores_out:
+        screened = _ScreenedTiles(tiles, Screen(image_blocks, caption_blocks), counting, lists_out)
+        rivals = screened.count_rivals(needed, PairScores(image_emb, text_emb, caption_sentence))
+    else:
+        rivals = whole.count_rivals(needed)
+    _count(best, (len(needed), rivals), counting, progress, part[1])
     return [each.counters for each in counting]
 
 
@@ -240,6 +248,36 @@ def _neighbours(relevance: Relevance) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(relevance.shape[0], dtype=np.int32), caption_group
 
 
+Steps = tuple[int, Iterator[None]]  # how many there are, and what makes one at a time
+
+
+def _relevant_pairs(
+    counting: list[_Counting],
+    image_emb: np.ndarray,
+    text_emb: np.ndarray,
+    caption_sentence: np.ndarray,
+    part: tuple[int, int],
+) -> Steps:
+    """Show the counters the scores of this process's relevant pairs, which threads multiply one by one."""
+    pieces = [
+        (each, slice(start, start + _TOGETHER))
+        for each in counting
+        for start in range(0, len(each.relevance.images), _TOGETHER)
+    ][part[0] :: part[1]]
+
+    def multiply(piece: tuple[_Counting, slice]) -> tuple[_Counting, np.ndarray, np.ndarray, np.ndarray]:
+        each, which = piece
+        images, captions = each.relevance.images[which], each.relevance.captions[which]
+        return each, images, captions, rounded_pairs(image_emb[images], text_emb[caption_sentence[captions]])
+
+    def steps() -> Iterator[None]:
+        for each, *pairs in prefetched(multiply, pieces, choose_threads()):
+            each.see_relevant_pairs(*pairs)
+            yield
+
+    return len(pieces), steps()
+
+
 class _WholeTiles:
     """The two passes over tiles whose scores are all made; `sinks` receive them."""
 
@@ -266,45 +304,23 @@ class _WholeTiles:
 
 
 class _ScreenedTiles:
-    """The two passes over tiles of which only those scores are made that a screen leaves open.
+    """The second pass over tiles of which only those scores are made that a screen leaves open.
 
     `lists` receive what leads. Threads share the tiles.
     """
 
     def __init__(
-        self,
-        tiles: Tiles,
-        screen: Screen,
-        counting: list[_Counting],
-        lists: Sequence[ListSink],
-        pair_scores: PairScores,
+        self, tiles: Tiles, screen: Screen, counting: list[_Counting], lists: Sequence[ListSink]
     ) -> None:
-        self._tiles, self._screen, self._counting = tiles, screen, counting
-        self._lists, self._pair_scores = lists, pair_scores
+        self._tiles, self._screen, self._counting, self._lists = tiles, screen, counting, lists
 
-    def find_best(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
-        """Show the counters the scores of the relevant pairs; yield after each tile."""
-        for found in prefetched(self._relevant, tiles, choose_threads()):
-            for each, *pairs in found:
-                each.see_relevant_pairs(*pairs)
-            yield
-
-    def count_rivals(self, tiles: list[tuple[int, int]]) -> Iterator[None]:
+    def count_rivals(self, tiles: list[tuple[int, int]], pair_scores: PairScores) -> Iterator[None]:
         """Count the rivals by the best scores of all processes; yield after each tile."""
         for found in prefetched(self._rivals, Screen.in_order(tiles), choose_threads()):
             _add(found)
             yield
         for each in self._lists:
-            each.settle(self._pair_scores)
-
-    def _relevant(self, tile: tuple[int, int]) -> list[tuple[_Counting, np.ndarray, np.ndarray, np.ndarray]]:
-        found = []
-        for images, captions in self._tiles.sides(tile):
-            for each in self._counting:
-                row, column = each.relevance.among(images.places, captions.places)
-                scores = self._screen.pairs(tile, images.vectors_of(row), captions.vectors_of(column))
-                found.append((each, images.places[row], captions.places[column], scores))
-        return found
+            each.settle(pair_scores)
 
     def _rivals(self, tile: tuple[int, int]) -> list[Ahead]:
         first, *others = self._counting
@@ -319,8 +335,7 @@ class _ScreenedTiles:
         return ahead
 
     def _ahead(self, tile: tuple[int, int], scores: TileScores, counting: _Counting) -> list[Ahead]:
-        parts = self._parts(tile, scores)
-        return [ahead for part in parts for ahead in counting.rivals_ahead(*part)]
+        return [ahead for part in self._parts(tile, scores) for ahead in counting.rivals_ahead(*part)]
 
     def _leading(self, tile: tuple[int, int], scores: TileScores) -> list[Callable[[], None]]:
         return [each.screen(*part) for each in self._lists for part in self._parts(tile, scores)]
@@ -337,36 +352,30 @@ def _add(found: Iterable[Ahead]) -> None:
         counter.add(queries, ahead)
 
 
-def _count_over_tiles(
-    tiles: Tiles,
-    needed: list[tuple[int, int]],
+def _count(
+    best: Steps,
+    rivals: Steps,
     counting: list[_Counting],
-    passes: _WholeTiles | _ScreenedTiles,
     progress: Callable[[int, int], None] | None,
-    part: tuple[int, int],
+    processes: int,
 ) -> None:
-    """Make the two passes over this process's tiles, and all-reduce the result of each."""
-    holding = set()
-    for each in counting:
-        holding.update(tiles.holding(each.relevance.images, each.relevance.captions))
-    related = sorted(holding.intersection(needed))
-    total = len(related) + len(needed)
+    """Take the steps of both passes, and all-reduce the result of each."""
+    total = best[0] + rivals[0]
 
-    def find_best() -> None:
-        _exhaust(passes.find_best(related), progress, 0, total)
+    def exhaust(steps: Iterator[None], done: int) -> None:
+        for number, _ in enumerate(steps, start=done + 1):
+            if progress:
+                progress(number, total)
 
-    def count_rivals() -> None:
-        _exhaust(passes.count_rivals(needed), progress, len(related), total)
-
-    if part[1] == 1:
-        find_best()
-        count_rivals()
+    if processes == 1:
+        exhaust(best[1], 0)
+        exhaust(rivals[1], best[0])
         return
     counters = [counter for each in counting for counter in each.counters]
-    all_or_none(find_best)
+    all_or_none(lambda: exhaust(best[1], 0))
     for counter in counters:
         counter.best = all_reduce(counter.best, "max")
-    all_or_none(count_rivals)
+    all_or_none(lambda: exhaust(rivals[1], best[0]))
     for counter in counters:
         counter.counts = all_reduce(counter.counts, "sum")
 
@@ -378,23 +387,12 @@ def _group_numbers_of_folds(
 
     Returns the numbers of the images [N] and of the captions [M].
     """
-    ids, folds = (
-        np.concatenate(group_numbers(image_ids, caption_image_ids)),
-        np.concatenate([image_fold, caption_fold]),
-    )
-    _, first, inverse = np.unique(
-        ids.astype(np.int64) * (folds.max() + 1) + folds, return_index=True, return_inverse=True
-    )
+    ids = np.concatenate(group_numbers(image_ids, caption_image_ids)).astype(np.int64)
+    folds = np.concatenate([image_fold, caption_fold])
+    keys = ids * (folds.max() + 1) + folds
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     numbers = np.argsort(np.argsort(first)).astype(np.int32)[inverse]
     return numbers[: len(image_ids)], numbers[len(image_ids) :]
-
-
-def _exhaust(
-    steps: Iterable[None], progress: Callable[[int, int], None] | None, done: int, total: int
-) -> None:
-    for number, _ in enumerate(steps, start=done + 1):
-        if progress:
-            progress(number, total)
 
 
 def _check_lengths(what: str, **lengths: int) -> None:

@@ -8,6 +8,9 @@ tile.
 In detail, a vector a is s q + r, with int16 numbers q, one scale s for all vectors, and a rounding error r of
 length rho at most. With L the length of the longest vector, |a b - s s q_a q_b| <= 2 L rho + rho rho
 (Cauchy-Schwarz), about a thousandth of L L.
+
+The screen of images and captions (`screen`) counts scores that are rounded once. Here the leading scores
+themselves are kept, so that it would round many more pairs: on a CNN's features it took 1.6 times as long.
 """
 
 from collections import Counter

@@ -24,13 +24,13 @@ from engine.ranking.tiles import VectorBlock
 
 Tile = tuple[int, int]  # indices of a block of rows and a block of columns
 Found = TypeVar("Found")
-Settle = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], np.ndarray]
+Settle = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
 _PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried
 _PIECE = 256 << 10  # bytes of scores: they and what is found in them stay in the cache of a core
 _SMALLEST = 2.0**-126
-_KEPT_BYTES = 96 << 20  # of operands: room for those of `_ROWS_TOGETHER` blocks of 1024 x 2048 numbers
+_KEPT_BYTES = 128 << 20  # of operands: room for more than `_ROWS_TOGETHER` blocks of 1024 x 2048 numbers
 _ROWS_TOGETHER = 16
 
 
@@ -43,8 +43,7 @@ class TileScores:
 
     `scores` are in units of `unit`. With `margins`, those of the rows [V] and of the columns [W], they are
     coarse: each may be off by the margin of its row, and by that of its column. `settle` takes indices of
-    rows and columns and bars, [n] each, and whether to be exact; it returns scores [n] that compare with the
-    bars as true scores do, or true ones if they exceed them.
+    rows and columns and bars, [n] each; it returns scores [n] that compare with the bars as true scores do.
     """
 
     def __init__(
@@ -65,8 +64,8 @@ class TileScores:
         if self._margins is None:
             return TileScores(scores)
 
-        def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray, exactly: bool) -> np.ndarray:
-            return self._settle(_taken(row, rows), _taken(column, columns), bars, exactly)
+        def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray) -> np.ndarray:
+            return self._settle(_taken(row, rows), _taken(column, columns), bars)
 
         margins = [each if of is None else each[of] for each, of in zip(self._margins, which, strict=True)]
         return TileScores(scores, self._unit, tuple(margins), settle)
@@ -104,28 +103,10 @@ class TileScores:
             found[0] = found[1]
             row, column = self._pairs(open_pairs)
             query = column if side else row
-            scores = self._settle(row, column, bars[query], False)
+            scores = self._settle(row, column, bars[query])
             for count, ahead in zip(found, (scores >= bars[query], scores > bars[query]), strict=True):
                 count += np.bincount(query[ahead], minlength=len(bars))
         return found
-
-    def exceeding(self, side: int, bars: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return row, column and score [n] of the pairs whose score exceeds their query's bar, row by row.
-
-        The queries are the rows (`side` 0) or the columns (1). Raises `TooManyOpenError`.
-        """
-        low, _ = self._limits(side, bars)
-        found = []
-        for rows in _pieces(self._scores):
-            reach = self._reaching(self._scores[rows], low if side else low[rows, None])
-            found.append(_places(reach) + rows.start * reach.shape[1])
-            if self._margins is not None:
-                self._check_few(found)
-        row, column = self._pairs(found)
-        bars = bars[column if side else row]
-        scores = self._scores[row, column] if self._margins is None else self._settle(row, column, bars, True)
-        above = np.flatnonzero(scores > bars)
-        return row[above], column[above], scores[above]
 
     @property
     def exact(self) -> np.ndarray | None:
@@ -261,10 +242,9 @@ class Screen:
         width = self._sides[0][0].source.shape[1]
         margin = rounding_margin(width, float(rows.length.max() * columns.length.max()))
 
-        def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray, exactly: bool) -> np.ndarray:
+        def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray) -> np.ndarray:
             scores = self._single_pairs(tile, row, column)
-            beyond = scores.astype(np.float64) - bars
-            near = np.flatnonzero(beyond >= -margin if exactly else np.abs(beyond) <= margin)
+            near = np.flatnonzero(np.abs(scores.astype(np.float64) - bars) <= margin)
             scores[near] = self.pairs(tile, row[near], column[near])
             return scores
 

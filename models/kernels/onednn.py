@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 # dnnl_data_type_t, dnnl_format_tag_t, dnnl_query_t, and the arguments of a primitive.
-BFLOAT16, FLOAT32, UNDEFINED = 2, 3, 0
+BFLOAT16, FLOAT32, INT8, UNDEFINED = 2, 3, 5, 0
 _ANY_LAYOUT = 1
 SOURCE_LAYOUT, WEIGHTS_LAYOUT, DESTINATION_LAYOUT, SCRATCHPAD_LAYOUT = 129, 131, 133, 136
 SOURCE, WEIGHTS, BIAS, DESTINATION, SCRATCHPAD = 1, 33, 41, 17, 80
 _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
 _BFLOAT16_INSTRUCTIONS = 0x80  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_bf16 on has
+_MATRIX_TILES = 0xE00  # those that every kind from avx512_core_amx on has
 _MAJOR_VERSION = 3
 _ALIGNMENT = 64  # bytes
 
@@ -154,8 +155,8 @@ def check(status: int) -> None:
 class Primitive(Compiled):
     """A product, or a copy into another layout.
 
-    `source`, `weights` and `destination` are descriptions. A product has all three, and adds to its
-    destination with `add`; without `weights` the source is copied into the layout of the destination.
+    `source`, `weights` and `destination` are descriptions. A product has all three, and is added to `add`
+    times its destination; without `weights` the source is copied into the layout of the destination.
     """
 
     def __init__(
@@ -163,12 +164,12 @@ class Primitive(Compiled):
         source: Layout,
         destination: Layout,
         weights: Layout | None = None,
-        add: bool = False,
+        add: float = 0,
     ) -> None:
         steps = None
         if add:
             steps = Handle("dnnl_post_ops_create", "dnnl_post_ops_destroy")
-            append_sum(steps)
+            append_sum(steps, add)
         if weights is None:
             maker, shapes = (
                 "dnnl_reorder_primitive_desc_create",
@@ -183,9 +184,9 @@ class Primitive(Compiled):
         self.weights = self.layout(WEIGHTS_LAYOUT)
 
 
-def append_sum(steps: Handle) -> None:
-    """Append to the steps of a primitive that what its destination holds is added."""
-    call("dnnl_post_ops_append_sum", steps, ctypes.c_float(1), 0, UNDEFINED)
+def append_sum(steps: Handle, scale: float = 1) -> None:
+    """Append to the steps of a primitive that it is added to `scale` times what its destination holds."""
+    call("dnnl_post_ops_append_sum", steps, ctypes.c_float(scale), 0, UNDEFINED)
 
 
 def memory(description: Layout, address: int = 0) -> Handle:
@@ -213,6 +214,13 @@ def set_threads(numbers: Sequence[int]) -> list[int]:
 def has_bfloat16() -> bool:
     """Tell whether oneDNN is there and this processor multiplies bfloat16 by instructions of its own."""
     return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _BFLOAT16_INSTRUCTIONS)
+
+
+def has_matrix_tiles() -> bool:
+    """Tell whether oneDNN is there and this processor multiplies tiles of bytes and bfloat16 (AMX)."""
+    if library() is None:
+        return False
+    return library().dnnl_get_effective_cpu_isa() & _MATRIX_TILES == _MATRIX_TILES
 
 
 def version() -> str:

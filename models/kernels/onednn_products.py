@@ -1,4 +1,4 @@
-"""Matrix products of float32 and bfloat16 by oneDNN, on the calling thread alone.
+"""Matrix products of float32, bfloat16 and bytes by oneDNN, on the calling thread alone.
 
 NumPy has no bfloat16: an array of uint16 holds the upper halves of float32 numbers. Products of bfloat16 are
 added up in float32, and are float32. The instructions for bfloat16 read numbers below 1.2e-38 (subnormals) as
@@ -15,6 +15,7 @@ from models.kernels import onednn
 from models.kernels.mkl import TRANSPOSE, layout
 
 _KINDS = {np.dtype(np.float32): onednn.FLOAT32, np.dtype(np.uint16): onednn.BFLOAT16}
+_KINDS[np.dtype(np.int8)] = onednn.INT8
 # Code is compiled for each number of rows. From this number on, whole multiples of it and the rest are
 # multiplied one after the other, so that the shapes stay few.
 _ROWS = 64
@@ -25,18 +26,19 @@ _MOST_SHAPES = 1024  # that a thread keeps
 def fits(*matrices: np.ndarray) -> bool:
     """Tell whether oneDNN is there and can read the matrices [M,N] without a copy.
 
-    They must be float32 or bfloat16 (uint16) and not empty, with contiguous rows or columns and positive
-    strides.
+    They must be float32, bfloat16 (uint16) or int8 and not empty, with contiguous rows or columns and
+    positive strides.
     """
     return onednn.library() is not None and all(
         x.dtype in _KINDS and x.size and x.itemsize in x.strides and min(x.strides) > 0 for x in matrices
     )
 
 
-def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
-    """Return `a` [M,K] times `b` [K,N] as float32, written to `out` [M,N] if given; with `add`, added to it.
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: float = 0) -> np.ndarray:
+    """Return `a` [M,K] times `b` [K,N] as float32, written to `out` [M,N] if given, plus `add` times `out`.
 
-    Both factors are float32, or both bfloat16 (uint16). The factors and `out` must be ones that `fits`.
+    Both factors are float32, or both bfloat16 (uint16), or both int8, whose sums are exact before they become
+    float32. The factors and `out` must be ones that `fits`.
     Raises onednn.UnsupportedError for bfloat16 on a processor that has no code for it.
     """
     if out is None:
@@ -145,7 +147,7 @@ _of_thread = threading.local()
 def _prepared(
     name: str,
     shapes: Sequence[tuple],
-    add: bool = False,
+    add: float = 0,
     packed: onednn.Layout | None = None,
     packed_kind: Hashable = None,
 ) -> _Prepared:

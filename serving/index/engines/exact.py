@@ -8,7 +8,7 @@ equal vectors have equal scores, `exact_scores` sums every row alike, wherever i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ Everything = Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np
 
 _SINGLE = 2.0**-24  # unit roundoff of float32
 _MOST_PROPOSED = 4096
+_MOST_SCORES = 4 << 20  # that are held at a time: the order of so many takes 32 MB
 _KEPT_BYTES = 64 << 20  # that are kept in memory after they were read for a query
 
 
@@ -117,38 +118,50 @@ class Scan(Proposing):
     def propose(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        scores = self.scores(queries)
-        if allowed is not None:
-            scores[~allowed] = -np.inf
-        k = min(k, len(scores))
-        places = np.argpartition(scores, len(scores) - k, axis=0)[len(scores) - k :].T  # [Q,k]
-        best = np.take_along_axis(scores.T, places, axis=1)
-        order = np.argsort(-best, axis=1)
-        best, places = np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
+        best, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        for parts in self._together(len(queries)):
+            start, end = parts[0].start, parts[-1].stop
+            scores = self._scores(queries, parts)
+            if allowed is not None:
+                scores[~allowed[start:end]] = -np.inf
+            kept = min(k, end - start)
+            rows = np.argpartition(scores, end - start - kept, axis=0)[end - start - kept :].T  # [Q,kept]
+            best = np.concatenate([best, np.take_along_axis(scores.T, rows, axis=1)], axis=1)
+            places = np.concatenate([places, rows + start], axis=1)
+            order = np.argsort(-best, axis=1)[:, :k]
+            best, places = np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
         return best, np.where(np.isneginf(best), -1, places)
 
-    def scores(self, queries: np.ndarray) -> np.ndarray:
-        """Return the inner products [N,Q] of all rows with `queries` [Q,D]."""
-        scores = np.empty((len(self._vectors), len(queries)), np.float32)
+    def _together(self, queries: int) -> Iterator[list[slice]]:
+        """Yield lists of blocks whose scores for so many queries are held at a time."""
+        blocks = list(blocks_of(*self._vectors.shape))
+        step = max(1, _MOST_SCORES // (queries * (blocks[0].stop - blocks[0].start))) if blocks else 1
+        for first in range(0, len(blocks), step):
+            yield blocks[first : first + step]
+
+    def _scores(self, queries: np.ndarray, parts: list[slice]) -> np.ndarray:
+        """Return the inner products [n,Q] of the rows of consecutive blocks with `queries` [Q,D]."""
+        first = parts[0].start
+        scores = np.empty((parts[-1].stop - first, len(queries)), np.float32)
 
         def fill(part: slice) -> None:
             block = self._vectors[part]
             if part.start not in self._compared:
                 compare(self._path, block, self._checks[part])
                 self._compared.add(part.start)
-            np.matmul(block, queries.T, out=scores[part])
+            np.matmul(block, queries.T, out=scores[part.start - first : part.stop - first])
             if self._vectors.nbytes > _KEPT_BYTES:
                 forget(block)
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(fill, blocks_of(*self._vectors.shape)))
+            list(pool.map(fill, parts))
         return scores
 
     def everything(
         self, query: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return scores [<=k] and rows [<=k] of the best for a `query` [D], whatever is alike."""
-        scores = self.scores(query[None])[:, 0]
+        scores = self._scores(query[None], list(blocks_of(*self._vectors.shape)))[:, 0]
         if allowed is not None:
             scores[~allowed] = -np.inf
         k = min(k, int(np.isfinite(scores).sum()))

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from engine.ranking import rounded
 from engine.ranking.rounded import PairScores, rounded_pairs, rounded_products
 from engine.runtime import flush_subnormals
 
@@ -57,6 +58,18 @@ def test_scores_are_the_nearest_numbers(case: str, flushed: bool) -> None:
     np.testing.assert_array_equal(pairs.reshape(expected.shape), expected)
     np.testing.assert_array_equal(by_row.reshape(expected.shape), expected)
     np.testing.assert_array_equal(by_item.reshape(expected.shape), expected.T)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sums_in_two_parts_are_as_near_as_they_say(case: str) -> None:
+    with np.errstate(under="ignore"):
+        vectors = CASES[case].astype(np.float32).astype(np.float64)
+    terms = (vectors[:, None] * vectors).reshape(-1, vectors.shape[1])
+    sums, errors = rounded._added_in_two_parts(terms)
+    for term, found, error in zip(terms, sums, errors, strict=True):
+        exact = sum(map(Fraction, term.tolist()), Fraction(0))
+        assert abs(Fraction(found) - exact) <= Fraction(error)
+        assert error <= 2.0**-52 * abs(found) + 2.0**-80 * np.abs(term).max(), "no bound of plain sums"
 
 
 def test_what_is_not_finite_stays_so() -> None:

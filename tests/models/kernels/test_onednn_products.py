@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 LOAD = onednn.library.__wrapped__  # not what an earlier call found
 BFLOAT16_UNIT = 2.0**-8  # half of the distance of bfloat16's neighbours: a significand has eight bits
 needs_onednn = pytest.mark.skipif(onednn.library() is None, reason="this build of Paddle brings no oneDNN")
+needs_tiles = pytest.mark.skipif(not onednn.has_matrix_tiles(), reason="no instructions for tiles here")
 needs_bfloat16 = pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
 KINDS = [np.float32, pytest.param(np.uint16, marks=needs_bfloat16)]
 SHAPES = [
@@ -43,6 +44,20 @@ def as_kind(x: np.ndarray, kind: type) -> tuple[np.ndarray, np.ndarray]:
         return x, x.astype(np.float64)
     rounded = (x.view(np.uint32) + 0x7FFF + (x.view(np.uint32) >> 16 & 1) >> 16).astype(np.uint16)
     return rounded, from_bfloat16(rounded).astype(np.float64)
+
+
+@needs_tiles
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_of_bytes_are_exact_and_are_added_to_a_share(shape):
+    rows, depth, columns = shape
+    sides = np.random.default_rng(depth).integers(-128, 128, (rows + columns, 3, depth)).astype(np.int8)
+    sides[::3] = -128  # no sum saturates
+    a, b = sides[:rows, 1], sides[rows:, 1].T  # rows that are not beside each other
+    exact = a.astype(np.int64) @ b
+    found = multiply(a, b)
+    np.testing.assert_array_equal(found, exact.astype(np.float32))
+    assert multiply(a, b, found, add=1 / 256) is found
+    np.testing.assert_allclose(found, exact * (1 + 1 / 256), rtol=2.0**-22)
 
 
 @needs_onednn

@@ -2,18 +2,21 @@
 
 import sys
 import threading
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from config.errors import UserError
 from serving.index import finishing, view
+from serving.index import vectors as vector_files
 from serving.index.engines import exact, quantised
 from serving.index.engines.int8 import Int8
 from serving.index.engines.measured import true_best
 from serving.index.finishing import Options
 from serving.index.index import Index
-from serving.index.vectors import forget
+from serving.index.vectors import forget, row_checks
 from tests.closeness import assert_close
 from tests.vector_makers import items_named, unit_vectors
 
@@ -244,3 +247,42 @@ def test_without_faiss_a_search_is_exact_and_lists_say_what_is_missing(make_inde
         assert index.search(vectors[7:8], 1)[0][0].id == "p7"
     with pytest.raises(UserError, match="needs the package faiss-cpu: pip install -r requirements-index.txt"):
         Index(lists)
+
+
+def scan_of(tmp_path: Path, vectors: np.ndarray) -> exact.Scan:
+    return exact.Scan(vectors, row_checks(vectors), tmp_path)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 64])
+@pytest.mark.parametrize("some", [False, True], ids=["all rows", "some rows"])
+def test_a_scan_in_parts_proposes_what_all_scores_say(
+    tmp_path, monkeypatch, queries: int, some: bool
+) -> None:
+    monkeypatch.setattr(exact, "_MOST_SCORES", 1000)
+    monkeypatch.setattr(vector_files, "BLOCK_BYTES", 4 * 6 * 50)
+    random = np.random.default_rng(queries)
+    vectors = random.integers(-3, 4, (730, 6)).astype(np.float32)  # with many equal scores
+    asked = random.integers(-3, 4, (queries, 6)).astype(np.float32)
+    allowed = random.random(len(vectors)) < 0.02 if some else None
+    scores = asked @ vectors.T
+    if some:
+        scores[:, ~allowed] = -np.inf
+    best, rows = scan_of(tmp_path, vectors).propose(asked, 30, allowed)
+    np.testing.assert_array_equal(best, -np.sort(-scores, axis=1)[:, :30])
+    assert ((rows == -1) == np.isneginf(best)).all()
+    np.testing.assert_array_equal(
+        np.take_along_axis(scores, np.maximum(rows, 0), 1)[rows >= 0], best[rows >= 0]
+    )
+    assert all(len(set(row[row >= 0])) == np.count_nonzero(row >= 0) for row in rows)
+
+
+def test_a_scan_for_many_queries_holds_few_scores(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(exact, "_MOST_SCORES", 1 << 20)
+    monkeypatch.setattr(vector_files, "BLOCK_BYTES", 1 << 18)
+    vectors = np.random.default_rng(0).standard_normal((50_000, 8), dtype=np.float32)
+    scan = scan_of(tmp_path, vectors)
+    tracemalloc.start()
+    scan.propose(vectors[:100], 10, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6, f"{peak / 1e6:.0f} MB: all scores take 20 MB, and their order twice that"
