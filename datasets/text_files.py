@@ -19,8 +19,9 @@ def read_lines(path: Path, kind: str) -> list[str]:
     if not lines:
         raise UserError(f"{path}: empty file, expected one {kind} a line")
     if "" in lines:
+        alone = "it with its image" if kind in ("caption", "image id") else "it"
         raise UserError(
-            f"{path} line {lines.index('') + 1}: empty {kind}: fill the line in, or remove its image"
+            f"{path} line {lines.index('') + 1}: empty {kind}: fill the line in, or remove {alone}"
         )
     return lines
 

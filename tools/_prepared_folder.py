@@ -56,6 +56,11 @@ def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite:
                 f"{folder}: prepared from {earlier.images}, got --images {images}: put the new photos into "
                 "that folder"
             )
+        if not (folder / FEATURES).is_file():
+            raise UserError(
+                f"{folder / FEATURES}: no such file, but --add adds to it: put it back, or --overwrite to "
+                "begin anew"
+            )
         return earlier
     stopped = (folder / f"{FEATURES}.extraction").is_dir()
     for name in (STATE, FEATURES, CAPTIONS, VOCABULARY, TASK):

@@ -69,7 +69,7 @@ def _dual(model: nn.Layer, cfg: CfgNode, reference: Arrays) -> dict:
         batch |= _tensors({"pixels" if images.ndim == 4 else "features": images})
     ours = {"img_emb": model.encode_image(batch).numpy(), "cap_emb": model.encode_text(batch).numpy()}
     ours["scores"] = similarity_of(cfg.MODEL.MEASURE)(ours["img_emb"], ours["cap_emb"])
-    if "gcn_regions" in reference:
+    if "gcn_regions" in reference and cfg.MODEL.NAME == "vsrn":
         ours["gcn_regions"] = model.image_encoder.reason(batch["regions"], batch["num_regions"])[0].numpy()
     scores = f"scores_{cfg.MODEL.MEASURE}"
     theirs = {name: reference.get(name) for name in ours}

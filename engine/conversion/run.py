@@ -18,18 +18,38 @@ from engine.weights.tensor_files import stream_safetensors
 
 Compare = Callable[[Path, FrozenConfig], dict]
 
+# What the shapes and names of tensors say, and no user knows better.
+_OF_WEIGHTS = {
+    *("MODEL.NAME", "MODEL.CNN", "MODEL.EMBED_DIM", "MODEL.WORD_DIM", "MODEL.NUM_LAYERS"),
+    *("MODEL.BIDIRECTIONAL", "MODEL.GRAPH_BLOCKS", "MODEL.IMAGE_BATCHNORM"),
+    *("MODEL.BERT_DIM", "MODEL.BERT_INNER_DIM", "MODEL.BERT_LAYERS", "MODEL.BERT_POSITIONS"),
+    *("MODEL.CAPTION_DIM", "MODEL.CAPTION_WORD_DIM"),
+}
+_OF_IMAGES = {"INPUT.IMG_FEATURE_DIM", "MODEL.IMG_LAYERNORM"}  # of layers that a plain BERT lacks
+
 
 def configuration(conversion: Conversion, given: Given, output: Path) -> FrozenConfig:
     """Return the configuration of the run at `output`; the user's KEY=VALUE override the checkpoint's.
 
-    Raises UserError for a value that a key does not admit.
+    Raises UserError for a value that a key does not admit, or that contradicts the weights.
     """
     folder = output if output.name not in ("", "..") else output.absolute()
     own = [f"OUTPUT.CHECKPOINT_DIR={folder.parent}", f"OUTPUT.SAVE_NAME={folder.name}"]
+    settings = [*conversion.settings, *own, *given.overrides]
+    known = _OF_WEIGHTS if conversion.untrained else _OF_WEIGHTS | _OF_IMAGES
+    of_weights = [each for each in conversion.settings if each.partition("=")[0] in known]
     try:
-        return load_config(None, [*conversion.settings, *own, *given.overrides])
+        cfg, fitting = load_config(None, settings), load_config(None, [*settings, *of_weights])
     except UserError as error:
         raise UserError(f"{conversion.source.path}: {error}") from error
+    for key in (each.partition("=")[0] for each in of_weights):
+        section, name = key.split(".")
+        if cfg[section][name] != fitting[section][name]:
+            raise UserError(
+                f"{conversion.source.path}: {key}: the weights say {fitting[section][name]}, got "
+                f"{cfg[section][name]}: leave it out"
+            )
+    return cfg
 
 
 def write_run(

@@ -66,6 +66,8 @@ def read_content(path: Path) -> object:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}), expected a vocabulary: check --vocabulary"
         ) from error
+    if content.startswith(b"PK"):
+        raise UserError(f"{path}: a checkpoint or another zip, expected a vocabulary: check --vocabulary")
     if content[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"["):
         return unpickle_words(path)
     try:

@@ -10,6 +10,7 @@ from config.files.kinds import refusal
 from models.kernels.onednn_convolutions import INPUT, Add, Clip, Convolution, ConvolutionNetwork
 
 _SHOWN = 5  # operators that a message names
+_DAMAGED = TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError  # of a graph
 
 
 class LoweredNetwork:
@@ -31,9 +32,10 @@ class LoweredNetwork:
         self.path = Path(path)
         graph = _graph(self.path, content)
         try:
-            reader = _Reader(self.path, graph, input_name, output_name, size)
+            with np.errstate(all="ignore"):  # weights that are not finite are refused
+                reader = _Reader(self.path, graph, input_name, output_name, size)
             self._network = ConvolutionNetwork(reader.convolutions, size)
-        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        except _DAMAGED as error:
             raise UserError(
                 f"{self.path}: its convolutions cannot run in bfloat16 ({type(error).__name__}: {error}): "
                 "extract in float32"
@@ -43,7 +45,8 @@ class LoweredNetwork:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the output for pictures, float32 [B,3,H,W]: [B,F] or a map [B,F,h,w]."""
         maps = self._network(images)
-        return maps.mean(axis=(2, 3)) if self._pools else maps
+        with np.errstate(all="ignore"):  # so are features
+            return maps.mean(axis=(2, 3)) if self._pools else maps
 
 
 def _graph(path: Path, content: bytes | None) -> object:
@@ -93,6 +96,10 @@ class _Reader:
         if not self.convolutions or end != self.convolutions[-1].name:
             raise self._unlike("its output is not the map of its last convolution")
         self._check_sums()
+        if not all(
+            np.isfinite(part).all() for each in self.convolutions for part in (each.weight, each.bias)
+        ):
+            raise ValueError("weights of NaN or infinity")
 
     def _check_input(self, value: object, size: int) -> None:
         there = [side.dim_value for side in value.type.tensor_type.shape.dim]  # 0 for any
@@ -130,7 +137,10 @@ class _Reader:
         if draft.steps:
             raise self._unlike("a batch norm that does not follow a convolution")
         scale, shift, mean, variance = (self._constant(node, number) for number in range(1, 5))
-        scale = scale / np.sqrt(variance + _options(node).get("epsilon", 1e-5))
+        variance = variance + _options(node).get("epsilon", 1e-5)
+        if not (variance > 0).all():
+            raise ValueError("a batch norm's variance is not above 0")
+        scale = scale / np.sqrt(variance)
         self._replace(
             node,
             draft,

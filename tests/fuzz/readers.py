@@ -26,6 +26,7 @@ from datasets.pictures.lists import read_captioned, read_label_list
 from datasets.pictures.picture import Picture, UnreadableError
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
+from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.inspection.cases import misses, open_result
 from engine.inspection.judgements import (
@@ -45,7 +46,7 @@ from engine.weights.weight_files import open_weights
 from models.kernels.choice import Choice, keep_choice, read_choice
 from serving.search.embeddings import Embeddings, read_embeddings, write_embeddings
 from tests.engine.inspection.evaluated import Split
-from tests.onnx_networks import write_means
+from tests.onnx_networks import write_convolutions, write_means
 from tests.picture_files import encoded, noisy, write_zip
 from tests.region_files import make_regions, tsv_line, write_tsv
 
@@ -295,6 +296,11 @@ def _onnx(folder: Path) -> None:
     write_means(folder / "net.onnx")
 
 
+def _read_convolutions(folder: Path) -> None:
+    network = LoweredNetwork(folder / "net.onnx", "image", "pool", 8)
+    network(np.zeros((1, 3, 8, 8), np.float32))
+
+
 def _read_onnx(folder: Path) -> None:
     network = OnnxNetwork(folder / "net.onnx", "image", "pool", 8)
     network(np.zeros((1, 3, 8, 8), np.float32))
@@ -499,6 +505,9 @@ READERS = {
     "safetensors": Reader(_safetensors, _read_safetensors, ("m.safetensors",)),
     "torch": Reader(_torch, _read_weights("m.pth"), ("m.pth",)),
     "Paddle": Reader(_paddle, _read_weights("m.pdparams"), ("m.pdparams",)),
+    "network in bfloat16": Reader(
+        lambda folder: write_convolutions(folder / "net.onnx"), _read_convolutions, ("net.onnx",)
+    ),
     "network": Reader(_onnx, _read_onnx, ("net.onnx",)),
     **{f"picture, {kind}": _picture(kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")},
     "zip of pictures": Reader(_zip, _read_zip, ("p.zip",)),

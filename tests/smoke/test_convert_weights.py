@@ -462,6 +462,22 @@ def test_a_checkpoint_that_does_not_hold_together_is_one_line(run_quickly, tmp_p
     assert not list((tmp_path / "out").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("MODEL.EMBED_DIM=6", "MODEL.EMBED_DIM: the weights say 5, got 6: leave it out"),
+        ("MODEL.NAME=vsrn", "MODEL.NAME: the weights say vsepp, got vsrn: leave it out"),
+    ],
+)
+def test_what_the_weights_say_cannot_be_overridden(run_quickly, tmp_path, override, message):
+    write_vsepp(tmp_path / "a.pth.tar")
+    write_vocabulary(tmp_path / "v.json", word_names(9))
+    words = "a.pth.tar", "run", "--vocabulary", "v.json", override
+    done = run_quickly("convert_weights", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: a.pth.tar: {message}\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_not_stored_is_asked_for_by_name(run_quickly, tmp_path):
     write_vsepp(tmp_path / "a.pth.tar")
     done = run_quickly("convert_weights", "a.pth.tar", "run", cwd=tmp_path)
@@ -544,6 +560,12 @@ REFERENCES = {
         "images": np.zeros((2, 6), "f4"),
         "captions": np.zeros((2, 2), int),
     },
+    "img_emb is [2, 3], the model's is [2, 5]": {  # of a VSRN
+        "images": np.zeros((2, 4, 6), "f4"),
+        "captions": np.zeros((2, 2), int),
+        "img_emb": np.zeros((2, 3), "f4"),
+        "gcn_regions": np.zeros((2, 4, 3), "f4"),
+    },
     "img_emb is [2, 4], the model's is [2, 5]": {
         "images": np.zeros((2, 6), "f4"),
         "captions": np.zeros((2, 2), int),
@@ -570,6 +592,14 @@ def test_a_berts_weights_of_another_name_are_renamed(run_quickly, oscar, tmp_pat
     assert (
         done.returncode == 2
         and f"rename the file to pytorch_model.bin, and give the folder, {oscar}\n" in (done.stderr)
+    )
+
+
+def test_a_checkpoint_is_no_vocabulary(run_quickly, tmp_path):
+    write_vsepp(tmp_path / "a.pth.tar")
+    done = run_quickly("convert_weights", "a.pth.tar", "run", "--vocabulary", "a.pth.tar", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == (
+        "error: a.pth.tar: a checkpoint or another zip, expected a vocabulary: check --vocabulary\n"
     )
 
 

@@ -299,6 +299,13 @@ def test_the_file_tells_the_precision_of_its_features(run_quickly, photos):
         assert (vectors["auto"] != vectors["float32"]).any()
 
 
+def test_several_processes_are_told_one_precision(run_tool, photos, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    done = run_tool(*command("--out", "a.h5", "--precision", "auto"), cwd=photos)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--precision: expected float32 or bfloat16 for several processes" in done.stderr
+
+
 def test_an_extraction_with_other_settings_is_not_mixed_in(run_quickly, photos):
     (photos / "photos/z.jpg").write_bytes(b"")
     refusing = command("--out", "a.h5", "--unreadable", "refuse", "--batch_size", 4)

@@ -308,7 +308,7 @@ def test_what_is_no_gallery_is_refused_on_one_line(galleries, run_quickly, proje
 QUERIES = {
     "no words": ("a red field\n???!\n", "--queries: no word of '???!' is in the vocabulary"),
     "unknown words": ("zebra\n", "--queries: no word of 'zebra' is in the vocabulary"),
-    "an empty line": ("a\n\nb\n", "queries.txt line 2: empty query"),
+    "an empty line": ("a\n\nb\n", "queries.txt line 2: empty query: fill the line in, or remove it\n"),
     "no lines": ("", "queries.txt: empty file"),
 }
 

@@ -165,6 +165,19 @@ def test_added_photos_keep_old_features_and_splits(run_quickly, folder) -> None:
     assert done.returncode == 0 and "extracting" not in done.stdout
 
 
+def test_photos_are_not_added_to_features_that_are_gone(run_quickly, folder) -> None:
+    assert run_quickly(*with_captions(), cwd=folder).returncode == 0
+    (folder / "data" / "mine" / "features.h5").unlink()
+    write_folder(folder / "photos", {"20.jpg": photo(20)})
+    done = run_quickly(*with_captions("--add"), cwd=folder)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert (
+        "data/mine/features.h5: no such file, but --add adds to it: put it back, or --overwrite"
+        in done.stderr
+    )
+    assert not list((folder / "data" / "mine").glob("*.extraction"))
+
+
 @pytest.mark.skipif(not has_bfloat16(), reason="no instructions for bfloat16 here")
 def test_added_photos_have_the_precision_of_the_others(run_quickly, folder) -> None:
     backbone_yaml(folder / "means.yaml", write_convolutions(folder / "convolutions.onnx"))
