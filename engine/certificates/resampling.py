@@ -16,11 +16,8 @@ from functools import cache
 
 import numpy as np
 
-_DEVIATIONS = (
-    2.0,
-    3.0,
-)  # how far the expected sum is below n, in standard errors: where resamples are seldom
-# made anew, and few draws are lacking
+# How far the expected sum is below n, in standard errors: resamples are seldom made anew, and few draws lack.
+_DEVIATIONS = (2.0, 3.0)
 _LARGEST = 32  # a Poisson number of a mean below 1 exceeds it once in 1e36 times
 
 
