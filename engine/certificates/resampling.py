@@ -25,11 +25,10 @@ def resampled_counts(resamples: int, images: int, random: np.random.Generator) -
     """Return how often each of `resamples` draws each of `images`, float32 [B,n]; rows add up to n."""
     mean = _mean_below_one(images)
     counts = poisson_numbers((resamples, images), mean, random).astype(np.float32)
-    every = np.ones(images, np.float32)
-    drawn = counts @ every
+    drawn = counts.sum(axis=1)  # a product would start threads of its own
     while len(exceeding := np.flatnonzero(drawn > images)):
         counts[exceeding] = poisson_numbers((len(exceeding), images), mean, random)
-        drawn[exceeding] = counts[exceeding] @ every
+        drawn[exceeding] = counts[exceeding].sum(axis=1)
     lacking = images - drawn.astype(np.int64)
     places = np.repeat(np.arange(resamples) * images, lacking)
     places += random.integers(images, size=len(places), dtype=np.int32)
