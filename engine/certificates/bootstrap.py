@@ -25,6 +25,7 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 _PART = 500  # resamples that share a sequence of random numbers, and a thread
 _BLOCK_DRAWS = 1 << 18  # images drawn at a time: their weights, 1 MB, stay in the cache
+_ALONE = 1 << 18  # multiplications up to which OpenBLAS works on one thread
 _FEW_VALUES = 128
 _DEVIATIONS = 7  # how far from the median of all, in standard errors, that of a resample may lie
 
@@ -102,11 +103,23 @@ class _Resampling:
 
     def of(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the means [b,M] and medians [b,K] of resamples with the `weights` float32 [b,n]."""
-        sums, drawn, *reached = np.split(weights @ self._added, self._ends, axis=1)
+        sums, drawn, *reached = np.split(_product(weights, self._added), self._ends, axis=1)
         drawn = drawn[:, self._of_column]  # none, where all images that were drawn have no query
         means = np.where(drawn > 0, sums / np.maximum(drawn, 1).astype(np.float64), self._whole)
         medians = [search.of(weights, own) for search, own in zip(self._searches, reached, strict=True)]
         return means, np.reshape(medians, (-1, len(weights))).T
+
+
+def _product(weights: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """Return `weights` [b,n] times `added` [n,S], in pieces for which OpenBLAS starts no threads of its own.
+
+    These would wait for each other beside the threads that share the resamples.
+    """
+    step = max(64, _ALONE // (len(weights) * added.shape[1]))
+    found = np.zeros((len(weights), added.shape[1]), np.float32)
+    for start in range(0, len(added), step):
+        found += weights[:, start : start + step] @ added[start : start + step]
+    return found
 
 
 class _MedianSearch:

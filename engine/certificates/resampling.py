@@ -16,11 +16,8 @@ from functools import cache
 
 import numpy as np
 
-_DEVIATIONS = (
-    2.0,
-    3.0,
-)  # how far the expected sum is below n, in standard errors: where resamples are seldom
-# made anew, and few draws are lacking
+# How far the expected sum is below n, in standard errors: resamples are seldom made anew, and few draws lack.
+_DEVIATIONS = (2.0, 3.0)
 _LARGEST = 32  # a Poisson number of a mean below 1 exceeds it once in 1e36 times
 
 
@@ -28,11 +25,10 @@ def resampled_counts(resamples: int, images: int, random: np.random.Generator) -
     """Return how often each of `resamples` draws each of `images`, float32 [B,n]; rows add up to n."""
     mean = _mean_below_one(images)
     counts = poisson_numbers((resamples, images), mean, random).astype(np.float32)
-    every = np.ones(images, np.float32)
-    drawn = counts @ every
+    drawn = counts.sum(axis=1)  # a product would start threads of its own
     while len(exceeding := np.flatnonzero(drawn > images)):
         counts[exceeding] = poisson_numbers((len(exceeding), images), mean, random)
-        drawn[exceeding] = counts[exceeding] @ every
+        drawn[exceeding] = counts[exceeding].sum(axis=1)
     lacking = images - drawn.astype(np.int64)
     places = np.repeat(np.arange(resamples) * images, lacking)
     places += random.integers(images, size=len(places), dtype=np.int32)

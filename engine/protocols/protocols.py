@@ -146,11 +146,16 @@ def eccv(request: Request) -> Counting:
     for direction, relevance, queries, owner, absent in zip(
         ("i2t", "t2i"), positives, asking, owners, names.absent["eccv"], strict=True
     ):
-        rows, own = scored.rows(direction, queries), _rows_of(relevance, queries)
-        ranks = row_counter(rows, Question(own), request.tie_rule).tied()
+        own = _rows_of(relevance, queries)
         more = absent[queries] if "absent_positives" in request.quirks else 0
-        listed = _cut(rows) if "cut_lists" in request.quirks else rows
-        average, precision = precisions_of_rows(listed, own, request.tie_rule, more)
+        if scored.i2t is None and "cut_lists" not in request.quirks:
+            count = int((own.of_images + more).max())
+            ranks, *listed = scored.leaders(direction, queries, own, count, request.tie_rule)
+        else:
+            rows = scored.rows(direction, queries)
+            ranks = row_counter(rows, Question(own), request.tie_rule).tied()
+            listed = [_cut(rows) if "cut_lists" in request.quirks else rows, own]
+        average, precision = precisions_of_rows(*listed, request.tie_rule, more)
         nothing = np.zeros(len(queries), np.int64)
         sizes = own.of_images, np.full(len(queries), relevance.shape[1])
         side = Side.of(ranks, owner[queries], nothing, *sizes, recalls=(1,))

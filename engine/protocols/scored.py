@@ -13,8 +13,10 @@ from datasets.array_files import read_npz
 from datasets.captions.load import CaptionSplit
 from datasets.captions.relevance_files import read_relevance
 from datasets.relevance import Relevance
-from engine.ranking.counter import RankCounter
+from engine.ranking.counter import RankCounter, TiedRanks
 from engine.ranking.ranks import Question, rank_counters, row_counter
+from engine.ranking.rounded import PairScores
+from engine.ranking.short_lists import ShortLists
 from engine.ranking.similarity import inner_products
 from engine.ranking.tiles import content_labels
 
@@ -67,6 +69,34 @@ class Scored:
         sides = (self.image, self._texts) if direction == "i2t" else (self.text, self._images)
         distinct, place = sides[1]
         return inner_products(sides[0][queries], distinct)[:, place]
+
+    def leaders(
+        self, direction: str, queries: np.ndarray, relevance: Relevance, count: int, tie_rule: str
+    ) -> tuple[TiedRanks, np.ndarray, Relevance]:
+        """Return the ranks [q] of some queries of embeddings, and of their rows [q,G] what leads or is right.
+
+        `relevance` [q,G] says what is right for them. The scores [q,W] are those of their right items and of
+        at least the `count` highest others, -infinity elsewhere; the relevance that is returned, [q,W], says
+        where the right ones are.
+        """
+        sides = self.image, self.text
+        asking, items = sides if direction == "i2t" else sides[::-1]
+        asking = asking[queries]
+        zeros, everything = (np.zeros(len(side), np.int64) for side in (asking, items)), np.arange(len(items))
+        longest = int(relevance.of_images.max())
+        lists = ShortLists(count + longest, *zeros, everything, of_captions=False)
+        question = Question(relevance)
+        [(counter, _)] = rank_counters(asking, items, question, tie_rule=tie_rule, lists_out=[lists])
+        keys = lists.captions_of_image + np.arange(len(asking))[:, None] * len(items)
+        right = np.isin(keys, relevance.images * len(items) + relevance.captions)
+        others = np.where(right, -np.inf, lists.image_scores)
+        place = np.arange(len(relevance.images)) - relevance.starts[relevance.images]
+        scores = np.full((len(asking), others.shape[1] + longest), -np.inf, np.float32)
+        scores[:, : others.shape[1]] = others
+        own = Relevance.of(scores.shape, relevance.images, others.shape[1] + place)
+        pairs = PairScores(asking, items, everything)
+        scores[own.images, own.captions] = pairs(relevance.images, relevance.captions)
+        return counter.tied(), scores, own
 
     @cached_property
     def _texts(self) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ depend on the number of processes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -323,16 +324,14 @@ class _ScreenedTiles:
             each.settle(pair_scores)
 
     def _rivals(self, tile: tuple[int, int]) -> list[Ahead]:
-        first, *others = self._counting
-        ahead, receive = self._screen.sift(
-            tile, lambda scores: (self._ahead(tile, scores, first), self._leading(tile, scores))
-        )
+        asked = [
+            each for each in self._counting if any(each.compete(*sides) for sides in self._tiles.sides(tile))
+        ]
+        looks = [partial(self._ahead, tile, counting=each) for each in asked]
+        *found, receive = self._screen.sift(tile, *looks, partial(self._leading, tile))
         for each in receive:
             each()
-        for other in others:
-            if any(other.compete(*sides) for sides in self._tiles.sides(tile)):
-                ahead += self._screen.sift(tile, lambda scores, other=other: self._ahead(tile, scores, other))
-        return ahead
+        return [ahead for each in found for ahead in each]
 
     def _ahead(self, tile: tuple[int, int], scores: TileScores, counting: _Counting) -> list[Ahead]:
         return [ahead for part in self._parts(tile, scores) for ahead in counting.rivals_ahead(*part)]

@@ -193,23 +193,30 @@ class Screen:
         """Return `tiles` in an order in which few operands have to be kept: some rows by all columns."""
         return sorted(tiles, key=lambda tile: (tile[0] // _ROWS_TOGETHER, tile[1], tile[0]))
 
-    def sift(self, tile: Tile, look: Callable[[TileScores], Found]) -> Found:
-        """Return what `look` finds in the coarse scores of a tile.
+    def sift(self, tile: Tile, *looks: Callable[[TileScores], Found]) -> list[Found]:
+        """Return what each of `looks` finds in the coarse scores of a tile, which are made once for all.
 
-        If it raises `TooManyOpenError`, it is shown finer ones, at last exact ones.
+        One that raises `TooManyOpenError` is shown finer ones, at last exact ones.
         """
+        found, left = [None] * len(looks), list(range(len(looks)))
         for number, kind in enumerate(self._kinds):
             if self._failures[number] % (_PATIENCE + _PAUSE) >= _PATIENCE:
                 self._failures[number] += 1
                 continue
-            try:
-                found = look(self._coarse(kind, tile))
-            except TooManyOpenError:
-                self._failures[number] += 1
-            else:
-                self._failures[number] = 0
+            scores, looking = self._coarse(kind, tile), left
+            left = []
+            for place in looking:
+                try:
+                    found[place] = looks[place](scores)
+                except TooManyOpenError:
+                    left.append(place)
+            self._failures[number] = self._failures[number] + 1 if left else 0
+            if not left:
                 return found
-        return look(TileScores(rounded_products(*(block.vectors for block in self._blocks(tile)))))
+        scores = TileScores(rounded_products(*(block.vectors for block in self._blocks(tile))))
+        for place in left:
+            found[place] = looks[place](scores)
+        return found
 
     def pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the scores [n] of the vectors `rows` [n] and `columns` [n] of a tile."""

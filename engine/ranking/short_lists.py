@@ -130,17 +130,23 @@ class ShortLists:
 
     Only images and captions with equal `image_fold` [images] and `caption_fold` [captions] compete. Captions
     with equal `sentence_ids` [captions] say the same; on the lists of images, the first of a fold stands for
-    all. Items of equal score are listed in the order of the split.
+    all. Items of equal score are listed in the order of the split. Without `of_captions`, captions have no
+    lists.
     """
 
     def __init__(
-        self, k: int, image_fold: np.ndarray, caption_fold: np.ndarray, sentence_ids: np.ndarray
+        self,
+        k: int,
+        image_fold: np.ndarray,
+        caption_fold: np.ndarray,
+        sentence_ids: np.ndarray,
+        of_captions: bool = True,
     ) -> None:
         self._folds = image_fold, caption_fold
         of_sentence = np.unique(np.stack([caption_fold, sentence_ids]), axis=1, return_index=True)[1]
         self._listed = np.isin(np.arange(len(caption_fold)), of_sentence)
         self._of_image = _Lists.empty(len(image_fold), min(k, len(of_sentence)))
-        self._of_caption = _Lists.empty(len(caption_fold), min(k, len(image_fold)))
+        self._of_caption = _Lists.empty(len(caption_fold), min(k, len(image_fold)) if of_captions else 0)
         self._lock = Lock()
 
     @property

@@ -83,7 +83,7 @@ def test_what_is_ahead_of_bars_is_what_plain_comparison_says(monkeypatch, kind, 
     expected = [(seen >= bars[:, None]).sum(axis=1), (seen > bars[:, None]).sum(axis=1)]
     for found in (TileScores(scores), None):
         look = lambda each: each.ahead(side, bars)  # noqa: E731
-        ahead = look(found) if found else Screen([rows], [columns]).sift((0, 0), look)
+        ahead = look(found) if found else Screen([rows], [columns]).sift((0, 0), look)[0]
         np.testing.assert_array_equal(ahead, expected)
 
 
@@ -156,13 +156,33 @@ def test_products_that_leave_all_open_are_not_tried_for_a_while(monkeypatch) -> 
     counts = []
     for _ in range(34):
         kinds.clear()
-        assert tried.sift((0, 0), look) == "found"
+        assert tried.sift((0, 0), look) == ["found"]
         counts.append(len(kinds))
     assert counts == [3] * 4 + [1] * 28 + [3] * 2, "after a pause they are tried again"
     failing[0] = False
     kinds.clear()
     tried.sift((0, 0), look)
     assert len(kinds) == 1 and tried._failures[0] == 0
+
+
+def test_looks_share_products_and_one_alone_is_shown_finer_ones() -> None:
+    vectors = block(VECTORS["unit"])
+    tried, seen = Screen([vectors], [vectors]), {"coarse": [], "picky": []}
+
+    def look(name: str, scores: TileScores) -> str:
+        seen[name].append(scores)
+        if name == "picky" and scores._margins is not None:
+            raise TooManyOpenError
+        return name
+
+    assert tried.sift(
+        (0, 0), lambda scores: look("picky", scores), lambda scores: look("coarse", scores)
+    ) == [
+        "picky",
+        "coarse",
+    ]
+    assert len(seen["coarse"]) == 1 and seen["picky"][0] is seen["coarse"][0]
+    assert seen["picky"][-1]._margins is None
 
 
 def test_operands_that_do_not_fit_into_memory_are_made_again(monkeypatch) -> None:

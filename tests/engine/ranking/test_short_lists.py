@@ -195,4 +195,4 @@ def test_bounds_by_coarse_scores_hold(case: str, side: int) -> None:
             coarse.may_reach(side, kth, k - 1)
         return True
 
-    assert screen.Screen(rows, columns).sift((0, 0), look)
+    assert screen.Screen(rows, columns).sift((0, 0), look)[0]
