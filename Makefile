@@ -51,8 +51,8 @@ faults: $(runs) $(dev)  ## kill, fill and damage training and indexes, and print
 	$(python) tests/faults/kill_index.py
 	$(python) tests/faults/kill_service.py
 
-fuzz: $(runs) $(dev)  ## damage 10,000 files of each kind that is read, and tell what is not one line (over an hour)
-	FUZZ_EXAMPLES=10000 $(python) -m pytest -n auto tests/fuzz
+fuzz: $(runs) $(dev)  ## damage 10,000 files of each kind that is read, and tell what is not one line (minutes of all cores)
+	$(python) tests/fuzz/run_all.py --inputs 10000
 	SCHEMA_EXAMPLES=500 $(python) -m pytest -p no:xdist tests/serving/app/test_schema.py
 
 lint: $(dev)  ## check style, formatting and the layers

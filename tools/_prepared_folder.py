@@ -70,13 +70,30 @@ def _essence(network: dict) -> dict:
 
 def _read_state(path: Path) -> Earlier:
     try:
-        return Earlier(**json.loads(path.read_text(encoding="utf-8")))
+        earlier = Earlier(**json.loads(path.read_text(encoding="utf-8")))
+        if not _is_whole(earlier):
+            raise ValueError("of another form")
+        return earlier
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}: --add expects a folder that was prepared before"
         ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not what prepare_data.py wrote: begin anew with --overwrite") from error
+
+
+def _is_whole(earlier: Earlier) -> bool:
+    """Return whether what was read has the types of what was written."""
+    parts = earlier.network, earlier.photos, earlier.splits
+    return (
+        isinstance(earlier.images, str)
+        and all(isinstance(part, dict) for part in parts)
+        and all(
+            isinstance(mark, list) and all(type(number) is int for number in mark)
+            for mark in earlier.photos.values()
+        )
+        and all(split in SPLITS for split in earlier.splits.values())
+    )
 
 
 def write_state(folder: Path, state: Earlier) -> None:

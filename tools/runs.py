@@ -75,7 +75,7 @@ def describe(run_folder: Path, folder: Path, now: datetime) -> dict:
     model, metric = None, None
     try:
         config = yaml.safe_load((run_folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        model, metric = config["MODEL"]["NAME"], config["MONITOR"]["BEST_METRIC"]
+        model, metric = str(config["MODEL"]["NAME"]), str(config["MONITOR"]["BEST_METRIC"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
         pass  # the row of a folder without a readable config.yaml has gaps
     return {"run": name, "model": model, "best_metric": metric, **read_status(run_folder, now)}

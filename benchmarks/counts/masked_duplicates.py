@@ -3,10 +3,10 @@
     python benchmarks/counts/masked_duplicates.py path/to/rsicd_precomp path/to/folder [--threads 1]
 
 Trains the recipe configs/rsicd/vsepp.yaml with LOSS.MASK_DUPLICATES true and false, with the hardest
-negative's hinge (all negatives in the first epoch, without which it sits on its plateau) and with the recipe's
-contrastive loss. Both count a caption for its own image, and equal sentences for all images that have them
-(DATASET.RELEVANCE=sentence). What is trained or measured already is not done again. The table goes to
-docs/evaluation.md.
+negative's hinge (all negatives in the first epoch, without which it sits on its plateau) and with the
+recipe's contrastive loss. Recalls count a caption for its own image, and equal sentences for all images that
+have them (DATASET.RELEVANCE=sentence). What is trained or measured already is not done again. The table goes
+to docs/evaluation.md.
 """
 
 import argparse

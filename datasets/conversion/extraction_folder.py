@@ -190,7 +190,7 @@ class ExtractionFolder:
         journal = self.path / _JOURNAL
         text = journal.read_bytes() if journal.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
-        vectors = 0
+        vectors = width = 0
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
                 record = json.loads(line)
@@ -198,7 +198,9 @@ class ExtractionFolder:
                 problems = {str(name): str(problem) for name, problem in record["problems"].items()}
                 self._bytes = {name: int(record["bytes"][name]) for name in self._bytes}
                 vectors += sum(entry.count for entry in entries)
-                if entries and self._bytes[_VECTORS] != 4 * vectors * int(record["width"]):
+                width = int(record["width"]) if entries else width
+                stored = self._bytes[_VECTORS], self._bytes[_BOXES]
+                if stored[0] != 4 * vectors * width or stored[1] not in (0, 16 * vectors):
                     raise ValueError("another number of vectors")
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise self._damaged(f"{_JOURNAL} line {number}") from error

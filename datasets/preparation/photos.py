@@ -74,7 +74,7 @@ def _read_record(path: Path) -> dict[str, Seen]:
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
-            name: Seen((size, mark), None if bits is None else _unpacked(bits), problem)
+            name: Seen((size, mark), None if bits is None else _unpacked(bits), str(problem))
             for name, (size, mark, bits, problem) in content.items()
         }
     return {}
@@ -85,7 +85,10 @@ def _packed(bits: np.ndarray) -> str:
 
 
 def _unpacked(text: str) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:BITS].astype(bool)
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:BITS].astype(bool)
+    if len(bits) != BITS:
+        raise ValueError("another number of bits")
+    return bits
 
 
 def _look(files: PictureFiles, names: Sequence[str]) -> dict[str, Seen]:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
 from datasets.scenes.captions import captions_of, swapped_pairs
@@ -106,18 +106,21 @@ def _holds_scenes(folder: Path, options: ScenesOptions, force: bool) -> bool:
         return False
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict) or meta.get("format") != "scenes":
         raise UserError(f"expected a Scenes folder or none, got other files in {folder}: name another --out")
     if force:
         return False
-    found = {"version": meta.get("version"), **(meta.get("options") or {})}
+    found = meta.get("options") if isinstance(meta.get("options"), dict) else {}
+    found = {"version": meta.get("version"), **found}
     wanted = {"version": VERSION, **asdict(options)}
     if found == wanted:
         return True
     differences = ", ".join(
-        f"{key}={found.get(key)} (wanted {wanted[key]})" for key in wanted if found.get(key) != wanted[key]
+        f"{key}={cut(found.get(key))} (wanted {wanted[key]})"
+        for key in wanted
+        if found.get(key) != wanted[key]
     )
     raise UserError(
         f"{folder} holds other Scenes, {differences}: give --force to replace them, or another --out"

@@ -219,12 +219,14 @@ def read_lists(path: Path) -> KeptLists:
     }
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
     ends = {"caption_image": images, "i2t": captions, "t2i": images}
-    ends |= {"right_images": images, "right_captions": captions}
+    ends |= {"right_images": images, "right_captions": captions, "sentence": captions, "image_fold": images}
     wrong += [
         name
         for name, end in ends.items()
-        if arrays[name].size and not -1 <= arrays[name].min() <= arrays[name].max() < end
+        # -1 stands behind the end of a list that is shorter than others
+        if arrays[name].size and not -int(name in widths) <= arrays[name].min() <= arrays[name].max() < end
     ]
+    wrong += ["right_scores"] if np.isnan(arrays["right_scores"]).any() else []
     if len(names["caption_ids"]) != captions or len(pairs) != 1 or any(len(w) != 1 for w in widths.values()):
         wrong.append("caption_ids")
     if wrong:

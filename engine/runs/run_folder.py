@@ -121,13 +121,29 @@ class RunFolder:
 
 
 def read_log(path: str | Path) -> list[dict]:
-    """Return the records of a `log.jsonl`, without a line that a crash cut short; empty without the file."""
+    """Return the records of a `log.jsonl`, each with `event`, `step` and `time`; empty without the file.
+
+    A line that a crash cut short, and any other that training did not write, is left out.
+    """
     if not os.path.isfile(path):
         return []
     records = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
-            if isinstance(record, dict) and "event" in record:
+            if _is_record(record):
                 records.append(record)
     return records
+
+
+def _is_record(record: object) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("event"), str)
+        and type(record.get("step")) is int
+        and type(record.get("time")) in (int, float)
+        and all(
+            value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < 1e300)
+            for value in record.values()
+        )
+    )

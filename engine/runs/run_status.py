@@ -80,7 +80,9 @@ def read_status(folder: Path, now: datetime) -> dict:
     try:
         status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
         age = (now - datetime.fromisoformat(status["updated"])).total_seconds()
-        state, host, pid = status["state"], status["host"], int(status["pid"])
+        state, host, pid = status["state"], status["host"], status["pid"]
+        if not _is_status(status):
+            raise ValueError("of another form")
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return {"state": "converted" if (folder / SHEET_FILE).is_file() else "unknown"}
     if state == "running":
@@ -89,6 +91,17 @@ def read_status(folder: Path, now: datetime) -> dict:
         elif age > SILENT_SECONDS:
             state = "silent"
     return {**status, "state": state, "seconds_ago": round(age, 1)}
+
+
+def _is_status(status: dict) -> bool:
+    """Return whether what a status holds is of the types that `RunStatus` writes."""
+    score = status.get("best_score")
+    return (
+        all(isinstance(status.get(name), str) for name in ("state", "host"))
+        and all(type(status.get(name)) is int for name in ("step", "steps", "pid"))
+        and 0 < status["pid"] < 1 << 31
+        and (score is None or type(score) in (int, float) and abs(score) < 1e6)
+    )
 
 
 def _is_alive(pid: int) -> bool:

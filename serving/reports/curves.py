@@ -16,11 +16,14 @@ UNITS = ((10_800.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seco
 
 
 def working_seconds(log: Sequence[dict]) -> list[float]:
-    """Return the seconds of work from the first log record to each; pauses after a stop do not count."""
+    """Return the seconds of work from the first log record to each; pauses after a stop do not count.
+
+    Nor does a step back of the machine's clock.
+    """
     seconds = [0.0] if log else []
     for before, after in pairwise(log):
         paused = before["event"] in ("stopped", "failed")
-        seconds.append(seconds[-1] + (0.0 if paused else after["time"] - before["time"]))
+        seconds.append(seconds[-1] + (0.0 if paused else max(0.0, after["time"] - before["time"])))
     return seconds
 
 
@@ -40,11 +43,11 @@ def draw_curves(
     size, unit = next((size, unit) for least, size, unit in UNITS if longest >= least)
     for name, colour, log in logs:
         clock = [seconds / size for seconds in working_seconds(log)]
-        losses = _points(clock, log, "train", "loss")
+        losses = points(clock, log, "train", "loss")
         scale = abs(losses[0][1]) if losses else 1.0
         relative = [(time, loss / (scale or 1.0)) for time, loss in losses]
         _plot(loss_axes, relative, name, colour, dots=len(relative) == 1)
-        _plot(recall_axes, _points(clock, log, "validation", metric), name, colour, dots=True)
+        _plot(recall_axes, points(clock, log, "validation", metric), name, colour, dots=True)
     if all(y > 0 for line in loss_axes.lines for y in line.get_ydata()):
         loss_axes.set_yscale("log")  # a loss falls by orders of magnitude
         loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -89,8 +92,13 @@ def draw_reranking(rerank: dict, first: dict[str, float], colour: str) -> Image.
     return _picture(figure)
 
 
-def _points(clock: Sequence[float], log: Sequence[dict], event: str, key: str) -> list[tuple[float, float]]:
-    return [(time, record[key]) for time, record in zip(clock, log, strict=True) if record["event"] == event]
+def points(clock: Sequence[float], log: Sequence[dict], event: str, key: str) -> list[tuple[float, float]]:
+    """Return time and value of the records of an event that have the number `key`."""
+    return [
+        (time, record[key])
+        for time, record in zip(clock, log, strict=True)
+        if record["event"] == event and isinstance(record.get(key), int | float)
+    ]
 
 
 def _plot(axes: Axes, points: list[tuple[float, float]], name: str, colour: str, dots: bool) -> None:

@@ -19,11 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fuzz.readers import READERS
+from tests.fuzz.kept import ALL
 from tests.fuzz.watched import Finding, Trial, damage, watch
-from tests.fuzz.written import WRITTEN
 
-ALL = READERS | WRITTEN
 MEMORY = Path("/dev/shm")
 ROW = "{:<28}{:>8}{:>8}{:>9}{:>10}{:>8}"
 

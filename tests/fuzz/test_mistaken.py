@@ -4,12 +4,10 @@ import pytest
 
 from config.errors import UserError
 from tests.fuzz.damage import WHOLE
-from tests.fuzz.readers import READERS
-from tests.fuzz.written import WRITTEN
+from tests.fuzz.kept import ALL, KEPT
 
-ALL = READERS | WRITTEN
 # What this toolkit writes and reads again says which part is damaged; who asks for pictures names them.
-OWN = ("choice of", "checkpoint", "log of", "result", "index", "bundle", "picture, ", "judgements")
+OWN = ("choice of", "checkpoint", "log of", "result", "index", "bundle", "picture, ", *KEPT)
 BESIDE = ("x_tags.txt", "features.lineidx")  # text that may hold anything, and is made here
 CAME = {"a page of HTML": "<!DOCTYPE", "a pointer of Git LFS": "version https"}
 CASES = [

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from config.errors import UserError
 from tests.fuzz.damage import changes, damaged
-from tests.fuzz.readers import READERS
-from tests.fuzz.written import WRITTEN
+from tests.fuzz.kept import ALL
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONG = EXAMPLES > 1000  # outside of the tests, where the clock may decide
@@ -25,9 +24,6 @@ def peak_bytes() -> int:
     """Return the largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-ALL = READERS | WRITTEN
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -99,9 +99,13 @@ def test_lists_that_do_not_fit_their_names_are_refused_in_one_line(tmp_path):
         "t2i_scores": arrays["t2i_scores"][:, :2],
         "captions": np.frombuffer(b"[1]", np.uint8),
         "image_fold": arrays["image_fold"][1:],
+        "sentence": arrays["sentence"] - 1,
+        "caption_image": arrays["caption_image"] - 1,
         "right_scores": arrays["right_scores"].astype("U"),
     }
-    for name, array in changes.items():
+    cases = [*changes.items(), ("image_fold", -arrays["image_fold"] - 1)]
+    cases.append(("right_scores", arrays["right_scores"] * np.float32("nan")))
+    for name, array in cases:
         np.savez(tmp_path / "broken.npz", **(arrays | {name: array}))
         with pytest.raises(UserError, match="evaluate again") as refusal:
             read_lists(tmp_path / "broken.npz")

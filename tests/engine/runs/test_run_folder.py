@@ -118,7 +118,7 @@ def test_the_newest_epochs_are_kept_by_number(folder):
 
 def write(folder: RunFolder, *records: dict) -> None:
     folder.path.mkdir(parents=True)
-    folder.log_file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    folder.log_file.write_text("".join(json.dumps({"time": 1.0, **record}) + "\n" for record in records))
 
 
 def test_a_resume_drops_what_it_will_write_again(folder):
@@ -129,16 +129,37 @@ def test_a_resume_drops_what_it_will_write_again(folder):
     ]
     write(folder, *before, {"event": "validation", "step": 10}, {"event": "train", "step": 12})
     folder.trim_log(step=10, last_validation=8)
-    assert read_log(folder.log_file) == before
+    assert read_log(folder.log_file) == [{"time": 1.0, **record} for record in before]
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(folder):
     write(folder, {"event": "train", "step": 1})
     with open(folder.log_file, "a") as file:
         file.write('{"event": "train", "st')
-    assert read_log(folder.log_file) == [{"event": "train", "step": 1}]
+    assert read_log(folder.log_file) == [{"time": 1.0, "event": "train", "step": 1}]
     folder.trim_log(step=5, last_validation=0)
     assert folder.log_file.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(
+            {"step": "1"},
+            {"step": None},
+            {"time": "noon"},
+            {"time": float("nan")},
+            {"loss": [1]},
+            {"event": 1},
+        ),
+        *({"loss": 10**400}, {"event": None}),
+    ],
+)
+def test_a_line_that_training_did_not_write_is_left_out(folder, other):
+    good = {"event": "train", "step": 1, "time": 1.0, "loss": 0.5}
+    write(folder, good, good | other, good)
+    assert read_log(folder.log_file) == [good, good]
+    folder.trim_log(step=5, last_validation=0)
 
 
 def test_no_log_is_an_empty_log(folder):

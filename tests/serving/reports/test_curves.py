@@ -26,6 +26,13 @@ def test_the_time_between_a_stop_and_its_resume_is_not_work():
     assert working_seconds([]) == []
 
 
+def test_a_clock_that_is_set_back_is_no_work_and_is_drawn():
+    log = [at("train", 100.0, loss=3.0), at("train", 104.0, loss=2.0), at("train", 40.0, loss=1.0)]
+    assert working_seconds(log) == [0.0, 4.0, 4.0]
+    assert working_seconds(log[1:]) == [0.0, 0.0]
+    assert draw_curves([("a", "#ff0000", log[1:])]).width > 1000
+
+
 def coloured(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int]:
     """Count the pixels of a colour in the left and the right half of a picture."""
     same = (np.asarray(picture.convert("RGB")) == colour).all(axis=-1)
