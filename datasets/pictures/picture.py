@@ -1,6 +1,7 @@
 """Pictures of any kind as upright RGB; unreadable ones are named, and skipped or refused."""
 
 import io
+import logging
 import struct
 import threading
 import warnings
@@ -26,6 +27,7 @@ _BROKEN = (
 # Pillow warns of sizes that MAX_PIXELS admits, and of damage that it tolerates, from any thread.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs some of what it raises, too
 
 
 class UnreadableError(Exception):

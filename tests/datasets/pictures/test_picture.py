@@ -1,6 +1,7 @@
 """Pictures of every kind come out upright in RGB, and broken ones are told apart and named."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -234,3 +235,14 @@ def test_a_png_with_megabytes_of_text_is_a_picture(kind, where):
     found = Picture(plain[:at] + chunk + plain[at:])
     assert found.size == Picture(plain).size
     np.testing.assert_array_equal(found.decode(1), Picture(plain).decode(1))
+
+
+def test_what_pillow_raises_is_not_logged_besides(caplog):
+    data = bytearray(encoded(noisy(8, 8), "TIFF"))
+    samples = struct.pack("<HHI", 277, 3, 1)  # samples per pixel
+    assert data.count(samples) == 1
+    at = data.index(samples) + len(samples)
+    data[at : at + 2] = (2048).to_bytes(2, "little")
+    with pytest.raises(UnreadableError):
+        Picture(bytes(data)).decode(1.0)
+    assert caplog.records == []
