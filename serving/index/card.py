@@ -110,7 +110,8 @@ def card_of(content: object, where: str) -> Card:
     right = right and all(number < 1 << 63 for number in numbers[:3])
     texts = all(isinstance(text, str) for text in (card.data, card.bundle, card.engine, card.precision))
     objects = all(isinstance(each, dict) for each in (card.parameters, card.source, card.versions))
-    inside = isinstance(card.data, str) and card.data.isalnum() and isinstance(card.previous, str | None)
+    inside = isinstance(card.data, str) and card.data.isalnum() and len(card.data) <= 64
+    inside = inside and isinstance(card.previous, str | None)
     texts = texts and isinstance(card.bundle_folder, str) and _is_number(card.recall_at_10, optional=True)
     objects = objects and _has_parameters(card) and _has_cutoff(card)
     if not (right and texts and objects and inside and card.measure in MEASURES and card.holds in HOLDS):

@@ -96,6 +96,7 @@ def test_the_check_of_a_row_changes_with_each_of_its_bits():
         (lambda card: card | {"format": 9}, "format 9, and this version reads 1: build the index again"),
         (lambda card: {**card, "count": "many"}, "a field has a value that cannot be"),
         (lambda card: {**card, "data": "../../elsewhere"}, "a field has a value that cannot be"),
+        (lambda card: {**card, "data": "x" * 300}, "a field has a value that cannot be"),
         (lambda card: {key: card[key] for key in card if key != "bundle"}, r"missing \['bundle'\]"),
         (lambda card: [card], "expected the card of an index"),
     ],
