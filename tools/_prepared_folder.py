@@ -9,7 +9,7 @@ from pathlib import Path
 from _command import folder_name
 
 from config.default import KEYS
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import write_whole
 from config.load import config_as_dict, load_config
 from config.task_files import to_yaml
@@ -43,13 +43,13 @@ def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite:
         earlier = _read_state(folder / STATE)
         if _essence(network) != _essence(earlier.network):
             raise UserError(
-                f"{folder}: prepared with another --backbone, {earlier.network.get('path')}: give that one, "
-                "or --overwrite to begin anew"
+                f"{folder}: prepared with another --backbone, {cut(earlier.network.get('path'), 80)}: give "
+                "that one, or --overwrite to begin anew"
             )
         if earlier.images != str(images.resolve()):
             raise UserError(
-                f"{folder}: prepared from {earlier.images}, got --images {images}: put the new photos into "
-                "that folder"
+                f"{folder}: prepared from {cut(earlier.images, 80)}, got --images {images}: put the new "
+                "photos into that folder"
             )
         return earlier
     stopped = (folder / f"{FEATURES}.extraction").is_dir()
