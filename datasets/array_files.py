@@ -90,4 +90,9 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         if claimed > min(entry.file_size, _DEFLATE * entry.compress_size):
             raise ValueError(f"{cut(entry.filename)} claims {claimed} bytes of {entry.file_size}")
     with archive.open(entry) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    if array.dtype.kind == "U":  # NumPy makes texts of any numbers, and Python fails on them later
+        letters = np.frombuffer(array.tobytes(), array.dtype.str[0] + "u4")
+        if letters.max(initial=0) > 0x10FFFF:
+            raise ValueError(f"{cut(entry.filename)} holds letters beyond Unicode")
+    return array

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from config.errors import UserError, cut
-from config.files.kinds import mistaken_kind, mistaken_text
+from config.files.kinds import is_pickle, mistaken_kind, mistaken_text
 
 
 def read_lines(path: Path, kind: str) -> list[str]:
@@ -36,6 +36,9 @@ def read_text(path: Path, remedy: str = "check DATASET.DATA_DIR and the names of
         content = path.read_bytes()
         if kind := mistaken_text(content):
             raise UserError(f"{path}: {kind}")
+        if is_pickle(content):
+            remedy = "tools/convert_weights.py converts vocabularies and captions"
+            raise UserError(f"{path}: a pickle, expected text: {remedy}")
         text = content.decode("utf-8-sig")
         if "\0" in text:
             line = text.count("\n", 0, text.index("\0")) + 1
@@ -48,9 +51,6 @@ def read_text(path: Path, remedy: str = "check DATASET.DATA_DIR and the names of
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: mend its name or permissions") from error
     except UnicodeDecodeError as error:
-        if error.object[:1] == b"\x80":
-            remedy = "tools/convert_weights.py converts vocabularies and captions"
-            raise UserError(f"{path}: a pickle, expected text: {remedy}") from error
         if kind := mistaken_kind(path):
             raise UserError(f"{path}: {kind}") from error
         line = error.object.count(b"\n", 0, error.start) + 1

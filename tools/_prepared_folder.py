@@ -9,7 +9,7 @@ from pathlib import Path
 from _command import folder_name
 
 from config.default import KEYS
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import write_whole
 from config.load import config_as_dict, load_config
 from config.task_files import to_yaml
@@ -44,7 +44,7 @@ def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite:
     if add:
         earlier = _read_state(folder / STATE)
         if _essence(network) != _essence(earlier.network):
-            own = f"--backbone {earlier.network.get('path')}"
+            own = f"--backbone {cut(earlier.network.get('path'), 80)}"
             if network.get("precision") != earlier.network.get("precision"):
                 own += f" --precision {earlier.network.get('precision', 'float32')}"
             raise UserError(
@@ -53,8 +53,8 @@ def open_folder(folder: Path, images: Path, network: dict, add: bool, overwrite:
             )
         if earlier.images != str(images.resolve()):
             raise UserError(
-                f"{folder}: prepared from {earlier.images}, got --images {images}: put the new photos into "
-                "that folder"
+                f"{folder}: prepared from {cut(earlier.images, 80)}, got --images {images}: put the new "
+                "photos into that folder"
             )
         if not (folder / FEATURES).is_file():
             raise UserError(

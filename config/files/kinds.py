@@ -1,6 +1,7 @@
 """Tells what a file is that is not what its name promises: a page, a pointer, nothing, another archive."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _ARCHIVES = {
     b"\x89PNG": "a picture (PNG)",
     b"\xff\xd8\xff": "a picture (JPEG)",
 }
+_PLAIN_PICKLE = re.compile(rb"\([dl]p\d+\n|\(i\w+\n|c(?:copy_reg|collections|__builtin__)\n")
 _HEAD = 1024  # bytes that are looked at
 
 
@@ -53,6 +55,11 @@ def mistaken_text(content: bytes) -> str:
     if start.lower().startswith(_PAGES):
         return "a page of HTML, such as a download that failed gives: download it again"
     return ""
+
+
+def is_pickle(content: bytes) -> bool:
+    """Return whether content begins as a pickle of containers does, of protocol 0 or of 2 and later."""
+    return content[:1] == b"\x80" or _PLAIN_PICKLE.match(content) is not None
 
 
 def is_zip(path: str | Path) -> bool:

@@ -24,7 +24,7 @@ _TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("object", "<u4")])
 def can_hold(file: PositionalFile, data: "h5py.Dataset") -> bool:
     """Return whether the file has the bytes that a data set claims, in numbers or in texts.
 
-    Texts in compressed chunks are not looked at.
+    Texts in compressed chunks are not looked at, nor those of files with places of other sizes.
     """
     import h5py
 
@@ -33,14 +33,19 @@ def can_hold(file: PositionalFile, data: "h5py.Dataset") -> bool:
     if data.nbytes > size * (_MOST_PACKED if packed else 1):
         return False
     text = h5py.check_string_dtype(data.dtype)
-    filtered = data.id.get_create_plist().get_nfilters()
-    if text is None or text.length is not None or filtered or data.file.userblock_size or not data.size:
+    if text is None or text.length is not None or not data.size or not _has_plain_places(data):
         return True
     texts = [np.frombuffer(part[: len(part) // 16 * 16], _TEXT) for part in _parts(file, data)]
     texts = np.concatenate(texts) if texts else np.zeros(0, _TEXT)
     texts = texts[texts["length"] > 0]
     lengths, heaps = texts["length"], np.unique(texts["heap"])
     return int(lengths.sum(dtype=np.int64)) <= size and all(_is_whole(file, int(heap)) for heap in heaps)
+
+
+def _has_plain_places(data: "h5py.Dataset") -> bool:
+    """Return whether places in the file count from its first byte in eight bytes, as nearly always."""
+    sizes = data.file.id.get_create_plist().get_sizes()
+    return sizes == (8, 8) and not data.file.userblock_size and not data.id.get_create_plist().get_nfilters()
 
 
 def _parts(file: PositionalFile, data: "h5py.Dataset") -> Iterator[bytes]:

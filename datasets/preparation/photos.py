@@ -73,15 +73,19 @@ def _read_record(path: Path) -> dict[str, Seen]:
     """Return what a record holds, nothing if it is missing or not one."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: Seen((size, mark), None if bits is None else _unpacked(bits), str(problem))
-            for name, (size, mark, bits, problem) in content.items()
-        }
+        return {name: _seen(*entry) for name, entry in content.items()}
     return {}
 
 
 def _packed(bits: np.ndarray) -> str:
     return np.packbits(bits).tobytes().hex()
+
+
+def _seen(size: int, mark: int, bits: str | None, problem: str) -> Seen:
+    """Return what an entry of a record says; raise ValueError for neither a hash nor a problem."""
+    if bits is None and not problem:
+        raise ValueError("nothing was seen")
+    return Seen((size, mark), None if bits is None else _unpacked(bits), str(problem))
 
 
 def _unpacked(text: str) -> np.ndarray:

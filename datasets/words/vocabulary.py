@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, cut
-from config.files.kinds import refusal
+from config.files.kinds import is_pickle, refusal
 from config.files.whole import replacing
 from datasets.names import composed
 from datasets.words.tokens import TOKENIZERS, tokenize
@@ -139,18 +139,18 @@ class Vocabulary:
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise UserError(f"{path}: no such vocabulary: check INPUT.VOCAB_FILE") from error
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-            if path.suffix in (".pkl", ".pickle") or path.read_bytes()[:1] == b"\x80":
-                target = path.with_suffix(".json")
+            if path.suffix in (".pkl", ".pickle") or is_pickle(path.read_bytes()):
+                target = path.with_suffix(".words.json" if path.suffix == ".json" else ".json")
                 remedy = f"convert it with python tools/convert_weights.py {path} {target}"
                 raise UserError(f"{path}: a pickle, expected JSON: {remedy}") from error
             raise UserError(refusal(path, f"not a vocabulary in JSON: {cut(error, 80)}")) from error
         try:
             if "word2idx" in content:
-                words = _words_by_id(content["word2idx"])
+                words = _words_by_id(content["word2idx"], path)
                 layout, threshold = ("vsepp" if "<start>" in words else "vse"), 1
             else:
                 words, tokenizer = content["words"], content["tokenizer"]
@@ -187,8 +187,24 @@ def _has_words(words: Iterable[str]) -> bool:
     return any(word not in _ALL_MARKERS and any(map(str.isalnum, word)) for word in words)
 
 
-def _words_by_id(ids: dict[str, int]) -> list[str]:
-    """Return the words by id; id 0, which one released vocabulary leaves free, becomes `<pad>`."""
-    by_id = {index: word for word, index in ids.items()}
+def _words_by_id(ids: dict[str, int], path: Path) -> list[str]:
+    """Return the words by id; id 0, which one released vocabulary leaves free, becomes `<pad>`.
+
+    Raises `UserError` that names a word without an id of its own, or an id without a word.
+    """
+    by_id: dict[int, str] = {}
+    for word, index in ids.items():
+        if type(index) is not int or index < 0:
+            problem = f"the id of {cut(word)!r} is {cut(json.dumps(index))}, expected a whole number"
+            raise UserError(f"{path}: {problem}: build the vocabulary again")
+        if by_id.setdefault(index, word) != word:
+            both = f"{cut(by_id[index])!r} and {cut(word)!r}"
+            raise UserError(f"{path}: {both} have the id {index}, expected one each: build it again")
     by_id.setdefault(0, "<pad>")
+    gap = next((index for index in range(len(by_id)) if index not in by_id), None)
+    if gap is not None:
+        raise UserError(
+            f"{path}: no word has the id {gap}, and {cut(by_id[max(by_id)])!r} has {max(by_id)}: "
+            "expected ids from 0 on: build the vocabulary again"
+        )
     return [by_id[index] for index in range(len(by_id))]

@@ -101,7 +101,10 @@ class ScoreShards:
         path = self._path(block)
         metadata = read_metadata(path, **_DAMAGED)
         self._check_identity(path, metadata)
-        scores = read_safetensors(path, **_DAMAGED)["scores"]
+        tensors = read_safetensors(path, **_DAMAGED)
+        if "scores" not in tensors:
+            raise UserError(f"{path}: {_DAMAGED['problem']} (it holds none){_DAMAGED['remedy']}")
+        scores = tensors["scores"]
         if metadata.get("crc32") != str(zlib.crc32(scores.tobytes())):
             raise UserError(f"{path}: {_DAMAGED['problem']} (its checksum differs){_DAMAGED['remedy']}")
         return scores

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from datasets.array_files import read_npz
 from datasets.captions.load import CaptionSplit
 from datasets.captions.relevance_files import read_relevance
@@ -143,12 +143,12 @@ def read_scores(path: Path, allow_cut: bool = False) -> Scored:
     row_of = {name: row for row, name in enumerate(names)}
     if len(row_of) < len(names):
         twice = next(name for row, name in enumerate(names) if row_of[name] != row)
-        raise UserError(f"{path}: image_ids: {twice!r} stands twice, expected a row for each image")
+        raise UserError(f"{path}: image_ids: {cut(twice)!r} stands twice, expected a row for each image")
     unknown = [name for name in owners if name not in row_of]
     if unknown:
         raise UserError(
-            f"{path}: caption_image_ids: {len(unknown)} are not in image_ids, such as {unknown[0]!r}: take "
-            "the scores and the ids of one split"
+            f"{path}: caption_image_ids: {len(unknown)} are not in image_ids, such as {cut(unknown[0])!r}: "
+            "take the scores and the ids of one split"
         )
     shape = len(names), len(owners)
     caption_image = np.array([row_of[name] for name in owners], np.int64)

@@ -95,7 +95,7 @@ def draw_reranking(rerank: dict, first: dict[str, float], colour: str) -> Image.
 def points(clock: Sequence[float], log: Sequence[dict], event: str, key: str) -> list[tuple[float, float]]:
     """Return time and value of the records of an event that have the number `key`."""
     return [
-        (time, record[key])
+        (time, float(record[key]))
         for time, record in zip(clock, log, strict=True)
         if record["event"] == event and isinstance(record.get(key), int | float)
     ]

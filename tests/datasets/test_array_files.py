@@ -74,3 +74,15 @@ def test_a_file_of_python_2_is_read_without_a_word(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]\n", "")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_letters_beyond_unicode_are_one_line(tmp_path, order):
+    good = np.array(["a dog", "é\U0001f415", ""], f"{order}U5")
+    bad = np.frombuffer(good.tobytes(), f"{order}u4").copy()
+    bad[3] = 0x110000
+    np.savez(tmp_path / "good.npz", names=good)
+    np.savez(tmp_path / "bad.npz", names=np.frombuffer(bad.tobytes(), good.dtype))
+    assert read_npz(tmp_path / "good.npz", ["names"], "remedy")["names"].tolist() == good.tolist()
+    with pytest.raises(UserError, match="names.npy holds letters beyond Unicode"):
+        read_npz(tmp_path / "bad.npz", ["names"], "remedy")

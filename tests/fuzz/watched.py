@@ -159,15 +159,15 @@ class _Worker:
         self.trial.reader.read(place)  # as it is, it can be read
         self._said()
         files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-        before = _peak_bytes()
+        before = peak_bytes()
         for number in range(first, self.trial.inputs):
             self.told[NUMBER] = number
             file, data = damage(self.trial.name, self.trial.reader, number, whole)
             (place / file).write_bytes(data)
             kept = _states(place)
             found = self._try(number, place)
-            if _peak_bytes() - before - len(data) > MOST_BYTES:
-                self._note("memory", number, f"{(_peak_bytes() - before) >> 20} MB")
+            if peak_bytes() - before - len(data) > MOST_BYTES:
+                self._note("memory", number, f"{(peak_bytes() - before) >> 20} MB")
                 return UNDONE  # what follows is measured from a new peak
             if found or _states(place) != kept:
                 shutil.rmtree(place)
@@ -223,7 +223,7 @@ def _states(folder: Path) -> list[tuple]:
     return states
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Return the largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,6 +1,8 @@
 """A file that is not what its name says is named for what it is, by every reader."""
 
+import pickle
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +108,21 @@ def test_names_in_a_zip_are_cut_to_a_short_line(tmp_path):
     kind = mistaken_kind(tmp_path / "w.pth")
     assert kind.startswith("a zip of something else (nnn") and "two lines" in kind and "1 more" in kind
     assert "\n" not in kind and len(kind) < 200
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    "content", [{"a": 1}, ["a dog"], OrderedDict(a=1)], ids=lambda each: type(each).__name__
+)
+def test_a_pickle_is_no_text(tmp_path, protocol, content):
+    (tmp_path / "c.json").write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(UserError, match="a pickle, expected text"):
+        read_text(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["(dp is no word.", "(dp is no word.\nnor more", "(a dog) runs.", "ccollections", "a dog."]
+)
+def test_a_text_is_no_pickle(tmp_path, text):
+    (tmp_path / "c.txt").write_text(text)
+    assert read_text(tmp_path / "c.txt") == text

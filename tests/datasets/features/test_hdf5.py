@@ -271,6 +271,15 @@ def test_ids_of_many_heaps_are_read(tmp_path, options):
     assert Hdf5Features(tmp_path / "a.h5").image_ids == ids
 
 
+def test_ids_of_files_with_short_places_are_read(tmp_path):
+    plist = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    plist.set_sizes(4, 4)
+    low = h5py.h5f.create(str(tmp_path / "a.h5").encode(), h5py.h5f.ACC_TRUNC, fcpl=plist)
+    with h5py.File(low) as file:
+        file["features"], file["ids"] = np.ones((2, 3), np.float32), ["a", "é"]
+    assert Hdf5Features(tmp_path / "a.h5").image_ids == ["a", "é"]
+
+
 def test_a_shape_that_lies_is_refused_before_memory_is_taken(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["1_features"] = np.ones((2, 3), np.float32)

@@ -1,6 +1,7 @@
 """Tokens become ids, and a vocabulary survives its file."""
 
 import json
+import pickle
 
 import pytest
 
@@ -110,7 +111,17 @@ BROKEN = {
     "not JSON": ("dog\n", "not a vocabulary in JSON"),
     "another file": ('{"images": []}', "expected tokenizer, layout"),
     "a list": ("[1, 2]", "expected tokenizer, layout"),
-    "ids with a gap": ('{"word2idx": {"<pad>": 0, "<unk>": 1, "dog": 5}}', "expected tokenizer, layout"),
+    "ids with a gap": (
+        '{"word2idx": {"<pad>": 0, "<unk>": 1, "dog": 5}}',
+        "no word has the id 2, and 'dog' has 5",
+    ),
+    "two words of one id": (
+        '{"word2idx": {"<pad>": 0, "<unk>": 1, "dog": 2, "cat": 2}}',
+        "'dog' and 'cat' have the id 2",
+    ),
+    "an id in quotes": ('{"word2idx": {"<pad>": 0, "<unk>": "1"}}', "the id of '<unk>' is \"1\""),
+    "an id below 0": ('{"word2idx": {"<pad>": 0, "<unk>": 1, "dog": -1}}', "the id of 'dog' is -1"),
+    "a pickle of Python 2": (pickle.dumps({"word2idx": {"dog": 0}}, 0).decode(), "a pickle, expected JSON"),
     "no words": (original_json("<pad>", "<start>", "<end>", "<unk>"), "a vocabulary without words"),
     "no unknown": (original_json("<pad>", "dog"), "without <unk>"),
 }
@@ -122,6 +133,12 @@ def test_a_broken_vocabulary_file_is_refused_by_name(tmp_path, fault):
     (tmp_path / "v.json").write_text(content)
     with pytest.raises(UserError, match=f"v.json: .*{expected}"):
         Vocabulary.load(tmp_path / "v.json")
+
+
+def test_a_mark_of_the_byte_order_is_no_letter(tmp_path):
+    content = original_json("<pad>", "<start>", "<end>", "<unk>", "dog")
+    (tmp_path / "v.json").write_text(content, encoding="utf-8-sig")
+    assert Vocabulary.load(tmp_path / "v.json").encode("dog") == [1, 4, 2]
 
 
 def test_a_missing_vocabulary_file_is_refused_by_name(tmp_path):

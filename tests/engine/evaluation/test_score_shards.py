@@ -93,7 +93,7 @@ def test_data_and_pairs_are_told_apart(dataset, tmp_path):
     assert len({pairs_identity(blocks) for blocks in kinds}) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "bits", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "bits", "empty", "name"])
 def test_a_damaged_shard_is_refused_and_named(tmp_path, damage):
     identity = dict.fromkeys(IDENTITY, "x")
     shards = ScoreShards(tmp_path, identity, 2)
@@ -101,7 +101,9 @@ def test_a_damaged_shard_is_refused_and_named(tmp_path, damage):
         shards.write(block, np.arange(50, dtype=np.float32))
     path = tmp_path / "block_0000001.safetensors"
     content = path.read_bytes()
-    path.write_bytes({"cut": content[:-20], "bits": content[:-4] + b"\0\0\0\0", "empty": b""}[damage])
+    damaged = {"cut": content[:-20], "bits": content[:-4] + b"\0\0\0\0", "empty": b""}
+    damaged["name"] = content.replace(b'"scores"', b'"scared"')
+    path.write_bytes(damaged[damage])
     with pytest.raises(
         UserError, match="block_0000001.safetensors: damaged scores .*delete this file"
     ) as error:
