@@ -28,3 +28,13 @@ def test_the_array_of_a_tensor_shares_its_memory_and_cannot_be_written_to():
         array[0, 0] = 1
     tensor[0, 0] = 2
     assert array[0, 0] == 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 127, 128, 1000])
+@pytest.mark.parametrize("row_bytes", [4, 12 << 10, 2 << 20])
+def test_blocks_of_a_multiple_cover_all_rows_and_only_the_last_is_odd(count, row_bytes):
+    blocks = row_blocks.row_blocks(count, row_bytes, multiple=64)
+    assert [block.start for block in blocks] == [0, *(block.stop for block in blocks[:-1])]
+    assert blocks[-1].stop == count
+    assert all(block.stop > block.start for block in blocks) or count == 0
+    assert all(block.start % 64 == 0 for block in blocks)
