@@ -1,8 +1,8 @@
 """Exact search of 100,000 x 1024 by codes of 8 bits a number, against float16 codes (FAISS, SQfp16).
 
-Both find what a sort of all float32 scores finds, which is compared. Random vectors are the hardest: their
-scores lie closest together beside what codes lose. The others have clusters, a common mean and columns of
-falling width, as trained models' have. Processor time is measured, of one query and of 64 together.
+Both find what a sort of all float32 scores finds, which is compared. Random vectors are spread evenly; the
+others have clusters, a common mean and columns of falling width, as those of trained models have. Processor
+time is measured, of one query and of 64 together.
 """
 
 from _report import alternate, report

@@ -121,7 +121,7 @@ def _handler(searcher: IndexSearcher) -> type[socketserver.StreamRequestHandler]
                     code = 2
             told, found = (text.getvalue().encode(errors="surrogatepass") for text in (errors, out))
             with contextlib.suppress(OSError):
-                self.wfile.write(b"%d\0%d\0" % (code, len(told)) + told + found)
+                self.wfile.write(b"%d\0%d\0%d\0" % (code, len(told), len(found)) + told + found)
 
     return Handler
 

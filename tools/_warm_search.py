@@ -2,7 +2,7 @@
 
 This module imports next to nothing: starting Python is most of what such a search takes, and `json` and
 `socket` would double it. A request is the folder and the words of the command line, each with a zero byte
-behind it. An answer is the exit code and the length of the errors, likewise, then errors and output in UTF-8.
+behind it. An answer is the exit code and the lengths of errors and output, likewise, then both in UTF-8.
 """
 
 import os
@@ -85,9 +85,11 @@ def ask(index: str, folder: str, words: list[str]) -> tuple[int, str, str] | Non
         parts = []
         while part := connection.recv(1 << 20):
             parts.append(part)
-        code, length, texts = b"".join(parts).split(b"\0", 2)
-        errors, out = texts[: int(length)], texts[int(length) :]
-        return int(code), errors.decode(errors="surrogatepass"), out.decode(errors="surrogatepass")
+        code, *lengths, texts = b"".join(parts).split(b"\0", 3)
+        end, length = map(int, lengths)
+        if len(texts) != end + length:  # it was ended meanwhile
+            return None
+        return int(code), *(text.decode(errors="surrogatepass") for text in (texts[:end], texts[end:]))
     except (OSError, ValueError):  # it has ended, or its address is too long: then this process searches
         return None
     finally:

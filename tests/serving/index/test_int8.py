@@ -147,6 +147,16 @@ def test_it_uses_as_many_threads_as_it_may_and_finds_the_same():
         assert scores.tolist() == others.tolist() and rows.tolist() == other_rows.tolist()
 
 
+def test_who_writes_and_does_not_search_reads_no_codes(make_index):
+    folder = make_index(unit_vectors(10), "int8")
+    (folder / "0001" / "codes.i8").unlink()
+    with Index(folder, writable=True, resident=False) as index:
+        index.delete(["p3"])
+    for writable in (True, False):
+        with pytest.raises(UserError, match="codes.i8: damaged"):
+            Index(folder, writable, resident=writable)
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_vectors_that_are_no_numbers_are_refused_before(make_index, number):
     vectors = unit_vectors(10)
