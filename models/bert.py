@@ -9,8 +9,10 @@ from paddle.nn import functional
 
 from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.bert_inference import first_rows
+from models.layers.bert_training import trained_rows
 from models.layers.fused import Linear, ResidualNorm, gelu
 from models.layers.pair_rows import PairRows, pair_rows
+from models.layers.row_plan import plan_rows
 from models.layers.sequences import Sequences, attend
 
 
@@ -177,6 +179,8 @@ class Bert(nn.Layer):
             return self.pool(
                 paddle.to_tensor(first_rows(self.layers, distinct, layout.origin, layout.sequences))
             )
+        if uses_cpu_kernels(distinct):
+            return self.pool(self._trained_rows(distinct, layout, layout.sequences.ends[:-1]))
         rows = self._rows_before_last(distinct, layout)
         return self.pool(self.layers[-1].first_rows(rows, layout.sequences))
 
@@ -209,7 +213,13 @@ class Bert(nn.Layer):
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         sequences, last = layout.sequences, self.layers[-1]
-        rows = self._rows_before_last(self._embed(batch, layout), layout)
+        distinct = self._embed(batch, layout)
+        if uses_cpu_kernels(distinct):
+            ends = sequences.ends
+            asked = np.concatenate([ends[:count], ends[pairs.numpy()] + places.numpy()])
+            found = self._trained_rows(distinct, layout, asked)
+            return self.pool(found[:count]), found[count:]
+        rows = self._rows_before_last(distinct, layout)
         start = int(sequences.ends[count])
         firsts = last.first_rows(rows[:start], sequences.part(slice(0, count)))
         others = sequences.part(slice(count, len(sequences.length)))
@@ -234,6 +244,18 @@ class Bert(nn.Layer):
         for layer in layers:
             rows = layer(rows, layout.sequences)
         return rows
+
+    def _trained_rows(self, distinct: Tensor, layout: PairRows, asked: np.ndarray) -> Tensor:
+        """Return the rows `asked` [M] of the last layer's, [M,D], given the `distinct` embeddings [U,D]."""
+        first, plan = self.layers[0], plan_rows(layout.sequences, asked, self.layers[0].num_heads)
+        origin = paddle.to_tensor(layout.origin[plan.origin])
+        if self.training and self.dropout:
+            rows = functional.dropout(distinct.gather(origin), self.dropout)
+            products = [part.without_bias(rows) for part in (first.query, first.key_value)]
+        else:
+            mapped = [part.without_bias(distinct) for part in (first.query, first.key_value)]
+            rows, *products = (tensor.gather(origin) for tensor in (distinct, *mapped))
+        return trained_rows(self.layers, rows, *products, plan)
 
     def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
         """Return the embeddings [U,D] of the distinct tokens, followed by those of the images' regions."""

@@ -9,7 +9,7 @@ With `bfloat16`, factors of float32 are rounded to bfloat16 first, and oneDNN mu
 float32; where that cannot be, the product is one of float32. `models/kernels/precision.py` says when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -34,9 +34,7 @@ def multiply(
     """
     out = _result(a, b, out)
     if _lowers(bfloat16, (a, b), out):
-        # Each depth K is compiled for. Where K counts the rows of a batch, zeros make its values few.
-        depth = len(b) if a.strides[1] == a.itemsize else -(-len(b) // _DEPTHS) * _DEPTHS
-        a, b = _rounded(a.T, depth).T if depth > len(b) else _rounded(a), _rounded(b, depth)
+        a, b = _rounded_factors(a, b, equal_parts)
     elif _provider(chosen().plain, (a, b), out) == "numpy":
         return numpy_products.multiply(a, b, out, scale, add)
     if len(out) >= out.shape[1]:
@@ -58,10 +56,10 @@ def multiply_on_one_thread(
     """Return what `multiply` does, computed on the calling thread alone, unless NumPy multiplies."""
     out = _result(a, b, out)
     if _lowers(bfloat16, (a, b), out):
-        a, b = onednn_products.to_bfloat16(a), onednn_products.to_bfloat16(b)
+        a, b = _rounded_factors(a, b, lambda count: [slice(0, count)])
     provider = "onednn" if a.dtype == np.uint16 else _provider(chosen().plain, (a, b), out)
     if provider == "mkl":
-        return mkl.multiply_on_one_thread(a, b, out, scale, add)
+        return mkl.multiply_fitting(a, b, out, scale, add)
     if provider == "numpy":
         return numpy_products.multiply(a, b, out, scale, add)
     if scale == 1:
@@ -167,15 +165,27 @@ def _provider(wanted: str, matrices: Sequence[np.ndarray], out: np.ndarray | Non
     return wanted if out is None or (fits(out) and out.strides[1] == out.itemsize) else "numpy"
 
 
-def _rounded(x: np.ndarray, count: int | None = None) -> np.ndarray:
-    """Return `x` [M,N] as bfloat16, with rows of zeros up to `count`; the threads share the rows.
+def _rounded_factors(
+    a: np.ndarray, b: np.ndarray, parts_of: Callable[[int], list[slice]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors of a product as bfloat16; threads share `parts_of` so many rows.
+
+    Each depth K is compiled for. Where K counts the rows of a batch, zeros make its values few.
+    """
+    depth = len(b) if a.strides[1] == a.itemsize else -(-len(b) // _DEPTHS) * _DEPTHS
+    if depth == len(b):
+        return _rounded(a, parts_of), _rounded(b, parts_of)
+    return _rounded(a.T, parts_of, depth).T, _rounded(b, parts_of, depth)
+
+
+def _rounded(x: np.ndarray, parts_of: Callable[[int], list[slice]], count: int | None = None) -> np.ndarray:
+    """Return `x` [M,N] as bfloat16, with rows of zeros up to `count`; `parts_of` as above.
 
     Rows stay in one piece, or columns, as they are in `x`.
     """
     if x.strides[1] != x.itemsize and count in (None, len(x)):
-        return _rounded(x.T).T
+        return _rounded(x.T, parts_of).T
     rounded = np.empty((count or len(x), x.shape[1]), np.uint16)
     rounded[len(x) :] = 0
-    parts = equal_parts(len(x))
-    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], rounded[rows]), parts)
+    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], rounded[rows]), parts_of(len(x)))
     return rounded

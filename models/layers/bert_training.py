@@ -1,0 +1,392 @@
+"""BERT's layers on the CPU with their gradients, as one node of autograd.
+
+Each thread takes its own sequences through all layers, and later back through each, in blocks whose rows stay
+in the cache from one operation to the next. Sequences of equal length lie together, so that attention works
+on many at once.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddle.autograd import PyLayer
+
+from models.kernels.mkl import erf, multiply_each
+from models.kernels.precision import is_lowered
+from models.kernels.products import PackedMatrices, multiply_on_one_thread
+from models.kernels.row_blocks import array_of, equal_parts, for_each
+from models.layers.fused import (
+    DENSITY_AT_0,
+    SQRT_HALF,
+    dropout_mask,
+    dropout_seed,
+    standardise,
+    unless_frozen,
+)
+from models.layers.row_plan import Block, RowPlan, Run
+from models.layers.sequences import SHORT
+
+PARTS = ("query", "key_value", "attended", "attended_norm", "widen", "narrow", "norm")  # of a `BertLayer`
+NORMS = {"attended": "attended_norm", "narrow": "norm"}  # the layer norms that follow linear maps
+Matrix = np.ndarray | PackedMatrices  # [I,O], or that matrix packed in bfloat16
+
+
+def trained_rows(
+    layers: Sequence[nn.Layer], rows: Tensor, query: Tensor, key_value: Tensor, plan: RowPlan
+) -> Tensor:
+    """Return the rows [M,D] after all `layers` that `plan` asks for.
+
+    `rows` [P,D] are those of `plan.origin`, `query` [P,D] and `key_value` [P,2D] their products with the
+    first layer's matrices, without biases.
+    """
+    first = layers[0]
+    shares = (first.attention_dropout, first.norm.dropout) if first.training else (0.0, 0.0)
+    dropout = Dropout(*shares, dropout_seed() if any(shares) else 0)
+    parameters = [
+        getattr(getattr(layer, part), name)
+        for number, layer in enumerate(layers)
+        for part, name in parameters_of(number)
+    ]
+    return _Layers.apply(rows, query, key_value, *parameters, layers, plan, dropout)
+
+
+def parameters_of(number: int) -> list[tuple[str, str]]:
+    """Return part and name of the parameters of layer `number`; the first one is given its first products."""
+    of_products = [] if number else [("query", "weight"), ("key_value", "weight")]
+    names = [(part, name) for part in PARTS for name in ("weight", "bias")]
+    return [name for name in names if name not in of_products]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """The shares of attention's weights and of the rows' numbers that are dropped, and the masks' seed."""
+
+    attention: float
+    rows: float
+    seed: int
+
+    def factors(self, share: float, shape: tuple[int, ...], place: tuple[int, ...]) -> np.ndarray | None:
+        """Return 0 or 1 / (1 - share) of `shape`, by the seed and the `place`; None where nothing drops."""
+        if not share:
+            return None
+        (seed,) = np.random.SeedSequence([self.seed, *place]).generate_state(1)
+        return dropout_mask(shape, share, int(seed)) * np.float32(1 / (1 - share))
+
+
+class _Layers(PyLayer):
+    @staticmethod
+    def forward(ctx, rows, query, key_value, *others):
+        *parameters, layers, plan, dropout = others
+        ctx.frozen = tuple(tensor.stop_gradient for tensor in (rows, query, key_value, *parameters))
+        weights = [_Weights(layer) for layer in layers]
+        inputs = [array_of(tensor) for tensor in (rows, query, key_value)]
+        found = np.empty((len(plan.places), inputs[0].shape[1]), inputs[0].dtype)
+        steps: list[list[_Step]] = [[] for _ in plan.blocks]
+
+        def work(number: int) -> None:
+            block = plan.blocks[number]
+            x, *products = (array[block.rows] for array in inputs)
+            for place, layer in enumerate(weights):
+                is_last = place == len(weights) - 1
+                step = _Step(layer, block, is_last, dropout, (place, number))
+                steps[number].append(step)
+                x = step.forward(x, *(products if place == 0 else (None, None)))
+            found[plan.places[block.places]] = x
+
+        for_each(work, range(len(plan.blocks)))
+        ctx.saved = weights, plan, steps, [array.shape for array in inputs]
+        return paddle.from_dlpack(found)
+
+    @staticmethod
+    def backward(ctx, d_found):
+        weights, plan, steps, shapes = ctx.saved
+        d_found = array_of(d_found)
+        d_inputs = [np.empty(shape, d_found.dtype) for shape in shapes]
+        d_rows = [d_found[plan.places[block.places]] for block in plan.blocks]
+        parts, gradients = equal_parts(len(plan.blocks)), []
+        for layer in reversed(range(len(weights))):
+            here = weights.pop()
+            here.turn()
+            # A thread adds up the gradients of its own blocks, in their order, whichever thread is faster.
+            sums = [_Sums(here.lowered) for _ in parts]
+
+            def work(part: int, layer: int = layer, sums: list[_Sums] = sums) -> None:
+                for number in range(parts[part].start, parts[part].stop):
+                    step = steps[number].pop()
+                    if layer:
+                        d_rows[number] = step.backward(d_rows[number], sums[part])
+                        continue
+                    rows = plan.blocks[number].rows
+                    d_first = step.backward_first(d_rows[number], sums[part])
+                    for d_input, d_part in zip(d_inputs, d_first, strict=True):
+                        d_input[rows] = d_part
+
+            for_each(work, range(len(parts)))
+            for other in sums[1:]:
+                sums[0].add_all(other)
+            gradients = [sums[0].found[parameter] for parameter in parameters_of(layer)] + gradients
+        return unless_frozen(ctx.frozen, *d_inputs, *gradients)
+
+
+class _Weights:
+    """A layer's matrices and vectors by part, as arrays that share the memory of its tensors.
+
+    Where layers multiply in bfloat16, the matrices are packed, and their transposes at `turn`.
+    """
+
+    def __init__(self, layer: nn.Layer) -> None:
+        parts = {name: getattr(layer, name) for name in PARTS}
+        self._matrices = {name: array_of(part.weight) for name, part in parts.items()}
+        self.biases = {name: array_of(part.bias) for name, part in parts.items()}
+        self.lowered = is_lowered()
+        self.matrices = {name: self._ready(matrix) for name, matrix in self._matrices.items()}
+        self.transposes: dict[str, Matrix] = {}
+        self.heads, self.epsilon = layer.num_heads, layer.norm.epsilon
+        self.scale = np.float32(1 / math.sqrt(len(self.biases["query"]) // self.heads))
+
+    def turn(self) -> None:
+        """Make the transposes, in place of the matrices, for the way back."""
+        self.transposes = {
+            name: self._ready(matrix.T) for name, matrix in self._matrices.items() if matrix.ndim == 2
+        }
+        self.matrices = {name: matrix for name, matrix in self._matrices.items() if matrix.ndim == 1}
+
+    def _ready(self, matrix: np.ndarray) -> Matrix:
+        lowers = self.lowered and matrix.ndim == 2
+        return PackedMatrices(matrix[None], bfloat16=True) if lowers else matrix
+
+
+def product(rows: np.ndarray, matrix: Matrix, out: np.ndarray | None = None) -> np.ndarray:
+    """Return `rows` [N,I] times a `matrix` [I,O], on the calling thread; it is added to `out`, if given."""
+    if not isinstance(matrix, PackedMatrices):
+        return multiply_on_one_thread(rows, matrix, out, add=out is not None)
+    if out is None:
+        return matrix.multiply_on_one_thread(rows)[0]
+    matrix.add_on_one_thread(rows, out[None])
+    return out
+
+
+class _Sums:
+    """Gradients of a layer's parameters, by part and name, to which blocks add theirs."""
+
+    def __init__(self, lowered: bool) -> None:
+        self._lowered = lowered
+        self.found: dict[tuple[str, str], np.ndarray] = {}
+
+    def add(self, part: str, name: str, gradient: np.ndarray) -> None:
+        if (part, name) in self.found:
+            self.found[part, name] += gradient
+        else:
+            self.found[part, name] = gradient
+
+    def add_weight(self, part: str, inputs: np.ndarray, d_outputs: np.ndarray) -> None:
+        """Add the gradient of the matrix of a linear map of `inputs` [N,I] to [N,O]."""
+        key = part, "weight"
+        self.found[key] = multiply_on_one_thread(
+            inputs.T, d_outputs, self.found.get(key), add=key in self.found, bfloat16=self._lowered
+        )
+
+    def add_map(self, part: str, inputs: np.ndarray, d_outputs: np.ndarray) -> None:
+        """Add the gradients of the matrix and the bias of a linear map of `inputs` [N,I] to [N,O]."""
+        self.add_weight(part, inputs, d_outputs)
+        self.add(part, "bias", d_outputs.sum(axis=0))
+
+    def add_all(self, other: "_Sums") -> None:
+        for (part, name), gradient in other.found.items():
+            self.add(part, name, gradient)
+
+
+class _Step:
+    """A layer's work on a block of N rows, of which A ask: all of them but in the last layer."""
+
+    def __init__(
+        self, weights: _Weights, block: Block, is_last: bool, dropout: Dropout, place: tuple[int, int]
+    ) -> None:
+        self._weights, self._runs = weights, block.asked_runs if is_last else block.runs
+        self._asked = block.asked if is_last else None
+        self._dropout, self._place = dropout, place
+
+    def forward(self, rows: np.ndarray, query: np.ndarray | None, key_value: np.ndarray | None) -> np.ndarray:
+        """Return the layer's output [A,D] for `rows` [N,D].
+
+        `query` and `key_value` are the products of the rows with the layer's matrices, if they are there.
+        """
+        weights = self._weights
+        self._rows = rows
+        self._asking = rows if self._asked is None else rows[self._asked]
+        if query is None:
+            query, key_value = (
+                product(self._asking, weights.matrices["query"]),
+                product(rows, weights.matrices["key_value"]),
+            )
+        else:
+            query, key_value = query if self._asked is None else query[self._asked], key_value.copy()
+        self._query = (query + weights.biases["query"]) * self._weights.scale
+        # A bias of the keys adds the same number to all scores of a query, which softmax ignores.
+        key_value[:, query.shape[1] :] += weights.biases["key_value"][query.shape[1] :]
+        self._key_value = key_value
+        self._context = self._attend()
+        middle, self._after_attention = self._normalise(self._context, "attended", self._asking, 1)
+        self._middle = middle
+        self._inner, self._slope = gelu_and_slope(
+            product(middle, weights.matrices["widen"]), weights.biases["widen"]
+        )
+        new, self._after_inner = self._normalise(self._inner, "narrow", middle, 2)
+        return new
+
+    def backward(self, d_new: np.ndarray, sums: _Sums) -> np.ndarray:
+        """Return the gradient [N,D] of the rows, given that [A,D] of the output."""
+        d_asking, d_query, d_key_value = self._step_back(d_new, sums)
+        weights = self._weights
+        sums.add_weight("query", self._asking, d_query)
+        sums.add_weight("key_value", self._rows, d_key_value)
+        product(d_query, weights.transposes["query"], d_asking)
+        if self._asked is None:
+            return product(d_key_value, weights.transposes["key_value"], d_asking)
+        d_rows = product(d_key_value, weights.transposes["key_value"])
+        np.add.at(d_rows, self._asked, d_asking)
+        return d_rows
+
+    def backward_first(self, d_new: np.ndarray, sums: _Sums) -> list[np.ndarray]:
+        """Return the gradients of what `forward` was given: [N,D], [N,D] and [N,2D]."""
+        d_asking, d_query, d_key_value = self._step_back(d_new, sums)
+        if self._asked is None:
+            return [d_asking, d_query, d_key_value]
+        spread = []
+        for gradient in (d_asking, d_query):
+            spread.append(np.zeros((len(self._rows), gradient.shape[1]), gradient.dtype))
+            np.add.at(spread[-1], self._asked, gradient)
+        return [*spread, d_key_value]
+
+    def _step_back(self, d_new: np.ndarray, sums: _Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the gradients of the rows that ask, past attention, of queries, and of keys and values."""
+        weights = self._weights
+        d_middle, d_narrowed = self._normalise_back(d_new, self._after_inner, "norm", sums)
+        sums.add_map("narrow", self._inner, d_narrowed)
+        d_inner = product(d_narrowed, weights.transposes["narrow"])
+        d_inner *= self._slope
+        sums.add_map("widen", self._middle, d_inner)
+        product(d_inner, weights.transposes["widen"], d_middle)
+        d_asking, d_attended = self._normalise_back(d_middle, self._after_attention, "attended_norm", sums)
+        sums.add_map("attended", self._context, d_attended)
+        d_query, d_key_value = self._attend_back(product(d_attended, weights.transposes["attended"]))
+        sums.add("query", "bias", d_query.sum(axis=0))
+        d_bias = d_key_value.sum(axis=0)
+        d_bias[: d_query.shape[1]] = 0  # exactly, without the rounding of the sum
+        sums.add("key_value", "bias", d_bias)
+        return d_asking, d_query, d_key_value
+
+    def _normalise(
+        self, inputs: np.ndarray, part: str, residual: np.ndarray, number: int
+    ) -> tuple[np.ndarray, tuple]:
+        """Return LN(dropout(linear(inputs)) + residual), linear being `part`, and what its gradient needs."""
+        weights, norm = self._weights, NORMS[part]
+        matrix, bias = weights.matrices[part], weights.biases[part]
+        x = np.add(residual, bias)
+        factors = self._dropout.factors(self._dropout.rows, x.shape, (*self._place, number))
+        if factors is None:
+            product(inputs, matrix, x)
+        else:
+            np.multiply(product(inputs, matrix) + bias, factors, out=x)
+            x += residual
+        inverse = standardise(x, weights.epsilon)
+        normalised = x * weights.matrices[norm]
+        normalised += weights.biases[norm]
+        return normalised, (x, inverse, factors)
+
+    def _normalise_back(
+        self, d_normalised: np.ndarray, kept: tuple, name: str, sums: _Sums
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients of the residual and of the linear map's result; they may be one array."""
+        x, inverse, factors = kept
+        sums.add(name, "weight", np.einsum("nd,nd->d", x, d_normalised))
+        sums.add(name, "bias", d_normalised.sum(axis=0))
+        d_sum = d_normalised * self._weights.matrices[name]
+        along = np.einsum("nd,nd->n", x, d_sum)[:, None] / x.shape[1]
+        d_sum -= np.einsum("nd->n", d_sum)[:, None] / x.shape[1]
+        d_sum -= np.multiply(x, along, out=x)
+        d_sum *= inverse
+        return d_sum, d_sum if factors is None else d_sum * factors
+
+    def _attend(self) -> np.ndarray:
+        """Return softmax(Q K^T) V of each head, [A,D], and keep the softmax with its keys first.
+
+        NumPy adds up rows of n x H x A numbers many times as fast as it adds up the L numbers of each.
+        """
+        context, self._attention = np.empty_like(self._query), []
+        for place, run in enumerate(self._runs):
+            queries, keys, values = self._by_head(self._query, self._key_value, run)
+            attention = np.empty((keys.shape[2], *queries.shape[:3]), queries.dtype)  # [L,n,H,A]
+            multiply = multiply_of(keys)
+            multiply(keys, queries.swapaxes(2, 3), out=attention.transpose(1, 2, 0, 3))
+            if run.mask is not None:
+                attention += run.mask
+            attention -= attention.max(axis=0)
+            np.exp(attention, out=attention)
+            attention /= attention.sum(axis=0)
+            used = attention
+            share = self._dropout.attention
+            factors = self._dropout.factors(share, attention.shape, (*self._place, 0, place))
+            if factors is not None:
+                used = attention * factors
+            self._attention.append((attention, factors))
+            answers = by_head(context[run.queries], run.count, 1, self._weights.heads)[0]
+            multiply(used.transpose(1, 2, 3, 0), values, out=answers)
+        return context
+
+    def _attend_back(self, d_context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients of queries, and of keys and values, before their biases."""
+        d_query, d_key_value = np.empty_like(self._query), np.empty_like(self._key_value)
+        for run, (attention, factors) in zip(self._runs, self._attention, strict=True):
+            queries, keys, values = self._by_head(self._query, self._key_value, run)
+            d_queries, d_keys, d_values = self._by_head(d_query, d_key_value, run)
+            d_out = by_head(d_context[run.queries], run.count, 1, self._weights.heads)[0]
+            used, d_score = attention, np.empty_like(attention)
+            multiply = multiply_of(keys)
+            multiply(values, d_out.swapaxes(2, 3), out=d_score.transpose(1, 2, 0, 3))
+            if factors is not None:
+                used = attention * factors
+                d_score *= factors
+            d_score -= np.einsum("lnha,lnha->nha", attention, d_score)
+            d_score *= attention
+            multiply(d_score.transpose(1, 2, 3, 0), keys, out=d_queries)
+            multiply(d_score.transpose(1, 2, 0, 3), queries, out=d_keys)
+            multiply(used.transpose(1, 2, 0, 3), d_out, out=d_values)
+        d_query *= self._weights.scale
+        return d_query, d_key_value
+
+    def _by_head(self, queries: np.ndarray, keys_values: np.ndarray, run: Run) -> tuple[np.ndarray, ...]:
+        """Return views of a run's rows among those of queries [n,H,A,d], and of keys and values [n,H,L,d]."""
+        heads = self._weights.heads
+        queries = by_head(queries[run.queries], run.count, 1, heads)[0]
+        return queries, *by_head(keys_values[run.rows], run.count, 2, heads)
+
+
+def by_head(rows: np.ndarray, count: int, parts: int, heads: int) -> np.ndarray:
+    """Return a view [parts,n,H,L,d] of the rows [n*L,parts*H*d] of `count` sequences of one length."""
+    return rows.reshape(count, len(rows) // count, parts, heads, -1).transpose(2, 0, 3, 1, 4)
+
+
+def multiply_of(keys: np.ndarray) -> "np.ufunc | object":
+    """Return the function that multiplies stacks of matrices as large as a head's `keys` [...,L,d]."""
+    return np.matmul if keys.shape[-2] * keys.shape[-1] < SHORT else multiply_each
+
+
+def gelu_and_slope(rows: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x Phi(x) and its slope Phi(x) + x phi(x) for x = rows + bias [N,D]; `rows` is overwritten."""
+    x = np.add(rows, bias, out=rows)
+    slope = np.multiply(x, SQRT_HALF)
+    density = slope * slope
+    np.negative(density, out=density)
+    np.exp(density, out=density)  # exp(-x^2 / 2)
+    erf(slope)
+    slope += 1
+    slope *= 0.5  # Phi(x)
+    density *= x
+    density *= DENSITY_AT_0
+    x *= slope
+    slope += density
+    return x, slope
