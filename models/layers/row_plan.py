@@ -7,11 +7,10 @@ import numpy as np
 from models.kernels.row_blocks import row_blocks
 from models.layers.sequences import MASKED, Sequences
 
-ROWS_TOGETHER = int(
-    __import__("os").environ.get("RT", "1024")
-)  # rows of a block: enough for the full speed of a matrix product
+# Rows of a block: products reach their full speed, and the calls around them are few.
+ROWS_TOGETHER = 1024
 _BLOCK_BYTES = 1 << 20  # an item of this size is a block of its own in `row_blocks`
-_SCORES_TOGETHER = 1 << 16  # scores of attention that stay in the cache
+_SCORES_TOGETHER = 1 << 16  # of attention, few enough to stay in the cache
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""BERT's layers on the CPU with their gradients, as one node of autograd.
+"""BERT's layers on the CPU; with their gradients they are one node of autograd.
 
 Each thread takes its own sequences through all layers, and later back through each, in blocks whose rows stay
-in the cache from one operation to the next. Sequences of equal length lie together, so that attention works
-on many at once.
+in the cache from one operation to the next. No thread waits for another between two operations, as it would
+if each operation were shared among threads.
 """
 
 import math
@@ -14,27 +14,25 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from models.kernels.mkl import erf, multiply_each
 from models.kernels.precision import is_lowered
 from models.kernels.products import PackedMatrices, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, equal_parts, for_each
 from models.layers.fused import (
-    DENSITY_AT_0,
-    SQRT_HALF,
     dropout_mask,
     dropout_seed,
     standardise,
     unless_frozen,
+    write_gelu,
 )
-from models.layers.row_plan import Block, RowPlan, Run
-from models.layers.sequences import SHORT
+from models.layers.row_plan import Block, RowPlan
+from models.layers.run_attention import attend, attend_back
 
 PARTS = ("query", "key_value", "attended", "attended_norm", "widen", "narrow", "norm")  # of a `BertLayer`
 NORMS = {"attended": "attended_norm", "narrow": "norm"}  # the layer norms that follow linear maps
 Matrix = np.ndarray | PackedMatrices  # [I,O], or that matrix packed in bfloat16
 
 
-def trained_rows(
+def asked_rows(
     layers: Sequence[nn.Layer], rows: Tensor, query: Tensor, key_value: Tensor, plan: RowPlan
 ) -> Tensor:
     """Return the rows [M,D] after all `layers` that `plan` asks for.
@@ -42,15 +40,18 @@ def trained_rows(
     `rows` [P,D] are those of `plan.origin`, `query` [P,D] and `key_value` [P,2D] their products with the
     first layer's matrices, without biases.
     """
-    first = layers[0]
+    first, inputs = layers[0], (rows, query, key_value)
     shares = (first.attention_dropout, first.norm.dropout) if first.training else (0.0, 0.0)
     dropout = Dropout(*shares, dropout_seed() if any(shares) else 0)
+    weights = [_Weights(layer) for layer in layers]
+    if not paddle.is_grad_enabled():
+        return paddle.from_dlpack(_forward(weights, [array_of(tensor) for tensor in inputs], plan, dropout))
     parameters = [
         getattr(getattr(layer, part), name)
         for number, layer in enumerate(layers)
         for part, name in parameters_of(number)
     ]
-    return _Layers.apply(rows, query, key_value, *parameters, layers, plan, dropout)
+    return _Layers.apply(*inputs, *parameters, weights, plan, dropout)
 
 
 def parameters_of(number: int) -> list[tuple[str, str]]:
@@ -79,24 +80,11 @@ class Dropout:
 class _Layers(PyLayer):
     @staticmethod
     def forward(ctx, rows, query, key_value, *others):
-        *parameters, layers, plan, dropout = others
+        *parameters, weights, plan, dropout = others
         ctx.frozen = tuple(tensor.stop_gradient for tensor in (rows, query, key_value, *parameters))
-        weights = [_Weights(layer) for layer in layers]
         inputs = [array_of(tensor) for tensor in (rows, query, key_value)]
-        found = np.empty((len(plan.places), inputs[0].shape[1]), inputs[0].dtype)
         steps: list[list[_Step]] = [[] for _ in plan.blocks]
-
-        def work(number: int) -> None:
-            block = plan.blocks[number]
-            x, *products = (array[block.rows] for array in inputs)
-            for place, layer in enumerate(weights):
-                is_last = place == len(weights) - 1
-                step = _Step(layer, block, is_last, dropout, (place, number))
-                steps[number].append(step)
-                x = step.forward(x, *(products if place == 0 else (None, None)))
-            found[plan.places[block.places]] = x
-
-        for_each(work, range(len(plan.blocks)))
+        found = _forward(weights, inputs, plan, dropout, steps)
         ctx.saved = weights, plan, steps, [array.shape for array in inputs]
         return paddle.from_dlpack(found)
 
@@ -129,6 +117,30 @@ class _Layers(PyLayer):
                 sums[0].add_all(other)
             gradients = [sums[0].found[parameter] for parameter in parameters_of(layer)] + gradients
         return unless_frozen(ctx.frozen, *d_inputs, *gradients)
+
+
+def _forward(
+    weights: Sequence["_Weights"],
+    inputs: Sequence[np.ndarray],
+    plan: RowPlan,
+    dropout: Dropout,
+    steps: list[list["_Step"]] | None = None,
+) -> np.ndarray:
+    """Return the rows [M,D] that `plan` asks for; add to `steps` what each block's gradients need."""
+    found = np.empty((len(plan.places), inputs[0].shape[1]), inputs[0].dtype)
+
+    def work(number: int) -> None:
+        block = plan.blocks[number]
+        x, *products = (array[block.rows] for array in inputs)
+        for place, layer in enumerate(weights):
+            step = _Step(layer, block, place == len(weights) - 1, dropout, (place, number), steps is not None)
+            x = step.forward(x, *(products if place == 0 else (None, None)))
+            if steps is not None:
+                steps[number].append(step)
+        found[plan.places[block.places]] = x
+
+    for_each(work, range(len(plan.blocks)))
+    return found
 
 
 class _Weights:
@@ -203,11 +215,17 @@ class _Step:
     """A layer's work on a block of N rows, of which A ask: all of them but in the last layer."""
 
     def __init__(
-        self, weights: _Weights, block: Block, is_last: bool, dropout: Dropout, place: tuple[int, int]
+        self,
+        weights: _Weights,
+        block: Block,
+        is_last: bool,
+        dropout: Dropout,
+        place: tuple[int, int],
+        keeps: bool,
     ) -> None:
         self._weights, self._runs = weights, block.asked_runs if is_last else block.runs
         self._asked = block.asked if is_last else None
-        self._dropout, self._place = dropout, place
+        self._dropout, self._place, self._keeps = dropout, place, keeps
 
     def forward(self, rows: np.ndarray, query: np.ndarray | None, key_value: np.ndarray | None) -> np.ndarray:
         """Return the layer's output [A,D] for `rows` [N,D].
@@ -228,12 +246,14 @@ class _Step:
         # A bias of the keys adds the same number to all scores of a query, which softmax ignores.
         key_value[:, query.shape[1] :] += weights.biases["key_value"][query.shape[1] :]
         self._key_value = key_value
-        self._context = self._attend()
+        self._context, self._softmax = attend(
+            self._query, key_value, self._runs, weights.heads, self._attention_factors
+        )
         middle, self._after_attention = self._normalise(self._context, "attended", self._asking, 1)
         self._middle = middle
-        self._inner, self._slope = gelu_and_slope(
-            product(middle, weights.matrices["widen"]), weights.biases["widen"]
-        )
+        inner, bias = product(middle, weights.matrices["widen"]), weights.biases["widen"]
+        self._slope = np.empty_like(inner) if self._keeps else None
+        self._inner = write_gelu(inner, bias, self._slope)
         new, self._after_inner = self._normalise(self._inner, "narrow", middle, 2)
         return new
 
@@ -272,7 +292,10 @@ class _Step:
         product(d_inner, weights.transposes["widen"], d_middle)
         d_asking, d_attended = self._normalise_back(d_middle, self._after_attention, "attended_norm", sums)
         sums.add_map("attended", self._context, d_attended)
-        d_query, d_key_value = self._attend_back(product(d_attended, weights.transposes["attended"]))
+        d_context = product(d_attended, weights.transposes["attended"])
+        kept = self._query, self._key_value, self._runs, weights.heads, self._softmax
+        d_query, d_key_value = attend_back(d_context, *kept)
+        d_query *= weights.scale
         sums.add("query", "bias", d_query.sum(axis=0))
         d_bias = d_key_value.sum(axis=0)
         d_bias[: d_query.shape[1]] = 0  # exactly, without the rounding of the sum
@@ -311,82 +334,5 @@ class _Step:
         d_sum *= inverse
         return d_sum, d_sum if factors is None else d_sum * factors
 
-    def _attend(self) -> np.ndarray:
-        """Return softmax(Q K^T) V of each head, [A,D], and keep the softmax with its keys first.
-
-        NumPy adds up rows of n x H x A numbers many times as fast as it adds up the L numbers of each.
-        """
-        context, self._attention = np.empty_like(self._query), []
-        for place, run in enumerate(self._runs):
-            queries, keys, values = self._by_head(self._query, self._key_value, run)
-            attention = np.empty((keys.shape[2], *queries.shape[:3]), queries.dtype)  # [L,n,H,A]
-            multiply = multiply_of(keys)
-            multiply(keys, queries.swapaxes(2, 3), out=attention.transpose(1, 2, 0, 3))
-            if run.mask is not None:
-                attention += run.mask
-            attention -= attention.max(axis=0)
-            np.exp(attention, out=attention)
-            attention /= attention.sum(axis=0)
-            used = attention
-            share = self._dropout.attention
-            factors = self._dropout.factors(share, attention.shape, (*self._place, 0, place))
-            if factors is not None:
-                used = attention * factors
-            self._attention.append((attention, factors))
-            answers = by_head(context[run.queries], run.count, 1, self._weights.heads)[0]
-            multiply(used.transpose(1, 2, 3, 0), values, out=answers)
-        return context
-
-    def _attend_back(self, d_context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the gradients of queries, and of keys and values, before their biases."""
-        d_query, d_key_value = np.empty_like(self._query), np.empty_like(self._key_value)
-        for run, (attention, factors) in zip(self._runs, self._attention, strict=True):
-            queries, keys, values = self._by_head(self._query, self._key_value, run)
-            d_queries, d_keys, d_values = self._by_head(d_query, d_key_value, run)
-            d_out = by_head(d_context[run.queries], run.count, 1, self._weights.heads)[0]
-            used, d_score = attention, np.empty_like(attention)
-            multiply = multiply_of(keys)
-            multiply(values, d_out.swapaxes(2, 3), out=d_score.transpose(1, 2, 0, 3))
-            if factors is not None:
-                used = attention * factors
-                d_score *= factors
-            d_score -= np.einsum("lnha,lnha->nha", attention, d_score)
-            d_score *= attention
-            multiply(d_score.transpose(1, 2, 3, 0), keys, out=d_queries)
-            multiply(d_score.transpose(1, 2, 0, 3), queries, out=d_keys)
-            multiply(used.transpose(1, 2, 0, 3), d_out, out=d_values)
-        d_query *= self._weights.scale
-        return d_query, d_key_value
-
-    def _by_head(self, queries: np.ndarray, keys_values: np.ndarray, run: Run) -> tuple[np.ndarray, ...]:
-        """Return views of a run's rows among those of queries [n,H,A,d], and of keys and values [n,H,L,d]."""
-        heads = self._weights.heads
-        queries = by_head(queries[run.queries], run.count, 1, heads)[0]
-        return queries, *by_head(keys_values[run.rows], run.count, 2, heads)
-
-
-def by_head(rows: np.ndarray, count: int, parts: int, heads: int) -> np.ndarray:
-    """Return a view [parts,n,H,L,d] of the rows [n*L,parts*H*d] of `count` sequences of one length."""
-    return rows.reshape(count, len(rows) // count, parts, heads, -1).transpose(2, 0, 3, 1, 4)
-
-
-def multiply_of(keys: np.ndarray) -> "np.ufunc | object":
-    """Return the function that multiplies stacks of matrices as large as a head's `keys` [...,L,d]."""
-    return np.matmul if keys.shape[-2] * keys.shape[-1] < SHORT else multiply_each
-
-
-def gelu_and_slope(rows: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x Phi(x) and its slope Phi(x) + x phi(x) for x = rows + bias [N,D]; `rows` is overwritten."""
-    x = np.add(rows, bias, out=rows)
-    slope = np.multiply(x, SQRT_HALF)
-    density = slope * slope
-    np.negative(density, out=density)
-    np.exp(density, out=density)  # exp(-x^2 / 2)
-    erf(slope)
-    slope += 1
-    slope *= 0.5  # Phi(x)
-    density *= x
-    density *= DENSITY_AT_0
-    x *= slope
-    slope += density
-    return x, slope
+    def _attention_factors(self, shape: tuple[int, ...], run: int) -> np.ndarray | None:
+        return self._dropout.factors(self._dropout.attention, shape, (*self._place, 0, run))

@@ -8,7 +8,7 @@ import pytest
 
 from models.bert import Bert
 from models.kernels import row_blocks
-from models.layers import bert_training, row_plan
+from models.layers import bert_layers, fused, row_plan, run_attention
 from models.layers.row_plan import plan_rows
 from models.layers.sequences import Sequences
 from models.oscar import Oscar, attention_between
@@ -76,7 +76,7 @@ def test_values_and_gradients_are_those_of_the_plain_layers(
 def test_long_sequences_are_multiplied_by_mkl_to_the_same_result(monkeypatch):
     model, batch = model_of(), batch_with_words()
     ours = found_by(model, batch)
-    monkeypatch.setattr(bert_training, "SHORT", 0)
+    monkeypatch.setattr(run_attention, "SHORT", 0)
     assert_same(found_by(model, batch), ours, 2)
 
 
@@ -97,7 +97,7 @@ def test_gradients_with_dropout_by_differences(monkeypatch):
     """In double precision, with the same masks on both sides of each difference."""
     monkeypatch.setattr(row_plan, "ROWS_TOGETHER", 20)
     exact_erf = np.vectorize(math.erf, otypes=[float])
-    monkeypatch.setattr(bert_training, "erf", lambda x: np.copyto(x, exact_erf(x)))
+    monkeypatch.setattr(fused, "erf", lambda x: np.copyto(x, exact_erf(x)))
     paddle.set_default_dtype("float64")
     try:
         model = model_of(dropout=0.3, attention_dropout=0.2)
@@ -126,7 +126,7 @@ def test_gradients_with_dropout_by_differences(monkeypatch):
 
 
 def test_each_row_and_each_weight_of_attention_is_dropped_with_its_share():
-    dropout = bert_training.Dropout(0.25, 0.1, seed=3)
+    dropout = bert_layers.Dropout(0.25, 0.1, seed=3)
     for share in (0.25, 0.1):
         factors = dropout.factors(share, (100, 400), (0, 1, 2))
         assert set(np.unique(factors)) == {0, np.float32(1 / (1 - share))}
