@@ -245,14 +245,12 @@ class Bert(nn.Layer):
     def _asked_rows(self, distinct: Tensor, layout: PairRows, asked: np.ndarray) -> Tensor:
         """Return the rows `asked` [M] of the last layer's, [M,D], given the `distinct` embeddings [U,D]."""
         first, plan = self.layers[0], plan_rows(layout.sequences, asked, self.layers[0].num_heads)
-        origin = paddle.to_tensor(layout.origin[plan.origin])
+        origin = layout.origin[plan.origin]
         if self.training and self.dropout:
-            rows = functional.dropout(distinct.gather(origin), self.dropout)
-            products = [part.without_bias(rows) for part in (first.query, first.key_value)]
-        else:
-            mapped = [part.without_bias(distinct) for part in (first.query, first.key_value)]
-            rows, *products = (tensor.gather(origin) for tensor in (distinct, *mapped))
-        return asked_rows(self.layers, rows, *products, plan)
+            rows, origin = distinct.gather(paddle.to_tensor(origin)), None
+            distinct = functional.dropout(rows, self.dropout)
+        products = [part.without_bias(distinct) for part in (first.query, first.key_value)]
+        return asked_rows(self.layers, distinct, *products, origin, plan)
 
     def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
         """Return the embeddings [U,D] of the distinct tokens, followed by those of the images' regions."""

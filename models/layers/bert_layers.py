@@ -33,19 +33,28 @@ Matrix = np.ndarray | PackedMatrices  # [I,O], or that matrix packed in bfloat16
 
 
 def asked_rows(
-    layers: Sequence[nn.Layer], rows: Tensor, query: Tensor, key_value: Tensor, plan: RowPlan
+    layers: Sequence[nn.Layer],
+    rows: Tensor,
+    query: Tensor,
+    key_value: Tensor,
+    origin: np.ndarray | None,
+    plan: RowPlan,
 ) -> Tensor:
     """Return the rows [M,D] after all `layers` that `plan` asks for.
 
-    `rows` [P,D] are those of `plan.origin`, `query` [P,D] and `key_value` [P,2D] their products with the
-    first layer's matrices, without biases.
+    The p-th row in the plan's order is row `origin[p]` (`origin` [P]) of `rows` [U,D], or row p without
+    `origin`. `query` [U,D] and `key_value` [U,2D] are the products of `rows` with the first layer's matrices,
+    without biases.
     """
     first, inputs = layers[0], (rows, query, key_value)
     shares = (first.attention_dropout, first.norm.dropout) if first.training else (0.0, 0.0)
     dropout = Dropout(*shares, dropout_seed() if any(shares) else 0)
     weights = [_Weights(layer) for layer in layers]
     if not paddle.is_grad_enabled():
-        return paddle.from_dlpack(_forward(weights, [array_of(tensor) for tensor in inputs], plan, dropout))
+        arrays = [array_of(tensor) for tensor in inputs]
+        return paddle.from_dlpack(_forward(weights, arrays, origin, plan, dropout))
+    if origin is not None:
+        inputs = [tensor.gather(paddle.to_tensor(origin)) for tensor in inputs]
     parameters = [
         getattr(getattr(layer, part), name)
         for number, layer in enumerate(layers)
@@ -84,7 +93,7 @@ class _Layers(PyLayer):
         ctx.frozen = tuple(tensor.stop_gradient for tensor in (rows, query, key_value, *parameters))
         inputs = [array_of(tensor) for tensor in (rows, query, key_value)]
         steps: list[list[_Step]] = [[] for _ in plan.blocks]
-        found = _forward(weights, inputs, plan, dropout, steps)
+        found = _forward(weights, inputs, None, plan, dropout, steps)
         ctx.saved = weights, plan, steps, [array.shape for array in inputs]
         return paddle.from_dlpack(found)
 
@@ -122,16 +131,18 @@ class _Layers(PyLayer):
 def _forward(
     weights: Sequence["_Weights"],
     inputs: Sequence[np.ndarray],
+    origin: np.ndarray | None,
     plan: RowPlan,
     dropout: Dropout,
     steps: list[list["_Step"]] | None = None,
 ) -> np.ndarray:
-    """Return the rows [M,D] that `plan` asks for; add to `steps` what each block's gradients need."""
+    """Return what `asked_rows` does; add to `steps` what each block's gradients need."""
     found = np.empty((len(plan.places), inputs[0].shape[1]), inputs[0].dtype)
 
     def work(number: int) -> None:
         block = plan.blocks[number]
-        x, *products = (array[block.rows] for array in inputs)
+        rows = block.rows if origin is None else origin[block.rows]
+        x, *products = (array[rows] for array in inputs)
         for place, layer in enumerate(weights):
             step = _Step(layer, block, place == len(weights) - 1, dropout, (place, number), steps is not None)
             x = step.forward(x, *(products if place == 0 else (None, None)))
