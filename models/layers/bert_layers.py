@@ -155,31 +155,29 @@ def _forward(
 
 
 class _Weights:
-    """A layer's matrices and vectors by part, as arrays that share the memory of its tensors.
+    """A layer's matrices, biases and norms by part, as arrays that share the memory of its tensors.
 
     Where layers multiply in bfloat16, the matrices are packed, and their transposes at `turn`.
     """
 
     def __init__(self, layer: nn.Layer) -> None:
         parts = {name: getattr(layer, name) for name in PARTS}
-        self._matrices = {name: array_of(part.weight) for name, part in parts.items()}
+        weights = {name: array_of(part.weight) for name, part in parts.items()}
         self.biases = {name: array_of(part.bias) for name, part in parts.items()}
-        self.lowered = is_lowered()
-        self.matrices = {name: self._ready(matrix) for name, matrix in self._matrices.items()}
-        self.transposes: dict[str, Matrix] = {}
+        self.norms = {name: weights.pop(name) for name in NORMS.values()}
         self.heads, self.epsilon = layer.num_heads, layer.norm.epsilon
         self.scale = np.float32(1 / math.sqrt(len(self.biases["query"]) // self.heads))
+        self.lowered, self._plain = is_lowered(), weights
+        self.matrices = {name: self._ready(matrix) for name, matrix in weights.items()}
+        self.transposes: dict[str, Matrix] = {}
 
     def turn(self) -> None:
         """Make the transposes, in place of the matrices, for the way back."""
-        self.transposes = {
-            name: self._ready(matrix.T) for name, matrix in self._matrices.items() if matrix.ndim == 2
-        }
-        self.matrices = {name: matrix for name, matrix in self._matrices.items() if matrix.ndim == 1}
+        self.transposes = {name: self._ready(matrix.T) for name, matrix in self._plain.items()}
+        self.matrices = {}
 
     def _ready(self, matrix: np.ndarray) -> Matrix:
-        lowers = self.lowered and matrix.ndim == 2
-        return PackedMatrices(matrix[None], bfloat16=True) if lowers else matrix
+        return PackedMatrices(matrix[None], bfloat16=True) if self.lowered else matrix
 
 
 def product(rows: np.ndarray, matrix: Matrix, out: np.ndarray | None = None) -> np.ndarray:
@@ -247,13 +245,13 @@ class _Step:
         self._rows = rows
         self._asking = rows if self._asked is None else rows[self._asked]
         if query is None:
-            query, key_value = (
-                product(self._asking, weights.matrices["query"]),
-                product(rows, weights.matrices["key_value"]),
-            )
+            query = product(self._asking, weights.matrices["query"])
+            key_value = product(rows, weights.matrices["key_value"])
         else:
-            query, key_value = query if self._asked is None else query[self._asked], key_value.copy()
-        self._query = (query + weights.biases["query"]) * self._weights.scale
+            query = query if self._asked is None else query[self._asked]
+            key_value = key_value.copy()
+        self._query = query + weights.biases["query"]
+        self._query *= weights.scale
         # A bias of the keys adds the same number to all scores of a query, which softmax ignores.
         key_value[:, query.shape[1] :] += weights.biases["key_value"][query.shape[1] :]
         self._key_value = key_value
@@ -327,7 +325,7 @@ class _Step:
             np.multiply(product(inputs, matrix) + bias, factors, out=x)
             x += residual
         inverse = standardise(x, weights.epsilon)
-        normalised = x * weights.matrices[norm]
+        normalised = x * weights.norms[norm]
         normalised += weights.biases[norm]
         return normalised, (x, inverse, factors)
 
@@ -338,7 +336,7 @@ class _Step:
         x, inverse, factors = kept
         sums.add(name, "weight", np.einsum("nd,nd->d", x, d_normalised))
         sums.add(name, "bias", d_normalised.sum(axis=0))
-        d_sum = d_normalised * self._weights.matrices[name]
+        d_sum = d_normalised * self._weights.norms[name]
         along = np.einsum("nd,nd->n", x, d_sum)[:, None] / x.shape[1]
         d_sum -= np.einsum("nd->n", d_sum)[:, None] / x.shape[1]
         d_sum -= np.multiply(x, along, out=x)
