@@ -16,7 +16,7 @@ from paddle.autograd import PyLayer
 
 from models.kernels.precision import is_lowered
 from models.kernels.products import PackedMatrices, multiply_on_one_thread
-from models.kernels.row_blocks import array_of, equal_parts, for_each
+from models.kernels.row_blocks import array_of, equal_parts, for_each, row_blocks
 from models.layers.fused import (
     dropout_mask,
     dropout_seed,
@@ -261,8 +261,10 @@ class _Step:
         middle, self._after_attention = self._normalise(self._context, "attended", self._asking, 1)
         self._middle = middle
         inner, bias = product(middle, weights.matrices["widen"]), weights.biases["widen"]
-        self._slope = np.empty_like(inner) if self._keeps else None
-        self._inner = write_gelu(inner, bias, self._slope)
+        slope = np.empty_like(inner) if self._keeps else None
+        for part in row_blocks(len(inner), 2 * inner[:1].nbytes):  # which stay in the cache at any width
+            write_gelu(inner[part], bias, None if slope is None else slope[part])
+        self._inner, self._slope = inner, slope
         new, self._after_inner = self._normalise(self._inner, "narrow", middle, 2)
         return new
 
@@ -324,9 +326,11 @@ class _Step:
         else:
             np.multiply(product(inputs, matrix) + bias, factors, out=x)
             x += residual
-        inverse = standardise(x, weights.epsilon)
-        normalised = x * weights.norms[norm]
-        normalised += weights.biases[norm]
+        inverse, normalised = np.empty((len(x), 1), x.dtype), np.empty_like(x)
+        for rows in row_blocks(len(x), 2 * x[:1].nbytes):
+            inverse[rows] = standardise(x[rows], weights.epsilon)
+            np.multiply(x[rows], weights.norms[norm], out=normalised[rows])
+            normalised[rows] += weights.biases[norm]
         return normalised, (x, inverse, factors)
 
     def _normalise_back(
