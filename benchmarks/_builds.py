@@ -85,10 +85,15 @@ def _compare(room: Path, names: list[str]) -> None:
         print(f"{name}: largest difference of the results: {difference:.1e}", flush=True)
 
 
-@contextlib.contextmanager
-def earlier_build(folder: Path) -> Iterator[Path]:
+def earlier_build(folder: Path) -> contextlib.AbstractContextManager[Path]:
     """Check the earlier build out into `folder`, and forget it after the block."""
-    _git("worktree", "add", "--detach", str(folder), EARLIER)
+    return checkout(folder, EARLIER)
+
+
+@contextlib.contextmanager
+def checkout(folder: Path, commit: str) -> Iterator[Path]:
+    """Check a build out into `folder`, and forget it after the block."""
+    _git("worktree", "add", "--detach", str(folder), commit)
     try:
         yield folder
     finally:

@@ -8,10 +8,11 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from models.kernels.row_blocks import uses_cpu_kernels
-from models.layers.bert_inference import first_rows
-from models.layers.fused import Linear, ResidualNorm, gelu
+from models.layers.bert_layers import asked_rows
+from models.layers.fused import Linear, ResidualNorm
 from models.layers.pair_rows import PairRows, pair_rows
-from models.layers.sequences import Sequences, attend
+from models.layers.row_plan import plan_rows
+from models.layers.sequences import Sequences, attend_padded
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,12 @@ class BertLayer(nn.Layer):
         wanted: Tensor | None = None,
     ) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
-        biases = self.query.bias, self.key_value.bias
-        context = attend(query, key_value, *biases, sequences, self.num_heads, dropout)
+        biased = query + self.query.bias, key_value + self.key_value.bias
+        context = attend_padded(*biased, sequences, self.num_heads, dropout)
         if wanted is not None:
             old, context = old.gather(wanted), context.gather(wanted)
         attended = self.attended_norm(self.attended.without_bias(context), self.attended.bias, old)
-        inner = gelu(self.widen.without_bias(attended), self.widen.bias)
+        inner = functional.gelu(self.widen(attended))
         return self.norm(self.narrow.without_bias(inner), self.narrow.bias, attended)
 
 
@@ -173,10 +174,8 @@ class Bert(nn.Layer):
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         distinct = self._embed(batch, layout)
-        if uses_cpu_kernels(distinct) and not (self.training or paddle.is_grad_enabled()):
-            return self.pool(
-                paddle.to_tensor(first_rows(self.layers, distinct, layout.origin, layout.sequences))
-            )
+        if uses_cpu_kernels(distinct):
+            return self.pool(self._asked_rows(distinct, layout, layout.sequences.ends[:-1]))
         rows = self._rows_before_last(distinct, layout)
         return self.pool(self.layers[-1].first_rows(rows, layout.sequences))
 
@@ -190,8 +189,10 @@ class Bert(nn.Layer):
         text has more tokens than BERT has positions.
         """
         layout = pair_rows(batch, self.regions is not None, attends)
-        rows = self._rows_before_last(self._embed(batch, layout), layout)
-        return self.layers[-1](rows, layout.sequences), layout.sequences
+        distinct, sequences = self._embed(batch, layout), layout.sequences
+        if uses_cpu_kernels(distinct):
+            return self._asked_rows(distinct, layout, np.arange(sequences.ends[-1])), sequences
+        return self.layers[-1](self._rows_before_last(distinct, layout), sequences), sequences
 
     def encode_parts(
         self,
@@ -209,7 +210,13 @@ class Bert(nn.Layer):
         """
         layout = pair_rows(batch, self.regions is not None, attends)
         sequences, last = layout.sequences, self.layers[-1]
-        rows = self._rows_before_last(self._embed(batch, layout), layout)
+        distinct = self._embed(batch, layout)
+        if uses_cpu_kernels(distinct):
+            ends = sequences.ends
+            asked = np.concatenate([ends[:count], ends[pairs.numpy()] + places.numpy()])
+            found = self._asked_rows(distinct, layout, asked)
+            return self.pool(found[:count]), found[count:]
+        rows = self._rows_before_last(distinct, layout)
         start = int(sequences.ends[count])
         firsts = last.first_rows(rows[:start], sequences.part(slice(0, count)))
         others = sequences.part(slice(count, len(sequences.length)))
@@ -234,6 +241,16 @@ class Bert(nn.Layer):
         for layer in layers:
             rows = layer(rows, layout.sequences)
         return rows
+
+    def _asked_rows(self, distinct: Tensor, layout: PairRows, asked: np.ndarray) -> Tensor:
+        """Return the rows `asked` [M] of the last layer's, [M,D], given the `distinct` embeddings [U,D]."""
+        first, plan = self.layers[0], plan_rows(layout.sequences, asked, self.layers[0].num_heads)
+        origin = layout.origin[plan.origin]
+        if self.training and self.dropout:
+            rows, origin = distinct.gather(paddle.to_tensor(origin)), None
+            distinct = functional.dropout(rows, self.dropout)
+        products = [part.without_bias(distinct) for part in (first.query, first.key_value)]
+        return asked_rows(self.layers, distinct, *products, origin, plan)
 
     def _embed(self, batch: dict[str, Tensor], layout: PairRows) -> Tensor:
         """Return the embeddings [U,D] of the distinct tokens, followed by those of the images' regions."""

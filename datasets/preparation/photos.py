@@ -77,10 +77,6 @@ def _read_record(path: Path) -> dict[str, Seen]:
     return {}
 
 
-def _packed(bits: np.ndarray) -> str:
-    return np.packbits(bits).tobytes().hex()
-
-
 def _seen(size: int, mark: int, bits: str | None, problem: str) -> Seen:
     """Return what an entry of a record says; raise ValueError for neither a hash nor a problem."""
     if bits is None and not problem:

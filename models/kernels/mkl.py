@@ -33,6 +33,13 @@ def multiply_on_one_thread(
     if not fits(a, b, out) or out.strides[1] != out.itemsize:
         out[:] = scale * np.matmul(a, b) + (out if add else 0)
         return out
+    return multiply_fitting(a, b, out, scale, add)
+
+
+def multiply_fitting(
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, scale: float = 1.0, add: bool = False
+) -> np.ndarray:
+    """Do what `multiply_on_one_thread` does, for matrices that `fits` and an `out` with contiguous rows."""
     (a_order, a_leading), (b_order, b_leading), (_, out_leading) = map(layout, (a, b, out))
     call_on_one_thread(
         library().cblas_sgemm,

@@ -78,6 +78,9 @@ class PackedMatrix:
         self._layout = _packed_layout(self.shape, _KINDS[self.dtype])
         self._room, self._address = onednn.aligned(onednn.bytes_of(self._layout))
         matrix = _readable(matrix)
+        if matrix.dtype != self.dtype:  # first: oneDNN takes twice as long to do both in one
+            by_columns = layout(matrix)[0] == TRANSPOSE
+            matrix = to_bfloat16(matrix.T).T if by_columns else to_bfloat16(matrix)
         packing = _prepared("pack", [_shape(matrix)], packed=self._layout, packed_kind=self.dtype)
         packing.run(matrix.ctypes.data, self._address)
 

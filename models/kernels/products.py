@@ -9,7 +9,7 @@ With `bfloat16`, factors of float32 are rounded to bfloat16 first, and oneDNN mu
 float32; where that cannot be, the product is one of float32. `models/kernels/precision.py` says when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -34,9 +34,7 @@ def multiply(
     """
     out = _result(a, b, out)
     if _lowers(bfloat16, (a, b), out):
-        # Each depth K is compiled for. Where K counts the rows of a batch, zeros make its values few.
-        depth = len(b) if a.strides[1] == a.itemsize else -(-len(b) // _DEPTHS) * _DEPTHS
-        a, b = _rounded(a, depth), _rounded(b.T, depth).T
+        a, b = _rounded_factors(a, b, equal_parts)
     elif _provider(chosen().plain, (a, b), out) == "numpy":
         return numpy_products.multiply(a, b, out, scale, add)
     if len(out) >= out.shape[1]:
@@ -58,10 +56,10 @@ def multiply_on_one_thread(
     """Return what `multiply` does, computed on the calling thread alone, unless NumPy multiplies."""
     out = _result(a, b, out)
     if _lowers(bfloat16, (a, b), out):
-        a, b = onednn_products.to_bfloat16(a), onednn_products.to_bfloat16(b)
+        a, b = _rounded_factors(a, b, lambda count: [slice(0, count)])
     provider = "onednn" if a.dtype == np.uint16 else _provider(chosen().plain, (a, b), out)
     if provider == "mkl":
-        return mkl.multiply_on_one_thread(a, b, out, scale, add)
+        return mkl.multiply_fitting(a, b, out, scale, add)
     if provider == "numpy":
         return numpy_products.multiply(a, b, out, scale, add)
     if scale == 1:
@@ -169,8 +167,19 @@ def _provider(wanted: str, matrices: Sequence[np.ndarray], out: np.ndarray | Non
     return wanted if out is None or (fits(out) and out.strides[1] == out.itemsize) else "numpy"
 
 
-def _rounded(x: np.ndarray, width: int) -> np.ndarray:
-    """Return `x` [M,N] as bfloat16 [M,width], with zeros behind it; the threads share the rows.
+def _rounded_factors(
+    a: np.ndarray, b: np.ndarray, parts_of: Callable[[int], list[slice]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors of a product as bfloat16; threads share `parts_of` so many rows.
+
+    Each depth K is compiled for. Where K counts the rows of a batch, zeros make its values few.
+    """
+    depth = len(b) if a.strides[1] == a.itemsize else -(-len(b) // _DEPTHS) * _DEPTHS
+    return _rounded(a, depth, parts_of), _rounded(b.T, depth, parts_of).T
+
+
+def _rounded(x: np.ndarray, width: int, parts_of: Callable[[int], list[slice]]) -> np.ndarray:
+    """Return `x` [M,N] as bfloat16 [M,width], with zeros behind it; `parts_of` as above.
 
     Rows are in one piece: where the depth of a product is, in both factors, oneDNN is up to 1.7 times as fast
     as otherwise, since the instructions multiply pairs of neighbours.
@@ -178,5 +187,5 @@ def _rounded(x: np.ndarray, width: int) -> np.ndarray:
     rounded = np.empty((len(x), width), np.uint16)
     rounded[:, x.shape[1] :] = 0
     of_x = rounded[:, : x.shape[1]]
-    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], of_x[rows]), equal_parts(len(x)))
+    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], of_x[rows]), parts_of(len(x)))
     return rounded

@@ -6,10 +6,10 @@ import paddle
 import pytest
 
 from models.bert import Bert, BertShape
-from models.layers import fused, sequences
 from models.losses.matching import match_cross_entropy, match_regression
 from models.oscar import Oscar, attention_between
 from tests.closeness import SINGLE, assert_close, largest
+from tests.other_processors import off_the_cpu
 
 FEATURES, VOCABULARY = 5, 20
 LONGEST = 13  # rows of a pair: 8 tokens and 5 regions
@@ -217,8 +217,7 @@ def test_the_ways_of_cpu_and_gpu_agree(monkeypatch):
         logits = model(batch)["logits"]
         match_cross_entropy(logits, paddle.to_tensor([1, 0, 0, 1])).backward()
         found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
-        for module in (fused, sequences):
-            monkeypatch.setattr(module, "uses_cpu_kernels", lambda tensor: False)
+        off_the_cpu(monkeypatch)
     for ours, paddles in zip(*found, strict=True):
         assert_close(ours, paddles, 2 * roundings() + 4 * LONGEST, largest(found[1]))
 

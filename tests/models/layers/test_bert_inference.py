@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models.layers import bert_inference
+from models.layers import bert_layers, row_plan
 from models.oscar import Oscar
 from tests.closeness import assert_close
 from tests.models.test_oscar import batch_of, roundings, shape_of, shared_batch
@@ -23,7 +23,7 @@ def both_logits(model, batch):
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("rows_together", [1, 20, 512])
 def test_scores_with_and_without_gradients_are_the_same(monkeypatch, attention, num_layers, rows_together):
-    monkeypatch.setattr(bert_inference, "ROWS_TOGETHER", rows_together)
+    monkeypatch.setattr(row_plan, "ROWS_TOGETHER", rows_together)
     paddle.seed(0)
     model = Oscar(shape_of(num_layers=num_layers), attention=attention)
     for parameter in model.parameters():  # biases and norms begin at 0 and 1
@@ -34,27 +34,19 @@ def test_scores_with_and_without_gradients_are_the_same(monkeypatch, attention, 
     assert expected.std() > 0.01
 
 
-def test_the_way_without_gradients_is_taken_in_evaluation_alone(monkeypatch):
-    model, batch = Oscar(shape_of(dropout=0.5)), batch_of()
+def test_nothing_is_kept_for_gradients_that_nobody_asks_for(monkeypatch):
+    model, batch, kept = Oscar(shape_of(dropout=0.5)), batch_of(), []
+    step = bert_layers._Step
 
-    def refuse(*inputs):
-        raise AssertionError("not here")
+    def counted(*arguments):
+        kept.append(arguments[-1])
+        return step(*arguments)
 
-    monkeypatch.setattr("models.bert.first_rows", refuse)
+    monkeypatch.setattr(bert_layers, "_Step", counted)
     with paddle.no_grad():
         one, other = model(batch)["logits"].numpy(), model(batch)["logits"].numpy()
     assert np.abs(one - other).max() > 1e-3  # dropout is at work
+    assert not any(kept)
     model.eval()
     model(batch)
-    with paddle.no_grad(), pytest.raises(AssertionError, match="not here"):
-        model(batch)
-
-
-def test_groups_hold_every_sequence_once(monkeypatch):
-    monkeypatch.setattr(bert_inference, "ROWS_TOGETHER", 10)
-    random = np.random.default_rng(0)
-    for count in (1, 2, 3, 50):
-        ends = np.concatenate([[0], np.cumsum(random.integers(1, 12, count))])
-        groups = bert_inference._groups(ends)
-        assert np.concatenate([np.arange(count)[group] for group in groups]).tolist() == list(range(count))
-        assert max(ends[group.stop] - ends[group.start] for group in groups) <= 10 + 2 * 11
+    assert all(kept[-2:])

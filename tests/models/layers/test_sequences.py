@@ -1,10 +1,10 @@
-import math
-
 import numpy as np
 import paddle
 import pytest
 
-from models.layers.sequences import Sequences, attend, attend_padded, real_places
+from models.layers import row_plan, run_attention
+from models.layers.row_plan import plan_rows
+from models.layers.sequences import Sequences, attend_padded, real_places
 from tests.closeness import SINGLE, assert_close, largest
 
 pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
@@ -21,8 +21,10 @@ ROUNDINGS = 4 + SIZE + 2 + 2 * LENGTH.max()
 
 @pytest.fixture(autouse=True, params=["together", "one by one"])
 def way(request, monkeypatch):
-    """Let `attend` work on sequences of equal length together, or on each alone."""
-    monkeypatch.setattr("models.layers.sequences.SHORT", math.inf if request.param == "together" else 0)
+    """Let runs be multiplied by NumPy and hold all sequences of a length, or by MKL and hold one each."""
+    if request.param == "one by one":
+        monkeypatch.setattr(run_attention, "SHORT", 0)
+        monkeypatch.setattr(row_plan, "_SCORES_TOGETHER", 1)
 
 
 def inputs(first_only):
@@ -56,59 +58,87 @@ def by_loops(query, key_value, first_only, attends):
     return context
 
 
-def attend_off_the_cpu(query, key_value, query_bias, key_value_bias, *settings):
-    return attend_padded(query + query_bias, key_value + key_value_bias, *settings)
+def no_factors(shape, number):
+    return None
+
+
+def attend_by_runs(
+    query, key_value, query_bias, key_value_bias, sequences, d_context=None, factors_of=no_factors
+):
+    """Attend in the order of a plan; return the context, and given its gradient those of the inputs."""
+    first_only = len(query) < len(key_value)
+    asked = sequences.ends[:-1] if first_only else np.arange(sequences.ends[-1])
+    plan = plan_rows(sequences, asked, HEADS)
+    (block,) = plan.blocks
+    scale = np.float32(1 / np.sqrt(query.shape[1] // HEADS))
+    queries = ((query + query_bias) * scale)[plan.places]
+    rows = (key_value + key_value_bias)[plan.origin]
+    of_plan = queries, rows, block.asked_runs, HEADS
+    context, softmax = run_attention.attend(*of_plan, factors_of)
+    found = np.empty_like(context)
+    found[plan.places] = context
+    if d_context is None:
+        return found
+    d_queries, d_rows = run_attention.attend_back(d_context[plan.places], *of_plan, softmax)
+    d_query, d_key_value = np.empty_like(query), np.empty_like(key_value)
+    d_query[plan.places], d_key_value[plan.origin] = d_queries * scale, d_rows
+    return found, d_query, d_key_value, d_query.sum(axis=0), d_key_value.sum(axis=0)
+
+
+def attend_off_the_cpu(*inputs):
+    query, key_value, query_bias, key_value_bias, sequences = inputs
+    tensors = [paddle.to_tensor(array) for array in (query + query_bias, key_value + key_value_bias)]
+    return attend_padded(*tensors, sequences, HEADS, 0.0).numpy()
 
 
 @pytest.mark.parametrize("attends", [None, ATTENDS], ids=["all", "some"])
 @pytest.mark.parametrize("first_only", [False, True], ids=["every row asks", "the first rows ask"])
-@pytest.mark.parametrize("function", [attend, attend_off_the_cpu])
+@pytest.mark.parametrize("function", [attend_by_runs, attend_off_the_cpu])
 def test_attention_by_loops(function, first_only, attends):
     sequences = Sequences(LENGTH, None if attends is None else KINDS, attends)
     tensors, _ = inputs(first_only)
-    query, key_value, query_bias, key_value_bias = (tensor.numpy() for tensor in tensors)
+    query, key_value, query_bias, key_value_bias = arrays = [tensor.numpy() for tensor in tensors]
     expected = by_loops(query + query_bias, key_value + key_value_bias, first_only, attends)
     for mode in (paddle.enable_grad, paddle.no_grad):
         with mode():
-            found = function(*tensors, sequences, HEADS, 0.0)
-        assert_close(found.numpy(), expected, ROUNDINGS)
+            assert_close(function(*arrays, sequences), expected, ROUNDINGS)
 
 
 @pytest.mark.parametrize("attends", [None, ATTENDS], ids=["all", "some"])
 @pytest.mark.parametrize("first_only", [False, True], ids=["every row asks", "the first rows ask"])
 def test_both_ways_have_the_same_gradients(first_only, attends):
     sequences = Sequences(LENGTH, None if attends is None else KINDS, attends)
-    found = []
-    for function in (attend, attend_off_the_cpu):
-        tensors, slope = inputs(first_only)
-        (function(*tensors, sequences, HEADS, 0.0) * paddle.to_tensor(slope)).sum().backward()
-        found.append([tensor.grad.numpy() for tensor in tensors])
-    for ours, paddles in zip(*found, strict=True):
+    tensors, slope = inputs(first_only)
+    query, key_value, query_bias, key_value_bias = tensors
+    context = attend_padded(query + query_bias, key_value + key_value_bias, sequences, HEADS, 0.0)
+    (context * paddle.to_tensor(slope)).sum().backward()
+    expected = [tensor.grad.numpy() for tensor in tensors]
+    _, *found = attend_by_runs(*(tensor.numpy() for tensor in tensors), sequences, slope)
+    for ours, paddles in zip(found, expected, strict=True):
         assert np.abs(ours).max() > 0.1
-        assert_close(ours, paddles, 2 * ROUNDINGS + LENGTH.sum(), largest(found[1]))
+        assert_close(ours, paddles, 2 * ROUNDINGS + LENGTH.sum(), largest(expected))
 
 
-def test_dropout_drops_its_share_anew_each_time_and_its_gradient_fits():
-    """With equal scores and one dimension a row's context is the kept share of its values, scaled up."""
-    length = np.array([400, 300])
-    sequences = Sequences(length)
-    query = paddle.zeros([700, 1])
-    key_value = paddle.concat([paddle.zeros([700, 1]), paddle.ones([700, 1])], axis=1)
-    key_value.stop_gradient = False
-    paddle.seed(3)
-    inputs = query, key_value, paddle.zeros([1]), paddle.zeros([2])
-    first = attend(*inputs, sequences, 1, 0.25)
-    first.sum().backward()
-    kept = first.numpy()[:400, 0] * 400 * 0.75
+def test_dropout_drops_its_share_and_its_gradient_fits():
+    """With equal scores and values of 1 a row's context is the kept share of its values, scaled up."""
+    sequences, random = Sequences(np.array([400, 300])), np.random.default_rng(3)
+    query, biases = (
+        np.zeros((700, DIM), np.float32),
+        (np.zeros(DIM, np.float32), np.zeros(2 * DIM, np.float32)),
+    )
+    key_value = np.concatenate([query, query + 1], axis=1)
+
+    def factors_of(shape, number):
+        return (random.random(shape) >= 0.25).astype(np.float32) / np.float32(0.75)
+
+    found = attend_by_runs(query, key_value, *biases, sequences, np.ones_like(query), factors_of)
+    context, _, d_key_value, *_ = found
+    kept = context[:400] * 400 * 0.75
     assert_close(kept, np.round(kept).astype(int), 400)
     assert abs(kept.mean() / 400 - 0.75) < 0.01 and kept.std() > 1
     # The sum is linear in the values: their gradient times them (ones) is the sum itself.
-    gradient = key_value.grad.numpy()[:, 1].sum(dtype=np.float64)
-    assert_close(gradient, first.numpy().sum(dtype=np.float64), 400, unit=2 * SINGLE)
-    second = attend(*inputs, sequences, 1, 0.25)
-    assert not np.array_equal(first.numpy(), second.numpy())
-    paddle.seed(3)
-    np.testing.assert_array_equal(first.numpy(), attend(*inputs, sequences, 1, 0.25).numpy())
+    gradient = d_key_value[:, DIM:].sum(dtype=np.float64)
+    assert_close(gradient, context.sum(dtype=np.float64), 400, unit=2 * SINGLE)
 
 
 def test_padding_and_packing():
