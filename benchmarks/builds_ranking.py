@@ -106,7 +106,7 @@ def rank_captions():
 def rank_pictures():
     """Return the function that ranks pictures, in this build or the earlier one."""
     try:
-        from engine.ranking.image_ranks import image_ranks
+        from engine.ranking.pictures.ranks import image_ranks
     except ImportError:
         from engine.image_ranking import image_ranks
     return image_ranks

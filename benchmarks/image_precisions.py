@@ -50,8 +50,8 @@ def ours() -> dict:
     from engine.runtime import prepare_runtime
 
     prepare_runtime("cpu")
-    from engine.ranking.image_metrics import summarize_images
-    from engine.ranking.image_ranks import image_ranks
+    from engine.ranking.pictures.metrics import summarize_images
+    from engine.ranking.pictures.ranks import image_ranks
 
     vectors, labels = embeddings()
     before, found = peak_memory(), []

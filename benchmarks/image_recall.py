@@ -69,8 +69,8 @@ def ours(kind: str) -> dict:
     from engine.runtime import prepare_runtime
 
     prepare_runtime("cpu")  # an evaluation's memory includes Paddle's
-    from engine.ranking.image_metrics import summarize_images
-    from engine.ranking.image_ranks import image_ranks
+    from engine.ranking.pictures.metrics import summarize_images
+    from engine.ranking.pictures.ranks import image_ranks
 
     vectors, labels = embeddings(kind)
     found = []

@@ -8,11 +8,11 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from models.kernels.row_blocks import uses_cpu_kernels
-from models.layers.bert_layers import asked_rows
+from models.layers.bert.layers import asked_rows
+from models.layers.bert.pair_rows import PairRows, pair_rows
+from models.layers.bert.row_plan import plan_rows
+from models.layers.bert.sequences import Sequences, attend_padded
 from models.layers.fused import Linear, ResidualNorm
-from models.layers.pair_rows import PairRows, pair_rows
-from models.layers.row_plan import plan_rows
-from models.layers.sequences import Sequences, attend_padded
 
 
 @dataclass(frozen=True)

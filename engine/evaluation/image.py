@@ -24,9 +24,9 @@ from engine.parallel.processes import (
     world_size,
 )
 from engine.parallel.shared_rows import share_rows
-from engine.ranking.image_metrics import IMAGE_RECALLS, summarize_images
-from engine.ranking.image_ranks import ImageRanks, image_ranks, relevant_counts
 from engine.ranking.metrics import group_numbers
+from engine.ranking.pictures.metrics import IMAGE_RECALLS, summarize_images
+from engine.ranking.pictures.ranks import ImageRanks, image_ranks, relevant_counts
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EncodedPictures:
 class ImageResult:
     """The outcome of an evaluation of image retrieval.
 
-    `metrics` are those of `engine.ranking.image_metrics`. `protocol` holds split, sizes, gallery and tie
+    `metrics` are those of `engine.ranking.pictures.metrics`. `protocol` holds split, sizes, gallery and tie
     rule. `folds` is empty. `ranks` are those of `queries`; `gallery` is `queries` if no other pictures were
     searched.
     """

@@ -21,9 +21,9 @@ from engine.evaluation.image import check_searchable, encode_pictures
 from engine.evaluation.pair_scoring import score_pairs
 from engine.evaluation.protocol import check_protocol, tensors_of
 from engine.export.ragged import largest_difference, ragged_images, ragged_pairs, ragged_texts
-from engine.ranking.image_metrics import IMAGE_RECALLS, summarize_images
-from engine.ranking.image_ranks import image_ranks
 from engine.ranking.metrics import ranks, summarize
+from engine.ranking.pictures.metrics import IMAGE_RECALLS, summarize_images
+from engine.ranking.pictures.ranks import image_ranks
 from engine.tasks.task import Trained
 
 NEAR = 1e-6  # of the largest score: scores closer than this are ordered by rounding

@@ -1,4 +1,4 @@
-"""A transformer's row-wise layers, and their parts that `models/layers/bert_layers.py` computes on the CPU.
+"""A transformer's row-wise layers, and their parts that `models/layers/bert/layers.py` computes on the CPU.
 
 Each bias is added by the layer that follows the product.
 """

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.ranking.image_ranks import image_ranks
 from engine.ranking.metrics import recall_at_k
+from engine.ranking.pictures.ranks import image_ranks
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from paddle import nn
 from engine.export.graphs.layers import affine, array, is_real, linear, positions, standardised
 from engine.export.graphs.onnx_graph import OnnxGraph
 from models.bert import Bert, BertLayer
-from models.layers.pair_rows import REGION
+from models.layers.bert.pair_rows import REGION
 from models.oscar import Oscar
 
 _MASKED = -1e30  # added to the scores of what is not attended to; its exponential is 0

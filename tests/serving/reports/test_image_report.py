@@ -15,8 +15,8 @@ from datasets.pictures.picture import Unreadables
 from datasets.pictures.transforms import Normalization, Stretch
 from engine.certificates.stored import certificate_of
 from engine.evaluation.image import EncodedPictures, ImageResult
-from engine.ranking.image_metrics import summarize_images
-from engine.ranking.image_ranks import image_ranks
+from engine.ranking.pictures.metrics import summarize_images
+from engine.ranking.pictures.ranks import image_ranks
 from serving.reports.image_report import ImageRun, chosen_queries, found_pictures, write_image_report
 from tests.picture_files import encoded, noisy, write_zip
 

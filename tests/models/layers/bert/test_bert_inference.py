@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models.layers import bert_layers, row_plan
+from models.layers.bert import layers, row_plan
 from models.oscar import Oscar
 from tests.closeness import assert_close
 from tests.models.test_oscar import batch_of, roundings, shape_of, shared_batch
@@ -36,13 +36,13 @@ def test_scores_with_and_without_gradients_are_the_same(monkeypatch, attention, 
 
 def test_nothing_is_kept_for_gradients_that_nobody_asks_for(monkeypatch):
     model, batch, kept = Oscar(shape_of(dropout=0.5)), batch_of(), []
-    step = bert_layers._Step
+    step = layers._Step
 
     def counted(*arguments):
         kept.append(arguments[-1])
         return step(*arguments)
 
-    monkeypatch.setattr(bert_layers, "_Step", counted)
+    monkeypatch.setattr(layers, "_Step", counted)
     with paddle.no_grad():
         one, other = model(batch)["logits"].numpy(), model(batch)["logits"].numpy()
     assert np.abs(one - other).max() > 1e-3  # dropout is at work

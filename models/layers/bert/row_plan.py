@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.kernels.row_blocks import row_blocks
-from models.layers.sequences import MASKED, Sequences
+from models.layers.bert.sequences import MASKED, Sequences
 
 # Rows of a block: products reach their full speed, and the calls around them are few.
 ROWS_TOGETHER = 1024

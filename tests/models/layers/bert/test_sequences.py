@@ -2,9 +2,9 @@ import numpy as np
 import paddle
 import pytest
 
-from models.layers import row_plan, run_attention
-from models.layers.row_plan import plan_rows
-from models.layers.sequences import Sequences, attend_padded, real_places
+from models.layers.bert import row_plan, run_attention
+from models.layers.bert.row_plan import plan_rows
+from models.layers.bert.sequences import Sequences, attend_padded, real_places
 from tests.closeness import SINGLE, assert_close, largest
 
 pytestmark = pytest.mark.usefixtures("with_and_without_mkl")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import Tensor
 
-from models.layers.sequences import Sequences, real_places
+from models.layers.bert.sequences import Sequences, real_places
 
 REGION = 2  # the kind of a region's row; the kind of a token's row is its segment, 0 or 1
 

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from engine.ranking import score_bounds
-from engine.ranking.image_metrics import summarize_images
-from engine.ranking.image_ranks import ImageRanks, image_ranks
+from engine.ranking.pictures import bounds
+from engine.ranking.pictures.metrics import summarize_images
+from engine.ranking.pictures.ranks import ImageRanks, image_ranks
 from engine.runtime import flush_subnormals
 from tests.other_processors import WAYS
 
@@ -78,7 +78,7 @@ def test_queries_and_a_gallery(embeddings, block_size: int, tie_rule: str) -> No
 def test_a_query_does_not_find_itself_in_a_gallery(
     embeddings, monkeypatch, block_size: int, tie_rule: str, kept: int
 ) -> None:
-    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
+    monkeypatch.setattr("engine.ranking.pictures.ranks._KEPT_SCORES", kept)
     vectors, labels = embeddings
     files = np.arange(30), np.arange(90)
     files[1][40:60] = 5 + np.arange(20) // 2  # two copies each, most of them in other classes
@@ -105,7 +105,7 @@ def test_copies_do_not_find_each_other(embeddings) -> None:
 @pytest.mark.parametrize("kept", [1, 100, 700])
 def test_few_queries_at_a_time_where_memory_is_short(embeddings, monkeypatch, kept: int) -> None:
     vectors, labels = embeddings
-    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
+    monkeypatch.setattr("engine.ranking.pictures.ranks._KEPT_SCORES", kept)
     done = []
     found = image_ranks(vectors, labels, block_size=16, progress=lambda *numbers: done.append(numbers))
     assert len(done) > 2
@@ -135,7 +135,7 @@ def test_real_numbers_of_many_classes() -> None:
 def bounded(monkeypatch) -> None:
     """Let few narrow embeddings in small blocks have bounds."""
     for name, value in (("_FEWEST", 50), ("_NARROWEST", 16), ("_FEW", 0.25)):
-        monkeypatch.setattr(f"engine.ranking.score_bounds.{name}", value)
+        monkeypatch.setattr(f"engine.ranking.pictures.bounds.{name}", value)
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
@@ -191,7 +191,7 @@ def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch, way: st
     found = image_ranks(vectors, labels, block_size=24)
     assert not found.ranks.any()
     assert found.average_precision.min() == 1
-    if score_bounds.library() is not None:
+    if bounds.library() is not None:
         assert len(products) < 60  # of 325 tiles, once for those that hold a class
     else:
         assert len(products) >= 325
@@ -213,7 +213,7 @@ def test_classes_that_fit_into_a_block_are_multiplied_once(
 
 
 def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
-    monkeypatch.setattr("engine.ranking.image_counter.DEEPEST", 20)
+    monkeypatch.setattr("engine.ranking.pictures.counter.DEEPEST", 20)
     random = np.random.default_rng(5)
     vectors, labels = random.standard_normal([300, 6]).astype(np.float32), np.arange(300) // 3
     exact = np.array([rank for _, rank, *_ in looped(vectors, labels, vectors, labels, True, "against")])
@@ -274,8 +274,8 @@ def test_summary_in_percent() -> None:
 @pytest.mark.parametrize("kept", [1 << 20, 700], ids=["at once", "few at a time"])
 def test_parts_have_the_ranks_of_the_whole_to_the_last_digit(monkeypatch, processes, own, kept) -> None:
     bounded(monkeypatch)
-    monkeypatch.setattr("engine.ranking.image_ranks._KEPT_SCORES", kept)
-    monkeypatch.setattr("engine.ranking.score_bounds._PAUSE", 3)
+    monkeypatch.setattr("engine.ranking.pictures.ranks._KEPT_SCORES", kept)
+    monkeypatch.setattr("engine.ranking.pictures.bounds._PAUSE", 3)
     random = np.random.default_rng(3)
     labels = random.permutation(np.arange(500) % 60)
     vectors = random.standard_normal([60, 64])[labels] + 2 * random.standard_normal([500, 64]) + 0.3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.ranking.score_bounds import Bounds
+from engine.ranking.pictures.bounds import Bounds
 from engine.ranking.tiles import TileSide, VectorBlock
 from models.kernels.mkl import library, multiply_integers_on_one_thread
 from tests.closeness import assert_close
@@ -36,7 +36,7 @@ VECTORS = {
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("side", [0, 1], ids=["rows ask", "columns ask"])
 def test_every_pair_above_a_bar_is_found_with_its_score(monkeypatch, kind: str, side: int) -> None:
-    monkeypatch.setattr("engine.ranking.score_bounds._FEW", 1)
+    monkeypatch.setattr("engine.ranking.pictures.bounds._FEW", 1)
     vectors = VECTORS[kind]
     queries, items = block(vectors[:100]), block(vectors[100:])
     exact = vectors[:100].astype(float) @ vectors[100:].T.astype(float)

@@ -8,9 +8,10 @@ import pytest
 
 from models.bert import Bert
 from models.kernels import row_blocks
-from models.layers import bert_layers, fused, row_plan, run_attention
-from models.layers.row_plan import plan_rows
-from models.layers.sequences import Sequences
+from models.layers import fused
+from models.layers.bert import layers, row_plan, run_attention
+from models.layers.bert.row_plan import plan_rows
+from models.layers.bert.sequences import Sequences
 from models.oscar import Oscar, attention_between
 from tests.closeness import assert_close, largest
 from tests.models.test_oscar import LONGEST, batch_of, roundings, shape_of
@@ -126,7 +127,7 @@ def test_gradients_with_dropout_by_differences(monkeypatch):
 
 
 def test_each_row_and_each_weight_of_attention_is_dropped_with_its_share():
-    dropout = bert_layers.Dropout(0.25, 0.1, seed=3)
+    dropout = layers.Dropout(0.25, 0.1, seed=3)
     for share in (0.25, 0.1):
         factors = dropout.factors(share, (100, 400), (0, 1, 2))
         assert set(np.unique(factors)) == {0, np.float32(1 / (1 - share))}

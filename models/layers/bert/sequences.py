@@ -1,7 +1,7 @@
 """Packed sequences: the rows of sequences of different lengths one after another, without padding.
 
 Layers that work on each row alone, as most of a transformer's do, then compute no padding. Attention runs by
-`models/layers/run_attention.py` on the CPU, and on padded batches on a GPU, where Paddle has fused kernels.
+`run_attention` (in this room) on the CPU, and on padded batches on a GPU, where Paddle has fused kernels.
 """
 
 from dataclasses import dataclass

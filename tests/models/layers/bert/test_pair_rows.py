@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models.layers.pair_rows import REGION, pair_rows
+from models.layers.bert.pair_rows import REGION, pair_rows
 
 TOKENS = [[5, 7, 6], [5, 7, 8, 6], [5, 7, 6]]
 SEGMENTS = [[0, 0, 1], [0, 0, 0, 1], [0, 0, 1]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from models.kernels.mkl import multiply_each
-from models.layers.row_plan import Run
+from models.layers.bert.row_plan import Run
 
 # Keys of a head with fewer numbers than this (length x head width) are multiplied by NumPy: MKL's call for
 # many matrices takes longer than such products.

@@ -2,9 +2,9 @@
 
 The idea: a query's rank is the number of irrelevant items ahead of its best relevant one, and its precisions
 need only its R relevant scores and its R highest irrelevant ones, so that most irrelevant scores, those below
-a threshold of the query, change nothing (`image_counter`). The tiles that hold relevant pairs come first and
+a threshold of the query, change nothing (`counter`). The tiles that hold relevant pairs come first and
 set the thresholds. In all other tiles, cheap bounds find the few pairs that may exceed a threshold, and only
-these are multiplied in float32 (`score_bounds`).
+these are multiplied in float32 (`bounds`).
 
 A query does not find itself: pairs of equal file numbers are left out, which the counter does.
 
@@ -20,9 +20,9 @@ from itertools import chain, groupby
 import numpy as np
 
 from datasets.prefetch import prefetched
-from engine.ranking.image_counter import ImageCounter
 from engine.ranking.metrics import group_numbers
-from engine.ranking.score_bounds import Bounds
+from engine.ranking.pictures.bounds import Bounds
+from engine.ranking.pictures.counter import ImageCounter
 from engine.ranking.similarity import check_magnitude, summed_products, summed_products_on_one_thread
 from engine.ranking.tiles import ScoredPortion, Tiles, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
@@ -36,7 +36,7 @@ class ImageRanks:
     """The ranks and precisions [C] of the C queries that have a relevant item.
 
     `queries` are the rows of these queries, ascending. `ranks` are the 0-based ranks of the best relevant
-    items; a rank above `image_counter.DEEPEST` may be too small, but is at least `DEEPEST`. For a query with
+    items; a rank above `counter.DEEPEST` may be too small, but is at least `DEEPEST`. For a query with
     R relevant items, `r_precision` is the share of relevant items among the first R, and `average_precision`
     is that at R (arXiv 2003.08505, sec. 3.3); both are in [0, 1]. `favour` and `against` are the ranks under
     both answers to ties.

@@ -17,6 +17,8 @@ from paddle.autograd import PyLayer
 from models.kernels.precision import is_lowered
 from models.kernels.products import PackedMatrices, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, equal_parts, for_each, row_blocks
+from models.layers.bert.row_plan import Block, RowPlan
+from models.layers.bert.run_attention import attend, attend_back
 from models.layers.fused import (
     dropout_mask,
     dropout_seed,
@@ -24,8 +26,6 @@ from models.layers.fused import (
     unless_frozen,
     write_gelu,
 )
-from models.layers.row_plan import Block, RowPlan
-from models.layers.run_attention import attend, attend_back
 
 PARTS = ("query", "key_value", "attended", "attended_norm", "widen", "narrow", "norm")  # of a `BertLayer`
 NORMS = {"attended": "attended_norm", "narrow": "norm"}  # the layer norms that follow linear maps
