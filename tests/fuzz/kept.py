@@ -22,7 +22,7 @@ from tests.picture_files import encoded, noisy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))  # tools import their neighbours
 
-from tools._prepared_folder import Earlier, open_folder, write_state
+from tools._prepared_folder import FEATURES, Earlier, open_folder, write_state
 from tools._search_index import read_queries
 from tools.runs import describe, find_runs, table
 
@@ -95,6 +95,7 @@ def _prepared(folder: Path) -> None:
     photos = {name: [5, 7] for name in NAMES}
     splits = dict(zip(NAMES, ("train", "train", "dev", "test"), strict=True))
     write_state(folder, Earlier("/photos", NETWORK, photos, splits))
+    (folder / FEATURES).touch()
 
 
 def _read_prepared(folder: Path) -> None:

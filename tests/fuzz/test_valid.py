@@ -150,7 +150,8 @@ def test_lists_of_labels(names: list[str], data: st.DataObject, mark: str) -> No
         (Path(folder) / "list").write_text(text, encoding="utf-8")
         found = read_label_list(Path(folder) / "list", PictureFiles(folder))
     assert found.names == names
-    assert [found.class_names[label] for label in found.labels] == labels
+    # Two ways to write one letter would make two classes of one.
+    assert [found.class_names[label] for label in found.labels] == [composed(label) for label in labels]
 
 
 PICTURE = encoded(quarters(4, 4))

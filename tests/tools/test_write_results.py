@@ -14,7 +14,10 @@ RECIPES = {
     "a": {"title": "A", "metrics": ["i2t_r1", "mean_recall"]},
     "b": {"title": "B", "metrics": ["i2t_r1"]},
 }
-FINISHED = {"state": "finished", "updated": "2026-01-01T00:00:00+00:00", "host": "a", "pid": 1}
+FINISHED = {
+    **{"state": "finished", "step": 2, "steps": 2, "best_score": None},
+    **{"updated": "2026-01-01T00:00:00+00:00", "host": "a", "pid": 1},
+}
 PAGE = "before\n<!-- results: a b -->\nold\n<!-- end of results -->\nafter\n"
 
 
