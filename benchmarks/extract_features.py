@@ -11,8 +11,9 @@ The network is `data/models/mnv2.onnx` in `../shared` (or RETRIEVAL_SHARED). Pre
 all checks is measured beside it, against a limit of 2 s.
 """
 
-from _builds import BFLOAT16, EARLIER, FLOAT32, earlier_build, has_bfloat16
+from _builds import EARLIER, earlier_build
 from _photos import write_pictures
+from _race import BFLOAT16, FLOAT32, can_race
 from _report import ROOT, TUNING, report, seconds
 
 import csv
@@ -75,9 +76,7 @@ def main() -> None:
 
 def compare(name: str, photos: Path, count: int, model: Path, build: Path, folder: Path) -> None:
     """Measure all sides in turns on the photos in a folder, report, and print what limits the speed."""
-    precisions = [FLOAT32, *([BFLOAT16] if has_bfloat16() else [])]
-    if BFLOAT16 not in precisions:
-        print("bfloat16: not here, since the processor has no instructions for it", flush=True)
+    precisions = [each for each in (FLOAT32, BFLOAT16) if can_race((each,), f"extraction in {each}")]
     sides = {"before": (build, []), **{each: (ROOT, ["--precision", each]) for each in precisions}}
     turns = [
         {
