@@ -37,6 +37,7 @@ def check_constraints(values: Values, origins: Origins) -> None:
         _check_pictures,
         _check_classes,
         _check_crops,
+        _check_query_bank,
         _check_save_name,
     ):
         check(values, refuse)
@@ -198,6 +199,18 @@ def _check_pictures(values: Values, refuse: Refuse) -> None:
         refuse("EVAL.FOLDS", f"1 with {name}")
     if model["CNN"] and values["INPUT"]["STANDARDIZE"]:
         refuse("INPUT.STANDARDIZE", "false with MODEL.CNN, whose features are learned")
+
+
+def _check_query_bank(values: Values, refuse: Refuse) -> None:
+    bank, name = values["EVAL"]["QUERY_BANK"], values["MODEL"]["NAME"]
+    if bank and FAMILIES[name].kind != "dual":
+        refuse("EVAL.QUERY_BANK", f'"" with {name}, which is no dual encoder')
+    if bank == values["EVAL"]["SPLIT"]:
+        refuse(
+            "EVAL.QUERY_BANK",
+            f"another split than EVAL.SPLIT, whose queries are ranked, such as "
+            f"{'dev' if bank == 'train' else 'train'}",
+        )
 
 
 def _check_classes(values: Values, refuse: Refuse) -> None:

@@ -583,6 +583,15 @@ KEYS: dict[str, dict[str, Key]] = {
             "behind them",
             minimum=1,
         ),
+        "QUERY_BANK": Key(
+            "",
+            "dual encoders: split whose images and captions normalise the scores (query-bank normalisation, "
+            "docs/evaluation.md); empty: none",
+            choices=("", "train", "dev"),
+        ),
+        "QUERY_BANK_TEMPERATURE": Key(
+            0.07, "temperature of EVAL.QUERY_BANK's softmax, chosen on dev", above=0
+        ),
         "RERANK_DIR": Key(
             "",
             "checkpoint folder of an oscar run, such as out/scenes_oscar/best, that re-ranks the short "

@@ -42,7 +42,7 @@ def main() -> int:
     if lanes > 1:
         print(f"Up to {lanes} commands run at a time; the lines of each are shown in one piece.", flush=True)
     environment = {"OMP_NUM_THREADS": str(cores // lanes), **os.environ}
-    code = run_side_by_side(demo_steps(), lanes, _init_paths.ROOT, environment)
+    code = run_side_by_side(demo_steps(cores), lanes, _init_paths.ROOT, environment)
     if code:
         print(f"the demo stopped: the last command ended with exit code {code}", file=sys.stderr)
         return code
@@ -52,11 +52,13 @@ def main() -> int:
     return 0
 
 
-def demo_steps() -> list[Step]:
+def demo_steps(cores: int) -> list[Step]:
     """Return all steps: the drawing, trainings, searches, evaluations and the report."""
     drawing = step("Draw 2,400 pictures with five captions each", (), "make_scenes.py", "--out", DATA)
-    # The longest two begin, so that no core is idle while the other trains to its end.
-    trainings = {model: training(model, drawing) for model in ("vsrn", "oscar", "vsepp", "vse")}
+    # The longest two begin, so that no core is idle while the other trains to its end. Oscar is the last to
+    # end: its threads share their work as they are free, and so take what other commands leave of all cores.
+    settings = {"vsrn": (), "oscar": (f"RUNTIME.THREADS={cores}",), "vsepp": (), "vse": ()}
+    trainings = {model: training(model, drawing, *settings[model]) for model in settings}
     evaluations = [evaluation(model, (trainings[model], trainings["oscar"])) for model in MODELS]
     page = *(f"{OUT}/{model}" for model in MODELS), "--out", f"{OUT}/report.html", "--title", "Scenes"
     report = step("Write the report", evaluations, "make_report.py", *page)
@@ -68,11 +70,11 @@ def step(title: str, needs: Sequence[Step], tool: str, *arguments: str) -> Step:
     return Step(title, (f"tools/{tool}", *arguments), tuple(needs))
 
 
-def training(model: str, drawing: Step) -> Step:
-    """Return the training of a model."""
+def training(model: str, drawing: Step, *settings: str) -> Step:
+    """Return the training of a model with further `settings`."""
     here = f"OUTPUT.CHECKPOINT_DIR={OUT}", f"OUTPUT.SAVE_NAME={model}", "--overwrite"
     config = "--cfg_file", f"configs/scenes/{model}.yaml"
-    return step(f"Train {model}", [drawing], "train_retrieval.py", *config, *here)
+    return step(f"Train {model}", [drawing], "train_retrieval.py", *config, *here, *settings)
 
 
 def evaluation(model: str, needs: Sequence[Step]) -> Step:

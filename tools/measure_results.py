@@ -7,7 +7,8 @@ A recipe names a task file, a folder of --data, seeds and further settings. A se
 docs/results is not measured again, a run in --work that has ended is not trained again, and a training that
 was stopped goes on, so that the same command goes on after an interruption. A recipe with "starts_from" goes
 on from another recipe's run of the same seed, one with "lists_of" has the lists of such a run re-ranked by
-that of "ranked_by", and one with "members" evaluates such runs as an ensemble. A recipe with "floor" is
+that of "ranked_by", and one with "members" evaluates such runs as an ensemble, with the settings of
+"evaluation". A recipe with "floor" is
 measured by tools/measure_floor.py. With "split": "dev" a recipe is a trial, which test does not see. At the
 end the tables of docs/results.md and README.md are written (tools/write_results.py).
 """
@@ -79,7 +80,7 @@ class Bench:
         split, trained = recipe.get("split", "test"), []
         if "members" in recipe:
             trained = [self.run_of(member, seed) for member in recipe["members"]]
-            content = together(trained, folder, split)
+            content = together(trained, folder, [f"EVAL.SPLIT={split}", *recipe.get("evaluation", [])])
         elif "lists_of" in recipe:
             dual, cross = (self.run_of(recipe[key], seed) for key in ("lists_of", "ranked_by"))
             trained, content = [cross], rerank(dual, cross, folder, recipe["dual_weight"])
@@ -138,10 +139,10 @@ def alone(folder: Path, split: str) -> dict:
     return read(folder / f"eval_{split}")
 
 
-def together(runs: list[Path], folder: Path, split: str) -> dict:
-    """Evaluate an ensemble of `runs` with equal weights on `split` and return the content of the result."""
+def together(runs: list[Path], folder: Path, settings: list[str]) -> dict:
+    """Evaluate an ensemble of `runs` with equal weights and return the content of the result."""
     members = [str(one / "best") for one in runs]
-    tool("eval_retrieval", "--checkpoints", *members, "--out", str(folder), f"EVAL.SPLIT={split}")
+    tool("eval_retrieval", "--checkpoints", *members, "--out", str(folder), *settings)
     return read(folder)
 
 

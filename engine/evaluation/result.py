@@ -96,6 +96,11 @@ def format_table(result: Result) -> str:
     ]
     if protocol.get("relevance", "image id") != "image id":
         lines.append(f"right ones by {protocol['relevance']}{_left_out(protocol['left_out'])}")
+    if bank := protocol.get("query_bank"):
+        lines.append(
+            f"scores normalised by {bank['images']} images and {bank['sentences']} sentences of "
+            f"{bank['split']}, temperature {bank['temperature']:g}"
+        )
     if "candidates_text" in protocol:
         lines.append(protocol["candidates_text"])
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from datasets.prefetch import prefetched
 from datasets.words.unknown_words import lines_of_unknown
 from engine.evaluation.dual import encode, evaluate, rank_encoded
 from engine.evaluation.protocol import check_protocol
+from engine.evaluation.query_bank import normalised
 from engine.evaluation.result import format_measured, read_reranked
 from engine.evaluation.score_file import open_scores
 from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
@@ -23,7 +24,13 @@ from engine.parallel.processes import all_or_none, is_main, process_number, worl
 from engine.runs.checkpoint import resolve_checkpoint, start_from
 from engine.runs.run_folder import RunFolder, read_log
 from engine.tasks.certificates import behind, certificate_entry, certified, keeper_of, names_of
-from engine.tasks.ensemble import choose_weights, encode_members, ensemble_checkpoint, open_members
+from engine.tasks.ensemble import (
+    choose_weights,
+    encode_members,
+    ensemble_checkpoint,
+    normalised_members,
+    open_members,
+)
 from engine.tasks.loading import checkpoint_folder, load_trained, run_folder, split_name
 from engine.tasks.reranking import load_reranker, rerank_lists, short_lists_of
 from engine.tasks.task import Batches, EvaluationOptions, Measured, ReportedRun, Start, Task, Trained
@@ -95,7 +102,8 @@ def load(cfg: CfgNode) -> Trained:
 def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | None:
     """Measure the dual encoder of `cfgs`, or an ensemble of several, as EVAL of the first one says.
 
-    With EVAL.RERANK_DIR, a cross encoder then re-ranks the short lists. Models are loaded one at a time.
+    With EVAL.QUERY_BANK, a split normalises the scores. With EVAL.RERANK_DIR, a cross encoder then re-ranks
+    the short lists. Models are loaded one at a time.
     Processes of a launched job share the work; all but the first return None. Raises UserError for members
     whose images or captions differ, and whatever `engine.evaluation.dual.evaluate` raises.
     """
@@ -111,6 +119,7 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     weighting = choose_weights(cfgs, options)
     with open_scores(options.scores_path if is_main() else None, dataset) as scores:
         encoded, checkpoints, swapped = encode_members(cfgs, datasets, pairs, weighting.weights, options)
+        encoded, bank = normalised_members(cfgs, encoded, weighting.weights, options)
         if options.scores_path and not is_main():
             return None
         # The one process that writes all scores needs all tiles, and so does each that fills short lists.
@@ -134,9 +143,10 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
         further["rerank"], pair_scores, reranked = rerank_lists(cfg, cross, lists, result, pairs, options)
     if not is_main():
         return None
+    result = replace(result, protocol=result.protocol | bank)
     checkpoint = checkpoints[0]
     if len(cfgs) > 1:
-        result = replace(result, protocol={**result.protocol, "weights": weighting.origin})
+        result = replace(result, protocol=result.protocol | {"weights": weighting.origin})
         checkpoint = ensemble_checkpoint(cfgs, checkpoints, weighting)
     certificate = certified(cfg, result.sides)
     lines = [
@@ -153,9 +163,20 @@ def reports(cfg: CfgNode) -> ReportedRun:
     dataset = build_dataset(cfg, split_name(cfg), trained.words, training=False)
     check_protocol(dataset, split_name(cfg), cfg.EVAL.FOLDS)
     encoded = encode(trained.model, dataset, cfg.EVAL.BATCH_SIZE)
+    ranked, bank = encoded, {}
+    if cfg.EVAL.QUERY_BANK:
+        split = split_name(cfg, cfg.EVAL.QUERY_BANK)
+        queries = build_dataset(cfg, split, trained.words, training=False)
+        ranked, bank = normalised(
+            encoded,
+            encode(trained.model, queries, cfg.EVAL.BATCH_SIZE),
+            split,
+            cfg.EVAL.QUERY_BANK_TEMPERATURE,
+        )
     result = rank_encoded(
-        encoded, dataset, split_name(cfg), cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, cfg.EVAL.BLOCK_SIZE
+        ranked, dataset, split_name(cfg), cfg.EVAL.FOLDS, cfg.EVAL.TIE_RULE, cfg.EVAL.BLOCK_SIZE
     )
+    result = replace(result, protocol=result.protocol | bank)
     pairs, swapped = swapped_pairs(cfg.DATASET.DATA_DIR, dataset.name), {}
     if pairs:
         images = encoded.image[rows_of(dataset, pairs)]

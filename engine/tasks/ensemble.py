@@ -14,6 +14,7 @@ from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.dual import Encoded, encode, rank_encoded
 from engine.evaluation.ensemble import Ensemble, Tuning, check_same_pairs, normalized, tune_weights
 from engine.evaluation.protocol import check_protocol
+from engine.evaluation.query_bank import normalised
 from engine.evaluation.swapped import rows_of, swapped_scores
 from engine.parallel.processes import all_or_none, broadcast_values, is_main
 from engine.runs.checkpoint import resolve_checkpoint
@@ -85,6 +86,22 @@ def encode_members(
         [member.checkpoint for member in members],
         np.tensordot(weights, np.stack(swapped), axes=1) if swapped else None,
     )
+
+
+def normalised_members(
+    cfgs: Sequence[CfgNode], encoded: Encoded, weights: Sequence[float], options: EvaluationOptions
+) -> tuple[Encoded, dict]:
+    """Return the embeddings as EVAL.QUERY_BANK of the first member normalises them, and a protocol's entry.
+
+    Without a bank they stay as they are. All processes call this and share the encoding of the bank.
+    """
+    cfg = cfgs[0]
+    if not cfg.EVAL.QUERY_BANK:
+        return encoded, {}
+    datasets = all_or_none(lambda: open_members(cfgs, cfg.EVAL.QUERY_BANK))
+    bank, _, _ = encode_members(cfgs, datasets, [], weights, options)
+    split = split_name(cfg, cfg.EVAL.QUERY_BANK)
+    return normalised(encoded, bank, split, cfg.EVAL.QUERY_BANK_TEMPERATURE)
 
 
 def ensemble_checkpoint(cfgs: Sequence[CfgNode], checkpoints: Sequence[dict], weighting: Weighting) -> dict:

@@ -16,11 +16,12 @@ from models.kernels.mkl import TRANSPOSE, layout
 
 _KINDS = {np.dtype(np.float32): onednn.FLOAT32, np.dtype(np.uint16): onednn.BFLOAT16}
 _KINDS[np.dtype(np.int8)] = onednn.INT8
-# Code is compiled for each number of rows. From this number on, whole multiples of it and the rest are
-# multiplied one after the other, so that the shapes stay few.
-_ROWS = 64
-_EXACT_ROWS = 2 * _ROWS
-_MOST_SHAPES = 1024  # that a thread keeps
+# Code is compiled for each number of rows, and of products that are added up, which takes longer than most
+# products. Those of a batch differ from one batch to the next. So beyond `_EXACT`, multiples of `_STEP` and
+# what is left are multiplied one after the other, and the shapes stay few.
+_STEP = 64
+_EXACT = 2 * _STEP
+_MOST_SHAPES = 2048  # that a thread keeps
 
 
 def fits(*matrices: np.ndarray) -> bool:
@@ -43,12 +44,25 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: f
     """
     if out is None:
         out = np.empty((len(a), b.shape[1]), np.float32)
+    whole, depth = len(b), len(b)
+    # The depth of a gradient of weights is a batch's number of rows, and its first factor lies by columns.
+    if depth > _EXACT and a.strides[0] == a.itemsize:
+        whole = depth // _STEP * _STEP
+    _multiply(a[:, :whole], b[:whole], out, add)
+    if whole < depth:
+        rest = [np.zeros((_STEP, side.shape[1]), side.dtype) for side in (a.T, b)]
+        for padded, side in zip(rest, (a.T, b), strict=True):
+            padded[: depth - whole] = side[whole:]
+        _multiply(rest[0].T, rest[1], out, 1)
+    return out
+
+
+def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: float) -> None:
     b = _readable(b)
-    for rows in _parts(len(a)):
+    for rows in _parts(len(a), again=not add):
         part, product = _readable(a[rows]), out[rows]
         shapes = [_shape(part), _shape(b), _shape(product)]
         _prepared("product", shapes, add).run(part.ctypes.data, product.ctypes.data, b.ctypes.data)
-    return out
 
 
 def to_bfloat16(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -93,7 +107,7 @@ class PackedMatrix:
             out = np.empty((len(x), self.shape[1]), np.float32)
         if x.dtype != self.dtype:
             x = to_bfloat16(x)
-        for rows in _parts(len(x)):
+        for rows in _parts(len(x), again=not add):
             part, product = x[rows], out[rows]
             shapes = [_shape(part), _shape(product)]
             prepared = _prepared("packed", shapes, add, self._layout, self.shape)
@@ -106,8 +120,8 @@ def _packed_layout(shape: tuple[int, int], kind: int) -> onednn.Layout:
     """Return the layout [K,N] in which oneDNN multiplies by a matrix fastest."""
     depth, width = shape
     probe = onednn.Primitive(
-        onednn.describe((_ROWS, depth), kind, (depth, 1)),
-        onednn.describe((_ROWS, width), onednn.FLOAT32, (width, 1)),
+        onednn.describe((_STEP, depth), kind, (depth, 1)),
+        onednn.describe((_STEP, width), onednn.FLOAT32, (width, 1)),
         onednn.describe(shape, kind),
     )
     return onednn.copy_of(probe.weights)
@@ -183,6 +197,10 @@ def _readable(matrix: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(matrix) if 1 in matrix.shape else matrix
 
 
-def _parts(count: int) -> list[slice]:
-    whole = count if count <= _EXACT_ROWS else count // _ROWS * _ROWS
-    return [part for part in (slice(0, whole), slice(whole, count)) if part.start < part.stop]
+def _parts(count: int, again: bool = True) -> list[slice]:
+    """Cut `count` rows into parts of few sizes; the last may have rows of the one before `again`."""
+    if count <= _EXACT:
+        return [slice(0, count)]
+    whole = count // _STEP * _STEP
+    rest = slice(count - _STEP if again else whole, count)
+    return [slice(0, whole), rest] if whole < count else [slice(0, whole)]

@@ -240,3 +240,24 @@ def test_members_may_take_other_features_of_the_same_images(measure, misfits, sc
     _, expected, _ = measure("--checkpoints", "run/best", "vse/best")
     _, scores, _ = measure("--checkpoints", "run/best", tmp_path / "pooled_run" / "best")
     np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_a_bank_changes_the_scores_of_an_image_and_of_a_caption_each_by_one_number(
+    runs, measure, run_quickly
+):
+    members = "--checkpoints", "run/best", "vse/best"
+    _, plain, _ = measure(*members)
+    result, scores, printed = measure(*members, "EVAL.QUERY_BANK=train", "EVAL.QUERY_BANK_TEMPERATURE=0.1")
+    lost = plain.astype(np.float64) - scores
+    parts = lost.mean(axis=1, keepdims=True) + lost.mean(axis=0) - lost.mean()
+    np.testing.assert_allclose(lost, parts, atol=1e-6)  # cosines are of the order of 1
+    assert lost.std(axis=0).max() > 1e-3 < lost.std(axis=1).max()
+    bank = result["protocol"]["query_bank"]
+    assert bank["split"] == "train" and bank["temperature"] == 0.1
+    assert (
+        f"scores normalised by {bank['images']} images and {bank['sentences']} sentences of train" in printed
+    )
+    refused = run_quickly(
+        "eval_retrieval", "--cfg_file", runs / "run", "EVAL.QUERY_BANK=dev", "EVAL.SPLIT=dev"
+    )
+    assert refused.returncode == 2 and "EVAL.QUERY_BANK: expected another split" in refused.stderr

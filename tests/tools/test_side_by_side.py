@@ -96,7 +96,7 @@ def test_a_need_that_is_not_among_the_steps_is_an_error(tmp_path):
 def test_the_demo_waits_for_what_each_step_reads(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
     demo = importlib.import_module("demo")
-    steps = {one.title: {need.title for need in one.needs} for one in demo.demo_steps()}
+    steps = {one.title: {need.title for need in one.needs} for one in demo.demo_steps(2)}
     assert steps["Train oscar"] == {"Draw 2,400 pictures with five captions each"}
     for model in demo.MODELS:
         evaluation = f"Evaluate {model} on the test split, alone and re-ranked by oscar"

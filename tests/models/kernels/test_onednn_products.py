@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.kernels import onednn
+from models.kernels import onednn, onednn_products
 from models.kernels.onednn_products import PackedMatrix, fits, from_bfloat16, multiply, to_bfloat16
 from tests.closeness import SINGLE, assert_close
 
@@ -95,6 +95,26 @@ def test_a_packed_matrix_multiplies_any_number_of_rows(kind, shape, turned):
             assert_close(packed.multiply(given), expected, depth, size)
         out = np.ones((rows, columns), np.float32)
         assert_close(packed.multiply(x, out, add=True), expected + 1, depth + 1, size + 1)
+
+
+@needs_onednn
+def test_batches_of_any_number_of_rows_share_their_code():
+    weight = random(24, 40)
+
+    def compiled() -> int:
+        for rows in (*range(129, 400, 7), *range(1024, 1030)):
+            x, d_mapped = random(rows, 24), random(rows, 40)
+            mapped = multiply(x, weight)
+            multiply(x, weight, mapped, add=True)
+            multiply(d_mapped, weight.T)
+            multiply(x.T, d_mapped)
+        return len(onednn_products._of_thread.known)
+
+    numbers = {"of whole steps": 5 + 1, "that are left": 63}  # 128 to 384, 1024
+    with ThreadPoolExecutor(1) as fresh:
+        count = fresh.submit(compiled).result()
+    # Only rows that are added to others cannot be computed twice.
+    assert count <= 4 * numbers["of whole steps"] + 4 + numbers["that are left"]
 
 
 @needs_bfloat16
