@@ -1,4 +1,4 @@
-"""Scores normalised by a bank of queries are what plain loops give, and what is near to all no longer wins."""
+"""Scores lose what images and texts score with a bank of queries; what is near to all no longer wins."""
 
 import math
 
