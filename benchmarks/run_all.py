@@ -2,6 +2,7 @@
 
 make bench                                           runs all, in three quarters of an hour
 python benchmarks/run_all.py train_vse encode_vse    runs these two; the earlier results of the others stay
+ROUNDS=1 python benchmarks/builds_vsrn.py            fewer turns, where sides take turns
 """
 
 import argparse
