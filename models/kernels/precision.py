@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from config.errors import UserError
 from models.kernels import onednn
+from models.kernels.choice import BFLOAT16, FLOAT32, LAYERS, quickest
 
-FLOAT32, BFLOAT16, AUTO = "float32", "bfloat16", "auto"
+AUTO = "auto"
 
 _of_inference = FLOAT32
 _of_block: str | None = None
@@ -19,8 +20,8 @@ _of_block: str | None = None
 def set_precision(name: str) -> str:
     """Set how layers multiply where no gradient is asked for; return float32 or bfloat16.
 
-    `name` is one of these, or auto: bfloat16 where the processor has instructions for it. Raises UserError
-    for bfloat16 where it has none.
+    `name` is one of these, or auto: bfloat16 where its products are quicker than those of float32. Raises
+    UserError for bfloat16 where the processor has no instructions for it.
     """
     global _of_inference
     _of_inference = resolve(name, "RUNTIME.PRECISION")
@@ -31,8 +32,9 @@ def resolve(name: str, key: str) -> str:
     """Return float32 or bfloat16 for the value `name` of `key`, float32, bfloat16 or auto; raise as above."""
     if name == BFLOAT16:
         check_bfloat16(key)
-    here = BFLOAT16 if onednn.has_bfloat16() else FLOAT32
-    return here if name == AUTO else name
+    if name != AUTO:
+        return name
+    return quickest(LAYERS) if onednn.has_bfloat16() else FLOAT32
 
 
 def check_bfloat16(key: str) -> None:

@@ -41,10 +41,15 @@ def test_a_block_lowers_training():
     assert not is_lowered()
 
 
-def test_auto_takes_what_the_processor_has(monkeypatch):
-    for there, name in ((True, "bfloat16"), (False, "float32")):
-        with_instructions(monkeypatch, there)
-        assert set_precision("auto") == name
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("quicker", [True, False])
+def test_auto_takes_bfloat16_where_it_is_there_and_quicker(monkeypatch, there, quicker):
+    """A processor may have instructions that take twice as long as those of float32."""
+    with_instructions(monkeypatch, there)
+    monkeypatch.setattr(precision, "quickest", lambda purpose: "bfloat16" if quicker else "float32")
+    assert set_precision("auto") == ("bfloat16" if there and quicker else "float32")
+    if there:
+        assert set_precision("bfloat16") == "bfloat16", "what is asked for by name is done"
 
 
 @pytest.mark.parametrize("library", [None, object()])
