@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-TUNING = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+TUNING = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "OPENBLAS_CORETYPE")
 
 
 def report(name: str, ours: float, baseline: float, goal: float, unit: str, higher_is_better: bool) -> float:

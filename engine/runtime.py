@@ -23,6 +23,7 @@ from config.errors import UserError
 SHIPPED_MATH = "math library as shipped"
 AMD_MATH = "MKL tuned for AMD"
 CUSTOM_MATH = "MKL as MKL_DEBUG_CPU_TYPE says"
+_AVX512 = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}
 MKL_AVX2 = "5"  # the value of MKL_DEBUG_CPU_TYPE that means AVX2
 
 # Parameters of glibc's mallopt, as malloc.h has them.
@@ -119,6 +120,8 @@ def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, st
     cpuinfo = _read_text(Path("/proc/cpuinfo"))
     if mkl_needs_help(cpuinfo):
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", MKL_AVX2)
+    if kernels := openblas_kernels(cpuinfo):
+        os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
     custom = os.environ.get("MKL_DEBUG_CPU_TYPE")
     if not has_avx2(cpuinfo) or custom not in (None, MKL_AVX2):
         # MKL's kernels before AVX2 round otherwise where arrays lie elsewhere: a resumed run would differ.
@@ -197,6 +200,19 @@ def mkl_needs_help(cpuinfo: str) -> bool:
     MKL tests for the vendor instead of the features, and runs its slowest kernels on such a processor.
     """
     return _cpu_field(cpuinfo, "vendor_id") == ["AuthenticAMD"] and has_avx2(cpuinfo)
+
+
+def openblas_kernels(cpuinfo: str) -> str:
+    """Return which kernels NumPy's OpenBLAS is to take, by the text of /proc/cpuinfo; empty: its own choice.
+
+    It knows Intel's processors by their numbers, and takes kernels without AVX for one that is newer than it
+    is: four times as slow. It reads this when NumPy is imported.
+    """
+    if _cpu_field(cpuinfo, "vendor_id") != ["GenuineIntel"]:
+        return ""
+    if set(_cpu_field(cpuinfo, "flags")) >= _AVX512:
+        return "SkylakeX"
+    return "Haswell" if {"avx2", "fma"} <= set(_cpu_field(cpuinfo, "flags")) else ""
 
 
 def has_avx2(cpuinfo: str) -> bool:

@@ -166,7 +166,7 @@ def measure(names: list[str]) -> Choice:
             multiply()
             taken = (time.perf_counter() - before) * (threads if key[1] == "numpy" else 1)
             best[key] = min(best.get(key, taken), taken)
-        if time.perf_counter() - started > _BUDGET:
+        if number and time.perf_counter() - started > _BUDGET:
             break
     fastest = {kind: _fastest({name: best[kind, name] for name in names}) for kind in KINDS}
     single = best["plain", fastest["plain"]] * _ROUNDED_ROWS / KINDS["plain"]

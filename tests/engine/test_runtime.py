@@ -21,6 +21,7 @@ from engine.runtime import (
     flush_subnormals,
     keep_freed_memory,
     mkl_needs_help,
+    openblas_kernels,
     set_environment,
     usable_cores,
 )
@@ -28,6 +29,7 @@ from engine.runtime import (
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (
     *("OMP_NUM_THREADS", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE", "MKL_CBWR"),
+    "OPENBLAS_CORETYPE",
     *("PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE"),
 )
 
@@ -125,6 +127,26 @@ def test_only_an_amd_processor_with_avx2_needs_help():
     assert not mkl_needs_help(INTEL)
     assert not mkl_needs_help(AMD.replace(" avx2", ""))
     assert not mkl_needs_help("")
+
+
+def test_openblas_is_told_the_kernels_of_intels_processors_that_it_may_not_know():
+    wide = INTEL.replace("fma", "fma avx512f avx512dq avx512cd avx512bw avx512vl")
+    assert openblas_kernels(wide) == "SkylakeX"
+    assert openblas_kernels(wide.replace(" avx512vl", "")) == "Haswell"
+    assert openblas_kernels(INTEL) == "Haswell"
+    for other in (INTEL.replace(" fma", ""), AMD, ARM, ""):
+        assert openblas_kernels(other) == "", "it knows them itself"
+
+
+@pytest.mark.parametrize("given", [{}, {"OPENBLAS_CORETYPE": "Haswell"}], ids=["ours", "the user's"])
+def test_numpy_is_not_there_yet_when_its_kernels_are_chosen(given):
+    code = (
+        "import os, sys; sys.path.insert(0, 'tools'); import train_retrieval, engine.runtime as r;"
+        "assert 'numpy' not in sys.modules; r._read_text = lambda path: given_text; given_text = sys.argv[1];"
+        "r.usable_cores = lambda: 1; r.set_environment(); print(os.environ['OPENBLAS_CORETYPE'])"
+    )
+    done = run_code(code.replace("sys.argv[1]", repr(INTEL.replace("fma", "fma avx512f"))), **given)
+    assert (done.stdout.strip(), done.returncode) == ("Haswell", 0), done.stderr
 
 
 @pytest.mark.parametrize(
