@@ -120,8 +120,7 @@ def set_environment(threads: int = 0, local_processes: int = 1) -> tuple[int, st
     cpuinfo = _read_text(Path("/proc/cpuinfo"))
     if mkl_needs_help(cpuinfo):
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", MKL_AVX2)
-    if kernels := openblas_kernels(cpuinfo):
-        os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
+    choose_numpy_kernels(cpuinfo)
     custom = os.environ.get("MKL_DEBUG_CPU_TYPE")
     if not has_avx2(cpuinfo) or custom not in (None, MKL_AVX2):
         # MKL's kernels before AVX2 round otherwise where arrays lie elsewhere: a resumed run would differ.
@@ -200,6 +199,16 @@ def mkl_needs_help(cpuinfo: str) -> bool:
     MKL tests for the vendor instead of the features, and runs its slowest kernels on such a processor.
     """
     return _cpu_field(cpuinfo, "vendor_id") == ["AuthenticAMD"] and has_avx2(cpuinfo)
+
+
+def choose_numpy_kernels(cpuinfo: str | None = None) -> None:
+    """Tell NumPy's OpenBLAS, before NumPy is imported, which kernels to take (`openblas_kernels`).
+
+    What the user's environment says stays. `cpuinfo` is the text of /proc/cpuinfo, by default this machine's.
+    """
+    kernels = openblas_kernels(_read_text(Path("/proc/cpuinfo")) if cpuinfo is None else cpuinfo)
+    if kernels:
+        os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
 
 
 def openblas_kernels(cpuinfo: str) -> str:

@@ -16,6 +16,7 @@ from engine.runtime import (
     CUSTOM_MATH,
     SHIPPED_MATH,
     Runtime,
+    choose_numpy_kernels,
     choose_threads,
     container_quota,
     flush_subnormals,
@@ -139,14 +140,26 @@ def test_openblas_is_told_the_kernels_of_intels_processors_that_it_may_not_know(
 
 
 @pytest.mark.parametrize("given", [{}, {"OPENBLAS_CORETYPE": "Haswell"}], ids=["ours", "the user's"])
-def test_numpy_is_not_there_yet_when_its_kernels_are_chosen(given):
-    code = (
-        "import os, sys; sys.path.insert(0, 'tools'); import train_retrieval, engine.runtime as r;"
-        "assert 'numpy' not in sys.modules; r._read_text = lambda path: given_text; given_text = sys.argv[1];"
-        "r.usable_cores = lambda: 1; r.set_environment(); print(os.environ['OPENBLAS_CORETYPE'])"
-    )
-    done = run_code(code.replace("sys.argv[1]", repr(INTEL.replace("fma", "fma avx512f"))), **given)
-    assert (done.stdout.strip(), done.returncode) == ("Haswell", 0), done.stderr
+def test_numpys_kernels_are_chosen_unless_the_user_has(clean_environment, monkeypatch, given):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    choose_numpy_kernels(AMD)
+    assert os.environ.get("OPENBLAS_CORETYPE") == given.get("OPENBLAS_CORETYPE")
+    choose_numpy_kernels(INTEL.replace("fma", "fma avx512f avx512dq avx512cd avx512bw avx512vl"))
+    assert os.environ["OPENBLAS_CORETYPE"] == given.get("OPENBLAS_CORETYPE", "SkylakeX")
+
+
+@pytest.mark.parametrize("tool", ["train_retrieval", "eval_retrieval", "build_index", "serve_retrieval"])
+def test_a_tool_chooses_numpys_kernels_before_it_imports_numpy(tool):
+    code = f"""
+import sys
+sys.path.insert(0, "tools")
+import engine.runtime
+engine.runtime.choose_numpy_kernels = lambda: print("numpy" in sys.modules)
+import {tool}
+"""
+    done = run_code(code)
+    assert (done.stdout.split(), done.returncode) == (["False"], 0), done.stderr
 
 
 @pytest.mark.parametrize(
