@@ -5,6 +5,7 @@ further threads within each, which wait for one another, and NumPy has no error 
 types other than float32, NumPy does the work.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -162,6 +163,8 @@ def library() -> ctypes.CDLL | None:
     path = Path(paddle.origin).parent / "libs" / "libmklml_intel.so" if paddle else None
     if path is None or not path.exists():
         return None
+    with contextlib.suppress(OSError):  # MKL needs it, and finds it where Paddle has loaded it before
+        ctypes.CDLL(str(path.with_name("libiomp5.so")))
     found = ctypes.CDLL(str(path))
     integer, number, pointer = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     second_and_out = [pointer, integer, number, pointer, integer]

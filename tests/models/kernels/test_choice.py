@@ -1,6 +1,10 @@
 """Which library multiplies: measured, kept for the next process, or set by hand."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +22,8 @@ from models.kernels.choice import (
     read_choice,
     repeat,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +103,19 @@ def test_what_is_quickest_does_not_depend_on_the_library_that_is_set(monkeypatch
     assert quickest(purpose) == first
     monkeypatch.setattr(choice, "numbers_of", lambda purpose: ["float32"])
     assert quickest(purpose) == "float32", "what has gone is not taken"
+
+
+def test_it_is_measured_without_paddle_too(cache):
+    """Features are extracted without Paddle, whose import takes longer than many an extraction."""
+    code = (
+        "import sys; from models.kernels.choice import LAYERS, available, quickest;"
+        "print(quickest(LAYERS), 'paddle' in sys.modules, *available())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split()[1:] == ["False", *available()], done.stderr
 
 
 @pytest.mark.parametrize("name", available())
