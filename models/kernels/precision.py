@@ -12,6 +12,7 @@ from models.kernels import onednn
 from models.kernels.choice import BFLOAT16, FLOAT32, LAYERS, quickest
 
 AUTO = "auto"
+POSSIBLE = "where possible"  # bfloat16 wherever there are instructions for it, however slow they are
 
 _of_inference = FLOAT32
 _of_block: str | None = None
@@ -29,12 +30,13 @@ def set_precision(name: str) -> str:
 
 
 def resolve(name: str, key: str) -> str:
-    """Return float32 or bfloat16 for the value `name` of `key`, float32, bfloat16 or auto; raise as above."""
+    """Return float32 or bfloat16 for the value `name` of `key`, which may be AUTO or POSSIBLE; raise as above."""
     if name == BFLOAT16:
         check_bfloat16(key)
-    if name != AUTO:
+    if name not in (AUTO, POSSIBLE):
         return name
-    return quickest(LAYERS) if onednn.has_bfloat16() else FLOAT32
+    here = BFLOAT16 if onednn.has_bfloat16() else FLOAT32
+    return here if name == POSSIBLE or here == FLOAT32 else quickest(LAYERS)
 
 
 def check_bfloat16(key: str) -> None:
