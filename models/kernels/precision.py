@@ -30,7 +30,7 @@ def set_precision(name: str) -> str:
 
 
 def resolve(name: str, key: str) -> str:
-    """Return float32 or bfloat16 for the value `name` of `key`, which may be AUTO or POSSIBLE; raise as above."""
+    """Return float32 or bfloat16 for the value `name` of `key`, maybe AUTO or POSSIBLE; raise as above."""
     if name == BFLOAT16:
         check_bfloat16(key)
     if name not in (AUTO, POSSIBLE):
