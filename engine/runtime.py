@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import UserError
+from config.machine.numpy_kernels import choose_numpy_kernels, cpu_field
 
 SHIPPED_MATH = "math library as shipped"
 AMD_MATH = "MKL tuned for AMD"
 CUSTOM_MATH = "MKL as MKL_DEBUG_CPU_TYPE says"
-_AVX512 = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}
 MKL_AVX2 = "5"  # the value of MKL_DEBUG_CPU_TYPE that means AVX2
 
 # Parameters of glibc's mallopt, as malloc.h has them.
@@ -198,44 +198,12 @@ def mkl_needs_help(cpuinfo: str) -> bool:
 
     MKL tests for the vendor instead of the features, and runs its slowest kernels on such a processor.
     """
-    return _cpu_field(cpuinfo, "vendor_id") == ["AuthenticAMD"] and has_avx2(cpuinfo)
-
-
-def choose_numpy_kernels(cpuinfo: str | None = None) -> None:
-    """Tell NumPy's OpenBLAS, before NumPy is imported, which kernels to take (`openblas_kernels`).
-
-    What the user's environment says stays. `cpuinfo` is the text of /proc/cpuinfo, by default this machine's.
-    """
-    kernels = openblas_kernels(_read_text(Path("/proc/cpuinfo")) if cpuinfo is None else cpuinfo)
-    if kernels:
-        os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
-
-
-def openblas_kernels(cpuinfo: str) -> str:
-    """Return which kernels NumPy's OpenBLAS is to take, by the text of /proc/cpuinfo; empty: its own choice.
-
-    It knows Intel's processors by their numbers, and takes kernels without AVX for one that is newer than it
-    is: four times as slow. It reads this when NumPy is imported.
-    """
-    if _cpu_field(cpuinfo, "vendor_id") != ["GenuineIntel"]:
-        return ""
-    if set(_cpu_field(cpuinfo, "flags")) >= _AVX512:
-        return "SkylakeX"
-    return "Haswell" if {"avx2", "fma"} <= set(_cpu_field(cpuinfo, "flags")) else ""
+    return cpu_field(cpuinfo, "vendor_id") == ["AuthenticAMD"] and has_avx2(cpuinfo)
 
 
 def has_avx2(cpuinfo: str) -> bool:
     """Tell whether the text of /proc/cpuinfo describes a processor with AVX2."""
-    return "avx2" in _cpu_field(cpuinfo, "flags")
-
-
-def _cpu_field(cpuinfo: str, name: str) -> list[str]:
-    """Return the words of the first processor's field `name`; none where it has no such field."""
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.split()
-    return []
+    return "avx2" in cpu_field(cpuinfo, "flags")
 
 
 def set_seed(seed: int) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from engine.runtime import choose_numpy_kernels
+from config.machine.numpy_kernels import choose_numpy_kernels
 
 choose_numpy_kernels()
 

@@ -16,13 +16,11 @@ from engine.runtime import (
     CUSTOM_MATH,
     SHIPPED_MATH,
     Runtime,
-    choose_numpy_kernels,
     choose_threads,
     container_quota,
     flush_subnormals,
     keep_freed_memory,
     mkl_needs_help,
-    openblas_kernels,
     set_environment,
     usable_cores,
 )
@@ -128,38 +126,6 @@ def test_only_an_amd_processor_with_avx2_needs_help():
     assert not mkl_needs_help(INTEL)
     assert not mkl_needs_help(AMD.replace(" avx2", ""))
     assert not mkl_needs_help("")
-
-
-def test_openblas_is_told_the_kernels_of_intels_processors_that_it_may_not_know():
-    wide = INTEL.replace("fma", "fma avx512f avx512dq avx512cd avx512bw avx512vl")
-    assert openblas_kernels(wide) == "SkylakeX"
-    assert openblas_kernels(wide.replace(" avx512vl", "")) == "Haswell"
-    assert openblas_kernels(INTEL) == "Haswell"
-    for other in (INTEL.replace(" fma", ""), AMD, ARM, ""):
-        assert openblas_kernels(other) == "", "it knows them itself"
-
-
-@pytest.mark.parametrize("given", [{}, {"OPENBLAS_CORETYPE": "Haswell"}], ids=["ours", "the user's"])
-def test_numpys_kernels_are_chosen_unless_the_user_has(clean_environment, monkeypatch, given):
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    choose_numpy_kernels(AMD)
-    assert os.environ.get("OPENBLAS_CORETYPE") == given.get("OPENBLAS_CORETYPE")
-    choose_numpy_kernels(INTEL.replace("fma", "fma avx512f avx512dq avx512cd avx512bw avx512vl"))
-    assert os.environ["OPENBLAS_CORETYPE"] == given.get("OPENBLAS_CORETYPE", "SkylakeX")
-
-
-@pytest.mark.parametrize("tool", ["train_retrieval", "eval_retrieval", "build_index", "serve_retrieval"])
-def test_a_tool_chooses_numpys_kernels_before_it_imports_numpy(tool):
-    code = f"""
-import sys
-sys.path.insert(0, "tools")
-import engine.runtime
-engine.runtime.choose_numpy_kernels = lambda: print("numpy" in sys.modules)
-import {tool}
-"""
-    done = run_code(code)
-    assert (done.stdout.split(), done.returncode) == (["False"], 0), done.stderr
 
 
 @pytest.mark.parametrize(
