@@ -6,7 +6,7 @@ removes. All sides run their own `_ours.py` on copies of one corpus, and measure
 
 from _oscar_corpus import pad_vocabulary
 from _race import OURS, SETTINGS, Side, can_race, corpora, show, write_corpus
-from _report import ROOT, report
+from _report import ROOT, report, rounds_of
 from prepare_pairs import CAPTIONS, IMAGES, write_corpus as write_pairs
 
 import contextlib
@@ -69,7 +69,8 @@ def _race(task: str, model: str, write: Callable[[Path], None], goals: dict[str,
         if task != "train":
             _compare(room, list(sides))
         turns = [
-            {name: show(name, side.turn()) for name, side in sides.items()} for _ in range(setting.rounds)
+            {name: show(name, side.turn()) for name, side in sides.items()}
+            for _ in range(rounds_of(setting.rounds))
         ]
         speeds = {name: statistics.median(turn[name] for turn in turns) for name in sides}
         for name in goals.keys() & sides.keys():

@@ -3,8 +3,13 @@
 A further argument is the precision of the layers: float32 (the default) or bfloat16.
 """
 
-from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 from _report import ROOT
+
+from engine.runtime import prepare_runtime, set_environment
+
+set_environment()  # as the tools do, before NumPy is imported
+
+from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 
 import sys
 from collections.abc import Iterable
@@ -14,7 +19,6 @@ import numpy as np
 from yacs.config import CfgNode
 
 from config.load import load_config
-from engine.runtime import prepare_runtime
 
 
 def main() -> None:

@@ -1,8 +1,13 @@
 """Our side of Oscar's races: `python _ours_oscar.py TASK oscar FOLDER` answers as `_ours.py` does."""
 
+from _report import ROOT
+
+from engine.runtime import prepare_runtime, set_environment
+
+set_environment()  # as the tools do, before NumPy is imported
+
 from _oscar_corpus import cross_pairs, open_corpus
 from _race import OURS, SETTINGS, WEIGHTS, measure_steps, measure_turns
-from _report import ROOT
 from prepare_pairs import REGIONS, TOKENS
 
 import sys
@@ -14,7 +19,6 @@ from yacs.config import CfgNode
 
 from config.load import load_config
 from datasets.pairs import ListedPairs, Pairs
-from engine.runtime import prepare_runtime
 
 SETTING = SETTINGS["oscar"]
 

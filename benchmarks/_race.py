@@ -162,11 +162,17 @@ def take_turns(
 
 def can_race(precisions: tuple[str, ...], claim: str) -> bool:
     """Tell whether this machine has the `precisions`; print why not."""
-    from models.kernels import onednn
+    from models.kernels import choice, onednn
 
-    if BFLOAT16 not in precisions or onednn.has_bfloat16():
+    if BFLOAT16 not in precisions:
         return True
-    print(f"{claim}: not here, since the processor has no instructions for bfloat16", flush=True)
+    if not onednn.has_bfloat16():
+        print(f"{claim}: not here, since the processor has no instructions for bfloat16", flush=True)
+        return False
+    if choice.quickest(choice.LAYERS) == choice.BFLOAT16:
+        return True
+    reason = "the processor multiplies bfloat16 more slowly than float32"
+    print(f"{claim}: not here, since {reason}", flush=True)
     return False
 
 

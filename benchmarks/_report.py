@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-TUNING = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+TUNING = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "OPENBLAS_CORETYPE")
 
 
 def report(name: str, ours: float, baseline: float, goal: float, unit: str, higher_is_better: bool) -> float:
@@ -38,15 +38,23 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def rounds_of(usual: int) -> int:
+    """Return how many turns each side takes: `usual`, or fewer where ROUNDS=N in the environment says so.
+
+    A short run shows that a script works, and about where it ends.
+    """
+    return min(usual, max(1, int(os.environ.get("ROUNDS", usual))))
+
+
 def alternate(
     ours: Callable[[], float], baseline: Callable[[], float], rounds: int = 5
 ) -> tuple[float, float]:
     """Measure ours, baseline, ours, baseline, ... and return the median of each.
 
     By turns, other load on the machine affects both alike. Each callable returns its own measurement
-    (seconds, items per second, bytes) and must be warmed up.
+    (seconds, items per second, bytes) and must be warmed up. ROUNDS=N makes the turns fewer (`rounds_of`).
     """
-    measured = [(ours(), baseline()) for _ in range(rounds)]
+    measured = [(ours(), baseline()) for _ in range(rounds_of(rounds))]
     return statistics.median(pair[0] for pair in measured), statistics.median(pair[1] for pair in measured)
 
 

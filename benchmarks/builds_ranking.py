@@ -5,7 +5,7 @@ the spectrum of a CNN's features, or a flat one). Ranks of both builds are compa
 in float32, so that single queries may differ by a place. The limit is the products alone, in float32.
 """
 
-from _report import ROOT, peak_memory, report, run_child, seconds
+from _report import ROOT, peak_memory, report, rounds_of, run_child, seconds
 
 import json
 import statistics
@@ -36,7 +36,7 @@ def main() -> None:
 def compare(what: str, name: str, goal: float, earlier: Path, folder: str, kind: str = "") -> list[dict]:
     """Report how many times faster ours is, and return what was measured of it."""
     roots = {"ours": ROOT, "earlier": earlier}
-    rounds = ROUNDS if what == "captions" else 1
+    rounds = rounds_of(ROUNDS) if what == "captions" else 1
     runs: dict[str, list[dict]] = {side: [] for side in roots}
     for _ in range(rounds):
         for side, root in roots.items():

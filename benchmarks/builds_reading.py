@@ -4,7 +4,7 @@ A file of captions of Flickr30k is read, and each caption becomes tokens. The to
 equal. Each measurement has its own process, and the import of what it needs counts.
 """
 
-from _report import ROOT, report, run_child, seconds
+from _report import ROOT, report, rounds_of, run_child, seconds
 
 import gzip
 import hashlib
@@ -35,7 +35,7 @@ def main() -> None:
         captions.write_bytes(b"".join(lines[:CAPTIONS]))
         roots = {"ours": ROOT, "earlier": earlier}
         runs: dict[str, list[dict]] = {side: [] for side in roots}
-        for _ in range(ROUNDS):
+        for _ in range(rounds_of(ROUNDS)):
             for side, root in roots.items():
                 runs[side].append(run_child(__file__, str(root), str(captions)))
                 print(f"{side}: {runs[side][-1]['seconds']:.2f} s", flush=True)

@@ -5,7 +5,7 @@ others take sentences of similar length together, up to 256 of them.
 """
 
 from _race import BFLOAT16, SETTINGS, Side, can_race, corpora, show, write_corpus
-from _report import report
+from _report import report, rounds_of
 from _text_engines import ENGINES, LARGEST_DIFFERENCE, SENTENCES
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-IMAGES, GOALS = 1000, {"openvino": 1.3, "torch": 1.05}
+IMAGES, ROUNDS, GOALS = 1000, 5, {"openvino": 1.3, "torch": 1.05}
 
 
 def main() -> None:
@@ -42,7 +42,9 @@ def race_engines(captions: list[str], others: list[str], claim: str, corpus: str
             side = Side("_text_engines.py", "encode", "vsepp", str(folder), name)
             sides[name] = stack.enter_context(side)
         results = {name: np.load(folder / f"{name}.npy") for name in sides}
-        turns = [{name: show(name, side.turn()) for name, side in sides.items()} for _ in range(5)]
+        turns = [
+            {name: show(name, side.turn()) for name, side in sides.items()} for _ in range(rounds_of(ROUNDS))
+        ]
     speeds = {name: statistics.median(turn[name] for turn in turns) for name in sides}
     for name in others:
         difference = np.abs(results[name] - results["ours"]).max()

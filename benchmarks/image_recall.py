@@ -52,7 +52,8 @@ def embeddings(kind: str):
     labels = random.permutation(np.arange(PICTURES) % CLASSES)
     # A CNN's features have a common direction, and variances that decrease by a power of the dimension.
     scale = (np.arange(1, WIDTH + 1) ** -KINDS[kind]).astype(np.float32) ** 0.5
-    centres = random.standard_normal((CLASSES, WIDTH), dtype=np.float32) * scale
+    centres = random.standard_normal((CLASSES, WIDTH), dtype=np.float32)
+    centres *= scale  # in place: what this takes would count as the ranks' memory
     vectors = np.empty((PICTURES, WIDTH), np.float32)
     spread = {"unstructured": 2.5, "spectrum of a CNN": 1.0}[kind]
     for start in range(0, PICTURES, 1000):

@@ -2,6 +2,7 @@
 
 make bench                                           runs all, in three quarters of an hour
 python benchmarks/run_all.py train_vse encode_vse    runs these two; the earlier results of the others stay
+ROUNDS=1 python benchmarks/builds_vsrn.py            fewer turns, where sides take turns
 """
 
 import argparse
@@ -11,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -19,18 +20,23 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
 RESULTS = PAGE.with_suffix(".json")  # the same results, for the next run
+NOT_HERE = ": not here, since "
 KEYS = {"name", "ours", "baseline", "ratio", "goal", "unit"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of one script as its JSON lines, or the reason why there are none."""
+    """The results of one script as its JSON lines, or the reason why there are none.
+
+    `absent` are the lines that say what this machine cannot measure, and why.
+    """
 
     script: str
-    lines: list[dict]
     failure: str
     minutes: float
     date: str
+    lines: list[dict] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -55,7 +61,8 @@ def main() -> int:
     loads = f"Load of the last run: {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(ordered, f"{describe_machine()}\n{loads}"))
-    RESULTS.write_text(json.dumps([asdict(outcome) for outcome in ordered], indent=1) + "\n")
+    stored = [{key: value for key, value in asdict(each).items() if value != []} for each in ordered]
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
     missed = [line["name"] for outcome in ordered for line in outcome.lines if line["ratio"] < line["goal"]]
     failed = [outcome.script for outcome in ordered if outcome.failure]
     print(f"goals missed: {'; '.join(missed) or 'none'}; scripts failed: {', '.join(failed) or 'none'}")
@@ -80,22 +87,24 @@ def find_scripts(folder: Path) -> list[Path]:
 def run_script(script: Path) -> Outcome:
     """Run one benchmark, print its output as it comes, and return its outcome."""
     start = time.monotonic()
-    lines, last = [], ""
+    lines, absent, last = [], [], ""
     process = subprocess.Popen(
         [sys.executable, "-u", str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     for printed in process.stdout:
         print(f"    {printed}", end="", flush=True)
         lines += parse_line(printed)
+        absent += [printed.strip()] if NOT_HERE in printed else []
         last = printed.strip() or last
     code = process.wait()
     failure = ""
     if code != 0:
         failure = f"ended with {code}: {last}"
-    elif not lines:
+    elif not lines and not absent:
         failure = f"printed no result; its last line is: {last}"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    return Outcome(script.name, lines, failure, (time.monotonic() - start) / 60, date)
+    minutes = (time.monotonic() - start) / 60
+    return Outcome(script.name, failure, minutes, date, lines, absent)
 
 
 def parse_line(printed: str) -> list[dict]:
@@ -118,6 +127,9 @@ def page(outcomes: list[Outcome], machine: str) -> str:
             verdict = "yes" if line["ratio"] >= line["goal"] else "**no**"
             ratios = [f"{line['ratio']:.2f}", f"{line['goal']:g}", verdict]
             rows.append([f"`{outcome.script}`", line["name"], *numbers, *ratios, outcome.date])
+        for line in outcome.absent:
+            name, _, reason = line.partition(NOT_HERE)
+            rows.append([f"`{outcome.script}`", name, *[""] * 4, f"not here: {reason}", outcome.date])
         if outcome.failure:
             rows.append(
                 [

@@ -6,7 +6,7 @@ builds train the same captions in turns.
 
 from _builds import earlier_build
 from _race import SETTINGS, Side, corpora, write_corpus
-from _report import ROOT, report
+from _report import ROOT, report, rounds_of
 
 import contextlib
 import shutil
@@ -31,7 +31,8 @@ def main() -> None:
                 side = Side("_steps_of.py", "train", "vsepp", str(folder), str(root), str(pairs))
                 sides[name, pairs] = stack.enter_context(side)
         turns = [
-            {key: key[1] / side.turn()["per_second"] for key, side in sides.items()} for _ in range(TURNS)
+            {key: key[1] / side.turn()["per_second"] for key, side in sides.items()}
+            for _ in range(rounds_of(TURNS))
         ]
     seconds = {key: statistics.median(turn[key] for turn in turns) for key in sides}
     fixed = {}

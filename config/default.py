@@ -636,8 +636,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "PRECISION": Key(
             "float32",
             "what layers multiply on the CPU to encode and score: bfloat16 rounds weights and inputs and "
-            "adds up in float32 (docs/precision.md); auto: bfloat16 where the processor has instructions "
-            "for it",
+            "adds up in float32 (docs/precision.md); auto: bfloat16 where the processor multiplies it "
+            "faster than float32",
             choices=("float32", "bfloat16", "auto"),
         ),
         "AMP": Key(

@@ -6,10 +6,14 @@ parameter is updated as Paddle does, so the weights are the same, bit for bit.
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import paddle
 from paddle.optimizer import Adam, AdamW
+
+Item = TypeVar("Item")
 
 
 class UpdatesOnThreads:
@@ -19,8 +23,7 @@ class UpdatesOnThreads:
 
     def step(self) -> None:
         """Update all parameters once."""
-        threads = _threads()
-        if threads == 1 or paddle.get_device() != "cpu":
+        if _threads() == 1 or paddle.get_device() != "cpu":
             super().step()
             return
         self._waiting = []
@@ -29,16 +32,7 @@ class UpdatesOnThreads:
             updates = sorted(self._waiting, key=lambda update: -update[1][0].size)
         finally:
             self._waiting = None
-        remaining = iter(updates)  # shared: a thread that is free takes the next one, the largest first
-
-        def take() -> None:
-            for update in remaining:
-                self._append_optimize_op(*update)
-
-        others = [_pool(threads).submit(take) for _ in range(min(threads, len(updates)) - 1)]
-        take()
-        for other in others:
-            other.result()
+        for_each(lambda update: self._append_optimize_op(*update), updates)
 
     def _append_optimize_op(self, block: object, parameter_and_gradient: tuple) -> None:
         """Update a parameter, or keep the update for later; Paddle calls this for each parameter."""
@@ -54,6 +48,20 @@ class ThreadedAdam(UpdatesOnThreads, Adam):
 
 class ThreadedAdamW(UpdatesOnThreads, AdamW):
     """Paddle's AdamW."""
+
+
+def for_each(work: Callable[[Item], object], items: Sequence[Item]) -> None:
+    """Call `work` on each of `items`, the first ones first, on as many threads as this process may have."""
+    remaining = iter(items)  # shared: a thread that is free takes the next one
+
+    def take() -> None:
+        for item in remaining:
+            work(item)
+
+    others = [_pool(_threads()).submit(take) for _ in range(min(_threads(), len(items)) - 1)]
+    take()
+    for other in others:
+        other.result()
 
 
 def _threads() -> int:

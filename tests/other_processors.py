@@ -8,7 +8,7 @@ import pytest
 from engine.ranking.coarse import Bfloat16Products, DigitProducts, Int16Products, SingleProducts
 from models.kernels import choice
 from models.kernels.mkl import library
-from models.kernels.onednn import has_bfloat16, has_matrix_tiles
+from models.kernels.onednn import has_bfloat16, has_byte_products
 from models.kernels.row_blocks import uses_cpu_kernels
 
 
@@ -17,14 +17,16 @@ def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     _replace(monkeypatch, library, lambda: None)
 
 
-def without_matrix_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processor have no AMX."""
-    _replace(monkeypatch, has_matrix_tiles, lambda: False)
+def quickest_are(monkeypatch: pytest.MonkeyPatch, numbers: str) -> None:
+    """Let products of these numbers be the quickest for a screen; skip the test where they are not here."""
+    if numbers not in choice.numbers_of(choice.COARSE):
+        pytest.skip(f"nothing here multiplies {numbers}")
+    _replace(monkeypatch, choice.quickest, lambda purpose: numbers)
 
 
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processor have no instructions for bfloat16, as when Paddle contains no oneDNN."""
-    without_matrix_tiles(monkeypatch)
+    _replace(monkeypatch, has_byte_products, lambda: False)
     _replace(monkeypatch, has_bfloat16, lambda: False)
 
 
@@ -44,7 +46,7 @@ def products_of_each_kind() -> list:
     """Return the kinds of coarse products, as parameters of a test; it skips those that are not here."""
     kinds = {
         Bfloat16Products: has_bfloat16(),
-        DigitProducts: has_matrix_tiles(),
+        DigitProducts: has_byte_products(),
         Int16Products: library() is not None,
         SingleProducts: True,
     }

@@ -1,5 +1,7 @@
 """Put the repository's root on `sys.path`, so that a tool can be run in any folder.
 
+Every tool imports this before NumPy, whose kernels are chosen here.
+
 A package that is not installed ends a tool with one line, as all that a user can mend does.
 """
 
@@ -9,6 +11,10 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from config.machine.numpy_kernels import choose_numpy_kernels
+
+choose_numpy_kernels()
 
 
 def tell_missing_package(

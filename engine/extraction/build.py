@@ -10,7 +10,7 @@ from engine.extraction.extractors import GridExtractor, Network, PooledExtractor
 from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
-from models.kernels.precision import AUTO, BFLOAT16, FLOAT32, resolve
+from models.kernels.precision import BFLOAT16, FLOAT32, resolve
 
 
 def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
@@ -23,17 +23,17 @@ def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
 
 
 def choose_precision(name: str, key: str, backbone: Backbone, as_map: bool) -> str:
-    """Return float32 or bfloat16 for `name`, the value of `key`: one of these or auto.
+    """Return float32 or bfloat16 for `name`, the value of `key`: one of these, or auto, or POSSIBLE.
 
-    With auto it is bfloat16 where the processor has instructions for it and the network can be run so. Raises
-    `UserError` for bfloat16 where it is not so.
+    With auto it is bfloat16 where its products are quicker than those of float32 and the network can be run
+    so, with POSSIBLE where there are products of it. Raises `UserError` for bfloat16 where it cannot be.
     """
     precision = resolve(name, key)
     if precision == BFLOAT16:
         try:
             build_network(backbone, as_map, precision)
         except UserError:
-            if name != AUTO:
+            if name == BFLOAT16:
                 raise
             precision = FLOAT32
     return precision

@@ -25,7 +25,7 @@ from engine.extraction.build import (
 )
 from engine.extraction.extractors import FeatureExtractor, batches_of, extract_batches
 from engine.weights.published_cnn import locate_weights
-from models.kernels.precision import AUTO, BFLOAT16, FLOAT32
+from models.kernels.precision import BFLOAT16, FLOAT32, POSSIBLE
 
 _BATCH = 32
 
@@ -125,7 +125,7 @@ def _read(record: dict, source: Path) -> _Recorded:
         detector = record["detector"] and _network(Detector, DETECTOR_KEYS, record["detector"], source)
         ten_crop, grid, fewest, most, least_score, _ = record["options"]
         bounds = int(fewest), int(most), float(least_score)
-        precision = {FLOAT32: FLOAT32, BFLOAT16: AUTO}[record.get("precision", FLOAT32)]
+        precision = {FLOAT32: FLOAT32, BFLOAT16: POSSIBLE}[record.get("precision", FLOAT32)]
         return _Recorded(backbone, detector, bool(ten_crop), grid and int(grid), *bounds, precision)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

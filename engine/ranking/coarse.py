@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from models.kernels import onednn_products
-from models.kernels.mkl import library, multiply_integers_on_one_thread
-from models.kernels.onednn import has_bfloat16, has_matrix_tiles
+from models.kernels.choice import BFLOAT16, COARSE, DIGITS, FLOAT32, INT16, quickest
+from models.kernels.mkl import multiply_integers_on_one_thread
 from models.kernels.products import multiply_on_one_thread
 
 _NARROWEST = 128  # dimensions; products of shorter vectors take too little time to matter
@@ -60,7 +60,7 @@ class Products(Protocol):
 
 
 class Bfloat16Products:
-    """Products of vectors of 8 significant bits, where the processor has instructions for them."""
+    """Products of vectors of 8 significant bits."""
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Round the vectors."""
@@ -73,7 +73,7 @@ class Bfloat16Products:
 
 
 class Int16Products:
-    """Products of vectors of whole numbers, which are exact, and faster than float32 where AVX2 is."""
+    """Products of vectors of whole numbers, which are exact."""
 
     def operand(self, vectors: np.ndarray) -> Operand:
         """Scale the vectors so that no sum of products overflows, and round them."""
@@ -86,7 +86,7 @@ class Int16Products:
 
 
 class DigitProducts:
-    """Products of vectors of whole numbers, by products of their two digits: where the processor has AMX.
+    """Products of vectors of whole numbers, by products of their two digits, which are bytes.
 
     A number of 16 bits is 256 h + l, where h and l are bytes. Of the product of two vectors,
     256 (256 h h' + h l' + l h') + l l', the last part is left out: it is at most |l| |l'|. Sums of bytes are
@@ -126,15 +126,16 @@ class SingleProducts:
         return multiply_on_one_thread(rows.numbers, columns.numbers.T)
 
 
+_KINDS = {DIGITS: DigitProducts, BFLOAT16: Bfloat16Products, INT16: Int16Products}
+
+
 def kinds_of_products(width: int) -> list[Products]:
-    """Return what to multiply vectors of `width` dimensions with, coarsest and quickest first."""
-    if width >= _NARROWEST and has_matrix_tiles():
-        return [DigitProducts(), SingleProducts()]
-    if width >= _NARROWEST and has_bfloat16():
-        return [Bfloat16Products(), SingleProducts()]
-    if width >= _NARROWEST and library() is not None:
-        return [Int16Products(), SingleProducts()]
-    return [SingleProducts()]
+    """Return what to multiply vectors of `width` dimensions with, coarsest and quickest first.
+
+    Which coarse products are quicker than those of float32, and which of them most, was measured.
+    """
+    numbers = quickest(COARSE) if width >= _NARROWEST else FLOAT32
+    return [*([_KINDS[numbers]()] if numbers != FLOAT32 else []), SingleProducts()]
 
 
 def margins(queries: Operand, items: Operand) -> np.ndarray:

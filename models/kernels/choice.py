@@ -2,20 +2,24 @@
 
 No rule would be right on every processor: of two libraries in one wheel, one is faster on Intel's and the
 other on AMD's. So the first product measures them, and the choice is kept in a file of the user's cache
-folder, for this processor and these versions: two runs choose alike, and add up in the same order.
+folder, for this processor and these versions: two runs choose alike, and add up in the same order. Measured
+along with them is what no rule tells either: whether products of bfloat16 or of whole numbers are quicker
+than those of float32. A processor may have instructions for bfloat16 that take twice as long.
 """
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from config.errors import UserError
 from models.kernels import mkl, mkl_products, numpy_products, onednn, onednn_products
@@ -23,8 +27,14 @@ from models.kernels import mkl, mkl_products, numpy_products, onednn, onednn_pro
 NAMES = {"mkl": "MKL", "onednn": "oneDNN", "numpy": "NumPy"}
 AUTO = "auto"
 KINDS = {"packed": 64, "plain": 256}  # kinds of products, and the rows M of the one that is measured
-_DEPTH, _WIDTH = 512, 1024
-_BUDGET, _ROUNDS = 0.08, 4  # seconds for all rounds
+COARSE, LAYERS = "coarse", "layers"  # products of numbers that may be rounded: of a screen, and of layers
+FLOAT32, BFLOAT16, INT16, DIGITS = "float32", "bfloat16", "int16", "digits"  # what they are products of
+_ROUNDED_ROWS = 128
+# With the pairs that it leaves open, a screen by bfloat16 takes twice as long as its products: they are of 8
+# significant bits, all others of 16.
+_LEFT_OPEN = 2
+_DEPTH, _WIDTH = 512, 512
+_BUDGET, _ROUNDS = 0.05, 6  # seconds for all rounds but the first, in which code is compiled
 _MARGIN = 0.95  # a later library must take less than this share of the time of an earlier one
 _FOLDER = "image-text-retrieval"
 
@@ -33,12 +43,15 @@ _FOLDER = "image-text-retrieval"
 class Choice:
     """The library for each kind of product, and where the choice comes from.
 
-    `packed` multiplies by matrices that are packed once, `plain` all others.
+    `packed` multiplies by matrices that are packed once, `plain` all others. `coarse` and `layers` are
+    what is quickest to multiply where numbers may be rounded.
     """
 
     packed: str
     plain: str
     origin: str
+    coarse: str = FLOAT32
+    layers: str = FLOAT32
 
     def describe(self) -> str:
         """Return the choice in words, such as `products by MKL (measured)`."""
@@ -96,12 +109,36 @@ def chosen() -> Choice:
     """Return the choice; without one, take that of an earlier process on this machine, or measure."""
     global _chosen
     if _chosen is None:
-        with _lock:
-            if _chosen is None:
-                _chosen = _kept_or_measured()
+        _chosen = _of_machine()
     return _chosen
 
 
+def quickest(purpose: str) -> str:
+    """Return what is quickest to multiply for COARSE or LAYERS: one of `numbers_of(purpose)`.
+
+    It is measured as libraries are, whichever of them was chosen by hand.
+    """
+    found = getattr(_of_machine(), purpose)
+    return found if found in numbers_of(purpose) else FLOAT32  # what is not here any more
+
+
+def numbers_of(purpose: str) -> list[str]:
+    """Return what this processor can multiply for COARSE or LAYERS; FLOAT32 comes first."""
+    there = {
+        FLOAT32: True,
+        INT16: purpose == COARSE and mkl.library() is not None,
+        DIGITS: purpose == COARSE and onednn.has_byte_products(),
+        BFLOAT16: onednn.has_bfloat16(),
+    }
+    return [numbers for numbers, is_there in there.items() if is_there]
+
+
+def _of_machine() -> Choice:
+    with _lock:
+        return _kept_or_measured()
+
+
+@functools.cache
 def _kept_or_measured() -> Choice:
     here = available()
     if here == ["numpy"]:
@@ -116,28 +153,43 @@ def _kept_or_measured() -> Choice:
 def measure(names: list[str]) -> Choice:
     """Return the fastest of the libraries `names` for each kind of product, measured in a tenth of a second.
 
-    The calling thread measures alone; NumPy, which takes all threads, must be as fast as all together.
+    So are the numbers to multiply where they may be rounded. The calling thread measures alone; NumPy, which
+    takes all threads, must be as fast as all together.
     """
     started, threads = time.perf_counter(), int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
     matrix, best = np.ones((_DEPTH, _WIDTH), np.float32), {}
     work = {(kind, name): _product(kind, name, matrix) for kind in KINDS for name in names}
-    for _ in range(_ROUNDS):
+    # Layers multiply what a screen may multiply, too: one measurement is enough.
+    work |= {(COARSE, numbers): _rounded_product(numbers, matrix) for numbers in numbers_of(COARSE)[1:]}
+    for number in range(_ROUNDS):
+        if number == 1:
+            started, best = time.perf_counter(), {}
         for key, multiply in work.items():
             before = time.perf_counter()
             multiply()
             taken = (time.perf_counter() - before) * (threads if key[1] == "numpy" else 1)
             best[key] = min(best.get(key, taken), taken)
-        if time.perf_counter() - started > _BUDGET:
+        if number and time.perf_counter() - started > _BUDGET:
             break
-    fastest = {}
-    for kind in KINDS:
-        for name in names:
-            if kind not in fastest or best[kind, name] < _MARGIN * best[kind, fastest[kind]]:
-                fastest[kind] = name
+    fastest = {kind: _fastest({name: best[kind, name] for name in names}) for kind in KINDS}
+    single = best["plain", fastest["plain"]] * _ROUNDED_ROWS / KINDS["plain"]
+    rounded = {numbers: best[COARSE, numbers] for numbers in numbers_of(COARSE)[1:]}
+    fastest[LAYERS] = _fastest({FLOAT32: single, **{each: rounded[each] for each in numbers_of(LAYERS)[1:]}})
+    if BFLOAT16 in rounded:
+        rounded[BFLOAT16] *= _LEFT_OPEN
+    fastest[COARSE] = _fastest({FLOAT32: single, **rounded})
     return Choice(**fastest, origin="measured")
 
 
-def _product(kind: str, name: str, matrix: np.ndarray) -> object:
+def _fastest(seconds: dict[str, float]) -> str:
+    first, *others = seconds
+    for each in others:
+        if seconds[each] < _MARGIN * seconds[first]:
+            first = each
+    return first
+
+
+def _product(kind: str, name: str, matrix: np.ndarray) -> Callable[[], object]:
     x = np.ones((KINDS[kind], len(matrix)), np.float32)
     out = np.empty((len(x), matrix.shape[1]), np.float32)
     if kind == "packed":
@@ -149,16 +201,31 @@ def _product(kind: str, name: str, matrix: np.ndarray) -> object:
     return lambda: multiply(x, matrix, out)
 
 
+def _rounded_product(numbers: str, matrix: np.ndarray) -> Callable[[], object]:
+    depth, width = matrix.shape
+    if numbers == DIGITS:  # three products of bytes are one, as in `engine/ranking/coarse.py`
+        depth *= 3
+    kind = {INT16: np.int16, DIGITS: np.int8, BFLOAT16: np.uint16}[numbers]
+    x, y = np.ones((_ROUNDED_ROWS, depth), kind), np.ones((width, depth), kind)
+    if numbers == INT16:
+        return lambda: mkl.multiply_integers_on_one_thread(x, y.T)
+    out = np.empty((len(x), width), np.float32)
+    return lambda: onednn_products.multiply(x, y.T, out)
+
+
 def read_choice(path: Path, names: list[str]) -> Choice | None:
     """Return the choice among `names` that a file keeps; None for a file that is not there, or is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         libraries = {kind: content["libraries"][kind] for kind in KINDS}
+        quick = {purpose: content["quickest"][purpose] for purpose in (COARSE, LAYERS)}
         if content["of"] != _machine() or not set(libraries.values()) <= set(names):
+            return None
+        if any(numbers not in numbers_of(purpose) for purpose, numbers in quick.items()):
             return None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    return Choice(**libraries, origin="measured before")
+    return Choice(**libraries, **quick, origin="measured before")
 
 
 def keep_choice(path: Path, choice: Choice, names: list[str]) -> Choice:
@@ -166,7 +233,8 @@ def keep_choice(path: Path, choice: Choice, names: list[str]) -> Choice:
 
     Where nothing can be written, each process measures.
     """
-    content = {"of": _machine(), "libraries": choice.libraries()}
+    quick = {purpose: getattr(choice, purpose) for purpose in (COARSE, LAYERS)}
+    content = {"of": _machine(), "libraries": choice.libraries(), "quickest": quick}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +270,16 @@ def _machine() -> dict[str, str]:
         "instructions": f"{onednn.library().dnnl_get_effective_cpu_isa():#x}" if here else "",
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "mkl": os.environ.get("MKL_DEBUG_CPU_TYPE", "") + os.environ.get("MKL_CBWR", ""),
-        "versions": f"paddle {paddle.__version__}, numpy {np.__version__}",
-        "measured": json.dumps([KINDS, _DEPTH, _WIDTH]),
+        "versions": f"paddle {_version_of_paddle()}, numpy {np.__version__}",
+        "measured": json.dumps([KINDS, COARSE, LAYERS, _ROUNDED_ROWS, _DEPTH, _WIDTH]),
     }
+
+
+def _version_of_paddle() -> str:
+    """Return the version of the package, which is not imported: features are extracted without it."""
+    for package in ("paddlepaddle", "paddlepaddle-gpu"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -5,12 +5,13 @@ further threads within each, which wait for one another, and NumPy has no error 
 types other than float32, NumPy does the work.
 """
 
+import contextlib
 import ctypes
 import functools
+import importlib.util
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 # Constants of MKL's interfaces: CblasRowMajor, CblasNoTrans, CblasTrans, CblasFixOffset.
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, _FIXED_OFFSET = 101, 111, 112, 173
@@ -158,9 +159,12 @@ def _set_threads() -> ctypes._CFuncPtr:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the MKL that Paddle contains, or None if this build of Paddle has none."""
-    path = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
-    if not path.exists():
+    paddle = importlib.util.find_spec("paddle")  # found without importing it
+    path = Path(paddle.origin).parent / "libs" / "libmklml_intel.so" if paddle else None
+    if path is None or not path.exists():
         return None
+    with contextlib.suppress(OSError):  # MKL needs it, and finds it where Paddle has loaded it before
+        ctypes.CDLL(str(path.with_name("libiomp5.so")))
     found = ctypes.CDLL(str(path))
     integer, number, pointer = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     second_and_out = [pointer, integer, number, pointer, integer]

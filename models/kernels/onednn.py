@@ -24,8 +24,8 @@ _ANY_LAYOUT = 1
 SOURCE_LAYOUT, WEIGHTS_LAYOUT, DESTINATION_LAYOUT, SCRATCHPAD_LAYOUT = 129, 131, 133, 136
 SOURCE, WEIGHTS, BIAS, DESTINATION, SCRATCHPAD = 1, 33, 41, 17, 80
 _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
-_BFLOAT16_INSTRUCTIONS = 0x80  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_bf16 on has
-_MATRIX_TILES = 0xE00  # those that every kind from avx512_core_amx on has
+_BYTE_INSTRUCTIONS = 0x40  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_vnni on has
+_BFLOAT16_INSTRUCTIONS = 0x80  # that which every kind from avx512_core_bf16 on has
 _MAJOR_VERSION = 3
 _ALIGNMENT = 64  # bytes
 
@@ -216,11 +216,12 @@ def has_bfloat16() -> bool:
     return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _BFLOAT16_INSTRUCTIONS)
 
 
-def has_matrix_tiles() -> bool:
-    """Tell whether oneDNN is there and this processor multiplies tiles of bytes and bfloat16 (AMX)."""
-    if library() is None:
-        return False
-    return library().dnnl_get_effective_cpu_isa() & _MATRIX_TILES == _MATRIX_TILES
+def has_byte_products() -> bool:
+    """Tell whether oneDNN is there and this processor adds products of bytes up exactly (VNNI, AMX).
+
+    Older instructions add two of them in 16 bits, which may not hold the sum.
+    """
+    return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _BYTE_INSTRUCTIONS)
 
 
 def version() -> str:

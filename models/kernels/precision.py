@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 from config.errors import UserError
 from models.kernels import onednn
+from models.kernels.choice import BFLOAT16, FLOAT32, LAYERS, quickest
 
-FLOAT32, BFLOAT16, AUTO = "float32", "bfloat16", "auto"
+AUTO = "auto"
+POSSIBLE = "where possible"  # bfloat16 wherever there are instructions for it, however slow they are
 
 _of_inference = FLOAT32
 _of_block: str | None = None
@@ -19,8 +21,8 @@ _of_block: str | None = None
 def set_precision(name: str) -> str:
     """Set how layers multiply where no gradient is asked for; return float32 or bfloat16.
 
-    `name` is one of these, or auto: bfloat16 where the processor has instructions for it. Raises UserError
-    for bfloat16 where it has none.
+    `name` is one of these, or auto: bfloat16 where its products are quicker than those of float32. Raises
+    UserError for bfloat16 where the processor has no instructions for it.
     """
     global _of_inference
     _of_inference = resolve(name, "RUNTIME.PRECISION")
@@ -28,11 +30,13 @@ def set_precision(name: str) -> str:
 
 
 def resolve(name: str, key: str) -> str:
-    """Return float32 or bfloat16 for the value `name` of `key`, float32, bfloat16 or auto; raise as above."""
+    """Return float32 or bfloat16 for the value `name` of `key`, maybe AUTO or POSSIBLE; raise as above."""
     if name == BFLOAT16:
         check_bfloat16(key)
+    if name not in (AUTO, POSSIBLE):
+        return name
     here = BFLOAT16 if onednn.has_bfloat16() else FLOAT32
-    return here if name == AUTO else name
+    return here if name == POSSIBLE or here == FLOAT32 else quickest(LAYERS)
 
 
 def check_bfloat16(key: str) -> None:

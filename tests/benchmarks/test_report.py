@@ -61,6 +61,7 @@ def test_the_page_shows_failures_and_missed_goals(tmp_path):
         "good.py": f"print('progress'); print({json.dumps({**line, 'ratio': 2.5})!r})",
         "missed.py": f"print({json.dumps(line)!r})",
         "silent.py": "print('bye')",
+        "unable.py": "print('bfloat16: not here, since there are no instructions')",
         "broken.py": "raise SystemExit('out | of memory')",
         "_helper.py": "",
         "run_all.py": "",
@@ -68,9 +69,10 @@ def test_the_page_shows_failures_and_missed_goals(tmp_path):
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
     found = run_all.find_scripts(tmp_path)
-    assert [path.name for path in found] == ["broken.py", "good.py", "missed.py", "silent.py"]
+    assert [path.name for path in found] == ["broken.py", "good.py", "missed.py", "silent.py", "unable.py"]
     text = run_all.page([run_all.run_script(path) for path in found], "Machine: a")
-    assert "1 of 2 goals are met, and 2 of 4 scripts failed" in text
+    assert "1 of 2 goals are met, and 2 of 5 scripts failed" in text
+    assert "| `unable.py` | bfloat16 |  |  |  |  | not here: there are no instructions | 20" in text
     assert "| `good.py` | n | 3 pairs/s | 2 pairs/s | 2.50 | 2 | yes | 20" in text
     assert "| `missed.py` | n | 3 pairs/s | 2 pairs/s | 1.50 | 2 | **no** | 20" in text
     assert "**failed**: printed no result; its last line is: bye" in text

@@ -28,6 +28,7 @@ from engine.runtime import (
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (
     *("OMP_NUM_THREADS", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE", "MKL_CBWR"),
+    "OPENBLAS_CORETYPE",
     *("PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE"),
 )
 

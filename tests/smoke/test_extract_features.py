@@ -10,6 +10,7 @@ import pytest
 
 from datasets.features.box_terms import open_regions
 from datasets.features.formats import open_features
+from models.kernels.choice import LAYERS, quickest
 from models.kernels.onednn import has_bfloat16
 from tests.forks import run_forked
 from tests.onnx_networks import (
@@ -288,15 +289,15 @@ def test_the_file_tells_the_precision_of_its_features(run_quickly, photos):
         done = run_quickly(*command("--out", f"{name}.h5", "--precision", name), cwd=photos)
         assert done.returncode == 0, done.stderr
         said = [line for line in done.stdout.splitlines() if line.startswith("--precision")]
-        taken = "bfloat16" if has_bfloat16() and name != "float32" else "float32"
+        taken = quickest(LAYERS) if name == "auto" else name
         assert said == ([f"--precision auto: {taken}"] if name == "auto" else [])
         found[name] = store = open_features(photos / f"{name}.h5")
         assert store.extraction.get("precision", "float32") == taken
     vectors = {name: store.gather(np.arange(6), pool=False) for name, store in found.items()}
     if has_bfloat16():
-        np.testing.assert_array_equal(vectors["auto"], vectors["bfloat16"])
-        np.testing.assert_allclose(vectors["auto"], vectors["float32"], atol=0.05)
-        assert (vectors["auto"] != vectors["float32"]).any()
+        np.testing.assert_array_equal(vectors["auto"], vectors[quickest(LAYERS)])
+        np.testing.assert_allclose(vectors["bfloat16"], vectors["float32"], atol=0.05)
+        assert (vectors["bfloat16"] != vectors["float32"]).any()
 
 
 def test_several_processes_are_told_one_precision(run_tool, photos, monkeypatch):

@@ -189,7 +189,7 @@ def test_added_photos_have_the_precision_of_the_others(run_quickly, folder) -> N
     done = run_quickly(*with_captions("--add"), cwd=folder)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "give --backbone means.yaml --precision bfloat16, or --overwrite" in done.stderr
-    done = run_quickly(*with_captions("--add", "--precision", "auto"), cwd=folder)
+    done = run_quickly(*with_captions("--add", "--precision", "bfloat16"), cwd=folder)
     assert done.returncode == 0 and "extracting: 1 photos" in done.stdout
 
 

@@ -24,9 +24,13 @@ def clipped(gradients: list[paddle.Tensor], bound: float) -> list[np.ndarray]:
     return [gradient.numpy() for _, gradient in pairs if gradient is not None]
 
 
+@pytest.mark.parametrize("threads", ["1", "3"])
 @pytest.mark.parametrize("device", ["cpu", "gpu:0"])
-def test_gradients_over_the_bound_get_its_norm_and_keep_their_direction(gradients, device, monkeypatch):
+def test_gradients_over_the_bound_get_its_norm_and_keep_their_direction(
+    gradients, device, threads, monkeypatch
+):
     monkeypatch.setattr(paddle, "get_device", lambda: device)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     before = [gradient.numpy().copy() for gradient in gradients]
     norm = math.sqrt(sum(float(value) ** 2 for array in before for value in array.reshape(-1)))
     for array, old in zip(clipped(gradients, 2.0), before, strict=True):

@@ -13,8 +13,9 @@ The screen of images and captions (`screen`) counts scores that are rounded once
 themselves are kept, so that it would round many more pairs: on a CNN's features it took 1.6 times as long.
 """
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from threading import Lock
 
 import numpy as np
 
@@ -30,6 +31,9 @@ _ROUNDING = 0.51  # rounding error of a number at most, in units of the scale
 _SLACK = 1e-5  # rounding error of a float32 product at most, as a share of L L
 _FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
 _PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more pairs, 28 are not tried
+RUN = 12  # tiles of one block of queries that come one after another
+_BLOCKS_TOGETHER = 6  # blocks of queries that see the same runs of items
+_KEPT_BYTES = 76 << 20  # of quantised vectors: room for so many blocks and a run, of 1024 x 2048 numbers
 
 Thresholds = Callable[[np.ndarray], np.ndarray]  # places of queries [n] -> what a score must exceed [n]
 
@@ -46,8 +50,14 @@ class Bounds:
         self._scale = max(longest / _LONGEST, largest / _LARGEST, float(np.finfo(np.float32).tiny))
         rest = _ROUNDING * self._scale * width**0.5
         self._margin = rest * (2 * longest + rest) + _SLACK * longest**2
-        self._made: dict[int, np.ndarray] = {}
+        self._made: OrderedDict[int, np.ndarray] = OrderedDict()  # the last used come last
+        self._made_bytes, self._lock = 0, Lock()
         self._failures: Counter[int] = Counter()
+
+    @staticmethod
+    def in_order(tiles: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return `tiles` in runs of one block of queries, in an order in which few vectors are kept."""
+        return sorted(tiles, key=lambda tile: (tile[0] // _BLOCKS_TOGETHER, tile[1] // RUN, tile))
 
     @staticmethod
     def are_worthwhile(embeddings: np.ndarray) -> bool:
@@ -105,10 +115,15 @@ class Bounds:
 
     def _quantised(self, block: VectorBlock) -> np.ndarray:
         """Return the quantised vectors of a block, int16 [V,D]."""
-        if id(block) not in self._made:
-            scaled = block.vectors * np.float32(1 / self._scale)
-            self._made[id(block)] = np.rint(scaled, out=scaled).astype(np.int16)
-        return self._made[id(block)]
+        with self._lock:  # another thread that needs the block waits for it
+            if id(block) not in self._made:
+                scaled = block.vectors * np.float32(1 / self._scale)
+                self._made[id(block)] = np.rint(scaled, out=scaled).astype(np.int16)
+                self._made_bytes += self._made[id(block)].nbytes
+                while self._made_bytes > _KEPT_BYTES and len(self._made) > 1:
+                    self._made_bytes -= self._made.popitem(last=False)[1].nbytes
+            self._made.move_to_end(id(block))
+            return self._made[id(block)]
 
     def _limits(self, thresholds: np.ndarray) -> np.ndarray:
         """Return int32 [n]: a score whose integer product is up to its limit is below its threshold [n]."""

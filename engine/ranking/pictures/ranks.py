@@ -21,13 +21,12 @@ import numpy as np
 
 from datasets.prefetch import prefetched
 from engine.ranking.metrics import group_numbers
-from engine.ranking.pictures.bounds import Bounds
+from engine.ranking.pictures.bounds import RUN, Bounds
 from engine.ranking.pictures.counter import ImageCounter
 from engine.ranking.similarity import check_magnitude, summed_products, summed_products_on_one_thread
 from engine.ranking.tiles import ScoredPortion, Tiles, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
 
-_RUN = 16  # tiles of one block of queries that threads prefetch
 _KEPT_SCORES = 16 << 20  # relevant scores, and as many leading ones, of the queries that are ranked together
 
 
@@ -215,9 +214,9 @@ class _Search:
         """Go through all tiles, those with relevant pairs first; `show` is called with the share done."""
         needed = [tile for tile in self._tiles.all() if self._sides(tile)]
         related = sorted(set(self._tiles.related()).intersection(needed))
-        rest = sorted(set(needed).difference(related))
+        rest = Bounds.in_order(set(needed).difference(related))
         # A block sees its tiles in the same runs, whatever other blocks this process ranks.
-        runs = groupby(rest, lambda tile: (tile[0], tile[1] // _RUN))
+        runs = groupby(rest, lambda tile: (tile[0], tile[1] // RUN))
         steps = chain(
             chain.from_iterable(map(self._count_related, _clusters(related, self._mirrored))),
             chain.from_iterable(self._count_unrelated(list(run)) for _, run in runs),

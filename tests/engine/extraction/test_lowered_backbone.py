@@ -10,6 +10,7 @@ from config.files.networks import read_backbone
 from engine.extraction.build import choose_precision
 from engine.extraction.lowered_backbone import LoweredNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
+from models.kernels import precision
 from models.kernels.onednn import has_bfloat16
 from tests.onnx_networks import backbone_yaml, write_convolutions, write_many_means, write_means
 from tests.other_processors import without_bfloat16
@@ -100,12 +101,15 @@ def test_without_the_package_onnx_its_requirements_are_named(tmp_path, monkeypat
 
 
 @here
-def test_auto_is_bfloat16_where_the_network_allows_it(tmp_path):
+def test_auto_is_bfloat16_where_it_is_quicker_and_the_network_allows_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "quickest", lambda purpose: "bfloat16")
     means = read_backbone(backbone_yaml(tmp_path / "means.yaml", write_means(tmp_path / "means.onnx")))
     path = write_convolutions(tmp_path / "a.onnx", 8)
     lowered = read_backbone(backbone_yaml(tmp_path / "a.yaml", path))
     assert choose_precision("auto", "--precision", means, False) == "float32"
     assert choose_precision("auto", "--precision", lowered, False) == "bfloat16"
+    monkeypatch.setattr(precision, "quickest", lambda purpose: "float32")
+    assert choose_precision("auto", "--precision", lowered, False) == "float32"
     with pytest.raises(UserError, match="bfloat16 is for networks of Add, BatchNormalization"):
         choose_precision("bfloat16", "--precision", means, False)
     paddle = tmp_path / "paddle.yaml"

@@ -10,7 +10,7 @@ from engine.ranking.ranks import Question, rank_counters
 from engine.ranking.rounded import rounded_products
 from engine.ranking.screen import Screen, TileScores, TooManyOpenError
 from engine.ranking.tiles import VectorBlock, cut_into_blocks
-from tests.other_processors import products_of_each_kind, without_bfloat16, without_matrix_tiles, without_mkl
+from tests.other_processors import products_of_each_kind, quickest_are, without_bfloat16, without_mkl
 
 RANDOM = np.random.default_rng(0)
 WIDTH = 200
@@ -95,17 +95,17 @@ class Sink:
 
 
 @pytest.mark.parametrize("case", VECTORS)
-@pytest.mark.parametrize("way", ["as here", "without AMX", "without oneDNN", "without both"])
+@pytest.mark.parametrize("way", ["digits", "int16", "bfloat16", "float32", "without oneDNN", "without both"])
 @pytest.mark.parametrize("folds", [1, 3])
 def test_ranks_are_those_of_whole_tiles_and_of_plain_loops(
     monkeypatch, case: str, way: str, folds: int
 ) -> None:
-    if way == "without AMX":
-        without_matrix_tiles(monkeypatch)
-    elif way != "as here":
+    if way.startswith("without"):
         without_bfloat16(monkeypatch)
-    if way == "without both":
-        without_mkl(monkeypatch)
+        if way == "without both":
+            without_mkl(monkeypatch)
+    else:
+        quickest_are(monkeypatch, way)
     vectors = VECTORS[case]
     images, texts = vectors[:60], vectors[40:]  # some of either side are the same
     sentence = np.concatenate([np.arange(110), RANDOM.integers(110, size=20)])

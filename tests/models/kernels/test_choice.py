@@ -1,20 +1,44 @@
 """Which library multiplies: measured, kept for the next process, or set by hand."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from config.errors import UserError
 from models.kernels import choice
-from models.kernels.choice import Choice, available, choose, chosen, keep_choice, measure, read_choice, repeat
+from models.kernels.choice import (
+    Choice,
+    available,
+    choose,
+    chosen,
+    keep_choice,
+    measure,
+    numbers_of,
+    quickest,
+    read_choice,
+    repeat,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     """Start each test without a choice, and with an empty cache folder."""
-    monkeypatch.setattr(choice, "_chosen", None)
+    forget(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    choice._kept_or_measured.cache_clear()
+
+
+def forget(monkeypatch) -> None:
+    """Let this be a new process."""
+    monkeypatch.setattr(choice, "_chosen", None)
+    choice._kept_or_measured.cache_clear()
 
 
 def refuse(*_):
@@ -24,7 +48,7 @@ def refuse(*_):
 def test_the_first_choice_is_measured_and_the_next_process_repeats_it(monkeypatch):
     first = chosen()
     assert set(first.libraries().values()) <= set(available())
-    monkeypatch.setattr(choice, "_chosen", None)
+    forget(monkeypatch)
     if len(available()) > 1:
         assert first.origin == "measured"
         monkeypatch.setattr(choice, "measure", refuse)
@@ -40,11 +64,58 @@ def test_the_fastest_library_is_chosen_for_each_kind_of_product(monkeypatch):
 
         return multiply
 
+    monkeypatch.setattr(choice, "numbers_of", lambda purpose: ["float32"])
     monkeypatch.setattr(choice, "_product", product)
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
     assert measure(["a", "b"]) == Choice("b", "a", "measured")
     seconds["packed", "b"] = 1.99  # no more than noise
     assert measure(["a", "b"]) == Choice("a", "a", "measured")
+
+
+def test_what_may_be_rounded_is_multiplied_as_whatever_is_quickest(monkeypatch):
+    # Libraries multiply 256 rows by float32 in 4 seconds, which makes 2 for the 128 of other numbers.
+    clock, seconds = [0.0], {"float32": 4.0, "int16": 1.5, "digits": 1.0, "bfloat16": 2.5}
+
+    def product(numbers):
+        def multiply():
+            clock[0] += seconds[numbers]
+
+        return multiply
+
+    here = {"coarse": list(seconds), "layers": ["float32", "bfloat16"]}
+    monkeypatch.setattr(choice, "numbers_of", here.get)
+    monkeypatch.setattr(choice, "_product", lambda kind, name, matrix: product("float32"))
+    monkeypatch.setattr(choice, "_rounded_product", lambda numbers, matrix: product(numbers))
+    monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
+    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "float32")
+    seconds["bfloat16"] = 0.6  # with what it leaves open, digits are quicker in a screen
+    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "bfloat16")
+    seconds["bfloat16"] = 0.4
+    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "bfloat16", "bfloat16")
+
+
+@pytest.mark.parametrize("purpose", ["coarse", "layers"])
+def test_what_is_quickest_does_not_depend_on_the_library_that_is_set(monkeypatch, purpose):
+    first = quickest(purpose)
+    assert first in numbers_of(purpose)
+    forget(monkeypatch)
+    choose("numpy")
+    assert quickest(purpose) == first
+    monkeypatch.setattr(choice, "numbers_of", lambda purpose: ["float32"])
+    assert quickest(purpose) == "float32", "what has gone is not taken"
+
+
+def test_it_is_measured_without_paddle_too(cache):
+    """Features are extracted without Paddle, whose import takes longer than many an extraction."""
+    code = (
+        "import sys; from models.kernels.choice import LAYERS, available, quickest;"
+        "print(quickest(LAYERS), 'paddle' in sys.modules, *available())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split()[1:] == ["False", *available()], done.stderr
 
 
 @pytest.mark.parametrize("name", available())
@@ -73,9 +144,21 @@ def test_a_library_that_is_not_there_is_one_line(monkeypatch):
         lambda text: json.dumps({**json.loads(text), "libraries": {"packed": "numpy"}}),
         lambda text: json.dumps({**json.loads(text), "libraries": {"packed": "x", "plain": "numpy"}}),
         lambda text: json.dumps({**json.loads(text), "of": {"processor": "another"}}),
+        lambda text: json.dumps({**json.loads(text), "quickest": {"coarse": "x", "layers": "float32"}}),
+        lambda text: json.dumps({**json.loads(text), "quickest": {}}),
         lambda text: "\ud800",
     ],
-    ids=["cut", "empty", "a list", "a kind is missing", "unknown library", "another machine", "no text"],
+    ids=[
+        "cut",
+        "empty",
+        "a list",
+        "a kind is missing",
+        "unknown library",
+        "another machine",
+        "numbers",
+        "none",
+        "no text",
+    ],
 )
 def test_a_damaged_or_foreign_file_is_measured_anew(cache, damage):
     path, names = cache / "kept.json", ["mkl", "onednn", "numpy"]

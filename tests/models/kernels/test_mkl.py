@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,8 +35,10 @@ def test_erf_of_double_precision():
 
 
 def test_a_build_of_paddle_without_mkl_has_no_library(monkeypatch, tmp_path):
-    monkeypatch.setattr(mkl.paddle, "__file__", str(tmp_path / "__init__.py"))
-    assert LOAD() is None
+    paddle = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    for found in (paddle, None):
+        monkeypatch.setattr(mkl.importlib.util, "find_spec", lambda name, found=found: found)
+        assert LOAD() is None
 
 
 def by_einsum(subscripts, a, b):

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 LOAD = onednn.library.__wrapped__  # not what an earlier call found
 BFLOAT16_UNIT = 2.0**-8  # half of the distance of bfloat16's neighbours: a significand has eight bits
 needs_onednn = pytest.mark.skipif(onednn.library() is None, reason="this build of Paddle brings no oneDNN")
-needs_tiles = pytest.mark.skipif(not onednn.has_matrix_tiles(), reason="no instructions for tiles here")
+needs_bytes = pytest.mark.skipif(not onednn.has_byte_products(), reason="no instructions for bytes here")
 needs_bfloat16 = pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
 KINDS = [np.float32, pytest.param(np.uint16, marks=needs_bfloat16)]
 SHAPES = [
@@ -46,7 +46,7 @@ def as_kind(x: np.ndarray, kind: type) -> tuple[np.ndarray, np.ndarray]:
     return rounded, from_bfloat16(rounded).astype(np.float64)
 
 
-@needs_tiles
+@needs_bytes
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sums_of_bytes_are_exact_and_are_added_to_a_share(shape):
     rows, depth, columns = shape

@@ -5,7 +5,7 @@ import pytest
 
 from config.errors import UserError
 from models.kernels import onednn, precision
-from models.kernels.precision import computing_in, is_lowered, of_inference, set_precision
+from models.kernels.precision import POSSIBLE, computing_in, is_lowered, of_inference, resolve, set_precision
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,16 @@ def test_a_block_lowers_training():
     assert not is_lowered()
 
 
-def test_auto_takes_what_the_processor_has(monkeypatch):
-    for there, name in ((True, "bfloat16"), (False, "float32")):
-        with_instructions(monkeypatch, there)
-        assert set_precision("auto") == name
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("quicker", [True, False])
+def test_auto_takes_bfloat16_where_it_is_there_and_quicker(monkeypatch, there, quicker):
+    """A processor may have instructions that take twice as long as those of float32."""
+    with_instructions(monkeypatch, there)
+    monkeypatch.setattr(precision, "quickest", lambda purpose: "bfloat16" if quicker else "float32")
+    assert set_precision("auto") == ("bfloat16" if there and quicker else "float32")
+    assert resolve(POSSIBLE, "key") == ("bfloat16" if there else "float32"), "as other features are"
+    if there:
+        assert set_precision("bfloat16") == "bfloat16", "what is asked for by name is done"
 
 
 @pytest.mark.parametrize("library", [None, object()])
