@@ -80,7 +80,8 @@ class Int8:
     ) -> "_Shortlist":
         """Return what may be among the k best of the rows from `start`, where a tile begins, to `end`."""
         codes, count = self._codes, len(asked.bases)
-        shortlist, size = _Shortlist(count, k, most), codes.tile  # after a tile, a threshold is known
+        shortlist, size = _Shortlist(count, k, most), codes.tile
+        largest = max(1, _BLOCK_PRODUCTS // (count * codes.tile)) * codes.tile
         while start < end:
             rows = slice(start, min(start + size, end))
             steps = codes.steps[rows] * asked.step
@@ -98,7 +99,7 @@ class Int8:
             if allowed is not None:
                 highest[:, ~allowed[rows]] = -np.inf
             shortlist.add(highest, off, start)
-            start, size = rows.stop, max(1, _BLOCK_PRODUCTS // (count * codes.tile)) * codes.tile
+            start, size = rows.stop, min(2 * size, largest)  # the threshold rises with the rows behind it
         return shortlist
 
 
@@ -158,7 +159,8 @@ class _Shortlist:
             kth = np.partition(highest - 2 * off, count - self._k, axis=1)[:, count - self._k]
             self._thresholds = np.maximum(kth, _LOWEST)
         places = np.flatnonzero(highest >= self._thresholds[:, None])
-        (which, rows), scores = np.divmod(places, count), highest.ravel()[places]
+        which, scores = places // count, highest.ravel()[places]
+        rows = places - which * count
         self._parts.append((which, rows + start, scores, scores - 2 * off[rows]))
         self._size += len(rows)
         if self._size > self._room:
@@ -173,11 +175,14 @@ class _Shortlist:
     def shorten(self) -> None:
         """Raise the thresholds to what is known by now, and keep what reaches them."""
         which, rows, highest, lowest = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
-        order = np.lexsort((-lowest, which))
-        starts = np.searchsorted(which[order], np.arange(self._count + 1))
-        kth = starts[:-1] + self._k - 1
-        known = kth < starts[1:]
-        self._thresholds[known] = lowest[order[kth[known]]]
+        if self._count == 1 and len(lowest) >= self._k:
+            self._thresholds[0] = np.partition(lowest, len(lowest) - self._k)[len(lowest) - self._k]
+        elif self._count > 1:
+            order = np.lexsort((-lowest, which))
+            starts = np.searchsorted(which[order], np.arange(self._count + 1))
+            kth = starts[:-1] + self._k - 1
+            known = kth < starts[1:]
+            self._thresholds[known] = lowest[order[kth[known]]]
         kept = highest >= self._thresholds[which]
         self._given_up |= np.bincount(which[kept], minlength=self._count) > self._most
         self._thresholds[self._given_up] = np.inf
