@@ -80,8 +80,8 @@ class Int8:
     ) -> "_Shortlist":
         """Return what may be among the k best of the rows from `start`, where a tile begins, to `end`."""
         codes, count = self._codes, len(asked.bases)
-        shortlist, size = _Shortlist(count, k, most), codes.tile
-        largest = max(1, _BLOCK_PRODUCTS // (count * codes.tile)) * codes.tile
+        shortlist = _Shortlist(count, k, most)
+        size = max(1, _BLOCK_PRODUCTS // (count * codes.tile)) * codes.tile
         while start < end:
             rows = slice(start, min(start + size, end))
             steps = codes.steps[rows] * asked.step
@@ -99,7 +99,7 @@ class Int8:
             if allowed is not None:
                 highest[:, ~allowed[rows]] = -np.inf
             shortlist.add(highest, off, start)
-            start, size = rows.stop, min(2 * size, largest)  # the threshold rises with the rows behind it
+            start = rows.stop
         return shortlist
 
 
@@ -216,5 +216,5 @@ def _scored(
         scores = np.concatenate([scores, more])
         if len(scores) >= k:
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
-            end = min(np.count_nonzero(highest >= least), 2 * len(scores))
+            end = min(np.count_nonzero(highest >= least), 4 * len(scores))
     return best_first(scores, rows[: len(scores)], k)
