@@ -243,6 +243,8 @@ async def load(port: int, even: bool) -> dict:
         asked = []
 
         async def on_free_connection() -> None:
+            while free and free[-1][0].at_eof():  # the service closes those that were idle for long
+                free.pop()
             pair = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
             await ask(*pair)
             free.append(pair)

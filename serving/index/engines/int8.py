@@ -15,11 +15,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from config.cores import bind_helper
 from serving.index.engines.codes import SINGLE, Codes
 from serving.index.engines.exact import Everything, TakeRows, best_first, exact_scores
 from serving.index.engines.integers import LARGEST, ZERO, multiply
 
 _BASE = 2 * LARGEST + 1  # a query's numbers are whole and have one or two digits of this base
+_FIRST_ROWS = 4096  # by which a first threshold is known
 _BLOCK_PRODUCTS = 1 << 16  # that are compared at a time: they stay in a core's cache
 _FEWEST_TAKEN = 4096  # rows that may be taken one by one for a query, before all vectors are read
 _LOWEST = np.finfo(np.float32).min
@@ -36,7 +38,7 @@ class Int8:
         tiles = -(-count // codes.tile)
         cuts = np.linspace(0, tiles, min(threads, max(1, tiles)) + 1).astype(int) * codes.tile
         self._parts = list(pairwise(np.minimum(cuts, count).tolist()))
-        self._pool = ThreadPoolExecutor(max(1, len(self._parts) - 1))
+        self._pool = ThreadPoolExecutor(max(1, len(self._parts) - 1), initializer=bind_helper)
         self._most_taken = max(_FEWEST_TAKEN, count // 8)
 
     @property
@@ -155,8 +157,10 @@ class _Shortlist:
         Their lowest scores are twice `off` [n] below.
         """
         count = len(off)
-        if not self._parts and count > self._k:
-            kth = np.partition(highest - 2 * off, count - self._k, axis=1)[:, count - self._k]
+        some = min(count, max(_FIRST_ROWS, 4 * self._k))
+        if not self._parts and some > self._k:
+            lowest = highest[:, :some] - 2 * off[:some]
+            kth = np.partition(lowest, some - self._k, axis=1)[:, some - self._k]
             self._thresholds = np.maximum(kth, _LOWEST)
         places = np.flatnonzero(highest >= self._thresholds[:, None])
         which, scores = places // count, highest.ravel()[places]
@@ -194,7 +198,7 @@ class _Shortlist:
         """Return highest scores [n] and rows [n] of each query, highest first; None where it gave up."""
         self.shorten()
         which, rows, highest, _ = self._parts[0]
-        order = np.lexsort((-highest, which))
+        order = np.lexsort((-highest, which)) if self._count > 1 else np.argsort(-highest, kind="stable")
         ends = np.searchsorted(which[order], np.arange(self._count + 1))
         own = [order[ends[number] : ends[number + 1]] for number in range(self._count)]
         return [
