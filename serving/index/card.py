@@ -123,9 +123,6 @@ def _has_parameters(card: Card) -> bool:
     """Tell whether the parameters are those of the card's engine (serving/index/engines/quantised.py)."""
     if card.engine == "float16":
         return _is_number(card.parameters.get("rounding"))
-    if card.engine == "int8":  # without a tile: an earlier version's
-        tile = card.parameters.get("tile", 1)
-        return type(tile) is int and 0 < tile < 1 << 31
     if card.engine == "lists":
         probes = card.parameters.get("probes")
         return type(probes) is int and 0 < probes < 1 << 31

@@ -96,6 +96,8 @@ def load_codes(folder: Path, saved: Saved, dimension: int) -> Codes:
     Codes of an earlier version, which lie row after row, are put into tiles in memory.
     """
     path, count, tile = folder / CODES, saved.rows, saved.parameters.get("tile")
+    if tile not in (None, TILE):
+        raise damaged(path, f"its card says tiles of {tile} rows, expected {TILE}")
     of_rows = len(_OF_ROWS) if tile else 2
     wanted = count * dimension + 4 * (2 * dimension + of_rows * count)
     try:

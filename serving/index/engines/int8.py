@@ -51,25 +51,25 @@ class Int8:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D] (`exact.Engine`)."""
         alone = len(queries) == 1
-        lists = self._shortlists(queries, k, allowed, 1, _FEWEST_TAKEN) if alone else [None]
+        lists = self._shortlists(queries, k, allowed, 1) if alone else [None]
         if None in lists:
-            lists = self._shortlists(queries, k, allowed, 2, self._most_taken)
+            lists = self._shortlists(queries, k, allowed, 2)
         return [
             everything(query, k, allowed) if own is None else _scored(take, query, k, *own)
             for query, own in zip(queries, lists, strict=True)
         ]
 
     def _shortlists(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None, digits: int, most: int
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None, digits: int
     ) -> list[tuple[np.ndarray, np.ndarray] | None]:
         """Return for each query the highest scores [n], sorted, and rows [n] of those that may be its best.
 
-        None stands for a query that has more than `most` of them.
+        None stands for a query that has too many of them.
         """
         asked = _asked(queries, self._codes, digits)
         mine, *others = self._parts
-        reading = [self._pool.submit(self._read, *part, asked, k, allowed, most) for part in others]
-        shortlist = self._read(*mine, asked, k, allowed, most)
+        reading = [self._pool.submit(self._read, *part, asked, k, allowed) for part in others]
+        shortlist = self._read(*mine, asked, k, allowed)
         for each in reading:
             shortlist.join(each.result())
         return [
@@ -78,11 +78,11 @@ class Int8:
         ]
 
     def _read(
-        self, start: int, end: int, asked: "_Asked", k: int, allowed: np.ndarray | None, most: int
+        self, start: int, end: int, asked: "_Asked", k: int, allowed: np.ndarray | None
     ) -> "_Shortlist":
         """Return what may be among the k best of the rows from `start`, where a tile begins, to `end`."""
         codes, count = self._codes, len(asked.bases)
-        shortlist = _Shortlist(count, k, most)
+        shortlist = _Shortlist(count, k, self._most_taken)
         size = max(1, _BLOCK_PRODUCTS // (count * codes.tile)) * codes.tile
         while start < end:
             rows = slice(start, min(start + size, end))

@@ -1,5 +1,7 @@
 """The engine of 8 bits a number finds what all float32 scores find, whatever the vectors are."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -133,7 +135,7 @@ def test_what_rounding_a_query_loses_is_counted_too(digits):
     codes = Codes(np.zeros(WIDTH, np.float32), ones[:WIDTH], *of_rows, numbers.T.ravel(), 1200)
     engine, queries = int8.Int8(codes, 1), unit_vectors(50, seed=4)
     asked = int8._asked(queries, codes, digits)
-    shortlist = engine._read(0, 1200, asked, 1200, None, 1200)
+    shortlist = engine._read(0, 1200, asked, 1200, None)
     for query, base, (highest, rows) in zip(queries, asked.bases, shortlist.of_each(), strict=True):
         assert sorted(rows) == list(range(1200))
         assert (highest + base >= exact_scores(vectors[rows], query)).all()
@@ -151,15 +153,14 @@ def test_sums_and_lengths_are_those_of_the_numbers(maker):
 
 
 def test_a_query_alone_that_leaves_too_many_rows_is_asked_more_finely(monkeypatch):
-    """Rows that differ in few of a query's last digits look alike to one digit."""
     vectors, query = unit_vectors(1200), unit_vectors(1, seed=2)
     engine, asked = engine_of(vectors), []
-    monkeypatch.setattr(int8, "_FEWEST_TAKEN", 20)
+    monkeypatch.setattr(engine, "_most_taken", 20)
     shortlists = engine._shortlists
 
-    def watched(queries, k, allowed, digits, most):
+    def watched(queries, k, allowed, digits):
         asked.append(digits)
-        return shortlists(queries, k, allowed, digits, most)
+        return shortlists(queries, k, allowed, digits)
 
     monkeypatch.setattr(engine, "_shortlists", watched)
     ((scores, rows),) = found_by(engine, vectors, query, 15)
@@ -180,6 +181,16 @@ def test_codes_that_an_earlier_version_wrote_row_after_row_are_read(tmp_path, co
     old = load_codes(path.parent, Saved("int8", count, file_check(path), {}), WIDTH)
     for name, value in vars(new).items():
         np.testing.assert_array_equal(getattr(old, name), value, name)
+
+
+@pytest.mark.parametrize("tile", [0, 2, 4096, True, 2048.5, "2048", [2048]])
+def test_a_card_that_says_another_order_of_codes_is_refused(make_index, tile):
+    folder = make_index(unit_vectors(10), "int8")
+    card = json.loads((folder / "card.json").read_text())
+    card["parameters"]["tile"] = tile
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="codes.i8: damaged"):
+        Index(folder)
 
 
 def test_random_vectors_leave_few_rows_to_score():
