@@ -4,9 +4,10 @@ The codes say of each row how high its score with a query may be, and how low. N
 whose highest score is below the k-th of all lowest. Those that can are scored from their vectors, beginning
 with those that may score highest.
 
-A query alone is rounded to 7 bits, and all codes are read once, where they lie. That leaves more rows to
-score than 14 bits would, but a second product would take longer than these; only where too many are left, the
-query is asked again with 14 bits. Queries together have 14 bits at once, since what each leaves adds up.
+A query alone is rounded to 7 bits, but for the sixteenth of its numbers that are largest, which have 14, and
+all codes are read once, where they lie. That leaves more rows to score than 14 bits would, but a second
+product would take longer than these; only where too many are left, the query is asked again with 14 bits
+throughout. Queries together have 14 bits at once, since what each leaves adds up.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from serving.index.engines.exact import Everything, TakeRows, best_first, exact_
 from serving.index.engines.integers import LARGEST, ZERO, multiply
 
 _BASE = 2 * LARGEST + 1  # a query's numbers are whole and have one or two digits of this base
+_MANY_TO_A_LARGE = 16  # columns, of which one may be too large for one digit of a query alone
 _FIRST_ROWS = 4096  # by which a first threshold is known
 _BLOCK_PRODUCTS = 1 << 16  # that are compared at a time: they stay in a core's cache
 _FEWEST_TAKEN = 4096  # rows that may be taken one by one for a query, before all vectors are read
@@ -88,14 +90,15 @@ class Int8:
             rows = slice(start, min(start + size, end))
             steps = codes.steps[rows] * asked.step
             off = steps * codes.lengths[rows] * asked.off + codes.errors[rows] * asked.length  # [n]
-            starts = range(rows.start, rows.stop, codes.tile)
-            products = [multiply(asked.digits, codes.columns(each)) for each in starts]
-            products = np.concatenate(products, axis=1) if len(products) > 1 else products[0]  # [R,n]
+            tiles = [codes.columns(each) for each in range(rows.start, rows.stop, codes.tile)]
+            products = np.concatenate([multiply(asked.digits, each) for each in tiles], axis=1)  # [R,n]
             products -= codes.sums[rows] * np.int32(ZERO)
-            highest = products[:count].astype(np.float32)  # [Q,n]
-            if len(products) > count:
-                highest *= _BASE
-                highest += products[count:]
+            highest, upper = products[:count].astype(np.float32), products[count:]  # [Q,n]
+            if len(asked.large):
+                upper = [multiply(asked.upper, each[asked.large]) for each in tiles]
+                upper = np.concatenate([each[:1] - each[1:] for each in upper], axis=1)
+            if len(upper):
+                highest += upper.astype(np.float32) * _BASE
             highest *= steps
             highest += off
             if allowed is not None:
@@ -109,13 +112,17 @@ class Int8:
 class _Asked:
     """Queries [Q,D], each times the widths of the columns, as whole numbers times `step`.
 
-    The numbers are `digits[q] - ZERO`, or with two digits that times `_BASE` plus `digits[Q + q] - ZERO`.
-    `bases` [Q] are the scores of the centre. `length` is that of the longest query, and `off` bounds how far
-    a sum of products may be off its true value, in steps of query and row, for a row whose numbers have
-    length 1, since the query's numbers are rounded, and the sums.
+    The numbers are `digits[q] - ZERO`, and with two digits `_BASE` times `digits[Q + q] - ZERO` more. A query
+    alone that is asked with one digit has a second one in the few columns `large` where one does not reach:
+    `upper` has these, and below them what stands for zero. `bases` [Q] are the scores of the centre. `length`
+    is that of the longest query, and `off` bounds how far a sum of products may be off its true value, in
+    steps of query and row, for a row whose numbers have length 1, since the query's numbers are rounded, and
+    the sums.
     """
 
     digits: np.ndarray  # uint8 [Q,D] or [2Q,D]
+    large: np.ndarray  # [L]
+    upper: np.ndarray  # uint8 [2,L]
     bases: np.ndarray  # float32 [Q]
     step: np.float32
     length: np.float32
@@ -125,15 +132,21 @@ class _Asked:
 def _asked(queries: np.ndarray, codes: Codes, digits: int) -> _Asked:
     precise = queries.astype(np.float64)
     wide = precise * codes.widths  # [Q,D]
-    largest = LARGEST * _BASE ** (digits - 1)
-    step = np.float32(np.abs(wide).max() / largest * (1 + 1e-6)) or np.float32(1)
+    sizes = np.sort(np.abs(wide).max(axis=0))
+    step = sizes[-1] / (LARGEST * _BASE)
+    if digits == 1:
+        step = max(step, sizes[-1 - len(sizes) // _MANY_TO_A_LARGE] / LARGEST)
+    step = np.float32(step * (1 + 1e-6)) or np.float32(1)
     whole = np.rint(wide / step)
     rest = np.linalg.norm(wide / step - whole, axis=1).max()
     rounded = np.linalg.norm(wide / step, axis=1).max() + LARGEST * queries.shape[1] ** 0.5  # of the digits
     upper = np.rint(whole / _BASE)
-    parts = np.concatenate([upper, whole - _BASE * upper]) if digits > 1 else whole
+    lower = whole - _BASE * upper
+    large = np.flatnonzero(upper[0]) if digits == 1 else np.empty(0, np.int64)
     return _Asked(
-        (parts + ZERO).astype(np.uint8),
+        (np.concatenate([lower, upper] if digits > 1 else [lower]) + ZERO).astype(np.uint8),
+        large,
+        (np.stack([upper[0, large], np.zeros(len(large))]) + ZERO).astype(np.uint8),
         (precise @ codes.centre).astype(np.float32),
         step,
         np.float32(np.linalg.norm(precise, axis=1).max() * (1 + 1e-6)),

@@ -134,13 +134,29 @@ def test_what_rounding_a_query_loses_is_counted_too(digits):
     of_rows = (ones, errors, sums, lengths * np.float32(1 + 1e-6))
     codes = Codes(np.zeros(WIDTH, np.float32), ones[:WIDTH], *of_rows, numbers.T.ravel(), 1200)
     engine, queries = int8.Int8(codes, 1), unit_vectors(50, seed=4)
-    asked = int8._asked(queries, codes, digits)
-    shortlist = engine._read(0, 1200, asked, 1200, None)
-    for query, base, (highest, rows) in zip(queries, asked.bases, shortlist.of_each(), strict=True):
-        assert sorted(rows) == list(range(1200))
-        assert (highest + base >= exact_scores(vectors[rows], query)).all()
-        lowest = highest + base - 2 * (lengths * asked.step * asked.off + errors)[rows]
-        assert (lowest <= exact_scores(vectors[rows], query)).all()
+    for together in [queries] if digits > 1 else queries[:, None]:
+        asked = int8._asked(together, codes, digits)
+        shortlist = engine._read(0, 1200, asked, 1200, None)
+        for query, base, (highest, rows) in zip(together, asked.bases, shortlist.of_each(), strict=True):
+            assert sorted(rows) == list(range(1200))
+            scores = exact_scores(vectors[rows], query)
+            assert (highest + base >= scores).all()
+            assert (highest + base - 2 * (lengths * asked.step * asked.off + errors)[rows] <= scores).all()
+
+
+def test_a_query_alone_has_a_second_digit_in_its_few_largest_numbers():
+    vectors, query = unit_vectors(1200, 64), unit_vectors(1, 64, seed=1)
+    query[0, [5, 40]] = 3, -2
+    query /= np.linalg.norm(query)
+    engine = engine_of(vectors)
+    asked = int8._asked(query, engine._codes, 1)
+    assert set(asked.large) >= {5, 40} and len(asked.large) <= 4
+    whole = asked.digits[0].astype(np.int64) - ZERO
+    whole[asked.large] += (2 * LARGEST + 1) * (asked.upper[0].astype(np.int64) - ZERO)
+    wide = query[0] * engine._codes.widths
+    assert np.abs(whole * np.float64(asked.step) - wide).max() <= asked.step * 0.5001
+    ((scores, rows),) = found_by(engine, vectors, query, 9)
+    assert list(zip(scores.tolist(), rows.tolist(), strict=True)) == found_by_hand(vectors, query[0], 9)
 
 
 @pytest.mark.parametrize("maker", MAKERS)
