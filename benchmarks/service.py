@@ -153,6 +153,7 @@ def serve(side: str, folder: Path) -> None:
 
     app = afternoon(folder) if side == "afternoon" else ours(folder, 64 if side == "batched" else 1)
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as tools/serve_retrieval.py does
     print("ready", listening.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error")).run(sockets=[listening])
 
@@ -242,6 +243,8 @@ async def load(port: int, even: bool) -> dict:
         asked = []
 
         async def on_free_connection() -> None:
+            while free and free[-1][0].at_eof():  # the service closes those that were idle for long
+                free.pop()
             pair = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
             await ask(*pair)
             free.append(pair)

@@ -93,6 +93,8 @@ _WORDS = {
         "Only the browser that chose this picture knows it. Choose it again.",
         "只有选择该图片的浏览器持有它，请重新选择。",
     ),
+    "missing": ("There is nothing at this address.", "此地址没有内容。"),
+    "home": ("Go to the search", "前往搜索"),
     "no_such": ("There is no such item.", "没有这一项。"),
     "full": ("Too many queries wait. Try again in a moment.", "排队的查询过多，请稍后再试。"),
     "too_big": ("The picture is too large.", "图片过大。"),

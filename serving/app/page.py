@@ -252,9 +252,11 @@ class View:
 
     def docs(self, request: Request) -> Response:
         """Return what programs can call, from the OpenAPI description."""
-        language = preferred(request.query_params.get("lang"), request.headers.get("accept-language", ""))
-        paths = request.app.openapi()["paths"]
-        return self._written("docs.html", {"t": words_of(language), "language": language, "paths": paths})
+        return self._written("docs.html", {**_spoken_to(request), "paths": request.app.openapi()["paths"]})
+
+    def missing(self, request: Request) -> Response:
+        """Return what a person sees at an address that is none."""
+        return self._written("missing.html", _spoken_to(request), 404)
 
     async def _values(self, request: Request, picture: bytes | None) -> dict:
         asked = Asked.of(request, picture)
@@ -341,12 +343,23 @@ class View:
         except UnavailableError:
             return {"examples": [], "begin": [], "keys": []}
 
-    def _written(self, template: str, values: dict) -> Response:
+    def _written(self, template: str, values: dict, status: int = 200) -> Response:
         values = {**values, "found_words": found_words, "in_dialog": _IN_DIALOG}
         values |= {"static": STATIC, "modules": MODULES}
         with self._service.metrics.timed("render"):
             text = _TEMPLATES.get_template(template).render(values)
-        return Response(text, media_type="text/html; charset=utf-8")
+        return Response(text, status, media_type="text/html; charset=utf-8")
+
+
+def _spoken_to(request: Request) -> dict:
+    """Return the language in which a person is spoken to, and the words of the page in it."""
+    language = preferred(request.query_params.get("lang"), request.headers.get("accept-language", ""))
+    return {"t": words_of(language), "language": language}
+
+
+def is_for_people(request: Request) -> bool:
+    """Tell whether an answer is for a person: a browser asks for HTML, and under /v1 are programs alone."""
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/")
 
 
 def _spoken(sides: list[Side], words: dict) -> str:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -15,7 +15,7 @@ from serving.app.batching import Batcher, FullError, LateError
 from serving.app.collection import BusyError, Collection, Question, UnknownError, Wanted
 from serving.app.guard import Guard
 from serving.app.metrics import Metrics
-from serving.app.page import page_routes
+from serving.app.page import View, is_for_people, page_routes
 from serving.app.pictures import Thumbnails
 from serving.app.settings import Settings
 
@@ -71,7 +71,7 @@ def make_app(
     app.state.service = service
     app.include_router(routes(service))
     app.include_router(page_routes(service))
-    add_errors(app)
+    add_errors(app, View(service))
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
 
@@ -89,8 +89,11 @@ def warm(collection: Collection) -> None:
     collection.warm_images()
 
 
-def add_errors(app: FastAPI) -> None:
-    """Turn every exception that a client can cause into its status and one sentence."""
+def add_errors(app: FastAPI, view: View) -> None:
+    """Turn every exception that a client can cause into its status and one sentence.
+
+    People who come to an address that is none see a page of `view`.
+    """
 
     def told(status: int, code: str, message: str, **headers: str) -> JSONResponse:
         body = {"error": {"code": code, "message": message}}
@@ -127,5 +130,7 @@ def add_errors(app: FastAPI) -> None:
         return told(503, "busy", "another process changes this index: try again later", retry_after="5")
 
     @app.exception_handler(StarletteHTTPException)
-    async def other(request: Request, error: HTTPException) -> JSONResponse:
+    async def other(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and is_for_people(request):
+            return view.missing(request)
         return told(error.status_code, "http", str(error.detail))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from config.cores import helpers_core
 from config.errors import UserError
 from config.files.kinds import refusal
 
@@ -25,6 +26,8 @@ class Graph:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = _threads(), 4
+        if options.intra_op_num_threads == 2 and (core := helpers_core()) is not None:
+            options.add_session_config_entry("session.intra_op_thread_affinities", str(core + 1))
         # Spinning threads would wait for work on cores that other processes need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = path

@@ -142,7 +142,7 @@ def _choose(
         return "scan", None
     count, dimension = vectors.shape
     exact_ms = None
-    for name, needed in (("int8", count * (dimension + 8)), ("float16", 2 * count * dimension)):
+    for name, needed in (("int8", count * (dimension + 16)), ("float16", 2 * count * dimension)):
         if needed <= options.memory:
             saved = kinds.build_engine(name, data, vectors, show)
             engine = kinds.load_engine(data, saved, dimension, THREADS)

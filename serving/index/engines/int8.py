@@ -3,19 +3,27 @@
 The codes say of each row how high its score with a query may be, and how low. No row can be among the k best
 whose highest score is below the k-th of all lowest. Those that can are scored from their vectors, beginning
 with those that may score highest.
+
+A query alone is rounded to 7 bits, but for the sixteenth of its numbers that are largest, which have 14, and
+all codes are read once, where they lie. That leaves more rows to score than 14 bits would, but a second
+product would take longer than these; only where too many are left, the query is asked again with 14 bits
+throughout. Queries together have 14 bits at once, since what each leaves adds up.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from serving.index.engines.codes import MOST_STEPS, SINGLE, Codes
+from config.cores import bind_helper
+from serving.index.engines.codes import SINGLE, Codes
 from serving.index.engines.exact import Everything, TakeRows, best_first, exact_scores
-from serving.index.engines.integers import LARGEST, multiply
+from serving.index.engines.integers import LARGEST, ZERO, multiply
 
-_BASE = 2 * LARGEST + 1  # a query's numbers are whole and have two digits of this base
-_FIRST_ROWS = 2048  # after these, a threshold is known
+_BASE = 2 * LARGEST + 1  # a query's numbers are whole and have one or two digits of this base
+_MANY_TO_A_LARGE = 16  # columns, of which one may be too large for one digit of a query alone
+_FIRST_ROWS = 4096  # by which a first threshold is known
 _BLOCK_PRODUCTS = 1 << 16  # that are compared at a time: they stay in a core's cache
 _FEWEST_TAKEN = 4096  # rows that may be taken one by one for a query, before all vectors are read
 _LOWEST = np.finfo(np.float32).min
@@ -24,14 +32,15 @@ _LOWEST = np.finfo(np.float32).min
 class Int8:
     """An exact engine that reads codes of all rows, a quarter of what they take as float32.
 
-    The rows are shared among `threads` threads.
+    The rows are shared among `threads` threads, of which the caller's is one.
     """
 
     def __init__(self, codes: Codes, threads: int) -> None:
-        self._codes, count = codes, len(codes.numbers)
-        cuts = np.linspace(0, count, min(threads, max(1, count // _FIRST_ROWS)) + 1).astype(int).tolist()
-        self._parts = list(zip(cuts[:-1], cuts[1:], strict=True))
-        self._pool = ThreadPoolExecutor(len(self._parts))
+        self._codes, count = codes, len(codes.steps)
+        tiles = -(-count // codes.tile)
+        cuts = np.linspace(0, tiles, min(threads, max(1, tiles)) + 1).astype(int) * codes.tile
+        self._parts = list(pairwise(np.minimum(cuts, count).tolist()))
+        self._pool = ThreadPoolExecutor(max(1, len(self._parts) - 1), initializer=bind_helper)
         self._most_taken = max(_FEWEST_TAKEN, count // 8)
 
     @property
@@ -43,39 +52,59 @@ class Int8:
         self, take: TakeRows, queries: np.ndarray, k: int, allowed: np.ndarray | None, everything: Everything
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D] (`exact.Engine`)."""
-        asked = _asked(queries, self._codes)
-
-        def read(part: tuple[int, int]) -> _Shortlist:
-            return self._read(*part, asked, k, allowed)
-
-        shortlist, *others = self._pool.map(read, self._parts)
-        for other in others:
-            shortlist.join(other)
+        alone = len(queries) == 1
+        lists = self._shortlists(queries, k, allowed, 1) if alone else [None]
+        if None in lists:
+            lists = self._shortlists(queries, k, allowed, 2)
         return [
-            everything(query, k, allowed) if own is None else _scored(take, query, k, own[0] + base, own[1])
-            for query, base, own in zip(queries, asked.bases, shortlist.of_each(), strict=True)
+            everything(query, k, allowed) if own is None else _scored(take, query, k, *own)
+            for query, own in zip(queries, lists, strict=True)
+        ]
+
+    def _shortlists(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None, digits: int
+    ) -> list[tuple[np.ndarray, np.ndarray] | None]:
+        """Return for each query the highest scores [n], sorted, and rows [n] of those that may be its best.
+
+        None stands for a query that has too many of them.
+        """
+        asked = _asked(queries, self._codes, digits)
+        mine, *others = self._parts
+        reading = [self._pool.submit(self._read, *part, asked, k, allowed) for part in others]
+        shortlist = self._read(*mine, asked, k, allowed)
+        for each in reading:
+            shortlist.join(each.result())
+        return [
+            None if own is None else (own[0] + base, own[1])
+            for base, own in zip(asked.bases, shortlist.of_each(), strict=True)
         ]
 
     def _read(
         self, start: int, end: int, asked: "_Asked", k: int, allowed: np.ndarray | None
     ) -> "_Shortlist":
-        """Return what may be among the k best of the rows from `start` to `end`."""
+        """Return what may be among the k best of the rows from `start`, where a tile begins, to `end`."""
         codes, count = self._codes, len(asked.bases)
-        shortlist, size = _Shortlist(count, k, self._most_taken), _FIRST_ROWS
+        shortlist = _Shortlist(count, k, self._most_taken)
+        size = max(1, _BLOCK_PRODUCTS // (count * codes.tile)) * codes.tile
         while start < end:
             rows = slice(start, min(start + size, end))
             steps = codes.steps[rows] * asked.step
-            off = steps * asked.off + codes.errors[rows] * asked.length  # [n]
-            products = multiply(codes.numbers[rows], asked.digits).astype(np.float32)  # [n,2Q]
-            highest = products[:, :count]
-            highest *= _BASE
-            highest += products[:, count:]
-            highest *= steps[:, None]
-            highest += off[:, None]  # [n,Q]
+            off = steps * codes.lengths[rows] * asked.off + codes.errors[rows] * asked.length  # [n]
+            tiles = [codes.columns(each) for each in range(rows.start, rows.stop, codes.tile)]
+            products = np.concatenate([multiply(asked.digits, each) for each in tiles], axis=1)  # [R,n]
+            products -= codes.sums[rows] * np.int32(ZERO)
+            highest, upper = products[:count].astype(np.float32), products[count:]  # [Q,n]
+            if len(asked.large):
+                upper = [multiply(asked.upper, each[asked.large]) for each in tiles]
+                upper = np.concatenate([each[:1] - each[1:] for each in upper], axis=1)
+            if len(upper):
+                highest += upper.astype(np.float32) * _BASE
+            highest *= steps
+            highest += off
             if allowed is not None:
-                highest[~allowed[rows]] = -np.inf
+                highest[:, ~allowed[rows]] = -np.inf
             shortlist.add(highest, off, start)
-            start, size = rows.stop, max(_FIRST_ROWS, _BLOCK_PRODUCTS // count)
+            start = rows.stop
         return shortlist
 
 
@@ -83,33 +112,45 @@ class Int8:
 class _Asked:
     """Queries [Q,D], each times the widths of the columns, as whole numbers times `step`.
 
-    The numbers are `digits[:, q] * _BASE + digits[:, Q + q]`. `bases` [Q] are the scores of the centre.
-    `length` is that of the longest query, and `off` bounds how far a sum of products may be off its true
-    value, in steps of query and row, since the query's numbers are rounded, and the sums.
+    The numbers are `digits[q] - ZERO`, and with two digits `_BASE` times `digits[Q + q] - ZERO` more. A query
+    alone that is asked with one digit has a second one in the few columns `large` where one does not reach:
+    `upper` has these, and below them what stands for zero. `bases` [Q] are the scores of the centre. `length`
+    is that of the longest query, and `off` bounds how far a sum of products may be off its true value, in
+    steps of query and row, for a row whose numbers have length 1, since the query's numbers are rounded, and
+    the sums.
     """
 
-    digits: np.ndarray  # int8 [D,2Q]
+    digits: np.ndarray  # uint8 [Q,D] or [2Q,D]
+    large: np.ndarray  # [L]
+    upper: np.ndarray  # uint8 [2,L]
     bases: np.ndarray  # float32 [Q]
     step: np.float32
     length: np.float32
     off: np.float32
 
 
-def _asked(queries: np.ndarray, codes: Codes) -> _Asked:
+def _asked(queries: np.ndarray, codes: Codes, digits: int) -> _Asked:
     precise = queries.astype(np.float64)
     wide = precise * codes.widths  # [Q,D]
-    step = np.float32(np.abs(wide).max() / (LARGEST * _BASE) * (1 + 1e-6)) or np.float32(1)
+    sizes = np.sort(np.abs(wide).max(axis=0))
+    step = sizes[-1] / (LARGEST * _BASE)
+    if digits == 1:
+        step = max(step, sizes[-1 - len(sizes) // _MANY_TO_A_LARGE] / LARGEST)
+    step = np.float32(step * (1 + 1e-6)) or np.float32(1)
     whole = np.rint(wide / step)
-    upper = np.rint(whole / _BASE)
     rest = np.linalg.norm(wide / step - whole, axis=1).max()
-    rest += 16 * SINGLE * np.linalg.norm(wide / step, axis=1).max()
-    digits = np.concatenate([upper, whole - _BASE * upper]).astype(np.int8).T
+    rounded = np.linalg.norm(wide / step, axis=1).max() + LARGEST * queries.shape[1] ** 0.5  # of the digits
+    upper = np.rint(whole / _BASE)
+    lower = whole - _BASE * upper
+    large = np.flatnonzero(upper[0]) if digits == 1 else np.empty(0, np.int64)
     return _Asked(
-        np.ascontiguousarray(digits),
+        (np.concatenate([lower, upper] if digits > 1 else [lower]) + ZERO).astype(np.uint8),
+        large,
+        (np.stack([upper[0, large], np.zeros(len(large))]) + ZERO).astype(np.uint8),
         (precise @ codes.centre).astype(np.float32),
         step,
         np.float32(np.linalg.norm(precise, axis=1).max() * (1 + 1e-6)),
-        np.float32(rest * MOST_STEPS * queries.shape[1] ** 0.5),
+        np.float32((rest + 16 * SINGLE * rounded) * (1 + 1e-6)),
     )
 
 
@@ -124,16 +165,19 @@ class _Shortlist:
         self._room = self._size = 0
 
     def add(self, highest: np.ndarray, off: np.ndarray, start: int) -> None:
-        """Add those of the rows from `start` on whose `highest` scores [n,Q] reach the threshold.
+        """Add those of the rows from `start` on whose `highest` scores [Q,n] reach the threshold.
 
         Their lowest scores are twice `off` [n] below.
         """
-        if not self._parts and len(highest) > self._k:
-            lowest = highest - 2 * off[:, None]
-            kth = np.partition(lowest, len(lowest) - self._k, axis=0)[len(lowest) - self._k]
+        count = len(off)
+        some = min(count, max(_FIRST_ROWS, 4 * self._k))
+        if not self._parts and some > self._k:
+            lowest = highest[:, :some] - 2 * off[:some]
+            kth = np.partition(lowest, some - self._k, axis=1)[:, some - self._k]
             self._thresholds = np.maximum(kth, _LOWEST)
-        rows, which = np.nonzero(highest >= self._thresholds)
-        scores = highest[rows, which]
+        places = np.flatnonzero(highest >= self._thresholds[:, None])
+        which, scores = places // count, highest.ravel()[places]
+        rows = places - which * count
         self._parts.append((which, rows + start, scores, scores - 2 * off[rows]))
         self._size += len(rows)
         if self._size > self._room:
@@ -148,11 +192,14 @@ class _Shortlist:
     def shorten(self) -> None:
         """Raise the thresholds to what is known by now, and keep what reaches them."""
         which, rows, highest, lowest = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
-        order = np.lexsort((-lowest, which))
-        starts = np.searchsorted(which[order], np.arange(self._count + 1))
-        kth = starts[:-1] + self._k - 1
-        known = kth < starts[1:]
-        self._thresholds[known] = lowest[order[kth[known]]]
+        if self._count == 1 and len(lowest) >= self._k:
+            self._thresholds[0] = np.partition(lowest, len(lowest) - self._k)[len(lowest) - self._k]
+        elif self._count > 1:
+            order = np.lexsort((-lowest, which))
+            starts = np.searchsorted(which[order], np.arange(self._count + 1))
+            kth = starts[:-1] + self._k - 1
+            known = kth < starts[1:]
+            self._thresholds[known] = lowest[order[kth[known]]]
         kept = highest >= self._thresholds[which]
         self._given_up |= np.bincount(which[kept], minlength=self._count) > self._most
         self._thresholds[self._given_up] = np.inf
@@ -164,7 +211,7 @@ class _Shortlist:
         """Return highest scores [n] and rows [n] of each query, highest first; None where it gave up."""
         self.shorten()
         which, rows, highest, _ = self._parts[0]
-        order = np.lexsort((-highest, which))
+        order = np.lexsort((-highest, which)) if self._count > 1 else np.argsort(-highest, kind="stable")
         ends = np.searchsorted(which[order], np.arange(self._count + 1))
         own = [order[ends[number] : ends[number + 1]] for number in range(self._count)]
         return [
@@ -186,5 +233,5 @@ def _scored(
         scores = np.concatenate([scores, more])
         if len(scores) >= k:
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
-            end = min(np.count_nonzero(highest >= least), 2 * len(scores))
+            end = min(np.count_nonzero(highest >= least), 4 * len(scores))
     return best_first(scores, rows[: len(scores)], k)

@@ -1,8 +1,9 @@
-"""Products of small integers, by ONNX Runtime: many rows of one byte a number with a few columns.
+"""Products of small integers, by ONNX Runtime: a few rows of one byte a number with many columns.
 
 NumPy multiplies integers number by number; ONNX Runtime uses a processor's instructions for them (VNNI, AMX,
-dot products of ARM), and reads rows where they are. The graph has one node, `MatMulInteger`. It is put
-together here, since a machine that searches has no package that writes graphs.
+dot products of ARM). For one row it reads the columns where they are, as fast as memory is read; for several
+it first copies each block of columns into another order, once for all. The graph has one node,
+`MatMulInteger`. It is put together here, since a machine that searches has no package that writes graphs.
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,17 @@ import numpy as np
 
 from config.errors import UserError
 
-ZERO = 128  # what stands for zero in rows
-LARGEST = 63  # of a column: sums of two products fit into 16 bits, where AVX2 rounds larger ones
+ZERO = 64  # what is added to the numbers of rows, which have no sign
+LARGEST = 63  # of a row, before: sums of two products fit into 16 bits, where AVX2 rounds larger ones
 _UINT8, _INT8, _INT32 = 2, 3, 6  # kinds of ONNX
 _IR_VERSION, _OPSET = 4, 10
 
 
 def multiply(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return the products, int32 [N,M], of uint8 `rows` [N,D], less ZERO, with int8 `columns` [D,M].
+    """Return the products, int32 [M,N], of uint8 `rows` [M,D] with int8 `columns` [D,N].
 
-    No number of `columns` may be beyond LARGEST. The products are exact for D of up to 100,000. They run on
-    the calling thread. Raises UserError without ONNX Runtime.
+    No number of `rows` may be further than LARGEST from ZERO, and none of `columns` may be -128. The products
+    are exact for D of up to 100,000. They run on the calling thread. Raises UserError without ONNX Runtime.
     """
     return _session().run(None, {"rows": rows, "columns": columns})[0]
 
@@ -42,10 +43,8 @@ def _session():
 
 def graph() -> bytes:
     """Return the graph of `multiply`, in the wire format of ONNX (onnx.proto of ONNX 1.5)."""
-    node = [*(_text(1, name) for name in ("rows", "columns", "zero")), _text(2, "products")]
-    node.append(_text(4, "MatMulInteger"))
-    zero = [_number(2, _UINT8), _text(8, "zero"), _bytes(9, bytes([ZERO]))]
-    parts = [_message(1, node), _text(2, "products"), _message(5, zero)]
+    node = [_text(1, "rows"), _text(1, "columns"), _text(2, "products"), _text(4, "MatMulInteger")]
+    parts = [_message(1, node), _text(2, "products")]
     parts += [_message(11, _tensor("rows", _UINT8)), _message(11, _tensor("columns", _INT8))]
     parts.append(_message(12, _tensor("products", _INT32)))
     return b"".join([_number(1, _IR_VERSION), _message(7, parts), _message(8, [_number(2, _OPSET)])])

@@ -105,3 +105,23 @@ def test_what_never_changes_is_kept_by_browsers_and_asked_for_at_once(photos, se
 def test_words_that_the_model_never_saw_are_told_beside_examples(photos, serve, language, expected):
     page = serve(photos).get("/", params={"q": "zebra gnu", "lang": language}).text
     assert expected in page and 'class="examples"' in page
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(("language", "expected"), [("en", "There is nothing"), ("zh-CN", "此地址没有内容")])
+def test_a_person_at_an_address_that_is_none_sees_a_page_in_the_look_of_the_others(
+    photos, serve, language, expected
+):
+    answer = serve(photos).get("/nowhere", headers={"accept": BROWSER, "accept-language": language})
+    assert answer.status_code == 404 and answer.headers["content-type"].startswith("text/html")
+    assert f"<h1>{expected}" in answer.text and f"{STATIC}/look.css" in answer.text
+    assert '<a href="/">' in answer.text, "it leads to the search"
+
+
+def test_programs_are_told_in_json_that_an_address_is_none(photos, serve):
+    client = serve(photos)
+    for path, accept in (("/nowhere", "*/*"), ("/nowhere", "application/json"), ("/v1/nowhere", BROWSER)):
+        answer = client.get(path, headers={"accept": accept})
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "http"
