@@ -7,7 +7,8 @@ import numpy as np
 
 from config.errors import UserError
 from config.files.kinds import refusal
-from models.kernels.onednn_convolutions import INPUT, Add, Clip, Convolution, ConvolutionNetwork
+from models.kernels.convolution_plan import INPUT, Add, Clip, Convolution
+from models.kernels.onednn_convolutions import ConvolutionNetwork
 
 _SHOWN = 5  # operators that a message names
 _DAMAGED = TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError  # of a graph

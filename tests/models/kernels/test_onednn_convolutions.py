@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from models.kernels import onednn
-from models.kernels.onednn_convolutions import INPUT, Add, Clip, Convolution, ConvolutionNetwork
+from models.kernels.convolution_plan import INPUT, Add, Clip, Convolution
+from models.kernels.onednn_convolutions import ConvolutionNetwork
 
 pytestmark = pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
 
