@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +42,7 @@ from datasets.preparation.photos import Seen
 from datasets.preparation.problems import Problems
 from datasets.preparation.splits import split_photos
 from datasets.preparation.tables import read_table
-from engine.extraction.build import build_transform, normalization_of
-from engine.extraction.lowered_backbone import LoweredNetwork
-from engine.extraction.onnx_backbone import OnnxNetwork
+from engine.extraction.build import build_network, build_transform, normalization_of
 from engine.runtime import choose_threads
 
 SIZES = {"500 x 375": (500, 375, 2000), "4000 x 3000": (4000, 3000, 250)}  # width, height, photos
@@ -149,10 +148,9 @@ def limits(photos: Path, model: Path, precisions: list[str]) -> dict[str, float]
     )
     batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
     images = loader.read(batches[0]).images[:, 0]
-    kinds = {FLOAT32: OnnxNetwork, BFLOAT16: LoweredNetwork}
     parts = {"decoding": loader.read}
     for precision in precisions:
-        network = kinds[precision](model, backbone.input, backbone.pooled, backbone.size)
+        network = build_network(replace(backbone, model=str(model)), False, precision)
         network(images[:1])
         parts[f"the network in {precision}"] = lambda batch, run=network: run(images[: len(batch)])
     return {

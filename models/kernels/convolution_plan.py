@@ -1,8 +1,8 @@
-"""Networks of convolutions, and the order in which rows of their maps are made so that they stay in the cache.
+"""Networks of convolutions, and the order in which rows of their maps are made, to stay in the cache.
 
-A block of a MobileNet widens a map, convolves each channel, and narrows the map again. The wide maps do not fit
-into the cache, the narrow ones do. So a block is a chain: its wide maps are made some rows at a time, and the
-rows that nothing reads any more give their memory to the next ones.
+A block of a MobileNet widens a map, convolves each channel, and narrows the map again. The wide maps do not
+fit into the cache, the narrow ones do. So a block is a chain: its wide maps are made some rows at a time, and
+the rows that nothing reads any more give their memory to the next ones.
 """
 
 from collections.abc import Sequence
@@ -121,8 +121,8 @@ def plan(chain: Sequence[Convolution], source: Sides, budget: int | None, width:
     """Return a plan of as few strips as need at most `budget` bytes for buffers; `width` is a number's bytes.
 
     Without a budget there is one strip, which may be of several pictures.
-    Where the last map takes the memory of the source, there is one strip, unless each row of the source is read
-    once, before the row of the same number is made.
+    Where the last map takes the memory of the source, there is one strip, unless each row of the source is
+    read once, before the row of the same number is made.
     """
     sides = [source]
     for each in chain:
@@ -152,11 +152,12 @@ def _in_strips(chain: Sequence[Convolution], heights: Sequence[int], rows: int) 
     steps: list[Move | Make] = []
     done, held = [0] * len(chain), [0] * len(chain)  # rows that were made of each map, and the first one kept
     buffers = dict.fromkeys((each.name for each in chain[:-1]), 0)
-    last = len(chain) - 1
+    last, whole = len(chain) - 1, rows >= heights[-1]
     while done[last] < heights[-1]:
         until = [0] * last + [min(done[last] + rows, heights[-1])]
         for place in range(last, 0, -1):
-            until[place - 1] = max(done[place - 1], _end(chain[place], until[place], heights[place]))
+            needed = heights[place] if whole else _end(chain[place], until[place], heights[place])
+            until[place - 1] = max(done[place - 1], needed)
         for place, each in enumerate(chain):
             if place < last:
                 first = max(0, _start(chain[place + 1], done[place + 1]))
@@ -164,19 +165,20 @@ def _in_strips(chain: Sequence[Convolution], heights: Sequence[int], rows: int) 
                     steps.append(Move(each.name, first - held[place], done[place] - first))
                 held[place] = min(first, done[place])
                 buffers[each.name] = max(buffers[each.name], until[place] - held[place])
-            if until[place] > done[place]:
-                steps.append(_make(each, (done[place], until[place]), heights[place : place + 2], held, place))
-                done[place] = until[place]
+            if whole:
+                steps.append(Make(each, heights[place], heights[place + 1], 0, 0, each.padding))
+            elif until[place] > done[place]:
+                start = held[place - 1] if place else 0, held[place]
+                steps.append(_make(each, (done[place], until[place]), heights[place], start))
+            done[place] = until[place]
     return Plan(steps, buffers)
 
 
-def _make(
-    each: Convolution, made: tuple[int, int], heights: Sequence[int], held: Sequence[int], place: int
-) -> Make:
-    """Return the step that makes rows of the map at `place` of its chain; `heights` are its source's and its."""
-    height, own = heights
-    if made == (0, own):
-        return Make(each, height, own, 0, 0, each.padding)
+def _make(each: Convolution, made: tuple[int, int], height: int, start: tuple[int, int]) -> Make:
+    """Return the step that makes rows of a map; `height` is its source's.
+
+    `start` are the first rows in the memory of the source and of the map.
+    """
     first, end = _start(each, made[0]), _end(each, made[1], height)
     below = _start(each, made[1] - 1) + each.weight.shape[2] - height
     _, left, _, right = each.padding
@@ -184,8 +186,8 @@ def _make(
         each,
         end - max(0, first),
         made[1] - made[0],
-        max(0, first) - (held[place - 1] if place else 0),
-        made[0] - held[place],
+        max(0, first) - start[0],
+        made[0] - start[1],
         (max(0, -first), left, max(0, below), right),
     )
 

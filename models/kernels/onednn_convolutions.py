@@ -43,7 +43,11 @@ class ConvolutionNetwork:
     """
 
     def __init__(
-        self, convolutions: Sequence[Convolution], size: int, kind: int = onednn.BFLOAT16, budget: int = _BUDGET
+        self,
+        convolutions: Sequence[Convolution],
+        size: int,
+        kind: int = onednn.BFLOAT16,
+        budget: int = _BUDGET,
     ) -> None:
         sides, parts = all_sides(convolutions, size), chains(convolutions)
         first = cut(parts, sides)
@@ -77,8 +81,8 @@ class ConvolutionNetwork:
 class _Part:
     """Chains of convolutions that run for some pictures at a time.
 
-    The map that they read first is given: INPUT in float32, channel by channel, another one as the part before
-    made it. The map `result` is in float32 if `is_last`.
+    The map that they read first is given: INPUT in float32, channel by channel, another one as the part
+    before made it. The result is in float32 if the part `is_last`.
     """
 
     def __init__(
@@ -202,7 +206,9 @@ class _Part:
         shape = self._pictures, channels, height, width
         given = self._take(self._bytes(INPUT, onednn.FLOAT32))
         source = onednn.describe(shape, onednn.FLOAT32, _strides(shape))
-        self._copy(source, given, _describe((self._pictures, *self._shapes[INPUT]), self._kind), self._places[INPUT])
+        self._copy(
+            source, given, _describe((self._pictures, *self._shapes[INPUT]), self._kind), self._places[INPUT]
+        )
         self._input = _Array(given, shape, onednn.FLOAT32)
         self._free.append(given)
 

@@ -8,7 +8,7 @@ import pytest
 from config.errors import UserError
 from config.files.networks import read_backbone
 from engine.extraction.build import choose_precision
-from engine.extraction.lowered_backbone import LoweredNetwork
+from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from models.kernels.onednn import has_bfloat16
 from tests.onnx_networks import backbone_yaml, write_convolutions, write_many_means, write_means
@@ -28,7 +28,7 @@ def images(count: int) -> np.ndarray:
 def test_outputs_are_those_of_float32_but_for_rounding(tmp_path, output, batch):
     path = write_convolutions(tmp_path / "a.onnx", SIZE, batch)
     expected = OnnxNetwork(path, "image", output, SIZE)(images(5))
-    found = LoweredNetwork(path, "image", output, SIZE)(images(5))
+    found = OnednnNetwork(path, "image", output, SIZE)(images(5))
     if output == "pool":
         expected = expected[:, :, 0, 0]
     assert found.shape == expected.shape
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
         write_convolutions(tmp_path / f"{damage or 'a'}.onnx", SIZE, damage=damage)
     file, output, size, message = MISTAKES[name]
     with pytest.raises(UserError) as caught:
-        LoweredNetwork(tmp_path / file, "", output, size)
+        OnednnNetwork(tmp_path / file, "", output, size)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_without_the_package_onnx_its_requirements_are_named(tmp_path, monkeypat
     with pytest.raises(
         UserError, match="bfloat16 needs the package onnx, which is not installed: pip install -r"
     ):
-        LoweredNetwork(path, "image", "pool", SIZE)
+        OnednnNetwork(path, "image", "pool", SIZE)
 
 
 @here
