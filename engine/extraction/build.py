@@ -28,8 +28,8 @@ def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
 def choose_precision(name: str, key: str, backbone: Backbone, as_map: bool) -> str:
     """Return float32 or bfloat16 for `name`, the value of `key`: one of these or auto.
 
-    With auto it is bfloat16 where the processor has instructions for it and the network can be run so. Raises
-    `UserError` for bfloat16 where it is not so.
+    With auto it is what `resolve` says of the processor, if the network can be run so. Raises `UserError` for
+    bfloat16 where it cannot.
     """
     precision = resolve(name, key)
     if precision == BFLOAT16:

@@ -1,5 +1,6 @@
 """Extract further pictures exactly as the pictures of a feature file were extracted, by the file's record."""
 
+import contextlib
 import hashlib
 import os
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from engine.extraction.build import (
 )
 from engine.extraction.extractors import FeatureExtractor, batches_of, extract_batches
 from engine.weights.published_cnn import locate_weights
-from models.kernels.precision import AUTO, BFLOAT16, FLOAT32
+from models.kernels.precision import BFLOAT16, FLOAT32
 
 _BATCH = 32
 
@@ -71,7 +72,10 @@ class _Recorded:
     @property
     def precision(self) -> str:
         """Float32, or bfloat16 where that was taken and is to be had here."""
-        return choose_precision(self.wanted, "precision", self.backbone, bool(self.grid))
+        if self.wanted == BFLOAT16:
+            with contextlib.suppress(UserError):
+                return choose_precision(BFLOAT16, "precision", self.backbone, bool(self.grid))
+        return FLOAT32
 
     @property
     def has_regions(self) -> bool:
@@ -125,7 +129,7 @@ def _read(record: dict, source: Path) -> _Recorded:
         detector = record["detector"] and _network(Detector, DETECTOR_KEYS, record["detector"], source)
         ten_crop, grid, fewest, most, least_score, _ = record["options"]
         bounds = int(fewest), int(most), float(least_score)
-        precision = {FLOAT32: FLOAT32, BFLOAT16: AUTO}[record.get("precision", FLOAT32)]
+        precision = {FLOAT32: FLOAT32, BFLOAT16: BFLOAT16}[record.get("precision", FLOAT32)]
         return _Recorded(backbone, detector, bool(ten_crop), grid and int(grid), *bounds, precision)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
