@@ -2,10 +2,11 @@
 
 The whole command is measured, from its start to the written file, by turns, and so is its processor time.
 Before, a thread read pictures ahead and all cores shared each picture of a batch of 32 in the network; now
-each core takes pictures of its own through reading and network, whose wide maps stay in its cache. In float32 both sides make the same features
-but for rounding; bfloat16 is measured where the processor has it, and its differences are printed. Photos are
-drawn at 500 x 375 pixels, as in COCO and Flickr30k, and 250 at 4000 x 3000, as phones take them. What limits
-the speed is printed: decoding alone and the network alone, on all cores.
+each core takes pictures of its own through reading and network, whose wide maps stay in its cache. In float32
+both sides make the same features but for rounding; bfloat16 is measured where the processor has it, and its
+differences are printed. Photos are drawn at 500 x 375 pixels, as in COCO and Flickr30k, and 250 at
+4000 x 3000, as phones take them. What limits the speed is printed: decoding alone and the network alone, on
+all cores.
 
 The network is `data/models/mnv2.onnx` in `../shared` (or RETRIEVAL_SHARED). Preparing 10,000 captions with
 all checks is measured beside it, against a limit of 2 s.
