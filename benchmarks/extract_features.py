@@ -2,10 +2,11 @@
 
 The whole command is measured, from its start to the written file, by turns, and so is its processor time.
 Before, a thread read pictures ahead and all cores shared each picture of a batch of 32 in the network; now
-each core takes pictures of its own through reading and network. In float32 both sides make the same features
-but for rounding; bfloat16 is measured where the processor has it, and its differences are printed. Photos are
-drawn at 500 x 375 pixels, as in COCO and Flickr30k, and 250 at 4000 x 3000, as phones take them. What limits
-the speed is printed: decoding alone and the network alone, on all cores.
+each core takes pictures of its own through reading and network, whose wide maps stay in its cache. In float32
+both sides make the same features but for rounding; bfloat16 is measured where the processor has it, and its
+differences are printed. Photos are drawn at 500 x 375 pixels, as in COCO and Flickr30k, and 250 at
+4000 x 3000, as phones take them. What limits the speed is printed: decoding alone and the network alone, on
+all cores.
 
 The network is `data/models/mnv2.onnx` in `../shared` (or RETRIEVAL_SHARED). Preparing 10,000 captions with
 all checks is measured beside it, against a limit of 2 s.
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +43,7 @@ from datasets.preparation.photos import Seen
 from datasets.preparation.problems import Problems
 from datasets.preparation.splits import split_photos
 from datasets.preparation.tables import read_table
-from engine.extraction.build import build_transform, normalization_of
-from engine.extraction.lowered_backbone import LoweredNetwork
-from engine.extraction.onnx_backbone import OnnxNetwork
+from engine.extraction.build import build_network, build_transform, normalization_of
 from engine.runtime import choose_threads
 
 SIZES = {"500 x 375": (500, 375, 2000), "4000 x 3000": (4000, 3000, 250)}  # width, height, photos
@@ -149,10 +149,9 @@ def limits(photos: Path, model: Path, precisions: list[str]) -> dict[str, float]
     )
     batches = [range(start, min(start + BATCH, len(names))) for start in range(0, len(names), BATCH)]
     images = loader.read(batches[0]).images[:, 0]
-    kinds = {FLOAT32: OnnxNetwork, BFLOAT16: LoweredNetwork}
     parts = {"decoding": loader.read}
     for precision in precisions:
-        network = kinds[precision](model, backbone.input, backbone.pooled, backbone.size)
+        network = build_network(replace(backbone, model=str(model)), False, precision)
         network(images[:1])
         parts[f"the network in {precision}"] = lambda batch, run=network: run(images[: len(batch)])
     return {

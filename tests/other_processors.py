@@ -8,7 +8,7 @@ import pytest
 from engine.ranking.coarse import Bfloat16Products, DigitProducts, Int16Products, SingleProducts
 from models.kernels import choice
 from models.kernels.mkl import library
-from models.kernels.onednn import has_bfloat16, has_byte_products
+from models.kernels.onednn import has_bfloat16, has_byte_products, has_wide_vectors
 from models.kernels.row_blocks import uses_cpu_kernels
 
 
@@ -28,6 +28,11 @@ def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processor have no instructions for bfloat16, as when Paddle contains no oneDNN."""
     _replace(monkeypatch, has_byte_products, lambda: False)
     _replace(monkeypatch, has_bfloat16, lambda: False)
+
+
+def without_wide_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor have no AVX-512, as when Paddle contains no oneDNN."""
+    _replace(monkeypatch, has_wide_vectors, lambda: False)
 
 
 def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

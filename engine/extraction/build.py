@@ -1,16 +1,19 @@
 """Builds feature extractors from the YAML files of a backbone and a detector, in float32 or bfloat16."""
 
+import contextlib
 from functools import lru_cache
+from pathlib import Path
 
 from config.errors import UserError
 from config.files.networks import Backbone, Detector
 from datasets.pictures.loader import PictureLoader
 from datasets.pictures.transforms import Normalization, ResizeCentreCrop, Stretch, TenCrop, Transform
 from engine.extraction.extractors import GridExtractor, Network, PooledExtractor, RegionExtractor
-from engine.extraction.lowered_backbone import LoweredNetwork
+from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
-from models.kernels.precision import BFLOAT16, FLOAT32, resolve
+from models.kernels import onednn
+from models.kernels.precision import AUTO, BFLOAT16, FLOAT32, resolve
 
 
 def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:
@@ -46,7 +49,6 @@ def build_network(backbone: Backbone, as_map: bool, precision: str = FLOAT32) ->
     Raises `UserError` for a network that is missing, or that cannot run in bfloat16 if that is its
     `precision`.
     """
-    run_by = LoweredNetwork if precision == BFLOAT16 else OnnxNetwork
     if backbone.kind == "paddle":
         if precision == BFLOAT16:
             raise UserError(
@@ -62,11 +64,27 @@ def build_network(backbone: Backbone, as_map: bool, precision: str = FLOAT32) ->
 
         network = load_backbone(backbone.model, backbone.weights).network
         content = write_onnx(network, backbone.size, pooled=not as_map)
-        return run_by(backbone.path, "", "", backbone.size, content)
+        return _run(precision, backbone.path, "", "", backbone.size, content)
     if as_map and not backbone.grid:
         raise UserError(f"{backbone.path}: GRID: expected the output of a map for --grid, got none")
     output = backbone.grid if as_map else backbone.pooled or backbone.grid
-    return run_by(backbone.model, backbone.input, output, backbone.size)
+    return _run(precision, backbone.model, backbone.input, output, backbone.size)
+
+
+def _run(
+    precision: str, path: str | Path, given: str, output: str, size: int, content: bytes | None = None
+) -> Network:
+    """Return a network by oneDNN, or by ONNX Runtime where that cannot, or is not known to be faster.
+
+    The processor and the network decide, and no measurement: two runs make the same features.
+    """
+    network = path, given, output, size, content
+    if precision == BFLOAT16:
+        return OnednnNetwork(*network, precision)
+    if onednn.has_wide_vectors():
+        with contextlib.suppress(UserError):  # ONNX Runtime may know the operators, or says what is wrong
+            return OnednnNetwork(*network, precision)
+    return OnnxNetwork(*network)
 
 
 def normalization_of(network: Backbone | Detector) -> Normalization:

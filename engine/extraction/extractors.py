@@ -12,13 +12,13 @@ from datasets.conversion.extraction_folder import Extracted, ExtractionFolder
 from datasets.pictures.loader import PictureBatch, PictureLoader
 from datasets.pictures.picture import CropBox, Picture, UnreadableError
 from datasets.prefetch import prefetched
-from engine.extraction.lowered_backbone import LoweredNetwork
+from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [B,3,H,W] -> [B,F], or a map [B,F,h,w]
 
-_IN_THREADS = OnnxNetwork, LoweredNetwork  # which run on the calling thread alone
+_IN_THREADS = OnnxNetwork, OnednnNetwork  # which run on the calling thread alone
 _DETAIL = 800  # pixels that the shorter side of a picture keeps before regions are cut from it
 
 

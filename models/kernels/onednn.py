@@ -24,7 +24,8 @@ _ANY_LAYOUT = 1
 SOURCE_LAYOUT, WEIGHTS_LAYOUT, DESTINATION_LAYOUT, SCRATCHPAD_LAYOUT = 129, 131, 133, 136
 SOURCE, WEIGHTS, BIAS, DESTINATION, SCRATCHPAD = 1, 33, 41, 17, 80
 _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
-_BYTE_INSTRUCTIONS = 0x40  # the bit of dnnl_cpu_isa_t that every kind from avx512_core_vnni on has
+_WIDE_VECTORS = 0x20  # the bit of dnnl_cpu_isa_t that every kind from avx512_core on has
+_BYTE_INSTRUCTIONS = 0x40  # that which every kind from avx512_core_vnni on has
 _BFLOAT16_INSTRUCTIONS = 0x80  # that which every kind from avx512_core_bf16 on has
 _MAJOR_VERSION = 3
 _ALIGNMENT = 64  # bytes
@@ -209,6 +210,11 @@ def set_threads(numbers: Sequence[int]) -> list[int]:
     for (_, put), number in zip(_openmp(), numbers, strict=True):
         put(number)
     return before
+
+
+def has_wide_vectors() -> bool:
+    """Tell whether oneDNN is there and this processor has vectors of 16 numbers (AVX-512)."""
+    return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _WIDE_VECTORS)
 
 
 def has_bfloat16() -> bool:

@@ -26,7 +26,7 @@ from datasets.pictures.lists import read_captioned, read_label_list
 from datasets.pictures.picture import Picture, UnreadableError
 from datasets.words.vocabulary import Vocabulary
 from datasets.words.wordpiece import WordPiece
-from engine.extraction.lowered_backbone import LoweredNetwork
+from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.inspection.cases import misses, open_result
 from engine.inspection.judgements import (
@@ -297,7 +297,7 @@ def _onnx(folder: Path) -> None:
 
 
 def _read_convolutions(folder: Path) -> None:
-    network = LoweredNetwork(folder / "net.onnx", "image", "pool", 8)
+    network = OnednnNetwork(folder / "net.onnx", "image", "pool", 8)
     network(np.zeros((1, 3, 8, 8), np.float32))
 
 

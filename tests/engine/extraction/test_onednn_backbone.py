@@ -1,26 +1,28 @@
-"""Networks of convolutions in ONNX files run in bfloat16 as in float32; others are refused in one line."""
+"""Networks of convolutions in ONNX files run by oneDNN as by ONNX Runtime; others are refused in one line."""
 
 import builtins
+import sys
 
 import numpy as np
 import pytest
 
 from config.errors import UserError
 from config.files.networks import read_backbone
-from engine.extraction.build import choose_precision
-from engine.extraction.lowered_backbone import LoweredNetwork
+from engine.extraction import build
+from engine.extraction.build import build_network, choose_precision
+from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from models.kernels import precision
-from models.kernels.onednn import has_bfloat16
+from models.kernels.onednn import has_bfloat16, has_wide_vectors
 from tests.onnx_networks import backbone_yaml, write_convolutions, write_many_means, write_means
-from tests.other_processors import without_bfloat16
+from tests.other_processors import without_bfloat16, without_wide_vectors
 
 here = pytest.mark.skipif(not has_bfloat16(), reason="no instructions for bfloat16 here")
 SIZE = 9
 
 
-def images(count: int) -> np.ndarray:
-    return np.random.default_rng(1).random((count, 3, SIZE, SIZE), dtype=np.float32)
+def images(count: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(1).random((count, 3, size, size), dtype=np.float32)
 
 
 @here
@@ -29,7 +31,7 @@ def images(count: int) -> np.ndarray:
 def test_outputs_are_those_of_float32_but_for_rounding(tmp_path, output, batch):
     path = write_convolutions(tmp_path / "a.onnx", SIZE, batch)
     expected = OnnxNetwork(path, "image", output, SIZE)(images(5))
-    found = LoweredNetwork(path, "image", output, SIZE)(images(5))
+    found = OnednnNetwork(path, "image", output, SIZE)(images(5))
     if output == "pool":
         expected = expected[:, :, 0, 0]
     assert found.shape == expected.shape
@@ -81,7 +83,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
         write_convolutions(tmp_path / f"{damage or 'a'}.onnx", SIZE, damage=damage)
     file, output, size, message = MISTAKES[name]
     with pytest.raises(UserError) as caught:
-        LoweredNetwork(tmp_path / file, "", output, size)
+        OnednnNetwork(tmp_path / file, "", output, size)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -97,19 +99,32 @@ def test_without_the_package_onnx_its_requirements_are_named(tmp_path, monkeypat
     with pytest.raises(
         UserError, match="bfloat16 needs the package onnx, which is not installed: pip install -r"
     ):
-        LoweredNetwork(path, "image", "pool", SIZE)
+        OnednnNetwork(path, "image", "pool", SIZE)
+
+
+@pytest.fixture
+def convolutions(tmp_path):
+    """Return the backbone of a network of convolutions."""
+    return read_backbone(
+        backbone_yaml(tmp_path / "a.yaml", write_convolutions(tmp_path / "convolutions.onnx", 8))
+    )
+
+
+@pytest.fixture
+def means(tmp_path):
+    """Return the backbone of a network of means alone."""
+    return read_backbone(backbone_yaml(tmp_path / "means.yaml", write_means(tmp_path / "means.onnx")))
 
 
 @here
-def test_auto_is_bfloat16_where_it_is_quicker_and_the_network_allows_it(tmp_path, monkeypatch):
+def test_auto_is_bfloat16_where_it_is_quicker_and_the_network_allows_it(
+    tmp_path, convolutions, means, monkeypatch
+):
     monkeypatch.setattr(precision, "quickest", lambda purpose: "bfloat16")
-    means = read_backbone(backbone_yaml(tmp_path / "means.yaml", write_means(tmp_path / "means.onnx")))
-    path = write_convolutions(tmp_path / "a.onnx", 8)
-    lowered = read_backbone(backbone_yaml(tmp_path / "a.yaml", path))
     assert choose_precision("auto", "--precision", means, False) == "float32"
-    assert choose_precision("auto", "--precision", lowered, False) == "bfloat16"
+    assert choose_precision("auto", "--precision", convolutions, False) == "bfloat16"
     monkeypatch.setattr(precision, "quickest", lambda purpose: "float32")
-    assert choose_precision("auto", "--precision", lowered, False) == "float32"
+    assert choose_precision("auto", "--precision", convolutions, False) == "float32"
     with pytest.raises(UserError, match="bfloat16 is for networks of Add, BatchNormalization"):
         choose_precision("bfloat16", "--precision", means, False)
     paddle = tmp_path / "paddle.yaml"
@@ -118,10 +133,28 @@ def test_auto_is_bfloat16_where_it_is_quicker_and_the_network_allows_it(tmp_path
         choose_precision("bfloat16", "--precision", read_backbone(paddle), False)
 
 
-def test_without_instructions_bfloat16_is_refused_and_auto_is_float32(tmp_path, monkeypatch):
-    path = write_convolutions(tmp_path / "a.onnx", 8)
-    backbone = read_backbone(backbone_yaml(tmp_path / "a.yaml", path))
+def test_without_instructions_bfloat16_is_refused_and_auto_is_float32(convolutions, monkeypatch):
     without_bfloat16(monkeypatch)
-    assert choose_precision("auto", "--precision", backbone, False) == "float32"
+    assert choose_precision("auto", "--precision", convolutions, False) == "float32"
     with pytest.raises(UserError, match="--precision: expected a CPU that multiplies bfloat16, but this"):
-        choose_precision("bfloat16", "--precision", backbone, False)
+        choose_precision("bfloat16", "--precision", convolutions, False)
+
+
+def test_in_float32_onednn_runs_what_it_can_and_onnx_runtime_the_rest(convolutions, means, monkeypatch):
+    expected = OnnxNetwork(convolutions.model, "image", "pool", 8)(images(3, 8))[:, :, 0, 0]
+    for wide in (has_wide_vectors(), False):
+        if not wide:
+            without_wide_vectors(monkeypatch)
+        build_network.cache_clear()
+        network = build_network(convolutions, as_map=False)
+        assert isinstance(network, OnednnNetwork if wide else OnnxNetwork)
+        found = network(images(3, 8)).reshape(expected.shape)
+        # Four convolutions round maps by 2^-24 of terms, whose sizes add up to some times the sum.
+        np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    assert isinstance(build_network(means, as_map=False), OnnxNetwork)
+
+
+def test_without_the_package_onnx_float32_goes_by_onnx_runtime(convolutions, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    build_network.cache_clear()
+    assert isinstance(build_network(convolutions, as_map=False), OnnxNetwork)

@@ -1,4 +1,4 @@
-"""Runs the convolutions that an ONNX file describes in bfloat16, by the processor's instructions for it."""
+"""Runs the convolutions that an ONNX file describes by oneDNN, in float32 or bfloat16."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,23 @@ import numpy as np
 
 from config.errors import UserError
 from config.files.kinds import refusal
-from models.kernels.onednn_convolutions import INPUT, Add, Clip, Convolution, ConvolutionNetwork
+from models.kernels import onednn
+from models.kernels.convolution_plan import INPUT, Add, Clip, Convolution
+from models.kernels.onednn_convolutions import ConvolutionNetwork
+from models.kernels.precision import BFLOAT16, FLOAT32
 
+_KINDS = {FLOAT32: onednn.FLOAT32, BFLOAT16: onednn.BFLOAT16}
 _SHOWN = 5  # operators that a message names
 _DAMAGED = TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError  # of a graph
 
 
-class LoweredNetwork:
-    """A network for pictures in bfloat16, with one of its outputs; threads may call it at the same time.
+class OnednnNetwork:
+    """A network for pictures, with one of its outputs; threads may call it at the same time.
 
-    The arguments are those of `OnnxNetwork`. Networks that are read: convolutions, each perhaps with a batch
-    norm, ReLU or limits, and sums of two maps; a mean over the map at the end. Raises `UserError` if the
-    package onnx is missing, the file is no network, it has no such input or output, or other operators.
+    The arguments are those of `OnnxNetwork`, and float32 or bfloat16 as its `precision`. Networks that are
+    read: convolutions, each perhaps with a batch norm, ReLU or limits, and sums of two maps; a mean over the
+    map at the end. Raises `UserError` if the package onnx is missing, the file is no network, it has no such
+    input or output, or other operators.
     """
 
     def __init__(
@@ -28,13 +33,14 @@ class LoweredNetwork:
         output_name: str,
         size: int,
         content: bytes | None = None,
+        precision: str = BFLOAT16,
     ) -> None:
         self.path = Path(path)
         graph = _graph(self.path, content)
         try:
             with np.errstate(all="ignore"):  # weights that are not finite are refused
                 reader = _Reader(self.path, graph, input_name, output_name, size)
-            self._network = ConvolutionNetwork(reader.convolutions, size)
+            self._network = ConvolutionNetwork(reader.convolutions, size, _KINDS[precision])
         except _DAMAGED as error:
             raise UserError(
                 f"{self.path}: its convolutions cannot run in bfloat16 ({type(error).__name__}: {error}): "
