@@ -204,7 +204,7 @@ def _words_by_id(ids: dict[str, int], path: Path) -> list[str]:
     gap = next((index for index in range(len(by_id)) if index not in by_id), None)
     if gap is not None:
         raise UserError(
-            f"{path}: no word has the id {gap}, and {cut(by_id[max(by_id)])!r} has {max(by_id)}: "
+            f"{path}: no word has the id {gap}, and {cut(by_id[max(by_id)])!r} has {cut(max(by_id))}: "
             "expected ids from 0 on: build the vocabulary again"
         )
     return [by_id[index] for index in range(len(by_id))]

@@ -40,6 +40,7 @@ _PROTOCOL = (
     "relevance",
     "left_out",
 )
+_OF_QUERIES = ("query", "owner", "fold")  # arrays of a `Side` that say which queries it has
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def _is_result(content: dict) -> bool:
         all(type(value) in (int, float) for value in content["metrics"].values())
         and isinstance(content["protocol"], dict)
         and all(isinstance(keys, dict) for keys in content["config"].values())
+        and isinstance(content["config"].get("MISC", {}).get("SEED"), int | None)
         and isinstance(members, list)
         and all(isinstance(member, dict) for member in members)
     )
@@ -182,6 +184,16 @@ def check_comparable(results: Sequence[StoredResult]) -> None:
                 f"{other.folder}: {what} than {first.folder}: ranks are compared query by query, so evaluate "
                 "both on the same files"
             )
+        for prefix, side in first.ranks.sides.items():
+            theirs = other.ranks.sides.get(prefix)
+            if theirs is None or any(
+                not np.array_equal(getattr(side, name), getattr(theirs, name)) for name in _OF_QUERIES
+            ):
+                direction = {"i2t_": "images", "t2i_": "captions"}.get(prefix, "pictures")
+                raise UserError(
+                    f"{other.folder}: other {direction} are queries, or in other folds, than in "
+                    f"{first.folder}: evaluate both on the same files"
+                )
 
 
 def compare(

@@ -133,6 +133,8 @@ def read_ranks(path: Path) -> StoredRanks:
     prefixes = [name.removesuffix("favour") for name in arrays if name.endswith("favour")]
     try:
         sides = {prefix: _side(arrays, prefix) for prefix in prefixes}
+        if not any(len(side.query) for side in sides.values()):
+            raise ValueError("ranks of any query")
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: lacks {cut(error, 80)}; {remedy}") from error
     tie_rule = str(arrays["tie_rule"])

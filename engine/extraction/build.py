@@ -13,7 +13,7 @@ from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
 from engine.extraction.yolox import Yolox
 from models.kernels import onednn
-from models.kernels.precision import AUTO, BFLOAT16, FLOAT32, resolve
+from models.kernels.precision import BFLOAT16, FLOAT32, resolve
 
 
 def build_transform(backbone: Backbone, ten_crop: bool) -> Transform:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.kinds import refusal
 from models.kernels import onednn
 from models.kernels.convolution_plan import INPUT, Add, Clip, Convolution
@@ -268,8 +268,8 @@ class _Reader:
     def _unlike(self, what: str) -> UserError:
         known = ", ".join(sorted(_OPERATORS))
         return UserError(
-            f"{self._path}: bfloat16 is for networks of {known} alone, one after the other, but {what}: "
-            "extract in float32"
+            f"{self._path}: bfloat16 is for networks of {known} alone, one after the other, but "
+            f"{cut(what, 80)}: extract in float32"
         )
 
 

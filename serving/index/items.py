@@ -207,6 +207,8 @@ class Items:
             execute("INSERT INTO dead VALUES (?, ?)", (row, state.change + 1))
 
     def _as_item(self, row: int, columns: Sequence) -> Item:
+        if len(columns) != 4:
+            raise damaged(self.path, f"the item of row {row + 1} has {len(columns)} columns, expected 4")
         identity, caption, metadata, crc = columns
         if not isinstance(identity, str) or crc != _crc(identity, caption, metadata):
             raise damaged(self.path, f"the item of row {row + 1} is not what was written")

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
 from serving.index.engines.exact import Proposing
@@ -309,7 +309,10 @@ def load_lists(folder: Path, saved: Saved) -> InvertedFile:
     faiss = faiss_package()
 
     check_file(folder / LISTS, saved)
-    index = faiss.read_index(str(folder / LISTS))
+    try:
+        index = faiss.read_index(str(folder / LISTS))
+    except RuntimeError as error:
+        raise damaged(folder / LISTS, f"FAISS cannot read it ({cut(error, 80)})") from error
     if index.ntotal != saved.rows:
         raise damaged(folder / LISTS, f"{index.ntotal:,} rows, expected {saved.rows:,}")
     return InvertedFile(index, saved.parameters["probes"])

@@ -183,6 +183,7 @@ def test_ranks_that_are_none_are_named(tmp_path, damage):
     [
         *(("metrics", 1), ("metrics", {"rsum": "high"}), ("metrics", {"rsum": True})),
         *(("protocol", []), ("config", {"MODEL": float("nan")}), ("config", {"OUTPUT": None})),
+        ("config", {"MISC": {"SEED": [1]}}),
         *(("checkpoint", []), ("checkpoint", {"members": 3}), ("checkpoint", {"members": [None]})),
     ],
 )
@@ -191,3 +192,15 @@ def test_a_result_that_is_none_is_named(tmp_path, key, value):
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(UserError, match=r"result\.json: not a result of .*evaluate again"):
         read_result(path)
+
+
+def test_ranks_of_other_queries_of_the_same_images_are_refused(tmp_path):
+    first, other = store(tmp_path / "a", "a"), store(tmp_path / "b", "b")
+    with np.load(other / RANKS_FILE) as kept:
+        arrays = dict(kept)
+    arrays["t2i_owner"] = np.roll(arrays["t2i_owner"], 1)
+    np.savez(other / RANKS_FILE, **arrays)
+    with pytest.raises(
+        UserError, match="b/eval_test: other captions are queries, or in other folds, than in"
+    ):
+        compared(first, other)

@@ -8,7 +8,6 @@ import pytest
 
 from config.errors import UserError
 from config.files.networks import read_backbone
-from engine.extraction import build
 from engine.extraction.build import build_network, choose_precision
 from engine.extraction.onednn_backbone import OnednnNetwork
 from engine.extraction.onnx_backbone import OnnxNetwork
