@@ -1,6 +1,5 @@
 """Extract further pictures exactly as the pictures of a feature file were extracted, by the file's record."""
 
-import contextlib
 import hashlib
 import os
 from dataclasses import asdict, dataclass
@@ -72,10 +71,7 @@ class _Recorded:
     @property
     def precision(self) -> str:
         """Float32, or bfloat16 where that was taken and is to be had here."""
-        if self.wanted == BFLOAT16:
-            with contextlib.suppress(UserError):
-                return choose_precision(BFLOAT16, "precision", self.backbone, bool(self.grid))
-        return FLOAT32
+        return choose_precision(self.wanted, "precision", self.backbone, bool(self.grid))
 
     @property
     def has_regions(self) -> bool:
