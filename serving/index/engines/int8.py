@@ -4,10 +4,11 @@ The codes say of each row how high its score with a query may be, and how low. N
 whose highest score is below the k-th of all lowest. Those that can are scored from their vectors, beginning
 with those that may score highest.
 
-A query alone is rounded to 7 bits, but for the sixteenth of its numbers that are largest, which have 14, and
-all codes are read once, where they lie. That leaves more rows to score than 14 bits would, but a second
-product would take longer than these; only where too many are left, the query is asked again with 14 bits
-throughout. Queries together have 14 bits at once, since what each leaves adds up.
+A query alone is rounded to 7 bits, and all codes are read once, where they lie. Where some of its numbers are
+far larger than the rest, the sixteenth of them that is largest has 14 bits. That leaves more rows to score
+than 14 bits throughout would, but a second product would take longer than these; only where too many are
+left, the query is asked again with 14 bits. Queries together have 14 bits at once, since what each leaves
+adds up.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from serving.index.engines.integers import LARGEST, ZERO, multiply
 
 _BASE = 2 * LARGEST + 1  # a query's numbers are whole and have one or two digits of this base
 _MANY_TO_A_LARGE = 16  # columns, of which one may be too large for one digit of a query alone
+_PEAK = 5  # times the usual size: a query with a larger number has such columns (Gaussian ones have none)
 _FIRST_ROWS = 4096  # by which a first threshold is known
 _BLOCK_PRODUCTS = 1 << 16  # that are compared at a time: they stay in a core's cache
 _FEWEST_TAKEN = 4096  # rows that may be taken one by one for a query, before all vectors are read
@@ -133,9 +135,10 @@ def _asked(queries: np.ndarray, codes: Codes, digits: int) -> _Asked:
     precise = queries.astype(np.float64)
     wide = precise * codes.widths  # [Q,D]
     sizes = np.sort(np.abs(wide).max(axis=0))
-    step = sizes[-1] / (LARGEST * _BASE)
-    if digits == 1:
-        step = max(step, sizes[-1 - len(sizes) // _MANY_TO_A_LARGE] / LARGEST)
+    step = sizes[-1] / LARGEST
+    if digits == 2 or sizes[-1] > _PEAK * np.sqrt(np.square(sizes).mean()):
+        most = sizes[-1 - len(sizes) // _MANY_TO_A_LARGE] if digits == 1 else 0
+        step = max(step / _BASE, most / LARGEST)
     step = np.float32(step * (1 + 1e-6)) or np.float32(1)
     whole = np.rint(wide / step)
     rest = np.linalg.norm(wide / step - whole, axis=1).max()
