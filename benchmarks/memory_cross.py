@@ -46,7 +46,7 @@ def measure(images: int, captions: int) -> dict[str, float]:
     prepare_runtime(device="cpu")
     from engine.evaluation.cross import cross_blocks, rank_cross
     from engine.evaluation.pair_scoring import data_identity, pairs_identity
-    from engine.evaluation.score_shards import ScoreShards
+    from engine.evaluation.scores.shards import ScoreShards
 
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), images, captions)

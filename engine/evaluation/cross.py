@@ -21,8 +21,8 @@ from engine.certificates.sides import Side
 from engine.evaluation.pair_scoring import score_shared, scored_blocks
 from engine.evaluation.protocol import check_protocol, make_result, protocol_of
 from engine.evaluation.result import Result
-from engine.evaluation.score_file import ScoreFile, names_in_file, open_scores
-from engine.evaluation.score_shards import MemoryScores, ScoreStore
+from engine.evaluation.scores.file import ScoreFile, names_in_file, open_scores
+from engine.evaluation.scores.shards import MemoryScores, ScoreStore
 from engine.inspection.kept_lists import ListKeeper
 from engine.ranking.counter import RankCounter
 from engine.ranking.metrics import RECALLS, summarize

@@ -20,7 +20,7 @@ from engine.evaluation.protocol import (
     tensors_of,
 )
 from engine.evaluation.result import Result
-from engine.evaluation.score_file import ScoreFile, names_in_file, open_scores
+from engine.evaluation.scores.file import ScoreFile, names_in_file, open_scores
 from engine.parallel.processes import all_or_none, process_number, world_size
 from engine.parallel.shared_rows import share_rows
 from engine.ranking.ranks import Question, rank_counters

@@ -12,7 +12,7 @@ from config.progress import ShowProgress
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
 from engine.evaluation.protocol import check_finite, evaluation_mode, tensors_of
-from engine.evaluation.score_shards import ScoreStore
+from engine.evaluation.scores.shards import ScoreStore
 from engine.parallel.processes import all_or_none, broadcast_array, process_number, world_size
 
 SCORING = "score pairs"

@@ -10,7 +10,7 @@ from datasets.pairs import ListedPairs, candidate_pairs, folds_of_images
 from engine.evaluation.cross import candidate_blocks, cross_blocks, scores_of_candidates
 from engine.evaluation.protocol import make_result
 from engine.evaluation.result import Result
-from engine.evaluation.score_shards import ScoreStore
+from engine.evaluation.scores.shards import ScoreStore
 from engine.ranking.counter import RankCounter, TiedRanks
 from engine.ranking.short_lists import ShortLists
 

@@ -18,7 +18,7 @@ from engine.evaluation.dual import encode, evaluate, rank_encoded
 from engine.evaluation.protocol import check_protocol
 from engine.evaluation.query_bank import normalised
 from engine.evaluation.result import format_measured, read_reranked
-from engine.evaluation.score_file import open_scores
+from engine.evaluation.scores.file import open_scores
 from engine.evaluation.swapped import rows_of, swapped_accuracy, swapped_scores
 from engine.parallel.processes import all_or_none, is_main, process_number, world_size
 from engine.runs.checkpoint import resolve_checkpoint, start_from

@@ -16,7 +16,7 @@ from datasets.captions.swapped import SwappedPair
 from datasets.pair_dataset import PairDataset
 from datasets.pairs import PairBlocks, Pairs
 from engine.evaluation.pair_scoring import data_identity, pairs_identity, pairs_per_second, score_blocks
-from engine.evaluation.score_shards import ScoreShards
+from engine.evaluation.scores.shards import ScoreShards
 from engine.evaluation.swapped import cross_swapped_scores, swapped_accuracy
 from engine.parallel.processes import (
     broadcast_values,

@@ -14,7 +14,7 @@ from datasets.retrieval_dataset import RetrievalDataset
 from engine.evaluation.ensemble import check_same_pairs
 from engine.evaluation.reranking import WEIGHTS, listed_blocks, rerank
 from engine.evaluation.result import Result
-from engine.evaluation.score_shards import ScoreShards
+from engine.evaluation.scores.shards import ScoreShards
 from engine.parallel.processes import is_main
 from engine.ranking.short_lists import ShortLists
 from engine.tasks.certificates import certificate_entry, certified

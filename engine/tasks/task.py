@@ -17,7 +17,7 @@ from datasets.words.wordpiece import WordPiece
 from engine.certificates.sides import Certified
 from engine.evaluation.image import ImageResult
 from engine.evaluation.result import Result
-from engine.evaluation.score_shards import ScoreShards
+from engine.evaluation.scores.shards import ScoreShards
 from engine.inspection.kept_lists import KeptLists
 
 Batches = tuple[int, Iterable[dict[str, np.ndarray]]]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config.cores import helpers_core
 from config.errors import UserError
 from config.files.kinds import refusal
+from config.machine.cores import helpers_core
 
 
 class Graph:

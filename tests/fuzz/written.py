@@ -18,7 +18,7 @@ from engine.certificates.stored import RANKS_FILE, write_ranks
 from engine.conversion.recognise import open_source as open_checkpoint
 from engine.conversion.reference import read_reference
 from engine.conversion.vocabularies import words_of
-from engine.evaluation.score_shards import IDENTITY, ScoreShards
+from engine.evaluation.scores.shards import IDENTITY, ScoreShards
 from engine.protocols.coco import CocoNames
 from engine.protocols.pmrp import read_codes
 from engine.protocols.scored import read_scores

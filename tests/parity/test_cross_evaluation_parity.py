@@ -13,7 +13,7 @@ from datasets.pair_dataset import PairDataset
 from datasets.words.wordpiece import WordPiece
 from engine.evaluation.cross import cross_blocks, evaluate_candidates, evaluate_cross, rank_cross
 from engine.evaluation.pair_scoring import score_blocks
-from engine.evaluation.score_shards import MemoryScores
+from engine.evaluation.scores.shards import MemoryScores
 from tests.parity.test_oscar_parity import oscar_of
 
 TOKENS, REGIONS, WIDTH = 24, 10, 54

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from config.cores import bind_helper
+from config.machine.cores import bind_helper
 from serving.index.engines.codes import SINGLE, Codes
 from serving.index.engines.exact import Everything, TakeRows, best_first, exact_scores
 from serving.index.engines.integers import LARGEST, ZERO, multiply

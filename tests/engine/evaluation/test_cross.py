@@ -14,7 +14,7 @@ from engine.evaluation.cross import (
 )
 from engine.evaluation.pair_scoring import score_blocks, score_pairs
 from engine.evaluation.result import format_table
-from engine.evaluation.score_shards import MemoryScores
+from engine.evaluation.scores.shards import MemoryScores
 from engine.ranking.metrics import ranks, summarize
 from engine.runs.run_log import validation_line
 from tests.pair_data import PlainScorer, dense_scores, pair_dataset

@@ -9,7 +9,7 @@ from engine.evaluation.cross import evaluate_cross
 from engine.evaluation.dual import Encoded, rank_encoded
 from engine.evaluation.pair_scoring import score_blocks
 from engine.evaluation.reranking import listed_blocks, rerank, short_list_ranks
-from engine.evaluation.score_shards import MemoryScores
+from engine.evaluation.scores.shards import MemoryScores
 from engine.ranking.short_lists import ShortLists
 from engine.ranking.similarity import similarity_of
 from tests.pair_data import PlainScorer, dense_scores, pair_dataset

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from config.errors import UserError
 from engine.evaluation.cross import cross_blocks, rank_cross
 from engine.evaluation.pair_scoring import data_identity, pairs_identity, score_blocks
-from engine.evaluation.score_shards import IDENTITY, ScoreShards
+from engine.evaluation.scores.shards import IDENTITY, ScoreShards
 from tests.pair_data import PlainScorer, pair_dataset
 
 

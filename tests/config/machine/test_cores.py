@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from config.cores import bind_helper, helpers_core
+from config.machine.cores import bind_helper, helpers_core
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from engine.evaluation.score_file import ScoreFile
+from engine.evaluation.scores.file import ScoreFile
 
 
 def test_pieces_in_any_order_make_one_plain_npz(tmp_path):
