@@ -7,7 +7,8 @@ from _report import ROOT
 
 from engine.runtime import prepare_runtime, set_environment
 
-set_environment()  # as the tools do, before NumPy is imported
+if __name__ == "__main__":
+    set_environment()  # as the tools do, before NumPy is imported
 
 from _race import OURS, SETTINGS, VOCABULARY, WEIGHTS, WORD_DIM, measure_steps, measure_turns
 
