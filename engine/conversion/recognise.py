@@ -95,10 +95,14 @@ def _refuse_parts(path: Path, names: list[str]) -> None:
         )
     if any("word_embeddings" in name for name in names):
         if path.with_name(CONFIG_FILE).is_file():
-            raise UserError(
-                f"{path}: a BERT's weights beside {CONFIG_FILE}: rename the file to pytorch_model.bin, and "
-                f"give the folder, {path.parent}"
-            )
+            others = [name for name in WEIGHTS if path.with_name(name).is_file()]
+            remedy = f"rename the file to pytorch_model.bin, and give the folder, {path.parent}"
+            if others:
+                remedy = (
+                    f"the folder is that of {others[0]}: copy {CONFIG_FILE}, vocab.txt and this file, as "
+                    "pytorch_model.bin, into another folder, and give that one"
+                )
+            raise UserError(f"{path}: a BERT's weights beside {CONFIG_FILE}: {remedy}")
         raise UserError(
             f"{path}: a BERT's weights: put {CONFIG_FILE} and vocab.txt beside them, under one of the names "
             f"{', '.join(WEIGHTS)}, and give the folder"

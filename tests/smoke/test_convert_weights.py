@@ -595,6 +595,13 @@ def test_a_berts_weights_of_another_name_are_renamed(run_quickly, oscar, tmp_pat
     )
 
 
+def test_a_berts_weights_beside_others_get_a_folder_of_their_own(run_quickly, oscar, tmp_path):
+    path = oscar / "pytorch_model.legacy.bin"
+    path.write_bytes((oscar / "pytorch_model.bin").read_bytes())
+    done = run_quickly("convert_weights", path, tmp_path / "out")
+    assert done.returncode == 2 and "the folder is that of pytorch_model.bin: copy config.json" in done.stderr
+
+
 def test_a_checkpoint_is_no_vocabulary(run_quickly, tmp_path):
     write_vsepp(tmp_path / "a.pth.tar")
     done = run_quickly("convert_weights", "a.pth.tar", "run", "--vocabulary", "a.pth.tar", cwd=tmp_path)
