@@ -29,7 +29,7 @@ def main() -> None:
     """Search by the process that serves the index, or else here, and end the process with the exit code."""
     code = served(sys.argv[1:])
     if code is not None:
-        sys.exit(code)
+        os._exit(code)  # all is written; Python takes longer to leave than some searches take
     import _init_paths  # noqa: F401
     import _search_index
     from _command import run
@@ -47,9 +47,9 @@ def served(words: list[str]) -> int | None:
         if answer is None:
             return None
         code, errors, out = answer
-        sys.stderr.write(errors)
-        sys.stdout.write(out)
-        sys.stdout.flush()
+        for stream, text in ((sys.stderr, errors), (sys.stdout, out)):
+            stream.write(text)
+            stream.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
