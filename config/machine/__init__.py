@@ -1,1 +1,1 @@
-"""What has to be known of the machine before NumPy is imported."""
+"""What is known of the machine: the kernels to multiply by, before NumPy is imported, and its cores."""
