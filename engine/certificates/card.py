@@ -51,7 +51,12 @@ def _protocol(protocol: dict) -> str:
     sizes = [f"{protocol[name]:,} {name}" for name in ("images", "captions", "classes") if name in protocol]
     folds = f", mean of {protocol['folds']} folds" if protocol["folds"] > 1 else ""
     relevance = f"; right ones by {protocol['relevance']}" if "relevance" in protocol else ""
-    return f"`{protocol['split']}`, {', '.join(sizes)}{folds}{relevance}; ties {protocol['tie_rule']}"
+    bank = (
+        f"; scores normalised by a bank of {protocol['query_bank']['split']}"
+        if "query_bank" in protocol
+        else ""
+    )
+    return f"`{protocol['split']}`, {', '.join(sizes)}{folds}{relevance}{bank}; ties {protocol['tie_rule']}"
 
 
 def _meaning(content: dict) -> str:

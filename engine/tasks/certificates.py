@@ -20,6 +20,7 @@ def certified(cfg: CfgNode, sides: Sides, over: str = "images") -> Certificate |
 def behind(cfg: CfgNode, checkpoint: dict, sides: Sides, over: str = "images") -> dict[str, dict]:
     """Return what stands behind the numbers of a report: the fields `certified` and `settings` of a run."""
     certificate = certified(cfg, sides, over)
+    bank, temperature = cfg.EVAL.QUERY_BANK, cfg.EVAL.QUERY_BANK_TEMPERATURE
     data, optimization = cfg.DATASET, cfg.OPTIMIZATION
     settings = {
         "data set": data.NAME or data.FORMAT,
@@ -31,6 +32,7 @@ def behind(cfg: CfgNode, checkpoint: dict, sides: Sides, over: str = "images") -
         "batch": str(optimization.BATCH_SIZE),
         "seed": str(cfg.MISC.SEED),
         "weights": f"step {checkpoint['step']}, SHA-256 {checkpoint['sha256'][:12]}",
+        **({"query bank": f"{bank}, temperature {temperature:g}"} if bank else {}),
     }
     return {"certified": certificate.metrics if certificate else {}, "settings": settings}
 

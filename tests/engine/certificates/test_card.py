@@ -62,3 +62,10 @@ def test_numbers_with_intervals_and_their_limits():
 def test_without_intervals_the_card_says_so():
     card = model_card({**CONTENT, "certificate": {}})
     assert "| image to text R@1 | 5.0 |" in card and "No intervals were computed" in card
+
+
+def test_the_card_says_that_a_bank_normalised_the_scores():
+    bank = {"split": "train", "images": 90, "sentences": 300, "temperature": 0.07}
+    assert "bank" not in model_card(CONTENT)
+    card = model_card({**CONTENT, "protocol": {**CONTENT["protocol"], "query_bank": bank}})
+    assert "right ones by image id; scores normalised by a bank of train; ties against" in card
