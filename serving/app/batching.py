@@ -34,7 +34,8 @@ class _Job:
 class Batcher:
     """A bounded queue before `answer`, which one thread calls with at most `most_together` questions.
 
-    `answer` returns an answer, or an exception, for each question.
+    `answer` returns an answer, or an exception, for each question. At most `room` questions are inside, those
+    that are being answered among them, so that the last one is answered as soon as `room` questions can be.
     """
 
     def __init__(
@@ -46,27 +47,35 @@ class Batcher:
     ) -> None:
         self._answer, self._metrics, self._most = answer, metrics, most_together
         self._jobs: queue.Queue[_Job | None] = queue.Queue(room)
-        self._closed = False
+        self._room, self._inside, self._closed = room, 0, False
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether a question would be refused now."""
+        return self._closed or self._inside >= self._room
 
     async def ask(self, question: object, seconds: float) -> object:
         """Return the answer of a question; raise FullError, LateError after `seconds`, or what it raised."""
         job = _Job(question, time.monotonic() + seconds)
         try:
-            if self._closed:
+            if self.is_full:
                 raise queue.Full
             self._jobs.put_nowait(job)
         except queue.Full:
             self._metrics.refused.labels("full").inc()
             raise FullError from None
         self._metrics.waiting.set(self._jobs.qsize())
+        self._inside += 1
         try:
             # A client that leaves cancels this coroutine, and with it the job if it still waits.
             return await asyncio.wait_for(asyncio.wrap_future(job.future), seconds)
         except asyncio.TimeoutError:  # its own class until Python 3.11
             self._metrics.refused.labels("deadline").inc()
             raise LateError from None
+        finally:
+            self._inside -= 1
 
     def close(self) -> None:
         """Answer what waits, then end the thread."""

@@ -8,11 +8,13 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Callable
 
 from serving.app.metrics import Metrics
 from serving.app.settings import Settings
 
 LOG = logging.getLogger("retrieval")
+FULL = "too many queries wait: try again later"
 OPEN_PATHS = ("/health", "/ready")
 _READING = ("GET", "HEAD", "OPTIONS")
 _ASKING = (
@@ -35,10 +37,16 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware around `app`: refuses what is not allowed, and adds the headers to every answer."""
+    """ASGI middleware around `app`: refuses what is not allowed, and adds the headers to every answer.
 
-    def __init__(self, app, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    While `is_full()`, searches are refused here, since reading one that cannot be answered takes time from
+    those that can.
+    """
+
+    def __init__(
+        self, app, settings: Settings, metrics: Metrics, is_full: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._app, self._settings, self._metrics, self._is_full = app, settings, metrics, is_full
         own = {"localhost", "127.0.0.1", "[::1]"} if settings.loopback else set()
         named = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._hosts = {*own, *settings.hosts} | ({named} - {"0.0.0.0", "[::]"})
@@ -80,7 +88,7 @@ class Guard:
                     answer, 500, "internal", f"an error inside the service; its log has it as {request}"
                 )
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in _ASKING else "none")
             self._metrics.requests.labels(route, str(status)).inc()
             took = (time.perf_counter() - began) * 1000
             asked = scope["query_string"].decode("latin-1") if self._settings.log_queries else ""
@@ -102,6 +110,9 @@ class Guard:
         asked = writing or settings.read_key is not None or not settings.loopback
         if asked and not _is_one_of(given, keys):
             return 401, "key", "expected a key, as `Authorization: Bearer KEY` or as a password"
+        if scope["path"] == "/v1/search" and self._is_full():
+            self._metrics.refused.labels("full").inc()
+            return 429, "full", FULL
         return None
 
     def _known_host(self, host: str) -> bool:
@@ -170,6 +181,8 @@ async def refuse(send, status: int, code: str, message: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="retrieval", charset="UTF-8"'))
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
     if status in (408, 413):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -13,7 +13,7 @@ from config.errors import UnavailableError, UserError
 from serving.app.api import NO_ITEM, Service, routes
 from serving.app.batching import Batcher, FullError, LateError
 from serving.app.collection import BusyError, Collection, Question, UnknownError, Wanted
-from serving.app.guard import Guard
+from serving.app.guard import FULL, Guard
 from serving.app.metrics import Metrics
 from serving.app.page import View, is_for_people, page_routes
 from serving.app.pictures import Thumbnails
@@ -72,7 +72,12 @@ def make_app(
     app.include_router(routes(service))
     app.include_router(page_routes(service))
     add_errors(app, View(service))
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        metrics=metrics,
+        is_full=lambda: all(each.batcher.is_full for each in services),
+    )
     return app
 
 
@@ -119,7 +124,7 @@ def add_errors(app: FastAPI, view: View) -> None:
 
     @app.exception_handler(FullError)
     async def full(request: Request, error: FullError) -> JSONResponse:
-        return told(429, "full", "too many queries wait: try again later", retry_after="1")
+        return told(429, "full", FULL, retry_after="1")
 
     @app.exception_handler(LateError)
     async def late(request: Request, error: LateError) -> JSONResponse:

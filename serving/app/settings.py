@@ -29,7 +29,7 @@ class Settings:
     upload_pixels: int = 25_000_000
     upload_seconds: float = 20.0
     deadline_seconds: float = 10.0
-    queue: int = 64  # one batch: a query that is accepted waits for the batch before its own alone
+    queue: int = 64  # of each index, with those that are being answered
     most_together: int = 64
     pictures_at_once: int = 8
 

@@ -73,18 +73,20 @@ def test_an_answerer_that_breaks_does_not_end_the_service():
     asyncio.run(asked())
 
 
-def test_a_full_queue_refuses_and_the_rest_is_answered():
+def test_no_more_questions_are_inside_than_there_is_room_and_the_rest_is_refused():
     async def asked() -> None:
         slow = Slow()
-        batcher = Batcher(slow, Metrics(), most_together=1, room=2)
+        batcher = Batcher(slow, Metrics(), most_together=1, room=3)
         first = started(batcher, [0])
         await asyncio.to_thread(slow.began.wait)
         waiting = started(batcher, [2, 4])
         await asyncio.sleep(0)
+        assert batcher.is_full
         with pytest.raises(FullError):
             await batcher.ask(6, 10)
         slow.go.set()
         assert await asyncio.gather(*first, *waiting) == [0, 4, 8]
+        assert not batcher.is_full and await batcher.ask(6, 10) == 12
         batcher.close()
 
     asyncio.run(asked())

@@ -230,3 +230,30 @@ def test_a_slow_client_is_cut_off():
     scope = {"type": "http", "method": "POST", "path": "/v1/search", "query_string": b""}
     asyncio.run(guard(scope | {"headers": [(b"host", b"localhost")]}, never, send))
     assert sent[0]["status"] == 408
+
+
+def test_a_search_is_refused_before_it_is_read_while_the_queue_is_full():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def asked(path: str, full: bool) -> dict:
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        guard = Guard(app, Settings(), Metrics(), lambda: full)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"host", b"localhost")],
+        }
+        asyncio.run(guard(scope, None, send))
+        return sent[0]
+
+    refused = asked("/v1/search", True)
+    assert refused["status"] == 429 and (b"retry-after", b"1") in refused["headers"]
+    assert asked("/v1/search", False)["status"] == asked("/health", True)["status"] == 200
