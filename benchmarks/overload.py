@@ -1,8 +1,9 @@
 """What a service does under twice the load that it can bear: some is answered in time, the rest gets 429.
 
 First CLIENTS connections ask as fast as they are answered, which gives the highest rate and its p99. Then
-queries come at twice that rate, at even distances, for MINUTES, whatever is answered; the memory of the
-service is read each second. Index, model and sentences are those of benchmarks/service.py.
+queries come at twice that rate, at even distances, for MINUTES, whatever is answered, over connections that
+stay open; the memory of the service is read each second. The client takes its part of the same cores. Index,
+model and sentences are those of benchmarks/service.py.
 
     python benchmarks/overload.py            (MINUTES=10 in the environment; default 1)
 """
@@ -51,23 +52,28 @@ def main() -> None:
 async def overload(port: int, process: int, rate: float) -> dict:
     """Ask at a rate for MINUTES; return what was accepted, refused, how late, and the service's memory."""
     random = np.random.default_rng()
-    times, refused, others, memory, asked = [], 0, 0, [], set()
+    times, refused, others, memory, asked, idle = [], 0, 0, [], set(), []
     began, number = time.perf_counter(), 0
     ends = began + 60 * MINUTES
     free = asyncio.Semaphore(CONNECTIONS)
 
     async def ask() -> None:
         nonlocal refused, others
-        start, writer = time.perf_counter(), None
+        start, pair = time.perf_counter(), None
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(question(random))
-            status, _ = await answered(reader)
+            while idle and pair is None:
+                pair = idle.pop()
+                if pair[0].at_eof():  # the service closes what was idle for seconds
+                    pair = None
+            pair = pair or await asyncio.open_connection("127.0.0.1", port)
+            pair[1].write(question(random))
+            status, _ = await answered(pair[0])
+            idle.append(pair)
         except (OSError, asyncio.IncompleteReadError):
             status = "none"
+            if pair:
+                pair[1].close()
         finally:
-            if writer:
-                writer.close()
             free.release()
         if status == "200":
             times.append((time.perf_counter() - start) * 1000)
