@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from service import CLIENTS, PICTURES, WIDTH, answered, make, question, served
+from service import CLIENTS, PICTURES, WIDTH, make, question, served
 
 MINUTES = float(os.environ.get("MINUTES", "1"))
 CONNECTIONS = 512  # at most at the same time: twice as many as the service lets wait
@@ -49,35 +49,61 @@ def main() -> None:
         raise SystemExit(f"expected 200 and 429 alone, got {found['others']} others")
 
 
+class Connection(asyncio.Protocol):
+    """An open connection that asks one query at a time; the client shall take little of the cores."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Keep what writes."""
+        self.transport, self._answer = transport, None
+
+    def ask(self, request: bytes) -> asyncio.Future:
+        """Send a request; the future has the status of its answer, or the error that ended the connection."""
+        self._answer, self._came = asyncio.get_running_loop().create_future(), b""
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        """Tell the status once the whole answer is there."""
+        self._came += data
+        head, end, body = self._came.partition(b"\r\n\r\n")
+        if end and len(body) >= int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]):
+            self._answer.set_result(head.split(b" ", 2)[1])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever waits."""
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError())
+
+
 async def overload(port: int, process: int, rate: float) -> dict:
     """Ask at a rate for MINUTES; return what was accepted, refused, how late, and the service's memory."""
     random = np.random.default_rng()
+    requests = [question(random) for _ in range(5000)]
     times, refused, others, memory, asked, idle = [], 0, 0, [], set(), []
     began, number = time.perf_counter(), 0
     ends = began + 60 * MINUTES
     free = asyncio.Semaphore(CONNECTIONS)
 
-    async def ask() -> None:
+    async def ask(request: bytes) -> None:
         nonlocal refused, others
-        start, pair = time.perf_counter(), None
+        start, connection = time.perf_counter(), None
         try:
-            while idle and pair is None:
-                pair = idle.pop()
-                if pair[0].at_eof():  # the service closes what was idle for seconds
-                    pair = None
-            pair = pair or await asyncio.open_connection("127.0.0.1", port)
-            pair[1].write(question(random))
-            status, _ = await answered(pair[0])
-            idle.append(pair)
-        except (OSError, asyncio.IncompleteReadError):
-            status = "none"
-            if pair:
-                pair[1].close()
+            while idle and connection is None:
+                connection = idle.pop()
+                if connection.transport.is_closing():  # the service closes what was idle for seconds
+                    connection = None
+            if connection is None:
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+            status = await connection.ask(request)
+            idle.append(connection)
+        except OSError:
+            status = b"none"
         finally:
             free.release()
-        if status == "200":
+        if status == b"200":
             times.append((time.perf_counter() - start) * 1000)
-        elif status == "429":
+        elif status == b"429":
             refused += 1
         else:
             others += 1
@@ -90,7 +116,7 @@ async def overload(port: int, process: int, rate: float) -> dict:
     watching = asyncio.ensure_future(watch())
     while time.perf_counter() < ends:
         await free.acquire()
-        task = asyncio.ensure_future(ask())
+        task = asyncio.ensure_future(ask(requests[number % len(requests)]))
         asked.add(task)
         task.add_done_callback(asked.discard)
         number += 1
