@@ -16,7 +16,7 @@ import numpy as np
 from engine.evaluation.dual import Encoded
 from engine.ranking.similarity import Similarity
 
-_BLOCK = 1024  # items whose scores with all of a bank are in memory, and of the bank at a time
+_BLOCK = 1024  # items, and queries of a bank, whose scores are in memory at a time
 
 
 def normalised(

@@ -103,9 +103,9 @@ def measure(cfgs: Sequence[CfgNode], options: EvaluationOptions) -> Measured | N
     """Measure the dual encoder of `cfgs`, or an ensemble of several, as EVAL of the first one says.
 
     With EVAL.QUERY_BANK, a split normalises the scores. With EVAL.RERANK_DIR, a cross encoder then re-ranks
-    the short lists. Models are loaded one at a time.
-    Processes of a launched job share the work; all but the first return None. Raises UserError for members
-    whose images or captions differ, and whatever `engine.evaluation.dual.evaluate` raises.
+    the short lists. Models are loaded one at a time. Processes of a launched job share the work; all but the
+    first return None. Raises UserError for members whose images or captions differ, and whatever
+    `engine.evaluation.dual.evaluate` raises.
     """
     cfg = cfgs[0]
     _check_members(cfgs, options)
