@@ -34,6 +34,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Guard:
@@ -65,8 +66,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 there = {name for name, _ in message["headers"]}
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *(each for each in added if each[0] not in there)]
+                added = [header for header in _HEADERS if header[0] not in there]
+                message["headers"] = [*message["headers"], *added]
                 if b"cache-control" not in there:
                     message["headers"].append((b"cache-control", b"no-store"))
             await send(message)

@@ -43,7 +43,8 @@ from engine.weights.bert_folder import read_bert_config
 from engine.weights.stored import stored_tensors
 from engine.weights.tensor_files import open_safetensors, read_safetensors, save_safetensors
 from engine.weights.weight_files import open_weights
-from models.kernels.choice import Choice, keep_choice, read_choice
+from models.kernels import onednn
+from models.kernels.choice import BFLOAT16, FLOAT32, Choice, keep_choice, read_choice
 from serving.search.embeddings import Embeddings, read_embeddings, write_embeddings
 from tests.engine.inspection.evaluated import Split
 from tests.onnx_networks import write_convolutions, write_means
@@ -297,7 +298,8 @@ def _onnx(folder: Path) -> None:
 
 
 def _read_convolutions(folder: Path) -> None:
-    network = OnednnNetwork(folder / "net.onnx", "image", "pool", 8)
+    precision = BFLOAT16 if onednn.has_bfloat16() else FLOAT32
+    network = OnednnNetwork(folder / "net.onnx", "image", "pool", 8, precision=precision)
     network(np.zeros((1, 3, 8, 8), np.float32))
 
 
@@ -505,7 +507,7 @@ READERS = {
     "safetensors": Reader(_safetensors, _read_safetensors, ("m.safetensors",)),
     "torch": Reader(_torch, _read_weights("m.pth"), ("m.pth",)),
     "Paddle": Reader(_paddle, _read_weights("m.pdparams"), ("m.pdparams",)),
-    "network in bfloat16": Reader(
+    "network of convolutions": Reader(
         lambda folder: write_convolutions(folder / "net.onnx"), _read_convolutions, ("net.onnx",)
     ),
     "network": Reader(_onnx, _read_onnx, ("net.onnx",)),

@@ -167,7 +167,10 @@ def test_metrics_and_what_stands_behind_them_where_the_gallery_holds_the_queries
     queries = dataset_of(write(tmp_path / "q", {"cat": 2, "dog": 2, "eel": 1}, shown))
     gallery = dataset_of(write(tmp_path / "g", sizes, shown), "all")
     result = evaluate_images(Pooled(), queries, gallery)
-    scores = result.queries.embeddings @ result.gallery.embeddings.T
+    # Each score is the float32 nearest to the exact sum, so that copies tie; a product in float32 may round
+    # the scores of two copies apart.
+    wide = (each.embeddings.astype(np.float64) for each in (result.queries, result.gallery))
+    scores = np.inner(*wide).astype(np.float32)
     numbers: dict[str, list[float]] = {name: [] for name in result.metrics}
     relevant, rivals = [], []
     for row, query in enumerate(queries.image_ids):
