@@ -155,7 +155,10 @@ def serve(side: str, folder: Path) -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as tools/serve_retrieval.py does
     print("ready", listening.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error")).run(sockets=[listening])
+    from serving.app.guard import BoundedProtocol
+
+    config = uvicorn.Config(app, access_log=False, log_level="error", http=BoundedProtocol)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def ours(folder: Path, most_together: int):

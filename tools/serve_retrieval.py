@@ -34,6 +34,7 @@ def main() -> None:
     try:
         import uvicorn
 
+        from serving.app.guard import BoundedProtocol
         from serving.app.service import make_app
     except ModuleNotFoundError as error:
         raise UserError(
@@ -88,7 +89,7 @@ def main() -> None:
             timeout_keep_alive=10,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 5,
             limit_concurrency=1024,  # connections, of which a page opens several
-            h11_max_incomplete_event_size=64 << 10,
+            http=BoundedProtocol,
         )
     )
     announce(server, app, settings)

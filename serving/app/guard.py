@@ -10,6 +10,8 @@ import secrets
 import time
 from collections.abc import Callable
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 from serving.app.metrics import Metrics
 from serving.app.settings import Settings
 
@@ -35,6 +37,31 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+HEAD_BYTES = 64 << 10  # of a request line with its headers
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP of one connection, which ends where a head has more than HEAD_BYTES: llhttp takes any number."""
+
+    _head: int | None = 0  # bytes of a head that has not ended; None while a body comes
+
+    def on_message_begin(self) -> None:
+        """Count anew."""
+        self._head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Leave the body to `Guard`."""
+        self._head = None
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, and refuse it where a head goes on for too long."""
+        super().data_received(data)
+        if self._head is not None and not self.transport.is_closing():
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self.send_400_response(f"expected a head of at most {HEAD_BYTES:,} bytes")
 
 
 class Guard:

@@ -76,7 +76,7 @@ def make_app(
         Guard,
         settings=settings,
         metrics=metrics,
-        is_full=lambda: all(each.batcher.is_full for each in services),
+        is_full=lambda: all(each.batcher.refuses() for each in services),
     )
     return app
 

@@ -105,6 +105,14 @@ def test_wrong_lengths_and_heads_are_refused(served_once, head):
     assert Client(served_once.address).search("red dog", k=1)["hits"]
 
 
+def test_a_head_that_does_not_end_is_refused_after_64_kilobytes(served_once):
+    host, port = served_once.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(b"GET /v1/search?q=red HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * (65 << 10))
+        assert b"400 Bad Request" in client.recv(1000)
+    assert Client(served_once.address).search("red dog", k=1)["hits"]
+
+
 def waiting(service: Served) -> float:
     """Return how many queries wait, from what the service counts."""
     text = Client(service.address)._call("GET", "/metrics").decode()

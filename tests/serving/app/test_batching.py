@@ -81,12 +81,39 @@ def test_no_more_questions_are_inside_than_there_is_room_and_the_rest_is_refused
         await asyncio.to_thread(slow.began.wait)
         waiting = started(batcher, [2, 4])
         await asyncio.sleep(0)
-        assert batcher.is_full
+        assert batcher.refuses()
         with pytest.raises(FullError):
             await batcher.ask(6, 10)
         slow.go.set()
         assert await asyncio.gather(*first, *waiting) == [0, 4, 8]
-        assert not batcher.is_full and await batcher.ask(6, 10) == 12
+        assert not batcher.refuses() and await batcher.ask(6, 10) == 12
+        batcher.close()
+
+    asyncio.run(asked())
+
+
+def test_a_fifth_of_the_room_stays_free_for_a_second_after_a_refusal(monkeypatch):
+    """Refusals take time, too, which those that are inside would wait for."""
+
+    async def asked() -> None:
+        slow, now = Slow(), 0.0
+        monkeypatch.setattr("serving.app.batching.time.monotonic", lambda: now)
+        batcher = Batcher(slow, Metrics(), most_together=4, room=10)
+        first = started(batcher, range(0, 20, 2))
+        await asyncio.sleep(0)
+        assert batcher.refuses()
+        slow.go.set()
+        await asyncio.gather(*first)
+        slow.go.clear()
+        second = started(batcher, range(0, 16, 2))
+        await asyncio.sleep(0)
+        assert batcher.refuses(), "8 are inside"
+        now = 0.9
+        assert batcher.refuses()
+        now = 1.95
+        assert not batcher.refuses(), "nobody was refused for a second"
+        slow.go.set()
+        await asyncio.gather(*second)
         batcher.close()
 
     asyncio.run(asked())
