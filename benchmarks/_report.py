@@ -67,7 +67,9 @@ def run_child(script: str, *arguments: str) -> dict:
     command = [sys.executable, script, *arguments]
     child = subprocess.run(command, env=untuned(), capture_output=True, text=True)
     if child.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{child.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(map(str, command))} ended with {child.returncode}:\n{child.stderr[-2000:]}"
+        )
     return json.loads(child.stdout.splitlines()[-1])
 
 

@@ -157,7 +157,9 @@ def serve(side: str, folder: Path) -> None:
     print("ready", listening.getsockname()[1], flush=True)
     from serving.app.guard import BoundedProtocol
 
-    config = uvicorn.Config(app, access_log=False, log_level="error", http=BoundedProtocol)
+    config = uvicorn.Config(
+        app, access_log=False, log_level="error", http=BoundedProtocol, proxy_headers=False
+    )
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -90,6 +90,7 @@ def main() -> None:
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 5,
             limit_concurrency=1024,  # connections, of which a page opens several
             http=BoundedProtocol,
+            proxy_headers=False,  # nothing depends on the client's address
         )
     )
     announce(server, app, settings)

@@ -37,7 +37,7 @@ class Batcher:
 
     `answer` returns an answer, or an exception, for each question. At most `room` questions are inside, those
     that are being answered among them, so that the last one is answered as soon as `room` questions can be.
-    Refusing others takes the processor's time, too: for a second after one was refused, a fifth of the room
+    Refusing others takes the processor's time, too: for a second after one was refused, a quarter of the room
     stays free, so that those inside do not wait for longer.
     """
 
@@ -58,7 +58,7 @@ class Batcher:
     def refuses(self) -> bool:
         """Tell whether a question that comes now is refused."""
         now = time.monotonic()
-        room = self._room if now > self._refused + 1 else self._room - self._room // 5
+        room = self._room if now > self._refused + 1 else self._room - self._room // 4
         full = self._inside >= room
         if full:
             self._refused = now

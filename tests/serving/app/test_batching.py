@@ -92,22 +92,22 @@ def test_no_more_questions_are_inside_than_there_is_room_and_the_rest_is_refused
     asyncio.run(asked())
 
 
-def test_a_fifth_of_the_room_stays_free_for_a_second_after_a_refusal(monkeypatch):
+def test_a_quarter_of_the_room_stays_free_for_a_second_after_a_refusal(monkeypatch):
     """Refusals take time, too, which those that are inside would wait for."""
 
     async def asked() -> None:
         slow, now = Slow(), 0.0
         monkeypatch.setattr("serving.app.batching.time.monotonic", lambda: now)
-        batcher = Batcher(slow, Metrics(), most_together=4, room=10)
-        first = started(batcher, range(0, 20, 2))
+        batcher = Batcher(slow, Metrics(), most_together=4, room=8)
+        first = started(batcher, range(0, 16, 2))
         await asyncio.sleep(0)
         assert batcher.refuses()
         slow.go.set()
         await asyncio.gather(*first)
         slow.go.clear()
-        second = started(batcher, range(0, 16, 2))
+        second = started(batcher, range(0, 12, 2))
         await asyncio.sleep(0)
-        assert batcher.refuses(), "8 are inside"
+        assert batcher.refuses(), "6 are inside"
         now = 0.9
         assert batcher.refuses()
         now = 1.95
