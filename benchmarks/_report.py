@@ -58,7 +58,7 @@ def alternate(
     return statistics.median(pair[0] for pair in measured), statistics.median(pair[1] for pair in measured)
 
 
-def run_child(script: str, *arguments: str) -> dict:
+def run_child(script: str | Path, *arguments: str) -> dict:
     """Run a Python script in a fresh process and return the JSON object on its last line.
 
     The child inherits no settings of threads or math library from the environment. Raises RuntimeError, with

@@ -12,6 +12,7 @@ benchmarks/service.py.
 from _report import report, run_child
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -96,17 +97,9 @@ async def overload(port: int, process: int, rate: float) -> dict:
 
     async def ask(request: bytes) -> None:
         nonlocal refused, others
-        start, connection = time.perf_counter(), None
+        start = time.perf_counter()
         try:
-            while idle and connection is None:
-                connection = idle.pop()
-                if connection.transport.is_closing():  # the service closes what was idle for seconds
-                    connection = None
-            if connection is None:
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
-            status = await connection.ask(request)
-            idle.append(connection)
+            status = await status_of(request, idle, port)
         except OSError:
             status = b"none"
         finally:
@@ -144,6 +137,22 @@ async def overload(port: int, process: int, rate: float) -> dict:
         "early": median(memory[:fifth]),
         "late": median(memory[-fifth:]),
     }
+
+
+async def status_of(request: bytes, idle: list[Connection], port: int) -> bytes:
+    """Ask on an idle connection, or on a new one, and return the status of the answer."""
+    while idle:
+        connection = idle.pop()
+        if connection.transport.is_closing():  # the service closes what was idle for seconds
+            continue
+        with contextlib.suppress(ConnectionResetError):  # it was closed while the request was on its way
+            status = await connection.ask(request)
+            idle.append(connection)
+            return status
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    status = await connection.ask(request)
+    idle.append(connection)
+    return status
 
 
 def resident(process: int) -> float:
