@@ -7,10 +7,11 @@ server at a time, since the port of its etcd is fixed.
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LONGEST_START = 600_000  # milliseconds; a quiet machine takes twelve seconds
+LONGEST_START = 600  # seconds; a quiet machine takes twelve
 
 
 @contextlib.contextmanager
@@ -25,10 +26,22 @@ def running_server(folder: Path) -> Iterator[str]:
     server = MilvusServer(MilvusServerConfig(), wait_for_started=False, **settings)
     try:
         server.start()
-        server.wait_started(LONGEST_START)
+        wait_started(server)
         yield f"http://127.0.0.1:{server.listen_port}"
     finally:
         server.stop()
+
+
+def wait_started(server) -> None:
+    """Return once `server` answers; raise RuntimeError where it has ended, unseen by its own wait."""
+    ends = time.monotonic() + LONGEST_START
+    while time.monotonic() < ends:
+        with contextlib.suppress(TimeoutError):
+            server.wait_started(1000)  # milliseconds
+            return
+        if (code := server.server_proc.poll()) is not None:
+            raise RuntimeError(f"Milvus ended with {code}: another may hold the port of its etcd, 2379")
+    raise TimeoutError(f"Milvus does not answer after {LONGEST_START} s")
 
 
 def free_port() -> int:

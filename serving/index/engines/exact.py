@@ -75,7 +75,7 @@ class Proposing(ABC):
         self, take: TakeRows, queries: np.ndarray, k: int, allowed: np.ndarray | None, everything: Everything
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D] (`Engine`)."""
-        lengths = np.linalg.norm(queries, axis=1)
+        bounds = self.error and self.error * np.linalg.norm(queries, axis=1)
         found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
         left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if self.error else 4 * k
         while len(left):
@@ -87,7 +87,7 @@ class Proposing(ABC):
                 found[query] = scores, best
                 if self.error is None or len(there) < wanted:
                     continue
-                if proposed[place, -1] + self.error * lengths[query] >= scores[-1]:
+                if proposed[place, -1] + bounds[query] >= scores[-1]:
                     unsure.append(query)
             left, wanted = np.array(unsure, np.int64), wanted * 4
             if wanted > _MOST_PROPOSED:

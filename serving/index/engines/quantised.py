@@ -193,7 +193,8 @@ class InvertedFile(Proposing):
     ) -> tuple[np.ndarray, np.ndarray]:
         faiss = faiss_package()
 
-        parameters = faiss.SearchParametersIVF(nprobe=self.probes)
+        parameters = None
+        self._index.nprobe = self.probes  # takes no time, which an object of parameters would
         if allowed is not None:
             allowed = allowed[: self._index.ntotal]
             share = max(float(allowed.mean()), 1e-3)
