@@ -68,7 +68,8 @@ def package() -> dict:
 
     vectors, labels = (torch.from_numpy(each) for each in embeddings())
     names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
-    calculator = AccuracyCalculator(include=names, knn_func=CustomKNN(CosineSimilarity(), batch_size=1000))
+    knn = CustomKNN(CosineSimilarity(), batch_size=1000)
+    calculator = AccuracyCalculator(include=names, k="max_bin_count", knn_func=knn)
     before, found = peak_memory(), {}
     took = seconds(lambda: found.update(calculator.get_accuracy(vectors, labels)))
     values = dict(zip(("r1", "map_at_r", "r_precision"), (100 * found[name] for name in names), strict=True))
