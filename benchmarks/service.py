@@ -155,11 +155,9 @@ def serve(side: str, folder: Path) -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as tools/serve_retrieval.py does
     print("ready", listening.getsockname()[1], flush=True)
-    from serving.app.guard import BoundedProtocol
+    from serving.app.guard import TimedProtocol
 
-    config = uvicorn.Config(
-        app, access_log=False, log_level="error", http=BoundedProtocol, proxy_headers=False
-    )
+    config = uvicorn.Config(app, access_log=False, log_level="error", http=TimedProtocol, proxy_headers=False)
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -8,6 +8,7 @@ bundled MKL takes a slow path on AMD processors. So neither this module nor a to
 import contextlib
 import ctypes
 import io
+import logging
 import os
 import platform
 import random
@@ -271,6 +272,10 @@ def _import_paddle_quietly() -> None:
         with contextlib.redirect_stderr(printed):
             import paddle  # noqa: F401
     finally:
+        for kept in [each for each in logging.root.handlers if getattr(each, "stream", None) is printed]:
+            logging.root.removeHandler(
+                kept
+            )  # a package of Paddle's has set it up, and all logs would go there
         for line in printed.getvalue().splitlines():
             if not any(notice in line for notice in _KNOWN_NOTICES):
                 print(line, file=sys.stderr)

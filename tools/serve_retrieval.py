@@ -34,7 +34,7 @@ def main() -> None:
     try:
         import uvicorn
 
-        from serving.app.guard import BoundedProtocol
+        from serving.app.guard import TimedProtocol
         from serving.app.service import make_app
     except ModuleNotFoundError as error:
         raise UserError(
@@ -78,7 +78,7 @@ def main() -> None:
         if collection.card.holds == "pictures" and not thumbnails.shown:
             print(f"{name}: no pictures are shown: name their folder with --pictures FOLDER", flush=True)
         opened.append((collection, thumbnails))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     app = make_app(*opened[0], settings, metrics, opened[1:])
     server = uvicorn.Server(
         uvicorn.Config(
@@ -89,7 +89,8 @@ def main() -> None:
             timeout_keep_alive=10,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 5,
             limit_concurrency=1024,  # connections, of which a page opens several
-            http=BoundedProtocol,
+            http=TimedProtocol,
+            h11_max_incomplete_event_size=64 << 10,
             proxy_headers=False,  # nothing depends on the client's address
         )
     )
@@ -106,8 +107,10 @@ def listen(host: str, port: int) -> socket.socket:
         # head: asyncio sets it on sockets that were made for TCP by number alone, which this one is not.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
-    except OSError as error:
-        raise UserError(f"--port {port}: {host} cannot be listened on ({error}): choose another") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host has such letters or lengths
+        raise UserError(
+            f"--host {host}, --port {port}: cannot be listened on ({error}): choose others"
+        ) from error
 
 
 def announce(server, app, settings) -> None:

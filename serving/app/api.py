@@ -1,6 +1,7 @@
 """The routes under /v1, and what programs ask a service for: whether it lives, is ready, and how it fares."""
 
 import asyncio
+import contextlib
 import difflib
 import time
 from collections.abc import Sequence
@@ -208,7 +209,8 @@ def add_health(router: APIRouter, service: Service) -> None:
     async def metrics() -> Response:
         """Return counters as Prometheus reads them."""
         all_services = [service, *service.others.values()]
-        service.metrics.items.set(sum(each.collection.card.count for each in all_services))
+        with contextlib.suppress(UserError):  # an index that cannot be read keeps its last number
+            service.metrics.items.set(sum(each.collection.card.count for each in all_services))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 

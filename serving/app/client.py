@@ -22,6 +22,10 @@ class RefusedError(Exception):
         self.status, self.code = status, code
 
 
+class UnansweredError(OSError):
+    """The service is not there, or ended the connection, as it does while what is too large still comes."""
+
+
 class Client:
     """Calls the service at an address; where it is busy, a call waits and tries again `attempts` times."""
 
@@ -102,6 +106,11 @@ class Client:
                     time.sleep(float(error.headers.get("Retry-After", 1)))
                     continue
                 raise _refusal(error) from error
+            except OSError as error:
+                raise UnansweredError(
+                    f"{self._address} ended the connection before it answered ({error}): is it there, and is "
+                    "what was sent smaller than 10 MB?"
+                ) from error
         raise AssertionError("the last attempt returns or raises")
 
 

@@ -3,14 +3,16 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import json
 import logging
 import secrets
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.app.metrics import Metrics
 from serving.app.settings import Settings
@@ -37,31 +39,48 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-HEAD_BYTES = 64 << 10  # of a request line with its headers
+_WAIT_SECONDS = 20  # for a head, or for the rest of a body that is not read any more
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP of one connection, which ends where a head has more than HEAD_BYTES: llhttp takes any number."""
+class TimedProtocol(H11Protocol):
+    """HTTP of one connection, which ends where a client lets it wait for a request for too long.
 
-    _head: int | None = 0  # bytes of a head that has not ended; None while a body comes
+    uvicorn's own timer stops at the first byte of a head.
+    """
 
-    def on_message_begin(self) -> None:
-        """Count anew."""
-        self._head = 0
-        super().on_message_begin()
+    _timer: asyncio.TimerHandle | None = None
 
-    def on_headers_complete(self) -> None:
-        """Leave the body to `Guard`."""
-        self._head = None
-        super().on_headers_complete()
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came, and refuse it where a head goes on for too long."""
+        """Read what came."""
         super().data_received(data)
-        if self._head is not None and not self.transport.is_closing():
-            self._head += len(data)
-            if self._head > HEAD_BYTES:
-                self.send_400_response(f"expected a head of at most {HEAD_BYTES:,} bytes")
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(error)
+        self._stop()
+
+    def _watch(self) -> None:
+        """Start the timer, or stop it while a request is answered, which `Guard` watches."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(_WAIT_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Guard:
@@ -99,16 +118,22 @@ class Guard:
                     message["headers"].append((b"cache-control", b"no-store"))
             await send(message)
 
+        bounded = _Bounded(scope, receive, self._settings)
+
+        async def answer_of_app(message) -> None:
+            if bounded.refusal is None or started:  # else it is what a framework says of a body that was cut
+                await answer(message)
+
         try:
             refusal = self._refusal(scope)
+            if not refusal:
+                # uvicorn leaves the body of an answer to HEAD out.
+                asked = scope | {"method": "GET"} if scope["method"] == "HEAD" else scope
+                with contextlib.suppress(_CutOffError):
+                    await self._app(asked, bounded, answer_of_app)
+                refusal = None if started else bounded.refusal
             if refusal:
                 await refuse(answer, *refusal)
-            else:
-                await self._app(scope, _Bounded(scope, receive, self._settings), answer)
-        except _TooLargeError as error:
-            await refuse(answer, 413, "too_large", str(error))
-        except _TooSlowError as error:
-            await refuse(answer, 408, "too_slow", str(error))
         except Exception:
             LOG.exception("request %s failed", request)
             if not started:
@@ -167,40 +192,43 @@ def _is_one_of(given: str, keys: list[str | None]) -> bool:
     return any(same)
 
 
-class _TooLargeError(Exception):
-    pass
-
-
-class _TooSlowError(Exception):
+class _CutOffError(Exception):
     pass
 
 
 class _Bounded:
-    """Receives a body that has at most so many bytes, within so many seconds."""
+    """Receives a body that has at most so many bytes, within so many seconds.
+
+    Of one that is larger or slower, `refusal` says so by status, code and message.
+    """
 
     def __init__(self, scope, receive, settings: Settings) -> None:
         self._receive, self._most = receive, settings.upload_bytes * 4 // 3 + (1 << 16)  # base64 in JSON
         self._read, self._ends, self._seconds = 0, None, settings.upload_seconds
         length = dict(scope["headers"]).get(b"content-length", b"0")
         self._stated = int(length) if length.isdigit() and len(length) < 16 else 0
-        self._whole = False
+        self._whole, self.refusal = False, None
 
     async def __call__(self):
         if self._whole:  # what follows is that the client leaves, which may take any time
             return await self._receive()
         if self._stated > self._most:
-            raise _TooLargeError(f"expected at most {self._most:,} bytes")
+            self._refuse(413, "too_large", f"expected at most {self._most:,} bytes")
         now = time.monotonic()
         self._ends = self._ends or now + self._seconds
         try:
             message = await asyncio.wait_for(self._receive(), max(0.01, self._ends - now))
         except asyncio.TimeoutError:
-            raise _TooSlowError(f"expected the whole request within {self._seconds:g} seconds") from None
+            self._refuse(408, "too_slow", f"expected the whole request within {self._seconds:g} seconds")
         self._read += len(message.get("body", b""))
         if self._read > self._most:
-            raise _TooLargeError(f"expected at most {self._most:,} bytes")
+            self._refuse(413, "too_large", f"expected at most {self._most:,} bytes")
         self._whole = not message.get("more_body", False)
         return message
+
+    def _refuse(self, *refusal: object) -> NoReturn:
+        self.refusal = refusal
+        raise _CutOffError
 
 
 async def refuse(send, status: int, code: str, message: str) -> None:

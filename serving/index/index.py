@@ -208,7 +208,11 @@ class Index:
     def _refresh(self) -> None:
         """Look for changes of this and other processes."""
         stamp = _stamp(self.folder / CARD)
-        if stamp != self._card_stamp and read_card(self.folder).data != self._card.data:
+        try:
+            moved = stamp != self._card_stamp and read_card(self.folder).data != self._card.data
+        except UserError as error:  # it was there when the index was opened
+            raise UnavailableError(str(error)) from error
+        if moved:
             self._items.close()
             self._load()
             return
@@ -314,5 +318,5 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}: the index has gone") from error
+        raise UnavailableError(f"{path}: cannot be read: {error.strerror}: the index has gone") from error
     return found.st_mtime_ns, found.st_ino

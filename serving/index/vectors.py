@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UnavailableError, UserError
 from config.files.whole import flush_to_disk
 
 VECTORS, CHECKS = "vectors.f32", "checks.u32"
@@ -126,6 +126,6 @@ def blocks_of(count: int, dimension: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def damaged(path: Path, reason: str) -> UserError:
+def damaged(path: Path, reason: str) -> UnavailableError:
     """Return the error for a file of an index that cannot be used."""
-    return UserError(f"{path}: damaged ({reason}): copy the index again, or build it again")
+    return UnavailableError(f"{path}: damaged ({reason}): copy the index again, or build it again")

@@ -311,6 +311,18 @@ def test_neither_paddle_nor_numpy_is_imported_with_the_module():
     assert run_code(code).stdout.strip() == "[]"
 
 
+def test_a_package_of_paddle_s_that_sets_logging_up_takes_no_log_of_ours(tmp_path):
+    """While Paddle is imported, stderr is a buffer; a handler that stays bound to it would swallow all logs."""
+    (tmp_path / "paddle.py").write_text("import logging; logging.basicConfig(); logging.warning('early')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import logging, engine.runtime; "
+        "engine.runtime._import_paddle_quietly(); print(logging.root.handlers); "
+        "logging.basicConfig(); logging.warning('late')"
+    )
+    done = run_code(code)
+    assert done.stdout.strip() == "[]" and "early" in done.stderr and "late" in done.stderr
+
+
 def test_the_line_names_the_gpu():
     runtime = Runtime("gpu", "A100", 8, "math library as shipped", 123, True, "3.3.1")
     assert runtime.describe() == (

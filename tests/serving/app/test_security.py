@@ -8,9 +8,11 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from config.errors import UserError
-from serving.app.guard import Guard
+from serving.app.guard import Guard, TimedProtocol
 from serving.app.metrics import Metrics
 from serving.app.page import STATIC
 from serving.app.settings import Settings, read_key_file
@@ -173,6 +175,8 @@ def test_uploads_are_bounded_in_bytes_and_pixels(photos, serve):
             yield bytes(10_000)
 
     assert client.post("/v1/search/picture", content=pieces()).status_code == 413
+    as_json = client.post("/v1/search", content=bytes(200_000), headers={"content-type": "application/json"})
+    assert as_json.status_code == 413 and as_json.headers["connection"] == "close"
     out = io.BytesIO()
     Image.fromarray(np.zeros((100, 100), np.uint8)).save(out, "PNG")
     many = client.post("/v1/search/picture", content=out.getvalue())
@@ -230,6 +234,62 @@ def test_a_slow_client_is_cut_off():
     scope = {"type": "http", "method": "POST", "path": "/v1/search", "query_string": b""}
     asyncio.run(guard(scope | {"headers": [(b"host", b"localhost")]}, never, send))
     assert sent[0]["status"] == 408
+
+
+def test_a_connection_on_which_no_request_comes_is_ended(monkeypatch):
+    """The timer runs before a request and between two, and not while one is answered."""
+    monkeypatch.setattr("serving.app.guard._WAIT_SECONDS", 0.05)
+
+    class Transport(asyncio.Transport):
+        closed = False
+
+        def is_closing(self):
+            return self.closed
+
+        def close(self):
+            self.closed = True
+
+    async def closed_after(requests: int, seconds: float, rest: bytes = b"") -> bool:
+        async def app(scope, receive, send):
+            await asyncio.sleep(seconds)
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        config, transport, written = Config(app, lifespan="off"), Transport(), []
+        transport.write, transport.resume_reading = written.append, lambda: None
+        connection = TimedProtocol(config, ServerState(), {})
+        connection.connection_made(transport)
+        for _ in range(requests):
+            connection.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.sleep(seconds + 0.01)
+        assert b"".join(written).count(b"200 OK") == requests and not transport.closed
+        if rest:  # h11 takes no bytes for an end, which asyncio tells otherwise
+            connection.data_received(rest)
+        await asyncio.sleep(0.1)
+        return transport.closed
+
+    assert asyncio.run(closed_after(0, 0.0)), "nothing came"
+    assert asyncio.run(closed_after(0, 0.0, b"GET / HTTP/1.1\r\nX: ")), "half a head"
+    assert asyncio.run(closed_after(2, 0.08, b"GET /")), "half a head after two answers, each later than that"
+
+
+def test_head_is_answered_as_get_is(photos, serve):
+    client = serve(photos)
+    for path in ("/", "/ready", "/v1/info", "/v1/thumbnails/red_0.png"):
+        head, whole = client.head(path), client.get(path)
+        assert head.status_code == whole.status_code == 200
+        assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+def test_an_index_that_has_gone_is_no_fault_of_the_client_s(photos, serve):
+    client = serve(photos)
+    assert client.get("/v1/search", params={"q": "red"}).status_code == 200
+    photos.rename(photos.with_name("elsewhere"))
+    gone = client.get("/v1/search", params={"q": "red"})
+    assert gone.status_code == 503 and gone.json()["error"]["code"] == "unavailable"
+    assert client.get("/metrics").status_code == 200
+    photos.with_name("elsewhere").rename(photos)
+    assert client.get("/v1/search", params={"q": "red"}).status_code == 200
 
 
 def test_a_search_is_refused_before_it_is_read_while_the_queue_is_full():
