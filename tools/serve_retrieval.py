@@ -107,10 +107,10 @@ def listen(host: str, port: int) -> socket.socket:
         # head: asyncio sets it on sockets that were made for TCP by number alone, which this one is not.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
-    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host has such letters or lengths
-        raise UserError(
-            f"--host {host}, --port {port}: cannot be listened on ({error}): choose others"
-        ) from error
+    except UnicodeError as error:
+        raise UserError(f"--host: expected a name or an address of this machine, got {host!r}") from error
+    except OSError as error:
+        raise UserError(f"--port {port}: {host} cannot be listened on ({error}): choose another") from error
 
 
 def announce(server, app, settings) -> None:

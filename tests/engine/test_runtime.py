@@ -312,7 +312,7 @@ def test_neither_paddle_nor_numpy_is_imported_with_the_module():
 
 
 def test_a_package_of_paddle_s_that_sets_logging_up_takes_no_log_of_ours(tmp_path):
-    """While Paddle is imported, stderr is a buffer; a handler that stays bound to it would swallow all logs."""
+    """While Paddle is imported, stderr is a buffer; a handler bound to it would swallow all logs."""
     (tmp_path / "paddle.py").write_text("import logging; logging.basicConfig(); logging.warning('early')")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import logging, engine.runtime; "
