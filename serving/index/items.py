@@ -32,6 +32,7 @@ dead_by_change ON dead (change); CREATE TABLE keys (name TEXT PRIMARY KEY) WITHO
 state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; INSERT INTO state VALUES ('format',
 1), ('rows', 0), ('items', 0), ('change', 0);
 """
+_DEEPEST = 100  # lists and objects within each other, which whatever writes an answer as JSON can take
 _PART = 500  # rows or ids that one query names
 
 
@@ -247,7 +248,7 @@ class Items:
 def checked_items(items: Iterable[Item], what: str) -> list[Item]:
     """Return the items as a list; `what` names them in messages.
 
-    Raises UserError for an id that is no text, or stands twice, and for metadata that are no JSON object.
+    Raises UserError for an id that is no text, or stands twice, and as `check_metadata` does.
     """
     checked, seen = [], set()
     for number, item in enumerate(items, start=1):
@@ -255,16 +256,36 @@ def checked_items(items: Iterable[Item], what: str) -> list[Item]:
             raise UserError(f"{what}: item {number}: expected a text as id, got {item.id!r}")
         if item.id in seen:
             raise UserError(f"{what}: the id {item.id!r} is there twice: give each item an id of its own")
-        if not isinstance(item.metadata, dict):
-            raise UserError(f"{what}: {item.id!r}: expected a JSON object as metadata, got {item.metadata!r}")
+        check_metadata(item.metadata, f"{what}: {item.id!r}")
         try:
-            json.dumps(item.metadata, allow_nan=False).encode()
             f"{item.id}{item.caption or ''}".encode()
-        except (TypeError, ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(f"{what}: {item.id!r}: the metadata are not JSON ({error})") from error
         seen.add(item.id)
         checked.append(item)
     return checked
+
+
+def check_metadata(metadata: object, where: str) -> None:
+    """Raise UserError for metadata that are no JSON object, or nested too deeply; `where` begins it."""
+    if not isinstance(metadata, dict):
+        raise UserError(f"{where}: expected a JSON object as metadata, got {cut(metadata, 60)}")
+    level = [metadata]
+    for _ in range(_DEEPEST):
+        level = [inner for each in level for inner in _inside(each) if isinstance(inner, dict | list | tuple)]
+    if level:
+        raise UserError(
+            f"{where}: expected metadata of lists and objects at most {_DEEPEST} deep within each other, got "
+            "more: make them flatter"
+        )
+    try:
+        json.dumps(metadata, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: the metadata are not JSON ({error})") from error
+
+
+def _inside(value: dict | list | tuple) -> Iterable:
+    return value.values() if isinstance(value, dict) else value
 
 
 def refuse_unknown(ids: Sequence[str], there: Iterable[str], where: object) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from config.errors import UserError, cut
 from datasets.names import same_name
 from datasets.text_files import numbered_lines, parse_json, read_text
-from serving.index.items import Item, checked_items
+from serving.index.items import Item, check_metadata, checked_items
 
 CAPTION_ENDINGS = (".txt", ".jsonl", ".tsv")
 
@@ -194,6 +194,7 @@ def _json_line(path: Path, number: int, line: str) -> Item:
         raise UserError(
             f"{where}: expected a text as id and caption, and an object as metadata, got {cut(line, 60)!r}"
         )
+    check_metadata(metadata, f"{where}: {cut(name)!r}")
     return Item(str(name), caption, metadata)
 
 

@@ -288,6 +288,11 @@ def test_a_sum_of_terms_shows_the_share_of_each(described, tmp_path):
         ("a.jsonl", '{"id": "x", "caption": "y", "colour": 3}', "a.jsonl line 1: expected an object of"),
         ("a.jsonl", '{"id": "x", "caption": "y"}\nx', "a.jsonl line 2: not JSON"),
         ("a.jsonl", '{"id": "x", "caption": "y"}\n' * 2, "the id 'x' is there twice"),
+        (
+            "a.jsonl",
+            '{"caption": "y", "metadata": {"x": %s}}' % ("[" * 100 + "]" * 100),
+            "line 1: .* 100 deep",
+        ),
         ("a.zip", "", "expected a folder of pictures: unpack it"),
         ("a.bin", "", "expected a file of features that ends with .npy"),
     ],
