@@ -257,10 +257,7 @@ def checked_items(items: Iterable[Item], what: str) -> list[Item]:
         if item.id in seen:
             raise UserError(f"{what}: the id {item.id!r} is there twice: give each item an id of its own")
         check_metadata(item.metadata, f"{what}: {item.id!r}")
-        try:
-            f"{item.id}{item.caption or ''}".encode()
-        except ValueError as error:
-            raise UserError(f"{what}: {item.id!r}: the metadata are not JSON ({error})") from error
+        check_text(f"{item.id}{item.caption or ''}", f"{what}: {item.id!r}: the id or the caption")
         seen.add(item.id)
         checked.append(item)
     return checked
@@ -279,9 +276,21 @@ def check_metadata(metadata: object, where: str) -> None:
             "more: make them flatter"
         )
     try:
-        json.dumps(metadata, allow_nan=False).encode()
+        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: the metadata are not JSON ({error})") from error
+    check_text(text, f"{where}: the metadata")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise UserError, which `where` begins, for half of a surrogate pair: no file holds that as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(
+            f"{where}: {half} is half a letter, expected whole ones: mend it, or leave it out"
+        ) from error
 
 
 def _inside(value: dict | list | tuple) -> Iterable:

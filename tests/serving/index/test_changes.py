@@ -75,6 +75,13 @@ def test_an_update_replaces_vector_caption_and_metadata(make_index, engine):
         ([Item("a")], 3 * unit_vectors(1), "has the length 3, expected 1"),
         ([Item("a", None, {"x": float("nan")})], unit_vectors(1), "'a': the metadata are not JSON"),
         ([Item("a", None, ["x"])], unit_vectors(1), "'a': expected a JSON object as metadata"),
+        ([Item("a", None, {"\ud800": "x"})], unit_vectors(1), r"'a': the metadata: \\ud800 is half a letter"),
+        (
+            [Item("a", None, {"x": ["\udfff"]})],
+            unit_vectors(1),
+            r"'a': the metadata: \\udfff is half a letter",
+        ),
+        ([Item("a", "x\ud800")], unit_vectors(1), r"'a': the id or the caption: \\ud800 is half a letter"),
         ([Item("")], unit_vectors(1), "expected a text as id, got ''"),
     ],
 )
