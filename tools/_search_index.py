@@ -119,6 +119,9 @@ def _handler(searcher: IndexSearcher) -> type[socketserver.StreamRequestHandler]
                 except UserError as error:
                     print(f"error: {error}", file=errors)
                     code = 2
+                except SystemExit as error:  # of --help, which ends the process that asks, not this one
+                    if error.code:  # of SIGTERM, which ends this one
+                        raise
             told, found = (text.getvalue().encode(errors="surrogatepass") for text in (errors, out))
             with contextlib.suppress(OSError):
                 self.wfile.write(b"%d\0%d\0%d\0" % (code, len(told), len(found)) + told + found)

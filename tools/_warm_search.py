@@ -39,8 +39,7 @@ def main() -> None:
 
 def served(words: list[str]) -> int | None:
     """Print what the process that serves the index answers, and return its code; None if there is none."""
-    names = [word.partition("=")[0] for word in words]
-    if any(name.startswith(own) for name in names for own in OWN_WORDS):
+    if any(is_own(word) for word in words):
         return None
     try:
         answer = ask(index_of(words), os.getcwd(), words)
@@ -57,6 +56,13 @@ def served(words: list[str]) -> int | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def is_own(word: str) -> bool:
+    """Tell whether a word makes a search its own process: one of OWN_WORDS, perhaps cut short or longer."""
+    name = word.partition("=")[0]
+    cut = len(name) > 2  # argparse takes the beginning of an option for the whole
+    return any(name.startswith(own) or (cut and own.startswith(name)) for own in OWN_WORDS)
 
 
 def index_of(words: list[str]) -> str:

@@ -23,6 +23,7 @@ from tests.bundle_files import FEATURES, features_of, sentences_of, write_bundle
 from tests.forks import Fork, run_forked
 from tests.onnx_networks import backbone_yaml, write_many_means
 from tests.picture_files import encoded, noisy, write_folder
+from tools._warm_search import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -249,6 +250,7 @@ def test_a_process_that_serves_the_index_answers_the_same(index, made, tmp_path)
         assert "there is no item '3.jpg'" in run(
             "search_retrieval", "--index", index, "--id", "3.jpg", code=2
         )
+        assert ask(str(index), "/", ["--index", str(index), "--hel"])[0] == 0
         second = run("search_retrieval", "--index", index, "--serve", code=2)
         assert "another process serves" in second
     finally:
