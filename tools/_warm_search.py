@@ -5,6 +5,7 @@ This module imports next to nothing: starting Python is most of what such a sear
 behind it. An answer is the exit code and the lengths of errors and output, likewise, then both in UTF-8.
 """
 
+import errno
 import os
 import sys
 
@@ -55,6 +56,11 @@ def served(words: list[str]) -> int | None:
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        sys.stderr.write(f"error: cannot write the output: {error.strerror}: send it elsewhere\n")
+        return 2
     return code
 
 

@@ -251,6 +251,10 @@ def test_a_process_that_serves_the_index_answers_the_same(index, made, tmp_path)
             "search_retrieval", "--index", index, "--id", "3.jpg", code=2
         )
         assert ask(str(index), "/", ["--index", str(index), "--hel"])[0] == 0
+        command = [sys.executable, ROOT / "tools" / "search_retrieval.py", "--index", index, "--text", "dog"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "No space left" in done.stderr
         second = run("search_retrieval", "--index", index, "--serve", code=2)
         assert "another process serves" in second
     finally:
