@@ -219,7 +219,13 @@ def test_mistakes_of_a_build(made, tmp_path):
             "--overwrite replaces an index, and this folder holds none",
         ),
         (["--from", made / "index"], "is of this bundle already: nothing to change"),
-        ([*gallery, "--out", tmp_path / "x", "--memory", "0"], "--memory: expected a number of GB above 0"),
+        *(
+            (
+                [*gallery, "--out", tmp_path / "x", "--memory", size],
+                "--memory: expected a number of GB above 0",
+            )
+            for size in ("0", "nan", "inf")
+        ),
     ):
         assert message in run(*build, *arguments, code=2)
     assert not (tmp_path / "x").exists()
