@@ -21,7 +21,9 @@ import os
 import signal
 import socketserver
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +62,20 @@ class IndexSearcher:
 
     def search(self, arguments: argparse.Namespace) -> None:
         """Answer the queries of the command line, or of a file, and print the answers."""
-        queries = read_queries(arguments.queries) if arguments.queries else [asked_by(arguments)]
-        if arguments.rerank and any("text" not in query for query in queries):
-            raise UserError('--rerank: expected a "text" in every query, which that model reads')
+        asked = read_queries(arguments.queries) if arguments.queries else {"": asked_by(arguments)}
+        for place, query in asked.items():
+            if arguments.rerank and "text" not in query:
+                raise UserError(
+                    f'{place}: --rerank: expected a "text" in every query, which that model reads'
+                )
         most = max(arguments.top_k, arguments.rerank_k) if self._reranker else arguments.top_k
-        for start in range(0, len(queries), TOGETHER):
-            part = queries[start : start + TOGETHER]
+        for part in batched(asked.items()):
             terms = self.encoding.terms(part)
+            for place, made in zip(part, terms, strict=True):
+                with blaming_line(place):
+                    self._asker.check(made)
             answers = self._asker.answers(terms, most, arguments.where)
-            for query, made, answer in zip(part, terms, answers, strict=True):
+            for query, made, answer in zip(part.values(), terms, answers, strict=True):
                 if self._reranker:
                     best, rest = answer.hits[: arguments.rerank_k], answer.hits[arguments.rerank_k :]
                     hits = [*self._reranker.reordered(query["text"], best), *rest]
@@ -77,6 +84,18 @@ class IndexSearcher:
                     print(json.dumps(as_json(query, made, answer), ensure_ascii=False))
                 else:
                     show(made, answer, self._index.card.cutoff)
+
+
+def batched(queries: Iterable[tuple[str, dict]]) -> Iterator[dict[str, dict]]:
+    """Yield the queries that are encoded together, by their places."""
+    queries = iter(queries)
+    while part := dict(islice(queries, TOGETHER)):
+        yield part
+
+
+def blaming_line(place: str) -> contextlib.AbstractContextManager:
+    """Name the file and line of a query in the user's mistakes, if it has such a place."""
+    return blaming(place) if place else contextlib.nullcontext()
 
 
 def serve(searcher: IndexSearcher, folder: Path) -> None:
@@ -176,7 +195,7 @@ def one_sentence(arguments: argparse.Namespace, option: str) -> str | None:
 
 
 def asked_by(arguments: argparse.Namespace) -> dict:
-    """Return the query of the command line, as `read_queries` returns one."""
+    """Return the query of the command line, as `read_queries` returns each."""
     given = {name: getattr(arguments, name) for name in TERMS if getattr(arguments, name) is not None}
     return given | {f"{name}_weight": getattr(arguments, f"{name}_weight") for name in given}
 
@@ -211,28 +230,34 @@ class Encoding:
             self._index.check_bundle(self._bundle.identity)
         return self._bundle
 
-    def terms(self, queries: list[dict]) -> list[list[Term]]:
-        """Return the terms of each query; all sentences are encoded together."""
-        texts = list(
-            dict.fromkeys(query[name] for query in queries for name in ("text", "minus") if name in query)
-        )
+    def terms(self, queries: dict[str, dict]) -> list[list[Term]]:
+        """Return the terms of each query, by its place in a file; all sentences are encoded together."""
+        texts: dict[str, str] = {}  # and where each stands first
+        for place, query in queries.items():
+            for name in ("text", "minus"):
+                if name in query:
+                    texts.setdefault(query[name], place or f"--{name}")
         vectors = {}
         if texts:
-            for text in texts:
-                self._check_words(text)
-            vectors = dict(zip(texts, self.bundle.encode_texts(texts), strict=True))
-        return [self._terms(query, vectors) for query in queries]
+            bundle = self.bundle  # that it cannot be opened is the mistake of no sentence
+            for text, place in texts.items():
+                with blaming(place):
+                    self._check_words(text)
+            vectors = dict(zip(texts, bundle.encode_texts(list(texts)), strict=True))
+        return [self._terms(place, query, vectors) for place, query in queries.items()]
 
-    def _terms(self, query: dict, vectors: dict[str, np.ndarray]) -> list[Term]:
+    def _terms(self, place: str, query: dict, vectors: dict[str, np.ndarray]) -> list[Term]:
         weights = {name: float(query.get(f"{name}_weight", 1.0)) for name in TERMS}
         terms = []
         if "text" in query:
             terms.append(Term(query["text"], vectors[query["text"]], weights["text"]))
         if "image" in query:
-            vector = self._picture(query["image"])
+            with blaming(place or "--image"):
+                vector = self._picture(query["image"])
             terms.append(Term(Path(query["image"]).name, vector, weights["image"], of_picture=True))
         if "id" in query:
-            vector = self._index.vectors_of([query["id"]])[0]
+            with blaming_line(place):
+                vector = self._index.vectors_of([query["id"]])[0]
             of_picture = self._index.card.holds == "pictures"
             terms.append(Term(query["id"], vector, weights["id"], of_picture, query["id"]))
         if "minus" in query:
@@ -244,24 +269,22 @@ class Encoding:
             return self.bundle.encode_pictures([path])[0]
         from datasets.features.folder import read_one
 
-        with blaming("--image"):
-            return self.bundle.encode_features(read_one(path, self.bundle.feature_width)[None])[0]
+        return self.bundle.encode_features(read_one(path, self.bundle.feature_width)[None])[0]
 
     def _check_words(self, text: str) -> None:
-        with blaming("--text"):
-            unknown = self.bundle.unknown_words(text)
+        unknown = self.bundle.unknown_words(text)
         if unknown:
             print(f"not in the model's vocabulary: {', '.join(unknown)}", file=sys.stderr)
 
 
-def read_queries(path: Path) -> list[dict]:
-    """Return the queries in a file; raise UserError that names a line which is none."""
+def read_queries(path: Path) -> dict[str, dict]:
+    """Return the queries in a file by file and line; raise UserError that names a line which is none."""
     if not path.is_file():
         raise UserError(f"--queries: {path} cannot be read as text: no such file")
     with blaming("--queries"):
         text = read_text(path)
     read = _json_query if path.suffix == ".jsonl" else lambda path, number, line: {"text": line.strip()}
-    queries = [read(path, number, line) for number, line in numbered_lines(text)]
+    queries = {f"{path} line {number}": read(path, number, line) for number, line in numbered_lines(text)}
     if not queries:
         raise UserError(f"--queries: {path} is empty, expected a query a line")
     return queries

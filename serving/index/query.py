@@ -78,9 +78,15 @@ class Asker:
             answers.append(Answer(hits) if where else self._judged(hits, vector, card))
         return answers
 
-    def _by_order(self, terms: Sequence[Term], k: int, where: str | None) -> Answer:
-        if len(terms) > 1 or terms[0].weight <= 0:
+    def check(self, terms: Sequence[Term]) -> None:
+        """Raise UserError as `answers` does, for the terms of one query alone."""
+        if self._index.card.measure != "order":
+            combined(terms)
+        elif len(terms) > 1 or terms[0].weight <= 0:
             raise UserError("order similarity has no sum of terms: give one sentence, picture or item")
+
+    def _by_order(self, terms: Sequence[Term], k: int, where: str | None) -> Answer:
+        self.check(terms)
         term = terms[0]
         hits = self._index.search(term.vector[None], k + len(_own(terms)), where, term.of_picture)[0]
         return Answer([hit for hit in hits if hit.id not in _own(terms)][:k])

@@ -185,11 +185,12 @@ def test_the_model_is_changed(made, index):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "zebra"], "no word of 'zebra' is in the vocabulary"),
+        (["--text", "zebra"], "--text: no word of 'zebra' is in the vocabulary"),
         (["--text", ""], "expected a sentence, got none"),
         (["--text", "a dog", "two dogs"], "--text: expected one sentence in quotes, got 2"),
         (["--text", "dog", "--minus", "a", "red", "car"], "--minus: expected one sentence in quotes, got 3"),
         ([], "expected --text, --image, --id, --minus or a sum of them"),
+        (["--text", "dog", "--minus", "zebra"], "--minus: no word of 'zebra' is in the vocabulary"),
         (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
         (["--id", "nothing"], "there is no item 'nothing'"),
         (["--image", "nothing.npy"], "nothing.npy cannot be read: No such file"),
@@ -202,6 +203,24 @@ def test_the_model_is_changed(made, index):
 )
 def test_mistakes_of_a_search(made, arguments, message):
     assert message in run("search_retrieval", "--index", made / "index", *arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"text": "zzzz"}, "no word of 'zzzz'"),
+        ({"minus": "zzzz"}, "no word of 'zzzz'"),
+        ({"id": "nothing"}, "there is no item 'nothing'"),
+        ({"text": "dog", "minus": "dog"}, "the terms cancel each other"),
+        ({"image": "nothing.npy"}, "nothing.npy cannot be read"),
+        ({"image": "nothing.jpg"}, ""),
+    ],
+)
+def test_a_mistake_of_a_query_names_its_line(made, tmp_path, query, message):
+    lines = [json.dumps({"text": "dog"}), "", json.dumps(query), json.dumps({"text": "cat"})]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    said = run("search_retrieval", "--index", made / "index", "--queries", tmp_path / "q.jsonl", code=2)
+    assert said.startswith(f"error: {tmp_path / 'q.jsonl'} line 3: ") and message in said
 
 
 def test_mistakes_of_a_build(made, tmp_path):
