@@ -120,7 +120,7 @@ class Index:
         """Return the vectors [n,D] of items; raise UserError for an id that is not there."""
         view, items, _, folder = self._now()
         rows = items.rows_of(ids)
-        refuse_unknown(ids, rows, self.folder)
+        refuse_unknown(ids, rows, self.folder, "name one that is there")
         return take_rows(folder, view.vectors, view.checks, np.array([rows[each] for each in ids], np.int64))
 
     def described(self, ids: Sequence[str]) -> list[Item]:

@@ -297,11 +297,13 @@ def _inside(value: dict | list | tuple) -> Iterable:
     return value.values() if isinstance(value, dict) else value
 
 
-def refuse_unknown(ids: Sequence[str], there: Iterable[str], where: object) -> None:
-    """Raise UserError that names those of `ids` that are not among `there`."""
+def refuse_unknown(
+    ids: Sequence[str], there: Iterable[str], where: object, result: str = "nothing has been changed"
+) -> None:
+    """Raise UserError that names those of `ids` that are not among `there`; `result` is what it ends with."""
     missing = list(dict.fromkeys(each for each in ids if each not in there))
     if missing:
-        raise UserError(f"{where}: there is no item {_some(missing)}: nothing has been changed")
+        raise UserError(f"{where}: there is no item {_some(missing)}: {result}")
 
 
 def _refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:

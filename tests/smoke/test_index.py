@@ -192,7 +192,7 @@ def test_the_model_is_changed(made, index):
         ([], "expected --text, --image, --id, --minus or a sum of them"),
         (["--text", "dog", "--minus", "zebra"], "--minus: no word of 'zebra' is in the vocabulary"),
         (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
-        (["--id", "nothing"], "there is no item 'nothing'"),
+        (["--id", "nothing"], "there is no item 'nothing': name one that is there"),
         (["--image", "nothing.npy"], "nothing.npy cannot be read: No such file"),
         (["--text", "dog", "--bundle", "nowhere"], "no bundle at nowhere"),
         (["--text", "dog", "--top_k", "0"], "--top_k and --rerank_k: expected at least 1"),
