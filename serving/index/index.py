@@ -7,6 +7,7 @@ INDEX/writer.lock    locked by the one process that writes; the system releases 
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import shutil
 import threading
@@ -304,9 +305,10 @@ def clean(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> UnavailableError:
     """Return the error for a disk that refuses."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space" if full else "name a folder that can be written, or mend this one"
     return UnavailableError(
-        f"cannot write {path}: {error.strerror or error}; what was acknowledged before is intact: free some "
-        "space"
+        f"cannot write {path}: {error.strerror or error}; what was acknowledged before is intact: {remedy}"
     )
 
 
