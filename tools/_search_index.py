@@ -38,6 +38,8 @@ from serving.index.address import open_index
 from serving.index.query import Answer, Asker, Term
 
 TERMS = ("text", "image", "id", "minus")
+WEIGHTS = tuple(f"{name}_weight" for name in TERMS)
+LARGEST_WEIGHT = 1000
 TOGETHER = 256  # queries that are encoded together
 _LONGEST = 1 << 20  # bytes of a request
 
@@ -161,8 +163,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--image", metavar="FILE", help="a picture, or a .npy file with its features")
     add("--id", metavar="ID", help="an item of the index")
     add("--minus", metavar="SENTENCE", nargs="+", help="what is not looked for: one sentence, in quotes")
-    for option in ("--text_weight", "--image_weight", "--id_weight", "--minus_weight"):
-        add(option, type=float, default=1.0, metavar="W", help="(default 1)")
+    for name in WEIGHTS:
+        add(f"--{name}", type=float, default=1.0, metavar="W", help="(default 1)")
     add("--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line")
     add("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
     add("--rerank", metavar="DIR", help="a bundle that scores pairs: its order of the best")
@@ -173,6 +175,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--serve", action="store_true", help="stay, and answer other searches of this index from memory")
     arguments = parser.parse_args(words)
     arguments.text, arguments.minus = one_sentence(arguments, "text"), one_sentence(arguments, "minus")
+    for name in WEIGHTS:
+        check_weight(getattr(arguments, name), f"--{name}")
     if min(arguments.top_k, arguments.rerank_k) < 1:
         raise UserError("--top_k and --rerank_k: expected at least 1")
     if [bool(arguments.queries), bool(asked_by(arguments)), arguments.serve].count(True) != 1:
@@ -291,21 +295,25 @@ def read_queries(path: Path) -> dict[str, dict]:
 
 
 def _json_query(path: Path, number: int, line: str) -> dict:
-    weights = [f"{name}_weight" for name in TERMS]
     query = parse_json(path, line, f" line {number}")
-    right = isinstance(query, dict) and set(query) <= {*TERMS, *weights} and set(query) & set(TERMS)
+    right = isinstance(query, dict) and set(query) <= {*TERMS, *WEIGHTS} and set(query) & set(TERMS)
     right = right and all(isinstance(query[name], str) and query[name] for name in TERMS if name in query)
-    right = right and all(_is_weight(query[name]) for name in weights if name in query)
     if not right:
         raise UserError(
             f"{path} line {number}: expected an object of {', '.join(TERMS)} (texts) and weights, got "
             f"{cut(line, 60)!r}"
         )
+    for name in WEIGHTS:
+        check_weight(query.get(name, 1.0), f"{path} line {number}: {name}")
     return query
 
 
-def _is_weight(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30  # so that products and sums stay finite
+def check_weight(value: object, where: str) -> None:
+    """Raise UserError, which `where` begins, for a weight that is no number, or too large for a sum."""
+    if type(value) not in (int, float) or not abs(value) <= LARGEST_WEIGHT:  # nor NaN
+        raise UserError(
+            f"{where}: expected a number from -{LARGEST_WEIGHT} to {LARGEST_WEIGHT}, got {cut(value)}"
+        )
 
 
 def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:

@@ -191,6 +191,13 @@ def test_the_model_is_changed(made, index):
         (["--text", "dog", "--minus", "a", "red", "car"], "--minus: expected one sentence in quotes, got 3"),
         ([], "expected --text, --image, --id, --minus or a sum of them"),
         (["--text", "dog", "--minus", "zebra"], "--minus: no word of 'zebra' is in the vocabulary"),
+        *[
+            (
+                ["--text", "dog", "--text_weight", weight],
+                f"--text_weight: expected a number from -1000 to 1000, got {weight}",
+            )
+            for weight in ("inf", "nan", "1e+38", "1001.0")
+        ],
         (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
         (["--id", "nothing"], "there is no item 'nothing': name one that is there"),
         (["--image", "nothing.npy"], "nothing.npy cannot be read: No such file"),
@@ -214,6 +221,9 @@ def test_mistakes_of_a_search(made, arguments, message):
         ({"text": "dog", "minus": "dog"}, "the terms cancel each other"),
         ({"image": "nothing.npy"}, "nothing.npy cannot be read"),
         ({"image": "nothing.jpg"}, ""),
+        ({"text": "dog", "text_weight": 1e38}, "text_weight: expected a number from -1000 to 1000"),
+        ({"text": "dog", "text_weight": "1"}, "text_weight: expected a number from -1000 to 1000"),
+        ({"text": "dog", "text_weight": float("nan")}, "text_weight: expected a number from -1000 to 1000"),
     ],
 )
 def test_a_mistake_of_a_query_names_its_line(made, tmp_path, query, message):
