@@ -278,7 +278,7 @@ class Encoding:
     def _check_words(self, text: str) -> None:
         unknown = self.bundle.unknown_words(text)
         if unknown:
-            print(f"not in the model's vocabulary: {', '.join(unknown)}", file=sys.stderr)
+            print(f"not in the model's vocabulary: {cut(', '.join(unknown), 400)}", file=sys.stderr)
 
 
 def read_queries(path: Path) -> dict[str, dict]:

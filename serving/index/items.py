@@ -313,7 +313,7 @@ def _refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
+    shown = ", ".join(repr(name if len(name) <= 80 else cut(name, 80)) for name in names[:5])
     return f"{shown} ({len(names)} in all)" if len(names) > 5 else shown
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from serving.index.card import Card
 from serving.index.engines import measured
 from serving.index.engines.exact import exact_scores
@@ -124,6 +124,6 @@ def combined(terms: Sequence[Term]) -> np.ndarray:
     total = sum(term.weight * term.vector for term in terms).astype(np.float32)
     length = float(np.linalg.norm(total))
     if length <= 1e-4 * sum(abs(term.weight) for term in terms):
-        names = ", ".join(term.label for term in terms)
+        names = ", ".join(cut(term.label, 80) for term in terms)
         raise UserError(f"the terms cancel each other ({names}): change a weight")
     return total / np.float32(length)

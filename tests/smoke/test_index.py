@@ -233,6 +233,18 @@ def test_a_mistake_of_a_query_names_its_line(made, tmp_path, query, message):
     assert said.startswith(f"error: {tmp_path / 'q.jsonl'} line 3: ") and message in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--text", "z" * 100_000],
+        ["--id", "z" * 100_000],
+        ["--text", "dog" + " dog" * 9999, "--minus", "dog" + " dog" * 9999],
+    ],
+)
+def test_a_query_of_many_letters_is_not_repeated_whole(made, words):
+    assert len(run("search_retrieval", "--index", made / "index", *words, code=2)) < 600
+
+
 def test_mistakes_of_a_build(made, tmp_path):
     build = ["build_index", "--bundle", made / "bundle"]
     gallery = ["--gallery", made / "test_ims.npy"]
