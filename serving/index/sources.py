@@ -99,11 +99,9 @@ def open_source(
     """
     gallery = Path(gallery)
     if gallery.suffix in (".txt", ".jsonl"):
-        lines = read_sentences(gallery)
+        lines = read_sentences(gallery, captions_needed=True)
         items = [Item(each.id, each.caption, each.metadata) for each in lines]
         source = Source("captions", gallery, checked_items(items, str(gallery)))
-        if any(not item.caption for item in items):
-            raise UserError(f"{gallery}: every line needs a caption: it is what is encoded")
     elif gallery.is_dir():
         from datasets.pictures.files import PictureFiles
 
@@ -123,29 +121,34 @@ def open_source(
         pictures = pictures_of(gallery.parent)
         source = Source("features", gallery, items, np.arange(len(ids)), store, pictures=pictures)
     if dev_captions:
-        sentences = list(dict.fromkeys(each.caption for each in read_sentences(Path(dev_captions))))
-        if None in sentences:
-            raise UserError(f"{dev_captions}: every line needs a caption")
+        lines = read_sentences(Path(dev_captions), captions_needed=True)
+        sentences = list(dict.fromkeys(each.caption for each in lines))
         source = replace(source, outside=sentences, dev_captions=Path(dev_captions))
     return _described(source, Path(captions)) if captions else source
 
 
-def read_sentences(path: Path) -> list[Item]:
+def read_sentences(path: Path, captions_needed: bool = False) -> list[Item]:
     """Return a line's id, sentence and metadata for each line of a file, which may repeat ids.
 
     `.jsonl`: objects with "id", and perhaps "caption" and "metadata". `.csv`: a table with a header, which
     tells the columns of pictures and captions (datasets/preparation/columns.py). Others: an id, a tab and a
     sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
-    is a sentence, whose id is its number. Raises UserError that names a line which is neither.
+    is a sentence, whose id is its number. Raises UserError that names a line which is neither, or, with
+    `captions_needed`, has no caption.
     """
     if path.suffix.lower() == ".csv":
         return _table_rows(path)
     text = read_text(path, "give the file of captions")
     read = _json_line if path.suffix == ".jsonl" else _plain_line
-    found = [read(path, number, line) for number, line in numbered_lines(text)]
+    found = {number: read(path, number, line) for number, line in numbered_lines(text)}
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
-    return found
+    for number, item in found.items():
+        if captions_needed and not item.caption:
+            raise UserError(
+                f"{path} line {number}: no caption, and every line needs a caption: it is what is encoded"
+            )
+    return list(found.values())
 
 
 def _table_rows(path: Path) -> list[Item]:
@@ -195,7 +198,7 @@ def _json_line(path: Path, number: int, line: str) -> Item:
             f"{where}: expected a text as id and caption, and an object as metadata, got {cut(line, 60)!r}"
         )
     check_metadata(metadata, f"{where}: {cut(name)!r}")
-    return Item(str(name), caption, metadata)
+    return Item(str(name), (caption or "").strip() or None, metadata)
 
 
 def _described(source: Source, path: Path) -> Source:

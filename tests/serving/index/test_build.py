@@ -284,7 +284,8 @@ def test_a_sum_of_terms_shows_the_share_of_each(described, tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", "", "empty, expected a sentence a line"),
-        ("a.jsonl", '{"id": "x"}', "every line needs a caption"),
+        ("a.jsonl", '{"id": "x"}', "a.jsonl line 1: no caption, and every line needs a caption"),
+        ("a.jsonl", '{"id": "x", "caption": "y"}\n\n{"caption": "  "}', "a.jsonl line 3: no caption"),
         ("a.jsonl", '{"id": "x", "caption": "y", "colour": 3}', "a.jsonl line 1: expected an object of"),
         ("a.jsonl", '{"id": "x", "caption": "y"}\nx', "a.jsonl line 2: not JSON"),
         ("a.jsonl", '{"id": "x", "caption": "y"}\n' * 2, "the id 'x' is there twice"),
