@@ -32,6 +32,7 @@ dead_by_change ON dead (change); CREATE TABLE keys (name TEXT PRIMARY KEY) WITHO
 state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; INSERT INTO state VALUES ('format',
 1), ('rows', 0), ('items', 0), ('change', 0);
 """
+_SECTOR = 512  # bytes, of which every whole file of SQLite has a multiple
 _DEEPEST = 100  # lists and objects within each other, which whatever writes an answer as JSON can take
 _PART = 500  # rows or ids that one query names
 
@@ -67,6 +68,8 @@ class Items:
             if create and not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
             found = self._connection.execute("SELECT value FROM state WHERE name = 'format'").fetchone()
+        if found != (_FORMAT,) and self.path.stat().st_size % _SECTOR:
+            raise damaged(self.path, "it is cut short")
         if found != (_FORMAT,):
             raise UserError(f"{self.path}: another version of this format: build the index again")
 

@@ -43,6 +43,13 @@ def test_a_file_that_was_cut(make_index, engine, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_database_that_lacks_its_end_is_no_other_version(make_index):
+    path = data_of(folder := make_index(unit_vectors(20))) / "items.sqlite"
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(UserError, match=r"items.sqlite: damaged \(it is cut short\)"):
+        look(folder)
+
+
 @pytest.mark.parametrize(("engine", "name"), CASES)
 def test_a_file_that_is_missing(make_index, engine, name):
     (data_of(folder := make_index(unit_vectors(200), engine)) / name).unlink()
