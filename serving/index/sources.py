@@ -136,22 +136,25 @@ def read_sentences(path: Path, captions_needed: bool = False) -> list[Item]:
     is a sentence, whose id is its number. Raises UserError that names a line which is neither, or, with
     `captions_needed`, has no caption.
     """
+    return [item for _, item in _placed_sentences(path, captions_needed)]
+
+
+def _placed_sentences(path: Path, captions_needed: bool = False) -> list[tuple[str, Item]]:
+    """Return what `read_sentences` does, each with its file and line."""
     if path.suffix.lower() == ".csv":
         return _table_rows(path)
     text = read_text(path, "give the file of captions")
     read = _json_line if path.suffix == ".jsonl" else _plain_line
-    found = {number: read(path, number, line) for number, line in numbered_lines(text)}
+    found = [(f"{path} line {number}", read(path, number, line)) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
-    for number, item in found.items():
+    for place, item in found:
         if captions_needed and not item.caption:
-            raise UserError(
-                f"{path} line {number}: no caption, and every line needs a caption: it is what is encoded"
-            )
-    return list(found.values())
+            raise UserError(f"{place}: no caption, and every line needs a caption: it is what is encoded")
+    return found
 
 
-def _table_rows(path: Path) -> list[Item]:
+def _table_rows(path: Path) -> list[tuple[str, Item]]:
     from datasets.preparation.columns import Columns
     from datasets.preparation.problems import EMPTY, Problems
     from datasets.preparation.tables import read_table
@@ -165,7 +168,7 @@ def _table_rows(path: Path) -> list[Item]:
         raise UserError(f"{path} {lines[0]} ({len(lines)} {kind.name}): {kind.mend}")
     if not rows:
         raise UserError(f"{path}: empty, expected a caption a row")
-    return [Item(row.picture, row.caption.strip()) for row in rows]
+    return [(f"{path} {row.place}", Item(row.picture, row.caption.strip())) for row in rows]
 
 
 def _plain_line(path: Path, number: int, line: str) -> Item:
@@ -204,20 +207,22 @@ def _json_line(path: Path, number: int, line: str) -> Item:
 def _described(source: Source, path: Path) -> Source:
     """Return the source with the captions, metadata and queries of a file."""
     place = {item.id: number for number, item in enumerate(source.items)}
+    placed = _placed_sentences(path)
+    lines = [line for _, line in placed]
     if source.kind == "pictures":  # a file may name a picture without its folder or ending
         from datasets.pictures.files import PictureFiles
 
-        lines = read_sentences(path)
-        names = PictureFiles(source.path).find(
-            [each.id for each in lines], (f"{path}: {e.id}" for e in lines)
-        )
+        names = PictureFiles(source.path).find([each.id for each in lines], (where for where, _ in placed))
         lines = [replace(each, id=name) for each, name in zip(lines, names, strict=True)]
     else:
-        lines = [_named(each, place) for each in read_sentences(path)]
-    unknown = [each.id for each in lines if each.id not in place]
+        lines = [_named(each, place) for each in lines]
+    unknown = [
+        (where, each.id) for (where, _), each in zip(placed, lines, strict=True) if each.id not in place
+    ]
     if unknown:
+        where, name = unknown[0]
         raise UserError(
-            f"{path}: there is no item {cut(unknown[0])!r} in {source.path} ({len(unknown)} such lines)"
+            f"{where}: there is no item {cut(name)!r} in {source.path} ({len(unknown)} such lines)"
         )
     items = list(source.items)
     for line in lines:

@@ -323,6 +323,7 @@ def test_captions_come_from_a_table_with_a_header(tmp_path, described):
         ("image,caption\n3,a dog\n4,a,cat\n", "csv line 3: 3 columns, expected 2: 4,a,cat .1 rows of"),
         ("image,caption\n3,\n4,a cat\n", "csv line 2: 3 .1 empty captions"),
         ("image,caption\n", "empty, expected a caption a row"),
+        ("image,caption\n3,a dog\n999,a cat\n", "csv line 3: there is no item '999' in .*test_ims.npy"),
     ],
 )
 def test_a_table_of_captions_that_cannot_be_read(tmp_path, described, content, message):
@@ -331,9 +332,19 @@ def test_a_table_of_captions_that_cannot_be_read(tmp_path, described, content, m
         open_source(tmp_path / "test_ims.npy", tmp_path / "test.csv")
 
 
+def test_a_table_that_names_a_picture_that_is_not_there_is_told_with_its_line(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "c.csv").write_text("image,caption\na.png,a dog\nb.png,a cat\n")
+    with pytest.raises(UserError, match="c.csv line 3: no picture for 'b.png' in "):
+        open_source(tmp_path / "photos", tmp_path / "c.csv")
+
+
 def test_sentences_of_items_that_are_not_there(tmp_path, described):
     (tmp_path / "test.tsv").write_text("3\tfine\n999#0\ta dog\n")
-    with pytest.raises(UserError, match=r"there is no item '999' in .*test_ims.npy .1 such lines"):
+    with pytest.raises(
+        UserError, match=r"test.tsv line 2: there is no item '999' in .*test_ims.npy .1 such lines"
+    ):
         open_source(tmp_path / "test_ims.npy", tmp_path / "test.tsv")
     (tmp_path / "test.tsv").write_text("3\t \n")
     with pytest.raises(UserError, match="test.tsv line 1: expected an id, a tab and a sentence"):
