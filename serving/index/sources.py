@@ -63,7 +63,11 @@ class Source:
             return encoder.encode_pictures([self.path / item.id for item in self.items[part]])
         rows = self.rows[part]
         counts = None if self.store.max_regions is None else self.store.counts(rows)
-        return encoder.encode_features(self.store.gather(rows, pool=False), counts)
+        features = self.store.gather(rows, pool=False)
+        try:
+            return encoder.encode_features(features, counts)
+        except UserError as error:  # which knows the array, not its file
+            raise UserError(f"{self.path}: {error}") from error
 
     def limited_to(self, items: Sequence[Item], where: object) -> "Source":
         """Return the source of `items` alone, as the caller describes them; refuse those that it lacks."""
@@ -206,6 +210,8 @@ def _json_line(path: Path, number: int, line: str) -> Item:
 
 def _described(source: Source, path: Path) -> Source:
     """Return the source with the captions, metadata and queries of a file."""
+    if not path.exists():
+        raise UserError(f"--captions: {path}: no such file, expected sentences of the items of {source.path}")
     place = {item.id: number for number, item in enumerate(source.items)}
     placed = _placed_sentences(path)
     lines = [line for _, line in placed]

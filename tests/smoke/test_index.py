@@ -248,6 +248,7 @@ def test_a_query_of_many_letters_is_not_repeated_whole(made, words):
 def test_mistakes_of_a_build(made, tmp_path):
     build = ["build_index", "--bundle", made / "bundle"]
     gallery = ["--gallery", made / "test_ims.npy"]
+    np.save(tmp_path / "narrow.npy", np.ones((3, FEATURES - 1), np.float32))
     for arguments, message in (
         (["--gallery", "nowhere", "--out", "x"], "nowhere: no such file or folder"),
         (["--out", tmp_path / "x"], "--gallery: expected a folder of pictures"),
@@ -258,6 +259,10 @@ def test_mistakes_of_a_build(made, tmp_path):
         (
             [*gallery, "--out", made, "--overwrite"],
             "--overwrite replaces an index, and this folder holds none",
+        ),
+        (
+            ["--gallery", tmp_path / "narrow.npy", "--out", tmp_path / "x"],
+            f"error: {tmp_path / 'narrow.npy'}: features: expected numbers of shape",
         ),
         (["--from", made / "index"], "is of this bundle already: nothing to change"),
         *(

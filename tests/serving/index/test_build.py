@@ -340,6 +340,12 @@ def test_a_table_that_names_a_picture_that_is_not_there_is_told_with_its_line(tm
         open_source(tmp_path / "photos", tmp_path / "c.csv")
 
 
+def test_a_missing_file_of_captions_is_told_as_such(described):
+    _, source, _ = described
+    with pytest.raises(UserError, match="^--captions: nowhere.tsv: no such file"):
+        open_source(source.path, "nowhere.tsv")
+
+
 def test_sentences_of_items_that_are_not_there(tmp_path, described):
     (tmp_path / "test.tsv").write_text("3\tfine\n999#0\ta dog\n")
     with pytest.raises(
