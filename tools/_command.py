@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -87,11 +88,12 @@ def read_queries(path: Path) -> list[str]:
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and end the process with its exit code, 0 if it returns None.
 
-    A user's mistake gives exit code 2 and one line on stderr. Ctrl-C gives 130, SIGTERM 143. A closed stdout
-    gives 1, and so does any other exception, with a traceback.
+    A user's mistake, or a disk that takes no more output, gives exit code 2 and one line on stderr. Ctrl-C
+    gives 130, SIGTERM 143. A closed stdout gives 1, and so does any other exception, with a traceback.
     """
     try:
         code = main() or 0
+        print(end="", flush=True)  # here, where what it raises is told in one line
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
@@ -99,6 +101,21 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr, flush=True)
         code = 130
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         code = 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _forget_output()
+        print(
+            f"error: cannot write the output: {error.strerror}: send it elsewhere",
+            file=sys.stderr,
+            flush=True,
+        )
+        code = 2
     sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Let what Python still holds of the output go nowhere, since it is written once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,7 +21,9 @@ import os
 import signal
 import socketserver
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,8 @@ from serving.index.address import open_index
 from serving.index.query import Answer, Asker, Term
 
 TERMS = ("text", "image", "id", "minus")
+WEIGHTS = tuple(f"{name}_weight" for name in TERMS)
+LARGEST_WEIGHT = 1000
 TOGETHER = 256  # queries that are encoded together
 _LONGEST = 1 << 20  # bytes of a request
 
@@ -60,15 +64,20 @@ class IndexSearcher:
 
     def search(self, arguments: argparse.Namespace) -> None:
         """Answer the queries of the command line, or of a file, and print the answers."""
-        queries = read_queries(arguments.queries) if arguments.queries else [asked_by(arguments)]
-        if arguments.rerank and any("text" not in query for query in queries):
-            raise UserError('--rerank: expected a "text" in every query, which that model reads')
+        asked = read_queries(arguments.queries) if arguments.queries else {"": asked_by(arguments)}
+        for place, query in asked.items():
+            if arguments.rerank and "text" not in query:
+                raise UserError(
+                    f'{place}: --rerank: expected a "text" in every query, which that model reads'
+                )
         most = max(arguments.top_k, arguments.rerank_k) if self._reranker else arguments.top_k
-        for start in range(0, len(queries), TOGETHER):
-            part = queries[start : start + TOGETHER]
+        for part in batched(asked.items()):
             terms = self.encoding.terms(part)
+            for place, made in zip(part, terms, strict=True):
+                with blaming_line(place):
+                    self._asker.check(made)
             answers = self._asker.answers(terms, most, arguments.where)
-            for query, made, answer in zip(part, terms, answers, strict=True):
+            for query, made, answer in zip(part.values(), terms, answers, strict=True):
                 if self._reranker:
                     best, rest = answer.hits[: arguments.rerank_k], answer.hits[arguments.rerank_k :]
                     hits = [*self._reranker.reordered(query["text"], best), *rest]
@@ -77,6 +86,18 @@ class IndexSearcher:
                     print(json.dumps(as_json(query, made, answer), ensure_ascii=False))
                 else:
                     show(made, answer, self._index.card.cutoff)
+
+
+def batched(queries: Iterable[tuple[str, dict]]) -> Iterator[dict[str, dict]]:
+    """Yield the queries that are encoded together, by their places."""
+    queries = iter(queries)
+    while part := dict(islice(queries, TOGETHER)):
+        yield part
+
+
+def blaming_line(place: str) -> contextlib.AbstractContextManager:
+    """Name the file and line of a query in the user's mistakes, if it has such a place."""
+    return blaming(place) if place else contextlib.nullcontext()
 
 
 def serve(searcher: IndexSearcher, folder: Path) -> None:
@@ -119,6 +140,9 @@ def _handler(searcher: IndexSearcher) -> type[socketserver.StreamRequestHandler]
                 except UserError as error:
                     print(f"error: {error}", file=errors)
                     code = 2
+                except SystemExit as error:  # of --help, which ends the process that asks, not this one
+                    if error.code:  # of SIGTERM, which ends this one
+                        raise
             told, found = (text.getvalue().encode(errors="surrogatepass") for text in (errors, out))
             with contextlib.suppress(OSError):
                 self.wfile.write(b"%d\0%d\0%d\0" % (code, len(told), len(found)) + told + found)
@@ -139,8 +163,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--image", metavar="FILE", help="a picture, or a .npy file with its features")
     add("--id", metavar="ID", help="an item of the index")
     add("--minus", metavar="SENTENCE", nargs="+", help="what is not looked for: one sentence, in quotes")
-    for option in ("--text_weight", "--image_weight", "--id_weight", "--minus_weight"):
-        add(option, type=float, default=1.0, metavar="W", help="(default 1)")
+    for name in WEIGHTS:
+        add(f"--{name}", type=float, default=1.0, metavar="W", help="(default 1)")
     add("--queries", metavar="FILE", type=Path, help="many queries: .jsonl, or a sentence a line")
     add("--where", metavar="CONDITION", help="on metadata, such as 'year >= 2010'")
     add("--rerank", metavar="DIR", help="a bundle that scores pairs: its order of the best")
@@ -151,6 +175,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--serve", action="store_true", help="stay, and answer other searches of this index from memory")
     arguments = parser.parse_args(words)
     arguments.text, arguments.minus = one_sentence(arguments, "text"), one_sentence(arguments, "minus")
+    for name in WEIGHTS:
+        check_weight(getattr(arguments, name), f"--{name}")
     if min(arguments.top_k, arguments.rerank_k) < 1:
         raise UserError("--top_k and --rerank_k: expected at least 1")
     if [bool(arguments.queries), bool(asked_by(arguments)), arguments.serve].count(True) != 1:
@@ -173,7 +199,7 @@ def one_sentence(arguments: argparse.Namespace, option: str) -> str | None:
 
 
 def asked_by(arguments: argparse.Namespace) -> dict:
-    """Return the query of the command line, as `read_queries` returns one."""
+    """Return the query of the command line, as `read_queries` returns each."""
     given = {name: getattr(arguments, name) for name in TERMS if getattr(arguments, name) is not None}
     return given | {f"{name}_weight": getattr(arguments, f"{name}_weight") for name in given}
 
@@ -208,28 +234,34 @@ class Encoding:
             self._index.check_bundle(self._bundle.identity)
         return self._bundle
 
-    def terms(self, queries: list[dict]) -> list[list[Term]]:
-        """Return the terms of each query; all sentences are encoded together."""
-        texts = list(
-            dict.fromkeys(query[name] for query in queries for name in ("text", "minus") if name in query)
-        )
+    def terms(self, queries: dict[str, dict]) -> list[list[Term]]:
+        """Return the terms of each query, by its place in a file; all sentences are encoded together."""
+        texts: dict[str, str] = {}  # and where each stands first
+        for place, query in queries.items():
+            for name in ("text", "minus"):
+                if name in query:
+                    texts.setdefault(query[name], place or f"--{name}")
         vectors = {}
         if texts:
-            for text in texts:
-                self._check_words(text)
-            vectors = dict(zip(texts, self.bundle.encode_texts(texts), strict=True))
-        return [self._terms(query, vectors) for query in queries]
+            bundle = self.bundle  # that it cannot be opened is the mistake of no sentence
+            for text, place in texts.items():
+                with blaming(place):
+                    self._check_words(text)
+            vectors = dict(zip(texts, bundle.encode_texts(list(texts)), strict=True))
+        return [self._terms(place, query, vectors) for place, query in queries.items()]
 
-    def _terms(self, query: dict, vectors: dict[str, np.ndarray]) -> list[Term]:
+    def _terms(self, place: str, query: dict, vectors: dict[str, np.ndarray]) -> list[Term]:
         weights = {name: float(query.get(f"{name}_weight", 1.0)) for name in TERMS}
         terms = []
         if "text" in query:
             terms.append(Term(query["text"], vectors[query["text"]], weights["text"]))
         if "image" in query:
-            vector = self._picture(query["image"])
+            with blaming(place or "--image"):
+                vector = self._picture(query["image"])
             terms.append(Term(Path(query["image"]).name, vector, weights["image"], of_picture=True))
         if "id" in query:
-            vector = self._index.vectors_of([query["id"]])[0]
+            with blaming_line(place):
+                vector = self._index.vectors_of([query["id"]])[0]
             of_picture = self._index.card.holds == "pictures"
             terms.append(Term(query["id"], vector, weights["id"], of_picture, query["id"]))
         if "minus" in query:
@@ -241,45 +273,47 @@ class Encoding:
             return self.bundle.encode_pictures([path])[0]
         from datasets.features.folder import read_one
 
-        with blaming("--image"):
-            return self.bundle.encode_features(read_one(path, self.bundle.feature_width)[None])[0]
+        return self.bundle.encode_features(read_one(path, self.bundle.feature_width)[None])[0]
 
     def _check_words(self, text: str) -> None:
-        with blaming("--text"):
-            unknown = self.bundle.unknown_words(text)
+        unknown = self.bundle.unknown_words(text)
         if unknown:
-            print(f"not in the model's vocabulary: {', '.join(unknown)}", file=sys.stderr)
+            print(f"not in the model's vocabulary: {cut(', '.join(unknown), 400)}", file=sys.stderr)
 
 
-def read_queries(path: Path) -> list[dict]:
-    """Return the queries in a file; raise UserError that names a line which is none."""
+def read_queries(path: Path) -> dict[str, dict]:
+    """Return the queries in a file by file and line; raise UserError that names a line which is none."""
     if not path.is_file():
         raise UserError(f"--queries: {path} cannot be read as text: no such file")
     with blaming("--queries"):
         text = read_text(path)
     read = _json_query if path.suffix == ".jsonl" else lambda path, number, line: {"text": line.strip()}
-    queries = [read(path, number, line) for number, line in numbered_lines(text)]
+    queries = {f"{path} line {number}": read(path, number, line) for number, line in numbered_lines(text)}
     if not queries:
         raise UserError(f"--queries: {path} is empty, expected a query a line")
     return queries
 
 
 def _json_query(path: Path, number: int, line: str) -> dict:
-    weights = [f"{name}_weight" for name in TERMS]
     query = parse_json(path, line, f" line {number}")
-    right = isinstance(query, dict) and set(query) <= {*TERMS, *weights} and set(query) & set(TERMS)
+    right = isinstance(query, dict) and set(query) <= {*TERMS, *WEIGHTS} and set(query) & set(TERMS)
     right = right and all(isinstance(query[name], str) and query[name] for name in TERMS if name in query)
-    right = right and all(_is_weight(query[name]) for name in weights if name in query)
     if not right:
         raise UserError(
             f"{path} line {number}: expected an object of {', '.join(TERMS)} (texts) and weights, got "
             f"{cut(line, 60)!r}"
         )
+    for name in WEIGHTS:
+        check_weight(query.get(name, 1.0), f"{path} line {number}: {name}")
     return query
 
 
-def _is_weight(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30  # so that products and sums stay finite
+def check_weight(value: object, where: str) -> None:
+    """Raise UserError, which `where` begins, for a weight that is no number, or too large for a sum."""
+    if type(value) not in (int, float) or not abs(value) <= LARGEST_WEIGHT:  # nor NaN
+        raise UserError(
+            f"{where}: expected a number from -{LARGEST_WEIGHT} to {LARGEST_WEIGHT}, got {cut(value)}"
+        )
 
 
 def as_json(query: dict, terms: list[Term], answer: Answer) -> dict:

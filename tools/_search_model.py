@@ -29,7 +29,7 @@ from _progress import progress_display
 from yacs.config import CfgNode
 
 from config.command_line import split_overrides
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.load import add_config_arguments, config_from_arguments
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def unknown_words(opened: Search, texts: list[str]) -> str:
     """Return the words of all sentences that the model does not know: five of them, and a count."""
     encoder = opened.searcher.encoder
     words = list(dict.fromkeys(word for text in texts for word in encoder.unknown_words(text)))
-    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+    return cut(", ".join(words[:5]), 200) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 def answer_image(cfg: CfgNode, opened: Search, name: str, top_k: int) -> Answer:

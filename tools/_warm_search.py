@@ -5,6 +5,7 @@ This module imports next to nothing: starting Python is most of what such a sear
 behind it. An answer is the exit code and the lengths of errors and output, likewise, then both in UTF-8.
 """
 
+import errno
 import os
 import sys
 
@@ -39,8 +40,7 @@ def main() -> None:
 
 def served(words: list[str]) -> int | None:
     """Print what the process that serves the index answers, and return its code; None if there is none."""
-    names = [word.partition("=")[0] for word in words]
-    if any(name.startswith(own) for name in names for own in OWN_WORDS):
+    if any(is_own(word) for word in words):
         return None
     try:
         answer = ask(index_of(words), os.getcwd(), words)
@@ -56,7 +56,19 @@ def served(words: list[str]) -> int | None:
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        sys.stderr.write(f"error: cannot write the output: {error.strerror}: send it elsewhere\n")
+        return 2
     return code
+
+
+def is_own(word: str) -> bool:
+    """Tell whether a word makes a search its own process: one of OWN_WORDS, perhaps cut short or longer."""
+    name = word.partition("=")[0]
+    cut = len(name) > 2  # argparse takes the beginning of an option for the whole
+    return any(name.startswith(own) or (cut and own.startswith(name)) for own in OWN_WORDS)
 
 
 def index_of(words: list[str]) -> str:

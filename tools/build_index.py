@@ -65,8 +65,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     leave_on_sigterm()
-    if arguments.memory <= 0:
-        raise UserError(f"--memory: expected a number of GB above 0, got {arguments.memory:g}")
+    if not 0 < arguments.memory < 1e9:  # nor NaN
+        raise UserError(f"--memory: expected a number of GB above 0 and below 1e9, got {arguments.memory:g}")
     if arguments.out and not arguments.gallery:
         raise UserError("--gallery: expected a folder of pictures, or a file of features or captions")
     bundle = Bundle.open(arguments.bundle, extract=extract)

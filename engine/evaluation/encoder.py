@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.progress import ShowProgress
 from datasets.features.memory import MemoryFeatures
 from datasets.features.store import FeatureStore
@@ -47,10 +47,10 @@ class Encoder:
         for text in texts:
             words = self.vocabulary.tokens(text)
             if not words:
-                raise UserError(f"expected a sentence, got {text!r}")
+                raise UserError(f"expected a sentence, got {cut(text, 80)!r}")
             if len(self.unknown_words(text)) == len(set(words)):
                 raise UserError(
-                    f"no word of {text!r} is in the vocabulary; use words of the training captions"
+                    f"no word of {cut(text, 80)!r} is in the vocabulary; use words of the training captions"
                 )
         sentences = Sentences(texts, self.vocabulary, self._max_seq_len)
         encoded, sentence = encode_captions(self.model, sentences, self._batch_size, progress)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from config.files.bundles import DESCRIPTION_FILE, identity_of, read_description
 from datasets.pairs import Pairs
 from datasets.words.packed_tokens import PackedTokens
@@ -34,7 +34,9 @@ class UnknownWordsError(UserError):
     """A sentence of which the model knows no word; `words` are those."""
 
     def __init__(self, text: str, words: list[str]) -> None:
-        super().__init__(f"no word of {text!r} is in the vocabulary; use words of the training captions")
+        super().__init__(
+            f"no word of {cut(text, 80)!r} is in the vocabulary; use words of the training captions"
+        )
         self.words = words
 
 

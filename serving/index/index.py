@@ -7,6 +7,7 @@ INDEX/writer.lock    locked by the one process that writes; the system releases 
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import shutil
 import threading
@@ -120,7 +121,7 @@ class Index:
         """Return the vectors [n,D] of items; raise UserError for an id that is not there."""
         view, items, _, folder = self._now()
         rows = items.rows_of(ids)
-        refuse_unknown(ids, rows, self.folder)
+        refuse_unknown(ids, rows, self.folder, "name one that is there")
         return take_rows(folder, view.vectors, view.checks, np.array([rows[each] for each in ids], np.int64))
 
     def described(self, ids: Sequence[str]) -> list[Item]:
@@ -308,9 +309,10 @@ def clean(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> UnavailableError:
     """Return the error for a disk that refuses."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space" if full else "name a folder that can be written, or mend this one"
     return UnavailableError(
-        f"cannot write {path}: {error.strerror or error}; what was acknowledged before is intact: free some "
-        "space"
+        f"cannot write {path}: {error.strerror or error}; what was acknowledged before is intact: {remedy}"
     )
 
 

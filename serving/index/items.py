@@ -32,6 +32,8 @@ dead_by_change ON dead (change); CREATE TABLE keys (name TEXT PRIMARY KEY) WITHO
 state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; INSERT INTO state VALUES ('format',
 1), ('rows', 0), ('items', 0), ('change', 0);
 """
+_SECTOR = 512  # bytes, of which every whole file of SQLite has a multiple
+_DEEPEST = 100  # lists and objects within each other, which whatever writes an answer as JSON can take
 _PART = 500  # rows or ids that one query names
 
 
@@ -66,6 +68,8 @@ class Items:
             if create and not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
             found = self._connection.execute("SELECT value FROM state WHERE name = 'format'").fetchone()
+        if found != (_FORMAT,) and self.path.stat().st_size % _SECTOR:
+            raise damaged(self.path, "it is cut short")
         if found != (_FORMAT,):
             raise UserError(f"{self.path}: another version of this format: build the index again")
 
@@ -247,7 +251,7 @@ class Items:
 def checked_items(items: Iterable[Item], what: str) -> list[Item]:
     """Return the items as a list; `what` names them in messages.
 
-    Raises UserError for an id that is no text, or stands twice, and for metadata that are no JSON object.
+    Raises UserError for an id that is no text, or stands twice, and as `check_metadata` does.
     """
     checked, seen = [], set()
     for number, item in enumerate(items, start=1):
@@ -255,23 +259,54 @@ def checked_items(items: Iterable[Item], what: str) -> list[Item]:
             raise UserError(f"{what}: item {number}: expected a text as id, got {item.id!r}")
         if item.id in seen:
             raise UserError(f"{what}: the id {item.id!r} is there twice: give each item an id of its own")
-        if not isinstance(item.metadata, dict):
-            raise UserError(f"{what}: {item.id!r}: expected a JSON object as metadata, got {item.metadata!r}")
-        try:
-            json.dumps(item.metadata, allow_nan=False).encode()
-            f"{item.id}{item.caption or ''}".encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{what}: {item.id!r}: the metadata are not JSON ({error})") from error
+        check_metadata(item.metadata, f"{what}: {item.id!r}")
+        check_text(f"{item.id}{item.caption or ''}", f"{what}: {item.id!r}: the id or the caption")
         seen.add(item.id)
         checked.append(item)
     return checked
 
 
-def refuse_unknown(ids: Sequence[str], there: Iterable[str], where: object) -> None:
-    """Raise UserError that names those of `ids` that are not among `there`."""
+def check_metadata(metadata: object, where: str) -> None:
+    """Raise UserError for metadata that are no JSON object, or nested too deeply; `where` begins it."""
+    if not isinstance(metadata, dict):
+        raise UserError(f"{where}: expected a JSON object as metadata, got {cut(metadata, 60)}")
+    level = [metadata]
+    for _ in range(_DEEPEST):
+        level = [inner for each in level for inner in _inside(each) if isinstance(inner, dict | list | tuple)]
+    if level:
+        raise UserError(
+            f"{where}: expected metadata of lists and objects at most {_DEEPEST} deep within each other, got "
+            "more: make them flatter"
+        )
+    try:
+        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: the metadata are not JSON ({error})") from error
+    check_text(text, f"{where}: the metadata")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise UserError, which `where` begins, for half of a surrogate pair: no file holds that as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(
+            f"{where}: {half} is half a letter, expected whole ones: mend it, or leave it out"
+        ) from error
+
+
+def _inside(value: dict | list | tuple) -> Iterable:
+    return value.values() if isinstance(value, dict) else value
+
+
+def refuse_unknown(
+    ids: Sequence[str], there: Iterable[str], where: object, result: str = "nothing has been changed"
+) -> None:
+    """Raise UserError that names those of `ids` that are not among `there`; `result` is what it ends with."""
     missing = list(dict.fromkeys(each for each in ids if each not in there))
     if missing:
-        raise UserError(f"{where}: there is no item {_some(missing)}: nothing has been changed")
+        raise UserError(f"{where}: there is no item {_some(missing)}: {result}")
 
 
 def _refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:
@@ -281,7 +316,7 @@ def _refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
+    shown = ", ".join(repr(name if len(name) <= 80 else cut(name, 80)) for name in names[:5])
     return f"{shown} ({len(names)} in all)" if len(names) > 5 else shown
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.errors import UserError
+from config.errors import UserError, cut
 from serving.index.card import Card
 from serving.index.engines import measured
 from serving.index.engines.exact import exact_scores
@@ -78,9 +78,15 @@ class Asker:
             answers.append(Answer(hits) if where else self._judged(hits, vector, card))
         return answers
 
-    def _by_order(self, terms: Sequence[Term], k: int, where: str | None) -> Answer:
-        if len(terms) > 1 or terms[0].weight <= 0:
+    def check(self, terms: Sequence[Term]) -> None:
+        """Raise UserError as `answers` does, for the terms of one query alone."""
+        if self._index.card.measure != "order":
+            combined(terms)
+        elif len(terms) > 1 or terms[0].weight <= 0:
             raise UserError("order similarity has no sum of terms: give one sentence, picture or item")
+
+    def _by_order(self, terms: Sequence[Term], k: int, where: str | None) -> Answer:
+        self.check(terms)
         term = terms[0]
         hits = self._index.search(term.vector[None], k + len(_own(terms)), where, term.of_picture)[0]
         return Answer([hit for hit in hits if hit.id not in _own(terms)][:k])
@@ -118,6 +124,6 @@ def combined(terms: Sequence[Term]) -> np.ndarray:
     total = sum(term.weight * term.vector for term in terms).astype(np.float32)
     length = float(np.linalg.norm(total))
     if length <= 1e-4 * sum(abs(term.weight) for term in terms):
-        names = ", ".join(term.label for term in terms)
+        names = ", ".join(cut(term.label, 80) for term in terms)
         raise UserError(f"the terms cancel each other ({names}): change a weight")
     return total / np.float32(length)

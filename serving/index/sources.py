@@ -10,7 +10,7 @@ import numpy as np
 from config.errors import UserError, cut
 from datasets.names import same_name
 from datasets.text_files import numbered_lines, parse_json, read_text
-from serving.index.items import Item, checked_items
+from serving.index.items import Item, check_metadata, checked_items
 
 CAPTION_ENDINGS = (".txt", ".jsonl", ".tsv")
 
@@ -63,7 +63,11 @@ class Source:
             return encoder.encode_pictures([self.path / item.id for item in self.items[part]])
         rows = self.rows[part]
         counts = None if self.store.max_regions is None else self.store.counts(rows)
-        return encoder.encode_features(self.store.gather(rows, pool=False), counts)
+        features = self.store.gather(rows, pool=False)
+        try:
+            return encoder.encode_features(features, counts)
+        except UserError as error:  # which knows the array, not its file
+            raise UserError(f"{self.path}: {error}") from error
 
     def limited_to(self, items: Sequence[Item], where: object) -> "Source":
         """Return the source of `items` alone, as the caller describes them; refuse those that it lacks."""
@@ -99,11 +103,9 @@ def open_source(
     """
     gallery = Path(gallery)
     if gallery.suffix in (".txt", ".jsonl"):
-        lines = read_sentences(gallery)
+        lines = read_sentences(gallery, captions_needed=True)
         items = [Item(each.id, each.caption, each.metadata) for each in lines]
         source = Source("captions", gallery, checked_items(items, str(gallery)))
-        if any(not item.caption for item in items):
-            raise UserError(f"{gallery}: every line needs a caption: it is what is encoded")
     elif gallery.is_dir():
         from datasets.pictures.files import PictureFiles
 
@@ -123,32 +125,40 @@ def open_source(
         pictures = pictures_of(gallery.parent)
         source = Source("features", gallery, items, np.arange(len(ids)), store, pictures=pictures)
     if dev_captions:
-        sentences = list(dict.fromkeys(each.caption for each in read_sentences(Path(dev_captions))))
-        if None in sentences:
-            raise UserError(f"{dev_captions}: every line needs a caption")
+        lines = read_sentences(Path(dev_captions), captions_needed=True)
+        sentences = list(dict.fromkeys(each.caption for each in lines))
         source = replace(source, outside=sentences, dev_captions=Path(dev_captions))
     return _described(source, Path(captions)) if captions else source
 
 
-def read_sentences(path: Path) -> list[Item]:
+def read_sentences(path: Path, captions_needed: bool = False) -> list[Item]:
     """Return a line's id, sentence and metadata for each line of a file, which may repeat ids.
 
     `.jsonl`: objects with "id", and perhaps "caption" and "metadata". `.csv`: a table with a header, which
     tells the columns of pictures and captions (datasets/preparation/columns.py). Others: an id, a tab and a
     sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
-    is a sentence, whose id is its number. Raises UserError that names a line which is neither.
+    is a sentence, whose id is its number. Raises UserError that names a line which is neither, or, with
+    `captions_needed`, has no caption.
     """
+    return [item for _, item in _placed_sentences(path, captions_needed)]
+
+
+def _placed_sentences(path: Path, captions_needed: bool = False) -> list[tuple[str, Item]]:
+    """Return what `read_sentences` does, each with its file and line."""
     if path.suffix.lower() == ".csv":
         return _table_rows(path)
     text = read_text(path, "give the file of captions")
     read = _json_line if path.suffix == ".jsonl" else _plain_line
-    found = [read(path, number, line) for number, line in numbered_lines(text)]
+    found = [(f"{path} line {number}", read(path, number, line)) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
+    for place, item in found:
+        if captions_needed and not item.caption:
+            raise UserError(f"{place}: no caption, and every line needs a caption: it is what is encoded")
     return found
 
 
-def _table_rows(path: Path) -> list[Item]:
+def _table_rows(path: Path) -> list[tuple[str, Item]]:
     from datasets.preparation.columns import Columns
     from datasets.preparation.problems import EMPTY, Problems
     from datasets.preparation.tables import read_table
@@ -162,7 +172,7 @@ def _table_rows(path: Path) -> list[Item]:
         raise UserError(f"{path} {lines[0]} ({len(lines)} {kind.name}): {kind.mend}")
     if not rows:
         raise UserError(f"{path}: empty, expected a caption a row")
-    return [Item(row.picture, row.caption.strip()) for row in rows]
+    return [(f"{path} {row.place}", Item(row.picture, row.caption.strip())) for row in rows]
 
 
 def _plain_line(path: Path, number: int, line: str) -> Item:
@@ -194,26 +204,31 @@ def _json_line(path: Path, number: int, line: str) -> Item:
         raise UserError(
             f"{where}: expected a text as id and caption, and an object as metadata, got {cut(line, 60)!r}"
         )
-    return Item(str(name), caption, metadata)
+    check_metadata(metadata, f"{where}: {cut(name)!r}")
+    return Item(str(name), (caption or "").strip() or None, metadata)
 
 
 def _described(source: Source, path: Path) -> Source:
     """Return the source with the captions, metadata and queries of a file."""
+    if not path.exists():
+        raise UserError(f"--captions: {path}: no such file, expected sentences of the items of {source.path}")
     place = {item.id: number for number, item in enumerate(source.items)}
+    placed = _placed_sentences(path)
+    lines = [line for _, line in placed]
     if source.kind == "pictures":  # a file may name a picture without its folder or ending
         from datasets.pictures.files import PictureFiles
 
-        lines = read_sentences(path)
-        names = PictureFiles(source.path).find(
-            [each.id for each in lines], (f"{path}: {e.id}" for e in lines)
-        )
+        names = PictureFiles(source.path).find([each.id for each in lines], (where for where, _ in placed))
         lines = [replace(each, id=name) for each, name in zip(lines, names, strict=True)]
     else:
-        lines = [_named(each, place) for each in read_sentences(path)]
-    unknown = [each.id for each in lines if each.id not in place]
+        lines = [_named(each, place) for each in lines]
+    unknown = [
+        (where, each.id) for (where, _), each in zip(placed, lines, strict=True) if each.id not in place
+    ]
     if unknown:
+        where, name = unknown[0]
         raise UserError(
-            f"{path}: there is no item {cut(unknown[0])!r} in {source.path} ({len(unknown)} such lines)"
+            f"{where}: there is no item {cut(name)!r} in {source.path} ({len(unknown)} such lines)"
         )
     items = list(source.items)
     for line in lines:

@@ -23,6 +23,7 @@ from tests.bundle_files import FEATURES, features_of, sentences_of, write_bundle
 from tests.forks import Fork, run_forked
 from tests.onnx_networks import backbone_yaml, write_many_means
 from tests.picture_files import encoded, noisy, write_folder
+from tools._warm_search import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -184,13 +185,21 @@ def test_the_model_is_changed(made, index):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "zebra"], "no word of 'zebra' is in the vocabulary"),
+        (["--text", "zebra"], "--text: no word of 'zebra' is in the vocabulary"),
         (["--text", ""], "expected a sentence, got none"),
         (["--text", "a dog", "two dogs"], "--text: expected one sentence in quotes, got 2"),
         (["--text", "dog", "--minus", "a", "red", "car"], "--minus: expected one sentence in quotes, got 3"),
         ([], "expected --text, --image, --id, --minus or a sum of them"),
+        (["--text", "dog", "--minus", "zebra"], "--minus: no word of 'zebra' is in the vocabulary"),
+        *[
+            (
+                ["--text", "dog", "--text_weight", weight],
+                f"--text_weight: expected a number from -1000 to 1000, got {weight}",
+            )
+            for weight in ("inf", "nan", "1e+38", "1001.0")
+        ],
         (["--text", "dog", "--where", "yaer = 3"], "no item has the key 'yaer'; did you mean year?"),
-        (["--id", "nothing"], "there is no item 'nothing'"),
+        (["--id", "nothing"], "there is no item 'nothing': name one that is there"),
         (["--image", "nothing.npy"], "nothing.npy cannot be read: No such file"),
         (["--text", "dog", "--bundle", "nowhere"], "no bundle at nowhere"),
         (["--text", "dog", "--top_k", "0"], "--top_k and --rerank_k: expected at least 1"),
@@ -203,9 +212,43 @@ def test_mistakes_of_a_search(made, arguments, message):
     assert message in run("search_retrieval", "--index", made / "index", *arguments, code=2)
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"text": "zzzz"}, "no word of 'zzzz'"),
+        ({"minus": "zzzz"}, "no word of 'zzzz'"),
+        ({"id": "nothing"}, "there is no item 'nothing'"),
+        ({"text": "dog", "minus": "dog"}, "the terms cancel each other"),
+        ({"image": "nothing.npy"}, "nothing.npy cannot be read"),
+        ({"image": "nothing.jpg"}, ""),
+        ({"text": "dog", "text_weight": 1e38}, "text_weight: expected a number from -1000 to 1000"),
+        ({"text": "dog", "text_weight": "1"}, "text_weight: expected a number from -1000 to 1000"),
+        ({"text": "dog", "text_weight": float("nan")}, "text_weight: expected a number from -1000 to 1000"),
+    ],
+)
+def test_a_mistake_of_a_query_names_its_line(made, tmp_path, query, message):
+    lines = [json.dumps({"text": "dog"}), "", json.dumps(query), json.dumps({"text": "cat"})]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    said = run("search_retrieval", "--index", made / "index", "--queries", tmp_path / "q.jsonl", code=2)
+    assert said.startswith(f"error: {tmp_path / 'q.jsonl'} line 3: ") and message in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--text", "z" * 100_000],
+        ["--id", "z" * 100_000],
+        ["--text", "dog" + " dog" * 9999, "--minus", "dog" + " dog" * 9999],
+    ],
+)
+def test_a_query_of_many_letters_is_not_repeated_whole(made, words):
+    assert len(run("search_retrieval", "--index", made / "index", *words, code=2)) < 600
+
+
 def test_mistakes_of_a_build(made, tmp_path):
     build = ["build_index", "--bundle", made / "bundle"]
     gallery = ["--gallery", made / "test_ims.npy"]
+    np.save(tmp_path / "narrow.npy", np.ones((3, FEATURES - 1), np.float32))
     for arguments, message in (
         (["--gallery", "nowhere", "--out", "x"], "nowhere: no such file or folder"),
         (["--out", tmp_path / "x"], "--gallery: expected a folder of pictures"),
@@ -217,8 +260,18 @@ def test_mistakes_of_a_build(made, tmp_path):
             [*gallery, "--out", made, "--overwrite"],
             "--overwrite replaces an index, and this folder holds none",
         ),
+        (
+            ["--gallery", tmp_path / "narrow.npy", "--out", tmp_path / "x"],
+            f"error: {tmp_path / 'narrow.npy'}: features: expected numbers of shape",
+        ),
         (["--from", made / "index"], "is of this bundle already: nothing to change"),
-        ([*gallery, "--out", tmp_path / "x", "--memory", "0"], "--memory: expected a number of GB above 0"),
+        *(
+            (
+                [*gallery, "--out", tmp_path / "x", "--memory", size],
+                "--memory: expected a number of GB above 0",
+            )
+            for size in ("0", "nan", "inf")
+        ),
     ):
         assert message in run(*build, *arguments, code=2)
     assert not (tmp_path / "x").exists()
@@ -249,6 +302,11 @@ def test_a_process_that_serves_the_index_answers_the_same(index, made, tmp_path)
         assert "there is no item '3.jpg'" in run(
             "search_retrieval", "--index", index, "--id", "3.jpg", code=2
         )
+        assert ask(str(index), "/", ["--index", str(index), "--hel"])[0] == 0
+        command = [sys.executable, ROOT / "tools" / "search_retrieval.py", "--index", index, "--text", "dog"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "No space left" in done.stderr
         second = run("search_retrieval", "--index", index, "--serve", code=2)
         assert "another process serves" in second
     finally:

@@ -36,3 +36,22 @@ def test_a_missing_package_is_one_line(tool):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
     assert " is not installed here: source .venv/bin/activate (make demo makes it), or " in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("lines", [1, 5000])
+def test_output_that_finds_no_space_is_one_line(unbuffered, lines):
+    script = f"import _init_paths, _command; _command.run(lambda: print('a hit\\n' * {lines}))"
+    tools = Path(__file__).resolve().parents[2] / "tools"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": str(tools), "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    expected = "error: cannot write the output: No space left on device: send it elsewhere\n"
+    assert (done.returncode, done.stderr) == (2, expected)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools._warm_search import SOCKET, ask
+from tools._warm_search import SOCKET, ask, is_own
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,17 @@ def test_without_a_process_that_serves_nothing_is_answered(tmp_path):
     assert ask(str(tmp_path), "/", []) is None
     Path(tmp_path, SOCKET).touch()
     assert ask(str(tmp_path), "/", []) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "own"),
+    [
+        *[
+            (word, True)
+            for word in ("--help", "--hel", "--h", "-h", "-help", "--ser", "--q=x", "--b", "--reran")
+        ],
+        *[(word, False) for word in ("--", "-", "--index", "--text", "--top_k=3", "hel", "-1", "dog")],
+    ],
+)
+def test_an_option_that_is_cut_short_is_the_same_option(word, own):
+    assert is_own(word) == own

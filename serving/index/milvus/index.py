@@ -106,7 +106,7 @@ class MilvusIndex:
                 "query", self._items, filter=one_of(part), output_fields=["id", "vector"]
             )
             found.update({row["id"]: np.float32(row["vector"]) for row in rows})
-        refuse_unknown(ids, found, self.folder)
+        refuse_unknown(ids, found, self.folder, "name one that is there")
         return np.stack([found[each] for each in ids])
 
     def described(self, ids: Sequence[str]) -> list[Item]:

@@ -108,6 +108,16 @@ def test_wrong_bodies_are_refused_in_one_sentence(client, body):
     assert message and "\n" not in message and "Traceback" not in message
 
 
+@pytest.mark.parametrize("lists", [100, 900])
+def test_no_item_is_taken_that_no_answer_could_show(client, lists):
+    identity = client.post("/v1/search", json={"terms": [{"text": "red"}]}).json()["hits"][0]["id"]
+    body = '{"caption": "red", "metadata": {"x": %s}}' % ("[" * lists + "]" * lists)
+    headers = {"content-type": "application/json", **bearing(KEY)}
+    refused = client.patch(f"/v1/items/{identity}", content=body, headers=headers)
+    assert refused.status_code == 422 and identity in refused.json()["error"]["message"]
+    assert client.post("/v1/search", json={"terms": [{"text": "red"}]}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -284,10 +284,16 @@ def test_a_sum_of_terms_shows_the_share_of_each(described, tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", "", "empty, expected a sentence a line"),
-        ("a.jsonl", '{"id": "x"}', "every line needs a caption"),
+        ("a.jsonl", '{"id": "x"}', "a.jsonl line 1: no caption, and every line needs a caption"),
+        ("a.jsonl", '{"id": "x", "caption": "y"}\n\n{"caption": "  "}', "a.jsonl line 3: no caption"),
         ("a.jsonl", '{"id": "x", "caption": "y", "colour": 3}', "a.jsonl line 1: expected an object of"),
         ("a.jsonl", '{"id": "x", "caption": "y"}\nx', "a.jsonl line 2: not JSON"),
         ("a.jsonl", '{"id": "x", "caption": "y"}\n' * 2, "the id 'x' is there twice"),
+        (
+            "a.jsonl",
+            '{"caption": "y", "metadata": {"x": %s}}' % ("[" * 100 + "]" * 100),
+            "line 1: .* 100 deep",
+        ),
         ("a.zip", "", "expected a folder of pictures: unpack it"),
         ("a.bin", "", "expected a file of features that ends with .npy"),
     ],
@@ -317,6 +323,7 @@ def test_captions_come_from_a_table_with_a_header(tmp_path, described):
         ("image,caption\n3,a dog\n4,a,cat\n", "csv line 3: 3 columns, expected 2: 4,a,cat .1 rows of"),
         ("image,caption\n3,\n4,a cat\n", "csv line 2: 3 .1 empty captions"),
         ("image,caption\n", "empty, expected a caption a row"),
+        ("image,caption\n3,a dog\n999,a cat\n", "csv line 3: there is no item '999' in .*test_ims.npy"),
     ],
 )
 def test_a_table_of_captions_that_cannot_be_read(tmp_path, described, content, message):
@@ -325,9 +332,25 @@ def test_a_table_of_captions_that_cannot_be_read(tmp_path, described, content, m
         open_source(tmp_path / "test_ims.npy", tmp_path / "test.csv")
 
 
+def test_a_table_that_names_a_picture_that_is_not_there_is_told_with_its_line(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "c.csv").write_text("image,caption\na.png,a dog\nb.png,a cat\n")
+    with pytest.raises(UserError, match="c.csv line 3: no picture for 'b.png' in "):
+        open_source(tmp_path / "photos", tmp_path / "c.csv")
+
+
+def test_a_missing_file_of_captions_is_told_as_such(described):
+    _, source, _ = described
+    with pytest.raises(UserError, match="^--captions: nowhere.tsv: no such file"):
+        open_source(source.path, "nowhere.tsv")
+
+
 def test_sentences_of_items_that_are_not_there(tmp_path, described):
     (tmp_path / "test.tsv").write_text("3\tfine\n999#0\ta dog\n")
-    with pytest.raises(UserError, match=r"there is no item '999' in .*test_ims.npy .1 such lines"):
+    with pytest.raises(
+        UserError, match=r"test.tsv line 2: there is no item '999' in .*test_ims.npy .1 such lines"
+    ):
         open_source(tmp_path / "test_ims.npy", tmp_path / "test.tsv")
     (tmp_path / "test.tsv").write_text("3\t \n")
     with pytest.raises(UserError, match="test.tsv line 1: expected an id, a tab and a sentence"):

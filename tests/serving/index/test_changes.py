@@ -75,6 +75,13 @@ def test_an_update_replaces_vector_caption_and_metadata(make_index, engine):
         ([Item("a")], 3 * unit_vectors(1), "has the length 3, expected 1"),
         ([Item("a", None, {"x": float("nan")})], unit_vectors(1), "'a': the metadata are not JSON"),
         ([Item("a", None, ["x"])], unit_vectors(1), "'a': expected a JSON object as metadata"),
+        ([Item("a", None, {"\ud800": "x"})], unit_vectors(1), r"'a': the metadata: \\ud800 is half a letter"),
+        (
+            [Item("a", None, {"x": ["\udfff"]})],
+            unit_vectors(1),
+            r"'a': the metadata: \\udfff is half a letter",
+        ),
+        ([Item("a", "x\ud800")], unit_vectors(1), r"'a': the id or the caption: \\ud800 is half a letter"),
         ([Item("")], unit_vectors(1), "expected a text as id, got ''"),
     ],
 )
@@ -85,6 +92,28 @@ def test_what_cannot_be_added_changes_nothing(make_index, items, vectors, messag
         assert index.card.count == 5
         index.add([Item("fine")], unit_vectors(1, seed=8))
         assert ids(index.search(unit_vectors(1, seed=8), 1)[0]) == ["fine"]
+
+
+def nested(lists: int) -> dict:
+    """Return metadata of one object, with so many lists within each other in it."""
+    inner: list = []
+    for _ in range(lists - 1):
+        inner = [inner]
+    return {"x": inner}
+
+
+def test_metadata_may_be_nested_a_hundred_deep(make_index):
+    with Index(make_index(unit_vectors(5)), writable=True) as index:
+        index.add([Item("deep", None, nested(99))], unit_vectors(1, seed=9))
+        for lists in (100, 900, 100_000):
+            items = [Item("deep", None, nested(lists))]
+            for change in (
+                lambda items=items: index.add(items, unit_vectors(1), replace=True),
+                lambda items=items: index.describe(items),
+            ):
+                with pytest.raises(UserError, match="'deep': .* at most 100 deep"):
+                    change()
+        assert index.search(unit_vectors(1, seed=9), 1)[0][0].metadata == nested(99)
 
 
 def test_deleting_names_what_is_not_there_and_deletes_nothing(make_index):

@@ -1,5 +1,6 @@
 """A damaged index says so in one line, names the file, and stays as it is."""
 
+import errno
 import json
 import os
 import resource
@@ -10,7 +11,7 @@ import pytest
 
 from config.errors import UserError
 from serving.index import build
-from serving.index.index import Index
+from serving.index.index import Index, cannot_write, writer_lock
 from serving.index.vectors import row_checks
 from tests.vector_makers import items_named, unit_vectors
 
@@ -40,6 +41,13 @@ def test_a_file_that_was_cut(make_index, engine, name):
     with pytest.raises(UserError, match=rf"{name}: damaged \(") as caught:
         look(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_lacks_its_end_is_no_other_version(make_index):
+    path = data_of(folder := make_index(unit_vectors(20))) / "items.sqlite"
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(UserError, match=r"items.sqlite: damaged \(it is cut short\)"):
+        look(folder)
 
 
 @pytest.mark.parametrize(("engine", "name"), CASES)
@@ -131,6 +139,15 @@ def full_disk():
     yield fill
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     signal.signal(signal.SIGXFSZ, before)
+
+
+def test_only_a_full_disk_asks_for_space(tmp_path):
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert str(cannot_write(tmp_path, OSError(number, "full"))).endswith("intact: free some space")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "index"):
+        with pytest.raises(UserError, match="intact: name a folder that can be written"), writer_lock(path):
+            pass
 
 
 @pytest.mark.parametrize("engine", ["scan", "int8", "float16", "lists"])
