@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from urllib.parse import quote
@@ -155,9 +156,10 @@ def serve(side: str, folder: Path) -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as tools/serve_retrieval.py does
     print("ready", listening.getsockname()[1], flush=True)
-    from serving.app.guard import TimedProtocol
+    from serving.app.guard import Protocol
 
-    config = uvicorn.Config(app, access_log=False, log_level="error", http=TimedProtocol, proxy_headers=False)
+    http = "h11" if side == "afternoon" else partial(Protocol, refusal=app.state.refusal)
+    config = uvicorn.Config(app, access_log=False, log_level="error", http=http, proxy_headers=False)
     uvicorn.Server(config).run(sockets=[listening])
 
 

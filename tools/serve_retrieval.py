@@ -17,6 +17,7 @@ It needs requirements-service.txt besides. It is ready when it says so, and SIGT
 import argparse
 import logging
 import socket
+from functools import partial
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -34,7 +35,7 @@ def main() -> None:
     try:
         import uvicorn
 
-        from serving.app.guard import TimedProtocol
+        from serving.app.guard import Protocol
         from serving.app.service import make_app
     except ModuleNotFoundError as error:
         raise UserError(
@@ -89,7 +90,7 @@ def main() -> None:
             timeout_keep_alive=10,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 5,
             limit_concurrency=1024,  # connections, of which a page opens several
-            http=TimedProtocol,
+            http=partial(Protocol, refusal=app.state.refusal),
             h11_max_incomplete_event_size=64 << 10,
             proxy_headers=False,  # nothing depends on the client's address
         )

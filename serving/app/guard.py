@@ -7,11 +7,13 @@ import contextlib
 import hmac
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.app.metrics import Metrics
@@ -39,16 +41,29 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+# A search in one piece, without a body, on a connection that stays open.
+_SEARCH = re.compile(
+    rb"GET /v1/search\?[!-~]* HTTP/1\.1\r\n"
+    rb"(?:(?!connection|content-length|transfer-encoding|upgrade|expect)[!#-'*+.\w^`|~-]+:[ -~\t]*\r\n)+"
+    rb"\r\n",
+    re.IGNORECASE,
+)
 _WAIT_SECONDS = 20  # for a head, or for the rest of a body that is not read any more
 
 
-class TimedProtocol(H11Protocol):
+class Protocol(H11Protocol):
     """HTTP of one connection, which ends where a client lets it wait for a request for too long.
 
-    uvicorn's own timer stops at the first byte of a head.
+    uvicorn's own timer stops at the first byte of a head. A plain search that comes while `refusal()` returns
+    an answer gets that one unread: parsing, and the way through the application, would take ten times as long
+    from those that are answered.
     """
 
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *, refusal: Callable[[], bytes | None] = lambda: None, **uvicorns: object) -> None:
+        super().__init__(**uvicorns)
+        self._refusal = refusal
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Wait for the first request."""
@@ -56,8 +71,13 @@ class TimedProtocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came."""
-        super().data_received(data)
+        """Read what came, or refuse it unread."""
+        answer = self._refusal() if self._waits() and _SEARCH.fullmatch(data) else None
+        if answer:
+            self._unset_keepalive_if_required()
+            self.transport.write(answer)
+        else:
+            super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
@@ -72,10 +92,17 @@ class TimedProtocol(H11Protocol):
 
     def _watch(self) -> None:
         """Start the timer, or stop it while a request is answered, which `Guard` watches."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._answers():
             self._stop()
         elif self._timer is None and not self.transport.is_closing():
             self._timer = self.loop.call_later(_WAIT_SECONDS, self.transport.close)
+
+    def _answers(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _waits(self) -> bool:
+        """Tell whether the next byte begins a request."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0] and not self._answers()
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -231,9 +258,23 @@ class _Bounded:
         raise _CutOffError
 
 
+def written_refusal() -> bytes:
+    """Return the whole answer, as bytes, to a search that comes while the queue is full."""
+    body = _refusal_body("full", FULL)
+    headers = {"content-type": "application/json", "content-length": len(body), "retry-after": 1, **HEADERS}
+    lines = "".join(
+        f"{name}: {value}\r\n" for name, value in (headers | {"cache-control": "no-store"}).items()
+    )
+    return f"HTTP/1.1 429 Too Many Requests\r\n{lines}\r\n".encode() + body
+
+
+def _refusal_body(code: str, message: str) -> bytes:
+    return json.dumps({"error": {"code": code, "message": message}}).encode()
+
+
 async def refuse(send, status: int, code: str, message: str) -> None:
     """Send a refusal as JSON."""
-    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    body = _refusal_body(code, message)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="retrieval", charset="UTF-8"'))

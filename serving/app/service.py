@@ -13,7 +13,7 @@ from config.errors import UnavailableError, UserError
 from serving.app.api import NO_ITEM, Service, routes
 from serving.app.batching import Batcher, FullError, LateError
 from serving.app.collection import BusyError, Collection, Question, UnknownError, Wanted
-from serving.app.guard import FULL, Guard
+from serving.app.guard import FULL, Guard, written_refusal
 from serving.app.metrics import Metrics
 from serving.app.page import View, is_for_people, page_routes
 from serving.app.pictures import Thumbnails
@@ -72,12 +72,20 @@ def make_app(
     app.include_router(routes(service))
     app.include_router(page_routes(service))
     add_errors(app, View(service))
-    app.add_middleware(
-        Guard,
-        settings=settings,
-        metrics=metrics,
-        is_full=lambda: all(each.batcher.refuses() for each in services),
-    )
+    unread = written_refusal()
+
+    def is_full() -> bool:
+        return all(each.batcher.refuses() for each in services)
+
+    def refusal() -> bytes | None:
+        if not is_full():
+            return None
+        metrics.refused.labels("full").inc()
+        metrics.requests.labels("/v1/search", "429").inc()
+        return unread
+
+    app.state.refusal = refusal
+    app.add_middleware(Guard, settings=settings, metrics=metrics, is_full=is_full)
     return app
 
 

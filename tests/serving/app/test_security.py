@@ -12,7 +12,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from config.errors import UserError
-from serving.app.guard import Guard, TimedProtocol
+from serving.app.guard import Guard, Protocol, written_refusal
 from serving.app.metrics import Metrics
 from serving.app.page import STATIC
 from serving.app.settings import Settings, read_key_file
@@ -236,41 +236,110 @@ def test_a_slow_client_is_cut_off():
     assert sent[0]["status"] == 408
 
 
+class Wire(asyncio.Transport):
+    """A connection that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = [], False
+
+    def write(self, data):
+        self.written.append(data)
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        self.closed = True
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+async def says_ok(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def connected(app, **options) -> tuple[Protocol, Wire]:
+    connection = Protocol(
+        config=Config(app, lifespan="off"), server_state=ServerState(), app_state={}, **options
+    )
+    connection.connection_made(wire := Wire())
+    return connection, wire
+
+
 def test_a_connection_on_which_no_request_comes_is_ended(monkeypatch):
     """The timer runs before a request and between two, and not while one is answered."""
     monkeypatch.setattr("serving.app.guard._WAIT_SECONDS", 0.05)
 
-    class Transport(asyncio.Transport):
-        closed = False
-
-        def is_closing(self):
-            return self.closed
-
-        def close(self):
-            self.closed = True
-
     async def closed_after(requests: int, seconds: float, rest: bytes = b"") -> bool:
         async def app(scope, receive, send):
             await asyncio.sleep(seconds)
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
+            await says_ok(scope, receive, send)
 
-        config, transport, written = Config(app, lifespan="off"), Transport(), []
-        transport.write, transport.resume_reading = written.append, lambda: None
-        connection = TimedProtocol(config, ServerState(), {})
-        connection.connection_made(transport)
+        connection, wire = connected(app)
         for _ in range(requests):
             connection.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await asyncio.sleep(seconds + 0.01)
-        assert b"".join(written).count(b"200 OK") == requests and not transport.closed
+        assert b"".join(wire.written).count(b"200 OK") == requests and not wire.closed
         if rest:  # h11 takes no bytes for an end, which asyncio tells otherwise
             connection.data_received(rest)
         await asyncio.sleep(0.1)
-        return transport.closed
+        return wire.closed
 
     assert asyncio.run(closed_after(0, 0.0)), "nothing came"
     assert asyncio.run(closed_after(0, 0.0, b"GET / HTTP/1.1\r\nX: ")), "half a head"
     assert asyncio.run(closed_after(2, 0.08, b"GET /")), "half a head after two answers, each later than that"
+
+
+def test_a_plain_search_is_refused_unread_while_the_queue_is_full_and_no_other_request_is():
+    """The answer is the one that `Guard` would give, and the connection goes on."""
+    whole = [None, written_refusal(), written_refusal(), None]
+    search = b"GET /v1/search?q=a%20dog HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"
+    others = [
+        search.replace(b"GET", b"POST"),
+        search.replace(b"search?", b"searches?"),
+        search.replace(b"Accept: */*", b"Content-Length: 0"),
+        search.replace(b"Accept: */*", b"connection: close"),
+        search + search,
+        search[:-2],
+    ]
+
+    async def written(*pieces: bytes, refusal=written_refusal) -> list[bytes]:
+        connection, wire = connected(says_ok, refusal=refusal)
+        for piece in pieces:
+            connection.data_received(piece)
+            await asyncio.sleep(0.01)
+        return wire.written
+
+    statuses = [
+        answer[9:12] for answer in asyncio.run(written(*[search] * 4, refusal=iter(whole).__next__)) if answer
+    ]
+    assert [status for status in statuses if status.isdigit()] == [b"200", b"429", b"429", b"200"]
+    for other in others:
+        assert not any(b" 429 " in answer for answer in asyncio.run(written(other))), other
+
+    async def app(scope, receive, send):
+        raise AssertionError("it is refused before")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/search", "query_string": b""}
+    asyncio.run(
+        Guard(app, Settings(), Metrics(), lambda: True)(
+            scope | {"headers": [(b"host", b"localhost")]}, None, send
+        )
+    )
+    head, _, body = written_refusal().partition(b"\r\n\r\n")
+    assert body == sent[1]["body"]
+    assert sorted(head.split(b"\r\n")[1:]) == sorted(b": ".join(header) for header in sent[0]["headers"])
 
 
 def test_head_is_answered_as_get_is(photos, serve):
