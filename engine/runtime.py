@@ -265,22 +265,26 @@ def _set_device(device: str) -> str:
 def _import_paddle_quietly() -> None:
     """Import Paddle, and drop the known notices from what it prints.
 
-    Its import takes SIGTERM over, which is given back to a handler of this process.
+    Its import takes SIGTERM over, which is given back to a handler of this process; one that comes meanwhile
+    waits for that.
     """
     printed, handler = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    waits = callable(handler) and threading.current_thread() is threading.main_thread()
+    if waits:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         with contextlib.redirect_stderr(printed):
             import paddle  # noqa: F401
     finally:
+        # A package of Paddle's sets logging up; what it left would take all logs of this process.
         for kept in [each for each in logging.root.handlers if getattr(each, "stream", None) is printed]:
-            logging.root.removeHandler(
-                kept
-            )  # a package of Paddle's has set it up, and all logs would go there
+            logging.root.removeHandler(kept)
         for line in printed.getvalue().splitlines():
             if not any(notice in line for notice in _KNOWN_NOTICES):
                 print(line, file=sys.stderr)
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+        if waits:
+            signal.signal(signal.SIGTERM, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _read_text(path: Path) -> str:

@@ -323,6 +323,19 @@ def test_a_package_of_paddle_s_that_sets_logging_up_takes_no_log_of_ours(tmp_pat
     assert done.stdout.strip() == "[]" and "early" in done.stderr and "late" in done.stderr
 
 
+def test_a_sigterm_while_paddle_is_imported_is_not_lost(tmp_path):
+    """Paddle's own handler, which the fake installs as the real one does, would swallow it."""
+    (tmp_path / "paddle.py").write_text(
+        "import os, signal; signal.signal(signal.SIGTERM, lambda *_: None); "
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import signal, engine.runtime; "
+        "signal.signal(signal.SIGTERM, lambda *_: print('ended')); engine.runtime._import_paddle_quietly()"
+    )
+    assert run_code(code).stdout.strip() == "ended"
+
+
 def test_the_line_names_the_gpu():
     runtime = Runtime("gpu", "A100", 8, "math library as shipped", 123, True, "3.3.1")
     assert runtime.describe() == (
