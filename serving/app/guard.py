@@ -44,8 +44,8 @@ _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 # A search in one piece, without a body, on a connection that stays open.
 _SEARCH = re.compile(
     rb"GET /v1/search\?[!-~]* HTTP/1\.1\r\n"
-    rb"(?:(?!connection|content-length|transfer-encoding|upgrade|expect)[!#-'*+.\w^`|~-]+:[ -~\t]*\r\n)+"
-    rb"\r\n",
+    rb"(?:(?!connection(?!: ?keep-alive\r)|content-length|transfer-encoding|upgrade|expect)"
+    rb"[!#-'*+.\w^`|~-]+:[ -~\t]*\r\n)+\r\n",
     re.IGNORECASE,
 )
 _WAIT_SECONDS = 20  # for a head, or for the rest of a body that is not read any more
@@ -75,6 +75,7 @@ class Protocol(H11Protocol):
         answer = self._refusal() if self._waits() and _SEARCH.fullmatch(data) else None
         if answer:
             self._unset_keepalive_if_required()
+            self._stop()
             self.transport.write(answer)
         else:
             super().data_received(data)

@@ -320,6 +320,8 @@ def test_a_plain_search_is_refused_unread_while_the_queue_is_full_and_no_other_r
         answer[9:12] for answer in asyncio.run(written(*[search] * 4, refusal=iter(whole).__next__)) if answer
     ]
     assert [status for status in statuses if status.isdigit()] == [b"200", b"429", b"429", b"200"]
+    kept = search.replace(b"Accept: */*", b"Connection: keep-alive")
+    assert asyncio.run(written(kept)) == [written_refusal()]
     for other in others:
         assert not any(b" 429 " in answer for answer in asyncio.run(written(other))), other
 
