@@ -205,7 +205,7 @@ class _Reader:
 
     def _refuse_others(self, there: set[str]) -> None:
         if others := sorted(there - set(_OPERATORS)):
-            names = ", ".join(others[:_SHOWN]) + (
+            names = ", ".join(map(cut, others[:_SHOWN])) + (
                 f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
             )
             raise self._unlike(f"it has {names}")
@@ -260,9 +260,8 @@ class _Reader:
             return there[0]
         if name not in there:
             problem = f"there is no {kind} {name!r}" if name else f"several {kind}s"
-            raise UserError(
-                f"{self._path}: {problem}, it has {', '.join(there[:_SHOWN])}: set {key} of its YAML file"
-            )
+            shown = ", ".join(map(cut, there[:_SHOWN]))
+            raise UserError(f"{self._path}: {problem}, it has {shown}: set {key} of its YAML file")
         return name
 
     def _unlike(self, what: str) -> UserError:

@@ -157,3 +157,14 @@ def test_without_the_package_onnx_float32_goes_by_onnx_runtime(convolutions, mon
     monkeypatch.setitem(sys.modules, "onnx", None)
     build_network.cache_clear()
     assert isinstance(build_network(convolutions, as_map=False), OnnxNetwork)
+
+
+def test_names_of_a_damaged_network_are_told_in_one_line(tmp_path):
+    import onnx
+
+    model = onnx.load(write_convolutions(tmp_path / "a.onnx", SIZE))
+    model.graph.output[0].name = "po\n\x08ol"
+    onnx.save(model, tmp_path / "named.onnx")
+    with pytest.raises(UserError) as refused:
+        OnednnNetwork(tmp_path / "named.onnx", "image", "pool", SIZE, precision="float32")
+    assert "there is no output 'pool', it has po" in str(refused.value) and str(refused.value).isprintable()
