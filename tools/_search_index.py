@@ -67,16 +67,18 @@ class IndexSearcher:
         asked = read_queries(arguments.queries) if arguments.queries else {"": asked_by(arguments)}
         for place, query in asked.items():
             if arguments.rerank and "text" not in query:
-                raise UserError(
-                    f'{place}: --rerank: expected a "text" in every query, which that model reads'
-                )
+                where = f"{place}: " if place else ""
+                raise UserError(f'{where}--rerank: expected a "text" in every query, which that model reads')
         most = max(arguments.top_k, arguments.rerank_k) if self._reranker else arguments.top_k
         for part in batched(asked.items()):
             terms = self.encoding.terms(part)
-            for place, made in zip(part, terms, strict=True):
-                with blaming_line(place):
-                    self._asker.check(made)
-            answers = self._asker.answers(terms, most, arguments.where)
+            try:
+                answers = self._asker.answers(terms, most, arguments.where)
+            except UserError:
+                for place, made in zip(part, terms, strict=True):
+                    with blaming_line(place):
+                        self._asker.check(made)
+                raise
             for query, made, answer in zip(part.values(), terms, answers, strict=True):
                 if self._reranker:
                     best, rest = answer.hits[: arguments.rerank_k], answer.hits[arguments.rerank_k :]

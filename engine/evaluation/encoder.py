@@ -47,7 +47,7 @@ class Encoder:
         for text in texts:
             words = self.vocabulary.tokens(text)
             if not words:
-                raise UserError(f"expected a sentence, got {cut(text, 80)!r}")
+                raise UserError(f"expected a sentence, got {text[:80]!r}")
             if len(self.unknown_words(text)) == len(set(words)):
                 raise UserError(
                     f"no word of {cut(text, 80)!r} is in the vocabulary; use words of the training captions"

@@ -1,7 +1,6 @@
 """The routes under /v1, and what programs ask a service for: whether it lives, is ready, and how it fares."""
 
 import asyncio
-import contextlib
 import difflib
 import time
 from collections.abc import Sequence
@@ -209,8 +208,7 @@ def add_health(router: APIRouter, service: Service) -> None:
     async def metrics() -> Response:
         """Return counters as Prometheus reads them."""
         all_services = [service, *service.others.values()]
-        with contextlib.suppress(UserError):  # an index that cannot be read keeps its last number
-            service.metrics.items.set(sum(each.collection.card.count for each in all_services))
+        service.metrics.items.set(sum(each.collection.card.count for each in all_services))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 

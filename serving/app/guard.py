@@ -30,7 +30,7 @@ _ASKING = (
     "/v1/explain",
     "/results",
 )  # POST that change nothing
-HEADERS = {
+_USUAL = {
     "content-security-policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -39,8 +39,9 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
 }
-_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+_HEADERS = [(name.encode(), value.encode()) for name, value in _USUAL.items()]
 # A search in one piece, without a body, on a connection that stays open.
 _SEARCH = re.compile(
     rb"GET /v1/search\?[!-~]* HTTP/1\.1\r\n"
@@ -142,8 +143,6 @@ class Guard:
                 there = {name for name, _ in message["headers"]}
                 added = [header for header in _HEADERS if header[0] not in there]
                 message["headers"] = [*message["headers"], *added]
-                if b"cache-control" not in there:
-                    message["headers"].append((b"cache-control", b"no-store"))
             await send(message)
 
         bounded = _Bounded(scope, receive, self._settings)
@@ -261,21 +260,21 @@ class _Bounded:
 
 def written_refusal() -> bytes:
     """Return the whole answer, as bytes, to a search that comes while the queue is full."""
-    body = _refusal_body("full", FULL)
-    headers = {"content-type": "application/json", "content-length": len(body), "retry-after": 1, **HEADERS}
-    lines = "".join(
-        f"{name}: {value}\r\n" for name, value in (headers | {"cache-control": "no-store"}).items()
-    )
-    return f"HTTP/1.1 429 Too Many Requests\r\n{lines}\r\n".encode() + body
-
-
-def _refusal_body(code: str, message: str) -> bytes:
-    return json.dumps({"error": {"code": code, "message": message}}).encode()
+    headers, body = _refused(429, "full", FULL)
+    lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, *_HEADERS])
+    return b"HTTP/1.1 429 Too Many Requests\r\n" + lines + b"\r\n" + body
 
 
 async def refuse(send, status: int, code: str, message: str) -> None:
     """Send a refusal as JSON."""
-    body = _refusal_body(code, message)
+    headers, body = _refused(status, code, message)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _refused(status: int, code: str, message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers and body of a refusal."""
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="retrieval", charset="UTF-8"'))
@@ -283,5 +282,4 @@ async def refuse(send, status: int, code: str, message: str) -> None:
         headers.append((b"retry-after", b"1"))
     if status in (408, 413):
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return headers, body

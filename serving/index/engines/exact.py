@@ -75,7 +75,7 @@ class Proposing(ABC):
         self, take: TakeRows, queries: np.ndarray, k: int, allowed: np.ndarray | None, everything: Everything
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D] (`Engine`)."""
-        bounds = self.error and self.error * np.linalg.norm(queries, axis=1)
+        bounds = None if self.error is None else self.error * np.linalg.norm(queries, axis=1)
         found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
         left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if self.error else 4 * k
         while len(left):

@@ -275,25 +275,34 @@ def connected(app, **options) -> tuple[Protocol, Wire]:
 def test_a_connection_on_which_no_request_comes_is_ended(monkeypatch):
     """The timer runs before a request and between two, and not while one is answered."""
     monkeypatch.setattr("serving.app.guard._WAIT_SECONDS", 0.05)
+    slow = 0.2  # seconds that an answer takes: longer than the timer, which does not run meanwhile
 
-    async def closed_after(requests: int, seconds: float, rest: bytes = b"") -> bool:
+    async def closed_after(requests: int, rest: bytes = b"") -> bool:
+        answered = asyncio.Event()
+
         async def app(scope, receive, send):
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(slow)
             await says_ok(scope, receive, send)
+            answered.set()
 
         connection, wire = connected(app)
         for _ in range(requests):
+            answered.clear()
             connection.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await asyncio.sleep(seconds + 0.01)
+            await answered.wait()
         assert b"".join(wire.written).count(b"200 OK") == requests and not wire.closed
         if rest:  # h11 takes no bytes for an end, which asyncio tells otherwise
             connection.data_received(rest)
-        await asyncio.sleep(0.1)
+        while not wire.closed:  # without the timer it would never be
+            await asyncio.sleep(0.01)
         return wire.closed
 
-    assert asyncio.run(closed_after(0, 0.0)), "nothing came"
-    assert asyncio.run(closed_after(0, 0.0, b"GET / HTTP/1.1\r\nX: ")), "half a head"
-    assert asyncio.run(closed_after(2, 0.08, b"GET /")), "half a head after two answers, each later than that"
+    def ended(*arguments: object) -> bool:
+        return asyncio.run(asyncio.wait_for(closed_after(*arguments), 30))
+
+    assert ended(0), "nothing came"
+    assert ended(0, b"GET / HTTP/1.1\r\nX: "), "half a head"
+    assert ended(2, b"GET /"), "half a head after two answers, each later than that"
 
 
 def test_a_plain_search_is_refused_unread_while_the_queue_is_full_and_no_other_request_is():

@@ -131,7 +131,7 @@ def test_unknown_words_are_told(searcher):
 @pytest.mark.parametrize(
     ("action", "expected"),
     [
-        (lambda searcher: searcher.encoder.encode_text(["a dog", "   "]), "expected a sentence, got ''"),
+        (lambda searcher: searcher.encoder.encode_text(["a dog", "   "]), "expected a sentence, got '   '"),
         (
             lambda searcher: searcher.images_for_text("zebra quagga zebra", 1),
             "no word of 'zebra quagga zebra'",
