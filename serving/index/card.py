@@ -120,12 +120,12 @@ def card_of(content: object, where: str) -> Card:
 
 
 def _has_parameters(card: Card) -> bool:
-    """Tell whether the parameters are those of the card's engine (serving/index/engines/quantised.py)."""
+    """Tell whether the parameters are those that `engines/half.py` and `engines/lists.py` need."""
     if card.engine == "float16":
         return _is_number(card.parameters.get("rounding"))
     if card.engine == "lists":
-        probes = card.parameters.get("probes")
-        return type(probes) is int and 0 < probes < 1 << 31
+        probes, margin = card.parameters.get("probes"), card.parameters.get("margin", 0)
+        return type(probes) is int and 0 < probes < 1 << 31 and _is_number(margin) and margin >= 0
     return True
 
 

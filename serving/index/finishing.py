@@ -9,7 +9,7 @@ import numpy as np
 from config.errors import UserError
 from config.progress import ShowProgress, no_progress
 from serving.index.card import Card, present_versions
-from serving.index.engines import exact, kinds, measured, quantised
+from serving.index.engines import exact, kinds, lists, measured
 from serving.index.engines.saved import Saved
 from serving.index.sources import Encoder, Source
 from serving.index.vectors import VectorFile
@@ -19,6 +19,7 @@ ENGINES = ("auto", "scan", "int8", "float16", "lists")
 WANTED_RECALL = 0.95
 ENOUGH_MS = 20.0  # an exact query may take so long before the approximate engine is chosen
 _LEAST_SENTENCES = 40  # of which a cut-off is made
+_MARGINS = np.geomspace(0.005, lists.WIDEST_MARGIN, 40).tolist()  # of lists: each a sixth wider than the last
 _SCANNED_BYTES = 32 << 20  # so few vectors are searched without an engine
 
 
@@ -74,8 +75,7 @@ def finish(
     engine, saved = _built(name, data, card, show)
     if name == "lists":
         half = len(asked) // 2  # one half chooses how many lists are looked into, the other measures
-        engine.probes = _probes(engine, vectors, asked[:half], true[:half])
-        saved = replace(saved, parameters={**saved.parameters, "probes": engine.probes})
+        saved = replace(saved, parameters=_calibrate(engine, vectors, asked[:half], true[:half]))
         asked, true = asked[half:], true[half:]
     show("measuring recall", 0, len(asked))
     found = _search(engine, vectors, asked)
@@ -134,7 +134,7 @@ def _choose(
     data: Path, vectors: np.ndarray, asked: np.ndarray, options: Options, show: ShowProgress
 ) -> tuple[str, float | None]:
     """Return the engine's name, and how long an exact query takes, if that was measured."""
-    if options.engine == "lists" and len(vectors) < quantised.lists_for(len(vectors)):
+    if options.engine == "lists" and len(vectors) < lists.lists_for(len(vectors)):
         return "scan", None
     if options.engine != "auto":
         return options.engine, None
@@ -149,7 +149,7 @@ def _choose(
             exact_ms = _milliseconds(engine, vectors, asked)
             if exact_ms <= ENOUGH_MS:
                 return name, exact_ms
-    quantised.check_memory(count, dimension, options.memory)
+    lists.check_memory(count, dimension, options.memory)
     return "lists", exact_ms
 
 
@@ -163,20 +163,27 @@ def _milliseconds(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray
     return min(times) * 1e3
 
 
-def _probes(
-    engine: quantised.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
-) -> int:
-    """Return the fewest lists to look into that find enough, in steps of a third or half; all, if none do.
+def _calibrate(
+    engine: lists.InvertedFile, vectors: np.ndarray, asked: np.ndarray, true: list[np.ndarray]
+) -> dict:
+    """Set the margin of lists to the narrowest that finds enough, and return all parameters for the card.
 
     It is enough where the mean recall lies above the wanted one by two of its standard errors, so that other
-    queries find as much.
+    queries find as much. A query will look into as many lists as the one of these that needs most, at most.
     """
-    steps = sorted(number << power for number in (2, 3) for power in range(17))
-    for engine.probes in (1, *(step for step in steps if step < engine.most_probes)):
+    engine.probes = engine.lists
+    for engine.margin in _MARGINS:
         found = measured.recalls(_search(engine, vectors, asked), true, 10)
         if found.mean() - 2 * found.std() / np.sqrt(len(found)) >= WANTED_RECALL:
-            return engine.probes
-    return engine.most_probes
+            break
+    looked_into = engine.looked_into(asked)
+    engine.probes = int(looked_into.max())
+    return {
+        "lists": engine.lists,
+        "margin": engine.margin,
+        "probes": engine.probes,
+        "mean_probes": round(float(looked_into.mean()), 2),
+    }
 
 
 def _search(engine: exact.Engine, vectors: np.ndarray, queries: np.ndarray) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ from serving.index.engines.codes import codes_of
 from serving.index.engines.int8 import Int8
 from serving.index.engines.saved import Saved, check_file
 from serving.index.items import Item, Items, State, checked_items, refuse_unknown
-from serving.index.vectors import VectorFile, blocks_of, check_vectors, damaged, take_rows
+from serving.index.vectors import VECTORS, VectorFile, blocks_of, check_vectors, damaged, take_rows
 from serving.index.view import THREADS, Part, View, allowed_rows, search_view
 
 _SCANNED_ROWS = 4096  # that came later than the engine was built, and are searched without one
@@ -244,29 +244,36 @@ class Index:
             if before is not None and before.alive is not None:
                 alive[: len(before.alive)] = before.alive
             alive[self._items.dead_rows(before.state.change if before else -1)] = False
-        parts = list(before.parts) if before else self._built_part(vectors, checks)
-        parts = [part for part in parts if not (isinstance(part.engine, exact.Scan))]
+
+        def part(start: int, engine: exact.Engine | None = None, end: int = state.rows) -> Part:
+            path = self.folder / self._card.data / VECTORS
+            scan = exact.Scan(vectors[start:end], checks[start:end], path)
+            return Part(start, end, engine or scan, scan.everything)
+
+        built = self._built_engine(len(vectors)) if before is None else None
+        parts = [part(0, built, self._card.rows)] if built else []
+        parts += [
+            each for each in (before.parts if before else ()) if not isinstance(each.engine, exact.Scan)
+        ]
         covered = parts[-1].end if parts else 0
         if self._resident and self._card.engine != "scan" and state.rows - covered > _SCANNED_ROWS:
             codes = codes_of(vectors[covered:])
             if codes is not None:
-                parts.append(Part(covered, state.rows, Int8(codes, THREADS)))
+                parts.append(part(covered, Int8(codes, THREADS)))
                 covered = state.rows
         if covered < state.rows:
-            data = self.folder / self._card.data
-            scan = exact.Scan(vectors[covered:], checks[covered:], data / "vectors.f32")
-            parts.append(Part(covered, state.rows, scan))
+            parts.append(part(covered))
         return View(state, vectors, checks, alive, tuple(parts))
 
-    def _built_part(self, vectors: np.ndarray, checks: np.ndarray) -> list[Part]:
+    def _built_engine(self, rows: int) -> exact.Engine | None:
+        """Return the engine that the card names, if this index searches by it."""
         card, data = self._card, self.folder / self._card.data
-        if card.rows > len(vectors):
-            raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {len(vectors)}")
+        if card.rows > rows:
+            raise damaged(self.folder / CARD, f"its engine holds {card.rows} rows of {rows}")
         searches_by = kinds.FILES if self._resident else ("lists",) if self._writable else ("lists", "int8")
-        if card.engine in searches_by:
-            engine = kinds.load_engine(data, saved_engine(card), card.dimension, THREADS)
-            return [Part(0, card.rows, engine)]
-        return []
+        if card.engine not in searches_by:
+            return None
+        return kinds.load_engine(data, saved_engine(card), card.dimension, THREADS)
 
 
 def _hit(item: Item, score: float) -> Hit:

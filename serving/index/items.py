@@ -34,6 +34,7 @@ state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; INSERT INTO
 """
 _SECTOR = 512  # bytes, of which every whole file of SQLite has a multiple
 _DEEPEST = 100  # lists and objects within each other, which whatever writes an answer as JSON can take
+_decoded = json.JSONDecoder().decode  # `json.loads` would look at its options for every item
 _PART = 500  # rows or ids that one query names
 
 
@@ -216,7 +217,7 @@ class Items:
         identity, caption, metadata, crc = columns
         if not isinstance(identity, str) or crc != _crc(identity, caption, metadata):
             raise damaged(self.path, f"the item of row {row + 1} is not what was written")
-        return Item(identity, caption, json.loads(metadata) if metadata else {})
+        return Item(identity, caption, _decoded(metadata) if metadata else {})
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator:
@@ -341,10 +342,11 @@ def _as_columns(item: Item) -> tuple[str, str | None, str | None, int]:
 
 
 def _crc(identity: str, caption: str | None, metadata: str | None) -> int:
-    columns = (
-        "null" if text is None else encode_basestring_ascii(text) for text in (identity, caption, metadata)
-    )
-    return zlib.crc32(f"[{', '.join(columns)}]".encode())
+    return zlib.crc32(f"[{_quoted(identity)}, {_quoted(caption)}, {_quoted(metadata)}]".encode())
+
+
+def _quoted(text: str | None) -> str:
+    return "null" if text is None else encode_basestring_ascii(text)
 
 
 def _marks(values: Sequence) -> str:

@@ -31,6 +31,8 @@ def check_vectors(what: str, vectors: np.ndarray, dimension: int, measure: str) 
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    if measure == "cosine" and (np.abs(lengths - 1) <= _UNIT).all():
+        return vectors
     broken = np.flatnonzero(~np.isfinite(lengths))
     if len(broken):
         raise UserError(f"{what}: row {broken[0] + 1} holds NaN or infinity, expected finite numbers")
@@ -99,9 +101,9 @@ class VectorFile:
 def take_rows(path: Path, vectors: np.ndarray, checks: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return `vectors[rows]` after a comparison with `checks`; raise UserError for a row that has changed."""
     taken = vectors[rows]
-    wrong = np.flatnonzero(row_checks(taken) != checks[rows])
-    if len(wrong):
-        raise damaged(path, f"vector {np.asarray(rows)[wrong[0]] + 1} is not what was written")
+    wrong = row_checks(taken) != checks[rows]
+    if wrong.any():
+        raise damaged(path, f"vector {np.asarray(rows)[wrong][0] + 1} is not what was written")
     return taken
 
 

@@ -17,11 +17,12 @@ _DIRECT_BYTES = 32 << 20  # if so few vectors are allowed, they are all scored
 
 @dataclass(frozen=True)
 class Part:
-    """Rows from `start` to `end` and the engine that searches them."""
+    """Rows from `start` to `end`, the engine that searches them, and what scores them all if it fails."""
 
     start: int
     end: int
     engine: exact.Engine
+    everything: exact.Everything
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,8 @@ def search_view(
     found: list[list] = [[] for _ in queries]
     for part in view.parts:
         inside = None if allowed is None else allowed[part.start : part.end]
-        scan = exact.Scan(
-            view.vectors[part.start : part.end], view.checks[part.start : part.end], folder / "vectors.f32"
-        )
         bests = part.engine.search(
-            lambda rows, start=part.start: take(rows + start),
-            queries,
-            k,
-            inside,
-            scan.everything,
+            lambda rows, start=part.start: take(rows + start), queries, k, inside, part.everything
         )
         for each, (scores, rows) in zip(found, bests, strict=True):
             each.append((scores, rows + part.start))

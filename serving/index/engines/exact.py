@@ -77,15 +77,17 @@ class Proposing(ABC):
         """Return scores [<=k] and rows [<=k] of the best for each of `queries` [Q,D] (`Engine`)."""
         bounds = None if self.error is None else self.error * np.linalg.norm(queries, axis=1)
         found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(queries)
-        left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if self.error else 4 * k
+        left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if self.error else 2 * k + 8
         while len(left):
             proposed, rows = self.propose(queries[left], wanted, allowed)
-            unsure = []
+            there = rows >= 0
+            counts, vectors = np.count_nonzero(there, axis=1), take(rows[there])
+            ends, unsure = np.cumsum(counts), []
             for place, query in enumerate(left):
-                there = rows[place][rows[place] >= 0]
-                scores, best = best_first(exact_scores(take(there), queries[query]), there, k)
-                found[query] = scores, best
-                if self.error is None or len(there) < wanted:
+                count, end = counts[place], ends[place]
+                scores = exact_scores(vectors[end - count : end], queries[query])
+                found[query] = scores, best = best_first(scores, rows[place][there[place]], k)
+                if self.error is None or count < wanted:
                     continue
                 if proposed[place, -1] + bounds[query] >= scores[-1]:
                     unsure.append(query)

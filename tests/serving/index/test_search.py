@@ -11,7 +11,7 @@ import pytest
 from config.errors import UserError
 from serving.index import finishing, view
 from serving.index import vectors as vector_files
-from serving.index.engines import exact, quantised
+from serving.index.engines import exact, half, lists
 from serving.index.engines.int8 import Int8
 from serving.index.engines.measured import true_best
 from serving.index.finishing import Options
@@ -80,7 +80,7 @@ def test_a_query_has_the_same_hits_alone_and_in_a_batch(make_index, engine):
 def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes(allowed, tmp_path):
     vectors, queries = unit_vectors(3000), unit_vectors(40, seed=1)
     chosen = None if allowed == 1 else np.random.default_rng(0).random(3000) < allowed
-    engine = quantised.load_half(tmp_path, quantised.build_half(tmp_path, vectors), 24, 2)
+    engine = half.load_half(tmp_path, half.build_half(tmp_path, vectors), 24, 2)
     scores, rows = engine.propose(queries, 30, chosen)  # so many are multiplied
     for place, query in enumerate(queries):
         (alone,), (expected,) = engine.propose(query[None], 30, chosen)
@@ -95,7 +95,7 @@ def test_many_queries_are_multiplied_and_propose_what_a_scan_for_each_proposes(a
 def test_float16_codes_are_decoded_exactly_whatever_the_number():
     bits = np.arange(-(2**15), 2**15).astype(np.int16)
     finite = bits[np.isfinite(bits.view(np.float16))].reshape(1, -1)
-    decoded = quantised.decode_half(finite, np.empty(finite.shape, np.float32))
+    decoded = half.decode_half(finite, np.empty(finite.shape, np.float32))
     assert decoded.tobytes() == finite.view(np.float16).astype(np.float32).tobytes()
 
 
@@ -225,7 +225,7 @@ def test_threads_search_while_another_adds_and_deletes(make_index):
     ],
 )
 def test_the_rule_that_chooses_an_engine(make_index, monkeypatch, enough, memory, engine):
-    names = {Int8: "int8", quantised.HalfPrecision: "float16"}
+    names = {Int8: "int8", half.HalfPrecision: "float16"}
     monkeypatch.setattr(finishing, "_SCANNED_BYTES", 0)
     monkeypatch.setattr(finishing, "_milliseconds", lambda engine, *_: enough[names[type(engine)]])
     with Index(make_index(unit_vectors(1000), options=Options(memory=memory))) as index:
@@ -234,7 +234,7 @@ def test_the_rule_that_chooses_an_engine(make_index, monkeypatch, enough, memory
 
 def test_what_no_engine_can_hold_is_refused_with_what_it_needs():
     with pytest.raises(UserError, match="need 0.105 GB even with 8 bits a number, and 0.1 GB are allowed"):
-        quantised.check_memory(100_000, 1024, 100_000_000)
+        lists.check_memory(100_000, 1024, 100_000_000)
 
 
 def test_without_faiss_a_search_is_exact_and_lists_say_what_is_missing(make_index, monkeypatch):

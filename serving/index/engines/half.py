@@ -1,9 +1,7 @@
-"""What searches many vectors: float16 codes of all rows, or an inverted file of those with 8 bits a number.
+"""What searches many vectors exactly by float16 codes of all rows (FAISS, `SQfp16`).
 
-Both are saved beside the vectors, of which they are a copy, and load without computing. Neither is ever
-changed: rows that come later are searched beside it, and rows that go are left out. (FAISS 1.15.1's
-graphs cannot remove a row, and `IndexIDMap2` over an inverted file gives wrong ids after a removal,
-without an error.)
+The codes are saved beside the vectors, of which they are a copy, and load without computing. They are never
+changed: rows that come later are searched beside them, and rows that go are left out.
 """
 
 from collections.abc import Callable
@@ -16,21 +14,19 @@ from types import ModuleType
 
 import numpy as np
 
-from config.errors import UserError, cut
+from config.errors import UserError
 from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
 from serving.index.engines.exact import Proposing
-from serving.index.engines.saved import Saved, check_file, contents_check, file_check
+from serving.index.engines.saved import Saved, contents_check, file_check
 from serving.index.vectors import blocks_of, damaged
 
 CODES = "codes.f16"
-LISTS = "lists.faiss"
 _MULTIPLIED = 8  # from so many queries on, a product of matrices takes less time than a scan for each
 _DECODED_ROWS = 512  # that are decoded and multiplied at a time: two megabytes stay in a core's cache
 _BELOW_SIGN = np.int32(0b111 << 28)  # where the sign of an int16, shifted by 13, is repeated
 _SINGLE = 2.0**-24
 _ALIGNED = 4  # rows of float16: so many are whole words of 64 bits, whatever their width
-_TRAIN_ROWS = 64  # a list, that k-means is shown
 
 
 def faiss_package() -> ModuleType:
@@ -171,41 +167,6 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.
     return np.take_along_axis(scores, places, axis=1), np.take_along_axis(rows, places, axis=1)
 
 
-class InvertedFile(Proposing):
-    """An approximate engine: rows in lists around centres, 8 bits a number (FAISS, IVF with SQ8).
-
-    A query looks into the `probes` lists whose centres are nearest. Where few rows are allowed, it looks into
-    as many more, so that it sees as many rows.
-    """
-
-    error = None
-
-    def __init__(self, index, probes: int) -> None:
-        self._index, self.probes, self.most_probes = index, probes, index.nlist
-
-    @property
-    def memory(self) -> int:
-        """Return the bytes that are held: codes, row numbers and centres."""
-        return self._index.ntotal * (self._index.code_size + 8) + self._index.nlist * self._index.d * 4
-
-    def propose(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        faiss = faiss_package()
-
-        parameters = None
-        self._index.nprobe = self.probes  # takes no time, which an object of parameters would
-        if allowed is not None:
-            allowed = allowed[: self._index.ntotal]
-            share = max(float(allowed.mean()), 1e-3)
-            bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits))
-            probes = min(self._index.nlist, int(np.ceil(self.probes / share)))
-            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-        scores, rows = self._index.search(queries, k, params=parameters)
-        return np.where(rows < 0, -np.inf, scores), rows
-
-
 def build_half(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progress) -> Saved:
     """Write the float16 codes of float32 `vectors` [N,D]; raise OSError, and UserError for huge numbers."""
     rounding = 0.0
@@ -282,56 +243,3 @@ def _sharded(
     with ThreadPoolExecutor(threads) as pool:
         shards, filled = zip(*pool.map(shard_of, pairwise(cuts.tolist())), strict=True)
     return list(shards), list(filled)
-
-
-def build_lists(folder: Path, vectors: np.ndarray, show: ShowProgress = no_progress) -> Saved:
-    """Write an inverted file, of `lists_for` lists, of float32 `vectors` [N,D]; raise OSError."""
-    faiss = faiss_package()
-
-    lists = lists_for(len(vectors))
-    index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    random = np.random.default_rng(0)
-    wanted = min(len(vectors), lists * _TRAIN_ROWS)
-    show("training centres", 0, wanted)
-    index.train(vectors[np.sort(random.choice(len(vectors), wanted, replace=False))])
-    for part in blocks_of(*vectors.shape):
-        index.add(np.ascontiguousarray(vectors[part]))
-        show("filling lists", part.stop, len(vectors))
-    with replacing(folder / LISTS) as draft:
-        try:
-            faiss.write_index(index, str(draft))
-        except RuntimeError as error:  # FAISS's only way to say that the disk is full
-            raise OSError(f"FAISS could not write its file ({str(error).splitlines()[0][:120]})") from error
-    return Saved("lists", len(vectors), file_check(folder / LISTS), {"lists": lists, "probes": 1})
-
-
-def load_lists(folder: Path, saved: Saved) -> InvertedFile:
-    """Return the engine of the lists in `folder`; raise UserError where they are not what was written."""
-    faiss = faiss_package()
-
-    check_file(folder / LISTS, saved)
-    try:
-        index = faiss.read_index(str(folder / LISTS))
-    except RuntimeError as error:
-        raise damaged(folder / LISTS, f"FAISS cannot read it ({cut(error, 80)})") from error
-    if index.ntotal != saved.rows:
-        raise damaged(folder / LISTS, f"{index.ntotal:,} rows, expected {saved.rows:,}")
-    return InvertedFile(index, saved.parameters["probes"])
-
-
-def lists_for(count: int) -> int:
-    """Return the number of lists for `count` rows: the power of two near twice the root, at most 65,536.
-
-    More would be smaller, so that a query sees fewer rows, but centres take time to train and compare.
-    """
-    return int(2 ** np.clip(np.round(np.log2(max(count, 1)) / 2 + 1), 2, 16))
-
-
-def check_memory(count: int, dimension: int, memory: int) -> None:
-    """Raise UserError where lists of `count` rows of D numbers do not fit into `memory` bytes."""
-    needed = count * (dimension + 8) + lists_for(count) * dimension * 4
-    if needed > memory:
-        raise UserError(
-            f"{count:,} vectors of {dimension} numbers need {needed / 1e9:.3g} GB even with 8 bits a number, "
-            f"and {memory / 1e9:.3g} GB are allowed: allow more by --memory, or name a Milvus by its address"
-        )
