@@ -105,7 +105,14 @@ def make_result(
     }
     by_rule = [side.by(tie_rule) for side in ranks]
     protocol = protocol_of(split, counts, tie_rule, measure)
-    return Result(metrics, protocol, per_fold if folds > 1 else [], *by_rule, sides, ranks)
+    shared = _shared_sentences(dataset) if relevance.rule == "image id" else 0
+    return Result(metrics, protocol, per_fold if folds > 1 else [], *by_rule, sides, ranks, shared)
+
+
+def _shared_sentences(dataset: RetrievalDataset | PairDataset) -> int:
+    """Return how many sentences describe more than one image."""
+    of_images = np.unique(np.stack([dataset.sentence_ids, dataset.caption_image]), axis=1)[0]
+    return int((np.bincount(of_images) > 1).sum())
 
 
 def check_finite(what: str, values: np.ndarray, name_of: Callable[[int], str]) -> None:

@@ -27,6 +27,7 @@ class Result:
     and measure. `i2t_ranks` [images] and `t2i_ranks` [captions] are 0-based ranks within the fold, in the
     order of the data set; `t2i_ranks` is None if image to text alone was measured. `sides` are the ranks
     that count, by direction, for the certificate, and `tied` all ranks under both answers to ties.
+    `shared_sentences` is how many sentences describe several images, where a caption is right for one alone.
     """
 
     metrics: dict[str, float]
@@ -36,6 +37,7 @@ class Result:
     t2i_ranks: np.ndarray | None
     sides: Sides = field(default_factory=dict)
     tied: tuple[TiedRanks, TiedRanks] | None = None
+    shared_sentences: int = 0
 
 
 def write_result_json(
@@ -96,6 +98,11 @@ def format_table(result: Result) -> str:
     ]
     if protocol.get("relevance", "image id") != "image id":
         lines.append(f"right ones by {protocol['relevance']}{_left_out(protocol['left_out'])}")
+    if result.shared_sentences:
+        lines.append(
+            f"{result.shared_sentences} sentences describe several images, and a caption is right for its "
+            "own alone: DATASET.RELEVANCE=sentence counts them all"
+        )
     if bank := protocol.get("query_bank"):
         lines.append(
             f"scores normalised by {bank['images']} images and {bank['sentences']} sentences of "

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,23 @@ def test_progress_is_told_stage_by_stage_and_may_end_the_evaluation(dataset, tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_sentences_of_several_images_are_told_where_a_caption_is_right_for_its_own_alone(dataset):
+    images_of = {}
+    for sentence, image in zip(dataset.sentences, dataset.caption_image, strict=True):
+        images_of.setdefault(sentence, set()).add(image)
+    shared = sum(len(images) > 1 for images in images_of.values())
+    result = evaluate(TinyModel(), dataset, "test")
+    assert result.shared_sentences == shared > 0
+    assert f"{shared} sentences describe several images" in format_table(result)
+
+    class OtherRule(TinyDataset):
+        @property
+        def relevance(self):
+            return replace(super().relevance, rule="pairs.json")
+
+    assert "several images" not in format_table(evaluate(TinyModel(), OtherRule(), "test"))
+
+
 def test_protocol_says_how_it_was_counted(dataset):
     result = evaluate(TinyModel("order"), dataset, "test", tie_rule="average")
     assert result.protocol == {
@@ -267,7 +285,7 @@ def test_table_shows_every_metric_in_its_column_with_sizes_and_the_tie_rule(data
     assert "test: 21 images" in table and "cosine similarity" in table
     assert ("mean of 3 folds" in table) == (folds == 3)
     assert "ties against: rank = number of irrelevant items that score at least as high as the best" in table
-    _, _, heading, *rows, _, summary, _ = table.splitlines()
+    _, _, heading, *rows, _, summary, _, _ = table.splitlines()
     assert heading.split() == ["R@1", "R@5", "R@10", "median", "mean"]
     for row, title, direction in zip(rows, ("image to text", "text to image"), ("i2t", "t2i"), strict=True):
         shown = [float(number) for number in row.removeprefix(title).split()]
