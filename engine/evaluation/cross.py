@@ -108,7 +108,9 @@ def rank_cross(
                 **names_in_file(dataset),
             )
     sentences, ranks = len(dataset.distinct_captions), (of_images.tied(), of_captions.tied())
-    result = make_result(dataset, split, ranks, image_fold, tie_rule, sentences, MEASURE)
+    result = make_result(
+        dataset, split, ranks, image_fold, tie_rule, sentences, MEASURE, dataset.sentence_ids
+    )
     result.protocol["pairs_scored"] = blocks.num_pairs
     return result
 

@@ -126,6 +126,7 @@ def rank_encoded(
         tie_rule,
         len(encoded.text),
         encoded.measure,
+        encoded.sentence,
     )
 
 

@@ -54,11 +54,14 @@ def make_result(
     tie_rule: str,
     distinct_sentences: int,
     measure: str,
+    sentence: np.ndarray | None = None,
 ) -> Result:
     """Return the result of `ranks`: those of the images and those of the captions.
 
-    `image_fold` [images] is ascending; the metrics are means over the folds. Queries without a right item in
-    their fold are left out, and counted in the protocol. Raises UserError for a fold without any query.
+    `image_fold` [images] is ascending; the metrics are means over the folds. `sentence` [captions], equal for
+    captions that are one sentence, lets the result say how many sentences describe several images. Queries
+    without a right item in their fold are left out, and counted in the protocol. Raises UserError for a fold
+    without any query.
     """
     caption_fold, folds = image_fold[dataset.caption_image], int(image_fold[-1]) + 1
     relevance = dataset.relevance.within(image_fold, caption_fold)
@@ -105,13 +108,15 @@ def make_result(
     }
     by_rule = [side.by(tie_rule) for side in ranks]
     protocol = protocol_of(split, counts, tie_rule, measure)
-    shared = _shared_sentences(dataset) if relevance.rule == "image id" else 0
+    shared = (
+        0 if sentence is None or relevance.rule != "image id" else _shared(sentence, dataset.caption_image)
+    )
     return Result(metrics, protocol, per_fold if folds > 1 else [], *by_rule, sides, ranks, shared)
 
 
-def _shared_sentences(dataset: RetrievalDataset | PairDataset) -> int:
-    """Return how many sentences describe more than one image."""
-    of_images = np.unique(np.stack([dataset.sentence_ids, dataset.caption_image]), axis=1)[0]
+def _shared(sentence: np.ndarray, image: np.ndarray) -> int:
+    """Return how many sentences describe several images, by each caption's sentence and image [captions]."""
+    of_images = np.unique(np.stack([sentence, image]), axis=1)[0]
     return int((np.bincount(of_images) > 1).sum())
 
 
