@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.index.vectors import blocks_of, damaged, forget, row_checks
+from serving.index.vectors import BLOCK_BYTES, blocks_of, damaged, forget, row_checks
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows [n,D] and a query [D] -> scores [n]
 TakeRows = Callable[[np.ndarray], np.ndarray]  # rows [n] -> vectors [n,D], whose checks have been compared
@@ -80,23 +80,33 @@ class Proposing(ABC):
         left, wanted = np.arange(len(queries)), max(2 * k, k + 24) if self.error else 2 * k + 8
         while len(left):
             proposed, rows = self.propose(queries[left], wanted, allowed)
-            there = rows >= 0
-            counts, vectors = np.count_nonzero(there, axis=1), take(rows[there])
-            ends, unsure = np.cumsum(counts), []
-            for place, query in enumerate(left):
-                count, end = counts[place], ends[place]
-                scores = exact_scores(vectors[end - count : end], queries[query])
-                found[query] = scores, best = best_first(scores, rows[place][there[place]], k)
-                if self.error is None or count < wanted:
+            more = (rows[:, -1] >= 0) if rows.shape[1] == wanted else np.zeros(len(left), bool)
+            unsure = []
+            for place, best in enumerate(_scored_again(take, queries[left], rows, k)):
+                found[left[place]] = best
+                if self.error is None or not more[place]:
                     continue
-                if proposed[place, -1] + bounds[query] >= scores[-1]:
-                    unsure.append(query)
+                if proposed[place, -1] + bounds[left[place]] >= best[0][-1]:
+                    unsure.append(left[place])
             left, wanted = np.array(unsure, np.int64), wanted * 4
             if wanted > _MOST_PROPOSED:
                 for query in left:
                     found[query] = everything(queries[query], k, allowed)
                 break
         return found
+
+
+def _scored_again(
+    take: TakeRows, queries: np.ndarray, proposed: np.ndarray, k: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield exact scores [<=k] and rows [<=k] of the best of the `proposed` rows [Q,n], where -1 is none."""
+    size = max(1, BLOCK_BYTES // (4 * max(1, proposed.shape[1]) * queries.shape[1]))
+    for first in range(0, len(queries), size):
+        rows = [row[row >= 0] for row in proposed[first : first + size]]
+        vectors, end = take(np.concatenate(rows)), 0
+        for query, there in zip(queries[first : first + size], rows, strict=True):
+            start, end = end, end + len(there)
+            yield best_first(exact_scores(vectors[start:end], query), there, k)
 
 
 def compare(path: Path, rows: np.ndarray, checks: np.ndarray) -> None:
