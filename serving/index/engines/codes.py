@@ -114,6 +114,8 @@ def load_codes(folder: Path, saved: Saved, dimension: int) -> Codes:
     parts = np.split(rest, np.cumsum(sizes)[:-1])
     kinds = (np.float32, np.float32, *_OF_ROWS)
     arrays = [np.frombuffer(part.tobytes(), kind) for part, kind in zip(parts, kinds, strict=False)]
+    if not all(np.isfinite(each).all() for each in arrays):  # words that have changed places keep their check
+        raise damaged(path, "it holds NaN or infinity")
     if tile:
         return Codes(*arrays, numbers.view(np.int8), tile)
     rows = numbers.reshape(count, dimension)

@@ -7,6 +7,7 @@ import resource
 import signal
 from random import Random
 
+import numpy as np
 import pytest
 
 from config.errors import UserError
@@ -148,6 +149,22 @@ def test_only_a_full_disk_asks_for_space(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "index"):
         with pytest.raises(UserError, match="intact: name a folder that can be written"), writer_lock(path):
             pass
+
+
+def test_codes_whose_check_survives_the_damage_are_refused_where_they_hold_no_number(make_index):
+    folder = make_index(unit_vectors(300), "int8")
+    path = folder / "0001" / "codes.i8"
+    words = np.frombuffer(path.read_bytes(), np.uint32).copy()
+    first = 300 * 24 // 4 + 2  # of the centre, behind the codes
+    words[[first, first + 2]] ^= (
+        0x7FC00000 & ~words[first]
+    )  # in two words of 64 bits: their exclusive or stays
+    words.tofile(path)
+    assert np.isnan(words.view(np.float32)[first])
+    with pytest.raises(
+        UserError, match=r"codes.i8: damaged \(it holds NaN or infinity\): copy the index again"
+    ):
+        Index(folder)
 
 
 @pytest.mark.parametrize("engine", ["scan", "int8", "float16", "lists"])
