@@ -24,6 +24,7 @@ import _init_paths  # noqa: F401
 from _backbone import extract
 from _command import leave_on_sigterm, run
 from _progress import progress_display
+from _unreadable import add_unreadable_option, pictures_left_out
 
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an index, or a build that was begun"
     )
+    add_unreadable_option(parser)
     arguments = parser.parse_args()
     leave_on_sigterm()
     if not 0 < arguments.memory < 1e9:  # nor NaN
@@ -81,7 +83,9 @@ def main() -> None:
 
 def build_new(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> Card | None:
     """Build the index of a gallery."""
-    source = open_source(arguments.gallery, arguments.captions, arguments.dev_captions)
+    left_out = pictures_left_out(arguments.gallery, arguments.unreadable)
+    source = open_source(arguments.gallery, arguments.captions, arguments.dev_captions, left_out)
+    print(f"{arguments.out}: indexing {len(source.items):,} items of {arguments.gallery}", flush=True)
     if milvus_address(arguments.out):
         return build_in_milvus(bundle, source, arguments.out, options)
     job, out = build.Job.launched(), Path(arguments.out)
@@ -104,7 +108,7 @@ def rebuild(bundle: Bundle, arguments: argparse.Namespace, options: Options) -> 
         raise UserError(f"{arguments.bundle}: {arguments.old} is of this bundle already: nothing to change")
     gallery = arguments.gallery or card.source.get("path", "")
     files = (getattr(arguments, name) or card.source.get(name) for name in ("captions", "dev_captions"))
-    source = open_source(gallery, *files)
+    source = open_source(gallery, *files, pictures_left_out(gallery, arguments.unreadable))
     if milvus_address(arguments.old):
         return build_in_milvus(bundle, source.limited_to(items, arguments.old), arguments.old, options)
     with progress_display() as show:

@@ -8,7 +8,8 @@
     python tools/change_index.py --index out/photos.index --check
 
 Searches go on meanwhile, and find what a command has printed as done. --describe takes objects of "id",
-"caption" and "metadata", a line each, which replace what an item had. --compact gives back the space of
+"caption" and "metadata", a line each, which replace what an item had; --update keeps both unless --captions
+has others. --compact gives back the space of
 deleted items, and lets the engine hold what was added. --drop_previous deletes what was there before the
 model changed.
 """
@@ -20,6 +21,7 @@ import _init_paths  # noqa: F401
 from _backbone import extract
 from _command import leave_on_sigterm, run
 from _progress import progress_display
+from _unreadable import add_unreadable_option, pictures_left_out
 
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError
@@ -27,6 +29,7 @@ from serving.index import build
 from serving.index.address import milvus_address, open_index
 from serving.index.card import read_card
 from serving.index.index import Index
+from serving.index.items import Item
 from serving.index.sources import open_source, read_sentences
 
 TOGETHER = 256  # items that are added in one step
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("--captions", metavar="FILE", help="sentences and metadata of what is added")
     parser.add_argument("--update", action="store_true", help="--add replaces items that are there")
     parser.add_argument("--bundle", metavar="DIR", help="(default: the one that the card names)")
+    add_unreadable_option(parser)
     arguments = parser.parse_args()
     leave_on_sigterm()
     in_milvus = milvus_address(arguments.index)
@@ -76,7 +80,9 @@ def main() -> None:
             index.describe(items)
             print(f"{arguments.index}: {len(items)} described")
         else:
-            print(f"{arguments.index}: {add(index, arguments)} added; {index.card.describe()}")
+            added, updated = add(index, arguments)
+            of_them = f", {updated} of them updated" if updated else ""
+            print(f"{arguments.index}: {added} added{of_them}; {index.card.describe()}")
 
 
 def describe_change(arguments: argparse.Namespace, folder: Path, show) -> str:
@@ -87,22 +93,35 @@ def describe_change(arguments: argparse.Namespace, folder: Path, show) -> str:
     return f"the previous data are deleted; {read_card(folder).describe()}"
 
 
-def add(index: Index, arguments: argparse.Namespace) -> int:
-    """Encode and add what --add names, some hundred items at a time; return how many these are."""
+def add(index: Index, arguments: argparse.Namespace) -> tuple[int, int]:
+    """Encode and add what --add names; return how many items that is, and how many of them were there."""
     from serving.bundle.bundle import Bundle
 
     bundle = Bundle.open(arguments.bundle or index.card.bundle_folder, extract=extract)
     index.check_bundle(bundle.identity)
-    source = open_source(arguments.add, arguments.captions)
+    left_out = pictures_left_out(arguments.add, arguments.unreadable)
+    source = open_source(arguments.add, arguments.captions, left_out=left_out)
     if source.holds != index.card.holds:
         raise UserError(f"{source.path}: {source.holds}, and {arguments.index} holds {index.card.holds}")
-    total = len(source.items)
+    total, updated = len(source.items), 0
     with progress_display() as show:
         for start in range(0, total, TOGETHER):
             part = slice(start, start + TOGETHER)
-            index.add(source.items[part], source.encode(bundle, part), replace=arguments.update)
+            items = source.items[part]
+            if arguments.update:
+                there = {item.id: item for item in index.described([item.id for item in items])}
+                updated += len(there)
+                items = [kept(item, there.get(item.id)) for item in items]
+            index.add(items, source.encode(bundle, part), replace=arguments.update)
             show("adding", min(start + TOGETHER, total), total)
-    return total
+    return total, updated
+
+
+def kept(item: Item, before: Item | None) -> Item:
+    """Return an item with the caption and metadata that it had `before`, where it brings none."""
+    if before is None:
+        return item
+    return Item(item.id, item.caption or before.caption, item.metadata or before.metadata)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import _init_paths  # noqa: F401
 from _backbone import extract
 from _command import blaming, run
 from _progress import progress_display
+from _unreadable import add_unreadable_option, pictures_left_out
 
 from config.arguments import report_errors_on_one_line
 from config.errors import UserError
@@ -143,7 +144,9 @@ def indexed(arguments: argparse.Namespace) -> str:
     if not (out / "card.json").exists():
         bundle = Bundle.open(arguments.bundle[0], extract=extract)
         with blaming("--photos"):
-            source = open_source(photos, arguments.captions)
+            source = open_source(
+                photos, arguments.captions, left_out=pictures_left_out(photos, arguments.unreadable)
+            )
         options = Options(bundle_folder=str(Path(arguments.bundle[0]).resolve()))
         print(f"{out}: indexing {len(source.items):,} items of {photos}", flush=True)
         with progress_display() as show:
@@ -162,6 +165,7 @@ def read_arguments() -> argparse.Namespace:
     add("--index", **many, metavar="INDEX", help="a folder, or a Milvus's address; several: side by side")
     add("--photos", metavar="FOLDER", help="pictures to index first (into --index, or FOLDER.index)")
     add("--captions", metavar="FILE", help="sentences and metadata of --photos")
+    add_unreadable_option(parser)
     add("--bundle", **many, metavar="DIR", help="an exported model (default: the one that the index names)")
     add(
         "--pictures",

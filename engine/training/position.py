@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+_ROUNDING = 1e-12  # of sums of a few recalls
+
 
 @dataclass
 class TrainingPosition:
@@ -35,7 +37,8 @@ class TrainingPosition:
     def judge(self, score: float) -> bool:
         """Record the score of a validation at this step; return whether it is the best so far."""
         self.last_validation = self.step
-        better = self.best_score is None or score > self.best_score
+        # Sums of equal recalls may differ by rounding: then the first of them stays the best.
+        better = self.best_score is None or score > self.best_score + _ROUNDING * abs(self.best_score)
         if better:
             self.best_score, self.best_step, self.validations_without_gain = score, self.step, 0
         else:

@@ -1,6 +1,6 @@
 """What an index is built from: a folder of pictures, a file of features, or a file of captions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -93,13 +93,16 @@ class Source:
 
 
 def open_source(
-    gallery: str | Path, captions: str | Path | None = None, dev_captions: str | Path | None = None
+    gallery: str | Path,
+    captions: str | Path | None = None,
+    dev_captions: str | Path | None = None,
+    left_out: Collection[str] = (),
 ) -> Source:
     """Open a folder of pictures, a file of features (.npy, .h5, .tsv of regions) or captions (.txt, .jsonl).
 
     `captions`: a file of sentences, captions and metadata of the gallery's items. `dev_captions`: a file of
-    sentences about other pictures. Raises UserError for what is none of these, and for sentences of items
-    that are not in the gallery.
+    sentences about other pictures. `left_out`: pictures of the folder that are no items, nor their sentences.
+    Raises UserError for what is none of these, and for sentences of items that are not in the gallery.
     """
     gallery = Path(gallery)
     if gallery.suffix in (".txt", ".jsonl"):
@@ -109,7 +112,9 @@ def open_source(
     elif gallery.is_dir():
         from datasets.pictures.files import PictureFiles
 
-        names = PictureFiles(gallery).names
+        names = [name for name in PictureFiles(gallery).names if name not in left_out]
+        if not names:
+            raise UserError(f"{gallery}: none of its {len(left_out)} pictures is left")
         source = Source("pictures", gallery, checked_items(map(Item, names), str(gallery)))
     elif gallery.suffix == ".zip":
         raise UserError(f"{gallery}: expected a folder of pictures: unpack it, and name the folder")
@@ -128,7 +133,7 @@ def open_source(
         lines = read_sentences(Path(dev_captions), captions_needed=True)
         sentences = list(dict.fromkeys(each.caption for each in lines))
         source = replace(source, outside=sentences, dev_captions=Path(dev_captions))
-    return _described(source, Path(captions)) if captions else source
+    return _described(source, Path(captions), left_out) if captions else source
 
 
 def read_sentences(path: Path, captions_needed: bool = False) -> list[Item]:
@@ -208,7 +213,7 @@ def _json_line(path: Path, number: int, line: str) -> Item:
     return Item(str(name), (caption or "").strip() or None, metadata)
 
 
-def _described(source: Source, path: Path) -> Source:
+def _described(source: Source, path: Path, left_out: Collection[str]) -> Source:
     """Return the source with the captions, metadata and queries of a file."""
     if not path.exists():
         raise UserError(f"--captions: {path}: no such file, expected sentences of the items of {source.path}")
@@ -223,7 +228,9 @@ def _described(source: Source, path: Path) -> Source:
     else:
         lines = [_named(each, place) for each in lines]
     unknown = [
-        (where, each.id) for (where, _), each in zip(placed, lines, strict=True) if each.id not in place
+        (where, each.id)
+        for (where, _), each in zip(placed, lines, strict=True)
+        if each.id not in place and each.id not in left_out
     ]
     if unknown:
         where, name = unknown[0]
@@ -231,6 +238,7 @@ def _described(source: Source, path: Path) -> Source:
             f"{where}: there is no item {cut(name)!r} in {source.path} ({len(unknown)} such lines)"
         )
     items = list(source.items)
+    lines = [line for line in lines if line.id in place]
     for line in lines:
         item = items[place[line.id]]
         caption = item.caption or line.caption

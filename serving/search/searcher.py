@@ -135,6 +135,12 @@ def image_row(image_ids: Sequence[str], name: str, gallery: str) -> int:
         names = same_name(candidate, rows)
         if len(names) == 1:
             return rows[names[0]]
+    files: dict[str, list[str]] = {}  # without their folders
+    for image_id in rows:
+        files.setdefault(Path(image_id).name, []).append(image_id)
+    for candidate in same_name(Path(name).name, files):
+        if len(files[candidate]) == 1:
+            return rows[files[candidate][0]]
     near = get_close_matches(Path(name).name, list(rows), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"such as {', '.join(list(rows)[:3])}"
     raise UserError(

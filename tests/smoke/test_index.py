@@ -19,6 +19,7 @@ from engine.extraction.recorded import record_of_backbone
 from serving.bundle.bundle import Bundle
 from serving.index.card import read_card, write_card
 from serving.index.index import Index
+from serving.index.items import Item
 from tests.bundle_files import FEATURES, features_of, sentences_of, write_bundle
 from tests.forks import Fork, run_forked
 from tests.onnx_networks import backbone_yaml, write_many_means
@@ -153,6 +154,30 @@ def test_pictures_go_through_the_backbone_that_the_bundle_names(tmp_path):
         Bundle.open(tmp_path / "bundle").encode_pictures([query])
 
 
+def test_pictures_that_cannot_be_read_are_refused_or_named_and_left_out(tmp_path):
+    network = write_many_means(tmp_path / "means.onnx", 8, FEATURES)
+    backbone = read_backbone(backbone_yaml(tmp_path / "means.yaml", network))
+    write_bundle(tmp_path / "bundle", extraction=record_of_backbone(backbone))
+    whole = {f"{n}.jpg": encoded(noisy(60, 40, seed=n), "JPEG") for n in range(3)}
+    broken = {"cut.jpg": whole["1.jpg"][:300], "empty.jpg": b""}
+    write_folder(tmp_path / "photos", whole | broken)
+    (tmp_path / "c.csv").write_text("image,caption\n2.jpg,a dog\nempty.jpg,a cat\n")
+    build = ["build_index", "--bundle", tmp_path / "bundle", "--gallery", tmp_path / "photos"]
+    build += ["--captions", tmp_path / "c.csv", "--out", tmp_path / "index"]
+    refused = run(*build, code=2)
+    assert "cut.jpg: unreadable picture: " in refused and "--unreadable skip" in refused
+    built = run(*build, "--unreadable", "skip")
+    assert "empty.jpg: skipped, unreadable picture: zero bytes\nunreadable pictures skipped: 2\n" in built
+    assert "indexing 3 items of" in built
+    with Index(tmp_path / "index") as index:
+        assert [item.id for item in index.items()] == ["0.jpg", "1.jpg", "2.jpg"]
+        assert index.described(["2.jpg"])[0].caption == "a dog"
+    (tmp_path / "photos" / "0.jpg").unlink()
+    change = ["change_index", "--index", tmp_path / "index", "--add", tmp_path / "photos", "--update"]
+    assert "cut.jpg: unreadable picture" in run(*change, code=2)
+    assert "2 added, 2 of them updated; 3 pictures" in run(*change, "--unreadable", "skip")
+
+
 def test_items_come_change_and_go(made, index, tmp_path):
     np.save(tmp_path / "more_ims.npy", features_of(["far boat under tree"]))
     (tmp_path / "more_ids.txt").write_text("new.jpg\n")
@@ -160,11 +185,18 @@ def test_items_come_change_and_go(made, index, tmp_path):
     assert "1 added; 301 pictures" in run(*change, "--add", tmp_path / "more_ims.npy")
     again = run(*change, "--add", tmp_path / "more_ims.npy", code=2)
     assert "there is an item 'new.jpg' already: update it" in again
-    run(*change, "--add", tmp_path / "more_ims.npy", "--update")
+    assert "1 added, 1 of them updated;" in run(*change, "--add", tmp_path / "more_ims.npy", "--update")
     (tmp_path / "about.jsonl").write_text('{"id": "new.jpg", "caption": "mine", "metadata": {"mine": true}}')
     assert "1 described" in run(*change, "--describe", tmp_path / "about.jsonl")
     found = run("search_retrieval", "--index", index, "--text", "boat", "--where", "mine = true")
     assert "new.jpg  mine" in found
+    run(*change, "--add", tmp_path / "more_ims.npy", "--update")
+    with Index(index) as opened:
+        assert opened.described(["new.jpg"]) == [Item("new.jpg", "mine", {"mine": True})], "what it had stays"
+    (tmp_path / "about.jsonl").write_text('{"id": "new.jpg", "caption": "yours"}')
+    run(*change, "--add", tmp_path / "more_ims.npy", "--captions", tmp_path / "about.jsonl", "--update")
+    with Index(index) as opened:
+        assert opened.described(["new.jpg"]) == [Item("new.jpg", "yours", {"mine": True})]
     assert "2 deleted; 299 pictures" in run(*change, "--delete", "new.jpg", "0.jpg")
     assert "there is no item 'nothing.jpg'" in run(*change, "--delete", "nothing.jpg", code=2)
     assert "compacted; 299 pictures" in run(*change, "--compact")

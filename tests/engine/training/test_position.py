@@ -13,6 +13,14 @@ def test_the_last_batch_of_an_epoch_begins_the_next():
     assert position.finished_parts == []
 
 
+def test_of_scores_that_differ_by_rounding_alone_the_first_is_best():
+    position = TrainingPosition(step=4)
+    first, again = 496.66666666666663, 496.6666666666667  # sums of the same six recalls, in two orders
+    assert first < again and position.judge(first) and not position.judge(again)
+    assert (position.best_score, position.best_step) == (first, 4)
+    assert position.judge(again + 0.01)
+
+
 def test_a_score_is_judged_by_the_best_before_it():
     position, judged = TrainingPosition(), []
     for step, score in ((3, 0.0), (6, -1.0), (9, 0.0), (12, 2.0)):

@@ -13,6 +13,7 @@ from datasets.captions.load import CaptionSplit
 from datasets.features.npy import NpyFeatures
 from datasets.retrieval_dataset import RetrievalDataset
 from serving.search.index import Index
+from serving.search.searcher import image_row
 from serving.splits.split_searcher import SplitSearcher
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,6 +27,21 @@ def test_the_index_finds_what_a_full_sort_finds():
         by_hand = sorted(range(50), key=lambda n: -float(query @ embeddings[n].astype(np.float32)))[:7]
         assert ids[row].tolist() == [f"i{n}" for n in by_hand]
         assert np.all(np.diff(scores[row]) <= 0)
+
+
+def test_an_image_is_named_by_its_id_or_by_its_file_where_no_other_is_called_so():
+    ids = ["holidays/lake.jpg", "work/desk.jpg", "home/desk.jpg", "lake", "café.jpg"]
+    for name, row in {
+        "holidays/lake.jpg": 0,
+        "lake.jpg": 3,
+        "work/desk.jpg": 1,
+        "lake": 3,
+        "any/where/café.jpg": 4,
+    }.items():
+        assert image_row(ids, name, "photos") == row, name
+    assert image_row(ids[:3], "lake.jpg", "photos") == 0
+    with pytest.raises(UserError, match="'desk.jpg' is not an image of photos .did you mean"):
+        image_row(ids, "desk.jpg", "photos")
 
 
 def test_k_is_cut_to_the_size_of_the_index():
