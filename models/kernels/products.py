@@ -72,7 +72,8 @@ def multiply_on_one_thread(
 class PackedMatrices:
     """Matrices [G,K,N] that are packed once, to multiply them with many others.
 
-    `scales` are factors [G] of the products; None means 1. The columns are shared among threads.
+    `scales` are factors [G] of the products; None means 1. The columns are shared among threads. Blocks of
+    rows are best multiplied in multiples of `rows_together`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class PackedMatrices:
         scales = [1.0] * len(matrices) if scales is None else scales
         self._width, self._bfloat16 = matrices.shape[2], _lowers(bfloat16, matrices)
         provider = "onednn" if self._bfloat16 else _provider(chosen().packed, matrices)
+        self.rows_together = 64 if provider == "onednn" else 8  # oneDNN has compiled code for multiples of 64
         pack = {"mkl": mkl_products.PackedMatrix, "onednn": self._pack, "numpy": numpy_products.PackedMatrix}
         # NumPy shares each product among threads itself.
         self._columns = [slice(0, self._width)] if provider == "numpy" else equal_parts(self._width)

@@ -24,7 +24,6 @@ _SUM_FIRST_BELOW = 0.7
 # Rows with the same parent share its product if there are fewer distinct parents than this share of the rows:
 # to gather products costs a tenth of a product.
 _SHARE_BELOW = 0.9
-_ROWS_TOGETHER = 64  # blocks are multiples of it, for which oneDNN has compiled its code
 
 
 class Groups:
@@ -162,7 +161,7 @@ class Recurrence:
         steps, cells = [], []
         row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 2)  # without `backward` less is stored
         for level in self._levels:
-            parts = row_blocks(level.size, row_bytes, _ROWS_TOGETHER)
+            parts = row_blocks(level.size, row_bytes, packed.rows_together)
             products = None  # each block of a large level computes its own, which stay in the cache
             if level.start and len(parts) == 1:
                 products = packed.multiply(level.parent_rows(previous))

@@ -1,4 +1,4 @@
-"""The element-wise parts of a GRU and of an LSTM, forward and backward, in NumPy.
+"""The element-wise parts of a GRU and of an LSTM, forward and backward, in NumPy and MKL.
 
 `models/kernels/recurrence.py` calls them for a block of rows that stays in the cache, and multiplies.
 """
@@ -6,6 +6,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+
+from models.kernels import mkl
 
 
 class GRUSteps:
@@ -18,7 +20,7 @@ class GRUSteps:
     num_gates, has_cell = 3, False
     passes_state = True  # a gradient reaches h past the product U h
     separate_biases = (2,)  # gates whose input and hidden bias have different gradients
-    scales = 0.5, 0.5, 1.0  # of a gate's input before tanh, as the logistic function is (1 + tanh(x/2)) / 2
+    scales = -1.0, -1.0, 1.0  # of a gate's input, as the logistic function is 1 / (1 + exp(-x))
 
     @staticmethod
     def input_bias(bias_ih: np.ndarray, bias_hh: np.ndarray) -> np.ndarray:
@@ -40,10 +42,10 @@ class GRUSteps:
         `previous` [n,D] is h. A GRU has no cell: `cell` and `new_cell` are None.
         """
         r, z, n = self.gates
-        reset_update = self.gates[:2]
-        _to_logistic(np.tanh(reset_update, out=reset_update))
+        _to_logistic(r)
+        _to_logistic(z)
         n += np.multiply(r, self.hidden_n, out=state)
-        np.tanh(n, out=n)
+        mkl.tanh(n)
         np.subtract(previous, n, out=state)
         state *= z
         state += n
@@ -86,7 +88,7 @@ class LSTMSteps:
 
     num_gates, has_cell, passes_state = 4, True, False
     separate_biases = ()
-    scales = 0.5, 0.5, 1.0, 0.5
+    scales = -1.0, -1.0, 1.0, -1.0
 
     @staticmethod
     def input_bias(bias_ih: np.ndarray, bias_hh: np.ndarray) -> np.ndarray:
@@ -102,13 +104,14 @@ class LSTMSteps:
         self, previous: np.ndarray, cell: np.ndarray, state: np.ndarray, new_cell: np.ndarray
     ) -> None:
         """Write the next state to `state` [n,D] and the next cell to `new_cell` [n,D]."""
-        np.tanh(self.gates, out=self.gates)
-        _to_logistic(self.gates[:2])
-        _to_logistic(self.gates[3])
         i, f, g, o = self.gates
+        for gate in (i, f, o):
+            _to_logistic(gate)
+        mkl.tanh(g)
         np.multiply(f, cell, out=new_cell)
         new_cell += np.multiply(i, g, out=state)
-        self.state, self.tanh_cell = state, np.tanh(new_cell)
+        self.state, self.tanh_cell = state, new_cell.copy()
+        mkl.tanh(self.tanh_cell)
         np.multiply(o, self.tanh_cell, out=state)
 
     def backward(
@@ -149,9 +152,10 @@ Steps = type[GRUSteps] | type[LSTMSteps]
 
 
 def _to_logistic(x: np.ndarray) -> None:
-    """Turn tanh(x / 2) into the logistic function of x, in place."""
-    x *= 0.5
-    x += 0.5
+    """Replace the values of `x`, a contiguous array, by the logistic function of -x."""
+    mkl.exp(x)
+    x += 1
+    np.reciprocal(x, out=x)
 
 
 def _tanh_slope(y: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.kernels import mkl
-from models.kernels.mkl import erf, multiply_each, multiply_on_one_thread
+from models.kernels.mkl import erf, exp, multiply_each, multiply_on_one_thread, tanh
 from tests.closeness import assert_close
 
 POINTS = [0.0, -0.0, 1e-30, -1e-20, 1e-4, -0.3, 0.5, 1, -2, 3.7, -6, 40, -1e10]
@@ -32,6 +32,36 @@ def test_erf_of_double_precision():
     expected = [math.erf(value) for value in x]
     erf(x)
     np.testing.assert_allclose(x, expected, rtol=0, atol=1.5e-7)  # the formula's own error
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("function", "exact"), [(tanh, np.tanh), (exp, np.exp)])
+def test_tanh_and_exp_are_right_within_two_units_in_the_last_place(function, exact, dtype):
+    x = np.concatenate([np.linspace(-20, 20, 5001), np.geomspace(1e-30, 80, 101), POINTS[:-2]]).astype(dtype)
+    expected = exact(x.astype(np.float64))
+    function(x)
+    assert_close(x, expected, terms=4, scale=np.abs(expected))  # a unit is up to two roundings
+    assert x.dtype == dtype
+
+
+def test_tanh_and_exp_of_what_is_no_number_or_too_large():
+    limits = np.array([-np.inf, np.inf, np.nan, -200, 200], np.float32)
+    of_tanh, of_exp = limits.copy(), limits.copy()
+    tanh(of_tanh)
+    exp(of_exp)
+    np.testing.assert_array_equal(of_tanh, np.float32([-1, 1, np.nan, -1, 1]))
+    np.testing.assert_array_equal(of_exp, np.float32([0, np.inf, np.nan, 0, np.inf]))
+
+
+def test_tanh_and_exp_of_a_number_do_not_depend_on_its_place():
+    x = np.random.default_rng(0).standard_normal(300).astype(np.float32)
+    for function in (tanh, exp):
+        whole = x.copy()
+        function(whole)
+        for start, stop in ((1, 2), (3, 20), (7, 300)):
+            part = x.copy()[start:stop]
+            function(part)
+            np.testing.assert_array_equal(part, whole[start:stop])
 
 
 def test_a_build_of_paddle_without_mkl_has_no_library(monkeypatch, tmp_path):

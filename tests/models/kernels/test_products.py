@@ -66,7 +66,7 @@ def test_a_product_is_written_into_a_part_of_an_array_and_nowhere_else(library, 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("rows", [0, 1, 2, 50])
+@pytest.mark.parametrize("rows", [0, 1, 2, 50, 130])
 def test_packed_matrices_multiply_as_numpy_does(library, threads, rows, transposed, dtype):
     stored = random(3, 31, 18, dtype=dtype)
     matrices = stored.transpose(0, 2, 1) if transposed else stored
@@ -122,3 +122,8 @@ def test_packed_matrices_of_bfloat16_round_their_factors_alone(threads, rows):
         packed.multiply(xs[0]), np.matmul(exact[0], scaled), 31, np.matmul(np.abs(exact[0]), np.abs(scaled))
     )
     assert_close(packed.sum_products(xs), np.matmul(exact, scaled).sum(axis=0), 93, size.sum(axis=0))
+
+
+def test_blocks_of_rows_are_even_but_where_each_number_of_rows_is_compiled_for(library):
+    packed = PackedMatrices(random(1, 5, 6))
+    assert packed.rows_together == (64 if library == "onednn" else 8)
