@@ -14,9 +14,8 @@ from paddle import Tensor
 
 from config.machine.numpy_kernels import cpu_field
 
-_BLOCK = (
-    1 << 16
-)  # numbers of a parameter; a block with all that belongs to it is 2 MB, and stays in the cache
+# Numbers of a parameter: a block with all that belongs to it is 2 MB, and stays in the cache.
+_BLOCK = 1 << 16
 
 
 @functools.cache

@@ -54,7 +54,8 @@ class UpdatesOnThreads:
             self._waiting.append((block, parameter_and_gradient))
 
     def _fits_blocks(self, parameter: Tensor, gradient: Tensor) -> bool:
-        return gradient.is_dense() and parameter.dtype == gradient.dtype == paddle.float32
+        float32 = parameter.dtype == gradient.dtype == paddle.float32
+        return float32 and gradient.is_dense() and parameter.is_contiguous() and gradient.is_contiguous()
 
     def _update_by_blocks(self, parameter: Tensor, gradient: Tensor) -> list[Callable[[], None]]:
         """Return the tasks that update a parameter; the powers of both betas are updated at once."""
