@@ -31,9 +31,9 @@ _ROUNDING = 0.51  # rounding error of a number at most, in units of the scale
 _SLACK = 1e-5  # rounding error of a float32 product at most, as a share of L L
 _FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
 _PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more pairs, 28 are not tried
-RUN = 12  # tiles of one block of queries that come one after another
+RUN = 8  # tiles of one block of queries that come one after another
 _BLOCKS_TOGETHER = 6  # blocks of queries that see the same runs of items
-_KEPT_BYTES = 76 << 20  # of quantised vectors: room for so many blocks and a run, of 1024 x 2048 numbers
+_KEPT_BYTES = 60 << 20  # of quantised vectors: room for so many blocks and a run, of 1024 x 2048 numbers
 
 Thresholds = Callable[[np.ndarray], np.ndarray]  # places of queries [n] -> what a score must exceed [n]
 
