@@ -121,7 +121,10 @@ class Index:
         """Return the vectors [n,D] of items; raise UserError for an id that is not there."""
         view, items, _, folder = self._now()
         rows = items.rows_of(ids)
-        refuse_unknown(ids, rows, self.folder, "name one that is there")
+        missing = [each for each in ids if each not in rows]
+        near = items.called(missing[0]) if missing else []
+        remedy = f"did you mean {', '.join(near)}?" if near else "name one that is there"
+        refuse_unknown(ids, rows, self.folder, remedy)
         return take_rows(folder, view.vectors, view.checks, np.array([rows[each] for each in ids], np.int64))
 
     def described(self, ids: Sequence[str]) -> list[Item]:

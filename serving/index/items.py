@@ -35,6 +35,7 @@ state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; INSERT INTO
 _SECTOR = 512  # bytes, of which every whole file of SQLite has a multiple
 _DEEPEST = 100  # lists and objects within each other, which whatever writes an answer as JSON can take
 _decoded = json.JSONDecoder().decode  # `json.loads` would look at its options for every item
+_LIKE = "id LIKE ? ESCAPE '!'"
 _PART = 500  # rows or ids that one query names
 
 
@@ -134,6 +135,14 @@ class Items:
         """Return the rows of those of `ids` that are there, perhaps in another form of Unicode."""
         with self._reading() as execute:
             return self._rows_in_any_form(execute, ids)
+
+    def called(self, name: str, most: int = 3) -> list[str]:
+        """Return at most so many ids that are `name` in some folder, or with some ending."""
+        plain = name.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        forms = [f"%/{plain}", f"{plain}.%", f"%/{plain}.%"]
+        query = f"SELECT id FROM items WHERE {' OR '.join([_LIKE] * 3)} LIMIT ?"
+        with self._reading() as execute:
+            return [cut(found, 80) for (found,) in execute(query, (*forms, most))]
 
     def at(self, rows: Iterable[int]) -> dict[int, Item]:
         """Return the items of those of `rows` that are in use; raise UserError for one that has changed."""

@@ -16,6 +16,7 @@ from serving.index.engines.int8 import Int8
 from serving.index.engines.measured import true_best
 from serving.index.finishing import Options
 from serving.index.index import Index
+from serving.index.items import Item
 from serving.index.vectors import forget, row_checks
 from tests.closeness import assert_close
 from tests.vector_makers import items_named, unit_vectors
@@ -286,3 +287,17 @@ def test_a_scan_for_many_queries_holds_few_scores(tmp_path, monkeypatch) -> None
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40e6, f"{peak / 1e6:.0f} MB: all scores take 20 MB, and their order twice that"
+
+
+def test_an_unknown_id_is_told_with_the_ids_of_files_that_are_called_so(make_index):
+    names = ["holidays/lake_1.jpg", "work/lake_1.jpg", "home/lake21.jpg", "desk.png"]
+    with Index(make_index(unit_vectors(4), items=[Item(name) for name in names])) as index:
+        for unknown, near in {
+            "lake_1.jpg": "did you mean holidays/lake_1.jpg, work/lake_1.jpg?",
+            "desk": "did you mean desk.png?",
+            "lake": "name one that is there",
+            "%": "name one that is there",
+        }.items():
+            with pytest.raises(UserError) as refused:
+                index.vectors_of([unknown])
+            assert str(refused.value).endswith(f"there is no item {unknown!r}: {near}")
