@@ -19,6 +19,7 @@ held before stays until `tools/change_index.py --index INDEX --drop_previous`.
 import argparse
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -131,4 +132,5 @@ def build_in_milvus(bundle: Bundle, source: Source, address: str, options: Optio
 
 
 if __name__ == "__main__":
-    run(main)
+    anew = " without --overwrite" if "--overwrite" in sys.argv else ""
+    run(main, f"the same command{anew} goes on where it was")
