@@ -591,7 +591,11 @@ def test_a_model_that_computes_something_else_is_told_by_the_exit_code(run_quick
     options = ["--vocabulary", "v.json", "--reference"]
     done = run_quickly("convert_weights", "a.pth.tar", "run", *options, "other.npz", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "outputs are NOT the original's to 1e-05" in done.stdout
+    assert "NOT the original's: outputs differ by more than 1e-05, or ranks differ\n" in done.stdout
+    assert done.stdout.endswith(
+        "run computes something else than other.npz: it is not the original's model\n"
+    )
+    assert "evaluate:" not in done.stdout
     sheet = json.loads((tmp_path / "run/conversion.json").read_text())
     assert sheet["reference"]["outputs"]["img_emb"]["largest_difference"] > 0.1
 
