@@ -103,6 +103,11 @@ def main() -> int:
         "--out", metavar="DIR", help="folder for hits.png and hits.html (default: <run>/search/<query>)"
     )
     arguments = parser.parse_args()
+    if not (arguments.cfg_file or arguments.overrides):
+        raise UserError(
+            "expected what to search: --cfg_file RUN for a trained run, or --index INDEX for what "
+            "tools/build_index.py wrote"
+        )
     if arguments.top_k < 1:
         raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")
     texts, overrides = split_overrides(arguments.text)

@@ -153,16 +153,23 @@ def read_sentences(path: Path, captions_needed: bool = False) -> list[Item]:
     return [item for _, item in _placed_sentences(path, captions_needed)]
 
 
+def read_descriptions(path: Path) -> list[tuple[Item, set[str]]]:
+    """Return what `read_sentences` does, each item with the keys that its line gives, such as "caption"."""
+    items, text = read_sentences(path), read_text(path)
+    if path.suffix.lower() not in _JSON_ENDINGS or _is_table(path, text):
+        return [(item, {"caption"}) for item in items]
+    lines = (line for _, line in numbered_lines(text))
+    return [(item, {*json.loads(line)}) for item, line in zip(items, lines, strict=True)]
+
+
 def _placed_sentences(path: Path, captions_needed: bool = False) -> list[tuple[str, Item]]:
     """Return what `read_sentences` does, each with its file and line."""
     if path.suffix.lower() in _TABLE_ENDINGS:
         return _table_rows(path)
     text = read_text(path, f"give the file of captions, {_FORMS}")
-    first = next((line for _, line in numbered_lines(text)), "")
-    in_json = path.suffix.lower() in _JSON_ENDINGS
-    if _holds_pictures(first) if in_json else is_header(first):
+    if _is_table(path, text):
         return _table_rows(path)
-    read = _json_line if in_json else _plain_line
+    read = _json_line if path.suffix.lower() in _JSON_ENDINGS else _plain_line
     found = [(f"{path} line {number}", read(path, number, line)) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
@@ -170,6 +177,12 @@ def _placed_sentences(path: Path, captions_needed: bool = False) -> list[tuple[s
         if captions_needed and not item.caption:
             raise UserError(f"{place}: no caption, and every line needs a caption: it is what is encoded")
     return found
+
+
+def _is_table(path: Path, text: str) -> bool:
+    """Tell whether `read_table` reads a file, rather than line by line what an index has of its own."""
+    first = next((line for _, line in numbered_lines(text)), "")
+    return _holds_pictures(first) if path.suffix.lower() in _JSON_ENDINGS else is_header(first)
 
 
 def _holds_pictures(first: str) -> bool:
