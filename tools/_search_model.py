@@ -90,7 +90,7 @@ def main() -> int:
         metavar="FILE",
         type=Path,
         help="sentences about the gallery, which pictures find: a line each of id, tab and sentence; .jsonl; "
-        ".csv with columns such as image and caption; or .npz of tools/encode.py",
+        "any table that tools/prepare_data.py reads, such as .csv; or .npz of tools/encode.py",
     )
     parser.add_argument(
         "--index",
