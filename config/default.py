@@ -16,8 +16,8 @@ Scalar = bool | int | float | str
 PATH_RULE = """\
 Paths: a relative path counts from the working folder, in a task file as on the command line. A file of the
 data set ("in DATA_DIR first" in --help-config) is sought in DATASET.DATA_DIR first. The config.yaml of a run
-keeps whole paths, so a run works from every folder, and after it was moved, alone or with its data. A path
-that begins with ~/ is in the home folder.
+keeps whole paths, so a run works from every folder, and after it was moved, alone or with its data; so does
+the task.yaml of tools/prepare_data.py. A path that begins with ~/ is in the home folder.
 """
 
 

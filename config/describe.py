@@ -38,7 +38,8 @@ working folder. `~/` is the home folder. `_BASE_` alone counts from the file tha
 folder. If it was moved, what is no longer at its path is sought at the same place beside the run, as
 when both were moved together. Older runs kept relative paths, which count from the folder where
 training was started if that can still be told, and otherwise from the working folder; a message names
-the key to set where neither has the file.
+the key to set where neither has the file. The `task.yaml` of `tools/prepare_data.py` works the same
+way: its folder may be moved, and photos that are no longer at their path are sought beside it.
 
 ## Values
 

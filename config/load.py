@@ -22,6 +22,7 @@ from config.task_files import Setting, read_settings, to_yaml
 from config.values import SPLIT, user_error
 
 RUN_CONFIG = "config.yaml"
+PREPARED = "prepared.json"  # lies beside the task file that tools/prepare_data.py writes
 
 
 class FrozenConfig(CfgNode):
@@ -83,7 +84,9 @@ def _settings_of(path: Path) -> list[Setting]:
     settings = read_settings(os.fspath(path))
     folder = path.parent if path.parent.name not in ("", "..") else path.parent.resolve()
     is_run = (folder / "log.jsonl").is_file() or any(folder.glob("*/state.json"))
-    return _run_settings(settings, folder) if path.name == RUN_CONFIG and is_run else settings
+    if path.name == RUN_CONFIG and is_run:
+        return _run_settings(settings, folder)
+    return _prepared_settings(settings, folder) if (folder / PREPARED).is_file() else settings
 
 
 def _run_settings(settings: list[Setting], folder: Path) -> list[Setting]:
@@ -103,8 +106,25 @@ def _run_settings(settings: list[Setting], folder: Path) -> list[Setting]:
     return now + [Setting("OUTPUT", name, value, where) for name, value in own.items()]
 
 
+def _prepared_settings(settings: list[Setting], folder: Path) -> list[Setting]:
+    """Return the settings of a task file in the data set's own folder, with every path as it is now.
+
+    Whole paths that led into that folder, or beside it, are as before unless the folder was moved.
+    """
+    folders = [each.value for each in settings if (each.section, each.name) == ("DATASET", "DATA_DIR")]
+    then = folders[-1] if folders else ""
+    if not os.path.isabs(then) or _is_there(then):
+        return settings
+    return [
+        replace(setting, value=_path_now(setting, then, os.path.abspath(folder)))
+        if KEYS[setting.section][setting.name].path and os.path.isabs(setting.value)
+        else setting
+        for setting in settings
+    ]
+
+
 def _path_now(setting: Setting, then: str, now: str) -> str:
-    """Return the path of a setting of a run, which was written when the run was at `then`; it is at `now`."""
+    """Return the path of a setting, written when its run or data set was at `then`, which is at `now`."""
     path, places = setting.value, [setting.value]
     if os.path.isabs(path):
         if os.path.isabs(then):  # what was moved with the run lies beside it as before

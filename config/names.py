@@ -36,7 +36,8 @@ def unknown_name(name: str, kind: str, where: str) -> UserError:
 def suggest(name: str) -> list[str]:
     """Return at most three sections or full keys that `name` may stand for, the most likely first.
 
-    Case is ignored, and dashes count as underscores. If the key exists, but in another section, the result is
+    Case is ignored, and dashes count as underscores. If keys of the section end with that name, such as
+    OUTPUT.CHECKPOINT_DIR for OUTPUT.DIR, these are the result; if the key exists in another section, it is
     that key; otherwise it is the keys with a similar name in the given section, or else in all sections.
     """
     wanted = name.upper().replace("-", "_")
@@ -47,6 +48,9 @@ def suggest(name: str) -> list[str]:
     if wanted in VINVL_NAMES:
         return VINVL_NAMES[wanted]
     same_key = [full for full, key in every.items() if key == last]
+    longer = [f"{section}.{key}" for key in KEYS.get(section, {}) if key.endswith(f"_{last}")]
+    if longer:
+        return longer[:3]
     if same_key:
         close = get_close_matches(section, list(KEYS), n=1)
         in_section = [full for full in same_key if close and full.startswith(close[0] + ".")]

@@ -85,8 +85,10 @@ def read_queries(path: Path) -> list[str]:
     return read_lines(path, "query")
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], goes_on: str = "") -> None:
     """Call `main` and end the process with its exit code, 0 if it returns None.
+
+    `goes_on` tells, after Ctrl-C, how the work goes on.
 
     A user's mistake, or a disk that takes no more output, gives exit code 2 and one line on stderr. Ctrl-C
     gives 130, SIGTERM 143. A closed stdout gives 1, and so does any other exception, with a traceback.
@@ -98,7 +100,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        print(f"interrupted{goes_on and ': '}{goes_on}", file=sys.stderr, flush=True)
         code = 130
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         _forget_output()

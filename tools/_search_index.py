@@ -35,6 +35,7 @@ from config.arguments import report_errors_on_one_line
 from config.errors import UserError, cut
 from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.address import open_index
+from serving.index.card import bundle_folder
 from serving.index.query import Answer, Asker, Term
 
 TERMS = ("text", "image", "id", "minus")
@@ -175,6 +176,8 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
     add("--top_k", type=int, default=5, metavar="K", help="hits to show (default 5)")
     add("--json", action="store_true", help="print the answer as a line of JSON")
     add("--serve", action="store_true", help="stay, and answer other searches of this index from memory")
+    if any(word.partition("=")[0] == "--cfg_file" for word in words):
+        raise UserError("expected one of --index and --cfg_file, got both: search the index, or the run")
     arguments = parser.parse_args(words)
     arguments.text, arguments.minus = one_sentence(arguments, "text"), one_sentence(arguments, "minus")
     for name in WEIGHTS:
@@ -229,9 +232,7 @@ class Encoding:
         if self._bundle is None:
             from serving.bundle.bundle import Bundle
 
-            folder = self._folder or self._index.card.bundle_folder
-            if not folder:
-                raise UserError("--bundle: expected the folder of the bundle, since the index names none")
+            folder = bundle_folder(self._index.card, self._folder)
             self._bundle = Bundle.open(folder, extract=extract)
             self._index.check_bundle(self._bundle.identity)
         return self._bundle

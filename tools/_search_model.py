@@ -90,7 +90,7 @@ def main() -> int:
         metavar="FILE",
         type=Path,
         help="sentences about the gallery, which pictures find: a line each of id, tab and sentence; .jsonl; "
-        ".csv with columns such as image and caption; or .npz of tools/encode.py",
+        "any table that tools/prepare_data.py reads, such as .csv; or .npz of tools/encode.py",
     )
     parser.add_argument(
         "--index",
@@ -103,6 +103,11 @@ def main() -> int:
         "--out", metavar="DIR", help="folder for hits.png and hits.html (default: <run>/search/<query>)"
     )
     arguments = parser.parse_args()
+    if not (arguments.cfg_file or arguments.overrides):
+        raise UserError(
+            "expected what to search: --cfg_file RUN for a trained run, or --index INDEX for what "
+            "tools/build_index.py wrote"
+        )
     if arguments.top_k < 1:
         raise UserError(f"--top_k: expected at least 1, got {arguments.top_k}")
     texts, overrides = split_overrides(arguments.text)

@@ -6,9 +6,10 @@
     python tools/build_index.py --bundle out/new_bundle --from out/photos.index
 
 The gallery is a folder of pictures, a file of features (.npy, .h5 or .tsv) or of captions (.txt, a
-sentence a line, or .jsonl of "id", "caption" and "metadata"). --captions adds sentences (also from a .csv
-with columns such as image and caption), and with .jsonl metadata, to the items of a gallery; with them recall
-is measured, and the cut-off of "nothing here fits" is made. The same command goes on with a build that was
+sentence a line, or .jsonl of "id", "caption" and "metadata"). --captions adds sentences to the items
+of a gallery, from these two or from any table that tools/prepare_data.py reads, such as a .csv with columns
+image and caption or COCO's JSON, and from .jsonl of "id" metadata; with them recall is measured, and the
+cut-off of "nothing here fits" is made. The same command goes on with a build that was
 interrupted; the processes of a launched job share the encoding.
 
 --from encodes the items of an index with another bundle, beside it, and switches to that in one step. What it
@@ -18,6 +19,7 @@ held before stays until `tools/change_index.py --index INDEX --drop_previous`.
 import argparse
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import _init_paths  # noqa: F401
@@ -134,4 +136,5 @@ def build_in_milvus(bundle: Bundle, source: Source, address: str, options: Optio
 
 
 if __name__ == "__main__":
-    run(main)
+    anew = " without --overwrite" if "--overwrite" in sys.argv else ""
+    run(main, f"the same command{anew} goes on where it was")

@@ -8,8 +8,9 @@
     python tools/change_index.py --index out/photos.index --check
 
 Searches go on meanwhile, and find what a command has printed as done. --describe takes objects of "id",
-"caption" and "metadata", a line each, which replace what an item had; --update keeps both unless --captions
-has others. --compact gives back the space of
+"caption" and "metadata", a line each, which replace what an item had; a key that is not given stays, and
+"caption": "" or "metadata": {} clears. --update keeps captions and metadata, unless --captions has others.
+--compact gives back the space of
 deleted items, and lets the engine hold what was added. --drop_previous deletes what was there before the
 model changed.
 """
@@ -27,10 +28,10 @@ from config.arguments import report_errors_on_one_line
 from config.errors import UserError
 from serving.index import build
 from serving.index.address import milvus_address, open_index
-from serving.index.card import read_card
+from serving.index.card import bundle_folder, read_card
 from serving.index.index import Index
-from serving.index.items import Item
-from serving.index.sources import open_source, read_sentences
+from serving.index.items import AlreadyThereError, Item
+from serving.index.sources import open_source, read_descriptions
 
 TOGETHER = 256  # items that are added in one step
 
@@ -76,13 +77,25 @@ def main() -> None:
             index.delete(arguments.delete)
             print(f"{arguments.index}: {len(set(arguments.delete))} deleted; {index.card.describe()}")
         elif arguments.describe:
-            items = read_sentences(arguments.describe)
+            items = described(index, arguments.describe)
             index.describe(items)
             print(f"{arguments.index}: {len(items)} described")
         else:
             added, updated = add(index, arguments)
             of_them = f", {updated} of them updated" if updated else ""
             print(f"{arguments.index}: {added} added{of_them}; {index.card.describe()}")
+
+
+def described(index: Index, path: Path) -> list[Item]:
+    """Return the items that a file describes; what a line does not give is as the index has it."""
+    lines = read_descriptions(path)
+    before = {item.id: item for item in index.described([item.id for item, _ in lines])}
+    items = []
+    for item, given in lines:
+        old = before.get(item.id, item)
+        caption = item.caption if "caption" in given else old.caption
+        items.append(Item(item.id, caption, item.metadata if "metadata" in given else old.metadata))
+    return items
 
 
 def describe_change(arguments: argparse.Namespace, folder: Path, show) -> str:
@@ -97,7 +110,7 @@ def add(index: Index, arguments: argparse.Namespace) -> tuple[int, int]:
     """Encode and add what --add names; return how many items that is, and how many of them were there."""
     from serving.bundle.bundle import Bundle
 
-    bundle = Bundle.open(arguments.bundle or index.card.bundle_folder, extract=extract)
+    bundle = Bundle.open(bundle_folder(index.card, arguments.bundle), extract=extract)
     index.check_bundle(bundle.identity)
     left_out = pictures_left_out(arguments.add, arguments.unreadable)
     source = open_source(arguments.add, arguments.captions, left_out=left_out)
@@ -112,7 +125,11 @@ def add(index: Index, arguments: argparse.Namespace) -> tuple[int, int]:
                 there = {item.id: item for item in index.described([item.id for item in items])}
                 updated += len(there)
                 items = [kept(item, there.get(item.id)) for item in items]
-            index.add(items, source.encode(bundle, part), replace=arguments.update)
+            vectors = source.encode(bundle, part)
+            try:
+                index.add(items, vectors, replace=arguments.update)
+            except AlreadyThereError as error:
+                raise UserError(f"{error} (--add with --update, or --delete ID)") from error
             show("adding", min(start + TOGETHER, total), total)
     return total, updated
 

@@ -140,9 +140,12 @@ def write_model(conversion: "Conversion", given: "Given", arguments: argparse.Na
     print(
         f"{output}: {conversion.origin}, {len(sheet['tensors'])} tensors, {count / 1e6:.2f} million numbers"
     )
+    if not sheet.get("reference", {}).get("agrees", True):
+        print(f"{output} computes something else than {arguments.reference}: it is not the original's model")
+        return 1
     folder = "" if given.sets("DATASET.DATA_DIR") else " DATASET.DATA_DIR=FOLDER"
     print(f"evaluate: python tools/eval_retrieval.py --cfg_file {output / 'config.yaml'}{folder}")
-    return 0 if sheet.get("reference", {}).get("agrees", True) else 1
+    return 0
 
 
 def start_paddle() -> None:

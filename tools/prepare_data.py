@@ -84,7 +84,8 @@ def main() -> None:
             tell_problems(problems, arguments)  # they may be why
             raise
         check_repeated(captioned.captions, split, problems)
-        print(f"near-duplicates: {groups:,} groups of photos stay together")
+        what = "group of photos stays" if groups == 1 else "groups of photos stay"
+        print(f"near-duplicates: {groups:,} {what} together")
     tell_problems(problems, arguments)
     if arguments.captions and not captioned.captions:
         raise UserError(f"{arguments.captions}: no caption is left of {len(rows):,}")
@@ -296,4 +297,4 @@ def tell_next(out: Path, captioned: Captioned) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command goes on where it was")

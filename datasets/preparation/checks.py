@@ -15,6 +15,7 @@ from datasets.preparation.problems import (
     MISSING,
     REPEATED,
     SAME_NAME,
+    TWICE,
     TWO_SPLITS,
     UNCAPTIONED,
     UNKNOWN_SPLIT,
@@ -48,9 +49,8 @@ class Captioned:
 
 def check_photos(files: PictureFiles, seen: dict[str, Seen], problems: Problems) -> list[str]:
     """Return the names of the photos that can be used."""
-    for name in files.others:
-        if name.lower().endswith(_PHOTO_ENDINGS):
-            problems.add(UNUSUAL, name)
+    for name in _unusual(files):
+        problems.add(UNUSUAL, name)
     names_alike: dict[str, str] = {}
     usable = []
     for name in files.names:
@@ -69,7 +69,11 @@ def check_photos(files: PictureFiles, seen: dict[str, Seen], problems: Problems)
 def check_captions(
     rows: Sequence[Row], files: PictureFiles, usable: Sequence[str], problems: Problems
 ) -> Captioned:
-    """Return the usable captions of the photos `usable`; all others are added to `problems`."""
+    """Return the usable captions of the photos `usable`; all others are added to `problems`.
+
+    Those of photos in formats that are not read are left out: `check_photos` has added the photos.
+    """
+    unusual = {_folded(key) for name in _unusual(files) for key in (name, PurePosixPath(name).name)}
     found = {name: [name] for name in files.names}
     folded = _by_folded_name(files)
     kept = set(usable)
@@ -80,6 +84,8 @@ def check_captions(
         if row.picture not in found:
             given = row.picture.replace("\\", "/")
             found[row.picture] = files.fitting(row.picture) or folded.get(_folded(given), [])
+        if not found[row.picture] and _folded(row.picture.replace("\\", "/")) in unusual:
+            continue
         picture = _picture_of(row, found[row.picture], problems)
         own_split = _split_of(row, with_splits, problems)
         caption = " ".join(composed(row.caption).split())
@@ -93,7 +99,9 @@ def check_captions(
                     TWO_SPLITS, f"{row.place}: {row.picture}: {own_split}, and {split[picture]} before"
                 )
             else:
-                captions.setdefault(picture, []).append(caption)
+                if caption in captions.setdefault(picture, []):
+                    problems.add(TWICE, f"{row.place}: {picture}: {caption[:60]}")
+                captions[picture].append(caption)
     for name in usable:
         if name not in captions:
             problems.add(UNCAPTIONED, name)
@@ -114,6 +122,11 @@ def check_repeated(captions: dict[str, list[str]], split: dict[str, str], proble
     for name in SPLITS[1:]:
         for sentence in sentences[name].keys() & sentences["train"].keys():
             problems.add(REPEATED, f"{name}: {sentence[:80]}")
+
+
+def _unusual(files: PictureFiles) -> list[str]:
+    """Return the photos in formats that are not read."""
+    return [name for name in files.others if name.lower().endswith(_PHOTO_ENDINGS)]
 
 
 def _by_folded_name(files: PictureFiles) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """Which columns of a table hold the picture, its captions and its split: as named, or as the header says."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from config.errors import UserError, cut
@@ -9,6 +9,7 @@ from config.errors import UserError, cut
 _PICTURE = re.compile(r"(image|img|picture|photo|file|pic)?[ _-]?(name|path|file|filename)?")
 _CAPTION = re.compile(r"(caption|comment|sentence|description|text)s?")
 _SPLIT = re.compile(r"split|subset|partition|set")
+DELIMITERS = "\t|;,"  # between columns
 _SHOWN, _LONGEST = 5, 24  # names in a message, and letters of one: a row may stand where the header should
 
 
@@ -61,6 +62,17 @@ def choose_columns(where: str, header: Sequence[str], wanted: Columns) -> Column
             raise _undecided(where, header, "the splits", "split", fitting, wanted)
         split = fitting[0] if fitting else ""
     return Columns(picture, captions, split)
+
+
+def names_pictures(header: Iterable[str]) -> bool:
+    """Tell whether a column's name is one of those that are taken for the pictures'."""
+    return any(_plain(name) and _PICTURE.fullmatch(_plain(name)) for name in header)
+
+
+def is_header(line: str) -> bool:
+    """Tell whether the first line of a text names columns of pictures and captions."""
+    names = line.replace('"', "").split(max(DELIMITERS, key=line.count))
+    return len(names) > 1 and names_pictures(names) and bool(_families(names))
 
 
 def _families(names: Sequence[str]) -> dict[str, list[str]]:

@@ -39,11 +39,12 @@ UNUSABLE_NAME = Kind(
 UNCAPTIONED = Kind("pictures without captions", "they are in the gallery alone", stops=False)
 NEAR_DUPLICATES = Kind("near-duplicate pictures across splits", "move each pair into one split", stops=False)
 LOOK_ALIKE = Kind("large groups of pictures that look alike", "they are not kept in one split", stops=False)
+TWICE = Kind("captions that their picture has already", "each counts; delete the repeated rows", stops=False)
 REPEATED = Kind("sentences of dev or test that training has too", "ties count against the model", stops=False)
 
 KINDS = (
     *(MISSING, AMBIGUOUS, UNNAMED, EMPTY, LETTERLESS, MALFORMED, TWO_SPLITS, UNKNOWN_SPLIT, UNREADABLE),
-    *(UNUSUAL, SAME_NAME, UNUSABLE_NAME, UNCAPTIONED, NEAR_DUPLICATES, LOOK_ALIKE, REPEATED),
+    *(UNUSUAL, SAME_NAME, UNUSABLE_NAME, UNCAPTIONED, TWICE, NEAR_DUPLICATES, LOOK_ALIKE, REPEATED),
 )
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-STATE = "prepared.json"
+STATE = "prepared.json"  # as config/load.py knows it
 
 
 def pictures_of(folder: Path) -> Path | None:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from config.errors import UserError
 from datasets.captions.json_files import is_karpathy, load_json
-from datasets.preparation.columns import Columns, choose_columns
+from datasets.preparation.columns import DELIMITERS, Columns, choose_columns
 from datasets.preparation.problems import EMPTY, MALFORMED, MISSING, UNNAMED, Problems
 from datasets.text_files import numbered_lines, read_text
 
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")  # Flickr8k.token.txt and results_20130124.token
-_DELIMITERS = "\t|;,"
 _MOST_BYTES = 1 << 30
 
 
@@ -201,7 +200,7 @@ def _token_rows(text: str, problems: Problems) -> Iterator[Row]:
 
 
 def _delimited(path: Path, text: str, first: str, wanted: Columns, problems: Problems) -> Table:
-    delimiter = max(_DELIMITERS, key=first.count)
+    delimiter = max(DELIMITERS, key=first.count)
     if delimiter not in first:
         raise UserError(
             f"{path} line 1: one column, expected a header such as image,caption and a caption a row"

@@ -8,17 +8,19 @@ import numpy as np
 from yacs.config import CfgNode
 
 from config.errors import UserError, cut
-from config.files.whole import refuse_existing, writing
+from config.files.whole import refuse_existing, write_whole, writing
 from config.load import config_of_checkpoint
+from datasets.words.vocabulary import Vocabulary
 from engine.conversion.native import native_layout
 from engine.conversion.rules import Rule, original
 from engine.conversion.torch_writer import emit_pickle, write_torch_file
+from engine.conversion.vocabularies import original_text
 from engine.runs.checkpoint import MODEL_FILE, read_state, resolve_checkpoint, verify_files
 from engine.runs.run_status import SHEET_FILE
 from engine.weights.bert_folder import CONFIG_FILE, VOCABULARY_FILE
 from engine.weights.plain_pickle import PlainObject
 from engine.weights.state_dicts import Tensors
-from engine.weights.stored import StoredTensor, narrow
+from engine.weights.stored import StoredTensor, narrow, stored
 from engine.weights.tensor_files import open_safetensors
 
 OSCAR_WEIGHTS = "pytorch_model.bin"
@@ -27,26 +29,28 @@ OSCAR_WEIGHTS = "pytorch_model.bin"
 def write_torch(run: Path, output: Path, overwrite: bool) -> str:
     """Write the run or checkpoint `run` as `output`; return a line about it.
 
-    The output is a file such as `x.pth.tar`, beside which a caption decoder becomes `x.caption_model.pth`,
-    or of an oscar a folder. Tensors of a converted run get back the names and types that its
-    `conversion.json` tells; others those of the original's code. Raises UserError for a run that has no
-    original, and a damaged one.
+    The output is a file such as `x.pth.tar`, beside which the vocabulary becomes `x.vocab.json` and a caption
+    decoder `x.caption_model.pth`, or of an oscar a folder. Tensors of a converted run get back the names and
+    types that its `conversion.json` tells; others those of the original's code. Raises UserError for a run
+    that has no original, and a damaged one.
     """
     checkpoint = resolve_checkpoint(run)
     state = read_state(checkpoint)
     verify_files(checkpoint, state)
     cfg = config_of_checkpoint(str(checkpoint))
-    arrays = open_safetensors(checkpoint / MODEL_FILE)
+    arrays, extra = _folded(open_safetensors(checkpoint / MODEL_FILE))
     sheet = _read_sheet(checkpoint.parent / SHEET_FILE) or native_layout(cfg, arrays)
     tensors = _originals(sheet, arrays, checkpoint)
-    extra = ""
     if cfg.MODEL.NAME == "oscar":
         _write_folder(output, tensors, sheet, checkpoint, overwrite)
     else:
         with writing(output) as draft:
             write_torch_file(draft, _content(cfg.MODEL.NAME, tensors, sheet, state))
             refuse_existing(output, overwrite)
-        extra = _write_beside(output, cfg, tensors, sheet, overwrite)
+        extra += _write_beside(output, cfg, tensors, sheet, overwrite)
+        if cfg.MODEL.TEXT_POOLING != "last" and sheet["origin"] != "SCAN":
+            extra += f"; it pools words by {cfg.MODEL.TEXT_POOLING}, the original's code by last"
+        extra += _write_words(output, cfg, checkpoint, overwrite)
     return f"{output}: {len(tensors)} tensors in the layout of {sheet['origin']}{extra}"
 
 
@@ -68,6 +72,26 @@ def _read_sheet(path: Path) -> dict | None:
             f"{path}: not the parity sheet of a conversion ({cut(error, 80)}): convert again"
         ) from error
     return sheet
+
+
+def _folded(arrays: Tensors) -> tuple[Tensors, str]:
+    """Return the tensors with the standardisation of features as a part of the linear map behind it.
+
+    (x - m) / d W + b is x W/d + (b - m W/d). The text says so, and is empty if there is none.
+    """
+    names = [f"image_encoder.{name}" for name in ("feature_norm.mean", "feature_norm.deviation")]
+    if not arrays.keys() >= {*names}:
+        return arrays, ""
+    weight, bias = "image_encoder.fc.weight", "image_encoder.fc.bias"
+    mean, deviation = (arrays[name].load().astype(np.float64) for name in names)  # [F]
+    scaled = arrays[weight].load() / deviation[:, None]  # [F,D]
+    moved = arrays[bias].load() - mean @ scaled  # [D]
+    others = {name: tensor for name, tensor in arrays.items() if name not in names}
+    folded = {weight: stored(scaled.astype(np.float32)), bias: stored(moved.astype(np.float32))}
+    return (
+        others | folded,
+        "; the standardisation of features (INPUT.STANDARDIZE) is a part of its linear map",
+    )
 
 
 def _originals(sheet: dict, arrays: Tensors, checkpoint: Path) -> Tensors:
@@ -151,11 +175,30 @@ def _write_beside(output: Path, cfg: CfgNode, tensors: Tensors, sheet: dict, ove
     }
     if not decoder:
         return ""
-    path = output.with_name(output.name.removesuffix(".tar").removesuffix(".pth") + ".caption_model.pth")
+    path = _beside(output, ".caption_model.pth")
     refuse_existing(path, overwrite)
     with writing(path) as draft:
         write_torch_file(draft, decoder)
     return f"; caption decoder: {path}"
+
+
+def _write_words(output: Path, cfg: CfgNode, checkpoint: Path, overwrite: bool) -> str:
+    """Write the vocabulary of a dual encoder as its original reads it; return a text that names the file."""
+    family = cfg.MODEL.NAME
+    if family not in ("vse", "vsepp", "vsrn"):
+        return ""
+    vocabulary = Vocabulary.load(checkpoint / Vocabulary.file_name)
+    path = _beside(output, ".dictionary.json" if family == "vse" else ".vocab.json")
+    refuse_existing(path, overwrite)
+    write_whole(path, original_text(vocabulary, family == "vse"))
+    tokenizer = "whitespace" if family == "vse" else "nltk"
+    other = f" (of the tokenizer {vocabulary.tokenizer}, the original's is {tokenizer})"
+    return f"; vocabulary: {path}{'' if vocabulary.tokenizer == tokenizer else other}"
+
+
+def _beside(output: Path, ending: str) -> Path:
+    stem = output.name.removesuffix(".tar").removesuffix(".pth").removesuffix(".pkl")
+    return output.with_name(stem + ending)
 
 
 def _write_folder(output: Path, tensors: Tensors, sheet: dict, checkpoint: Path, overwrite: bool) -> None:

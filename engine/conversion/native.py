@@ -90,7 +90,7 @@ def _rule(family: str, name: str, shape: tuple[int, ...]) -> Rule:
     )
     if family == "oscar":
         if not name.startswith(("bert.", "classifier.", "words.")):
-            raise UserError(f"--to torch: tensor {name} has no place in an Oscar")
+            raise UserError(f"--to torch: tensor {name} has no place in an Oscar: {_without(name)}")
         return Rule(name, tuple(original_names(name)), is_linear)
     theirs = _renamed(family, name)
     columns = None
@@ -110,12 +110,19 @@ def _renamed(family: str, name: str) -> str:
             if changes:
                 break
         else:
-            raise UserError(f"--to torch: tensor {name} has no place in {_ORIGINS[family]}: train without it")
+            raise UserError(f"--to torch: tensor {name} has no place in {_ORIGINS[family]}: {_without(name)}")
     if family == "efficientnet":  # whose modules are private there, unless they are numbers
         theirs = re.sub(r"(^|\.)([a-z]\w*)(?=\.)", r"\1_\2", theirs)
     for pattern, replacement in _STATISTICS:
         theirs = re.sub(pattern, replacement, theirs)
     return theirs
+
+
+def _without(name: str) -> str:
+    """Return how to train without the part of a model that a tensor belongs to."""
+    keys = {"feature_norm": "INPUT.STANDARDIZE=false", "directions": "MODEL.DIRECTION_DIM=0"}
+    setting = next((value for part, value in keys.items() if part in name), "")
+    return f"train with {setting}" if setting else "train without it"
 
 
 def _is_convolution(name: str, shape: list[int]) -> bool:

@@ -87,8 +87,12 @@ def reference_lines(reference: dict | None) -> list[str]:
     ]
     for name, row in reference["ranks"].items():
         lines.append(f"compared: {name}: {row['equal']:,} of {row['queries']:,} ranks are the same")
-    verdict = "the original's" if reference["agrees"] else "NOT the original's"
-    return [*lines, f"outputs are {verdict} to {reference['bound']:g}, and ranks exactly"]
+    if reference["agrees"]:
+        return [*lines, f"outputs are the original's to {reference['bound']:g}, and ranks exactly"]
+    return [
+        *lines,
+        f"NOT the original's: outputs differ by more than {reference['bound']:g}, or ranks differ",
+    ]
 
 
 def _of_several(texts: list[str]) -> str:

@@ -15,6 +15,7 @@ from engine.weights.plain_pickle import FAILURES, PlainUnpickler, reason_of, wit
 
 # What str(bytes) of Python 3 makes of a caption: b'a dog', and \xc3\xa9 for a letter beyond ASCII.
 DAMAGED = re.compile(r"^b['\"]|\\x[0-9a-f]{2}")
+_FREE = re.compile(r"<free \d+>")  # stands for a word that a dictionary lacks
 _MOST_WORDS = 10_000_000
 _OPTIONS = {"dim_image", "dim", "dim_word", "n_words"}  # of Kiros' VSE, in *_params_lstm.pkl
 
@@ -42,7 +43,7 @@ def is_vocabulary(content: object) -> bool:
     """Tell whether unpickled or parsed `content` is a vocabulary or a dictionary of words."""
     if not isinstance(content, dict) or not content:
         return False
-    if "word2idx" in content or "worddict" in content or {"words", "tokenizer"} <= content.keys():
+    if "word2idx" in content or "worddict" in content or is_ours(content):
         return True
     return all(isinstance(key, str | bytes) and type(value) is int for key, value in content.items())
 
@@ -120,6 +121,55 @@ def _damage(ids: dict[str, int], path: Path) -> list[str]:
     ]
 
 
+def is_ours(content: object) -> bool:
+    """Tell whether parsed `content` is a vocabulary of this toolkit, such as a run's best/vocab.json."""
+    return isinstance(content, dict) and {"words", "tokenizer"} <= content.keys()
+
+
+def own_vocabulary(path: Path, rows: int) -> Vocabulary:
+    """Return this toolkit's vocabulary in a file, whose model has so many `rows` of word vectors.
+
+    Raises UserError if it is of another model.
+    """
+    vocabulary = Vocabulary.load(path)
+    if len(vocabulary) != rows:
+        raise _of_another_model(path, len(vocabulary), rows)
+    return vocabulary
+
+
+def original_text(vocabulary: Vocabulary, of_kiros: bool) -> str:
+    """Return a vocabulary in the JSON of VSE++, SCAN and VSRN, or as a dictionary of Kiros."""
+    words = vocabulary.words
+    if of_kiros:
+        ids = {word: number for number, word in enumerate(words) if number > 1 and not _FREE.fullmatch(word)}
+        return json.dumps(ids, ensure_ascii=False, indent=0) + "\n"
+    content = {
+        "word2idx": {word: number for number, word in enumerate(words)},
+        "idx2word": {str(number): word for number, word in enumerate(words)},
+        "idx": len(words),
+    }
+    return json.dumps(content, ensure_ascii=False, indent=0) + "\n"
+
+
+def free_rows(vocabulary: Vocabulary, path: Path) -> list[str]:
+    """Return a note on the word vectors for which `dictionary_of` found no word in the file."""
+    free = sum(_FREE.fullmatch(word) is not None for word in vocabulary.words)
+    if not free:
+        return []
+    rows = len(vocabulary)
+    return [
+        f"{path}: {rows - free - 2:,} words for {rows:,} word vectors: {free:,} have no word, so no "
+        "caption uses them: give the whole dictionary that the model was trained with (--vocabulary)"
+    ]
+
+
+def _of_another_model(path: Path, words: int, rows: int) -> UserError:
+    return UserError(
+        f"{path}: {words:,} words, but the model has {rows:,} word vectors: give the vocabulary that it was "
+        "trained with (--vocabulary)"
+    )
+
+
 def vocabulary_of(words: WordList, path: Path, rows: int | None = None) -> Vocabulary:
     """Return a vocabulary of VSE++, SCAN or VSRN, whose model has so many `rows` of word vectors.
 
@@ -128,10 +178,7 @@ def vocabulary_of(words: WordList, path: Path, rows: int | None = None) -> Vocab
     by_id = {number: word for word, number in words.ids.items()}
     by_id.setdefault(0, "<pad>")  # one released vocabulary leaves the id free
     if rows is not None and len(by_id) != rows:
-        raise UserError(
-            f"{path}: {len(by_id):,} words, but the model has {rows:,} word vectors: give the vocabulary "
-            "that it was trained with (--vocabulary)"
-        )
+        raise _of_another_model(path, len(by_id), rows)
     return _checked(by_id, "vsepp" if "<start>" in words.ids else "vse", "nltk", path)
 
 
@@ -165,7 +212,7 @@ def convert_vocabulary(source: Path, content: object, output: Path) -> str:
 
     Raises UserError for a vocabulary that does not hold together.
     """
-    if isinstance(content, dict) and {"words", "tokenizer"} <= content.keys():
+    if is_ours(content):
         vocabulary, notes = Vocabulary.load(source), []
     else:
         words = words_of(content, source)

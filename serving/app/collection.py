@@ -23,6 +23,7 @@ from serving.app.metrics import Metrics
 from serving.app.pictures import grey, opened
 from serving.bundle.bundle import Bundle, Extract
 from serving.index.address import milvus_address, open_index
+from serving.index.card import bundle_folder
 from serving.index.index import Hit
 from serving.index.items import Item
 from serving.index.query import Answer, Asker, Term
@@ -276,12 +277,9 @@ class Collection:
 
     def _open_model(self) -> _Model:
         card = self._index.card
-        folders = [folder for folder in (self._bundle_folder, card.bundle_folder) if folder]
-        if not folders:
-            raise UserError("--bundle: expected the folder of the bundle, since the index names none")
-        bundle = Bundle.open(folders[0], extract=self._extract)
-        if bundle.identity != card.bundle and len(folders) > 1 and hasattr(self, "_model"):
-            bundle = Bundle.open(folders[1], extract=self._extract)  # the index has changed its model since
+        bundle = Bundle.open(bundle_folder(card, self._bundle_folder), extract=self._extract)
+        if bundle.identity != card.bundle and card.bundle_folder and hasattr(self, "_model"):
+            bundle = Bundle.open(card.bundle_folder, extract=self._extract)  # it has changed its model since
         self._index.check_bundle(bundle.identity)
         if bundle.extracts:
             try:

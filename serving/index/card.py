@@ -67,6 +67,23 @@ class Card:
         )
 
 
+def bundle_folder(card: Card, given: str | Path | None = None) -> str:
+    """Return the folder of an index's bundle: the one that is `given`, or the one that its card names.
+
+    Raises UserError where neither is known, and where the card's is no longer there.
+    """
+    if given:
+        return str(given)
+    if not card.bundle_folder:
+        raise UserError("--bundle: expected the folder of the bundle, since the index names none")
+    if not Path(card.bundle_folder).is_dir():
+        raise UserError(
+            f"no bundle at {card.bundle_folder}, which the index names: tell where it is now with "
+            "--bundle DIR"
+        )
+    return card.bundle_folder
+
+
 def read_card(folder: Path) -> Card:
     """Return the card of an index; raise UserError where there is none, or one that cannot be used."""
     path = folder / FILE

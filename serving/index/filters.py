@@ -107,6 +107,8 @@ class _Parser:
         if kind not in ("sign", "name") or relation not in _RELATIONS:
             raise self._expected(f"one of {' '.join(_RELATIONS)} after {key}")
         self._tokens.pop(0)
+        if relation == "=" and self._tokens[0][1] == "=":
+            raise self._error('expected "=", got "=="', self._tokens[0][2] - 1)
         if relation != "in":
             return Comparison(key, relation, self._value())
         self._need("[")

@@ -99,7 +99,7 @@ class Items:
             ids = [item.id for item in items]
             there = self._rows_of(execute, ids)
             if not replace:
-                _refuse_known(ids, there)
+                refuse_known(ids, there)
             self._bury(execute, list(there.values()), state)
             rows = range(state.rows, state.rows + len(items))
             self._connection.executemany(
@@ -319,10 +319,17 @@ def refuse_unknown(
         raise UserError(f"{where}: there is no item {_some(missing)}: {result}")
 
 
-def _refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:
+class AlreadyThereError(UserError):
+    """Tells that items which are to be added are in the index."""
+
+
+def refuse_known(ids: Sequence[str], there: Iterable[str]) -> None:
+    """Raise AlreadyThereError that names those of `ids` that are among `there`."""
     known = [each for each in ids if each in there]
+    if len(known) > 1:
+        raise AlreadyThereError(f"there are items {_some(known)} already: update them, or delete them first")
     if known:
-        raise UserError(f"there is an item {_some(known)} already: update it, or delete it first")
+        raise AlreadyThereError(f"there is an item {_some(known)} already: update it, or delete it first")
 
 
 def _some(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """What an index is built from: a folder of pictures, a file of features, or a file of captions."""
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +10,18 @@ import numpy as np
 
 from config.errors import UserError, cut
 from datasets.names import same_name
+from datasets.preparation.columns import Columns, is_header, names_pictures
 from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.items import Item, check_metadata, checked_items
 
-CAPTION_ENDINGS = (".txt", ".jsonl", ".tsv")
+_JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+_TABLE_ENDINGS = (".csv", ".xlsx", ".xls", ".ods", ".numbers")  # what reads them refuses spreadsheets
+_FORMS = (
+    'expected lines of "id", "caption" and "metadata" or of "image" and "caption", an id, a tab and a '
+    "sentence a line, CSV or TSV with a header, or the JSON of COCO or Karpathy"
+)
+_OWN_KEYS = {"id", "caption", "metadata"}
+_SHOWN = 5  # problems of a file in a message
 
 
 class Encoder(Protocol):
@@ -137,23 +146,35 @@ def open_source(
 
 
 def read_sentences(path: Path, captions_needed: bool = False) -> list[Item]:
-    """Return a line's id, sentence and metadata for each line of a file, which may repeat ids.
+    """Return the id, sentence and metadata of each line of a file, which may repeat ids.
 
-    `.jsonl`: objects with "id", and perhaps "caption" and "metadata". `.csv`: a table with a header, which
-    tells the columns of pictures and captions (datasets/preparation/columns.py). Others: an id, a tab and a
-    sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a tab
-    is a sentence, whose id is its number. Raises UserError that names a line which is neither, or, with
+    Objects a line have "id", and perhaps "caption" and "metadata". Tables are all that `read_table` of
+    datasets/preparation reads: lines of objects such as "image" and "caption", the JSON of COCO and Karpathy,
+    and CSV and TSV with a header, which tells the columns of pictures and captions. Other lines are an id, a
+    tab and a sentence, where what follows `#` in the id is left out, as in Flickr30k's file; a line without a
+    tab is a sentence, whose id is its number. Raises UserError that names a line which is neither, or, with
     `captions_needed`, has no caption.
     """
     return [item for _, item in _placed_sentences(path, captions_needed)]
 
 
+def read_descriptions(path: Path) -> list[tuple[Item, set[str]]]:
+    """Return what `read_sentences` does, each item with the keys that its line gives, such as "caption"."""
+    items, text = read_sentences(path), read_text(path)
+    if path.suffix.lower() not in _JSON_ENDINGS or _is_table(path, text):
+        return [(item, {"caption"}) for item in items]
+    lines = (line for _, line in numbered_lines(text))
+    return [(item, {*json.loads(line)}) for item, line in zip(items, lines, strict=True)]
+
+
 def _placed_sentences(path: Path, captions_needed: bool = False) -> list[tuple[str, Item]]:
     """Return what `read_sentences` does, each with its file and line."""
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in _TABLE_ENDINGS:
         return _table_rows(path)
-    text = read_text(path, "give the file of captions")
-    read = _json_line if path.suffix == ".jsonl" else _plain_line
+    text = read_text(path, f"give the file of captions, {_FORMS}")
+    if _is_table(path, text):
+        return _table_rows(path)
+    read = _json_line if path.suffix.lower() in _JSON_ENDINGS else _plain_line
     found = [(f"{path} line {number}", read(path, number, line)) for number, line in numbered_lines(text)]
     if not found:
         raise UserError(f"{path}: empty, expected a sentence a line")
@@ -163,8 +184,24 @@ def _placed_sentences(path: Path, captions_needed: bool = False) -> list[tuple[s
     return found
 
 
+def _is_table(path: Path, text: str) -> bool:
+    """Tell whether `read_table` reads a file, rather than line by line what an index has of its own."""
+    first = next((line for _, line in numbered_lines(text)), "")
+    return _holds_pictures(first) if path.suffix.lower() in _JSON_ENDINGS else is_header(first)
+
+
+def _holds_pictures(first: str) -> bool:
+    """Tell whether JSON that begins with a line is a table, rather than our objects of "id" a line."""
+    try:
+        content = json.loads(first)
+    except (ValueError, RecursionError):
+        return first.lstrip()[:1] == "[" or first.strip() == "{"  # indented
+    if not isinstance(content, dict):
+        return True
+    return "metadata" not in content and (names_pictures(content) or not _OWN_KEYS & content.keys())
+
+
 def _table_rows(path: Path) -> list[tuple[str, Item]]:
-    from datasets.preparation.columns import Columns
     from datasets.preparation.problems import EMPTY, Problems
     from datasets.preparation.tables import read_table
 
@@ -174,7 +211,8 @@ def _table_rows(path: Path) -> list[tuple[str, Item]]:
         if not row.caption.strip():
             problems.add(EMPTY, f"{row.place}: {row.picture}")
     for kind, lines in problems.found.items():
-        raise UserError(f"{path} {lines[0]} ({len(lines)} {kind.name}): {kind.mend}")
+        shown = "; ".join(lines[:_SHOWN]) + ("; ..." if len(lines) > _SHOWN else "")
+        raise UserError(f"{path} {shown} ({len(lines)} {kind.name}): {kind.mend}")
     if not rows:
         raise UserError(f"{path}: empty, expected a caption a row")
     return [(f"{path} {row.place}", Item(row.picture, row.caption.strip())) for row in rows]
@@ -192,9 +230,10 @@ def _plain_line(path: Path, number: int, line: str) -> Item:
 def _json_line(path: Path, number: int, line: str) -> Item:
     where = f"{path} line {number}"
     content = parse_json(path, line, f" line {number}")
-    if not isinstance(content, dict) or set(content) - {"id", "caption", "metadata"}:
+    if not isinstance(content, dict) or set(content) - _OWN_KEYS:
         raise UserError(
-            f'{where}: expected an object of "id", "caption" and "metadata", got {cut(line, 60)!r}'
+            f'{where}: expected an object of "id", "caption" and "metadata", or of "image" and "caption", '
+            f"got {cut(line, 60)!r}"
         )
     name, caption, metadata = (
         content.get("id", str(number)),
@@ -223,7 +262,10 @@ def _described(source: Source, path: Path, left_out: Collection[str]) -> Source:
     if source.kind == "pictures":  # a file may name a picture without its folder or ending
         from datasets.pictures.files import PictureFiles
 
-        names = PictureFiles(source.path).find([each.id for each in lines], (where for where, _ in placed))
+        files = PictureFiles(source.path)
+        if all(where == f"{path} line {line.id}" and not files.fitting(line.id) for where, line in placed):
+            raise UserError(f"{path}: sentences that name no picture: {_FORMS}")
+        names = files.find([each.id for each in lines], (where for where, _ in placed))
         lines = [replace(each, id=name) for each, name in zip(lines, names, strict=True)]
     else:
         lines = [_named(each, place) for each in lines]
@@ -234,8 +276,10 @@ def _described(source: Source, path: Path, left_out: Collection[str]) -> Source:
     ]
     if unknown:
         where, name = unknown[0]
+        others = [repr(cut(other)) for other in dict.fromkeys(other for _, other in unknown)][1:_SHOWN]
+        more = f", nor {', '.join(others)}" if others else ""
         raise UserError(
-            f"{where}: there is no item {cut(name)!r} in {source.path} ({len(unknown)} such lines)"
+            f"{where}: there is no item {cut(name)!r}{more} in {source.path} ({len(unknown)} such lines)"
         )
     items = list(source.items)
     lines = [line for line in lines if line.id in place]

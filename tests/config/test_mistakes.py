@@ -141,6 +141,7 @@ OVERRIDE_MISTAKES = {
     "no value at all": (["OUTPUT.SAVE_NAME"], ["expected KEY=VALUE", "write OUTPUT.SAVE_NAME=VALUE"]),
     "no section": (["LR=1"], ["LR: there is no such key; did you mean OPTIMIZATION.LR?"]),
     "lower case": (["optimization.lr=1"], ["optimization.lr:", "did you mean OPTIMIZATION.LR?"]),
+    "end of a key": (["OUTPUT.DIR=/tmp/x"], ["such key; did you mean OUTPUT.CHECKPOINT_DIR?"]),
     "misspelt section": (["OPTIMISATION.LR=1"], ["did you mean OPTIMIZATION.LR?"]),
     "misspelt key": (["OPTIMIZATION.EPOCS=1"], ["did you mean OPTIMIZATION.EPOCHS?"]),
     "both misspelt": (["OPTIMISER.EPOCS=1"], ["did you mean OPTIMIZATION.EPOCHS?"]),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.default import KEYS, PATH_RULE
-from config.load import add_config_arguments, load_config, save_config
+from config.load import PREPARED, add_config_arguments, load_config, save_config
 from config.values import data_path
+from datasets.preparation.state import STATE
 
 
 @pytest.fixture
@@ -124,3 +125,33 @@ def test_a_tilde_is_the_home_folder_in_paths_alone(project, monkeypatch):
     data = load_config(None, ["DATASET.DATA_DIR=~/data", "DATASET.NAME=~/data"]).DATASET
     assert Path(data.DATA_DIR) == project / "data"
     assert data["NAME"] == "~/data"
+
+
+def write_task(folder: Path, images: Path) -> None:
+    """Write what matters of a folder of tools/prepare_data.py."""
+    folder.mkdir(parents=True)
+    (folder / STATE).touch()
+    (folder / "vocabulary.json").touch()
+    keys = {"DATA_DIR": folder, "IMAGE_DIR": images, "FEAT_FILE": "features.h5"}
+    lines = [f"INPUT:\n  VOCAB_FILE: {folder / 'vocabulary.json'}", "DATASET:"]
+    (folder / "task.yaml").write_text("\n".join([*lines, *(f"  {key}: {keys[key]}" for key in keys)]) + "\n")
+
+
+def test_a_prepared_folder_that_was_moved_finds_its_files(tmp_path, monkeypatch):
+    assert PREPARED == STATE
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old" / "photos").mkdir(parents=True)
+    write_task(tmp_path / "old" / "data", tmp_path / "old" / "photos")
+    cfg = load_config("old/data/task.yaml")
+    assert str(tmp_path / "old" / "data") == cfg.DATASET.DATA_DIR
+    shutil.move(tmp_path / "old" / "data", tmp_path / "alone")
+    cfg = load_config("alone/task.yaml")
+    assert (cfg.DATASET.DATA_DIR, cfg.INPUT.VOCAB_FILE) == ("alone", "alone/vocabulary.json")
+    assert cfg.DATASET.FEAT_FILE == "features.h5"
+    assert str(tmp_path / "old" / "photos") == str(Path(cfg.DATASET.IMAGE_DIR).absolute())
+    shutil.move(tmp_path / "alone", tmp_path / "old" / "data")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    cfg = load_config("new/data/task.yaml", ["MODEL.EMBED_DIM=7"])
+    assert (cfg.DATASET.DATA_DIR, cfg.DATASET.IMAGE_DIR) == ("new/data", "new/photos")
+    (tmp_path / "new" / "data" / STATE).unlink()
+    assert str(tmp_path / "old" / "data") == load_config("new/data/task.yaml").DATASET.DATA_DIR

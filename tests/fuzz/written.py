@@ -230,6 +230,9 @@ WRITTEN = {
         lambda folder: read_sentences(folder / "g.csv"),
         ("g.csv",),
     ),
+    "captions of a gallery, lines of JSON": Reader(
+        as_text("g.json", RECORDS), lambda folder: read_sentences(folder / "g.json"), ("g.json",)
+    ),
     "items of a gallery": Reader(
         as_text("g.jsonl", ITEMS), lambda folder: read_sentences(folder / "g.jsonl"), ("g.jsonl",)
     ),

@@ -89,6 +89,10 @@ def test_a_genuine_vse_with_its_dictionary(run_quickly, shared, tmp_path):
     done = run_quickly("convert_weights", folder / "kiros_model_lstm.pkl", "run", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "outputs are the original's to 1e-05" in done.stdout
+    assert (
+        "dictionary.json: 9 words for 40 word vectors: 29 have no word, so no caption uses them: give the "
+        "whole dictionary that the model was trained with (--vocabulary)\n" in done.stdout
+    )
     example = json.loads((folder / "dictionary.json").read_text())
     vocabulary = Vocabulary.load(tmp_path / "run/best/vocab.json")
     first, second = (vocabulary.encode(caption) for caption in example["prepare_data_caps"])
@@ -194,6 +198,8 @@ def test_a_converted_checkpoint_goes_back_bit_for_bit(run_quickly, shared, tmp_p
         if ".tar" in name and written == output:
             assert first["opt"] == second["opt"] and first["Eiters"] == second["Eiters"]
     if "kiros" in name:
+        listed = json.loads(vocabulary.read_text())["worddict"]
+        assert json.loads((tmp_path / "kiros_model_lstm.dictionary.json").read_text()) == listed
         first, second = (unpickle_words(path.with_name("kiros_params_lstm.pkl")) for path in (source, output))
         assert first == second and first["n_words"] == 40
 
@@ -224,6 +230,47 @@ def test_weights_of_sixteen_bits_are_widened_and_go_back(run_quickly, tmp_path, 
     with zipfile.ZipFile(tmp_path / "a.pth.tar") as first, zipfile.ZipFile(tmp_path / "b.pth.tar") as second:
         storages = [name for name in first.namelist() if "/data/" in name]
         assert storages and all(first.read(name) == second.read(name) for name in storages)
+
+
+def test_a_standardised_run_goes_to_torch_and_back_with_its_own_files(run_quickly, tiny, tmp_path):
+    trained = ["OPTIMIZATION.EPOCHS=1", "INPUT.STANDARDIZE=true"]
+    assert run_quickly("train_retrieval", *tiny, *trained).returncode == 0
+    done = run_quickly("convert_weights", "run", "a.pth.tar", "--to", "torch", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(
+        "; the standardisation of features (INPUT.STANDARDIZE) is a part of its linear map; vocabulary: "
+        "a.vocab.json (of the tokenizer simple, the original's is nltk)\n"
+    )
+    own = json.loads((tmp_path / "run/best/vocab.json").read_text())
+    written = json.loads((tmp_path / "a.vocab.json").read_text())
+    assert [*written["word2idx"]] == own["words"] and written["idx"] == len(own["words"])
+    assert written["idx2word"] == {str(number): word for number, word in enumerate(own["words"])}
+    first = load_file(tmp_path / "run/best/model.safetensors")
+    features = np.random.default_rng(0).normal(3, 2, (9, len(first["image_encoder.fc.weight"])))
+    standard = (features - first["image_encoder.feature_norm.mean"]) / first[
+        "image_encoder.feature_norm.deviation"
+    ]
+    expected = standard @ first["image_encoder.fc.weight"] + first["image_encoder.fc.bias"]
+    for words, tokenizer in (("run/best/vocab.json", "simple"), ("a.vocab.json", "nltk")):
+        done = run_quickly(
+            "convert_weights", "a.pth.tar", "b", "--vocabulary", words, "--overwrite", cwd=tmp_path
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        again = Vocabulary.load(tmp_path / "b/best/vocab.json")
+        assert (again.words, again.tokenizer) == (own["words"], tokenizer)
+        assert f"TOKENIZER: {tokenizer}" in (tmp_path / "b/config.yaml").read_text()
+        second = load_file(tmp_path / "b/best/model.safetensors")
+        found = features @ second["image_encoder.fc.weight"] + second["image_encoder.fc.bias"]
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        texts = [name for name in first if name.startswith("text_encoder.")]
+        assert all(first[name].tobytes() == second[name].tobytes() for name in texts)
+
+
+def test_a_vocabulary_of_ours_of_another_model_is_refused(run_quickly, tmp_path):
+    write_vsepp(tmp_path / "a.pth.tar")
+    Vocabulary(word_names(8), "simple", "vsepp", 1).save(tmp_path / "v.json")
+    done = run_quickly("convert_weights", "a.pth.tar", "run", "--vocabulary", "v.json", cwd=tmp_path)
+    assert done.returncode == 2 and "v.json: 8 words, but the model has 9 word vectors" in done.stderr
 
 
 def test_a_trained_run_is_written_in_the_originals_layout(run_quickly, tiny, tmp_path):
@@ -544,7 +591,11 @@ def test_a_model_that_computes_something_else_is_told_by_the_exit_code(run_quick
     options = ["--vocabulary", "v.json", "--reference"]
     done = run_quickly("convert_weights", "a.pth.tar", "run", *options, "other.npz", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "outputs are NOT the original's to 1e-05" in done.stdout
+    assert "NOT the original's: outputs differ by more than 1e-05, or ranks differ\n" in done.stdout
+    assert done.stdout.endswith(
+        "run computes something else than other.npz: it is not the original's model\n"
+    )
+    assert "evaluate:" not in done.stdout
     sheet = json.loads((tmp_path / "run/conversion.json").read_text())
     assert sheet["reference"]["outputs"]["img_emb"]["largest_difference"] > 0.1
 

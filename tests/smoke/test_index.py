@@ -184,7 +184,9 @@ def test_items_come_change_and_go(made, index, tmp_path):
     change = ["change_index", "--index", index]
     assert "1 added; 301 pictures" in run(*change, "--add", tmp_path / "more_ims.npy")
     again = run(*change, "--add", tmp_path / "more_ims.npy", code=2)
-    assert "there is an item 'new.jpg' already: update it" in again
+    assert (
+        "there is an item 'new.jpg' already: update it, or delete it first (--add with --update, or " in again
+    )
     assert "1 added, 1 of them updated;" in run(*change, "--add", tmp_path / "more_ims.npy", "--update")
     (tmp_path / "about.jsonl").write_text('{"id": "new.jpg", "caption": "mine", "metadata": {"mine": true}}')
     assert "1 described" in run(*change, "--describe", tmp_path / "about.jsonl")
@@ -197,10 +199,41 @@ def test_items_come_change_and_go(made, index, tmp_path):
     run(*change, "--add", tmp_path / "more_ims.npy", "--captions", tmp_path / "about.jsonl", "--update")
     with Index(index) as opened:
         assert opened.described(["new.jpg"]) == [Item("new.jpg", "yours", {"mine": True})]
+    for line, caption, metadata in (
+        ({"metadata": {"mine": 2}}, "yours", {"mine": 2}),
+        ({"caption": "ours"}, "ours", {"mine": 2}),
+        ({"caption": "", "metadata": {}}, None, {}),
+    ):
+        (tmp_path / "about.jsonl").write_text(json.dumps({"id": "new.jpg", **line}))
+        run(*change, "--describe", tmp_path / "about.jsonl")
+        with Index(index) as opened:
+            assert opened.described(["new.jpg"]) == [Item("new.jpg", caption, metadata)]
     assert "2 deleted; 299 pictures" in run(*change, "--delete", "new.jpg", "0.jpg")
     assert "there is no item 'nothing.jpg'" in run(*change, "--delete", "nothing.jpg", code=2)
     assert "compacted; 299 pictures" in run(*change, "--compact")
     assert "whole; 299 pictures" in run(*change, "--check")
+
+
+@pytest.mark.parametrize("words", [[], ["--overwrite"]])
+def test_ctrl_c_in_a_build_says_how_it_goes_on(made, tmp_path, words):
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        f"""import runpy, sys
+sys.path[:0] = [{str(ROOT / "tools")!r}, {str(ROOT)!r}]
+from serving.index import build
+def stop(*_):
+    raise KeyboardInterrupt
+build.build = stop
+runpy.run_path({str(ROOT / "tools" / "build_index.py")!r}, run_name="__main__")
+"""
+    )
+    sources = ["--bundle", made / "bundle", "--gallery", made / "test_ims.npy", "--out", tmp_path / "i"]
+    done = run_forked(script, *sources, *words)
+    anew = " without --overwrite" if words else ""
+    assert (done.returncode, done.stderr) == (
+        130,
+        f"interrupted: the same command{anew} goes on where it was\n",
+    )
 
 
 def test_the_model_is_changed(made, index):
@@ -234,6 +267,8 @@ def test_the_model_is_changed(made, index):
         (["--id", "nothing"], "there is no item 'nothing': name one that is there"),
         (["--image", "nothing.npy"], "nothing.npy cannot be read: No such file"),
         (["--text", "dog", "--bundle", "nowhere"], "no bundle at nowhere"),
+        (["--text", "dog", "--cfg_file", "run"], "expected one of --index and --cfg_file, got both"),
+        (["--text", "dog", "--where", "year == 2010"], 'filter: expected "=", got "=="'),
         (["--text", "dog", "--top_k", "0"], "--top_k and --rerank_k: expected at least 1"),
         (["--queries", "nothing.txt"], "nothing.txt cannot be read as text"),
         (["--txt", "dog"], "unrecognized arguments: --txt dog"),
@@ -242,6 +277,19 @@ def test_the_model_is_changed(made, index):
 )
 def test_mistakes_of_a_search(made, arguments, message):
     assert message in run("search_retrieval", "--index", made / "index", *arguments, code=2)
+
+
+def test_a_search_of_nothing_names_both_things_that_can_be_searched():
+    message = run("search_retrieval", "--text", "dog", code=2)
+    assert "--cfg_file RUN" in message and "--index INDEX" in message and message.count("\n") == 1
+
+
+def test_a_bundle_that_was_moved_is_named_with_an_option(made, index, tmp_path):
+    card = json.loads((index / "card.json").read_text())
+    (index / "card.json").write_text(json.dumps(card | {"bundle_folder": str(tmp_path / "gone")}))
+    message = run("search_retrieval", "--index", index, "--text", "dog", code=2)
+    assert "gone, which the index names: tell where it is now with --bundle DIR" in message
+    assert "boat" in run("search_retrieval", "--index", index, "--text", "boat", "--bundle", made / "bundle")
 
 
 @pytest.mark.parametrize(

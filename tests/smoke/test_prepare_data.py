@@ -139,6 +139,14 @@ def test_a_stopped_preparation_goes_on_and_a_finished_one_is_not_replaced(run_qu
     assert {path.name: path.read_bytes() for path in mine.iterdir()} == wanted
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(run_quickly, folder) -> None:
+    done = run_forked(INTERRUPT, "SIGINT", "20", TOOL, *with_captions()[1:], cwd=folder)
+    assert done.returncode == 130
+    assert done.stderr.endswith("interrupted: the same command goes on where it was\n")
+    done = run_quickly(*with_captions(), cwd=folder)
+    assert (done.returncode, "going on after 20 of 20 photos" in done.stdout) == (0, True)
+
+
 def test_added_photos_keep_old_features_and_splits(run_quickly, folder) -> None:
     done = run_quickly(*with_captions(), cwd=folder)
     assert done.returncode == 0, done.stderr

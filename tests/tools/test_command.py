@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools._command import folder_name
+from tools._command import folder_name, run
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,16 @@ def test_a_missing_package_is_one_line(tool):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
     assert " is not installed here: source .venv/bin/activate (make demo makes it), or " in done.stderr
+
+
+def test_ctrl_c_says_how_the_work_goes_on(capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    for goes_on, expected in (("", "interrupted\n"), ("again goes on", "interrupted: again goes on\n")):
+        with pytest.raises(SystemExit) as ended:
+            run(interrupted, goes_on)
+        assert (ended.value.code, capsys.readouterr().err) == (130, expected)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

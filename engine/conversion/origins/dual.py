@@ -7,7 +7,7 @@ from config.errors import UserError
 from datasets.words.vocabulary import Vocabulary
 from engine.conversion.conversion import Given, Source
 from engine.conversion.rules import Rule, same, shape_of
-from engine.conversion.vocabularies import read_content, vocabulary_of, words_of
+from engine.conversion.vocabularies import is_ours, own_vocabulary, read_content, vocabulary_of, words_of
 from engine.weights.state_dicts import Tensors, is_state_dict, state_dict_of, without_prefix
 
 PARTS = ("img", "txt", "cap")
@@ -89,13 +89,12 @@ def text_tensors(source: Source, what: str) -> tuple[dict[str, tuple[int, ...]],
 
 
 def text_settings(sizes: dict[str, int]) -> list[str]:
-    """Return the settings of a text GRU with these sizes, which reads the tokens of NLTK."""
+    """Return the settings of a text GRU with these sizes."""
     return [
         f"MODEL.EMBED_DIM={sizes['embed_size']}",
         f"MODEL.WORD_DIM={sizes['word_dim']}",
         f"MODEL.NUM_LAYERS={sizes['num_layers']}",
         f"MODEL.BIDIRECTIONAL={str(sizes['bi_gru']).lower()}",
-        "INPUT.TOKENIZER=nltk",
     ]
 
 
@@ -130,5 +129,8 @@ def trained_vocabulary(source: Source, given: Given, rows: int) -> tuple[Vocabul
             f"{source.path}: it stores no vocabulary: give the one that it was trained with, of {rows:,} "
             f"words{usual}, with --vocabulary FILE"
         )
-    words = words_of(read_content(given.vocabulary), given.vocabulary)
+    content = read_content(given.vocabulary)
+    if is_ours(content):
+        return own_vocabulary(given.vocabulary, rows), []
+    words = words_of(content, given.vocabulary)
     return vocabulary_of(words, given.vocabulary, rows), words.notes

@@ -3,9 +3,18 @@
 from pathlib import Path
 
 from config.errors import UserError
+from datasets.words.vocabulary import Vocabulary
 from engine.conversion.conversion import Conversion, Given, Source, check_options, stored_settings
 from engine.conversion.rules import check_tensors, linear, same, shape_of
-from engine.conversion.vocabularies import dictionary_of, read_content, unpickle_words, words_of
+from engine.conversion.vocabularies import (
+    dictionary_of,
+    free_rows,
+    is_ours,
+    own_vocabulary,
+    read_content,
+    unpickle_words,
+    words_of,
+)
 from engine.weights.state_dicts import Tensors
 
 _WHAT = "VSE (Kiros)"
@@ -50,7 +59,7 @@ def convert(source: Source, given: Given) -> Conversion:
             f"{source.path}: it stores no vocabulary: give the dictionary that it was trained with, such as "
             "f8k.dictionary.pkl, with --vocabulary FILE"
         )
-    words = words_of(read_content(given.vocabulary), given.vocabulary)
+    vocabulary, notes = _dictionary(given.vocabulary, rows)
     rules = [
         *linear("linear", "image_encoder.fc"),
         same("embedding.weight", "text_encoder.embed.weight"),
@@ -65,14 +74,23 @@ def convert(source: Source, given: Given) -> Conversion:
         f"MODEL.EMBED_DIM={dim}",
         f"MODEL.WORD_DIM={word}",
         f"INPUT.IMG_FEATURE_DIM={features}",
-        "INPUT.TOKENIZER=whitespace",
+        f"INPUT.TOKENIZER={vocabulary.tokenizer}",
         "INPUT.VOCAB_LAYOUT=vse",
         "LOSS.HARD_NEGATIVE=false",
         "OPTIMIZATION.BATCHING=same_length",
         *stored_settings(source, _KEYS),
     ]
-    vocabulary = dictionary_of(words, given.vocabulary, rows)
-    return Conversion(_WHAT, source, rules, source.tensors, settings, vocabulary, notes=words.notes)
+    return Conversion(_WHAT, source, rules, source.tensors, settings, vocabulary, notes=notes)
+
+
+def _dictionary(path: Path, rows: int) -> tuple[Vocabulary, list[str]]:
+    """Return the dictionary in a file, or this toolkit's vocabulary, and notes on it."""
+    content = read_content(path)
+    if is_ours(content):
+        return own_vocabulary(path, rows), []
+    words = words_of(content, path)
+    vocabulary = dictionary_of(words, path, rows)
+    return vocabulary, words.notes + free_rows(vocabulary, path)
 
 
 def _with_options(source: Source) -> Source:

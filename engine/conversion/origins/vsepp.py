@@ -72,6 +72,7 @@ def convert(source: Source, given: Given) -> Conversion:
     else:
         settings += [*similarity_settings(source, given), *stored_settings(source, TRAINING_KEYS)]
     words, said = trained_vocabulary(source, given, sizes["vocab_size"])
+    settings.append(f"INPUT.TOKENIZER={words.tokenizer}")
     notes += said + (
         ["DATASET.IMAGE_DIR=images is a guess: set it to the folder of the pictures"] if cnn else []
     )

@@ -69,6 +69,7 @@ def convert(source: Source, given: Given) -> Conversion:
     if source.options.get("data_name") in ("coco_precomp", "f30k_precomp"):
         check_options(source, {"data_name": "f30k_precomp" if has_norm else "coco_precomp"})
     words, said = trained_vocabulary(source, given, sizes["vocab_size"])
+    settings.append(f"INPUT.TOKENIZER={words.tokenizer}")
     return Conversion(_WHAT, source, rules, tensors, settings, words, counters, notes=notes + said)
 
 

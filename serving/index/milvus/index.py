@@ -20,7 +20,7 @@ from serving.index.card import Card, card_of, check_bundle
 from serving.index.engines.exact import best_first, exact_scores
 from serving.index.filters import keys_of, parse_filter
 from serving.index.index import Hit
-from serving.index.items import Item, checked_items, refuse_unknown
+from serving.index.items import Item, checked_items, refuse_known, refuse_unknown
 from serving.index.milvus.conditions import as_milvus
 from serving.index.milvus.connection import Connection
 from serving.index.milvus.rows import MESSAGE_BYTES, id_parts, item_of, one_of, store, write_card
@@ -146,8 +146,8 @@ class MilvusIndex:
         if len(items) != len(vectors):
             raise UserError(f"expected one vector an item, got {len(items)} items and {len(vectors)} vectors")
         known = self._known([item.id for item in items])
-        if known and not replace:  # Milvus would replace them without a word
-            raise UserError(f"there is an item {known[0]!r} already: update it, or delete it first")
+        if not replace:  # Milvus would replace them without a word
+            refuse_known(known, known)
         self._store(items, vectors)
 
     def describe(self, items: Sequence[Item]) -> None:

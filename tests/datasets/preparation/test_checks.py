@@ -20,6 +20,7 @@ from datasets.preparation.problems import (
     NEAR_DUPLICATES,
     REPEATED,
     SAME_NAME,
+    TWICE,
     TWO_SPLITS,
     UNCAPTIONED,
     UNKNOWN_SPLIT,
@@ -67,9 +68,11 @@ def test_every_kind_of_problem_is_found_in_one_pass(tmp_path) -> None:
         Row("line 10", "C", "x", "holdout"),
         Row("line 11", "C", "x", ""),
         Row("line 12", "broken.jpg", "a broken picture", "train"),
+        Row("line 13", "img_1.heic", "a photo of another format", "train"),
+        Row("line 14", "café.jpg", "a cup of coffee", "train"),
     ]
     captioned = check_captions(rows, files, usable, problems)
-    assert captioned.captions == {nfd: ["a cup of coffee"], "b/1.jpg": ["x", "猫"]}
+    assert captioned.captions == {nfd: ["a cup of coffee", "a cup of coffee"], "b/1.jpg": ["x", "猫"]}
     assert captioned.split == {nfd: "train", "b/1.jpg": "test"}
     assert problems.found == {
         UNUSUAL: ["IMG_1.HEIC"],
@@ -81,6 +84,7 @@ def test_every_kind_of_problem_is_found_in_one_pass(tmp_path) -> None:
         EMPTY: ["line 6: a/1.jpg"],
         LETTERLESS: ["line 7: a/1.jpg: 12:30!"],
         UNKNOWN_SPLIT: ["line 10: C: holdout", "line 11: C: empty"],
+        TWICE: [f"line 14: {nfd}: a cup of coffee"],
         UNCAPTIONED: ["C.JPG", "a/1.jpg", "bare.png"],
     }
     assert problems.found[UNREADABLE][0].startswith("broken.jpg: ")

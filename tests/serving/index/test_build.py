@@ -294,6 +294,11 @@ def test_a_sum_of_terms_shows_the_share_of_each(described, tmp_path):
             '{"caption": "y", "metadata": {"x": %s}}' % ("[" * 100 + "]" * 100),
             "line 1: .* 100 deep",
         ),
+        (
+            "a.jsonl",
+            '{"image": "x", "caption": "y", "metadata": {}}',
+            'expected an object of "id", .* or of "image"',
+        ),
         ("a.zip", "", "expected a folder of pictures: unpack it"),
         ("a.bin", "", "expected a file of features that ends with .npy"),
     ],
@@ -316,9 +321,61 @@ def test_captions_come_from_a_table_with_a_header(tmp_path, described):
     assert open_source(tmp_path / "test_ims.npy", table).queries == [("3", "a dog; wet")]
 
 
+COCO = {
+    "images": [{"id": 7, "file_name": "3"}, {"id": 8, "file_name": "4"}],
+    "annotations": [{"image_id": 7, "caption": "a dog"}, {"image_id": 8, "caption": "a cat"}],
+}
+KARPATHY = {
+    "images": [
+        {"filename": "3", "sentences": [{"raw": "a dog"}]},
+        {"filename": "4", "sentences": [{"tokens": ["a", "cat"]}]},
+    ]
+}
+RECORDS = [{"image": "3", "caption": "a dog"}, {"image": "4", "caption": "a cat"}]
+LINES = "".join(json.dumps(each) + "\n" for each in RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.jsonl", LINES),
+        ("c.ndjson", LINES),
+        ("c.json", LINES),
+        ("c.jsonl", LINES.replace("{", '{"id": 1, ')),
+        ("c.json", json.dumps(COCO)),
+        ("c.json", json.dumps(COCO, indent=1)),
+        ("c.json", json.dumps(KARPATHY)),
+        ("c.json", json.dumps(RECORDS, indent=1)),
+        ("c.json", json.dumps({"3": ["a dog"], "4": ["a cat"]})),
+        ("c.tsv", "image\tcaption\n3\ta dog\n4\ta cat\n"),
+        ("captions.txt", "image,caption\n3,a dog\n4,a cat\n"),
+        ("c.txt", '"image_name"|"comment"\n3|a dog\n4|a cat\n'.replace('"', "")),
+        ("results.token", "3#0\ta dog\n4#0\ta cat\n"),
+        ("own.json", LINES.replace("image", "id")),
+    ],
+)
+def test_captions_come_from_every_table_that_prepare_data_reads(tmp_path, described, name, content):
+    (tmp_path / name).write_text(content)
+    read = open_source(tmp_path / "test_ims.npy", tmp_path / name)
+    assert read.queries == [("3", "a dog"), ("4", "a cat")]
+
+
+def test_a_sentence_of_an_image_and_a_caption_is_no_header(tmp_path):
+    (tmp_path / "c.txt").write_text("an image, and a caption\na dog\n")
+    assert [item.caption for item in open_source(tmp_path / "c.txt").items] == [
+        "an image, and a caption",
+        "a dog",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("image,caption\n" + "3,\n" * 7, "csv line 2: 3; line 3: 3; .*line 6: 3; ... .7 empty captions"),
+        (
+            "image,caption\n3,a dog\n997,a cat\n998,a cat\n998,a dog\n",
+            "csv line 3: there is no item '997', nor '998' in .*test_ims.npy .3 such lines",
+        ),
         ("3,a dog\n4,a cat\n", "csv line 1: no column holds captions .* expected one such as caption$"),
         ("image,caption\n3,a dog\n4,a,cat\n", "csv line 3: 3 columns, expected 2: 4,a,cat .1 rows of"),
         ("image,caption\n3,\n4,a cat\n", "csv line 2: 3 .1 empty captions"),
@@ -338,6 +395,9 @@ def test_a_table_that_names_a_picture_that_is_not_there_is_told_with_its_line(tm
     (tmp_path / "c.csv").write_text("image,caption\na.png,a dog\nb.png,a cat\n")
     with pytest.raises(UserError, match="c.csv line 3: no picture for 'b.png' in "):
         open_source(tmp_path / "photos", tmp_path / "c.csv")
+    (tmp_path / "c.yaml").write_text("- a dog\n- a cat\n")
+    with pytest.raises(UserError, match='c.yaml: sentences that name no picture: expected lines of "id"'):
+        open_source(tmp_path / "photos", tmp_path / "c.yaml")
 
 
 def test_a_missing_file_of_captions_is_told_as_such(described):

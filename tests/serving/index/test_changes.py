@@ -69,6 +69,11 @@ def test_an_update_replaces_vector_caption_and_metadata(make_index, engine):
     ("items", "vectors", "message"),
     [
         ([Item("p1")], unit_vectors(1), "there is an item 'p1' already: update it, or delete it first"),
+        (
+            [Item("p1"), Item("p2")],
+            unit_vectors(2),
+            "there are items 'p1', 'p2' already: update them, or delete them first",
+        ),
         ([Item("a"), Item("a")], unit_vectors(2), "the id 'a' is there twice"),
         ([Item("a"), Item("b")], unit_vectors(1), "one vector an item, got 2 items and 1 vectors"),
         ([Item("a")], np.full((1, 24), np.nan), "row 1 holds NaN or infinity"),

@@ -80,6 +80,7 @@ def test_keys_are_those_of_all_metadata(items):
         ("camera.makr = 1", "did you mean camera.maker"),
         ("xyzzy = 1", "there are id, caption, year, place, tags and 4 more"),
         ("year >", "expected a value .* got the end .character 7 of 'year >'"),
+        ("year == 3", 'expected "=", got "==" .character 6 of'),
         ("year 3", "expected one of = != < .* after year, got 3"),
         ("year = 3 place = 2", 'expected "and", "or" or the end, got place'),
         ("(year = 3", 'expected .\\). got the end|expected "\\)", got the end'),
