@@ -205,8 +205,8 @@ class Unreadables:
         """Record a picture of a folder; raise `UserError` that names it if such pictures are refused."""
         if self.refuse:
             raise UserError(
-                f"{folder / name}: unreadable picture: {error}: mend or remove it; those of "
-                "a folder can be skipped (--unreadable skip, INPUT.UNREADABLE=skip)"
+                f"{folder / name}: unreadable picture: {error}: mend or remove it, or "
+                "skip such pictures (--unreadable skip, INPUT.UNREADABLE=skip)"
             )
         with self._lock:
             self.problems[name] = str(error)

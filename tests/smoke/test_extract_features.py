@@ -85,7 +85,7 @@ def test_broken_pictures_of_a_zip_file_are_named_left_out_and_counted(run_quickl
     )
     assert done.returncode == 2
     expected = "error: photos.zip/a/0 x.jpg: unreadable picture: zero bytes: mend or remove it, or skip such "
-    assert done.stderr == f"{expected}pictures\n"
+    assert done.stderr == f"{expected}pictures (--unreadable skip, INPUT.UNREADABLE=skip)\n"
     assert open_features(photos / "z_ims.npy").image_ids == store.image_ids, "what was there is there still"
 
 
