@@ -178,7 +178,8 @@ def describe_machine() -> str:
         except metadata.PackageNotFoundError:
             continue
     return (
-        f"Machine: {platform.system()}, {usable_cores()} cores of {model}, {memory:.0f} GB.\n"
+        "Machine of the last run, by whose date a row is told: "
+        f"{platform.system()}, {usable_cores()} cores of {model}, {memory:.0f} GB.\n"
         f"Versions: {', '.join(versions)}."
     )
 
