@@ -3,7 +3,7 @@
 import argparse
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -96,11 +96,7 @@ def _run_settings(settings: list[Setting], folder: Path) -> list[Setting]:
         stored.get(f"OUTPUT.{name}", KEYS["OUTPUT"][name].default) for name in ("CHECKPOINT_DIR", "SAVE_NAME")
     ]
     then = os.path.normpath(os.path.join(*output))
-    now = []
-    for setting in settings:
-        if KEYS[setting.section][setting.name].path and _is_path(setting.value):
-            setting = replace(setting, value=_path_now(setting, then, os.path.abspath(folder)))
-        now.append(setting)
+    now = _paths_now(settings, then, folder, _is_path)
     where = os.fspath(folder / RUN_CONFIG)
     own = {"CHECKPOINT_DIR": os.fspath(folder.parent), "SAVE_NAME": folder.name}
     return now + [Setting("OUTPUT", name, value, where) for name, value in own.items()]
@@ -115,11 +111,19 @@ def _prepared_settings(settings: list[Setting], folder: Path) -> list[Setting]:
     then = folders[-1] if folders else ""
     if not os.path.isabs(then) or _is_there(then):
         return settings
+    return _paths_now(settings, then, folder, os.path.isabs)
+
+
+def _paths_now(
+    settings: list[Setting], then: str, folder: Path, may_move: Callable[[str], bool]
+) -> list[Setting]:
+    """Return settings written at `then`, which is `folder` now: paths that may move are as they are now."""
+    now = os.path.abspath(folder)
     return [
-        replace(setting, value=_path_now(setting, then, os.path.abspath(folder)))
-        if KEYS[setting.section][setting.name].path and os.path.isabs(setting.value)
-        else setting
-        for setting in settings
+        replace(each, value=_path_now(each, then, now))
+        if KEYS[each.section][each.name].path and may_move(each.value)
+        else each
+        for each in settings
     ]
 
 

@@ -7,12 +7,11 @@ which takes twice as long.
 import ctypes
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from paddle import Tensor
 
-from config.machine.numpy_kernels import cpu_field
+from config.machine.numpy_kernels import cpu_field, read_cpuinfo
 
 # Numbers of a parameter: a block with all that belongs to it is 2 MB, and stays in the cache.
 _BLOCK = 1 << 16
@@ -21,10 +20,7 @@ _BLOCK = 1 << 16
 @functools.cache
 def is_faster() -> bool:
     """Tell whether this processor has AVX2, but not AVX-512, for which Paddle has code of its own."""
-    try:
-        flags = cpu_field(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), "flags")
-    except OSError:
-        return False
+    flags = cpu_field(read_cpuinfo(), "flags")
     return "avx2" in flags and "avx512f" not in flags
 
 

@@ -90,12 +90,7 @@ def described(index: Index, path: Path) -> list[Item]:
     """Return the items that a file describes; what a line does not give is as the index has it."""
     lines = read_descriptions(path)
     before = {item.id: item for item in index.described([item.id for item, _ in lines])}
-    items = []
-    for item, given in lines:
-        old = before.get(item.id, item)
-        caption = item.caption if "caption" in given else old.caption
-        items.append(Item(item.id, caption, item.metadata if "metadata" in given else old.metadata))
-    return items
+    return [kept(item, before.get(item.id), given) for item, given in lines]
 
 
 def describe_change(arguments: argparse.Namespace, folder: Path, show) -> str:
@@ -124,7 +119,7 @@ def add(index: Index, arguments: argparse.Namespace) -> tuple[int, int]:
             if arguments.update:
                 there = {item.id: item for item in index.described([item.id for item in items])}
                 updated += len(there)
-                items = [kept(item, there.get(item.id)) for item in items]
+                items = [kept(item, there.get(item.id), brought(item)) for item in items]
             vectors = source.encode(bundle, part)
             try:
                 index.add(items, vectors, replace=arguments.update)
@@ -134,11 +129,17 @@ def add(index: Index, arguments: argparse.Namespace) -> tuple[int, int]:
     return total, updated
 
 
-def kept(item: Item, before: Item | None) -> Item:
-    """Return an item with the caption and metadata that it had `before`, where it brings none."""
+def brought(item: Item) -> set[str]:
+    """Return which of caption and metadata an item has."""
+    return {name for name in ("caption", "metadata") if getattr(item, name)}
+
+
+def kept(item: Item, before: Item | None, given: set[str]) -> Item:
+    """Return an item with the caption and metadata that it had `before`, but for those that are `given`."""
     if before is None:
         return item
-    return Item(item.id, item.caption or before.caption, item.metadata or before.metadata)
+    caption = item.caption if "caption" in given else before.caption
+    return Item(item.id, caption, item.metadata if "metadata" in given else before.metadata)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,7 @@ def choose_numpy_kernels(cpuinfo: str | None = None) -> None:
 
     `cpuinfo` is the text of /proc/cpuinfo, by default this machine's.
     """
-    if cpuinfo is None:
-        try:
-            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return
-    if kernels := openblas_kernels(cpuinfo):
+    if kernels := openblas_kernels(read_cpuinfo() if cpuinfo is None else cpuinfo):
         os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
 
 
@@ -32,6 +27,14 @@ def openblas_kernels(cpuinfo: str) -> str:
     if flags >= _AVX512:
         return "SkylakeX"
     return "Haswell" if {"avx2", "fma"} <= flags else ""
+
+
+def read_cpuinfo() -> str:
+    """Return the text of this machine's /proc/cpuinfo; empty where there is none."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def cpu_field(cpuinfo: str, name: str) -> list[str]:

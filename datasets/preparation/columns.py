@@ -9,7 +9,8 @@ from config.errors import UserError, cut
 _PICTURE = re.compile(r"(image|img|picture|photo|file|pic)?[ _-]?(name|path|file|filename)?")
 _CAPTION = re.compile(r"(caption|comment|sentence|description|text)s?")
 _SPLIT = re.compile(r"split|subset|partition|set")
-DELIMITERS = "\t|;,"  # between columns
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")  # tables that are not read, and refused
+_DELIMITERS = "\t|;,"
 _SHOWN, _LONGEST = 5, 24  # names in a message, and letters of one: a row may stand where the header should
 
 
@@ -69,9 +70,14 @@ def names_pictures(header: Iterable[str]) -> bool:
     return any(_plain(name) and _PICTURE.fullmatch(_plain(name)) for name in header)
 
 
+def delimiter_of(line: str) -> str:
+    """Return what stands between the columns of a line."""
+    return max(_DELIMITERS, key=line.count)
+
+
 def is_header(line: str) -> bool:
     """Tell whether the first line of a text names columns of pictures and captions."""
-    names = line.replace('"', "").split(max(DELIMITERS, key=line.count))
+    names = line.replace('"', "").split(delimiter_of(line))
     return len(names) > 1 and names_pictures(names) and bool(_families(names))
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from config.errors import UserError
 from datasets.captions.json_files import is_karpathy, load_json
-from datasets.preparation.columns import DELIMITERS, Columns, choose_columns
+from datasets.preparation.columns import SPREADSHEETS, Columns, choose_columns, delimiter_of
 from datasets.preparation.problems import EMPTY, MALFORMED, MISSING, UNNAMED, Problems
 from datasets.text_files import numbered_lines, read_text
 
-_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")  # Flickr8k.token.txt and results_20130124.token
 _MOST_BYTES = 1 << 30
 
@@ -46,7 +45,7 @@ def read_table(path: Path, wanted: Columns, problems: Problems) -> Table:
     `wanted` are the columns or keys that the user named. Rows that cannot be read are added to `problems`.
     Raises UserError for a file whose layout is none of these, or whose columns have to be named.
     """
-    if path.suffix.lower() in _SPREADSHEETS:
+    if path.suffix.lower() in SPREADSHEETS:
         raise UserError(f"{path}: a spreadsheet's own file is not read: export it as CSV in UTF-8")
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected the captions of the pictures")
@@ -200,7 +199,7 @@ def _token_rows(text: str, problems: Problems) -> Iterator[Row]:
 
 
 def _delimited(path: Path, text: str, first: str, wanted: Columns, problems: Problems) -> Table:
-    delimiter = max(DELIMITERS, key=first.count)
+    delimiter = delimiter_of(first)
     if delimiter not in first:
         raise UserError(
             f"{path} line 1: one column, expected a header such as image,caption and a caption a row"

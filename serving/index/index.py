@@ -122,9 +122,11 @@ class Index:
         view, items, _, folder = self._now()
         rows = items.rows_of(ids)
         missing = [each for each in ids if each not in rows]
-        near = items.called(missing[0]) if missing else []
-        remedy = f"did you mean {', '.join(near)}?" if near else "name one that is there"
-        refuse_unknown(ids, rows, self.folder, remedy)
+        if missing:
+            near = ", ".join(items.called(missing[0]))
+            refuse_unknown(
+                missing, (), self.folder, f"did you mean {near}?" if near else "name one that is there"
+            )
         return take_rows(folder, view.vectors, view.checks, np.array([rows[each] for each in ids], np.int64))
 
     def described(self, ids: Sequence[str]) -> list[Item]:

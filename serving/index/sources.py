@@ -10,12 +10,12 @@ import numpy as np
 
 from config.errors import UserError, cut
 from datasets.names import same_name
-from datasets.preparation.columns import Columns, is_header, names_pictures
+from datasets.preparation.columns import SPREADSHEETS, Columns, is_header, names_pictures
 from datasets.text_files import numbered_lines, parse_json, read_text
 from serving.index.items import Item, check_metadata, checked_items
 
 _JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
-_TABLE_ENDINGS = (".csv", ".xlsx", ".xls", ".ods", ".numbers")  # what reads them refuses spreadsheets
+_TABLE_ENDINGS = (".csv", *SPREADSHEETS)  # what reads tables refuses spreadsheets
 _FORMS = (
     'expected lines of "id", "caption" and "metadata" or of "image" and "caption", an id, a tab and a '
     "sentence a line, CSV or TSV with a header, or the JSON of COCO or Karpathy"
