@@ -1,11 +1,16 @@
 """The page in a real browser: typing, pictures, keys, the dialog, the way back, and others' changes."""
 
 import base64
+import contextlib
 import io
 import os
+import re
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -20,6 +25,11 @@ TOO_SMALL = """() => [...document.querySelectorAll("a, button, input, summary")]
     .filter((each) => !each.closest(".hidden, p, footer, .skip, .docs"))
     .filter((each) => each.getBoundingClientRect().height < 24 || each.getBoundingClientRect().width < 24)
     .map((each) => each.outerHTML.slice(0, 90))"""
+# Words that join a centred line settle by less than 0.001; what hits, thumbnails or the form do is ten times that.
+WATCH_MOVES = """window.moved = 0;
+    new PerformanceObserver((list) => {
+        for (const each of list.getEntries()) if (each.value > 0.001) window.moved += each.value;
+    }).observe({ type: "layout-shift", buffered: true });"""
 SETTLED = "#results:not([aria-busy]) .grid li"
 
 
@@ -373,10 +383,7 @@ def test_the_page_speaks_chinese(page):
 def test_the_page_is_small_and_nothing_moves_when_thumbnails_come(page):
     sizes = []
     page.on("response", lambda answer: sizes.append((answer.url, len(answer.body()))))
-    page.add_init_script(
-        "window.moved = 0; new PerformanceObserver((list) => { for (const each of list.getEntries()) "
-        "window.moved += each.value; }).observe({ type: 'layout-shift', buffered: true });"
-    )
+    page.add_init_script(WATCH_MOVES)
     page.goto("/?q=red")
     page.wait_for_load_state("networkidle")
     assert sum(size for url, size in sizes if "/v1/thumbnails/" not in url) < 100_000
@@ -386,6 +393,46 @@ def test_the_page_is_small_and_nothing_moves_when_thumbnails_come(page):
         page.wait_for_timeout(16)
     page.wait_for_load_state("networkidle")
     assert page.evaluate("scrollY") > 1000 and page.evaluate("window.moved") == 0
+
+
+@contextlib.contextmanager
+def slow_line(address: str, cut_before: str, pause: float):
+    """Yield the address of a line to a service that waits `pause` seconds before each such place of a page."""
+
+    class Line(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with urlopen(address + self.path, timeout=15) as answer:
+                body, head = answer.read(), answer.headers
+            self.send_response(200)
+            for name in ("content-type", "content-security-policy"):
+                if name in head:
+                    self.send_header(name, head[name])
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            for number, piece in enumerate(re.split(f"(?={cut_before})".encode(), body)):
+                if number:
+                    time.sleep(pause)
+                self.wfile.write(piece)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Line) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("query", ["/", "/?q=red", "/?like=red_00.png&plus=blue", "/?q=red&where=number%20%3E%20500"])
+def test_a_page_that_comes_in_pieces_does_not_move(browser, served, query):
+    context = browser.new_context(viewport={"width": 1000, "height": 800})
+    page = context.new_page()
+    page.add_init_script(WATCH_MOVES)
+    with slow_line(served.address, '<div id="results"|<div class="|<ol|<li data-hit|<p class="score|<footer', 0.05) as address:
+        page.goto(address + query)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("window.moved") == 0
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

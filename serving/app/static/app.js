@@ -51,6 +51,7 @@ function tell(message) {
   notice.className = "notice";
   notice.textContent = message;
   results.replaceChildren(notice);
+  document.body.classList.remove("answered");
   say(message);
 }
 
@@ -60,6 +61,7 @@ function say(message) {
 }
 
 function prepareResults() {
+  document.body.classList.toggle("answered", Boolean(results.querySelector(".grid")));
   prepareGrid(results);
   for (const image of results.querySelectorAll("img[data-optional]")) {
     const gone = () => image.remove();
