@@ -25,7 +25,7 @@ TOO_SMALL = """() => [...document.querySelectorAll("a, button, input, summary")]
     .filter((each) => !each.closest(".hidden, p, footer, .skip, .docs"))
     .filter((each) => each.getBoundingClientRect().height < 24 || each.getBoundingClientRect().width < 24)
     .map((each) => each.outerHTML.slice(0, 90))"""
-# Words that join a centred line settle by less than 0.001; what hits, thumbnails or the form do is ten times that.
+# Words that join a centred line settle by less than 0.001; what hits or the form do is ten times that.
 WATCH_MOVES = """window.moved = 0;
     new PerformanceObserver((list) => {
         for (const each of list.getEntries()) if (each.value > 0.001) window.moved += each.value;
@@ -397,7 +397,7 @@ def test_the_page_is_small_and_nothing_moves_when_thumbnails_come(page):
 
 @contextlib.contextmanager
 def slow_line(address: str, cut_before: str, pause: float):
-    """Yield the address of a line to a service that waits `pause` seconds before each such place of a page."""
+    """Yield the address of a line to a service that waits `pause` seconds before each such place."""
 
     class Line(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -423,12 +423,15 @@ def slow_line(address: str, cut_before: str, pause: float):
         server.shutdown()
 
 
-@pytest.mark.parametrize("query", ["/", "/?q=red", "/?like=red_00.png&plus=blue", "/?q=red&where=number%20%3E%20500"])
+@pytest.mark.parametrize(
+    "query", ["/", "/?q=red", "/?like=red_00.png&plus=blue", "/?q=red&where=number%20%3E%20500"]
+)
 def test_a_page_that_comes_in_pieces_does_not_move(browser, served, query):
     context = browser.new_context(viewport={"width": 1000, "height": 800})
     page = context.new_page()
     page.add_init_script(WATCH_MOVES)
-    with slow_line(served.address, '<div id="results"|<div class="|<ol|<li data-hit|<p class="score|<footer', 0.05) as address:
+    places = '<div id="results"|<div class="|<ol|<li data-hit|<p class="score|<footer'
+    with slow_line(served.address, places, pause=0.05) as address:
         page.goto(address + query)
         page.wait_for_load_state("networkidle")
         assert page.evaluate("window.moved") == 0
