@@ -25,6 +25,7 @@ from datasets.words.tokens import tokenize
 from datasets.words.vocabulary import Vocabulary
 
 HERE = Path(__file__).resolve().parent
+_SPIN_SECONDS = 0.3  # for so long the other side's threads of OpenMP may spin after its last product
 WORD_DIM = 300
 FEWEST_WORDS, MOST_WORDS, RANDOM_VOCABULARY = 8, 20, 10_000
 VOCABULARY, WEIGHTS, OURS, TWIN = "vocabulary.json", "weights.npz", "ours.npy", "twin.npy"  # file names
@@ -39,8 +40,8 @@ class Setting:
     features: tuple[int, ...]  # shape of an image's features: [F] or [R,F]
     embed_dim: int
     batch: int  # pairs in a training step
-    steps: int = 6  # training steps in a turn
-    rounds: int = 5  # turns of each side
+    steps: int = 2  # training steps in a turn
+    rounds: int = 15  # turns of each side: short ones, since a core's speed may change within seconds
     by_words: bool = True  # the work for a pair is proportional to its number of words
     captions_per_image: int = 5
     ours: str = "_ours.py"  # script of our side
@@ -91,6 +92,7 @@ class Side:
 
     def turn(self) -> dict:
         """Return the process's next measurement; raises RuntimeError, with its output, if it has ended."""
+        time.sleep(_SPIN_SECONDS)
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: ranks.get(item.path.relative_to(ROOT / "tests").parts[0], len(ranks)))
 
 
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers multiply bfloat16, by this processor's instructions or by an emulation."""
+    from tests.other_processors import with_bfloat16
+
+    with_bfloat16(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of shared data: RETRIEVAL_SHARED, else `shared` beside the repository."""

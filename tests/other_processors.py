@@ -10,6 +10,7 @@ from models.kernels import choice
 from models.kernels.mkl import library
 from models.kernels.onednn import has_bfloat16, has_byte_products, has_wide_vectors
 from models.kernels.row_blocks import uses_cpu_kernels
+from tests.emulated_bfloat16 import emulate_bfloat16
 
 
 def without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,12 @@ def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_wide_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processor have no AVX-512, as when Paddle contains no oneDNN."""
     _replace(monkeypatch, has_wide_vectors, lambda: False)
+
+
+def with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor multiply bfloat16: by its instructions, or by an emulation where it has none."""
+    if not has_bfloat16():
+        emulate_bfloat16(monkeypatch.setattr)
 
 
 def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

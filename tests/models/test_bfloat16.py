@@ -4,14 +4,13 @@ import numpy as np
 import paddle
 import pytest
 
-from models.kernels import onednn
 from models.kernels.precision import computing_in
 from models.layers.lowered import Linear, product
 from tests.closeness import assert_close, rounding
 from tests.models.kernels.test_onednn_products import as_kind
 from tests.models.test_ways import NETWORKS, ROUNDINGS
 
-pytestmark = pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+pytestmark = pytest.mark.usefixtures("bfloat16")
 UNIT = 2.0**-8  # of two rounded factors
 
 

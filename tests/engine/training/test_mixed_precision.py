@@ -28,7 +28,7 @@ class LoweredLine(paddle.nn.Layer):
         return {"scores": self.fc(batch["x"])}
 
 
-@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_rounds_in_training_and_a_resumed_run_repeats_it(make_run):
     runs = [make_run(model=LoweredLine(), amp=amp, epochs=2) for amp in ("off", "bfloat16", "bfloat16")]
     plain, lowered, stopped = runs

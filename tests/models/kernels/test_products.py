@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.kernels import choice, onednn
+from models.kernels import choice
 from models.kernels.products import PackedMatrices, multiply
 from tests.closeness import assert_close
 from tests.models.kernels.test_onednn_products import as_kind
@@ -94,7 +94,7 @@ def test_a_row_has_the_same_product_in_every_run(library, threads):
         np.testing.assert_array_equal(multiply(moved.T, moved), multiply(x.T, x))
 
 
-@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("first", LAYOUTS)
 @pytest.mark.parametrize("second", LAYOUTS)
 def test_a_product_of_bfloat16_rounds_its_factors_alone(threads, first, second):
@@ -110,7 +110,7 @@ def test_a_product_of_bfloat16_rounds_its_factors_alone(threads, first, second):
     assert_close(found, there + 0.5 * (exact_a @ exact_b), 19 + 2, size + np.abs(there))
 
 
-@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no instructions for bfloat16 here")
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("rows", [0, 1, 50])
 def test_packed_matrices_of_bfloat16_round_their_factors_alone(threads, rows):
     matrices, xs = random(3, 31, 18), random(3, rows, 31)

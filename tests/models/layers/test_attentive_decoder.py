@@ -7,7 +7,6 @@ import paddle
 import pytest
 from paddle import nn
 
-from models.kernels.onednn import has_bfloat16
 from models.kernels.precision import computing_in
 from models.layers.additive_attention import additive_attention
 from models.layers.attentive_decoder import attentive_states
@@ -75,7 +74,7 @@ def test_without_a_gradient_it_keeps_no_steps_and_returns_the_same(way):
     np.testing.assert_array_equal(found.numpy(), at_once(cell, tensors, mask, keep).numpy())
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no instructions for bfloat16")
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_is_near_float32_in_states_and_gradients():
     full = found_by(at_once, True)
     with computing_in("bfloat16"):

@@ -4,7 +4,6 @@ import numpy as np
 import paddle
 import pytest
 
-from models.kernels.onednn import has_bfloat16
 from models.kernels.precision import computing_in
 from models.layers.lowered import Linear, product
 from tests.closeness import SINGLE, assert_close
@@ -47,7 +46,7 @@ def test_values_and_gradients_are_those_of_the_formula(count, transposed):
         assert_close(found, exact, number, scale=np.abs(exact).max() + 40 * number, unit=SINGLE)
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no instructions for bfloat16")
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_rounds_the_factors_and_neither_the_bias_nor_its_gradient():
     arrays = inputs(300)
     with computing_in("bfloat16"):
