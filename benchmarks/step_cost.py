@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-IMAGES, FEW, MANY, TURNS = 6000, 32, 128, 5
+IMAGES, FEW, MANY, TURNS = 6000, 32, 128, 15
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -134,7 +135,8 @@ class Compiled:
     def on(self, arguments: ctypes.Array) -> Callable[[], int]:
         """Return a function that runs on the memory that each `Argument` names, and returns its status.
 
-        It is for threads that start no others (`set_one_thread`); `check` reads the status.
+        It is for threads that start no others (`set_one_thread`) and get no signals (`HeldSignals`); `check`
+        reads the status.
         """
         execute = library().dnnl_primitive_execute
         return functools.partial(execute, self._primitive, stream(), len(arguments), arguments)
@@ -142,9 +144,44 @@ class Compiled:
     def run(self, arguments: ctypes.Array) -> None:
         """Run on the memory that each `Argument` names, on the calling thread."""
         before = set_one_thread()
-        status = library().dnnl_primitive_execute(self._primitive, stream(), len(arguments), arguments)
+        with HeldSignals():
+            status = library().dnnl_primitive_execute(self._primitive, stream(), len(arguments), arguments)
         set_threads(before)
         check(status)
+
+
+class HeldSignals:
+    """Signals to the calling thread wait until the end of a `with` block.
+
+    The system handles a signal on the stack of the thread that it interrupts. oneDNN's code for AVX2 keeps
+    what it needs where the handler writes: a stop (SIGTERM, Ctrl-C) that came during a product damaged the
+    memory of the process, which then hung or was aborted in place of saving its state.
+    """
+
+    def __enter__(self) -> None:
+        self._before = _SignalSet()
+        _signal_mask()(signal.SIG_BLOCK, _held(), self._before)
+
+    def __exit__(self, *exception: object) -> None:
+        _signal_mask()(signal.SIG_SETMASK, self._before, None)
+
+
+_SignalSet = ctypes.c_uint64 * 16  # sigset_t of Linux; no other system has a larger one
+
+
+@functools.cache
+def _signal_mask() -> ctypes._CFuncPtr:
+    return ctypes.PyDLL(None).pthread_sigmask  # it keeps the interpreter lock: shorter than to release it
+
+
+@functools.cache
+def _held() -> ctypes.Array:
+    """Return all signals but those by which the system tells of a mistake of the program."""
+    system, found = ctypes.PyDLL(None), _SignalSet()
+    system.sigfillset(found)
+    for mistake in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+        system.sigdelset(found, mistake)
+    return found
 
 
 def check(status: int) -> None:

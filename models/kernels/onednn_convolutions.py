@@ -309,8 +309,9 @@ class _Room:
 
     def run(self) -> None:
         """Make `result` of `input`, on the calling thread alone if it may not start others."""
-        for call in self._calls:
-            onednn.check(call())
+        with onednn.HeldSignals():
+            for call in self._calls:
+                onednn.check(call())
 
     def _call(self, run: _Run | _Copy) -> Callable[[], int]:
         if isinstance(run, _Copy):

@@ -2,8 +2,10 @@
 
 import functools
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +46,26 @@ def as_kind(x: np.ndarray, kind: type) -> tuple[np.ndarray, np.ndarray]:
         return x, x.astype(np.float64)
     rounded = (x.view(np.uint32) + 0x7FFF + (x.view(np.uint32) >> 16 & 1) >> 16).astype(np.uint16)
     return rounded, from_bfloat16(rounded).astype(np.float64)
+
+
+@needs_onednn
+def test_a_signal_waits_until_a_product_has_ended(monkeypatch):
+    seen, execute = [], onednn.library().dnnl_primitive_execute
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+
+    def interrupted(*arguments):
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        assert signal.SIGUSR1 in signal.sigpending() and not seen
+        return execute(*arguments)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(onednn.library(), "dnnl_primitive_execute", interrupted)
+            multiply(random(3, 4), random(4, 5))
+        assert seen == [signal.SIGUSR1]
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []), "no signal is held any more"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @needs_bytes
