@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import faulthandler
 import os
 import re
 import signal
@@ -35,7 +36,20 @@ def start_runtime(cfg: "CfgNode") -> "Runtime":
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _end_at_crashes()
     return runtime
+
+
+def _end_at_crashes() -> None:
+    """Let a crash of compiled code end the process, and tell the lines of Python that led there.
+
+    Paddle's own report takes memory: where a crash had damaged it, the process hung, and no supervisor saw
+    that it had ended.
+    """
+    import paddle
+
+    paddle.disable_signal_handler()
+    faulthandler.enable(file=2)  # sys.stderr may be no file
 
 
 def folder_name(text: str, otherwise: str) -> str:

@@ -1,6 +1,7 @@
 """What the tools share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,24 @@ def test_output_that_finds_no_space_is_one_line(unbuffered, lines):
         )
     expected = "error: cannot write the output: No space left on device: send it elsewhere\n"
     assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_a_crash_of_compiled_code_ends_the_process_and_tells_the_lines_of_python():
+    program = (
+        "import os, sys; sys.path.insert(0, 'tools')\n"
+        "from _command import start_runtime\n"
+        "from config.load import load_config\n"
+        "def multiply(): os.abort()\n"
+        "start_runtime(load_config('configs/scenes/vse.yaml', ['RUNTIME.DEVICE=cpu']))\n"
+        "multiply()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert " in multiply\n" in done.stderr, done.stderr
