@@ -38,6 +38,8 @@ def without_wide_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processor multiply bfloat16: by its instructions, or by an emulation where it has none."""
+    if "onednn" not in choice.available():
+        pytest.skip("this build of Paddle brings no oneDNN")
     if not has_bfloat16():
         emulate_bfloat16(monkeypatch.setattr)
 
