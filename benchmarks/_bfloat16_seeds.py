@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N")
     parser.add_argument("--work", type=Path, default=Path("out/bfloat16"), metavar="DIR")
     arguments = parser.parse_args()
+    arguments.data, arguments.work = arguments.data.absolute(), arguments.work.absolute()
     scores = {
         precision: [score(arguments.model, precision, seed, arguments) for seed in arguments.seeds]
         for precision in ("off", "bfloat16")
