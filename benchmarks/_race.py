@@ -8,6 +8,7 @@ captions once.
 
 from _report import ROOT, TUNING, alternate, peak_memory, report
 
+import functools
 import gzip
 import json
 import os
@@ -164,18 +165,32 @@ def take_turns(
 
 def can_race(precisions: tuple[str, ...], claim: str) -> bool:
     """Tell whether this machine has the `precisions`; print why not."""
-    from models.kernels import choice, onednn
+    from models.kernels import onednn
 
     if BFLOAT16 not in precisions:
         return True
     if not onednn.has_bfloat16():
         print(f"{claim}: not here, since the processor has no instructions for bfloat16", flush=True)
         return False
-    if choice.quickest(choice.LAYERS) == choice.BFLOAT16:
+    if _quickest_in_layers() == BFLOAT16:
         return True
     reason = "the processor multiplies bfloat16 more slowly than float32"
     print(f"{claim}: not here, since {reason}", flush=True)
     return False
+
+
+@functools.cache
+def _quickest_in_layers() -> str:
+    """Return what a process with the runtime of the tools multiplies most quickly in layers.
+
+    This one may have imported NumPy before its threads and kernels were chosen.
+    """
+    lines = "from engine.runtime import set_environment; set_environment(); from models.kernels import choice"
+    environment = {name: value for name, value in os.environ.items() if name not in TUNING}
+    command = [sys.executable, "-c", f"{lines}; print(choice.quickest(choice.LAYERS))"]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
 
 
 def show(side: str, measured: dict) -> float:

@@ -26,15 +26,17 @@ from models.kernels import mkl, mkl_products, numpy_products, onednn, onednn_pro
 
 NAMES = {"mkl": "MKL", "onednn": "oneDNN", "numpy": "NumPy"}
 AUTO = "auto"
-KINDS = {"packed": 64, "plain": 256}  # kinds of products, and the rows M of the one that is measured
+# Kinds of products, and those that are measured: some numbers of rows M, and the sizes K and N of the matrix.
+# The packed one is as large as recurrent weights, which the second-level cache does not hold, and is multiplied
+# with few rows, too, as at the last words of long captions: libraries differ there most.
+KINDS = {"packed": ((8, 64), 1024, 1024), "plain": ((256,), 512, 512)}
 COARSE, LAYERS = "coarse", "layers"  # products of numbers that may be rounded: of a screen, and of layers
 FLOAT32, BFLOAT16, INT16, DIGITS = "float32", "bfloat16", "int16", "digits"  # what they are products of
-_ROUNDED_ROWS = 128
+_ROUNDED = 128, 512, 512  # the sizes of such a product
 # With the pairs that it leaves open, a screen by bfloat16 takes twice as long as its products: they are of 8
 # significant bits, all others of 16.
 _LEFT_OPEN = 2
-_DEPTH, _WIDTH = 512, 512
-_BUDGET, _ROUNDS = 0.05, 6  # seconds for all rounds but the first, in which code is compiled
+_BUDGET, _ROUNDS = 0.04, 6  # seconds for all rounds but the first, in which code is compiled
 _MARGIN = 0.95  # a later library must take less than this share of the time of an earlier one
 _FOLDER = "image-text-retrieval"
 
@@ -157,10 +159,10 @@ def measure(names: list[str]) -> Choice:
     takes all threads, must be as fast as all together.
     """
     started, threads = time.perf_counter(), int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
-    matrix, best = np.ones((_DEPTH, _WIDTH), np.float32), {}
-    work = {(kind, name): _product(kind, name, matrix) for kind in KINDS for name in names}
+    best = {}
+    work = {(kind, name): _product(kind, name) for kind in KINDS for name in names}
     # Layers multiply what a screen may multiply, too: one measurement is enough.
-    work |= {(COARSE, numbers): _rounded_product(numbers, matrix) for numbers in numbers_of(COARSE)[1:]}
+    work |= {(COARSE, numbers): _rounded_product(numbers) for numbers in numbers_of(COARSE)[1:]}
     for number in range(_ROUNDS):
         if number == 1:
             started, best = time.perf_counter(), {}
@@ -172,7 +174,7 @@ def measure(names: list[str]) -> Choice:
         if number and time.perf_counter() - started > _BUDGET:
             break
     fastest = {kind: _fastest({name: best[kind, name] for name in names}) for kind in KINDS}
-    single = best["plain", fastest["plain"]] * _ROUNDED_ROWS / KINDS["plain"]
+    single = best["plain", fastest["plain"]] * _ROUNDED[0] / sum(KINDS["plain"][0])
     rounded = {numbers: best[COARSE, numbers] for numbers in numbers_of(COARSE)[1:]}
     fastest[LAYERS] = _fastest({FLOAT32: single, **{each: rounded[each] for each in numbers_of(LAYERS)[1:]}})
     if BFLOAT16 in rounded:
@@ -189,27 +191,28 @@ def _fastest(seconds: dict[str, float]) -> str:
     return first
 
 
-def _product(kind: str, name: str, matrix: np.ndarray) -> Callable[[], object]:
-    x = np.ones((KINDS[kind], len(matrix)), np.float32)
-    out = np.empty((len(x), matrix.shape[1]), np.float32)
+def _product(kind: str, name: str) -> Callable[[], object]:
+    rows, depth, width = KINDS[kind]
+    matrix = np.ones((depth, width), np.float32)
+    sides = [(np.ones((count, depth), np.float32), np.empty((count, width), np.float32)) for count in rows]
     if kind == "packed":
         packers = mkl_products.PackedMatrix, onednn_products.PackedMatrix, numpy_products.PackedMatrix
         packed = dict(zip(NAMES, packers, strict=True))[name](matrix)
-        return lambda: packed.multiply(x, out)
+        return lambda: [packed.multiply(x, out) for x, out in sides]
     multipliers = mkl.multiply_on_one_thread, onednn_products.multiply, numpy_products.multiply
     multiply = dict(zip(NAMES, multipliers, strict=True))[name]
-    return lambda: multiply(x, matrix, out)
+    return lambda: [multiply(x, matrix, out) for x, out in sides]
 
 
-def _rounded_product(numbers: str, matrix: np.ndarray) -> Callable[[], object]:
-    depth, width = matrix.shape
+def _rounded_product(numbers: str) -> Callable[[], object]:
+    rows, depth, width = _ROUNDED
     if numbers == DIGITS:  # three products of bytes are one, as in `engine/ranking/coarse.py`
         depth *= 3
     kind = {INT16: np.int16, DIGITS: np.int8, BFLOAT16: np.uint16}[numbers]
-    x, y = np.ones((_ROUNDED_ROWS, depth), kind), np.ones((width, depth), kind)
+    x, y = np.ones((rows, depth), kind), np.ones((width, depth), kind)
     if numbers == INT16:
         return lambda: mkl.multiply_integers_on_one_thread(x, y.T)
-    out = np.empty((len(x), width), np.float32)
+    out = np.empty((rows, width), np.float32)
     return lambda: onednn_products.multiply(x, y.T, out)
 
 
@@ -271,7 +274,7 @@ def _machine() -> dict[str, str]:
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "mkl": os.environ.get("MKL_DEBUG_CPU_TYPE", "") + os.environ.get("MKL_CBWR", ""),
         "versions": f"paddle {_version_of_paddle()}, numpy {np.__version__}",
-        "measured": json.dumps([KINDS, COARSE, LAYERS, _ROUNDED_ROWS, _DEPTH, _WIDTH]),
+        "measured": json.dumps([KINDS, COARSE, LAYERS, _ROUNDED]),
     }
 
 

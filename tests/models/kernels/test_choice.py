@@ -58,7 +58,7 @@ def test_the_first_choice_is_measured_and_the_next_process_repeats_it(monkeypatc
 def test_the_fastest_library_is_chosen_for_each_kind_of_product(monkeypatch):
     clock, seconds = [0.0], {("packed", "b"): 1.0, ("packed", "a"): 2.0, ("plain", "a"): 1.0}
 
-    def product(kind, name, matrix):
+    def product(kind, name):
         def multiply():
             clock[0] += seconds.get((kind, name), 3.0)
 
@@ -84,8 +84,8 @@ def test_what_may_be_rounded_is_multiplied_as_whatever_is_quickest(monkeypatch):
 
     here = {"coarse": list(seconds), "layers": ["float32", "bfloat16"]}
     monkeypatch.setattr(choice, "numbers_of", here.get)
-    monkeypatch.setattr(choice, "_product", lambda kind, name, matrix: product("float32"))
-    monkeypatch.setattr(choice, "_rounded_product", lambda numbers, matrix: product(numbers))
+    monkeypatch.setattr(choice, "_product", lambda kind, name: product("float32"))
+    monkeypatch.setattr(choice, "_rounded_product", product)
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
     assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "float32")
     seconds["bfloat16"] = 0.6  # with what it leaves open, digits are quicker in a screen
