@@ -198,10 +198,15 @@ def show(side: str, measured: dict) -> float:
     return measured["per_second"]
 
 
+def shared_data() -> Path:
+    """Return the folder of real captions and features, which may not be there."""
+    return Path(os.environ.get("RETRIEVAL_SHARED", ROOT.parent / "shared")) / "data"
+
+
 def corpora(task: str, count: int) -> dict[str, list[str]]:
     """Return `count` captions of each corpus that is there, as tokens joined by spaces."""
     found = {"random words": random_captions(count)}
-    shared = Path(os.environ.get("RETRIEVAL_SHARED", ROOT.parent / "shared")) / "data"
+    shared = shared_data()
     rsicd, flickr30k = (["train"], ["train"]) if task == "train" else (["test", "dev"], ["test_2016", "val"])
     real = {
         "RSICD captions": [shared / "rsicd_precomp" / f"{split}_caps.txt" for split in rsicd],

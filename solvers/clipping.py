@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import ClipGradByGlobalNorm
 
-from solvers.threads import for_each
+from config.machine.threads import for_each
 
 
 class ClipByGlobalNorm(ClipGradByGlobalNorm):

@@ -6,19 +6,15 @@ that is faster (`solvers/adam_blocks.py`).
 """
 
 import functools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable
 
 import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.optimizer import Adam, AdamW
 
+from config.machine.threads import for_each, num_threads
 from solvers import adam_blocks
-
-Item = TypeVar("Item")
 
 
 class UpdatesOnThreads:
@@ -29,7 +25,7 @@ class UpdatesOnThreads:
     def step(self) -> None:
         """Update all parameters once."""
         in_blocks = adam_blocks.is_faster()
-        if paddle.get_device() != "cpu" or (_threads() == 1 and not in_blocks):
+        if paddle.get_device() != "cpu" or (num_threads() == 1 and not in_blocks):
             super().step()
             return
         self._waiting = []
@@ -93,27 +89,3 @@ class ThreadedAdamW(UpdatesOnThreads, AdamW):
     def _decay_of(self, parameter: Tensor) -> float:
         decays = self._apply_decay_param_fun is None or self._apply_decay_param_fun(parameter.name)
         return self._weight_decay if decays else 0.0
-
-
-def for_each(work: Callable[[Item], object], items: Sequence[Item]) -> None:
-    """Call `work` on each of `items`, the first ones first, on as many threads as this process may have."""
-    remaining = iter(items)  # shared: a thread that is free takes the next one
-
-    def take() -> None:
-        for item in remaining:
-            work(item)
-
-    others = [_pool(_threads()).submit(take) for _ in range(min(_threads(), len(items)) - 1)]
-    take()
-    for other in others:
-        other.result()
-
-
-def _threads() -> int:
-    outermost = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
-    return max(1, int(outermost)) if outermost.isdecimal() else 1
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="updates")

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from config.machine.threads import for_each
 from engine.ranking.rounded import rounded_products
 from engine.runtime import choose_threads
 from models.kernels.mkl import multiply_on_one_thread
-from models.kernels.row_blocks import for_each
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

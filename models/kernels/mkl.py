@@ -9,9 +9,12 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import threading
 from pathlib import Path
 
 import numpy as np
+
+from config.machine.threads import is_helper
 
 # Constants of MKL's interfaces: CblasRowMajor, CblasNoTrans, CblasTrans, CblasFixOffset.
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, _FIXED_OFFSET = 101, 111, 112, 173
@@ -162,10 +165,19 @@ def _starts(matrices: np.ndarray) -> np.ndarray:
 
 
 def call_on_one_thread(function: ctypes._CFuncPtr, *arguments: float) -> None:
-    """Call a function of MKL and keep MKL from starting threads for it."""
+    """Call a function of MKL and keep MKL from starting threads for it, on a helper for good."""
+    if getattr(_of_thread, "is_alone", False):
+        function(*arguments)
+        return
     before = _set_threads()(1)
     function(*arguments)
-    _set_threads()(before)
+    if is_helper():
+        _of_thread.is_alone = True
+    else:
+        _set_threads()(before)
+
+
+_of_thread = threading.local()
 
 
 @functools.cache

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from config.machine.threads import is_helper
+
 # dnnl_data_type_t, dnnl_format_tag_t, dnnl_query_t, and the arguments of a primitive.
 BFLOAT16, FLOAT32, INT8, UNDEFINED = 2, 3, 5, 0
 _ANY_LAYOUT = 1
@@ -28,6 +30,7 @@ _CPU, _IN_ORDER, _SUCCESS, _UNIMPLEMENTED, _USER_SCRATCHPAD = 1, 1, 0, 3, 1
 _WIDE_VECTORS = 0x20  # the bit of dnnl_cpu_isa_t that every kind from avx512_core on has
 _BYTE_INSTRUCTIONS = 0x40  # that which every kind from avx512_core_vnni on has
 _BFLOAT16_INSTRUCTIONS = 0x80  # that which every kind from avx512_core_bf16 on has
+_TILE_INSTRUCTIONS = 0x800  # that which every kind with AMX for bfloat16 has
 _MAJOR_VERSION = 3
 _ALIGNMENT = 64  # bytes
 
@@ -138,16 +141,35 @@ class Compiled:
         It is for threads that start no others (`set_one_thread`) and get no signals (`HeldSignals`); `check`
         reads the status.
         """
-        execute = library().dnnl_primitive_execute
-        return functools.partial(execute, self._primitive, stream(), len(arguments), arguments)
+        return functools.partial(
+            library().dnnl_primitive_execute, self._primitive, stream(), len(arguments), arguments
+        )
 
     def run(self, arguments: ctypes.Array) -> None:
         """Run on the memory that each `Argument` names, on the calling thread."""
+        run = self.on(arguments)
+        if _is_alone():
+            check(run())
+            return
         before = set_one_thread()
         with HeldSignals():
-            status = library().dnnl_primitive_execute(self._primitive, stream(), len(arguments), arguments)
+            status = run()
         set_threads(before)
         check(status)
+
+
+_of_thread = threading.local()
+
+
+def _is_alone() -> bool:
+    """Tell whether the calling thread starts no others and gets no signals for good, as helpers do."""
+    found = getattr(_of_thread, "is_alone", None)
+    if found is None:
+        found = _of_thread.is_alone = is_helper()
+        if found:
+            set_one_thread()
+            HeldSignals().__enter__()
+    return found
 
 
 class HeldSignals:
@@ -243,8 +265,9 @@ def set_threads(numbers: Sequence[int]) -> list[int]:
 
     A primitive is compiled for the number that holds when it is made.
     """
-    before = [get() for get, _ in _openmp()]
-    for (_, put), number in zip(_openmp(), numbers, strict=True):
+    before = []
+    for (get, put), number in zip(_openmp(), numbers, strict=True):
+        before.append(get())
         put(number)
     return before
 
@@ -257,6 +280,11 @@ def has_wide_vectors() -> bool:
 def has_bfloat16() -> bool:
     """Tell whether oneDNN is there and this processor multiplies bfloat16 by instructions of its own."""
     return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _BFLOAT16_INSTRUCTIONS)
+
+
+def has_tiles() -> bool:
+    """Tell whether oneDNN is there and this processor multiplies bfloat16 in tiles of a matrix (AMX)."""
+    return library() is not None and bool(library().dnnl_get_effective_cpu_isa() & _TILE_INSTRUCTIONS)
 
 
 def has_byte_products() -> bool:

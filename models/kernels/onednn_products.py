@@ -107,11 +107,15 @@ class PackedMatrix:
             out = np.empty((len(x), self.shape[1]), np.float32)
         if x.dtype != self.dtype:
             x = to_bfloat16(x)
+        known = _known()
         for rows in _parts(len(x), again=not add):
             part, product = x[rows], out[rows]
-            shapes = [_shape(part), _shape(product)]
-            prepared = _prepared("packed", shapes, add, self._layout, self.shape)
-            prepared.run(part.ctypes.data, product.ctypes.data, self._address)
+            # Shorter than the key of `_prepared`, which takes as long as the product of a few rows.
+            key = self.shape, self.dtype, part.shape[0], part.strides[0], product.strides[0], add
+            if key not in known:
+                shapes = [_shape(part), _shape(product)]
+                known[key] = _prepared("packed", shapes, add, self._layout, self.shape)
+            known[key].run(part.ctypes.data, product.ctypes.data, self._address)
         return out
 
 
@@ -137,7 +141,6 @@ class _Prepared:
         destination: onednn.Layout,
         weights: onednn.Layout | None = None,
     ) -> None:
-        self._primitive = primitive
         self._room, scratch = onednn.aligned(onednn.bytes_of(primitive.scratchpad))
         parts = {onednn.SOURCE: source, onednn.DESTINATION: destination, onednn.WEIGHTS: weights}
         self._memories = [onednn.memory(layout) for layout in parts.values() if layout is not None]
@@ -149,16 +152,25 @@ class _Prepared:
             for number, memory in zip(numbers, self._memories, strict=True)
         ]
         arguments.append(onednn.Argument(onednn.SCRATCHPAD, scratchpad.pointer))
-        self._arguments = (onednn.Argument * len(arguments))(*arguments)
+        self._run = functools.partial(primitive.run, (onednn.Argument * len(arguments))(*arguments))
 
     def run(self, *addresses: int) -> None:
         """Run on the source, the destination and the weights at `addresses`."""
+        put = onednn.library().dnnl_memory_set_data_handle
         for memory, address in zip(self._memories, addresses, strict=True):
-            onednn.library().dnnl_memory_set_data_handle(memory, address)
-        self._primitive.run(self._arguments)
+            put(memory, address)
+        self._run()
 
 
 _of_thread = threading.local()
+
+
+def _known() -> dict[Hashable, _Prepared]:
+    """Return what the calling thread has prepared, of which it forgets all when that becomes too much."""
+    known: dict[Hashable, _Prepared] = _of_thread.__dict__.setdefault("known", {})
+    if len(known) >= _MOST_SHAPES:
+        known.clear()
+    return known
 
 
 def _prepared(
@@ -173,11 +185,9 @@ def _prepared(
     A "product" multiplies two matrices, "packed" multiplies by one that lies as `packed`, for which
     `packed_kind` stands; "pack" copies into that layout, "copy" into that of a matrix.
     """
-    known: dict[Hashable, _Prepared] = _of_thread.__dict__.setdefault("known", {})
+    known = _known()
     key = name, tuple(shapes), add, packed_kind
     if key not in known:
-        if len(known) >= _MOST_SHAPES:
-            known.clear()
         made = [onednn.describe(*shape) for shape in shapes]
         source, destination = made[0], packed if name == "pack" else made[-1]
         weights = packed if name == "packed" else made[1] if name == "product" else None

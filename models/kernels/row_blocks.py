@@ -4,17 +4,13 @@ Each operation of NumPy, as each of Paddle on the CPU, is one pass over the memo
 a block that stays in the cache are cheap, and NumPy releases the interpreter lock during each.
 """
 
-import functools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
-Item = TypeVar("Item")
+from config.machine.threads import for_each, num_threads
 
 _BLOCK_BYTES = 1 << 20  # a block and its results take about the second-level cache of a core
 
@@ -26,12 +22,13 @@ def array_of(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def row_blocks(count: int, row_bytes: int, multiple: int = 1) -> list[slice]:
+def row_blocks(count: int, row_bytes: int, multiple: int = 1, threads: int | None = None) -> list[slice]:
     """Return blocks of `count` rows of `row_bytes` each; large rows give every thread equally many.
 
-    Each block but the last has a `multiple` of rows.
+    Each block but the last has a `multiple` of rows. `threads` is the number of threads that share the
+    blocks, None for all.
     """
-    threads = _threads()
+    threads = threads or num_threads()
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
         blocks = -(-blocks // threads) * threads
@@ -45,38 +42,12 @@ def for_each_block(work: Callable[[slice], None], count: int, row_bytes: int) ->
 
 def equal_parts(count: int) -> list[slice]:
     """Return `count` items cut into one part for each thread, but into no more parts than items."""
-    return _cut(count, max(1, min(_threads(), count)))
-
-
-def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Call `work` on each of `items`, on the calling thread and on those of a pool."""
-    remaining = iter(items)  # shared: a thread that is free takes the next item
-
-    def take() -> None:
-        for item in remaining:
-            work(item)
-
-    helpers = min(_threads(), len(items)) - 1
-    others = [_pool(_threads()).submit(take) for _ in range(helpers)]
-    take()
-    for other in others:
-        other.result()
+    return _cut(count, max(1, min(num_threads(), count)))
 
 
 def _cut(count: int, parts: int, multiple: int = 1) -> list[slice]:
     edges = [count * number // parts // multiple * multiple for number in range(parts)] + [count]
     return [slice(*edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
-
-
-def _threads() -> int:
-    """Return the number of threads that this process was given before Paddle was imported."""
-    outermost = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
-    return max(1, int(outermost)) if outermost.isdecimal() else 1
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="blocks")
 
 
 def uses_cpu_kernels(tensor: Tensor) -> bool:

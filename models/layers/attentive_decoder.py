@@ -13,10 +13,11 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from config.machine.threads import for_each
 from models.kernels.precision import is_lowered
 from models.kernels.products import PackedMatrices, multiply
-from models.kernels.recurrent_steps import GRUSteps
-from models.kernels.row_blocks import array_of, equal_parts, for_each
+from models.kernels.recurrent.steps import GRUSteps
+from models.kernels.row_blocks import array_of, equal_parts
 from models.layers.additive_attention import attend, attend_back
 
 

@@ -4,8 +4,8 @@ The state of a forward GRU or LSTM after some words depends on those words alone
 prefix share its states. The distinct prefixes form a tree, computed level by level: level t holds the
 prefixes of t + 1 words. No padding is computed, and each distinct word is projected once. For a batch of 128
 captions of Flickr30k, about 85% of the recurrent steps and 27% of the projections remain.
-`models/kernels/recurrence.py` computes states and gradients, which equal those of `nn.GRU` and `nn.LSTM` up
-to rounding.
+`models/kernels/recurrent/recurrence.py` computes states and gradients, which equal those of `nn.GRU` and
+`nn.LSTM` up to rounding.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from models.kernels.precision import is_lowered
-from models.kernels.recurrence import Recurrence
-from models.kernels.recurrent_steps import GRUSteps, LSTMSteps
+from models.kernels.recurrent.recurrence import Recurrence
+from models.kernels.recurrent.steps import GRUSteps, LSTMSteps
 from models.kernels.row_blocks import array_of
 
 

@@ -13,8 +13,9 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from config.machine.threads import for_each
 from models.kernels.mkl import multiply_on_one_thread
-from models.kernels.row_blocks import array_of, for_each, for_each_block
+from models.kernels.row_blocks import array_of, for_each_block
 from models.layers.fused import unless_frozen
 
 

@@ -14,9 +14,10 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from config.machine.threads import for_each
 from models.kernels.precision import is_lowered
 from models.kernels.products import PackedMatrices, multiply_on_one_thread
-from models.kernels.row_blocks import array_of, equal_parts, for_each, row_blocks
+from models.kernels.row_blocks import array_of, equal_parts, row_blocks
 from models.layers.bert.row_plan import Block, RowPlan
 from models.layers.bert.run_attention import attend, attend_back
 from models.layers.fused import (

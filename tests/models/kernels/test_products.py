@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.kernels import choice
-from models.kernels.products import PackedMatrices, multiply
+from models.kernels import choice, onednn
+from models.kernels.products import PackedMatrices, left_factor, multiply, right_factor
 from tests.closeness import assert_close
 from tests.models.kernels.test_onednn_products import as_kind
 
@@ -94,7 +94,13 @@ def test_a_row_has_the_same_product_in_every_run(library, threads):
         np.testing.assert_array_equal(multiply(moved.T, moved), multiply(x.T, x))
 
 
-@pytest.mark.usefixtures("bfloat16")
+@pytest.fixture(params=["in tiles", "without tiles"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let factors lie as a processor with AMX multiplies them quickest, or as one without."""
+    monkeypatch.setattr(onednn, "has_tiles", lambda: request.param == "in tiles")
+
+
+@pytest.mark.usefixtures("bfloat16", "tiles")
 @pytest.mark.parametrize("first", LAYOUTS)
 @pytest.mark.parametrize("second", LAYOUTS)
 def test_a_product_of_bfloat16_rounds_its_factors_alone(threads, first, second):
@@ -108,6 +114,23 @@ def test_a_product_of_bfloat16_rounds_its_factors_alone(threads, first, second):
     assert_close(multiply(a, b, bfloat16=True), exact_a @ exact_b, 19, size)
     found = multiply(a, b, out=there.copy(), scale=0.5, add=True, bfloat16=True)
     assert_close(found, there + 0.5 * (exact_a @ exact_b), 19 + 2, size + np.abs(there))
+
+
+@pytest.mark.usefixtures("bfloat16", "tiles")
+@pytest.mark.parametrize("depth", [1, 19, 200, 300])  # some of which are no multiple of what is compiled for
+@pytest.mark.parametrize("layout", ["rows in one piece", "columns in one piece"])
+def test_factors_that_are_rounded_before_make_the_products_that_multiply_makes(threads, layout, depth):
+    a, b = random(37, depth), random(depth, 23)
+    left, right = left_factor(LAYOUTS[layout](a), True), right_factor(LAYOUTS[layout](b), True)
+    assert left.dtype == right.dtype == np.uint16
+    np.testing.assert_array_equal(
+        multiply(left, right), multiply(LAYOUTS[layout](a), LAYOUTS[layout](b), bfloat16=True)
+    )
+
+
+def test_factors_stay_as_they_are_where_nothing_is_rounded():
+    a = random(3, 4)
+    assert left_factor(a, False) is a and right_factor(a, False) is a
 
 
 @pytest.mark.usefixtures("bfloat16")

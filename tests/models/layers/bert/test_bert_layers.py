@@ -86,7 +86,7 @@ def test_threads_change_rounding_alone_and_no_run_differs_from_another(monkeypat
     monkeypatch.setattr(row_plan, "ROWS_TOGETHER", 8)
     model, batch = model_of(), batch_with_words()
     alone = found_by(model, batch)
-    monkeypatch.setattr(row_blocks, "_threads", lambda: threads)
+    monkeypatch.setattr(row_blocks, "num_threads", lambda: threads)
     one, other = found_by(model, batch), found_by(model, batch)
     assert_same(one, alone, 2)
     for first, second in zip(one, other, strict=True):

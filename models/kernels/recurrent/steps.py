@@ -1,6 +1,6 @@
 """The element-wise parts of a GRU and of an LSTM, forward and backward, in NumPy and MKL.
 
-`models/kernels/recurrence.py` calls them for a block of rows that stays in the cache, and multiplies.
+`recurrence.py` beside this file calls them for a block of rows that stays in the cache, and multiplies.
 """
 
 from collections.abc import Sequence

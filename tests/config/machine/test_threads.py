@@ -1,0 +1,79 @@
+"""Threads share work: every item once, nothing left behind when one fails, and items that share their own."""
+
+import threading
+
+import pytest
+
+from config.machine import threads
+from config.machine.threads import for_each, is_helper
+
+
+@pytest.fixture(autouse=True)
+def three_threads(monkeypatch):
+    monkeypatch.setattr(threads, "num_threads", lambda: 3)
+
+
+def test_every_item_is_taken_once_by_all_threads():
+    found, all_here = [], threading.Barrier(3)
+
+    def work(item):
+        if item < 3:
+            all_here.wait(timeout=30)  # each of the first three is on a thread of its own
+        found.append((item, threading.current_thread().name, is_helper()))
+
+    for_each(work, range(100))
+    assert sorted(item for item, _, _ in found) == list(range(100))
+    assert len({name for _, name, _ in found}) == 3
+    assert {helps for _, name, helps in found if name == threading.current_thread().name} == {False}
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_what_an_item_raises_reaches_the_caller_when_all_threads_are_done(bad):
+    all_here, ended = threading.Barrier(3), []
+
+    def work(item):
+        all_here.wait(timeout=30)
+        if item == bad:
+            raise KeyError(item)
+        ended.append(item)
+
+    with pytest.raises(KeyError):
+        for_each(work, range(3))
+    assert sorted([*ended, bad]) == [0, 1, 2]
+
+
+def test_items_may_share_work_of_their_own_on_every_thread_at_once():
+    all_here, found = threading.Barrier(3), []
+
+    def work(item):
+        all_here.wait(timeout=30)  # no thread is left to help
+        for_each(lambda part: found.append((item, part)), range(4))
+
+    for_each(work, range(3))
+    assert sorted(found) == [(item, part) for item in range(3) for part in range(4)]
+
+
+def test_nobody_waits_for_helpers_that_are_busy_elsewhere():
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def occupy(item):
+        begun.release()
+        go_on.wait(timeout=30)
+
+    others = [threading.Thread(target=for_each, args=(occupy, range(3))) for _ in range(2)]
+    for other in others:
+        other.start()
+    for _ in range(5):  # both, and the three helpers
+        assert begun.acquire(timeout=30)
+    try:
+        found = []
+        for_each(found.append, [1, 2, 3])
+        assert found == [1, 2, 3]
+    finally:
+        go_on.set()
+        for other in others:
+            other.join()
+
+
+def test_no_items_are_no_work():
+    for_each(pytest.fail, [])
