@@ -49,7 +49,7 @@ def main() -> None:
     for precision, found in scores.items():
         listed = ", ".join(f"{each:.2f}" for each in found)
         print(f"{precision}: {listed}; mean {statistics.mean(found):.2f}", flush=True)
-    spread = statistics.stdev(single)
+    spread = statistics.stdev(single) if len(single) > 1 else 0.0
     claim = f"mean recall on dev of {arguments.model} in bfloat16, of float32's less its deviation"
     report(claim, statistics.mean(lowered), statistics.mean(single) - spread, 1, "points", True)
 

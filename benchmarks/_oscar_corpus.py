@@ -1,9 +1,12 @@
 """The data of Oscar's races: the corpus of prepare_pairs.py, and the pairs that are scored."""
 
-from _race import corpora, take_turns
+from _race import FLOAT32, can_race, corpora, take_turns
+from _report import report
 from prepare_pairs import CAPTIONS, IMAGES, REGIONS, TOKENS, open_dataset, write_corpus
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,19 @@ SCORED_IMAGES, SCORED_CAPTIONS = 8, 16
 BERT_WORDS = 30522
 
 
-def race_oscar(task: str) -> tuple[str, float, float]:
-    """Return the corpus' name and the median pairs/s of ours and of the twin; `task` is train or score."""
+def race_oscar(task: str, goals: dict[str, float], claim: str, unit: str) -> None:
+    """Race ours, in each precision that has a goal, against the twin in float32; `task` is train or score."""
+    for precision, goal in goals.items():
+        name = f"{claim}, {precision}"
+        if can_race((precision,), name):
+            with oscar_corpus() as (corpus, folder):
+                measured = take_turns(task, "oscar", folder, (precision, FLOAT32))
+            report(f"{name}, {corpus}", *measured, goal=goal, unit=unit, higher_is_better=True)
+
+
+@contextmanager
+def oscar_corpus() -> Iterator[tuple[str, Path]]:
+    """Write the corpus for the time of the block; give its name and folder."""
     corpus, captions = list(corpora("train", IMAGES * CAPTIONS).items())[-1]  # real captions if there are any
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -26,7 +40,7 @@ def race_oscar(task: str) -> tuple[str, float, float]:
         dataset = open_corpus(folder)
         lengths = dataset.pair_lengths(cross_pairs(dataset))
         print(f"{corpus}: {lengths.mean():.1f} of {TOKENS + REGIONS} positions are no padding", flush=True)
-        return corpus, *take_turns(task, "oscar", folder)
+        yield corpus, folder
 
 
 def pad_vocabulary(vocabulary: Path) -> None:

@@ -146,7 +146,7 @@ def take_turns(
 ) -> tuple[float, float]:
     """Return the median speeds of ours and of the twin.
 
-    Raises RuntimeError if their results differ by more than 1e-5.
+    Raises RuntimeError if their results differ by more than 1e-5, in bfloat16 by more than 0.05.
     """
     setting = SETTINGS[model]
     # The twin starts after the first turn of ours, which has written the weights.
@@ -158,7 +158,7 @@ def take_turns(
         if task != "train":
             difference = np.abs(np.load(folder / OURS) - np.load(folder / TWIN)).max()
             print(f"largest difference of the results: {difference:.1e}", flush=True)
-            if difference > 1e-5:
+            if difference > (1e-5 if precisions == (FLOAT32, FLOAT32) else 0.05):
                 raise RuntimeError("ours and the twin disagree: there is nothing to compare")
         return alternate(lambda: show("ours", ours.turn()), lambda: show("twin", twin.turn()), setting.rounds)
 

@@ -33,13 +33,14 @@ class Split(torch.utils.data.Dataset):
         self.captions = (folder / "test_caps.txt").read_text(encoding="utf-8").splitlines()
         self.features = np.load(folder / "test_ims.npy").astype(np.float32)
         self.vocabulary, self.split = Vocabulary.load(folder / VOCABULARY), NLTKWordTokenizer().tokenize
+        self.ids = {word: number for number, word in enumerate(self.vocabulary.words)}
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        tokens = self.split(self.captions[index].lower())
-        ids = torch.tensor(self.vocabulary.encode(" ".join(tokens)))
+        words = ["<start>", *self.split(self.captions[index].lower()), "<end>"]
+        ids = torch.tensor([self.ids.get(word, self.ids["<unk>"]) for word in words])
         return torch.from_numpy(self.features[index // TEXTS]), ids, index
 
 

@@ -1,8 +1,8 @@
-"""An evaluation of RSICD's test split with VSE++ from the command line, against the original's: whole processes.
+"""Evaluating RSICD's test split with VSE++ from the command line, against the original's: whole processes.
 
 Both read the same captions and features (1,093 images, 5,465 captions, found as the other races find them),
-split captions by nltk's rules, encode with the same weights (embedding 1024), rank both ways and must find the
-same recalls. Ours also counts intervals and writes what it found.
+split captions by nltk's rules, encode with the same weights (embedding 1024), rank both ways and must find
+the same recalls. Ours also counts intervals and writes what it found.
 """
 
 from _report import ROOT, alternate, report, seconds, untuned
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.words.tokens import tokenize
 from datasets.words.vocabulary import Vocabulary
 from engine.weights.tensor_files import read_safetensors
 
@@ -49,8 +48,7 @@ def write_data(source: Path, folder: Path) -> None:
     for file in source.glob("test_*"):
         (folder / file.name).symlink_to(file.resolve())
     captions = (source / "train_caps.txt").read_text(encoding="utf-8").splitlines()
-    tokens = [" ".join(tokenize(caption, "nltk")) for caption in captions]
-    Vocabulary.build(tokens, "whitespace", 4, "vsepp").save(folder / VOCABULARY)
+    Vocabulary.build(captions, "nltk", 4, "vsepp").save(folder / VOCABULARY)
     features = np.load(source / "train_ims.npy", mmap_mode="r")[:TRAINED]
     for split in ("train", "dev"):
         np.save(folder / f"{split}_ims.npy", features)

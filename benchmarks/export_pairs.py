@@ -1,16 +1,17 @@
-"""Scoring pairs by the bundle of an Oscar, BERT-base, against the toolkit's own scoring in float32.
+"""Scoring pairs by the bundle of an Oscar, BERT-base, against the toolkit's own scoring and an earlier one.
 
-Both read the same captions, tags and regions of 3 images x 16 captions, and untrained weights. Whether
-recalls hold depends on trained weights: an export with --precision int8 measures that on the dev split and
-refuses a loss above --max_loss; docs/export.md has the recalls.
+All read the same captions, tags and regions of 8 images x 16 captions, and untrained weights; the toolkit
+scores in float32. Whether recalls hold depends on trained weights: an export with --precision int8 measures
+that on the dev split and refuses a loss above --max_loss; docs/export.md has the recalls.
 """
 
-from _oscar_corpus import SCORED_CAPTIONS, cross_pairs, open_corpus, pad_vocabulary
-from _race import corpora
+from _builds import EARLIER, earlier_build
+from _oscar_corpus import cross_pairs, open_corpus, oscar_corpus
+from _race import Side, show
 from _report import ROOT, alternate, report, seconds
-from prepare_pairs import CAPTIONS, IMAGES, REGIONS, TOKENS, WIDTH, write_corpus
+from prepare_pairs import REGIONS, TOKENS, WIDTH
 
-import tempfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,8 @@ PRECISIONS = ("float32", "int8")
 
 
 def main() -> None:
-    corpus, captions = list(corpora("train", IMAGES * CAPTIONS).items())[-1]  # real captions if there are any
     prepare_runtime("cpu")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_corpus(folder, captions)
-        pad_vocabulary(folder / "vocab.txt")
+    with oscar_corpus() as (corpus, folder):
         race(corpus, folder)
 
 
@@ -45,7 +42,7 @@ def race(corpus: str, folder: Path) -> None:
     )
     model = build_model(cfg, len(dataset.word_piece))
     model.eval()
-    pairs = cross_pairs(dataset)[np.arange(3 * SCORED_CAPTIONS)]
+    pairs = cross_pairs(dataset)
     lengths = dataset.image_lengths, dataset.caption_lengths
     pairs = ListedPairs(pairs, *lengths, block_pairs=len(pairs)).block(0)  # as an evaluation orders them
     bundles = {precision: write_bundle(folder, model, dataset, precision) for precision in PRECISIONS}
@@ -69,6 +66,13 @@ def race(corpus: str, folder: Path) -> None:
         print(f"{precision}: largest difference {off:.1e} of scores up to {np.abs(found['today']).max():.1e}")
         claim = f"Oscar scoring, BERT-base, with a bundle in {precision}, against the toolkit's own, {corpus}"
         report(claim, *measured, goal=goal, unit="pairs/s", higher_is_better=True)
+    copy = shutil.copytree(folder, folder / "earlier", ignore=shutil.ignore_patterns(*PRECISIONS))
+    with earlier_build(folder / "build") as earlier:
+        script = str(earlier / "benchmarks" / "_ours_oscar.py")
+        with Side(script, "score", "oscar", copy) as side:
+            measured = alternate(lambda: ours("int8"), lambda: show(EARLIER, side.turn()), ROUNDS)
+    claim = f"Oscar scoring, BERT-base, with a bundle in int8, against {EARLIER}, {corpus}"
+    report(claim, *measured, goal=2, unit="pairs/s", higher_is_better=True)
 
 
 def scored(bundle, dataset, pairs) -> np.ndarray:
