@@ -54,8 +54,14 @@ class _Shared:
         self._is_open, self._helpers = True, 0
 
     def take(self) -> None:
-        for item in self._remaining:
-            self._work(item)
+        """Take items until none is left; after one that fails, none is."""
+        try:
+            for item in self._remaining:
+                self._work(item)
+        except BaseException:
+            for _ in self._remaining:
+                pass
+            raise
 
     def help(self) -> None:
         """Take items on a helper, unless they are all taken."""

@@ -26,9 +26,9 @@ from models.kernels import mkl, mkl_products, numpy_products, onednn, onednn_pro
 
 NAMES = {"mkl": "MKL", "onednn": "oneDNN", "numpy": "NumPy"}
 AUTO = "auto"
-# Kinds of products, and those that are measured: some numbers of rows M, and the sizes K and N of the matrix.
-# The packed one is as large as recurrent weights, which the second-level cache does not hold. It is multiplied
-# with few rows, too, as at the last words of long captions: libraries differ there most.
+# Kinds of products, and those that are measured: numbers of rows M, and the sizes K and N of the matrix.
+# The packed one is as large as recurrent weights, which the second-level cache does not hold. It is
+# multiplied with few rows, too, as at the last words of long captions: libraries differ there most.
 KINDS = {"packed": ((8, 64), 1024, 1024), "plain": ((256,), 512, 512)}
 COARSE, LAYERS = "coarse", "layers"  # products of numbers that may be rounded: of a screen, and of layers
 FLOAT32, BFLOAT16, INT16, DIGITS = "float32", "bfloat16", "int16", "digits"  # what they are products of

@@ -123,7 +123,7 @@ class Level:
         return part if self.parents is None else self.member[part]
 
     def piece(self, rows: slice, above: "Level | None") -> "Level":
-        """Return some rows of this level as a level, which continue rows of `above`, a piece of this one's."""
+        """Return some rows of this level as a level; they continue rows of `above`, a piece as well."""
         parents, product = self.parents, rows.start
         if parents is not None and above is not None:
             product = int(self.member[rows.start]) if rows.stop > rows.start else 0

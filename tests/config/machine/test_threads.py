@@ -42,6 +42,29 @@ def test_what_an_item_raises_reaches_the_caller_when_all_threads_are_done(bad):
     assert sorted([*ended, bad]) == [0, 1, 2]
 
 
+def test_after_an_item_that_fails_no_other_is_begun():
+    both_here, none_left, begun = threading.Barrier(2), threading.Event(), []
+
+    class Items:
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            yield from range(100)
+            none_left.set()
+
+    def work(item):
+        begun.append(item)
+        both_here.wait(timeout=30)
+        if item == 0:
+            raise KeyError(item)
+        none_left.wait(timeout=30)
+
+    with pytest.raises(KeyError):
+        for_each(work, Items())
+    assert sorted(begun) == [0, 1]
+
+
 def test_items_may_share_work_of_their_own_on_every_thread_at_once():
     all_here, found = threading.Barrier(3), []
 
