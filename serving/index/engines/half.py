@@ -40,6 +40,18 @@ def faiss_package() -> ModuleType:
     return faiss
 
 
+def search_among(
+    index: object, queries: np.ndarray, k: int, parameters: object
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores and rows of a FAISS index's search with `parameters`, such as which rows are allowed.
+
+    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, puts a search without parameters in the
+    place of FAISS's own, and keeps that under another name.
+    """
+    own = getattr(index, "search_numpy", index.search)
+    return own(queries, k, params=parameters)
+
+
 class HalfPrecision(Proposing):
     """An engine that holds all rows as float16 in memory, half of what they take as float32 (FAISS, SQfp16).
 
@@ -74,7 +86,7 @@ class HalfPrecision(Proposing):
                 bits = np.packbits(allowed[start:end], bitorder="little")
                 selector = faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits))
                 parameters = faiss.SearchParameters(sel=selector)
-            scores, rows = self._shards[number].search(queries, k, params=parameters)
+            scores, rows = search_among(self._shards[number], queries, k, parameters)
             return np.where(rows < 0, -np.inf, scores), np.where(rows < 0, -1, rows + start)
 
         found = list(self._pool.map(look, range(len(self._shards))))

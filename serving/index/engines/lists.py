@@ -13,7 +13,7 @@ from config.errors import UserError, cut
 from config.files.whole import replacing
 from config.progress import ShowProgress, no_progress
 from serving.index.engines.exact import Proposing
-from serving.index.engines.half import faiss_package
+from serving.index.engines.half import faiss_package, search_among
 from serving.index.engines.saved import Saved, check_file, file_check
 from serving.index.vectors import blocks_of, damaged
 
@@ -79,7 +79,7 @@ class InvertedFile(Proposing):
         bits = np.packbits(allowed, bitorder="little")
         selector = faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits))
         parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-        return _there(*self._index.search(queries, k, params=parameters))
+        return _there(*search_among(self._index, queries, k, parameters))
 
     def looked_into(self, queries: np.ndarray) -> np.ndarray:
         """Return into how many lists each of `queries` [Q,D] looks: int64 [Q]."""

@@ -127,6 +127,17 @@ def test_a_small_collection_is_scanned(make_index):
         assert index.card.engine == "scan" and len(index.search(unit_vectors(1), 99)[0]) == 10
 
 
+@pytest.fixture(params=["FAISS's own", "as torch_utils leaves it"])
+def faiss_search(request, monkeypatch):
+    """Let FAISS's classes be as they come, and as an import of faiss.contrib.torch_utils leaves them."""
+    faiss = pytest.importorskip("faiss")
+    for kind in (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer, faiss.IndexIVF):
+        if request.param == "as torch_utils leaves it" and not hasattr(kind, "search_numpy"):
+            monkeypatch.setattr(kind, "search_numpy", kind.search, raising=False)
+            monkeypatch.setattr(kind, "search", lambda self, x, k: pytest.fail("replaced"))
+
+
+@pytest.mark.usefixtures("faiss_search")
 @pytest.mark.parametrize("engine", [*EXACT, "lists"])
 def test_a_filter_leaves_the_best_that_meet_it(make_index, engine, monkeypatch):
     monkeypatch.setattr(view, "_DIRECT_BYTES", 0)
