@@ -45,8 +45,8 @@ def search_among(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the scores and rows of a FAISS index's search with `parameters`, such as which rows are allowed.
 
-    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, puts a search without parameters in the
-    place of FAISS's own, and keeps that under another name.
+    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, puts a search without parameters in
+    the place of FAISS's own, and keeps that under another name.
     """
     own = getattr(index, "search_numpy", index.search)
     return own(queries, k, params=parameters)
