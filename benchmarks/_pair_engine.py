@@ -5,7 +5,7 @@ It reads the weights that our side has written, and takes pairs of similar lengt
 
 from _oscar_corpus import cross_pairs
 from _race import TWIN, WEIGHTS, measure_turns
-from _twin_oscar import OscarTwin, pad
+from _twin_oscar import OscarTwin, match_scores, pad
 
 import sys
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def scorer(twin: OscarTwin) -> Callable[[], np.ndarray]:
         def forward(
             self, ids: torch.Tensor, segments: torch.Tensor, mask: torch.Tensor, regions: torch.Tensor
         ):
-            return torch.softmax(self.model(ids, segments, mask, regions), dim=1)[:, 1]
+            return match_scores(self.model(ids, segments, mask, regions))
 
     pairs = cross_pairs(twin.dataset)
     order = np.argsort(twin.dataset.pair_lengths(pairs), kind="stable")

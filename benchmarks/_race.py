@@ -45,6 +45,9 @@ class Setting:
     rounds: int = 15  # turns of each side: short ones, since a core's speed may change within seconds
     by_words: bool = True  # the work for a pair is proportional to its number of words
     captions_per_image: int = 5
+    # Turns of training before the first that counts: oneDNN compiles code for each number of rows that it
+    # meets, which is over after some twenty of a training's thousands of steps.
+    warm_up: int = 10
     ours: str = "_ours.py"  # script of our side
 
 
@@ -66,9 +69,10 @@ SETTINGS = {
         rounds=3,
         by_words=False,
         captions_per_image=1,
+        warm_up=2,
     ),
     "oscar": Setting(
-        "_twin_oscar.py", "wordpiece", (50, 2054), 768, 8, steps=2, rounds=3, ours="_ours_oscar.py"
+        "_twin_oscar.py", "wordpiece", (50, 2054), 768, 8, steps=2, rounds=3, warm_up=1, ours="_ours_oscar.py"
     ),
 }
 
@@ -79,12 +83,14 @@ class Side:
     def __init__(self, script: str, task: str, model: str, folder: Path, *further: str) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in TUNING}
         command = [sys.executable, str(HERE / script), task, model, str(folder), *further]
+        self._warm_up = SETTINGS[model].warm_up if task == "train" else 1
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __enter__(self) -> "Side":
-        self.turn()  # warm-up
+        for _ in range(self._warm_up):
+            self.turn()
         return self
 
     def __exit__(self, *exception: object) -> None:

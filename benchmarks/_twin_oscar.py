@@ -214,6 +214,11 @@ def train_step(model: Oscar, optimizer: AdamW, inputs: Iterable[torch.Tensor], m
     return loss.item()
 
 
+def match_scores(logits: torch.Tensor) -> torch.Tensor:
+    """Return the scores [B] of pairs with `logits` [B,2], which order pairs as the probabilities do."""
+    return logits[:, 1] - logits[:, 0]
+
+
 class OscarTwin:
     """The model with its data, as a side of a race."""
 
@@ -246,7 +251,7 @@ class OscarTwin:
                 self.model(*self.inputs(pairs)[1])
                 for pairs in cross_pairs(self.dataset).batches(self.setting.batch)
             ]
-        return functional.softmax(torch.cat(logits), dim=1)[:, 1].numpy()
+        return match_scores(torch.cat(logits)).numpy()
 
 
 if __name__ == "__main__":

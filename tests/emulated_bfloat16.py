@@ -11,6 +11,7 @@ import numpy as np
 
 from models.kernels import onednn, onednn_products
 from models.kernels.onednn_products import from_bfloat16
+from models.layers.fused import write_gelu
 
 Replace = Callable[[object, str, object], None]
 
@@ -42,6 +43,9 @@ def emulate_bfloat16(replace: Replace) -> None:
             if self._rounds:
                 x = from_bfloat16(x if x.dtype == np.uint16 else to_bfloat16(x))
             return self._packed.multiply(x, out, add)
+
+        def multiply_gelu(self, x: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+            write_gelu(self.multiply(x, out), bias)
 
     replace(onednn_products, "to_bfloat16", to_bfloat16)
     replace(onednn_products, "multiply", multiply_rounded)

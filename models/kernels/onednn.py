@@ -31,6 +31,7 @@ _WIDE_VECTORS = 0x20  # the bit of dnnl_cpu_isa_t that every kind from avx512_co
 _BYTE_INSTRUCTIONS = 0x40  # that which every kind from avx512_core_vnni on has
 _BFLOAT16_INSTRUCTIONS = 0x80  # that which every kind from avx512_core_bf16 on has
 _TILE_INSTRUCTIONS = 0x800  # that which every kind with AMX for bfloat16 has
+_GELU = 0x31  # dnnl_eltwise_gelu_erf of dnnl_alg_kind_t
 _MAJOR_VERSION = 3
 _ALIGNMENT = 64  # bytes
 
@@ -216,7 +217,8 @@ class Primitive(Compiled):
     """A product, or a copy into another layout.
 
     `source`, `weights` and `destination` are descriptions. A product has all three, and is added to `add`
-    times its destination; without `weights` the source is copied into the layout of the destination.
+    times its destination; without `weights` the source is copied into the layout of the destination. A `bias`
+    [1,N] is added to each row of the product, and of what that makes gelu is the result.
     """
 
     def __init__(
@@ -225,11 +227,15 @@ class Primitive(Compiled):
         destination: Layout,
         weights: Layout | None = None,
         add: float = 0,
+        bias: Layout | None = None,
     ) -> None:
         steps = None
-        if add:
+        if add or bias:
             steps = Handle("dnnl_post_ops_create", "dnnl_post_ops_destroy")
+        if add:
             append_sum(steps, add)
+        if bias:
+            call("dnnl_post_ops_append_eltwise", steps, _GELU, ctypes.c_float(0), ctypes.c_float(0))
         if weights is None:
             maker, shapes = (
                 "dnnl_reorder_primitive_desc_create",
@@ -238,7 +244,7 @@ class Primitive(Compiled):
         else:
             maker, shapes = (
                 "dnnl_matmul_primitive_desc_create",
-                (engine(), source, weights, None, destination),
+                (engine(), source, weights, bias, destination),
             )
         super().__init__(maker, shapes, steps)
         self.weights = self.layout(WEIGHTS_LAYOUT)

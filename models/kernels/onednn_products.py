@@ -118,6 +118,18 @@ class PackedMatrix:
             known[key].run(part.ctypes.data, product.ctypes.data, self._address)
         return out
 
+    def multiply_gelu(self, x: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+        """Write gelu of `x` [M,K] times the matrix plus `bias` [N] to `out` [M,N], as float32.
+
+        The product stays in the cache until it is done. The error of gelu is at most 4e-7 of its argument.
+        """
+        bias = bias[None]
+        for rows in _parts(len(x)):
+            part, product = x[rows], out[rows]
+            shapes = [_shape(part), _shape(product), _shape(bias)]
+            prepared = _prepared("gelu", shapes, packed=self._layout, packed_kind=self.shape)
+            prepared.run(part.ctypes.data, product.ctypes.data, self._address, bias.ctypes.data)
+
 
 @functools.lru_cache(_MOST_SHAPES)
 def _packed_layout(shape: tuple[int, int], kind: int) -> onednn.Layout:
@@ -140,9 +152,11 @@ class _Prepared:
         source: onednn.Layout,
         destination: onednn.Layout,
         weights: onednn.Layout | None = None,
+        bias: onednn.Layout | None = None,
     ) -> None:
         self._room, scratch = onednn.aligned(onednn.bytes_of(primitive.scratchpad))
-        parts = {onednn.SOURCE: source, onednn.DESTINATION: destination, onednn.WEIGHTS: weights}
+        parts = {onednn.SOURCE: source, onednn.DESTINATION: destination}
+        parts |= {onednn.WEIGHTS: weights, onednn.BIAS: bias}
         self._memories = [onednn.memory(layout) for layout in parts.values() if layout is not None]
         numbers = [number for number, layout in parts.items() if layout is not None]
         scratchpad = onednn.memory(primitive.scratchpad, scratch)
@@ -155,7 +169,7 @@ class _Prepared:
         self._run = functools.partial(primitive.run, (onednn.Argument * len(arguments))(*arguments))
 
     def run(self, *addresses: int) -> None:
-        """Run on the source, the destination and the weights at `addresses`."""
+        """Run on the source, the destination, the weights and the bias at `addresses`."""
         put = onednn.library().dnnl_memory_set_data_handle
         for memory, address in zip(self._memories, addresses, strict=True):
             put(memory, address)
@@ -183,16 +197,18 @@ def _prepared(
     """Return the calling thread's primitive `name` for matrices of these shapes.
 
     A "product" multiplies two matrices, "packed" multiplies by one that lies as `packed`, for which
-    `packed_kind` stands; "pack" copies into that layout, "copy" into that of a matrix.
+    `packed_kind` stands, and "gelu" goes on with a bias, whose shape comes last; "pack" copies into that
+    layout, "copy" into that of a matrix.
     """
     known = _known()
     key = name, tuple(shapes), add, packed_kind
     if key not in known:
         made = [onednn.describe(*shape) for shape in shapes]
+        bias = made.pop() if name == "gelu" else None
         source, destination = made[0], packed if name == "pack" else made[-1]
-        weights = packed if name == "packed" else made[1] if name == "product" else None
-        primitive = onednn.Primitive(source, destination, weights, add)
-        known[key] = _Prepared(primitive, source, destination, weights)
+        weights = packed if name in ("packed", "gelu") else made[1] if name == "product" else None
+        primitive = onednn.Primitive(source, destination, weights, add, bias)
+        known[key] = _Prepared(primitive, source, destination, weights, bias)
     return known[key]
 
 

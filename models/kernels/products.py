@@ -94,6 +94,7 @@ class PackedMatrices:
         scales = [1.0] * len(matrices) if scales is None else scales
         self._width, self._bfloat16 = matrices.shape[2], _lowers(bfloat16, matrices)
         provider = "onednn" if self._bfloat16 else _provider(chosen().packed, matrices)
+        self.fuses_gelu = provider == "onednn"
         self.rows_together = 64 if provider == "onednn" else 8  # oneDNN has compiled code for multiples of 64
         pack = {"mkl": mkl_products.PackedMatrix, "onednn": self._pack, "numpy": numpy_products.PackedMatrix}
         # NumPy shares each product among threads itself.
@@ -130,6 +131,16 @@ class PackedMatrices:
         x = self._ready(x)
         for task in self._tasks():
             self._multiply_part(x, *task, out, add=True)
+
+    def gelu_on_one_thread(self, x: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """Return gelu of `x` [M,K] times the only matrix plus `bias` [N], [M,N], on the calling thread alone.
+
+        It is for matrices that have `fuses_gelu`.
+        """
+        (out,), x = self._empty(1, x), self._ready(x)
+        for part, columns in enumerate(self._columns):
+            self._packed[0][part].multiply_gelu(x, bias[columns], out[:, columns])
+        return out
 
     def sum_products(self, xs: Sequence[np.ndarray]) -> np.ndarray:
         """Return the sum over g of `xs[g]` [M,K], whose rows are contiguous, times matrix g: [M,N]."""

@@ -15,6 +15,7 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from config.machine.threads import for_each
+from models.kernels.choice import chosen
 from models.kernels.precision import is_lowered
 from models.kernels.products import PackedMatrices, multiply_on_one_thread
 from models.kernels.row_blocks import array_of, equal_parts, row_blocks
@@ -30,7 +31,10 @@ from models.layers.fused import (
 
 PARTS = ("query", "key_value", "attended", "attended_norm", "widen", "narrow", "norm")  # of a `BertLayer`
 NORMS = {"attended": "attended_norm", "narrow": "norm"}  # the layer norms that follow linear maps
-Matrix = np.ndarray | PackedMatrices  # [I,O], or that matrix packed in bfloat16
+Matrix = np.ndarray | PackedMatrices  # [I,O], or that matrix packed
+# So many rows are worth packing matrices of float32, which takes as long as the products of a hundred rows.
+# MKL gains nothing from it with so many.
+_PACKED_FROM = 2048
 
 
 def asked_rows(
@@ -50,8 +54,10 @@ def asked_rows(
     first, inputs = layers[0], (rows, query, key_value)
     shares = (first.attention_dropout, first.norm.dropout) if first.training else (0.0, 0.0)
     dropout = Dropout(*shares, dropout_seed() if any(shares) else 0)
-    weights = [_Weights(layer) for layer in layers]
-    if not paddle.is_grad_enabled():
+    inference = not paddle.is_grad_enabled()
+    packs = inference and len(plan.origin) >= _PACKED_FROM and chosen().packed == "onednn"
+    weights = [_Weights(layer, packs) for layer in layers]
+    if inference:
         arrays = [array_of(tensor) for tensor in inputs]
         return paddle.from_dlpack(_forward(weights, arrays, origin, plan, dropout))
     if origin is not None:
@@ -158,10 +164,11 @@ def _forward(
 class _Weights:
     """A layer's matrices, biases and norms by part, as arrays that share the memory of its tensors.
 
-    Where layers multiply in bfloat16, the matrices are packed, and their transposes at `turn`.
+    Where layers multiply in bfloat16, the matrices are packed, and their transposes at `turn`; with `packs`,
+    matrices of float32 are, too.
     """
 
-    def __init__(self, layer: nn.Layer) -> None:
+    def __init__(self, layer: nn.Layer, packs: bool) -> None:
         parts = {name: getattr(layer, name) for name in PARTS}
         weights = {name: array_of(part.weight) for name, part in parts.items()}
         self.biases = {name: array_of(part.bias) for name, part in parts.items()}
@@ -169,6 +176,7 @@ class _Weights:
         self.heads, self.epsilon = layer.num_heads, layer.norm.epsilon
         self.scale = np.float32(1 / math.sqrt(len(self.biases["query"]) // self.heads))
         self.lowered, self._plain = is_lowered(), weights
+        self._packs = packs or self.lowered
         self.matrices = {name: self._ready(matrix) for name, matrix in weights.items()}
         self.transposes: dict[str, Matrix] = {}
 
@@ -178,7 +186,7 @@ class _Weights:
         self.matrices = {}
 
     def _ready(self, matrix: np.ndarray) -> Matrix:
-        return PackedMatrices(matrix[None], bfloat16=True) if self.lowered else matrix
+        return PackedMatrices(matrix[None], bfloat16=self.lowered) if self._packs else matrix
 
 
 def product(rows: np.ndarray, matrix: Matrix, out: np.ndarray | None = None) -> np.ndarray:
@@ -261,11 +269,14 @@ class _Step:
         )
         middle, self._after_attention = self._normalise(self._context, "attended", self._asking, 1)
         self._middle = middle
-        inner, bias = product(middle, weights.matrices["widen"]), weights.biases["widen"]
-        slope = np.empty_like(inner) if self._keeps else None
-        for part in row_blocks(len(inner), 2 * inner[:1].nbytes):  # which stay in the cache at any width
-            write_gelu(inner[part], bias, None if slope is None else slope[part])
-        self._inner, self._slope = inner, slope
+        matrix, bias = weights.matrices["widen"], weights.biases["widen"]
+        if not self._keeps and isinstance(matrix, PackedMatrices) and matrix.fuses_gelu:
+            self._inner = matrix.gelu_on_one_thread(middle, bias)
+        else:
+            self._inner = inner = product(middle, matrix)
+            self._slope = slope = np.empty_like(inner) if self._keeps else None
+            for part in row_blocks(len(inner), 2 * inner[:1].nbytes):  # which stay in the cache at any width
+                write_gelu(inner[part], bias, None if slope is None else slope[part])
         new, self._after_inner = self._normalise(self._inner, "narrow", middle, 2)
         return new
 

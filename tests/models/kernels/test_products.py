@@ -1,5 +1,7 @@
 """Products on all threads equal NumPy's, whatever the memory looks like, by every library that is here."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -150,3 +152,23 @@ def test_packed_matrices_of_bfloat16_round_their_factors_alone(threads, rows):
 def test_blocks_of_rows_are_even_but_where_each_number_of_rows_is_compiled_for(library):
     packed = PackedMatrices(random(1, 5, 6))
     assert packed.rows_together == (64 if library == "onednn" else 8)
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("kind", [np.float32, np.uint16])
+@pytest.mark.parametrize("rows", [1, 50, 200])
+def test_gelu_is_fused_with_the_product_and_the_bias(monkeypatch, threads, kind, rows):
+    if "onednn" not in choice.available():
+        pytest.skip("this build of Paddle does not bring onednn")
+    monkeypatch.setattr(choice, "_chosen", choice.Choice("onednn", "onednn", "set by a test"))
+    x, matrix, bias = random(rows, 31), random(31, 18), random(18)
+    packed = PackedMatrices(matrix[None], bfloat16=kind is np.uint16)
+    assert packed.fuses_gelu
+    (_, exact_x), (_, exact_matrix) = as_kind(x, kind), as_kind(matrix, kind)
+    inner = exact_x @ exact_matrix + bias
+    expected = inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2))) / 2
+    found = packed.gelu_on_one_thread(x, bias)
+    # The slope of gelu is at most 1.13, and the error of its error function 4e-7.
+    size = np.abs(exact_x) @ np.abs(exact_matrix) + np.abs(bias)
+    bound = 1.13 * (31 + 1) * np.finfo(np.float32).eps / 2 * size + 4e-7 * np.abs(inner)
+    assert (np.abs(found - expected) <= bound).all()

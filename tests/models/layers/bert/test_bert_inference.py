@@ -22,8 +22,14 @@ def both_logits(model, batch):
 @pytest.mark.parametrize("attention", ["CLR", "CR"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("rows_together", [1, 20, 512])
-def test_scores_with_and_without_gradients_are_the_same(monkeypatch, attention, num_layers, rows_together):
+@pytest.mark.parametrize(
+    "packed_from", [0, 2048]
+)  # matrices are packed, and a bias and gelu are fused, or not
+def test_scores_with_and_without_gradients_are_the_same(
+    monkeypatch, attention, num_layers, rows_together, packed_from
+):
     monkeypatch.setattr(row_plan, "ROWS_TOGETHER", rows_together)
+    monkeypatch.setattr(layers, "_PACKED_FROM", packed_from)
     paddle.seed(0)
     model = Oscar(shape_of(num_layers=num_layers), attention=attention)
     for parameter in model.parameters():  # biases and norms begin at 0 and 1
