@@ -22,13 +22,12 @@ def array_of(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def row_blocks(count: int, row_bytes: int, multiple: int = 1, threads: int | None = None) -> list[slice]:
+def row_blocks(count: int, row_bytes: int, multiple: int = 1) -> list[slice]:
     """Return blocks of `count` rows of `row_bytes` each; large rows give every thread equally many.
 
-    Each block but the last has a `multiple` of rows. `threads` is the number of threads that share the
-    blocks, None for all.
+    Each block but the last has a `multiple` of rows.
     """
-    threads = threads or num_threads()
+    threads = num_threads()
     blocks = max(1, -(-count * row_bytes // _BLOCK_BYTES))
     if blocks > 1 or count * row_bytes * threads > _BLOCK_BYTES:
         blocks = -(-blocks // threads) * threads

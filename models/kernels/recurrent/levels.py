@@ -1,6 +1,5 @@
-"""Levels of rows that continue one another, and the pieces into which threads cut them."""
+"""Levels of rows that continue one another."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +16,6 @@ Rows = np.ndarray | None  # row numbers; None stands for 0, 1, 2, ...
 # Rows with the same parent share its product if there are fewer distinct parents than this share of the rows:
 # to gather products costs a tenth of a product.
 _SHARE_BELOW = 0.9
-# A level is cut into pieces if each has about so many rows: fewer are multiplied more slowly.
-_PIECE_ROWS = 32
 
 
 class Groups:
@@ -122,30 +119,6 @@ class Level:
         """Return, for each row of `part`, which of the m products it needs."""
         return part if self.parents is None else self.member[part]
 
-    def piece(self, rows: slice, above: "Level | None") -> "Level":
-        """Return some rows of this level as a level; they continue rows of `above`, a piece as well."""
-        parents, product = self.parents, rows.start
-        if parents is not None and above is not None:
-            product = int(self.member[rows.start]) if rows.stop > rows.start else 0
-            parents = parents[rows] - (above.start - self.above.start)
-        start = self.start + rows.start
-        return Level(start, self.start + rows.stop, parents, above, self.first_product + product)
-
-    def first_children(self, rows: np.ndarray) -> np.ndarray:
-        """Return the first row that continues row `rows[i]` of the level above, or a later one."""
-        if self.parents is None:
-            return np.minimum(rows, self.size)
-        return np.searchsorted(self.parents, rows)
-
-    def count_below(self, below: np.ndarray) -> np.ndarray:
-        """Return how many rows continue each row of the level above, directly or not.
-
-        `below` [n] counts for each row of this level those that continue it, and itself.
-        """
-        if self.parents is None:
-            return np.pad(below, (0, self.above.size - self.size))
-        return np.bincount(self.parents, below, self.above.size)
-
     def add_products(
         self,
         part: slice,
@@ -194,32 +167,6 @@ def chain(starts: Sequence[int], parents: Sequence[Rows]) -> list[Level]:
     return levels
 
 
-def cut(levels: Sequence[Level], count: int) -> tuple[slice, list[list[Level]]]:
-    """Cut the large levels into `count` pieces with about equally many rows; return which, and the pieces.
-
-    No row of a piece continues one of another, so threads that compute pieces do not wait for one another.
-    A large level has `_PIECE_ROWS` for each; those between the first and the last count as large. A piece
-    ends with the last level in which it has rows.
-    """
-    large = [number for number, level in enumerate(levels) if level.size >= count * _PIECE_ROWS]
-    if not large or count == 1:
-        return slice(len(levels), len(levels)), []
-    first, *others = levels[large[0] : large[-1] + 1]
-    below = np.ones(levels[large[-1]].size)
-    for level in reversed(others):
-        below = 1 + level.count_below(below)
-    total = np.cumsum(below)
-    edges = 1 + np.searchsorted(total, total[-1] * np.arange(1, count) / count)
-    edges = np.array([0, *edges, first.size])
-    pieces = [[first.piece(rows, first.above)] for rows in _between(edges)]
-    for level in others:
-        edges = level.first_children(edges)
-        for piece, rows in zip(pieces, _between(edges), strict=True):
-            if rows.stop > rows.start:
-                piece.append(level.piece(rows, piece[-1]))
-    return slice(large[0], large[-1] + 1), [piece for piece in pieces if piece[0].size]
-
-
 def add_rows(receivers: Sequence[np.ndarray], products: np.ndarray, rows: slice | np.ndarray) -> None:
     """Add the rows `rows` of `products` [G,m,D] to the receivers, [n,D] each."""
     for receiver, product in zip(receivers, products, strict=True):
@@ -229,7 +176,3 @@ def add_rows(receivers: Sequence[np.ndarray], products: np.ndarray, rows: slice 
 def shifted(part: slice, start: int) -> slice:
     """Return a slice of rows that are numbered from `start`, as a slice of all rows."""
     return slice(part.start + start, part.stop + start)
-
-
-def _between(edges: np.ndarray) -> list[slice]:
-    return [slice(*pair) for pair in itertools.pairwise(edges.tolist())]

@@ -2,30 +2,25 @@
 
 A level holds the sequences that are at the same step; each row of a level continues a row of the previous
 level, its parent. A block of rows stays in the cache from the matrix product through all element-wise
-operations of a step; one Paddle operation after another takes some ten times as long. Threads take pieces of
-the large levels, which need nothing of one another, and share each of the small ones. Each gate is an array
+operations of a step; one Paddle operation after another takes some ten times as long. Each gate is an array
 of its own, [G,n,D], since NumPy is two to four times slower on some columns of a wider array.
 `models/kernels/products.py` computes the matrix products.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-from config.machine.threads import for_each, num_threads
+from config.machine.threads import for_each
 from models.kernels.products import PackedMatrices, left_factor, multiply, right_factor
-from models.kernels.recurrent.levels import Groups, Level, Rows, add_rows, chain, cut, shifted
+from models.kernels.recurrent.levels import Groups, Level, Rows, add_rows, chain, shifted
 from models.kernels.recurrent.steps import GRUSteps, LSTMSteps, Steps
 from models.kernels.row_blocks import row_blocks
-
-Gradients = Sequence[np.ndarray | None]  # of the states and of the cells of some rows
 
 # Gradients of rows with the same input are summed before they are multiplied if there are fewer distinct
 # inputs than this share of the rows.
 _SUM_FIRST_BELOW = 0.7
-# Pieces for each thread where nothing is stored for a gradient. More of them even out that one core is faster
-# than the other; rows of larger ones are multiplied faster.
-_PIECES = 3
 
 
 class Recurrence:
@@ -57,9 +52,11 @@ class Recurrence:
         projected = self._project(x)
         states = np.empty((self._levels[-1].end, weight_hh.shape[2]), x.dtype)
         cells = np.empty_like(states) if self._kind.has_cell else None
-        row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 2)  # without `backward` less is stored
+        # Without `backward` less is stored, and large blocks are multiplied faster: their element-wise work
+        # costs little, though it leaves the second-level cache.
+        row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 16)
 
-        def step(level: Level, part: slice, products: np.ndarray | None = None) -> None:
+        def step(level: Level, products: np.ndarray | None, part: slice) -> None:
             kind, rows = self._kind(), shifted(part, level.start)
             inputs = projected[:, rows]
             if self._input_row is not None:  # indices would leave the gates of a row side by side
@@ -74,25 +71,14 @@ class Recurrence:
             if needs_grad:  # else blocks reuse the memory
                 level.steps.append((part, kind))
 
-        def step_together(level: Level) -> None:
+        for level in self._levels:
             parts = row_blocks(level.size, row_bytes, packed.rows_together)
             products = None  # each block of a large level computes its own, which stay in the cache
             if level.above is not None and len(parts) == 1:
                 products = packed.multiply(level.parent_rows(states[level.above.rows]))
-            for_each(lambda part: step(level, part, products), parts)
-
-        def step_apart(piece: Sequence[Level]) -> None:
-            for level in piece:
-                for part in row_blocks(level.size, row_bytes, packed.rows_together, threads=1):
-                    step(level, part)
-
-        self._large, self._pieces = cut(self._levels, num_threads() * (1 if needs_grad else _PIECES))
-        for level in self._levels[: self._large.start]:
-            step_together(level)
-        for_each(step_apart, self._pieces)
-        for level in self._levels[self._large.stop :]:
-            step_together(level)
-        self._x, self._states, self._cells = x, states, cells
+            for_each(functools.partial(step, level, products), parts)
+        if needs_grad:
+            self._x, self._states, self._cells = x, states, cells
         return states
 
     def backward(self, d_states: np.ndarray, need_input: bool) -> tuple[np.ndarray | None, ...]:
@@ -102,7 +88,7 @@ class Recurrence:
         """
         back = _Backward(self._kind, self._levels, self._states, self._cells, d_states)
         packed = PackedMatrices(self._by_gate[1], bfloat16=self._bfloat16)
-        back.run(packed, self._large, self._pieces)
+        back.run(packed)
         return self._weight_gradients(back.d_hidden, back.d_products, back.parent_states, need_input)
 
     def _weight_gradients(
@@ -123,8 +109,7 @@ class Recurrence:
         ones = np.ones((1, d_hidden.shape[1]), d_hidden.dtype)
         for gate in self._kind.separate_biases:  # a product, since `sum` adds row after row and rounds more
             multiply(ones, d_hidden[gate], out=d_bias_hh[gate][None])
-        pieces = [level for piece in self._pieces for level in piece]
-        steps = [(level, *step) for level in (*self._levels, *pieces) for step in level.steps]
+        steps = [(level, *step) for level in self._levels for step in level.steps]
         for_each(lambda step: step[2].to_input_gradients(d_hidden[:, shifted(step[1], step[0].start)]), steps)
         # Every row of x is the input of some row, so `inputs` has as many groups as x has rows. If few rows
         # share an input, one product for each row is faster than to sum the gradients first.
@@ -196,50 +181,18 @@ class _Backward:
             self.d_products = np.empty((kind.num_gates, count, d_states.shape[1]), d_states.dtype)
         self.parent_states = np.empty(self.d_products.shape[1:], d_states.dtype)
 
-    def run(self, packed: PackedMatrices, large: slice, pieces: Sequence[Sequence[Level]]) -> None:
-        """Go from the last level to the first; each thread takes `pieces` of the `large` levels.
+    def run(self, packed: PackedMatrices) -> None:
+        """Go from the last level to the first; `packed` are the recurrent weights."""
+        shape, kind = (self._levels[-1].size, self._states.shape[1]), self._states.dtype
+        d_state = np.zeros(shape, kind)
+        d_cell = np.zeros(shape, kind) if self._kind.has_cell else None
+        for level in reversed(self._levels):
+            self._through(level, d_state, d_cell)
+            if level.above is not None:
+                d_state, d_cell = self._to_above(level, packed, d_state, d_cell)
 
-        `packed` are the recurrent weights.
-        """
-        self._packed = packed
-        gradients = self._zeros(self._levels[-1])
-        for level in reversed(self._levels[large.stop :]):
-            gradients = self._back(level, gradients)
-        if pieces:
-            first, last = self._levels[large.start], self._levels[large.stop - 1]
-            of_last, of_first = gradients, self._zeros(first)
-            for_each(lambda piece: self._back_apart(piece, last, of_last, first, of_first), pieces)
-            gradients = self._to_above(first, of_first) if first.above else of_first
-        for level in reversed(self._levels[: large.start]):
-            gradients = self._back(level, gradients)
-
-    def _back(self, level: Level, gradients: Gradients) -> Gradients:
-        self._through(level, gradients, for_each)
-        return self._to_above(level, gradients) if level.above else gradients
-
-    def _back_apart(
-        self, piece: Sequence[Level], last: Level, of_last: Gradients, first: Level, of_first: Gradients
-    ) -> None:
-        """Step back through a piece on the calling thread.
-
-        It begins with its rows of the gradients `of_last`, the last large level, if it has any there, and
-        leaves those of its first level among those `of_first`, the first large level.
-        """
-        if piece[-1].start >= last.start:
-            found = _rows_of(of_last, shifted(piece[-1].rows, -last.start))
-        else:
-            found = self._zeros(piece[-1])
-        for level in reversed(piece):
-            self._through(level, found, _one_by_one)
-            if level is not piece[0]:
-                found = self._to_above(level, found, alone=True)
-        for whole, part in zip(_rows_of(of_first, shifted(piece[0].rows, -first.start)), found, strict=True):
-            if part is not None:
-                whole[:] = part
-
-    def _through(self, level: Level, gradients: Gradients, each: Callable) -> None:
+    def _through(self, level: Level, d_state: np.ndarray, d_cell: np.ndarray | None) -> None:
         """Write the gradients of U h + c of a level's rows to `d_hidden`; see the steps' `backward`."""
-        d_state, d_cell = gradients
         d_state += self._d_states[level.rows]
 
         def step(task: tuple[slice, GRUSteps | LSTMSteps]) -> None:
@@ -249,32 +202,22 @@ class _Backward:
             d_gates = self.d_hidden[:, shifted(part, level.start)]
             kind.backward(before, cell, d_state[part], d_part, d_gates)
 
-        each(step, level.steps)
+        for_each(step, level.steps)
 
-    def _to_above(self, level: Level, gradients: Gradients, alone: bool = False) -> Gradients:
-        """Return the gradients of the states and cells above, from what `_through` left of the level's.
-
-        The calling thread computes `alone`, or all do.
-        """
-        d_state, d_cell = gradients
+    def _to_above(
+        self, level: Level, packed: PackedMatrices, d_state: np.ndarray, d_cell: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the gradients of the states and cells above, from what `_through` left of the level's."""
         d_products = self.d_products[:, level.products]
         self.parent_states[level.products] = level.parent_rows(self._states[level.above.rows])
         if self._shared:
             for d_gate, d_product in zip(self.d_hidden[:, level.rows], d_products, strict=True):
                 level.sum(d_gate, out=d_product)
-        if alone:
-            d_above = np.empty(d_products.shape[1:], d_products.dtype)
-            self._packed.sum_products_on_one_thread(d_products, d_above)
-        else:
-            d_above = self._packed.sum_products(d_products)
+        d_above = packed.sum_products(d_products)
         if self._kind.passes_state:
             d_above += level.sum(d_state)
         d_above = level.spread(d_above, level.above.size)
         return d_above, None if d_cell is None else level.spread(level.sum(d_cell), level.above.size)
-
-    def _zeros(self, level: Level) -> Gradients:
-        shape, kind = (level.size, self._states.shape[1]), self._states.dtype
-        return np.zeros(shape, kind), np.zeros(shape, kind) if self._kind.has_cell else None
 
 
 def _before(
@@ -286,15 +229,6 @@ def _before(
         return zeros, zeros
     parent = level.parent_of(part)
     return states[level.above.rows][parent], None if cells is None else cells[level.above.rows][parent]
-
-
-def _rows_of(gradients: Gradients, rows: slice) -> Gradients:
-    return [None if each is None else each[rows] for each in gradients]
-
-
-def _one_by_one(work: Callable, items: Iterable) -> None:
-    for item in items:
-        work(item)
 
 
 def _with_column(x: np.ndarray, column: np.ndarray | float) -> np.ndarray:

@@ -89,17 +89,6 @@ def unshared_states(embedding, rnn, tokens, lengths):
     return shared_states(embedding, rnn, tokens, lengths, share=False)
 
 
-@pytest.fixture(params=["levels together", "levels in pieces"])
-def ways_to_share(request, monkeypatch):
-    """Let two threads share each level, and then take pieces of all levels of two rows and more."""
-    if request.param == "levels in pieces":
-        for name in ("config.machine.threads", "models.kernels.recurrent.recurrence"):
-            monkeypatch.setattr(f"{name}.num_threads", lambda: 2)
-        monkeypatch.setattr("models.kernels.recurrent.levels._PIECE_ROWS", 1)
-        monkeypatch.setattr("models.kernels.recurrent.recurrence._PIECES", 1)
-
-
-@pytest.mark.usefixtures("ways_to_share")
 @pytest.mark.parametrize("encode", [shared_states, unshared_states])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
@@ -126,7 +115,6 @@ def test_states_and_gradients_are_those_of_the_ordinary_layer(kind, layers, enco
         assert_close(gradient, expected_gradients[name], 2 * ROUNDINGS * layers, size, err_msg=name)
 
 
-@pytest.mark.usefixtures("ways_to_share")
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 def test_in_single_precision_only_rounding_differs(kind):
     paddle.seed(0)
