@@ -261,6 +261,17 @@ def memory(description: Layout, address: int = 0) -> Handle:
     return Handle("dnnl_memory_create", "dnnl_memory_destroy", *arguments)
 
 
+@functools.cache
+def address_setter() -> ctypes._CFuncPtr:
+    """Return oneDNN's function that moves a memory object to an address.
+
+    It keeps the interpreter lock: to get that back from the other thread may take as long as a small product.
+    """
+    found = ctypes.PyDLL(library()._name).dnnl_memory_set_data_handle
+    found.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    return found
+
+
 def set_one_thread() -> list[int]:
     """Keep the calling thread from starting others; return what `set_threads` does."""
     return set_threads([1] * len(_openmp()))
@@ -368,6 +379,5 @@ def library() -> ctypes.CDLL | None:
     found.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
     found.dnnl_memory_desc_get_size.argtypes = [pointer]
     found.dnnl_memory_desc_equal.argtypes = [pointer, pointer]
-    found.dnnl_memory_set_data_handle.argtypes = [pointer, pointer]
     found.dnnl_primitive_execute.argtypes = [pointer, pointer, integer, pointer]
     return found

@@ -170,7 +170,7 @@ class _Prepared:
 
     def run(self, *addresses: int) -> None:
         """Run on the source, the destination, the weights and the bias at `addresses`."""
-        put = onednn.library().dnnl_memory_set_data_handle
+        put = onednn.address_setter()
         for memory, address in zip(self._memories, addresses, strict=True):
             put(memory, address)
         self._run()
