@@ -19,18 +19,11 @@ _SHARE_BELOW = 0.9
 
 
 class Groups:
-    """Rows grouped by their number.
-
-    `distinct` [m] are the distinct numbers, ascending. `member` [N] is each row's index in `distinct`.
-    """
+    """Rows grouped by their number; `distinct` [m] are the distinct numbers, ascending."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         self._order = np.argsort(numbers, kind="stable")
-        self.distinct, first, self.member, counts = np.unique(
-            numbers, return_index=True, return_inverse=True, return_counts=True
-        )
-        self.member = self.member.reshape(-1)
-        self._first = first
+        self.distinct, self._first, counts = np.unique(numbers, return_index=True, return_counts=True)
         start = np.cumsum(counts) - counts
         self._repeated = [
             (group, slice(start[group], start[group] + counts[group]))
