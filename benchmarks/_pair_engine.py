@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.runtime import usable_cores
 
-PAIRS = 16  # in a batch; of 8, 16 and 32 this is the fastest on two cores
+PAIRS = 16  # in a batch
 
 
 def scorer(twin: OscarTwin) -> Callable[[], np.ndarray]:

@@ -3,7 +3,7 @@
 It computes what the original's evaluation does (fartashf/vsepp, `evalrank`): captions are split by NLTK, a
 DataLoader makes batches of 128, longest captions first, each caption's image is encoded with it, and every
 query's scores are sorted whole. The folder has the test split as arrays and lines, the vocabulary, and the
-weights. Without workers the loader is fastest on two cores, so it has none.
+weights. The loader has no workers.
 """
 
 from _race import VOCABULARY, WEIGHTS

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.machine.threads import num_threads
 from models.kernels import mkl, mkl_products, numpy_products, onednn, onednn_products
 
 NAMES = {"mkl": "MKL", "onednn": "oneDNN", "numpy": "NumPy"}
@@ -158,8 +159,7 @@ def measure(names: list[str]) -> Choice:
     So are the numbers to multiply where they may be rounded. The calling thread measures alone; NumPy, which
     takes all threads, must be as fast as all together.
     """
-    started, threads = time.perf_counter(), int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
-    best = {}
+    started, threads, best = time.perf_counter(), num_threads(), {}
     work = {(kind, name): _product(kind, name) for kind in KINDS for name in names}
     # Layers multiply what a screen may multiply, too: one measurement is enough.
     work |= {(COARSE, numbers): _rounded_product(numbers) for numbers in numbers_of(COARSE)[1:]}

@@ -32,8 +32,7 @@ from models.layers.fused import (
 PARTS = ("query", "key_value", "attended", "attended_norm", "widen", "narrow", "norm")  # of a `BertLayer`
 NORMS = {"attended": "attended_norm", "narrow": "norm"}  # the layer norms that follow linear maps
 Matrix = np.ndarray | PackedMatrices  # [I,O], or that matrix packed
-# So many rows are worth packing matrices of float32, which takes as long as the products of a hundred rows.
-# MKL gains nothing from it with so many.
+# So many rows are worth packing matrices of float32, which passes over each of them once.
 _PACKED_FROM = 2048
 
 

@@ -22,9 +22,7 @@ def both_logits(model, batch):
 @pytest.mark.parametrize("attention", ["CLR", "CR"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("rows_together", [1, 20, 512])
-@pytest.mark.parametrize(
-    "packed_from", [0, 2048]
-)  # matrices are packed, and a bias and gelu are fused, or not
+@pytest.mark.parametrize("packed_from", [0, 2048])  # matrices are packed and gelu is fused, or not
 def test_scores_with_and_without_gradients_are_the_same(
     monkeypatch, attention, num_layers, rows_together, packed_from
 ):
