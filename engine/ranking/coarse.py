@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from models.kernels import onednn_products
-from models.kernels.choice import BFLOAT16, COARSE, DIGITS, FLOAT32, INT16, quickest
+from models.kernels.choice import BFLOAT16, COARSE, DIGITS, FINE, FLOAT32, INT16, quickest
 from models.kernels.mkl import multiply_integers_on_one_thread
 from models.kernels.products import multiply_on_one_thread
 
@@ -132,10 +132,11 @@ _KINDS = {DIGITS: DigitProducts, BFLOAT16: Bfloat16Products, INT16: Int16Product
 def kinds_of_products(width: int) -> list[Products]:
     """Return what to multiply vectors of `width` dimensions with, coarsest and quickest first.
 
-    Which coarse products are quicker than those of float32, and which of them most, was measured.
+    Which coarse products are quicker than those of float32, and which of them most, was measured. Finer ones
+    come behind those of 8 significant bits, if they are quicker than those of float32, too.
     """
-    numbers = quickest(COARSE) if width >= _NARROWEST else FLOAT32
-    return [*([_KINDS[numbers]()] if numbers != FLOAT32 else []), SingleProducts()]
+    kinds = dict.fromkeys((quickest(COARSE), quickest(FINE)) if width >= _NARROWEST else ())
+    return [*(_KINDS[numbers]() for numbers in kinds if numbers != FLOAT32), SingleProducts()]
 
 
 def margins(queries: Operand, items: Operand) -> np.ndarray:

@@ -75,11 +75,9 @@ class RankCounter:
 
     def see_rivals(self, queries: np.ndarray, scores: np.ndarray) -> None:
         """Count the rivals ahead among irrelevant `scores` [n] of `queries` [n], which may repeat."""
-        self._add(queries, scores, 1)
-
-    def leave_out(self, queries: np.ndarray, scores: np.ndarray) -> None:
-        """Take back `scores` [n] of `queries` [n] that `see_rival_rows` has counted, though not of rivals."""
-        self._add(queries, scores, -1)
+        best = self.best[queries]
+        for count, is_ahead in zip(self.counts, _COMPARISONS.values(), strict=True):
+            count += np.bincount(queries[is_ahead(scores, best)], minlength=len(count))
 
     def see_rival_rows(self, queries: Queries, scores: np.ndarray, rivals: np.ndarray | None = None) -> None:
         """Count the rivals ahead among `scores` [n,g], a row for each of the distinct `queries` [n].
@@ -94,10 +92,6 @@ class RankCounter:
             else:
                 count[queries] += (ahead * rivals).sum(axis=1, dtype=np.int32)
 
-    def fewest_ahead(self, queries: Queries) -> np.ndarray:
-        """Return how many rivals are ahead of each of `queries` [n] so far, by the lowest answer to ties."""
-        return self.counts[:, queries].min(axis=0)
-
     def ranks(self, tie_rule: str = "") -> np.ndarray:
         """Return the 0-based ranks [Q] by `tie_rule` (default: the counter's own).
 
@@ -109,15 +103,6 @@ class RankCounter:
         """Return the ranks [Q] under both answers to ties."""
         against, favour = self.counts
         return TiedRanks(favour, against)
-
-    def averaged(self, measure: Callable[[bool], np.ndarray]) -> np.ndarray:
-        """Return the mean of `measure(equals_are_ahead)` over the answers of the tie rule."""
-        return np.mean([measure(equals_are_ahead) for equals_are_ahead in _ANSWERS[self.tie_rule]], axis=0)
-
-    def _add(self, queries: np.ndarray, scores: np.ndarray, sign: int) -> None:
-        best = self.best[queries]
-        for count, is_ahead in zip(self.counts, _COMPARISONS.values(), strict=True):
-            count += sign * np.bincount(queries[is_ahead(scores, best)], minlength=len(count))
 
 
 def answers_of(tie_rule: str) -> tuple[bool, ...]:

@@ -6,7 +6,8 @@ left open are multiplied one by one, the last ones rounded once (`rounded`). So 
 themselves, whatever products were made on the way.
 
 If too many pairs of a tile are open, it is made again by finer products, and at last in whole. A kind of
-products that fails so on several tiles in a row is then not tried for a while.
+products that fails so on several tiles in a row is then not tried for a while, and for twice as long if it
+fails again.
 """
 
 from collections import OrderedDict
@@ -27,11 +28,14 @@ Found = TypeVar("Found")
 Settle = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
-_PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried
-_PIECE = 256 << 10  # bytes of scores: they and what is found in them stay in the cache of a core
+_FEWER = 1 / 128  # the same where the next kind of products is coarse as well, and takes little longer
+_PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried, then 56 ...
+# Bytes of scores, or of vectors, that are looked at together. Fewer would stay in a core's second-level cache,
+# but threads that call NumPy more often wait more often for the interpreter's lock.
+_PIECE = 1 << 20
 _SMALLEST = 2.0**-126
-_KEPT_BYTES = 128 << 20  # of operands: room for more than `_ROWS_TOGETHER` blocks of 1024 x 2048 numbers
-_ROWS_TOGETHER = 16
+_KEPT_BYTES = 72 << 20  # of operands: room for more than `_ROWS_TOGETHER` blocks of 1024 x 2048 numbers
+_ROWS_TOGETHER = 8
 
 
 class TooManyOpenError(Exception):
@@ -43,7 +47,8 @@ class TileScores:
 
     `scores` are in units of `unit`. With `margins`, those of the rows [V] and of the columns [W], they are
     coarse: each may be off by the margin of its row, and by that of its column. `settle` takes indices of
-    rows and columns and bars, [n] each; it returns scores [n] that compare with the bars as true scores do.
+    rows and columns and bars, [n] each; it returns scores [n] that compare with the bars as true scores do,
+    and the scores themselves where the bar is NaN. Up to the share `few` of the pairs are settled.
     """
 
     def __init__(
@@ -52,8 +57,10 @@ class TileScores:
         unit: float = 1.0,
         margins: tuple[np.ndarray, np.ndarray] | None = None,
         settle: Settle | None = None,
+        few: float = _FEW,
     ) -> None:
-        self._scores, self._unit, self._margins, self._settle = scores, unit, margins, settle
+        self._scores, self._unit, self._margins = scores, unit, margins
+        self._settle, self._few = settle, few
 
     def of_items(self, rows: np.ndarray | None, columns: np.ndarray | None) -> "TileScores":
         """Return the scores of items whose vectors are `rows` [I] and `columns` [T]; None: as they are."""
@@ -68,7 +75,7 @@ class TileScores:
             return self._settle(_taken(row, rows), _taken(column, columns), bars)
 
         margins = [each if of is None else each[of] for each, of in zip(self._margins, which, strict=True)]
-        return TileScores(scores, self._unit, tuple(margins), settle)
+        return TileScores(scores, self._unit, tuple(margins), settle, self._few)
 
     @contextmanager
     def without(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[None]:
@@ -97,7 +104,7 @@ class TileScores:
             if self._margins is None:
                 found[0, queries] += true_in_rows(reach.T if side else reach)
             else:
-                open_pairs.append(_places(above != reach) + rows.start * part.shape[1])
+                open_pairs.append(np.flatnonzero(above != reach) + rows.start * part.shape[1])
                 self._check_few(open_pairs)
         if self._margins is not None:
             found[0] = found[1]
@@ -122,29 +129,41 @@ class TileScores:
         return self._bounds(bounds, self._margins[side])[0]
 
     def may_reach(
-        self, side: int, bars: np.ndarray, most: int
+        self, side: int, bars: np.ndarray, most: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return the pairs whose score may be at least their query's bar, by coarse scores: query, item [n].
+        """Return the pairs whose score may be at least their query's bar: query, item [n].
 
-        Then come numbers [n] that their scores are at least and at most. Nothing is multiplied. The queries
-        are the rows (`side` 0) or the columns (1), in ascending order. Raises `TooManyOpenError` for more
-        than `most` pairs.
+        Then come numbers [n] that their scores lie between, or twice the scores if they are exact. Nothing is
+        multiplied. The queries are the rows (`side` 0) or the columns (1), in ascending order. Raises
+        `TooManyOpenError` for more than `most` pairs.
         """
         low, _ = self._limits(side, bars)
         found, count = [], 0
         for rows in _pieces(self._scores):
             reach = self._reaching(self._scores[rows], low if side else low[rows, None])
-            found.append(_places(reach) + rows.start * reach.shape[1])
+            found.append(np.flatnonzero(reach) + rows.start * reach.shape[1])
             count += len(found[-1])
-            if count > most:
+            if most is not None and count > most:
                 raise TooManyOpenError
         pair = self._pairs(found)
         query, item = pair[side], pair[1 - side]
-        found = query, item, *self._bounds(self._scores[pair], self._margins[side][query])
+        scores = self._scores[pair]
+        exact = self._margins is None
+        bounds = (scores, scores) if exact else self._bounds(scores, self._margins[side][query])
+        found = query, item, *bounds
         if side:
             order = np.argsort(query.astype(np.min_scalar_type(len(bars))), kind="stable")  # 16 bits: radix
             found = tuple(each[order] for each in found)
         return found
+
+    def settle(self, side: int, queries: np.ndarray, items: np.ndarray, bars: np.ndarray) -> np.ndarray:
+        """Return scores [n] of pairs that compare with `bars` [n] as true ones do; with NaN, the true ones.
+
+        The `queries` [n] are rows (`side` 0) or columns (1). Raises `TooManyOpenError` for too many pairs.
+        """
+        self._check_few([queries])
+        pair = (items, queries) if side else (queries, items)
+        return self._settle(*pair, bars)
 
     def _reaching(self, scores: np.ndarray, low: np.ndarray) -> np.ndarray:
         return scores >= low if self._margins is None else scores > low
@@ -165,7 +184,7 @@ class TileScores:
         return tuple(_outward(middle + sign * margins, sign) for sign in (-1, 1))
 
     def _check_few(self, places: list[np.ndarray]) -> None:
-        if sum(map(len, places)) > _FEW * self._scores.size:
+        if sum(map(len, places)) > self._few * self._scores.size:
             raise TooManyOpenError
 
     def _pairs(self, places: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +201,7 @@ class Screen:
     def __init__(self, rows: list[VectorBlock], columns: list[VectorBlock]) -> None:
         self._sides = rows, columns
         self._kinds = kinds_of_products(rows[0].source.shape[1])
-        self._failures = [0] * len(self._kinds)
+        self._failures, self._left_out = [0] * len(self._kinds), [0] * len(self._kinds)
         self._kept: OrderedDict[tuple[int, int], Operand] = OrderedDict()  # the last used comes last
         self._kept_bytes = 0
         self._lengths_of: dict[int, np.ndarray] = {}
@@ -199,24 +218,29 @@ class Screen:
         One that raises `TooManyOpenError` is shown finer ones, at last exact ones.
         """
         found, left = [None] * len(looks), list(range(len(looks)))
-        for number, kind in enumerate(self._kinds):
-            if self._failures[number] % (_PATIENCE + _PAUSE) >= _PATIENCE:
-                self._failures[number] += 1
+        for number in range(len(self._kinds)):
+            if self._left_out[number]:
+                self._left_out[number] -= 1
                 continue
-            scores, looking = self._coarse(kind, tile), left
+            scores, looking = self._coarse(number, tile), left
             left = []
             for place in looking:
                 try:
                     found[place] = looks[place](scores)
                 except TooManyOpenError:
                     left.append(place)
-            self._failures[number] = self._failures[number] + 1 if left else 0
+            self._note(number, failed=bool(left))
             if not left:
                 return found
         scores = TileScores(rounded_products(*(block.vectors for block in self._blocks(tile))))
         for place in left:
             found[place] = looks[place](scores)
         return found
+
+    def _note(self, number: int, failed: bool) -> None:
+        self._failures[number] = failures = self._failures[number] + 1 if failed else 0
+        if failures >= _PATIENCE:
+            self._left_out[number] = _PAUSE << failures - _PATIENCE
 
     def pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the scores [n] of the vectors `rows` [n] and `columns` [n] of a tile."""
@@ -235,15 +259,21 @@ class Screen:
         return self._lengths_of[id(block)]
 
     def _single_pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        (first, second), scores = self._blocks(tile), np.empty(len(rows), np.float32)
-        for part in _parts(len(rows), first):
-            np.einsum("nd,nd->n", first.take(rows[part]), second.take(columns[part]), out=scores[part])
+        """Return the products [n] of the vectors `rows` [n] and `columns` [n] of a tile in float32."""
+        scores, blocks = np.empty(len(rows), np.float32), self._blocks(tile)
+        # The room is taken once: a system may clear new pages each time that so much is asked for.
+        room = np.empty((2, min(_step(blocks[0]), len(rows)), blocks[0].source.shape[1]), np.float32)
+        for part in _parts(len(rows), blocks[0]):
+            sides = zip(blocks, (rows[part], columns[part]), room, strict=True)
+            a, b = (block.take(which, out[: len(which)]) for block, which, out in sides)
+            scores[part] = (a[:, None, :] @ b[:, :, None])[:, 0, 0]
         return scores
 
     def _blocks(self, tile: Tile) -> tuple[VectorBlock, VectorBlock]:
         return self._sides[0][tile[0]], self._sides[1][tile[1]]
 
-    def _coarse(self, kind: Products, tile: Tile) -> TileScores:
+    def _coarse(self, number: int, tile: Tile) -> TileScores:
+        kind, few = self._kinds[number], _FEWER if number < len(self._kinds) - 2 else _FEW
         rows, columns = (self._operand(kind, block) for block in self._blocks(tile))
         limits = margins(rows, columns), margins(columns, rows)
         width = self._sides[0][0].source.shape[1]
@@ -251,12 +281,12 @@ class Screen:
 
         def settle(row: np.ndarray, column: np.ndarray, bars: np.ndarray) -> np.ndarray:
             scores = self._single_pairs(tile, row, column)
-            near = np.flatnonzero(np.abs(scores.astype(np.float64) - bars) <= margin)
+            near = np.flatnonzero(~(np.abs(scores.astype(np.float64) - bars) > margin))
             scores[near] = self.pairs(tile, row[near], column[near])
             return scores
 
         products = kind.multiply(rows, columns)
-        return TileScores(products, rows.unit * columns.unit, limits, settle)
+        return TileScores(products, rows.unit * columns.unit, limits, settle, few)
 
     def _operand(self, kind: Products, block: VectorBlock) -> Operand:
         key = id(kind), id(block)
@@ -300,23 +330,14 @@ def _pieces(scores: np.ndarray) -> Iterator[slice]:
         yield slice(start, min(start + step, len(scores)))
 
 
-def _places(flags: np.ndarray) -> np.ndarray:
-    """Return the places of the true ones among contiguous `flags`, ascending.
-
-    NumPy looks at one flag at a time; eight at a time are quicker where few are true.
-    """
-    flat = flags.reshape(-1)
-    whole = flat.size // 8 * 8
-    words = np.flatnonzero(flat[:whole].view(np.uint64))
-    word, place = np.nonzero(flat[:whole].reshape(-1, 8)[words])
-    return np.concatenate([words[word] * 8 + place, whole + np.flatnonzero(flat[whole:])])
-
-
 def _parts(pairs: int, block: VectorBlock) -> Iterator[slice]:
-    """Cut pairs of vectors so that the vectors of a part stay in the cache of a core."""
-    step = max(1, _PIECE // (block.source.shape[1] * block.source.itemsize))
-    for start in range(0, pairs, step):
-        yield slice(start, start + step)
+    for start in range(0, pairs, _step(block)):
+        yield slice(start, start + _step(block))
+
+
+def _step(block: VectorBlock) -> int:
+    """Return how many pairs of vectors stay in the cache of a core."""
+    return max(1, _PIECE // (block.source.shape[1] * block.source.itemsize))
 
 
 def _taken(items: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:

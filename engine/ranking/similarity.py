@@ -27,7 +27,8 @@ def similarity_of(measure: str) -> Similarity:
 def inner_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the inner products [I,T] of `images` [I,D] and `texts` [T,D]: cosines of normalised vectors.
 
-    Those of float32 vectors are rounded once (`rounded`); others are added up as in `summed_products`.
+    Those of float32 vectors are rounded once (`rounded`); others are added up in their own precision, a piece
+    of rows on one thread, so that the rounding does not depend on the number of threads.
     """
     rounded = np.result_type(images, texts) == np.float32
     return _in_pieces(images, texts, _round_piece if rounded else _sum_piece, for_each)
@@ -39,24 +40,9 @@ def inner_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.nd
     return _in_pieces(images, texts, _round_piece if rounded else _sum_piece, _one_by_one)
 
 
-def summed_products(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the inner products [I,T] as they are added up in the precision of the vectors.
-
-    Each piece of rows is multiplied on one thread, so that with Paddle's MKL the rounding does not depend on
-    the number of threads.
-    """
-    return _in_pieces(images, texts, _sum_piece, for_each)
-
-
-def summed_products_on_one_thread(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the same numbers as `summed_products`, computed on the calling thread alone."""
-    return _in_pieces(images, texts, _sum_piece, _one_by_one)
-
-
 # For a similarity, the function that returns the same numbers on the calling thread alone.
 ON_ONE_THREAD: dict[Similarity, Similarity] = {
     inner_products: inner_products_on_one_thread,
-    summed_products: summed_products_on_one_thread,
 }
 
 

@@ -56,11 +56,11 @@ class VectorBlock:
         """Return the vectors [V,D], copied if their rows are not contiguous."""
         return self.source[self.rows]
 
-    def take(self, which: np.ndarray) -> np.ndarray:
-        """Return the vectors [n,D] with the indices `which` in the block."""
+    def take(self, which: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the vectors [n,D] with the indices `which` in the block, written to `out` if given."""
         if isinstance(self.rows, slice):
-            return self.source[self.rows][which]
-        return self.source[self.rows[which]]
+            return self.source[self.rows].take(which, axis=0, out=out, mode="clip")
+        return self.source.take(self.rows[which], axis=0, out=out, mode="clip")
 
 
 def cut_into_blocks(
@@ -130,10 +130,6 @@ class Tiles:
     def all(self) -> list[tuple[int, int]]:
         """Return all tiles, row by row."""
         return [(row, column) for row in range(len(self._images)) for column in range(len(self._captions))]
-
-    def related(self) -> list[tuple[int, int]]:
-        """Return the tiles that hold a relevant pair."""
-        return [tile for tile in self.all() if np.isin(*(block.groups for block in self._pair(tile))).any()]
 
     def holding(self, images: np.ndarray, captions: np.ndarray) -> list[tuple[int, int]]:
         """Return the tiles that hold the pairs of `images` [P] and `captions` [P], places of items."""

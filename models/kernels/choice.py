@@ -31,12 +31,10 @@ AUTO = "auto"
 # The packed one is as large as recurrent weights, which the second-level cache does not hold. It is
 # multiplied with few rows, too, as at the last words of long captions: libraries differ there most.
 KINDS = {"packed": ((8, 64), 1024, 1024), "plain": ((256,), 512, 512)}
-COARSE, LAYERS = "coarse", "layers"  # products of numbers that may be rounded: of a screen, and of layers
+# Products of numbers that may be rounded: of a screen, to 8 significant bits or only to 16, and of layers.
+COARSE, FINE, LAYERS = PURPOSES = "coarse", "fine", "layers"
 FLOAT32, BFLOAT16, INT16, DIGITS = "float32", "bfloat16", "int16", "digits"  # what they are products of
 _ROUNDED = 128, 512, 512  # the sizes of such a product
-# With the pairs that it leaves open, a screen by bfloat16 takes twice as long as its products: they are of 8
-# significant bits, all others of 16.
-_LEFT_OPEN = 2
 _BUDGET, _ROUNDS = 0.04, 6  # seconds for all rounds but the first, in which code is compiled
 _MARGIN = 0.95  # a later library must take less than this share of the time of an earlier one
 _FOLDER = "image-text-retrieval"
@@ -46,14 +44,15 @@ _FOLDER = "image-text-retrieval"
 class Choice:
     """The library for each kind of product, and where the choice comes from.
 
-    `packed` multiplies by matrices that are packed once, `plain` all others. `coarse` and `layers` are
-    what is quickest to multiply where numbers may be rounded.
+    `packed` multiplies by matrices that are packed once, `plain` all others. `coarse`, `fine` and `layers`
+    are what is quickest to multiply where numbers may be rounded.
     """
 
     packed: str
     plain: str
     origin: str
     coarse: str = FLOAT32
+    fine: str = FLOAT32
     layers: str = FLOAT32
 
     def describe(self) -> str:
@@ -117,7 +116,7 @@ def chosen() -> Choice:
 
 
 def quickest(purpose: str) -> str:
-    """Return what is quickest to multiply for COARSE or LAYERS: one of `numbers_of(purpose)`.
+    """Return what is quickest to multiply for one of `PURPOSES`: one of `numbers_of(purpose)`.
 
     It is measured as libraries are, whichever of them was chosen by hand.
     """
@@ -126,12 +125,12 @@ def quickest(purpose: str) -> str:
 
 
 def numbers_of(purpose: str) -> list[str]:
-    """Return what this processor can multiply for COARSE or LAYERS; FLOAT32 comes first."""
+    """Return what this processor can multiply for one of `PURPOSES`; FLOAT32 comes first."""
     there = {
         FLOAT32: True,
-        INT16: purpose == COARSE and mkl.library() is not None,
-        DIGITS: purpose == COARSE and onednn.has_byte_products(),
-        BFLOAT16: onednn.has_bfloat16(),
+        INT16: purpose != LAYERS and mkl.library() is not None,
+        DIGITS: purpose != LAYERS and onednn.has_byte_products(),
+        BFLOAT16: purpose != FINE and onednn.has_bfloat16(),
     }
     return [numbers for numbers, is_there in there.items() if is_there]
 
@@ -161,7 +160,7 @@ def measure(names: list[str]) -> Choice:
     """
     started, threads, best = time.perf_counter(), num_threads(), {}
     work = {(kind, name): _product(kind, name) for kind in KINDS for name in names}
-    # Layers multiply what a screen may multiply, too: one measurement is enough.
+    # A screen may multiply whatever is multiplied for the other purposes: one measurement is enough.
     work |= {(COARSE, numbers): _rounded_product(numbers) for numbers in numbers_of(COARSE)[1:]}
     for number in range(_ROUNDS):
         if number == 1:
@@ -175,11 +174,9 @@ def measure(names: list[str]) -> Choice:
             break
     fastest = {kind: _fastest({name: best[kind, name] for name in names}) for kind in KINDS}
     single = best["plain", fastest["plain"]] * _ROUNDED[0] / sum(KINDS["plain"][0])
-    rounded = {numbers: best[COARSE, numbers] for numbers in numbers_of(COARSE)[1:]}
-    fastest[LAYERS] = _fastest({FLOAT32: single, **{each: rounded[each] for each in numbers_of(LAYERS)[1:]}})
-    if BFLOAT16 in rounded:
-        rounded[BFLOAT16] *= _LEFT_OPEN
-    fastest[COARSE] = _fastest({FLOAT32: single, **rounded})
+    for purpose in PURPOSES:
+        rounded = {numbers: best[COARSE, numbers] for numbers in numbers_of(purpose)[1:]}
+        fastest[purpose] = _fastest({FLOAT32: single, **rounded})
     return Choice(**fastest, origin="measured")
 
 
@@ -221,7 +218,7 @@ def read_choice(path: Path, names: list[str]) -> Choice | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         libraries = {kind: content["libraries"][kind] for kind in KINDS}
-        quick = {purpose: content["quickest"][purpose] for purpose in (COARSE, LAYERS)}
+        quick = {purpose: content["quickest"][purpose] for purpose in PURPOSES}
         if content["of"] != _machine() or not set(libraries.values()) <= set(names):
             return None
         if any(numbers not in numbers_of(purpose) for purpose, numbers in quick.items()):
@@ -236,7 +233,7 @@ def keep_choice(path: Path, choice: Choice, names: list[str]) -> Choice:
 
     Where nothing can be written, each process measures.
     """
-    quick = {purpose: getattr(choice, purpose) for purpose in (COARSE, LAYERS)}
+    quick = {purpose: getattr(choice, purpose) for purpose in PURPOSES}
     content = {"of": _machine(), "libraries": choice.libraries(), "quickest": quick}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -274,7 +271,7 @@ def _machine() -> dict[str, str]:
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "mkl": os.environ.get("MKL_DEBUG_CPU_TYPE", "") + os.environ.get("MKL_CBWR", ""),
         "versions": f"paddle {_version_of_paddle()}, numpy {np.__version__}",
-        "measured": json.dumps([KINDS, COARSE, LAYERS, _ROUNDED]),
+        "measured": json.dumps([KINDS, PURPOSES, _ROUNDED]),
     }
 
 

@@ -1,157 +1,125 @@
-"""Keeps each query's rank so far, its relevant scores, and the scores of its leading rivals.
+"""Counts the rivals ahead of each query's relevant items, as far as ranks and precisions need it.
 
-The idea: of a query with R relevant items, the precisions at R need no irrelevant items (rivals) but the R
-with the highest scores, the leading rivals, and the rank needs only the number of rivals ahead of the best
-relevant item. So each query has a threshold, which a rival's score must exceed to change anything. The
-threshold starts just below the lowest relevant score and rises tile by tile with the leading rivals, so that
-soon hardly any score exceeds it.
+The idea: of a query with R relevant items, the i-th best of them has the place i + c, where c is the number
+of irrelevant items (rivals) ahead of it. The precisions at R need the places up to R, and the rank needs c of
+the best one. So a rival matters only if its score reaches the lowest relevant score that may still have a
+place up to R. As rivals are counted, this bar rises tile by tile, so that soon hardly any rival reaches it.
+All that counts of a rival is where it stands among the relevant items: no score of one is kept.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
-from engine.ranking.counter import RankCounter
-from engine.ranking.precisions import precisions_at_r
-from engine.ranking.tiles import TileSide
+from engine.ranking.counter import mean_over_ties
 
-DEEPEST = 1000  # a higher rank is known to be at least this, no more
-
-
-def _same_group(queries: TileSide, items: TileSide) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column [n] of all pairs of a query and an item of its group, row by row."""
-    order = np.argsort(items.groups, kind="stable")
-    low, high = (np.searchsorted(items.groups[order], queries.groups, side) for side in ("left", "right"))
-    row = np.repeat(np.arange(len(low)), high - low)
-    first = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
-    return row, order[first + np.arange(len(row))]
-
-
-def _above(scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row [n], ascending, column and value of `scores` [Q,G] above the threshold [Q] of their row."""
-    if scores.flags.c_contiguous:
-        place = np.flatnonzero(scores > thresholds[:, None])
-        row = place // scores.shape[1]
-        return row, place - row * scores.shape[1], scores.ravel()[place]
-    upright = np.ascontiguousarray(scores.T)  # [G,Q], without a copy if `scores` is a transpose
-    place = np.flatnonzero(upright > thresholds)
-    column = place // len(scores)  # `//` is much faster in NumPy than `%`
-    row = place - column * len(scores)
-    order = np.argsort(row.astype(np.min_scalar_type(len(scores))), kind="stable")  # 16 bits: radix sort
-    return row[order], column[order], upright.ravel()[place[order]]
+DEEPEST = 1000  # a rank is counted up to here, or up to R
+_FAVOUR, _AGAINST = range(
+    2
+)  # rivals that score higher than a relevant item, and those that score as high, too
 
 
 class ImageCounter:
-    """The relevant scores of each of Q queries, those of its R leading rivals, and its rank so far.
+    """Counts the rivals of Q queries.
 
-    `query_files` [Q] and `gallery_files` [G] are equal where a query and an item are the same picture: such
-    pairs do not count. `relevant` [Q] is R of each query, without them. Call `add_relevant` for all relevant
-    scores of a query, then `close_relevant`, then `add_rivals` or `add_pairs`.
+    `scores` [Q,W] are those of each query's relevant items, -infinity after the last, and `relevant` [Q] is
+    their number R. A query without a relevant item counts nothing.
     """
 
-    def __init__(
-        self, query_files: np.ndarray, gallery_files: np.ndarray, relevant: np.ndarray, tie_rule: str
-    ) -> None:
-        shape = len(relevant), relevant.max()
-        self._query_files, self._gallery_files = query_files, gallery_files
-        self._relevant = relevant
-        self._counter = RankCounter(len(relevant), tie_rule)
-        self._counter.best[relevant == 0] = np.inf  # a query without a relevant item counts nothing
-        self._scores = np.full(shape, -np.inf, np.float32)
-        self._filled = np.zeros(len(relevant), np.int64)
-        self._leading = np.full(shape, -np.inf, np.float32)  # descending
-        # What a rival's score must exceed to be among the leading ones; infinity before `close_relevant`.
-        self._leading_threshold = np.full(len(relevant), np.inf, np.float32)
+    def __init__(self, scores: np.ndarray, relevant: np.ndarray) -> None:
+        self._scores, self._relevant = -np.sort(-scores, axis=1), relevant
+        # How many rivals have the n-th relevant item as the best of those that they are ahead of, [2,Q,W].
+        self._ahead = np.zeros((2, *scores.shape), np.int32)
+        self._open = np.zeros(len(relevant), np.int64)  # so many relevant items, the best, may still matter
+        self._bars = np.full(len(relevant), np.inf, np.float32)
+        self._raise_bars(np.arange(len(relevant)))
 
-    def add_relevant(self, queries: TileSide, items: TileSide, scores: np.ndarray) -> None:
-        """Store the relevant ones among `scores` [q,g]; each pair must come once."""
-        row, column = _same_group(queries, items)
-        others = self._others(queries.places[row], items.places[column])
-        row, column = row[others], column[others]
-        place = queries.places[row]
-        number = np.arange(len(row)) - np.searchsorted(row, row)  # index among those of the same row
-        self._scores[place, self._filled[place] + number] = scores[row, column]
-        self._filled += np.bincount(place, minlength=len(self._filled))
+    def bars(self, places: np.ndarray) -> np.ndarray:
+        """Return what a rival's score must at least be to matter to the queries at `places` [n]."""
+        return self._bars[places]
 
-    def close_relevant(self, places: np.ndarray) -> None:
-        """Set the first thresholds of the queries at `places`, whose relevant scores are complete."""
-        places = places[self._relevant[places] > 0]
-        scores = self._scores[places]
-        self._counter.see_relevant_rows(places, scores)
-        lowest = np.where(np.isinf(scores), np.float32(np.inf), scores).min(axis=1, initial=np.inf)
-        self._leading_threshold[places] = np.nextafter(lowest, np.float32(-np.inf))
+    def best_behind(
+        self,
+        places: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        settle: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best relevant items that rivals of the queries at `places` [n] are ahead of.
 
-    def thresholds(self, places: np.ndarray) -> np.ndarray:
-        """Return what a rival's score must exceed to change anything for the queries at `places`.
-
-        A rival counts for the rank if it scores at least the best relevant score, unless enough are ahead.
+        They are given by their index [n] among those that still matter, or by the number of these: first if
+        a rival of the same score is not ahead, then if it is. The rivals' scores are between `low` and `high`
+        [n], or equal to both. `settle` is called where that leaves the index open, with the indices [m] of
+        rivals and bars [m], and returns scores [m] that compare with the bars as true scores do, and true
+        scores where a bar is NaN.
         """
-        enough = np.maximum(self._relevant[places], DEEPEST)
-        beyond = self._counter.fewest_ahead(places) >= enough
-        below_best = np.nextafter(self._counter.best[places], np.float32(-np.inf))
-        return np.where(beyond, np.float32(np.inf), np.minimum(below_best, self._leading_threshold[places]))
-
-    def add_rivals(self, queries: TileSide, items: TileSide, scores: np.ndarray, related: bool) -> None:
-        """Count the rivals among `scores` [q,g] that are ahead, and keep the leading ones.
-
-        `related` tells whether there may be relevant pairs, which are then left out.
-        """
-        if related:
-            scores = np.array(scores)
-            scores[_same_group(queries, items)] = -np.inf
-        row, column, values = _above(scores, self.thresholds(queries.places))
-        self.add_pairs(queries.places, row, items.places[column], values)
-
-    def add_pairs(self, places: np.ndarray, row: np.ndarray, items: np.ndarray, values: np.ndarray) -> None:
-        """Count rivals with scores `values` [n] above the thresholds of the queries at `places[row]`.
-
-        `row` [n] is ascending, and `items` [n] are the rivals' places in the gallery. Rivals that lead are
-        kept.
-        """
-        others = self._others(places[row], items)
-        row, values = row[others], values[others]
-        if not len(row):
-            return
-        place = places[row]
-        self._counter.see_rivals(place, values)
-        leads = values > self._leading_threshold[place]
-        if leads.any():
-            self._keep_leading(places, row[leads], values[leads])
-
-    def _others(self, places: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Return the indices of the pairs, places [n] and items [n], that are two different pictures."""
-        return np.flatnonzero(self._query_files[places] != self._gallery_files[items])
-
-    def _keep_leading(self, places: np.ndarray, row: np.ndarray, values: np.ndarray) -> None:
-        """Merge scores `values` [n] of the queries at `places[row]`, row by row, into the leading ones."""
-        rows, first, counts = np.unique(row, return_index=True, return_counts=True)
-        places, width = places[rows], self._leading.shape[1]
-        scores = np.full((len(rows), counts.max()), -np.inf, np.float32)
-        number = np.arange(len(row)) - np.repeat(first, counts)  # index among those of the same row
-        scores[np.repeat(np.arange(len(rows)), counts), number] = values
-        merged = np.concatenate([self._leading[places], scores], axis=1)
-        merged = np.partition(merged, -width, axis=1)[:, -width:]
-        merged[:] = np.sort(merged, axis=1)[:, ::-1]
-        self._leading[places] = merged
-        last = merged[np.arange(len(places)), self._relevant[places] - 1]  # the R-th
-        # With R rivals above the best relevant score, both precisions are 0, whatever follows.
-        self._leading_threshold[places] = np.where(
-            last > self._counter.best[places], np.inf, np.maximum(self._leading_threshold[places], last)
+        favour, against = (
+            self._first_behind(places, low, np.less),
+            self._first_behind(places, high, np.less_equal),
         )
+        left = np.flatnonzero((against < favour) & (low < high))
+        if not len(left):
+            return favour, against
+        first, last = against[left], favour[left]
+        bars = self._scores[places[left], first]
+        bars[last - first > 1] = np.nan  # several relevant scores are between the two bounds
+        scores = settle(left, bars)
+        favour[left] = np.where(scores > bars, first, last)
+        against[left] = np.where(scores >= bars, first, last)
+        several = np.flatnonzero(np.isnan(bars))
+        left, scores = left[several], scores[several]
+        favour[left] = self._first_behind(places[left], scores, np.less)
+        against[left] = self._first_behind(places[left], scores, np.less_equal)
+        return favour, against
 
-    def result(self, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return rank, average precision at R and R-precision of the `chosen` queries, places [n].
+    def _first_behind(self, places: np.ndarray, scores: np.ndarray, is_behind: np.ufunc) -> np.ndarray:
+        """Return the index [n] of the first open relevant item of each query whose score `is_behind`."""
+        low, high = np.zeros(len(places), np.int64), self._open[places]
+        while len(left := np.flatnonzero(low < high)):
+            middle = (low[left] + high[left]) // 2
+            behind = is_behind(self._scores[places[left], middle], scores[left])
+            high[left[behind]] = middle[behind]
+            low[left[~behind]] = middle[~behind] + 1
+        return low
+
+    def add(self, places: np.ndarray, favour: np.ndarray, against: np.ndarray) -> None:
+        """Count rivals of the queries at `places` [n]; `favour` and `against` [n] come from `best_behind`."""
+        for ahead, first in zip(self._ahead, (favour, against), strict=True):
+            counts = np.flatnonzero(first < self._open[places])
+            # NumPy adds at flat indices several times as fast.
+            np.add.at(ahead.reshape(-1), places[counts] * ahead.shape[1] + first[counts], np.int32(1))
+        self._raise_bars(np.unique(places))
+
+    def _raise_bars(self, places: np.ndarray) -> None:
+        """Find what still matters to the queries at `places` [n], by the answer to ties with fewer rivals."""
+        rivals = self._ahead[_FAVOUR, places].cumsum(axis=1)
+        relevant = self._relevant[places]
+        matter = np.arange(1, rivals.shape[1] + 1) + rivals <= relevant[:, None]  # [n,W], the best ones
+        best_matters = (rivals[:, 0] < self._deepest(places)) & (relevant > 0)
+        self._open[places] = count = np.maximum(matter.sum(axis=1), best_matters)
+        lowest = self._scores[places, np.maximum(count, 1) - 1]
+        self._bars[places] = np.where(count > 0, lowest, np.float32(np.inf))
+
+    def _deepest(self, places: np.ndarray) -> np.ndarray:
+        return np.maximum(self._relevant[places], DEEPEST)
+
+    def result(self, places: np.ndarray, tie_rule: str) -> tuple[np.ndarray, ...]:
+        """Return rank, average precision at R and R-precision of the queries at `places` [n].
 
         Then come the ranks if ties favour the model, and if they count against it.
         """
-        pieces = np.array_split(chosen, max(1, len(chosen) * self._scores.shape[1] >> 20))
-        found = [
-            self._counter.averaged(lambda rivals_first, of=piece: self._precisions(of, rivals_first))
-            for piece in pieces
-        ]
-        tied = self._counter.tied()
-        precisions = np.concatenate(found, axis=1)
-        return self._counter.ranks()[chosen], *precisions, tied.favour[chosen], tied.against[chosen]
+        pieces = np.array_split(places, max(1, len(places) * self._scores.shape[1] >> 20))
+        found = [mean_over_ties(tie_rule, self._measures, piece) for piece in pieces]
+        favour, against = np.minimum(self._ahead[:, places, 0], self._deepest(places)).astype(np.int64)
+        rank, average, share = np.concatenate(found, axis=1)
+        return rank, average, share, favour, against
 
-    def _precisions(self, places: np.ndarray, rivals_first: bool) -> np.ndarray:
-        """Return average precision at R and R-precision [2,q]; `rivals_first` puts rivals first in a tie."""
-        sides = self._leading[places], self._scores[places]
-        return precisions_at_r(*sides, self._relevant[places], rivals_first)
+    def _measures(self, rivals_first: bool, places: np.ndarray) -> np.ndarray:
+        """Return rank, average precision at R and R-precision [3,n] by an answer to ties."""
+        rivals = self._ahead[_AGAINST if rivals_first else _FAVOUR, places].cumsum(axis=1)
+        number, relevant = np.arange(1, rivals.shape[1] + 1), self._relevant[places]
+        place = number + rivals
+        hits = place <= relevant[:, None]
+        average = (hits * (number / place)).sum(axis=1) / relevant
+        rank = np.minimum(rivals[:, 0], self._deepest(places))
+        return np.stack([rank, average, hits.sum(axis=1) / relevant])

@@ -1,33 +1,35 @@
 """Computes ranks and precisions of image-to-image retrieval from embeddings, in bounded memory.
 
-The idea: a query's rank is the number of irrelevant items ahead of its best relevant one, and its precisions
-need only its R relevant scores and its R highest irrelevant ones, so that most irrelevant scores, those below
-a threshold of the query, change nothing (`counter`). The tiles that hold relevant pairs come first and
-set the thresholds. In all other tiles, cheap bounds find the few pairs that may exceed a threshold, and only
-these are multiplied in float32 (`bounds`).
+The scores of a query with its relevant items come first, and set the bar that an irrelevant item must reach
+to matter to the query (`counter`). Then all tiles are screened (`screen`): coarse products tell which few
+pairs may reach a bar and where they stand among the relevant items. What they leave open is multiplied
+exactly.
 
-A query does not find itself: pairs of equal file numbers are left out, which the counter does.
+A query does not find itself: pairs of equal file numbers are left out.
 
 If the queries are the gallery, scores are symmetric: a tile serves the queries of its rows and those of its
-columns. Processes of a job share the blocks of queries. The scores of a block, and the order in which it sees
-them, do not depend on the number of processes, and so neither do ranks and precisions.
+columns. Processes of a job share the blocks of queries; each of them ranks its own alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, groupby
+from functools import partial
 
 import numpy as np
 
+from config.machine.threads import for_each
 from datasets.prefetch import prefetched
 from engine.ranking.metrics import group_numbers
-from engine.ranking.pictures.bounds import RUN, Bounds
 from engine.ranking.pictures.counter import ImageCounter
-from engine.ranking.similarity import check_magnitude, summed_products, summed_products_on_one_thread
-from engine.ranking.tiles import ScoredPortion, Tiles, VectorBlock, cut_into_blocks
+from engine.ranking.rounded import rounded_products
+from engine.ranking.screen import Screen, Tile, TileScores
+from engine.ranking.similarity import check_magnitude
+from engine.ranking.tiles import TileSide, VectorBlock, cut_into_blocks
 from engine.runtime import choose_threads
 
-_KEPT_SCORES = 16 << 20  # relevant scores, and as many leading ones, of the queries that are ranked together
+_KEPT_SCORES = 12 << 20  # relevant scores, and two counts for each, of the queries that are ranked together
+_QUERIES, _ITEMS = 64, 1024  # relevant scores are made for so many queries and items at a time
+Ahead = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries [n], and what the rivals are ahead of, twice
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class ImageRanks:
     """The ranks and precisions [C] of the C queries that have a relevant item.
 
     `queries` are the rows of these queries, ascending. `ranks` are the 0-based ranks of the best relevant
-    items; a rank above `counter.DEEPEST` may be too small, but is at least `DEEPEST`. For a query with
-    R relevant items, `r_precision` is the share of relevant items among the first R, and `average_precision`
-    is that at R (arXiv 2003.08505, sec. 3.3); both are in [0, 1]. `favour` and `against` are the ranks under
-    both answers to ties.
+    items, counted up to `counter.DEEPEST`, or to R, the number of relevant items, if that is more.
+    `r_precision` is the share of relevant items among the first R, and `average_precision` is that at R
+    (arXiv 2003.08505, sec. 3.3); both are in [0, 1]. `favour` and `against` are the ranks under both answers
+    to ties.
     """
 
     queries: np.ndarray
@@ -60,13 +62,14 @@ def image_ranks(
     part: tuple[int, int] = (0, 1),
     files: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageRanks:
-    """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product in float32; equal labels are relevant.
+    """Rank `gallery` [G,D] for each of `query` [Q,D] by inner product; equal labels are relevant.
 
-    Without a gallery, the queries are searched for each other. `files` are numbers, int [Q] and [G], of which
-    equal ones are the same picture: no query finds an item of its own number. Without them, queries that are
-    searched for each other have a number each, and a gallery holds none of the queries. `tie_rule` is a key
-    of `engine.ranking.counter.TIE_RULES`. `progress` is called with the queries done and their number. `part`
-    holds the number of this process and the number of processes; each process ranks some blocks of queries.
+    Scores are those of float32 vectors, rounded once. Without a gallery, the queries are searched for each
+    other. `files` are numbers, int [Q] and [G], of which equal ones are the same picture: no query finds an
+    item of its own number. Without them, queries that are searched for each other have a number each, and a
+    gallery holds none of the queries. `tie_rule` is a key of `engine.ranking.counter.TIE_RULES`. `progress`
+    is called with the queries done and their number. `part` holds the number of this process and the number
+    of processes; each process ranks some blocks of queries.
     Raises ValueError for labels that do not fit, an embedding that is not finite, and if no query has a
     relevant item.
     """
@@ -146,14 +149,40 @@ class _Items:
         block_size: int,
     ) -> None:
         self._query, self._query_group = query, query_group
+        self._gallery, self._gallery_group = gallery, gallery_group
         self.relevant, self.files = relevant, files
         self._block_size = block_size
         self.gallery_blocks = self._cut(gallery, np.arange(len(gallery)), gallery_group)
-        self.have_bounds = Bounds.are_worthwhile(gallery)
+        self._by_group = np.argsort(gallery_group, kind="stable")
 
     def blocks_of_queries(self, rows: np.ndarray) -> list[VectorBlock]:
         """Return blocks of the queries in these `rows`; the places of their items are indices into `rows`."""
         return self._cut(self._query, rows, self._query_group[rows])
+
+    def fill_relevant_scores(self, scores: np.ndarray, rows: np.ndarray, places: np.ndarray) -> None:
+        """Write the scores of the queries `rows[places]` with their relevant items to rows of `scores` [n,W].
+
+        They are in any order. What is behind the last stays as it is.
+        """
+        places = places[np.argsort(self._query_group[rows[places]], kind="stable")]
+        groups = self._gallery_group[self._by_group]
+
+        def fill(start: int) -> None:
+            these = places[start : start + _QUERIES]
+            own = rows[these]
+            low, high = (np.searchsorted(groups, self._query_group[own], side) for side in ("left", "right"))
+            filled = np.zeros(len(these), np.int64)
+            for begin in range(low.min(), high.max(), _ITEMS):
+                items = self._by_group[begin : min(begin + _ITEMS, high.max())]
+                right = self._query_group[own][:, None] == self._gallery_group[items]
+                right &= self.files[0][own][:, None] != self.files[1][items]
+                row, column = np.nonzero(right)
+                number = filled[row] + np.arange(len(row)) - np.searchsorted(row, row)
+                made = rounded_products(self._query[own], self._gallery[items])
+                scores[these[row], number] = made[row, column]
+                filled += right.sum(axis=1)
+
+        for_each(fill, range(0, len(places), _QUERIES))
 
     def _cut(self, embeddings: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> list[VectorBlock]:
         return cut_into_blocks(embeddings, rows, groups, np.zeros(len(rows), np.int8), self._block_size)
@@ -177,12 +206,17 @@ def _rank_chunk(
     own = range(part[0], len(blocks), part[1])
     if not own:
         return rows[:0], rows[:0], *np.empty((2, 0)), rows[:0], rows[:0]
-    counter = ImageCounter(items.files[0][rows], items.files[1], items.relevant[rows], tie_rule)
-    search = _Search(blocks, items.gallery_blocks, counter, own, mirrored, items.have_bounds)
-    search.run(show)
-    places = np.concatenate([_places(blocks[number]) for number in own])
-    places = np.sort(places[items.relevant[rows[places]] > 0])
-    return rows[places], *counter.result(places)
+    places = np.sort(np.concatenate([_places(blocks[number]) for number in own]))
+    places = places[items.relevant[rows[places]] > 0]
+    relevant = np.zeros(len(rows), np.int64)
+    relevant[places] = items.relevant[rows[places]]
+    # As wide in every process: so sums over a row come out alike.
+    scores = np.full((len(rows), items.relevant[rows].max()), -np.inf, np.float32)
+    items.fill_relevant_scores(scores, rows, places)
+    counter = ImageCounter(scores, relevant)
+    files = items.files[0][rows], items.files[1]
+    _Search(blocks, items.gallery_blocks, counter, files, own, mirrored).run(show)
+    return rows[places], *counter.result(places, tie_rule)
 
 
 def _places(block: VectorBlock) -> np.ndarray:
@@ -190,10 +224,11 @@ def _places(block: VectorBlock) -> np.ndarray:
 
 
 class _Search:
-    """Shows the counter all scores that can matter to the queries of the blocks `own`.
+    """Shows the counter all rivals that can matter to the queries of the blocks `own`.
 
-    `own` holds indices into `blocks`. With `mirrored`, `blocks` are those of the gallery, and a tile is
-    multiplied once for the queries on both its sides.
+    `own` holds indices into `blocks`. `files` are the numbers of the queries and of the gallery. With
+    `mirrored`, `blocks` are those of the gallery, and a tile is multiplied once for the queries on both its
+    sides.
     """
 
     def __init__(
@@ -201,109 +236,73 @@ class _Search:
         blocks: list[VectorBlock],
         gallery_blocks: list[VectorBlock],
         counter: ImageCounter,
+        files: tuple[np.ndarray, np.ndarray],
         own: range,
         mirrored: bool,
-        have_bounds: bool,
     ) -> None:
         self._blocks, self._gallery_blocks = blocks, gallery_blocks
-        self._counter, self._own, self._mirrored = counter, own, mirrored
-        self._tiles = Tiles(blocks, gallery_blocks, summed_products)
-        self._bounds = Bounds(blocks, gallery_blocks) if have_bounds else None
+        self._counter, self._files, self._own, self._mirrored = counter, files, own, mirrored
+        self._screen = Screen(blocks, gallery_blocks)
 
     def run(self, show: Callable[[float], None]) -> None:
-        """Go through all tiles, those with relevant pairs first; `show` is called with the share done."""
-        needed = [tile for tile in self._tiles.all() if self._sides(tile)]
-        related = sorted(set(self._tiles.related()).intersection(needed))
-        rest = Bounds.in_order(set(needed).difference(related))
-        # A block sees its tiles in the same runs, whatever other blocks this process ranks.
-        runs = groupby(rest, lambda tile: (tile[0], tile[1] // RUN))
-        steps = chain(
-            chain.from_iterable(map(self._count_related, _clusters(related, self._mirrored))),
-            chain.from_iterable(self._count_unrelated(list(run)) for _, run in runs),
-        )
-        for done, _ in enumerate(steps, start=1):
-            show(done / len(needed))
+        """Go through all tiles, which threads screen; `show` is called with the share done."""
+        every = ((row, column) for row in self._own_rows() for column in range(len(self._gallery_blocks)))
+        tiles = Screen.in_order(tile for tile in every if self._sides(tile))
+        for done, found in enumerate(prefetched(self._rivals, tiles, choose_threads()), start=1):
+            for ahead in found:
+                self._counter.add(*ahead)
+            show(done / len(tiles))
 
-    def _sides(self, tile: tuple[int, int]) -> list[int]:
+    def _own_rows(self) -> range:
+        return range(len(self._blocks)) if self._mirrored else self._own
+
+    def _sides(self, tile: Tile) -> list[int]:
         """Return the sides of a tile with queries to rank: 0 for its rows, 1 for its columns.
 
         A mirrored tile is multiplied only above or on the diagonal.
         """
         if not self._mirrored:
-            return [0] if tile[0] in self._own else []
+            return [0]
         if tile[0] >= tile[1]:
             return [0] if tile[0] == tile[1] and tile[0] in self._own else []
         return [side for side in (0, 1) if tile[side] in self._own]
 
-    def _seen_from(self, sides: Iterable[int], portions: Iterable[ScoredPortion]) -> Iterator[ScoredPortion]:
-        """Yield queries, items and scores [Q,G] for each of the `sides` of a tile."""
-        for rows, columns, scores in portions:
-            for side in sides:
-                yield (columns, rows, scores.T) if side else (rows, columns, scores)
+    def _rivals(self, tile: Tile) -> list[Ahead]:
+        looks = [partial(self._ahead, tile, side) for side in self._sides(tile)]
+        return [ahead for found in self._screen.sift(tile, *looks) for ahead in found]
 
-    def _count_related(self, cluster: list[tuple[int, int]]) -> Iterator[None]:
-        """Count the tiles of a cluster, which hold all relevant pairs of its queries; yield after each."""
-        for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=True), strict=True):
-            for seen in self._seen_from(self._sides(tile), scored):
-                self._counter.add_relevant(*seen)
-        for number in {tile[side] for tile in cluster for side in self._sides(tile)}:
-            self._counter.close_relevant(_places(self._blocks[number]))
-        for tile, scored in zip(cluster, self._tiles.scores(cluster, keep=False), strict=True):
-            for seen in self._seen_from(self._sides(tile), scored):
-                self._counter.add_rivals(*seen, related=True)
-            yield
+    def _ahead(self, tile: Tile, side: int, scores: TileScores) -> list[Ahead]:
+        """Return the rivals that matter to the queries on one side of a tile.
 
-    def _count_unrelated(self, run: list[tuple[int, int]]) -> Iterator[None]:
-        """Count a run of tiles without relevant pairs, which threads prefetch; yield after each."""
-        bounds = self._bounds
-        numbers = {tile[side] for tile in run for side in self._sides(tile)}
-        promising = {number for number in numbers if bounds and bounds.are_promising(number)}
-        bounded = {tile for tile in run if any(tile[side] in promising for side in self._sides(tile))}
+        Raises `TooManyOpenError` if finer scores are needed.
+        """
+        found = []
+        blocks = self._blocks[tile[0]], self._gallery_blocks[tile[1]]
+        for rows in blocks[0].portions:
+            for columns in blocks[1].portions:
+                part = scores.of_items(rows.vector_of, columns.vector_of)
+                with part.without(*_of_one_group(rows, columns)):
+                    found.append(self._rivals_ahead((rows, columns), side, part))
+        return found
 
-        def multiply(tile: tuple[int, int]) -> np.ndarray | None:
-            if tile in bounded:
-                return bounds.products(tile)
-            return self._tiles.multiply(tile, summed_products_on_one_thread)
+    def _rivals_ahead(self, sides: tuple[TileSide, TileSide], side: int, scores: TileScores) -> Ahead:
+        """Return queries, and by both answers to ties the best relevant items that rivals are ahead of."""
+        queries, items = sides[side].places, sides[1 - side].places
+        query, item, low, high = scores.may_reach(side, self._counter.bars(queries))
+        others = np.flatnonzero(self._files[0][queries[query]] != self._files[1][items[item]])
+        query, item, low, high = (each[others] for each in (query, item, low, high))
+        place = queries[query]
 
-        for tile, made in zip(run, prefetched(multiply, run, choose_threads()), strict=True):
-            left = self._sides(tile)
-            if bounds:
-                products = made if tile in bounded else None
-                left = [side for side in left if not self._add_pairs(tile, side, products, promising)]
-            if left:
-                scores = self._tiles.multiply(tile) if tile in bounded else made
-                for seen in self._seen_from(left, self._tiles.portions(tile, scores)):
-                    self._counter.add_rivals(*seen, related=False)
-            yield
+        def settle(which: np.ndarray, bars: np.ndarray) -> np.ndarray:
+            return scores.settle(side, query[which], item[which], bars)
 
-    def _add_pairs(
-        self, tile: tuple[int, int], side: int, products: np.ndarray | None, promising: set[int]
-    ) -> bool:
-        """Show the counter the pairs of one side that can matter; return False if bounds do not find them."""
-        if tile[side] not in promising:
-            products = None
-        pairs = self._bounds.pairs(tile, side, products, self._counter.thresholds)
-        if pairs is None:
-            return False
-        row, column, scores = pairs
-        places = _places(self._blocks[tile[side]])
-        items = _places(self._block_of_items(tile, side))
-        above = np.flatnonzero(scores > self._counter.thresholds(places)[row])
-        self._counter.add_pairs(places, row[above], items[column[above]], scores[above])
-        return True
-
-    def _block_of_items(self, tile: tuple[int, int], side: int) -> VectorBlock:
-        """Return the block that the queries on a `side` of a tile search."""
-        return self._blocks[tile[0]] if side else self._gallery_blocks[tile[1]]
+        return place, *self._counter.best_behind(place, low, high, settle)
 
 
-def _clusters(related: list[tuple[int, int]], mirrored: bool) -> list[list[tuple[int, int]]]:
-    """Group the tiles `related`, which hold relevant pairs, so that all tiles of a query are in one list."""
-    clusters: list[list[tuple[int, int]]] = []
-    reach = -1  # the last block of queries in the list
-    for tile in related:
-        if tile[0] > reach:
-            clusters.append([])
-        clusters[-1].append(tile)
-        reach = max(reach, tile[1] if mirrored else tile[0])
-    return clusters
+def _of_one_group(rows: TileSide, columns: TileSide) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column [n] of all pairs of one group, row by row."""
+    order = np.argsort(columns.groups, kind="stable")
+    low, high = (np.searchsorted(columns.groups[order], rows.groups, side) for side in ("left", "right"))
+    row = np.repeat(np.arange(len(low)), high - low)
+    first = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
+    return row, order[first + np.arange(len(row))]

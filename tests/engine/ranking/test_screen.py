@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.relevance import Relevance
-from engine.ranking import ranks, screen
+from engine.ranking import coarse, ranks, screen
 from engine.ranking.coarse import kinds_of_products, margins
 from engine.ranking.ranks import Question, rank_counters
 from engine.ranking.rounded import rounded_products
@@ -154,15 +154,32 @@ def test_products_that_leave_all_open_are_not_tried_for_a_while(monkeypatch) -> 
         return "found"
 
     counts = []
-    for _ in range(34):
+    for _ in range(90):
         kinds.clear()
         assert tried.sift((0, 0), look) == ["found"]
         counts.append(len(kinds))
-    assert counts == [3] * 4 + [1] * 28 + [3] * 2, "after a pause they are tried again"
+    assert counts == [3] * 4 + [1] * 28 + [3] + [1] * 56 + [3], "they are tried again after longer and longer"
     failing[0] = False
+    for _ in range(112):
+        tried.sift((0, 0), look)
     kinds.clear()
     tried.sift((0, 0), look)
-    assert len(kinds) == 1 and tried._failures[0] == 0
+    assert len(kinds) == 1 and kinds[0]._margins is not None, "what works again stays"
+    tried.sift((0, 0), look)
+    assert len(kinds) == 2
+
+
+def test_finer_coarse_products_stand_behind_those_of_eight_bits(monkeypatch) -> None:
+    kinds_for = lambda width: [type(kind).__name__ for kind in kinds_of_products(width)]  # noqa: E731
+    for quick, expected in (
+        ({"coarse": "bfloat16", "fine": "digits"}, ["Bfloat16Products", "DigitProducts", "SingleProducts"]),
+        ({"coarse": "bfloat16", "fine": "float32"}, ["Bfloat16Products", "SingleProducts"]),
+        ({"coarse": "int16", "fine": "int16"}, ["Int16Products", "SingleProducts"]),
+        ({"coarse": "float32", "fine": "float32"}, ["SingleProducts"]),
+    ):
+        monkeypatch.setattr(coarse, "quickest", quick.get)
+        assert kinds_for(1000) == expected
+        assert kinds_for(2) == ["SingleProducts"]
 
 
 def test_looks_share_products_and_one_alone_is_shown_finer_ones() -> None:

@@ -82,19 +82,19 @@ def test_what_may_be_rounded_is_multiplied_as_whatever_is_quickest(monkeypatch):
 
         return multiply
 
-    here = {"coarse": list(seconds), "layers": ["float32", "bfloat16"]}
+    here = {"coarse": list(seconds), "fine": list(seconds)[:3], "layers": ["float32", "bfloat16"]}
     monkeypatch.setattr(choice, "numbers_of", here.get)
     monkeypatch.setattr(choice, "_product", lambda kind, name: product("float32"))
     monkeypatch.setattr(choice, "_rounded_product", product)
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
-    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "float32")
-    seconds["bfloat16"] = 0.6  # with what it leaves open, digits are quicker in a screen
-    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "bfloat16")
-    seconds["bfloat16"] = 0.4
-    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "bfloat16", "bfloat16")
+    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "digits", "float32")
+    seconds["bfloat16"] = 0.6
+    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "bfloat16", "digits", "bfloat16")
+    seconds["bfloat16"] = seconds["digits"] = seconds["int16"] = 2.0
+    assert measure(["mkl"]) == Choice("mkl", "mkl", "measured")
 
 
-@pytest.mark.parametrize("purpose", ["coarse", "layers"])
+@pytest.mark.parametrize("purpose", ["coarse", "fine", "layers"])
 def test_what_is_quickest_does_not_depend_on_the_library_that_is_set(monkeypatch, purpose):
     first = quickest(purpose)
     assert first in numbers_of(purpose)
@@ -144,7 +144,9 @@ def test_a_library_that_is_not_there_is_one_line(monkeypatch):
         lambda text: json.dumps({**json.loads(text), "libraries": {"packed": "numpy"}}),
         lambda text: json.dumps({**json.loads(text), "libraries": {"packed": "x", "plain": "numpy"}}),
         lambda text: json.dumps({**json.loads(text), "of": {"processor": "another"}}),
-        lambda text: json.dumps({**json.loads(text), "quickest": {"coarse": "x", "layers": "float32"}}),
+        lambda text: json.dumps(
+            {**json.loads(text), "quickest": {"coarse": "x", "fine": "float32", "layers": "float32"}}
+        ),
         lambda text: json.dumps({**json.loads(text), "quickest": {}}),
         lambda text: "\ud800",
     ],

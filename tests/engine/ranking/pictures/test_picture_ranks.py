@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from engine.ranking.pictures import bounds
+from engine.ranking import coarse, screen
 from engine.ranking.pictures.metrics import summarize_images
 from engine.ranking.pictures.ranks import ImageRanks, image_ranks
 from engine.runtime import flush_subnormals
-from tests.other_processors import WAYS
+from tests.other_processors import quickest_are, without_bfloat16, without_mkl
 
 
 def looped(
@@ -132,84 +132,114 @@ def test_real_numbers_of_many_classes() -> None:
     check(found, looped(vectors.astype(float), labels, vectors.astype(float), labels, True, "against"))
 
 
-def bounded(monkeypatch) -> None:
-    """Let few narrow embeddings in small blocks have bounds."""
-    for name, value in (("_FEWEST", 50), ("_NARROWEST", 16), ("_FEW", 0.25)):
-        monkeypatch.setattr(f"engine.ranking.pictures.bounds.{name}", value)
+WAYS_TO_SCREEN = ["as here", "bfloat16", "digits", "int16", "float32", "without MKL", "without oneDNN"]
 
 
+def screen_in(monkeypatch, way: str) -> None:
+    """Let narrow embeddings be screened, by products of one kind."""
+    monkeypatch.setattr("engine.ranking.coarse._NARROWEST", 16)
+    if way == "without MKL":
+        without_mkl(monkeypatch)
+    elif way == "without oneDNN":
+        without_bfloat16(monkeypatch)
+    elif way != "as here":
+        quickest_are(monkeypatch, way)
+
+
+def rounded_once(vectors: np.ndarray) -> list["Rounded"]:
+    return [Rounded(vector) for vector in vectors.astype(np.longdouble)]
+
+
+class Rounded:
+    """A vector whose products are rounded to float32 once, from those of a longer type."""
+
+    def __init__(self, vector: np.ndarray) -> None:
+        self.vector = vector
+
+    def __matmul__(self, other: "Rounded") -> np.float32:
+        return np.float32((self.vector * other.vector).sum())
+
+
+@pytest.mark.parametrize("way", WAYS_TO_SCREEN)
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0], ids=["classes apart", "classes mixed", "noise"])
 @pytest.mark.parametrize("searched", ["each other", "gallery", "gallery with copies"])
-def test_bounds_change_nothing(monkeypatch, spread: float, searched: str) -> None:
-    bounded(monkeypatch)
+def test_ranks_are_those_of_exact_scores_whatever_screens(
+    monkeypatch, spread: float, searched: str, way: str
+) -> None:
+    screen_in(monkeypatch, way)
     random = np.random.default_rng(3)
     scale = np.arange(1, 65) ** -1.0
-    labels = random.permutation(np.arange(400) % 60)
-    vectors = random.standard_normal([60, 64])[labels] * scale
-    vectors += spread * random.standard_normal([400, 64]) * scale + 0.3
+    labels = random.permutation(np.arange(240) % 40)
+    vectors = random.standard_normal([40, 64])[labels] * scale
+    vectors += spread * random.standard_normal([240, 64]) * scale + 0.3
     vectors[11] = vectors[22]  # and of different classes
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     own, files = searched == "each other", None
     if searched == "gallery with copies":  # ten queries lie in the gallery, most of them in another class
-        vectors[200:210] = vectors[:10]
-        files = np.arange(150), np.concatenate([np.arange(1000, 1050), np.arange(10), np.arange(2000, 2190)])
-    queries = slice(None) if own else slice(0, 150)
-    gallery = () if own else (vectors[150:], labels[150:])
-    found = image_ranks(vectors[queries], labels[queries], *gallery, block_size=24, files=files)
-    exact = vectors.astype(float)
-    items = (exact, labels) if own else (exact[150:], labels[150:])
-    expected = looped(exact[queries], labels[queries], *items, own, "against", files)
-    _, ranks, average, share = map(np.array, zip(*expected, strict=True))
-    # A pair is not multiplied as a tile is: a score may pass another that was as good as equal.
-    assert np.abs(found.ranks - ranks).max() <= 1
-    assert np.count_nonzero(found.ranks != ranks) <= 2
-    np.testing.assert_allclose(found.average_precision.mean(), average.mean(), rtol=1e-3)
-    np.testing.assert_allclose(found.r_precision.mean(), share.mean(), rtol=1e-3)
+        vectors[150:160] = vectors[:10]
+        files = np.arange(100), np.concatenate([np.arange(1000, 1050), np.arange(10), np.arange(2000, 2080)])
+    queries = slice(None) if own else slice(0, 100)
+    gallery = () if own else (vectors[100:], labels[100:])
+    found = image_ranks(
+        vectors[queries], labels[queries], *gallery, tie_rule="average", block_size=24, files=files
+    )
+    exact = rounded_once(vectors)
+    items = (exact, labels) if own else (exact[100:], labels[100:])
+    check(found, looped(exact[queries], labels[queries], *items, own, "average", files))
 
 
-def count_products(monkeypatch, products: list) -> None:
-    """Note each product of a tile of at most 256 rows."""
+@pytest.mark.parametrize("way", WAYS_TO_SCREEN)
+def test_scores_that_rounding_alone_tells_apart_are_told_apart(monkeypatch, way: str) -> None:
+    screen_in(monkeypatch, way)
+    random = np.random.default_rng(9)
+    vectors = random.standard_normal(70) + 1e-7 * random.standard_normal([120, 70])
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    labels = np.arange(120) % 11
+    found = image_ranks(vectors, labels, tie_rule="average", block_size=32)
+    exact = rounded_once(vectors)
+    check(found, looped(exact, labels, exact, labels, True, "average"))
 
-    def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-        products.append(1)
-        np.matmul(a, b, out=out)
 
-    monkeypatch.setattr("engine.ranking.similarity.multiply_on_one_thread", multiply)
+def note_products(monkeypatch) -> list[str]:
+    """Return a list that receives the kinds of all products of tiles from now on."""
+    noted = []
+    for kind in (coarse.SingleProducts, coarse.Int16Products):
+        multiply = kind.multiply
+
+        def note(self, *operands, name=kind.__name__, multiply=multiply):
+            noted.append(name)
+            return multiply(self, *operands)
+
+        monkeypatch.setattr(kind, "multiply", note)
+    exact = screen.rounded_products
+    monkeypatch.setattr(screen, "rounded_products", lambda *sides: (noted.append("exact"), exact(*sides))[1])
+    return noted
 
 
-@pytest.mark.parametrize("way", ["as here", "without MKL"])
-def test_bounds_spare_most_products_where_classes_are_apart(monkeypatch, way: str) -> None:
-    bounded(monkeypatch)
-    WAYS[way](monkeypatch)
-    products = []
-    count_products(monkeypatch, products)
+def test_a_tile_is_multiplied_once_for_the_queries_on_both_its_sides(monkeypatch) -> None:
+    screen_in(monkeypatch, "int16")
+    noted = note_products(monkeypatch)
     random = np.random.default_rng(4)
-    labels = np.arange(600) // 6
+    labels = random.permutation(np.arange(600) // 6)
     vectors = np.concatenate([random.standard_normal([100, 8])[labels], np.zeros([600, 56])], axis=1)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     vectors[:, 60] = random.normal(0, 1e-3, 600)
     found = image_ranks(vectors, labels, block_size=24)
     assert not found.ranks.any()
     assert found.average_precision.min() == 1
-    if bounds.library() is not None:
-        assert len(products) < 60  # of 325 tiles, once for those that hold a class
-    else:
-        assert len(products) >= 325
+    assert noted == ["Int16Products"] * (25 * 26 // 2)
 
 
-@pytest.mark.parametrize(("each", "blocks", "again"), [(5, 30, 0), (7, 29, 0), (40, 30, 30)])
-def test_classes_that_fit_into_a_block_are_multiplied_once(
-    monkeypatch, each: int, blocks: int, again: int
-) -> None:
-    monkeypatch.setattr("engine.ranking.tiles._KEPT_BYTES", 24 * 24 * 4)  # one tile
-    products = []
-    count_products(monkeypatch, products)
+@pytest.mark.parametrize("each", [2, 7, 40, 300])
+def test_relevant_scores_are_made_piece_by_piece(monkeypatch, each: int) -> None:
+    for name, value in (("_QUERIES", 5), ("_ITEMS", 9)):
+        monkeypatch.setattr(f"engine.ranking.pictures.ranks.{name}", value)
     random = np.random.default_rng(6)
-    labels = random.permutation(np.arange(600) // each)
-    vectors = random.integers(-3, 4, [600, 9]).astype(np.float32)
-    found = image_ranks(vectors, labels, block_size=24)
-    check(found, looped(vectors, labels, vectors, labels, True, "against"))
-    assert len(products) == blocks * (blocks + 1) // 2 + again
+    labels = random.permutation(np.arange(300) // each)
+    vectors = random.integers(-3, 4, [300, 9]).astype(np.float32)
+    check(
+        image_ranks(vectors, labels, block_size=24), looped(vectors, labels, vectors, labels, True, "against")
+    )
 
 
 def test_ranks_beyond_the_deepest_are_beyond_it(monkeypatch) -> None:
@@ -273,9 +303,8 @@ def test_summary_in_percent() -> None:
 @pytest.mark.parametrize("own", [True, False], ids=["each other", "gallery"])
 @pytest.mark.parametrize("kept", [1 << 20, 700], ids=["at once", "few at a time"])
 def test_parts_have_the_ranks_of_the_whole_to_the_last_digit(monkeypatch, processes, own, kept) -> None:
-    bounded(monkeypatch)
+    screen_in(monkeypatch, "as here")
     monkeypatch.setattr("engine.ranking.pictures.ranks._KEPT_SCORES", kept)
-    monkeypatch.setattr("engine.ranking.pictures.bounds._PAUSE", 3)
     random = np.random.default_rng(3)
     labels = random.permutation(np.arange(500) % 60)
     vectors = random.standard_normal([60, 64])[labels] + 2 * random.standard_normal([500, 64]) + 0.3
