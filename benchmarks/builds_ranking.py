@@ -36,7 +36,7 @@ def main() -> None:
 def compare(what: str, name: str, goal: float, earlier: Path, folder: str, kind: str = "") -> list[dict]:
     """Report how many times faster ours is, and return what was measured of it."""
     roots = {"ours": ROOT, "earlier": earlier}
-    rounds = rounds_of(ROUNDS) if what == "captions" else 1
+    rounds = rounds_of(ROUNDS)
     runs: dict[str, list[dict]] = {side: [] for side in roots}
     for _ in range(rounds):
         for side, root in roots.items():

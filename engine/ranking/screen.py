@@ -30,8 +30,8 @@ Settle = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
 _FEWER = 1 / 128  # the same where the next kind of products is coarse as well, and takes little longer
 _PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried, then 56 ...
-# Bytes of scores, or of vectors, that are looked at together. Fewer would stay in a core's second-level cache,
-# but threads that call NumPy more often wait more often for the interpreter's lock.
+# Bytes of scores, or of vectors, that are looked at together. Fewer would stay in a core's second-level
+# cache, but threads that call NumPy more often wait more often for the interpreter's lock.
 _PIECE = 1 << 20
 _SMALLEST = 2.0**-126
 _KEPT_BYTES = 72 << 20  # of operands: room for more than `_ROWS_TOGETHER` blocks of 1024 x 2048 numbers
@@ -121,11 +121,13 @@ class TileScores:
         return self._scores if self._margins is None else None
 
     def kth_at_least(self, side: int, k: int) -> np.ndarray:
-        """Return numbers [Q] that are at most the k-th highest score of each query, by coarse scores.
+        """Return numbers [Q] that are less than the k-th highest score of each query.
 
         The queries are the rows (`side` 0) or the columns (1). -infinity stands where there are too few.
         """
         bounds = lower_bounds(self._scores.T if side else self._scores, k)
+        if self._margins is None:
+            return np.nextafter(bounds, np.float32(-np.inf))
         return self._bounds(bounds, self._margins[side])[0]
 
     def may_reach(
@@ -310,7 +312,8 @@ def _outward(numbers: np.ndarray, sign: int) -> np.ndarray:
 def lower_bounds(scores: np.ndarray, k: int) -> np.ndarray:
     """Return numbers [Q] that are at most the k-th highest of each row of `scores` [Q,G].
 
-    The k-th highest of the maxima of chunks is one; -infinity where there are too few.
+    The k-th highest of the maxima of chunks is one; -infinity where there are too few. NaN counts for
+    nothing.
     """
     queries, items = scores.shape
     chunks = min(4 * k, items)
@@ -318,9 +321,10 @@ def lower_bounds(scores: np.ndarray, k: int) -> np.ndarray:
         return np.full(queries, -np.inf, scores.dtype)
     width = items // chunks
     if scores.flags.c_contiguous:
-        maxima = scores[:, : chunks * width].reshape(queries, width, chunks).max(axis=1)
+        chunked = scores[:, : chunks * width].reshape(queries, width, chunks)
     else:
-        maxima = scores.T[: chunks * width].reshape(width, chunks, queries).max(axis=0).T
+        chunked = scores.T[: chunks * width].reshape(width, chunks, queries).transpose(2, 0, 1)
+    maxima = np.fmax.reduce(chunked, axis=1, initial=-np.inf)
     return np.partition(maxima, chunks - k, axis=1)[:, chunks - k]
 
 

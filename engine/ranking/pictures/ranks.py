@@ -29,7 +29,7 @@ from engine.runtime import choose_threads
 
 _KEPT_SCORES = 12 << 20  # relevant scores, and two counts for each, of the queries that are ranked together
 _QUERIES, _ITEMS = 64, 1024  # relevant scores are made for so many queries and items at a time
-Ahead = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries [n], and what the rivals are ahead of, twice
+Ahead = tuple[np.ndarray, ...]  # the arguments of `ImageCounter.add`
 
 
 @dataclass(frozen=True)
@@ -243,14 +243,18 @@ class _Search:
         self._blocks, self._gallery_blocks = blocks, gallery_blocks
         self._counter, self._files, self._own, self._mirrored = counter, files, own, mirrored
         self._screen = Screen(blocks, gallery_blocks)
+        # Among so many items there are as many rivals as a query has relevant items.
+        self._enough = counter.most_relevant + int(np.unique(files[1], return_counts=True)[1].max())
+        self._started: set[int] = set()  # blocks of queries of which rivals were counted
 
     def run(self, show: Callable[[float], None]) -> None:
         """Go through all tiles, which threads screen; `show` is called with the share done."""
         every = ((row, column) for row in self._own_rows() for column in range(len(self._gallery_blocks)))
         tiles = Screen.in_order(tile for tile in every if self._sides(tile))
-        for done, found in enumerate(prefetched(self._rivals, tiles, choose_threads()), start=1):
+        for done, [found] in enumerate(prefetched(self._rivals, tiles, choose_threads()), start=1):
             for ahead in found:
                 self._counter.add(*ahead)
+            self._started.update(tiles[done - 1][side] for side in self._sides(tiles[done - 1]))
             show(done / len(tiles))
 
     def _own_rows(self) -> range:
@@ -267,28 +271,36 @@ class _Search:
             return [0] if tile[0] == tile[1] and tile[0] in self._own else []
         return [side for side in (0, 1) if tile[side] in self._own]
 
-    def _rivals(self, tile: Tile) -> list[Ahead]:
-        looks = [partial(self._ahead, tile, side) for side in self._sides(tile)]
-        return [ahead for found in self._screen.sift(tile, *looks) for ahead in found]
+    def _rivals(self, tile: Tile) -> list[list[Ahead]]:
+        return self._screen.sift(tile, partial(self._ahead, tile))
 
-    def _ahead(self, tile: Tile, side: int, scores: TileScores) -> list[Ahead]:
-        """Return the rivals that matter to the queries on one side of a tile.
+    def _ahead(self, tile: Tile, scores: TileScores) -> list[Ahead]:
+        """Return the rivals that matter to the queries of a tile.
 
         Raises `TooManyOpenError` if finer scores are needed.
         """
         found = []
-        blocks = self._blocks[tile[0]], self._gallery_blocks[tile[1]]
-        for rows in blocks[0].portions:
-            for columns in blocks[1].portions:
+        for rows in self._blocks[tile[0]].portions:
+            for columns in self._gallery_blocks[tile[1]].portions:
                 part = scores.of_items(rows.vector_of, columns.vector_of)
                 with part.without(*_of_one_group(rows, columns)):
-                    found.append(self._rivals_ahead((rows, columns), side, part))
+                    for side in self._sides(tile):
+                        is_new = tile[side] not in self._started
+                        found.append(self._rivals_ahead((rows, columns), side, part, is_new))
         return found
 
-    def _rivals_ahead(self, sides: tuple[TileSide, TileSide], side: int, scores: TileScores) -> Ahead:
-        """Return queries, and by both answers to ties the best relevant items that rivals are ahead of."""
+    def _rivals_ahead(
+        self, sides: tuple[TileSide, TileSide], side: int, scores: TileScores, is_new: bool
+    ) -> Ahead:
+        """Return the rivals that matter to the queries on a `side`, as the counter's `add` takes them.
+
+        Before any rivals of a block of queries are counted (`is_new`), those that lead in this tile raise
+        the bars.
+        """
         queries, items = sides[side].places, sides[1 - side].places
-        query, item, low, high = scores.may_reach(side, self._counter.bars(queries))
+        leading = scores.kth_at_least(side, self._enough) if is_new else None
+        count, bars = self._counter.open_items(queries, leading)
+        query, item, low, high = scores.may_reach(side, bars)
         others = np.flatnonzero(self._files[0][queries[query]] != self._files[1][items[item]])
         query, item, low, high = (each[others] for each in (query, item, low, high))
         place = queries[query]
@@ -296,11 +308,13 @@ class _Search:
         def settle(which: np.ndarray, bars: np.ndarray) -> np.ndarray:
             return scores.settle(side, query[which], item[which], bars)
 
-        return place, *self._counter.best_behind(place, low, high, settle)
+        return queries, count, place, *self._counter.best_behind(place, count[query], low, high, settle)
 
 
 def _of_one_group(rows: TileSide, columns: TileSide) -> tuple[np.ndarray, np.ndarray]:
     """Return row and column [n] of all pairs of one group, row by row."""
+    if rows.groups.max() < columns.groups.min() or columns.groups.max() < rows.groups.min():
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     order = np.argsort(columns.groups, kind="stable")
     low, high = (np.searchsorted(columns.groups[order], rows.groups, side) for side in ("left", "right"))
     row = np.repeat(np.arange(len(low)), high - low)
