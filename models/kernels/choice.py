@@ -35,7 +35,9 @@ KINDS = {"packed": ((8, 64), 1024, 1024), "plain": ((256,), 512, 512)}
 COARSE, FINE, LAYERS = PURPOSES = "coarse", "fine", "layers"
 FLOAT32, BFLOAT16, INT16, DIGITS = "float32", "bfloat16", "int16", "digits"  # what they are products of
 _ROUNDED = 128, 512, 512  # the sizes of such a product
-_BUDGET, _ROUNDS = 0.04, 6  # seconds for all rounds but the first, in which code is compiled
+# Seconds for all rounds but the first, in which code is compiled. Where rounds still shorten a time, more
+# follow, up to the limit: what other processes do meanwhile would be kept for good.
+_BUDGET, _LIMIT, _CALM, _SHORTER = 0.04, 0.3, 2, 0.97
 _MARGIN = 0.95  # a later library must take less than this share of the time of an earlier one
 _FOLDER = "image-text-retrieval"
 
@@ -155,29 +157,41 @@ def _kept_or_measured() -> Choice:
 def measure(names: list[str]) -> Choice:
     """Return the fastest of the libraries `names` for each kind of product, measured in a tenth of a second.
 
-    So are the numbers to multiply where they may be rounded. The calling thread measures alone; NumPy, which
+    On a busy machine, it takes three times as long. So are the numbers to multiply where they may be rounded. The calling thread measures alone; NumPy, which
     takes all threads, must be as fast as all together.
     """
-    started, threads, best = time.perf_counter(), num_threads(), {}
+    best: dict[tuple[str, str], float] = {}
     work = {(kind, name): _product(kind, name) for kind in KINDS for name in names}
     # A screen may multiply whatever is multiplied for the other purposes: one measurement is enough.
     work |= {(COARSE, numbers): _rounded_product(numbers) for numbers in numbers_of(COARSE)[1:]}
-    for number in range(_ROUNDS):
-        if number == 1:
-            started, best = time.perf_counter(), {}
-        for key, multiply in work.items():
-            before = time.perf_counter()
-            multiply()
-            taken = (time.perf_counter() - before) * (threads if key[1] == "numpy" else 1)
-            best[key] = min(best.get(key, taken), taken)
-        if number and time.perf_counter() - started > _BUDGET:
-            break
+    _measure_once(work, {})  # code is compiled
+    started, calm = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < _BUDGET or (calm < _CALM and spent < _LIMIT):
+        calm = 0 if _measure_once(work, best) else calm + 1
     fastest = {kind: _fastest({name: best[kind, name] for name in names}) for kind in KINDS}
     single = best["plain", fastest["plain"]] * _ROUNDED[0] / sum(KINDS["plain"][0])
     for purpose in PURPOSES:
         rounded = {numbers: best[COARSE, numbers] for numbers in numbers_of(purpose)[1:]}
         fastest[purpose] = _fastest({FLOAT32: single, **rounded})
     return Choice(**fastest, origin="measured")
+
+
+def _measure_once(
+    work: dict[tuple[str, str], Callable[[], object]], best: dict[tuple[str, str], float]
+) -> bool:
+    """Keep the best seconds of each product; tell whether one took a shorter time than ever before.
+
+    They are those of the calling thread, which waits for no other process, but of NumPy, which takes all threads.
+    """
+    shorter = False
+    for key, multiply in work.items():
+        clock, threads = (time.perf_counter, num_threads()) if key[1] == "numpy" else (time.thread_time, 1)
+        started = clock()
+        multiply()
+        taken = threads * (clock() - started)
+        shorter |= taken < _SHORTER * best.get(key, np.inf)
+        best[key] = min(best.get(key, taken), taken)
+    return shorter
 
 
 def _fastest(seconds: dict[str, float]) -> str:

@@ -67,6 +67,7 @@ def test_the_fastest_library_is_chosen_for_each_kind_of_product(monkeypatch):
     monkeypatch.setattr(choice, "numbers_of", lambda purpose: ["float32"])
     monkeypatch.setattr(choice, "_product", product)
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(choice.time, "thread_time", lambda: clock[0])
     assert measure(["a", "b"]) == Choice("b", "a", "measured")
     seconds["packed", "b"] = 1.99  # no more than noise
     assert measure(["a", "b"]) == Choice("a", "a", "measured")
@@ -87,6 +88,7 @@ def test_what_may_be_rounded_is_multiplied_as_whatever_is_quickest(monkeypatch):
     monkeypatch.setattr(choice, "_product", lambda kind, name: product("float32"))
     monkeypatch.setattr(choice, "_rounded_product", product)
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(choice.time, "thread_time", lambda: clock[0])
     assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "digits", "digits", "float32")
     seconds["bfloat16"] = 0.6
     assert measure(["mkl"]) == Choice("mkl", "mkl", "measured", "bfloat16", "digits", "bfloat16")
