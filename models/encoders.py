@@ -9,7 +9,7 @@ from paddle.nn import functional
 
 from models.kernels.row_blocks import uses_cpu_kernels
 from models.layers.lowered import Linear
-from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree
+from models.layers.prefix_encoding import PrefixTree, prefix_states, prefix_tree, whole_states
 from models.layers.unit_columns import unit_columns
 from models.layers.word_windows import WordWindows, mean_of_windows
 
@@ -64,7 +64,8 @@ def recurrent_states(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Te
     if not uses_cpu_kernels(sequences):
         states, _ = rnn(sequences)
         return states, last_of(states, length)
-    states, tree = _states_by_step(rnn, sequences, length)
+    rows, tree = _by_step(sequences, length)
+    states = prefix_states(rnn, rows, tree)
     return functional.embedding(tree.paths, states), functional.embedding(tree.whole, states)
 
 
@@ -72,16 +73,15 @@ def last_state(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> Tensor:
     """Return the state [B,D] of a forward `rnn` after `length` [B] positions of `sequences` [B,T,E]."""
     if not uses_cpu_kernels(sequences):
         return last_of(rnn(sequences)[0], length)
-    states, tree = _states_by_step(rnn, sequences, length)
-    return functional.embedding(tree.whole, states)
+    rows, tree = _by_step(sequences, length)
+    return whole_states(rnn, rows, tree)
 
 
-def _states_by_step(rnn: nn.GRU, sequences: Tensor, length: Tensor) -> tuple[Tensor, PrefixTree]:
-    """Return the states [P,D] at all positions but padding, step by step, and the tree that numbers them."""
+def _by_step(sequences: Tensor, length: Tensor) -> tuple[Tensor, PrefixTree]:
+    """Return the rows [P,E] at all positions but padding, step by step, and the tree that numbers them."""
     places = paddle.arange(sequences.shape[0] * sequences.shape[1]).reshape(sequences.shape[:2])
     tree = prefix_tree(places, length, share=False)
-    rows = sequences.reshape([-1, sequences.shape[2]]).gather(tree.words)
-    return prefix_states(rnn, rows, tree), tree
+    return sequences.reshape([-1, sequences.shape[2]]).gather(tree.words), tree
 
 
 POOLINGS = {"last": last_of, "mean": mean_of, "max": max_of}
@@ -185,9 +185,10 @@ class RecurrentTextEncoder(nn.Layer):
     def _by_prefix(self, token_ids: Tensor, text_len: Tensor) -> Tensor:
         dropping = self.training and self.dropout.p > 0  # dropout makes equal words differ
         tree = prefix_tree(token_ids, text_len, share=not dropping)
-        states = prefix_states(self.rnn, self.dropout(self.embed(tree.words)), tree)  # [P,D]
+        words = self.dropout(self.embed(tree.words))
         if self.pooling == "last":
-            return functional.embedding(tree.whole, states)
+            return whole_states(self.rnn, words, tree)
+        states = prefix_states(self.rnn, words, tree)  # [P,D]
         return POOLINGS[self.pooling](functional.embedding(tree.paths, states), text_len)
 
     def _both_ways(self, words: Tensor, text_len: Tensor) -> Tensor:

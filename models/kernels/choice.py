@@ -157,8 +157,8 @@ def _kept_or_measured() -> Choice:
 def measure(names: list[str]) -> Choice:
     """Return the fastest of the libraries `names` for each kind of product, measured in a tenth of a second.
 
-    On a busy machine, it takes three times as long. So are the numbers to multiply where they may be rounded. The calling thread measures alone; NumPy, which
-    takes all threads, must be as fast as all together.
+    On a busy machine, it takes three times as long. So are the numbers to multiply where they may be rounded.
+    The calling thread measures alone; NumPy, which takes all threads, must be as fast as all together.
     """
     best: dict[tuple[str, str], float] = {}
     work = {(kind, name): _product(kind, name) for kind in KINDS for name in names}
@@ -181,7 +181,8 @@ def _measure_once(
 ) -> bool:
     """Keep the best seconds of each product; tell whether one took a shorter time than ever before.
 
-    They are those of the calling thread, which waits for no other process, but of NumPy, which takes all threads.
+    They are those of the calling thread, which waits for no other process. Of NumPy, which takes all threads,
+    they are those of the clock, once for each thread.
     """
     shorter = False
     for key, multiply in work.items():

@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+from paddle.nn import functional
 
 from models.kernels.precision import is_lowered
 from models.kernels.recurrent.recurrence import Recurrence
@@ -84,29 +85,50 @@ def prefix_states(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree) -> Ten
     `words` [U,E] are the vectors of `tree.words`. The states along a caption's path, and their gradients,
     equal those that `rnn` has for that caption, up to rounding.
     """
+    return _run(rnn, words, tree, None)
+
+
+def whole_states(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree) -> Tensor:
+    """Return the hidden state [B,D] of a forward `rnn` after each whole caption, as `prefix_states` does.
+
+    Without gradients, the states of other prefixes do not stay in memory.
+    """
+    if paddle.is_grad_enabled():
+        return functional.embedding(tree.whole, prefix_states(rnn, words, tree))
+    return _run(rnn, words, tree, tree.whole.numpy())
+
+
+def _run(rnn: nn.GRU | nn.LSTM, words: Tensor, tree: PrefixTree, wanted: np.ndarray | None) -> Tensor:
     steps = GRUSteps if isinstance(rnn, nn.GRU) else LSTMSteps
-    inputs, row_of_prefix = words, tree.word_of_prefix
-    for layer in rnn:
+    states, row_of_prefix, layers = words, tree.word_of_prefix, list(rnn)
+    for layer in layers:
         cell = layer.cell
         weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-        needs_grad = paddle.is_grad_enabled()
-        inputs = _PrefixLayer.apply(inputs, *weights, tree, row_of_prefix, steps, needs_grad)  # [P,D]
+        rows = wanted if layer is layers[-1] else None
+        states = _PrefixLayer.apply(
+            states, *weights, tree, row_of_prefix, steps, paddle.is_grad_enabled(), rows
+        )
         row_of_prefix = None
-    return inputs
+    return states
 
 
 class _PrefixLayer(PyLayer):
     """One recurrent layer over a tree of prefixes: from inputs [U,E] to the states [P,D] of all prefixes."""
 
     @staticmethod
-    def forward(ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, steps, needs_grad):
-        """Return the states; the input at prefix p is row `row_of_prefix[p]` of `x`, without it row p."""
+    def forward(
+        ctx, x, weight_ih, weight_hh, bias_ih, bias_hh, tree, row_of_prefix, steps, needs_grad, wanted
+    ):
+        """Return the states; the input at prefix p is row `row_of_prefix[p]` of `x`, without it row p.
+
+        With `wanted`, they are those of these prefixes.
+        """
         tensors = x, weight_ih, weight_hh, bias_ih, bias_hh
         ctx.frozen = [tensor.stop_gradient for tensor in tensors]
         x, *weights = map(array_of, tensors)
         levels = tree.starts, tree.parents, row_of_prefix
         ctx.recurrence = Recurrence(steps, weights, *levels, bfloat16=is_lowered())
-        return paddle.from_dlpack(ctx.recurrence.forward(x, needs_grad))
+        return paddle.from_dlpack(ctx.recurrence.forward(x, needs_grad, wanted))
 
     @staticmethod
     def backward(ctx, d_states):

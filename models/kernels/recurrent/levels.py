@@ -56,8 +56,8 @@ class Level:
 
     `parents`, ascending, are the parents of the rows, numbered from 0 within the level above. None: row i
     continues row i. The recurrent product is computed once for each of the m distinct parents; those of the
-    level are the products `first_product` and following of all M. `steps` has what `backward` needs of each
-    part of the rows.
+    level are the products `first_product` and following of all M. `number` is that of the level, from 0.
+    `steps` has what `backward` needs of each part of the rows.
     """
 
     start: int
@@ -65,6 +65,7 @@ class Level:
     parents: Rows
     above: "Level | None"
     first_product: int
+    number: int
     steps: list[tuple[slice, GRUSteps | LSTMSteps]] = field(default_factory=list)
 
     @property
@@ -153,7 +154,7 @@ def chain(starts: Sequence[int], parents: Sequence[Rows]) -> list[Level]:
     levels: list[Level] = []
     above, products = None, 0
     for start, end, rows in zip(starts[:-1], starts[1:], parents, strict=True):
-        level = Level(start, end, rows, above, products)
+        level = Level(start, end, rows, above, products, len(levels))
         products += level.num_products if above else 0
         levels.append(level)
         above = level

@@ -45,13 +45,20 @@ class Recurrence:
         self._by_gate = [self._gates(weight) for weight in weights]
         self._levels = chain(starts, parents)
 
-    def forward(self, x: np.ndarray, needs_grad: bool) -> np.ndarray:
-        """Return the states [P,D] for inputs `x` [U,E]; with `needs_grad`, store what `backward` needs."""
+    def forward(self, x: np.ndarray, needs_grad: bool, wanted: Rows = None) -> np.ndarray:
+        """Return the states [P,D] for inputs `x` [U,E]; with `needs_grad`, store what `backward` needs.
+
+        With `wanted`, and without `needs_grad`, only the states of these rows are returned, and no more than
+        two levels are in memory at once.
+        """
         _, weight_hh, _, bias_hh = self._by_gate
         packed = PackedMatrices(weight_hh.transpose(0, 2, 1), self._kind.scales, self._bfloat16)
         projected = self._project(x)
-        states = np.empty((self._levels[-1].end, weight_hh.shape[2]), x.dtype)
-        cells = np.empty_like(states) if self._kind.has_cell else None
+        room = weight_hh.shape[2], x.dtype
+        states = _AllRows(self._levels, *room) if wanted is None else _WantedRows(self._levels, *room, wanted)
+        cells = None
+        if self._kind.has_cell:
+            cells = (_AllRows if needs_grad else _TwoLevels)(self._levels, *room)
         # Without `backward` less is stored, and large blocks are multiplied faster: their element-wise work
         # costs little, though it leaves the second-level cache.
         row_bytes = projected[:, 0].nbytes // (1 if needs_grad else 16)
@@ -66,8 +73,10 @@ class Recurrence:
             if products is not None:
                 add_rows(receivers, products, level.product_of(part))
             elif level.above is not None:
-                level.add_products(part, states[level.above.rows], before, packed, receivers)
-            kind.forward(before, cell, states[rows], None if cells is None else cells[rows])
+                level.add_products(part, states.of(level.above), before, packed, receivers)
+            kind.forward(
+                before, cell, states.of(level)[part], None if cells is None else cells.of(level)[part]
+            )
             if needs_grad:  # else blocks reuse the memory
                 level.steps.append((part, kind))
 
@@ -75,11 +84,12 @@ class Recurrence:
             parts = row_blocks(level.size, row_bytes, packed.rows_together)
             products = None  # each block of a large level computes its own, which stay in the cache
             if level.above is not None and len(parts) == 1:
-                products = packed.multiply(level.parent_rows(states[level.above.rows]))
+                products = packed.multiply(level.parent_rows(states.of(level.above)))
             for_each(functools.partial(step, level, products), parts)
+            states.close(level)
         if needs_grad:
             self._x, self._states, self._cells = x, states, cells
-        return states
+        return states.rows
 
     def backward(self, d_states: np.ndarray, need_input: bool) -> tuple[np.ndarray | None, ...]:
         """Return the gradients of x (None unless `need_input`) and of the four weights.
@@ -156,6 +166,49 @@ class Recurrence:
         return x.reshape(self._kind.num_gates, -1, *x.shape[1:])
 
 
+class _AllRows:
+    """The states, or the cells, of all rows: `rows` [P,D]."""
+
+    def __init__(self, levels: Sequence[Level], width: int, dtype: np.dtype) -> None:
+        self.rows = np.empty((levels[-1].end, width), dtype)
+
+    def of(self, level: Level) -> np.ndarray:
+        """Return the rows [n,D] of a level, to be written or read."""
+        return self.rows[level.rows]
+
+    def close(self, level: Level) -> None:
+        """Take note that the rows of a level are written."""
+
+
+class _TwoLevels:
+    """The states, or the cells, of a level and of the one above."""
+
+    def __init__(self, levels: Sequence[Level], width: int, dtype: np.dtype) -> None:
+        self._room = np.empty((2, max(level.size for level in levels), width), dtype)
+
+    def of(self, level: Level) -> np.ndarray:
+        """Return the rows [n,D] of a level, to be written, or read until the next but one is written."""
+        return self._room[level.number % 2, : level.size]
+
+
+class _WantedRows(_TwoLevels):
+    """The states of two levels, and `rows` [n,D], those of the rows that are `wanted` [n]."""
+
+    def __init__(self, levels: Sequence[Level], width: int, dtype: np.dtype, wanted: np.ndarray) -> None:
+        super().__init__(levels, width, dtype)
+        self.rows = np.empty((len(wanted), width), dtype)
+        self._order = np.argsort(wanted, kind="stable")
+        self._wanted = wanted[self._order]
+
+    def close(self, level: Level) -> None:
+        """Keep the wanted ones of a level's rows."""
+        first, last = np.searchsorted(self._wanted, (level.start, level.end))
+        self.rows[self._order[first:last]] = self.of(level)[self._wanted[first:last] - level.start]
+
+
+_Rows = _AllRows | _TwoLevels
+
+
 class _Backward:
     """The gradients of one pass back through the levels.
 
@@ -167,8 +220,8 @@ class _Backward:
         self,
         kind: Steps,
         levels: Sequence[Level],
-        states: np.ndarray,
-        cells: np.ndarray | None,
+        states: "_AllRows",
+        cells: "_AllRows | None",
         d_states: np.ndarray,
     ) -> None:
         self._kind, self._levels, self._states, self._cells = kind, levels, states, cells
@@ -183,7 +236,7 @@ class _Backward:
 
     def run(self, packed: PackedMatrices) -> None:
         """Go from the last level to the first; `packed` are the recurrent weights."""
-        shape, kind = (self._levels[-1].size, self._states.shape[1]), self._states.dtype
+        shape, kind = (self._levels[-1].size, self._d_states.shape[1]), self._d_states.dtype
         d_state = np.zeros(shape, kind)
         d_cell = np.zeros(shape, kind) if self._kind.has_cell else None
         for level in reversed(self._levels):
@@ -209,7 +262,7 @@ class _Backward:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the gradients of the states and cells above, from what `_through` left of the level's."""
         d_products = self.d_products[:, level.products]
-        self.parent_states[level.products] = level.parent_rows(self._states[level.above.rows])
+        self.parent_states[level.products] = level.parent_rows(self._states.of(level.above))
         if self._shared:
             for d_gate, d_product in zip(self.d_hidden[:, level.rows], d_products, strict=True):
                 level.sum(d_gate, out=d_product)
@@ -221,14 +274,14 @@ class _Backward:
 
 
 def _before(
-    level: Level, part: slice, states: np.ndarray, cells: np.ndarray | None
+    level: Level, part: slice, states: "_Rows", cells: "_Rows | None"
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the states and the cells [n,D] that the rows `part` of a level continue, zeros at first."""
     if level.above is None:
-        zeros = np.zeros((part.stop - part.start, states.shape[1]), states.dtype)
+        zeros = np.zeros_like(states.of(level)[part])
         return zeros, zeros
     parent = level.parent_of(part)
-    return states[level.above.rows][parent], None if cells is None else cells[level.above.rows][parent]
+    return states.of(level.above)[parent], None if cells is None else cells.of(level.above)[parent]
 
 
 def _with_column(x: np.ndarray, column: np.ndarray | float) -> np.ndarray:

@@ -1,10 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
 from paddle.nn import functional
 
-from models.layers.prefix_encoding import prefix_states, prefix_tree
+from models.layers.prefix_encoding import prefix_states, prefix_tree, whole_states
 from tests.closeness import assert_close, largest
 
 pytestmark = pytest.mark.usefixtures("with_and_without_mkl")
@@ -125,6 +127,35 @@ def test_in_single_precision_only_rounding_differs(kind):
         states = shared_states(embedding, rnn, tokens, lengths).numpy()
     for row, caption in enumerate(CAPTIONS):
         assert_close(states[row, : len(caption)], expected[row, : len(caption)], ROUNDINGS, scale=1.0)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_whole_captions_have_the_last_states_of_their_paths_to_the_last_bit(kind, layers):
+    random = np.random.default_rng(0)
+    captions = [random.integers(1, 4, random.integers(1, 9)).tolist() for _ in range(300)]
+    embedding, rnn = nn.Embedding(VOCABULARY, WORD_DIM), kind(WORD_DIM, EMBED_DIM, num_layers=layers)
+    tree = prefix_tree(*padded(captions))
+    expected = functional.embedding(tree.whole, prefix_states(rnn, embedding(tree.words), tree))
+    np.testing.assert_array_equal(whole_states(rnn, embedding(tree.words), tree), expected)
+    with paddle.no_grad():
+        np.testing.assert_array_equal(whole_states(rnn, embedding(tree.words), tree), expected)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_without_gradients_states_of_two_steps_are_in_memory(kind):
+    steps, width = 2000, 256
+    embedding, rnn = nn.Embedding(VOCABULARY, WORD_DIM), kind(WORD_DIM, width)
+    tree = prefix_tree(*padded([[1] * steps]))
+    peaks = {}
+    with paddle.no_grad():
+        words = embedding(tree.words)
+        for states in (prefix_states, whole_states):
+            tracemalloc.start()
+            states(rnn, words, tree)
+            peaks[states] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert peaks[prefix_states] - peaks[whole_states] > 0.9 * steps * width * 4
 
 
 def test_frozen_parameters_get_no_gradient():
