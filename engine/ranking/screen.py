@@ -22,13 +22,13 @@ from engine.ranking.coarse import Operand, Products, kinds_of_products, lengths,
 from engine.ranking.counter import true_in_rows
 from engine.ranking.rounded import rounded_pairs, rounded_products
 from engine.ranking.tiles import VectorBlock
+from models.kernels.mkl import multiply_pairs
 
 Tile = tuple[int, int]  # indices of a block of rows and a block of columns
 Found = TypeVar("Found")
 Settle = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _FEW = 1 / 64  # up to this share of a tile's pairs, multiplying pair by pair is quicker
-_FEWER = 1 / 128  # the same where the next kind of products is coarse as well, and takes little longer
 _PATIENCE, _PAUSE = 4, 28  # after 4 tiles in a row with more open pairs, 28 are not tried, then 56 ...
 # Bytes of scores, or of vectors, that are looked at together. Fewer would stay in a core's second-level
 # cache, but threads that call NumPy more often wait more often for the interpreter's lock.
@@ -48,7 +48,7 @@ class TileScores:
     `scores` are in units of `unit`. With `margins`, those of the rows [V] and of the columns [W], they are
     coarse: each may be off by the margin of its row, and by that of its column. `settle` takes indices of
     rows and columns and bars, [n] each; it returns scores [n] that compare with the bars as true scores do,
-    and the scores themselves where the bar is NaN. Up to the share `few` of the pairs are settled.
+    and the scores themselves where the bar is NaN.
     """
 
     def __init__(
@@ -57,10 +57,8 @@ class TileScores:
         unit: float = 1.0,
         margins: tuple[np.ndarray, np.ndarray] | None = None,
         settle: Settle | None = None,
-        few: float = _FEW,
     ) -> None:
-        self._scores, self._unit, self._margins = scores, unit, margins
-        self._settle, self._few = settle, few
+        self._scores, self._unit, self._margins, self._settle = scores, unit, margins, settle
 
     def of_items(self, rows: np.ndarray | None, columns: np.ndarray | None) -> "TileScores":
         """Return the scores of items whose vectors are `rows` [I] and `columns` [T]; None: as they are."""
@@ -75,7 +73,7 @@ class TileScores:
             return self._settle(_taken(row, rows), _taken(column, columns), bars)
 
         margins = [each if of is None else each[of] for each, of in zip(self._margins, which, strict=True)]
-        return TileScores(scores, self._unit, tuple(margins), settle, self._few)
+        return TileScores(scores, self._unit, tuple(margins), settle)
 
     @contextmanager
     def without(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[None]:
@@ -186,7 +184,7 @@ class TileScores:
         return tuple(_outward(middle + sign * margins, sign) for sign in (-1, 1))
 
     def _check_few(self, places: list[np.ndarray]) -> None:
-        if sum(map(len, places)) > self._few * self._scores.size:
+        if sum(map(len, places)) > _FEW * self._scores.size:
             raise TooManyOpenError
 
     def _pairs(self, places: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -224,7 +222,7 @@ class Screen:
             if self._left_out[number]:
                 self._left_out[number] -= 1
                 continue
-            scores, looking = self._coarse(number, tile), left
+            scores, looking = self._coarse(self._kinds[number], tile), left
             left = []
             for place in looking:
                 try:
@@ -262,20 +260,13 @@ class Screen:
 
     def _single_pairs(self, tile: Tile, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the products [n] of the vectors `rows` [n] and `columns` [n] of a tile in float32."""
-        scores, blocks = np.empty(len(rows), np.float32), self._blocks(tile)
-        # The room is taken once: a system may clear new pages each time that so much is asked for.
-        room = np.empty((2, min(_step(blocks[0]), len(rows)), blocks[0].source.shape[1]), np.float32)
-        for part in _parts(len(rows), blocks[0]):
-            sides = zip(blocks, (rows[part], columns[part]), room, strict=True)
-            a, b = (block.take(which, out[: len(which)]) for block, which, out in sides)
-            scores[part] = (a[:, None, :] @ b[:, :, None])[:, 0, 0]
-        return scores
+        first, second = self._blocks(tile)
+        return multiply_pairs(first.source, first.rows_of(rows), second.source, second.rows_of(columns))
 
     def _blocks(self, tile: Tile) -> tuple[VectorBlock, VectorBlock]:
         return self._sides[0][tile[0]], self._sides[1][tile[1]]
 
-    def _coarse(self, number: int, tile: Tile) -> TileScores:
-        kind, few = self._kinds[number], _FEWER if number < len(self._kinds) - 2 else _FEW
+    def _coarse(self, kind: Products, tile: Tile) -> TileScores:
         rows, columns = (self._operand(kind, block) for block in self._blocks(tile))
         limits = margins(rows, columns), margins(columns, rows)
         width = self._sides[0][0].source.shape[1]
@@ -288,7 +279,7 @@ class Screen:
             return scores
 
         products = kind.multiply(rows, columns)
-        return TileScores(products, rows.unit * columns.unit, limits, settle, few)
+        return TileScores(products, rows.unit * columns.unit, limits, settle)
 
     def _operand(self, kind: Products, block: VectorBlock) -> Operand:
         key = id(kind), id(block)
@@ -335,13 +326,10 @@ def _pieces(scores: np.ndarray) -> Iterator[slice]:
 
 
 def _parts(pairs: int, block: VectorBlock) -> Iterator[slice]:
-    for start in range(0, pairs, _step(block)):
-        yield slice(start, start + _step(block))
-
-
-def _step(block: VectorBlock) -> int:
-    """Return how many pairs of vectors stay in the cache of a core."""
-    return max(1, _PIECE // (block.source.shape[1] * block.source.itemsize))
+    """Cut pairs of vectors so that a part is no larger than a piece."""
+    step = max(1, _PIECE // (block.source.shape[1] * block.source.itemsize))
+    for start in range(0, pairs, step):
+        yield slice(start, start + step)
 
 
 def _taken(items: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:

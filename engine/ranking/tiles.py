@@ -56,11 +56,13 @@ class VectorBlock:
         """Return the vectors [V,D], copied if their rows are not contiguous."""
         return self.source[self.rows]
 
-    def take(self, which: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the vectors [n,D] with the indices `which` in the block, written to `out` if given."""
-        if isinstance(self.rows, slice):
-            return self.source[self.rows].take(which, axis=0, out=out, mode="clip")
-        return self.source.take(self.rows[which], axis=0, out=out, mode="clip")
+    def rows_of(self, which: np.ndarray) -> np.ndarray:
+        """Return the rows [n] of `source` that hold the vectors with the indices `which` [n] in the block."""
+        return self.rows.start + which if isinstance(self.rows, slice) else self.rows[which]
+
+    def take(self, which: np.ndarray) -> np.ndarray:
+        """Return the vectors [n,D] with the indices `which` in the block."""
+        return self.source[self.rows_of(which)]
 
 
 def cut_into_blocks(

@@ -21,6 +21,7 @@ from models.kernels.onednn import has_wide_vectors
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, _FIXED_OFFSET = 101, 111, 112, 173
 _HIGH_ACCURACY = 2  # VML_HA: errors below one unit in the last place
 _LOW_ACCURACY = 1  # VML_LA: errors of some one unit in the last place, as NumPy's
+_COPIED = 1 << 20  # bytes of vectors that are multiplied pair by pair, at a time
 # erf z = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1 + p z), to 1.5e-7 for z >= 0 (Abramowitz and
 # Stegun 1964, 7.1.26).
 _P = 0.3275911
@@ -98,6 +99,43 @@ def multiply_each(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -
         *(ROW_MAJOR, *at[:5], factor, a_start, at[5], b_start, at[6], factor + 4, out_start, at[7], 1, at[8]),
     )
     return out
+
+
+def multiply_pairs(a: np.ndarray, rows: np.ndarray, b: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the inner products [n] of the vectors `rows` [n] of `a` [V,D] and `others` [n] of `b` [W,D].
+
+    They are made on the calling thread. MKL reads the vectors where they lie; without it, they are copied, a
+    few at a time. `a` and `b` are float32, with contiguous rows.
+    """
+    if not (len(rows) and fits(a, b) and a.strides[1] == b.strides[1] == a.itemsize):
+        return _multiply_copies(a, rows, b, others)
+    products = np.empty(len(rows), np.float32)
+    starts = [x.ctypes.data + which * x.strides[0] for x, which in ((a, rows), (b, others))]
+    starts.append(products.ctypes.data + np.arange(len(rows)) * products.itemsize)
+    sizes = np.array([NO_TRANSPOSE, TRANSPOSE, 1, 1, a.shape[1], a.shape[1], len(rows)], np.int32)
+    at, factors = [sizes.ctypes.data + 4 * place for place in range(7)], np.array([1, 0], np.float32)
+    a_start, b_start, out_start = (addresses.ctypes.data for addresses in starts)
+    call_on_one_thread(
+        library().cblas_sgemm_batch,
+        *(ROW_MAJOR, *at[:5], factors.ctypes.data, a_start, at[5], b_start, at[5]),
+        *(factors.ctypes.data + 4, out_start, at[2], 1, at[6]),
+    )
+    return products
+
+
+def _multiply_copies(a: np.ndarray, rows: np.ndarray, b: np.ndarray, others: np.ndarray) -> np.ndarray:
+    products = np.empty(len(rows), np.float32)
+    step = max(1, _COPIED // max(1, a.shape[1] * a.itemsize))
+    # The room is taken once: a system may clear new pages each time that so much is asked for.
+    room = np.empty((2, min(step, len(rows)), a.shape[1]), np.float32)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        x, y = (
+            vectors.take(which[part], axis=0, out=to[: len(which[part])], mode="clip")
+            for vectors, which, to in ((a, rows, room[0]), (b, others, room[1]))
+        )
+        products[part] = (x[:, None, :] @ y[:, :, None])[:, 0, 0]
+    return products
 
 
 def erf(x: np.ndarray) -> None:

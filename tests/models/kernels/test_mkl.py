@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.kernels import mkl
-from models.kernels.mkl import erf, exp, multiply_each, multiply_on_one_thread, tanh
+from models.kernels.mkl import erf, exp, multiply_each, multiply_on_one_thread, multiply_pairs, tanh
 from tests.closeness import assert_close
 
 POINTS = [0.0, -0.0, 1e-30, -1e-20, 1e-4, -0.3, 0.5, 1, -2, 3.7, -6, 40, -1e10]
@@ -128,3 +128,21 @@ def test_products_of_several_sequences_head_by_head():
     out = np.zeros((2, COLUMNS, GROUPS, COLUMNS), np.float32).transpose(0, 2, 1, 3)
     multiply_each(a, b, out)
     assert_close(out, expected, DEPTH, scale)
+
+
+@pytest.mark.parametrize("depth", [1, 7, 300])
+@pytest.mark.parametrize("lies", ["in one piece", "in a wider array", "by columns"])
+def test_pairs_of_vectors_are_multiplied_where_they_lie(monkeypatch, lies, depth):
+    monkeypatch.setattr(mkl, "_COPIED", 4 * 4 * depth)  # without MKL, four pairs at a time
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((count, depth)).astype(np.float32) for count in (20, 30))
+    rows, others = random.integers(20, size=50), random.integers(30, size=50)
+    exact = [x[which].astype(np.float64) for x, which in ((a, rows), (b, others))]
+    if lies == "in a wider array":
+        a, b = (np.concatenate([x, x], axis=1)[:, :depth] for x in (a, b))
+    elif lies == "by columns":
+        a = np.asfortranarray(a)
+    found = multiply_pairs(a, rows, b, others)
+    assert found.dtype == np.float32
+    assert_close(found, (exact[0] * exact[1]).sum(axis=1), depth, np.abs(exact[0] * exact[1]).sum(axis=1))
+    assert multiply_pairs(a, rows[:0], b, others[:0]).shape == (0,)
