@@ -77,11 +77,22 @@ class _Shared:
             self._ended.put(None)
 
     def close(self) -> list[BaseException]:
-        """Wait for the helpers that have begun, let no other begin, and return what they raised."""
+        """Wait for the helpers that have begun, let no other begin, and return what they raised.
+
+        A helper may keep this object for longer, but not the work: what that holds is freed by the calling
+        thread. A tensor whose memory is NumPy's is freed under a lock of Paddle's, and the gradients that the
+        calling thread goes on with free others under that lock while they wait for the interpreter: if a
+        helper freed one then, both would wait for ever.
+        """
         with self._lock:
             self._is_open = False
         ended = [self._ended.get() for _ in range(self._helpers)]
+        self._work, self._remaining = _nothing, iter(())
         return [error for error in ended if error is not None]
+
+
+def _nothing(item: object) -> None:
+    """Stand for work that is done."""
 
 
 @functools.cache

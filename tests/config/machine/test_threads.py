@@ -1,6 +1,7 @@
 """Threads share work: every item once, nothing left behind when one fails, and items that share their own."""
 
 import threading
+import time
 
 import pytest
 
@@ -100,3 +101,26 @@ def test_nobody_waits_for_helpers_that_are_busy_elsewhere():
 
 def test_no_items_are_no_work():
     for_each(pytest.fail, [])
+
+
+def test_what_the_work_holds_is_freed_by_the_calling_thread(monkeypatch):
+    """Else Paddle may hang: see `_Shared.close`."""
+    help_first, freed = threads._Shared.help, []
+
+    def help_and_linger(shared: threads._Shared) -> None:
+        help_first(shared)
+        time.sleep(0.05)
+
+    class Held:
+        def __del__(self) -> None:
+            freed.append(threading.get_ident())
+
+    def share() -> None:
+        held = Held()
+        both = threading.Barrier(2)
+        for_each(lambda item: (both.wait(10), held), range(2))
+
+    monkeypatch.setattr(threads._Shared, "help", help_and_linger)
+    for _ in range(3):
+        share()
+    assert freed == [threading.get_ident()] * 3
