@@ -101,7 +101,7 @@ class PackedMatrix:
     def multiply(self, x: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
         """Return `x` [M,K] times the matrix as float32, written to `out` [M,N] if given, or added to it.
 
-        `x` has the matrix's type, or is float32 and rounded to bfloat16. Its rows are contiguous.
+        `x` has the matrix's type, or is float32 and rounded to bfloat16. Its rows or columns are contiguous.
         """
         if out is None:
             out = np.empty((len(x), self.shape[1]), np.float32)
@@ -111,7 +111,7 @@ class PackedMatrix:
         for rows in _parts(len(x), again=not add):
             part, product = x[rows], out[rows]
             # Shorter than the key of `_prepared`, which takes as long as the product of a few rows.
-            key = self.shape, self.dtype, part.shape[0], part.strides[0], product.strides[0], add
+            key = self.shape, self.dtype, part.shape[0], part.strides, product.strides[0], add
             if key not in known:
                 shapes = [_shape(part), _shape(product)]
                 known[key] = _prepared("packed", shapes, add, self._layout, self.shape)

@@ -81,6 +81,37 @@ def right_factor(b: np.ndarray, bfloat16: bool) -> np.ndarray:
     return _rounded(b, True, equal_parts) if _lowers(bfloat16, (b,)) else b
 
 
+def multiply_transposed(
+    lefts: Sequence[np.ndarray], right: np.ndarray, outs: Sequence[np.ndarray], bfloat16: bool = False
+) -> None:
+    """Write the products of each of `lefts` [K,M], transposed, and of `right` [K,N] to `outs`, [M,N] each.
+
+    These are gradients of weights, K being the rows of a batch. With `bfloat16`, `right` is rounded and
+    packed once for all of them, with zeros up to a multiple of rows: code is compiled for few depths.
+    """
+    if onednn.has_tiles() or not _lowers(bfloat16, [*lefts, right, *outs]):
+        factor = right_factor(right, bfloat16)
+        for left, out in zip(lefts, outs, strict=True):
+            multiply(left_factor(left.T, bfloat16), factor, out=out)
+        return
+    rounded = [_with_whole_depth(x) for x in (*lefts, right)]
+
+    def multiply_columns(columns: slice) -> None:
+        packed = onednn_products.PackedMatrix(rounded[-1][:, columns])
+        for left, out in zip(rounded, outs, strict=False):
+            packed.multiply(left.T, out[:, columns])
+
+    for_each(multiply_columns, equal_parts(right.shape[1]))
+
+
+def _with_whole_depth(x: np.ndarray) -> np.ndarray:
+    """Return `x` [K,N] as bfloat16, with rows of zeros up to a multiple of `_DEPTHS`."""
+    rounded = np.empty((-(-len(x) // _DEPTHS) * _DEPTHS, x.shape[1]), np.uint16)
+    rounded[len(x) :] = 0
+    for_each(lambda rows: onednn_products.to_bfloat16(x[rows], rounded[rows]), equal_parts(len(x)))
+    return rounded
+
+
 class PackedMatrices:
     """Matrices [G,K,N] that are packed once, to multiply them with many others.
 

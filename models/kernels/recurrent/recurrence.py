@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from config.machine.threads import for_each
-from models.kernels.products import PackedMatrices, left_factor, multiply, right_factor
+from models.kernels.products import PackedMatrices, multiply, multiply_transposed
 from models.kernels.recurrent.levels import Groups, Level, Rows, add_rows, chain, shifted
 from models.kernels.recurrent.steps import GRUSteps, LSTMSteps, Steps
 from models.kernels.row_blocks import row_blocks
@@ -113,9 +113,7 @@ class Recurrence:
         grads = [np.empty_like(weight) for weight in self._weights]
         d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh = map(self._gates, grads)
         lowered = self._bfloat16
-        factor = right_factor(parent_states, lowered)
-        for gate, d_product in enumerate(d_products):
-            multiply(left_factor(d_product.T, lowered), factor, out=d_weight_hh[gate])
+        multiply_transposed(d_products, parent_states, d_weight_hh, lowered)
         ones = np.ones((1, d_hidden.shape[1]), d_hidden.dtype)
         for gate in self._kind.separate_biases:  # a product, since `sum` adds row after row and rounds more
             multiply(ones, d_hidden[gate], out=d_bias_hh[gate][None])
@@ -127,11 +125,12 @@ class Recurrence:
         adds_first = inputs is not None and len(self._x) < _SUM_FIRST_BELOW * d_hidden.shape[1]
         own = self._x if inputs is None or adds_first else self._x[self._input_row]
         d_gates = inputs.sum_each(d_hidden) if adds_first else d_hidden
-        width, x = own.shape[1], right_factor(own, True) if lowered else _with_column(own, 1)
+        width, x = own.shape[1], None if lowered else _with_column(own, 1)
         d_x = np.empty_like(own) if need_input else None
+        if lowered:
+            multiply_transposed(d_gates, own, d_weight_ih, True)
         for gate, d_gate in enumerate(d_gates):
             if lowered:  # a sum of gradients is no product: it stays in float32
-                multiply(left_factor(d_gate.T, True), x, out=d_weight_ih[gate])
                 multiply(np.ones((1, len(d_gate)), d_gate.dtype), d_gate, out=d_bias_ih[gate][None])
             else:
                 d_affine = multiply(d_gate.T, x)

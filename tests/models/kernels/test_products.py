@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from models.kernels import choice, onednn
-from models.kernels.products import PackedMatrices, left_factor, multiply, right_factor
+from models.kernels.products import (
+    PackedMatrices,
+    left_factor,
+    multiply,
+    multiply_transposed,
+    right_factor,
+)
 from tests.closeness import assert_close
 from tests.models.kernels.test_onednn_products import as_kind
 
@@ -128,6 +134,20 @@ def test_factors_that_are_rounded_before_make_the_products_that_multiply_makes(t
     np.testing.assert_array_equal(
         multiply(left, right), multiply(LAYOUTS[layout](a), LAYOUTS[layout](b), bfloat16=True)
     )
+
+
+@pytest.mark.usefixtures("bfloat16", "tiles")
+@pytest.mark.parametrize("depth", [1, 64, 100, 300])
+@pytest.mark.parametrize("lowered", [True, False])
+def test_gradients_of_weights_are_products_of_transposed_factors(threads, lowered, depth):
+    lefts, right, wider = random(3, depth, 37), random(depth, 23), random(3, 37, 30)
+    kind = np.uint16 if lowered else np.float32
+    (_, exact), (_, exact_right) = as_kind(lefts, kind), as_kind(right, kind)
+    outs = wider[:, :, :23]  # as of several weights in one array
+    multiply_transposed(lefts, right, outs, lowered)
+    turned = exact.transpose(0, 2, 1)
+    assert_close(outs, turned @ exact_right, depth, np.abs(turned) @ np.abs(exact_right))
+    np.testing.assert_array_equal(wider[:, :, 23:], random(3, 37, 30)[:, :, 23:])
 
 
 def test_factors_stay_as_they_are_where_nothing_is_rounded():
