@@ -46,8 +46,8 @@ class Setting:
     by_words: bool = True  # the work for a pair is proportional to its number of words
     captions_per_image: int = 5
     # Turns of training before the first that counts: oneDNN compiles code for each number of rows that it
-    # meets, fifty a step at first, five after sixty of a training's thousands of steps.
-    warm_up: int = 30
+    # meets, fifty a step at first, twelve (2% of its time) after twenty of a training's thousands of steps.
+    warm_up: int = 10
     ours: str = "_ours.py"  # script of our side
 
 
