@@ -87,12 +87,8 @@ class _Shared:
         with self._lock:
             self._is_open = False
         ended = [self._ended.get() for _ in range(self._helpers)]
-        self._work, self._remaining = _nothing, iter(())
+        del self._work, self._remaining
         return [error for error in ended if error is not None]
-
-
-def _nothing(item: object) -> None:
-    """Stand for work that is done."""
 
 
 @functools.cache

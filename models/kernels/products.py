@@ -94,11 +94,11 @@ def multiply_transposed(
         for left, out in zip(lefts, outs, strict=True):
             multiply(left_factor(left.T, bfloat16), factor, out=out)
         return
-    rounded = [_with_whole_depth(x) for x in (*lefts, right)]
+    *rounded, common = (_with_whole_depth(x) for x in (*lefts, right))
 
     def multiply_columns(columns: slice) -> None:
-        packed = onednn_products.PackedMatrix(rounded[-1][:, columns])
-        for left, out in zip(rounded, outs, strict=False):
+        packed = onednn_products.PackedMatrix(common[:, columns])
+        for left, out in zip(rounded, outs, strict=True):
             packed.multiply(left.T, out[:, columns])
 
     for_each(multiply_columns, equal_parts(right.shape[1]))

@@ -11,12 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.ranking.counter import mean_over_ties
+from engine.ranking.counter import TiedRanks, mean_over_ties
 
 DEEPEST = 1000  # a rank is counted up to here, or up to R
-_FAVOUR, _AGAINST = range(
-    2
-)  # rivals that score higher than a relevant item, and those that score as high, too
+_FAVOUR, _AGAINST = range(2)  # rivals that score higher than a relevant item, and those as high, too
 
 
 class ImageCounter:
@@ -69,10 +67,8 @@ class ImageCounter:
         [m] of rivals and bars [m], and returns scores [m] that compare with the bars as true scores do, and
         true scores where a bar is NaN.
         """
-        favour, against = (
-            self._first_behind(places, count, low, np.less),
-            self._first_behind(places, count, high, np.less_equal),
-        )
+        favour = self._first_behind(places, count, low, np.less)
+        against = self._first_behind(places, count, high, np.less_equal)
         left = np.flatnonzero((against < favour) & (low < high))
         if not len(left):
             return favour, against
@@ -138,17 +134,16 @@ class ImageCounter:
         Then come the ranks if ties favour the model, and if they count against it.
         """
         pieces = np.array_split(places, max(1, len(places) * self._scores.shape[1] >> 20))
-        found = [mean_over_ties(tie_rule, self._measures, piece) for piece in pieces]
+        precisions = [mean_over_ties(tie_rule, self._precisions, piece) for piece in pieces]
         favour, against = np.minimum(self._ahead[:, places, 0], self._deepest(places)).astype(np.int64)
-        rank, average, share = np.concatenate(found, axis=1)
-        return rank, average, share, favour, against
+        ranks = TiedRanks(favour, against).by(tie_rule)
+        return ranks, *np.concatenate(precisions, axis=1), favour, against
 
-    def _measures(self, rivals_first: bool, places: np.ndarray) -> np.ndarray:
-        """Return rank, average precision at R and R-precision [3,n] by an answer to ties."""
+    def _precisions(self, rivals_first: bool, places: np.ndarray) -> np.ndarray:
+        """Return average precision at R and R-precision [2,n] by an answer to ties."""
         rivals = self._ahead[_AGAINST if rivals_first else _FAVOUR, places].cumsum(axis=1)
         number, relevant = np.arange(1, rivals.shape[1] + 1), self._relevant[places]
         place = number + rivals
         hits = (place <= relevant[:, None]) & (number <= self._open[places, None])
         average = (hits * (number / place)).sum(axis=1) / relevant
-        rank = np.minimum(rivals[:, 0], self._deepest(places))
-        return np.stack([rank, average, hits.sum(axis=1) / relevant])
+        return np.stack([average, hits.sum(axis=1) / relevant])

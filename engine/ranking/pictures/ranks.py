@@ -19,6 +19,7 @@ import numpy as np
 
 from config.machine.threads import for_each
 from datasets.prefetch import prefetched
+from datasets.relevance import Relevance
 from engine.ranking.metrics import group_numbers
 from engine.ranking.pictures.counter import ImageCounter
 from engine.ranking.rounded import rounded_products
@@ -315,8 +316,5 @@ def _of_one_group(rows: TileSide, columns: TileSide) -> tuple[np.ndarray, np.nda
     """Return row and column [n] of all pairs of one group, row by row."""
     if rows.groups.max() < columns.groups.min() or columns.groups.max() < rows.groups.min():
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    order = np.argsort(columns.groups, kind="stable")
-    low, high = (np.searchsorted(columns.groups[order], rows.groups, side) for side in ("left", "right"))
-    row = np.repeat(np.arange(len(low)), high - low)
-    first = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
-    return row, order[first + np.arange(len(row))]
+    pairs = Relevance.of_groups(rows.groups, columns.groups)
+    return pairs.images, pairs.captions

@@ -125,10 +125,11 @@ class Recurrence:
         adds_first = inputs is not None and len(self._x) < _SUM_FIRST_BELOW * d_hidden.shape[1]
         own = self._x if inputs is None or adds_first else self._x[self._input_row]
         d_gates = inputs.sum_each(d_hidden) if adds_first else d_hidden
-        width, x = own.shape[1], None if lowered else _with_column(own, 1)
         d_x = np.empty_like(own) if need_input else None
         if lowered:
             multiply_transposed(d_gates, own, d_weight_ih, True)
+        else:
+            width, x = own.shape[1], _with_column(own, 1)
         for gate, d_gate in enumerate(d_gates):
             if lowered:  # a sum of gradients is no product: it stays in float32
                 multiply(np.ones((1, len(d_gate)), d_gate.dtype), d_gate, out=d_bias_ih[gate][None])
@@ -176,7 +177,7 @@ class _AllRows:
         return self.rows[level.rows]
 
     def close(self, level: Level) -> None:
-        """Take note that the rows of a level are written."""
+        """Leave the rows of a level, which are written, where they are."""
 
 
 class _TwoLevels:
